@@ -1,0 +1,1 @@
+"""Raw logs > canonical, validated, time-split tables."""

@@ -1,0 +1,47 @@
+"""What every loader answers with, and the loader of tables that are already canonical.
+
+A loader is an object configured in `conf/data/<name>.yaml`; `read()` brings one layout into `Tables` and keeps what it refused.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import polars as pl
+
+from watchnext.data.tables import Tables, read_tables
+
+# `row` counts from 0 within the file the row came from, or, after loading, within the table; `value` is what was wrong with it.
+REJECTED = {"table": pl.String, "row": pl.Int64, "reason": pl.String, "value": pl.String}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Tables of one data set, and the rows that the loader refused (columns as in REJECTED)."""
+
+    tables: Tables
+    rejected: pl.DataFrame
+
+
+class Loader(Protocol):
+    """Brings one layout into the canonical tables."""
+
+    def read(self) -> Loaded: ...
+
+
+class ParquetTables:
+    """`impressions.parquet`, `users.parquet` and `videos.parquet` in one folder, as `Tables.write` leaves them."""
+
+    def __init__(self, *, root: str, repair: str = "git checkout -- data"):
+        self.root = Path(root)
+        self.repair = repair
+
+    def read(self) -> Loaded:
+        """Raises DataError naming a missing or truncated file and the command `repair`."""
+        return Loaded(read_tables(self.root, repair=self.repair), pl.DataFrame(schema=REJECTED))
+
+
+def in_order(impressions: pl.DataFrame) -> pl.DataFrame:
+    """Sort by (time_ms, request_id, position, file order), by those of the columns that the log has."""
+    keys = [name for name in ("time_ms", "request_id", "position") if name in impressions.columns]
+    return impressions.sort(keys, maintain_order=True)

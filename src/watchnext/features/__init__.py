@@ -1,0 +1,1 @@
+"""Tables > model inputs; the same code offline and online."""

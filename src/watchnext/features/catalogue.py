@@ -1,0 +1,132 @@
+"""Ids outside, row numbers inside: the catalogue of videos as dense arrays, and the index from ids to rows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from watchnext.features.arrays import load_arrays, save_arrays
+
+SAFETY = ("safe", "mature", "unsafe")
+
+
+class Ids:
+    """External ids, (n,) int64 or bytes, by row number."""
+
+    def __init__(self, ids: np.ndarray) -> None:
+        self.ids = ids
+        self._order = np.argsort(ids, kind="stable")
+        self._sorted = ids[self._order]
+
+    @classmethod
+    def of(cls, series: pl.Series) -> "Ids":
+        if series.dtype == pl.Int64:
+            return cls(series.to_numpy())
+        return cls(np.array([value.encode() for value in series.to_list()], dtype=np.bytes_))
+
+    @property
+    def are_strings(self) -> bool:
+        return self.ids.dtype.kind == "S"
+
+    def rows(self, values: np.ndarray | Sequence) -> np.ndarray:
+        """Row numbers (n,) int64 of `values`, -1 where unknown. An id of the other kind is unknown, not an error."""
+        if self.are_strings:
+            wanted = np.array([value.encode() if isinstance(value, str) else b"" for value in values], dtype=np.bytes_)
+        else:
+            wanted = np.asarray([value if isinstance(value, int | np.integer) else np.iinfo(np.int64).min for value in values], np.int64) if not isinstance(values, np.ndarray) else values  # fmt: skip
+        if not len(self.ids):
+            return np.full(len(wanted), -1, np.int64)
+        at = np.minimum(np.searchsorted(self._sorted, wanted), len(self.ids) - 1)
+        return np.where(self._sorted[at] == wanted, self._order[at], -1)
+
+    def rows_of(self, series: pl.Series) -> np.ndarray:
+        """The same for a column of a table."""
+        if series.dtype == pl.Int64 and not self.are_strings:
+            return self.rows(series.to_numpy())
+        return self.rows(series.to_list())
+
+    def value(self, row: int) -> int | str:
+        """The id of a row, as it was given."""
+        found = self.ids[row]
+        return found.decode() if self.are_strings else int(found)
+
+
+def codes_of(values: pl.Series) -> tuple[np.ndarray, list[str]]:
+    """Row numbers (n,) int32 of the distinct values in sorted order, -1 for null, and those values as strings."""
+    distinct = values.drop_nulls().unique().sort()
+    rows = values.replace_strict(distinct, pl.int_range(len(distinct), eager=True), default=None, return_dtype=pl.Int32)
+    return rows.fill_null(-1).to_numpy(), distinct.cast(pl.String).to_list()
+
+
+def padded(lists: pl.Series, width: int) -> tuple[np.ndarray, list[str]]:
+    """The first `width` values of each list as row numbers (n, width) int32, -1 behind the end, and their names."""
+    rows = np.full((len(lists), width), -1, np.int32)
+    frame = pl.DataFrame({"row": pl.int_range(len(lists), eager=True), "value": lists.cast(pl.List(pl.String)).list.head(width)})
+    flat = frame.filter(pl.col("value").list.len() > 0).explode("value").drop_nulls("value")
+    codes, names = codes_of(flat["value"])
+    place = flat.select(pl.int_range(pl.len()).over("row")).to_series().to_numpy()
+    rows[flat["row"].to_numpy(), place] = codes
+    return rows, names
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Every video, one row each; what the fold and the rules read. Names are arrays too, so that a release holds no pickle."""
+
+    video_ids: np.ndarray  # (V,) int64 or bytes
+    creator_rows: np.ndarray  # (V,) int32, -1 none
+    tag_rows: np.ndarray  # (V, tags) int32, -1 behind the last
+    upload_ms: np.ndarray  # (V,) float64, nan unknown
+    duration_ms: np.ndarray  # (V,) float64, nan unknown
+    regions: np.ndarray  # (V,) uint64 bits, 0 is everywhere
+    safety: np.ndarray  # (V,) uint8, place in SAFETY
+    fingerprints: np.ndarray  # (V,) int64, 0 none
+    vectors: np.ndarray  # (V, D) float32, zeros where missing
+    creator_names: np.ndarray  # (R,) str
+    tag_names: np.ndarray  # (tags,) str
+    region_names: np.ndarray  # (regions,) str, bit i of `regions`
+
+    @classmethod
+    def of(cls, videos: pl.DataFrame, *, tags_per_video: int, dimension: int) -> "Catalogue":
+        """From the canonical videos table. Raises ValueError for more than 64 regions."""
+        creator_rows, creators = codes_of(videos["creator_id"])
+        tag_rows, tags = padded(videos["tags"], tags_per_video)
+        region_rows, regions = padded(videos["regions"], 64)
+        if len(regions) > 64:
+            raise ValueError(f"the videos table names {len(regions)} regions, expected at most 64")
+        bits = np.where(region_rows >= 0, np.uint64(1) << region_rows.clip(0).astype(np.uint64), np.uint64(0))
+        safety = videos["safety"].fill_null("safe").replace_strict(SAFETY, range(len(SAFETY)), return_dtype=pl.UInt8)
+        vectors = np.zeros((len(videos), dimension), np.float32)
+        if dimension and (present := videos["vector"].is_not_null().to_numpy()).any():
+            vectors[present] = np.array(videos["vector"].drop_nulls().to_list(), np.float32)
+        return cls(
+            video_ids=Ids.of(videos["video_id"]).ids,
+            creator_rows=creator_rows,
+            tag_rows=tag_rows,
+            upload_ms=videos["upload_ms"].cast(pl.Float64).fill_null(np.nan).to_numpy(),
+            duration_ms=videos["duration_ms"].cast(pl.Float64).fill_null(np.nan).to_numpy(),
+            regions=np.bitwise_or.reduce(bits, axis=1),
+            safety=safety.to_numpy(),
+            fingerprints=videos["fingerprint"].fill_null(0).to_numpy(),
+            vectors=vectors,
+            creator_names=np.array(creators, dtype=np.str_),
+            tag_names=np.array(tags, dtype=np.str_),
+            region_names=np.array(regions, dtype=np.str_),
+        )
+
+    def __len__(self) -> int:
+        return len(self.video_ids)
+
+    @property
+    def region_bits(self) -> dict[str, int]:
+        """Region name > number of its bit in `regions`."""
+        return {str(name): i for i, name in enumerate(self.region_names)}
+
+    def save(self, folder: Path) -> None:
+        save_arrays(folder, {field.name: getattr(self, field.name) for field in fields(self)})
+
+    @classmethod
+    def load(cls, folder: Path) -> "Catalogue":
+        return cls(**load_arrays(folder))

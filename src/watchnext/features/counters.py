@@ -1,0 +1,91 @@
+"""Decayed counters: one compiled fold, run over a log or one event at a time.
+
+A counter block in a record is `[last_ms, value...]`, values count-major (count c at half-life h sits at 1 + c * half_lives + h).
+Read at `as_of`, a value is `value * exp(-(as_of - last) * ln 2 / half_life)`; an update decays the block to the event's time
+and adds; a late event decays its own increment and leaves `last`. `math.exp` gives the same bits in compiled and plain Python.
+"""
+
+import math
+
+import numpy as np
+from numba import njit
+
+LN2 = math.log(2.0)
+
+# What can be counted. An impression counts once when it is shown; the rest once, when the outcome is known.
+COUNTS = ("impression", "click", "long_view", "like", "share", "follow", "comment", "hide", "watch_s", "watch_ratio")
+
+
+@njit(cache=True)
+def add(record, at, known_at, amounts, counted, half_lives_ms):
+    """Fold one event into the block at `record[at:]`. `counted` (counts,) says which of `amounts` this event brings."""
+    half_lives = half_lives_ms.size
+    last = record[at]
+    for h in range(half_lives):
+        late = known_at < last
+        weight = math.exp(-abs(known_at - last) * LN2 / half_lives_ms[h])
+        for c in range(amounts.size):
+            slot = at + 1 + c * half_lives + h
+            amount = amounts[c] if counted[c] else 0.0
+            record[slot] = record[slot] + amount * weight if late else record[slot] * weight + amount
+    record[at] = max(last, known_at)
+
+
+@njit(cache=True)
+def read(record, at, as_of, half_lives_ms, out):
+    """Add the block's values as of `as_of` onto `out` (counts * half_lives,). Never writes the record."""
+    half_lives = half_lives_ms.size
+    gap = max(as_of - record[at], 0.0)
+    for h in range(half_lives):
+        weight = math.exp(-gap * LN2 / half_lives_ms[h])
+        for c in range(out.size // half_lives):
+            out[c * half_lives + h] += record[at + 1 + c * half_lives + h] * weight
+
+
+@njit(cache=True)
+def find(record, at, slots, width, key):
+    """Position of `key`'s slot in a bounded table of `slots` x `width` at `record[at:]`; -1 where it is not kept.
+
+    A slot is `[key + 1, last_ms, value...]`; zero is empty, so that a new record is all zeros.
+    """
+    for slot in range(slots):
+        if record[at + slot * width] == key + 1:
+            return at + slot * width
+    return -1
+
+
+@njit(cache=True)
+def claim(record, at, slots, width, key):
+    """Position of `key`'s slot, made by evicting the least recently updated one (the first among equals) if need be."""
+    found = find(record, at, slots, width, key)
+    if found >= 0:
+        return found
+    oldest = at
+    for slot in range(1, slots):
+        if record[at + slot * width + 1] < record[oldest + 1]:
+            oldest = at + slot * width
+    record[oldest : oldest + width] = 0.0
+    record[oldest] = key + 1
+    return oldest
+
+
+def amounts(counts: tuple[str, ...], outcomes: dict[str, np.ndarray]) -> np.ndarray:
+    """What each event adds, (N, counts) float64, from the outcome columns (N,) plus `watch_ms` and `duration_ms` (0 unknown).
+
+    Raises KeyError naming a count that is none of COUNTS.
+    """
+    watch_ms = np.asarray(outcomes["watch_ms"], np.float64)
+    duration_ms = np.asarray(outcomes["duration_ms"], np.float64)
+    columns = []
+    for name in counts:
+        if name not in COUNTS:
+            raise KeyError(f"the state counts {name!r}, expected some of {', '.join(COUNTS)}")
+        if name == "impression":
+            columns.append(np.ones_like(watch_ms))
+        elif name == "watch_s":
+            columns.append(watch_ms / 1000.0)
+        elif name == "watch_ratio":  # replays count as one whole watch, an unknown duration as none
+            columns.append(np.minimum(watch_ms, duration_ms) / np.maximum(duration_ms, 1.0))
+        else:
+            columns.append(np.asarray(outcomes[name], np.float64))
+    return np.stack(columns, axis=1) if columns else np.zeros((len(watch_ms), 0))

@@ -1,0 +1,328 @@
+"""FeaturePipeline: what is fitted on training days, and the one transform that training and serving share.
+
+Inputs of every network, by name (N rows; static blocks are gathered by row number, the rest is as of the request):
+
+    user_codes (N, Fu)   user_values (N, .)      the user's columns
+    context_codes (N, Fc)   query_values (N, .)  the request's context, the viewer's counters and gap
+    history_rows (N, H)   history_values (N, H, 5)   latest watch first, row -1 behind the first one ever
+    video_codes (N, Fv)   video_tags (N, tags)   video_values (N, .)   video_vector (N, D + 1)   the video's columns
+    candidate_values (N, .)                      age, video, creator, user x tag and user x creator counters
+
+Code 0 is missing, unseen in training or too rare. The last row of a static block stands for an unknown entity, so that row -1 finds it.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from watchnext.features.arrays import load_arrays, save_arrays
+from watchnext.features.expressions import EXPRESSIONS
+from watchnext.features.fold import Reads
+from watchnext.schema import Feature, FeatureSchema
+
+MISSING = np.iinfo(np.int64).min  # stands for null in an integer column
+PRIOR = 4.0  # impressions at the mean rate that every smoothed rate starts with
+CLIP = 6.0  # standard deviations
+COUNTER_ENTITIES = ("video", "creator", "user x tag", "user x creator")  # order of Reads.candidate
+KNOTS = np.linspace(0.0, 1.0, 101)
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class InputSizes:
+    """How large the network's inputs are: vocabulary sizes (code 0 included) and widths."""
+
+    user_codes: tuple[int, ...]
+    context_codes: tuple[int, ...]
+    video_codes: tuple[int, ...]
+    tags: int
+    user_values: int
+    query_values: int
+    video_values: int
+    candidate_values: int
+    vector: int
+    history: int = 5
+
+    @classmethod
+    def from_mapping(cls, sizes: Mapping) -> "InputSizes":
+        return cls(**{name: tuple(value) if isinstance(value, list | tuple) else value for name, value in sizes.items()})
+
+
+def raw(series: pl.Series, kind: str) -> np.ndarray:
+    """A table's column as an array: int64 with MISSING, or str with "", for codes; float64 with nan for values."""
+    if kind == "numerical":
+        return series.cast(pl.Float64).fill_null(np.nan).to_numpy()
+    if series.dtype.is_integer() or series.dtype == pl.Boolean:
+        return series.cast(pl.Int64).fill_null(MISSING).to_numpy()
+    return np.array(series.cast(pl.String).fill_null("").to_list(), dtype=np.str_)
+
+
+def encode(values: np.ndarray, vocabulary: np.ndarray) -> np.ndarray:
+    """Codes (n,) int32: place in the sorted `vocabulary` + 1, or 0."""
+    if not len(vocabulary):
+        return np.zeros(len(values), np.int32)
+    if values.dtype.kind != vocabulary.dtype.kind:
+        values = values.astype(vocabulary.dtype) if vocabulary.dtype.kind == "i" else values.astype(np.str_)
+    at = np.minimum(np.searchsorted(vocabulary, values), len(vocabulary) - 1)
+    return np.where(vocabulary[at] == values, at + 1, 0).astype(np.int32)
+
+
+def frequent(values: np.ndarray, min_count: int) -> np.ndarray:
+    """The sorted distinct values that occur at least `min_count` times, missing ones aside."""
+    distinct, counts = np.unique(values, return_counts=True)
+    missing = MISSING if distinct.dtype.kind == "i" else ""
+    return distinct[(counts >= min_count) & (distinct != missing)]
+
+
+def names_of(features: tuple[Feature, ...]) -> list[str]:
+    """Columns that numerical features become; a nullable one brings a flag."""
+    return [name for f in features for name in ([f.name, f"{f.name} missing"] if f.nullable else [f.name])]
+
+
+class FeaturePipeline:
+    """Vocabularies, quantiles, means and deviations of training days, under one schema.
+
+    Raises KeyError naming an expression that the schema asks for and `features.expressions` lacks.
+    """
+
+    def __init__(self, *, schema: FeatureSchema, utc_offset_h: float, fitted: Arrays) -> None:
+        self.schema = schema
+        self.utc_offset_h = utc_offset_h
+        self.fitted = dict(fitted)
+        for feature in schema.features:
+            if feature.expression is not None and feature.expression not in EXPRESSIONS:
+                raise KeyError(f"feature {feature.name!r} asks for the expression {feature.expression!r}, expected one of {', '.join(EXPRESSIONS)}")
+
+    # ---- fit ---------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def fit(cls, *, schema: FeatureSchema, utc_offset_h: float, users: pl.DataFrame, videos: pl.DataFrame, user_rows: np.ndarray,
+            video_rows: np.ndarray, context: Arrays, as_of_ms: np.ndarray, reads: Reads, min_count: int) -> "FeaturePipeline":  # fmt: skip
+        """Fit on rows of training days: their `user_rows`, `video_rows`, `context` columns, times and state `reads` (all (N, ...))."""
+        pipeline = cls(schema=schema, utc_offset_h=utc_offset_h, fitted={})
+        for frame, entity, rows in ((users, "user", user_rows), (videos, "video", video_rows)):
+            for feature in schema.columns(entity):
+                if feature.kind == "categorical":
+                    pipeline.fitted[f"vocabulary.{feature.name}"] = frequent(raw(frame[feature.name], "categorical")[rows], min_count)
+                elif feature.transform == "quantile":
+                    pipeline._fit_knots(feature.name, raw(frame[feature.name], "numerical")[rows])
+        if schema.of("video", "sequence"):
+            flat = videos["tags"].gather(np.unique(video_rows)).explode().drop_nulls().cast(pl.String)
+            pipeline.fitted["vocabulary.tags"] = np.unique(np.array(flat.to_list(), dtype=np.str_))
+        for name, values in pipeline._context_columns(context, as_of_ms, "categorical").items():
+            pipeline.fitted[f"vocabulary.{name}"] = frequent(values, min_count)
+        pipeline._fit_counters(reads)
+        pipeline._fit_scale("user_values", pipeline._user_values(users)[user_rows])
+        pipeline._fit_scale("video_values", pipeline._video_values(videos)[video_rows])
+        pipeline._fit_scale("query_values", pipeline._query_values(context, as_of_ms, reads))
+        upload_ms = raw(videos["upload_ms"], "numerical")[video_rows]
+        pipeline._fit_scale("candidate_values", pipeline._candidate_values(upload_ms, as_of_ms, reads.candidate))
+        return pipeline
+
+    def _fit_knots(self, name: str, values: np.ndarray) -> None:
+        known = values[np.isfinite(values)]
+        self.fitted[f"knots.{name}"] = np.quantile(known, KNOTS) if len(known) else KNOTS
+
+    def _fit_counters(self, reads: Reads) -> None:
+        """Mean rate of every count at every half-life, which smoothed rates fall back to."""
+        for entity, values in self._counter_blocks(reads.user, reads.candidate):
+            totals = values.sum(axis=0).reshape(len(self.schema.state.counts), -1)
+            impressions = totals[self._impression] if self._impression is not None else np.ones(totals.shape[1])
+            self.fitted[f"rate.{entity}"] = totals / np.maximum(impressions, 1e-12)
+
+    def _fit_scale(self, block: str, values: np.ndarray) -> None:
+        known = np.where(np.isfinite(values), values, np.nan)
+        if known.size:
+            mean = np.nan_to_num(np.nanmean(known, axis=0)) if len(known) else np.zeros(known.shape[1])
+            deviation = np.nan_to_num(np.nanstd(known, axis=0)) if len(known) else np.zeros(known.shape[1])
+        else:
+            mean = deviation = np.zeros(known.shape[1])
+        # A constant column carries nothing: it becomes 0, and stays harmless should it start to vary.
+        self.fitted[f"scale.{block}"] = np.stack([mean, np.where(deviation > 1e-9, deviation, 1.0)])
+
+    # ---- raw blocks --------------------------------------------------------------------------------------------------
+
+    @property
+    def _impression(self) -> int | None:
+        counts = self.schema.state.counts
+        return counts.index("impression") if "impression" in counts else None
+
+    def _counter_blocks(self, user: np.ndarray, candidate: np.ndarray):
+        """Yield (entity, values (N, block)) for the declared counters."""
+        if self.schema.of("user", "counter"):
+            yield "user", user
+        for place, entity in enumerate(COUNTER_ENTITIES):
+            if self.schema.of(entity, "counter"):
+                yield entity, candidate[:, place]
+
+    def _rates(self, entity: str, values: np.ndarray) -> np.ndarray:
+        """Counters (N, block) as log impressions and smoothed rates: (count + PRIOR * mean rate) / (impressions + PRIOR)."""
+        shaped = values.reshape(len(values), len(self.schema.state.counts), -1)
+        if self._impression is None:
+            return np.log1p(values)
+        impressions = shaped[:, self._impression, :]
+        rates = (shaped + PRIOR * self.fitted[f"rate.{entity}"]) / (impressions + PRIOR)[:, None, :]
+        rates[:, self._impression, :] = np.log1p(impressions)
+        return rates.reshape(len(values), -1)
+
+    def _numerical(self, feature: Feature, values: np.ndarray) -> list[np.ndarray]:
+        """One raw column (N,) as one or two: the transformed value, and a flag where it may be missing."""
+        if feature.transform == "log1p":
+            # asinh-like on the negative side, so that an out-of-range value does not become nan
+            changed = np.sign(values) * np.log1p(np.abs(values))
+        elif feature.transform == "quantile":
+            changed = np.where(np.isnan(values), np.nan, np.interp(values, self.fitted[f"knots.{feature.name}"], KNOTS))
+        else:
+            changed = values
+        return [changed, np.isnan(values).astype(np.float64)] if feature.nullable else [changed]
+
+    def _table_values(self, entity: str, frame: pl.DataFrame) -> np.ndarray:
+        features = [f for f in self.schema.columns(entity) if f.kind == "numerical"]
+        columns = [column for f in features for column in self._numerical(f, raw(frame[f.name], "numerical"))]
+        return np.stack(columns, axis=1) if columns else np.zeros((len(frame), 0))
+
+    def _user_values(self, users: pl.DataFrame) -> np.ndarray:
+        return self._table_values("user", users)
+
+    def _video_values(self, videos: pl.DataFrame) -> np.ndarray:
+        return self._table_values("video", videos)
+
+    def _context_columns(self, context: Arrays, as_of_ms: np.ndarray, kind: str) -> dict[str, np.ndarray]:
+        return {f.name: EXPRESSIONS[f.expression](context, as_of_ms, self.utc_offset_h) if f.expression else context[f.name] for f in self.schema.of("context", kind)}  # fmt: skip
+
+    def _computed(self, entity: str) -> list[Feature]:
+        return [f for f in self.schema.of(entity, "numerical") if f.expression is not None]
+
+    def _query_values(self, context: Arrays, as_of_ms: np.ndarray, reads: Reads) -> np.ndarray:
+        logged = self._context_columns(context, as_of_ms, "numerical")
+        columns = [column for f in self.schema.of("context", "numerical") for column in self._numerical(f, logged[f.name])]
+        for feature in self._computed("user"):
+            values = EXPRESSIONS[feature.expression]({"gap_s": reads.gap_s}, as_of_ms, self.utc_offset_h)
+            columns += self._numerical(feature, values)
+        blocks = [np.stack(columns, axis=1)] if columns else []
+        if self.schema.of("user", "counter"):
+            blocks.append(self._rates("user", reads.user))
+        return np.concatenate(blocks, axis=1) if blocks else np.zeros((len(as_of_ms), 0))
+
+    def _candidate_values(self, upload_ms: np.ndarray, as_of_ms: np.ndarray, candidate: np.ndarray) -> np.ndarray:
+        columns = []
+        for feature in self._computed("video"):
+            columns += self._numerical(feature, EXPRESSIONS[feature.expression]({"upload_ms": upload_ms}, as_of_ms, self.utc_offset_h))
+        blocks = [np.stack(columns, axis=1)] if columns else []
+        for place, entity in enumerate(COUNTER_ENTITIES):
+            if self.schema.of(entity, "counter"):
+                blocks.append(self._rates(entity, candidate[:, place]))
+        return np.concatenate(blocks, axis=1) if blocks else np.zeros((len(candidate), 0))
+
+    def _scaled(self, block: str, values: np.ndarray) -> np.ndarray:
+        mean, deviation = self.fitted[f"scale.{block}"]
+        return np.nan_to_num(np.clip((values - mean) / deviation, -CLIP, CLIP), nan=0.0).astype(np.float32)
+
+    # ---- transform ---------------------------------------------------------------------------------------------------
+
+    def users(self, users: pl.DataFrame) -> dict[str, np.ndarray]:
+        """Static blocks of the user table, (U + 1, ...): the last row is an unknown user."""
+        return self._static("user", users, self._scaled("user_values", self._user_values(users)))
+
+    def videos(self, videos: pl.DataFrame, vectors: np.ndarray) -> dict[str, np.ndarray]:
+        """Static blocks of the video table, (V + 1, ...). `vectors` (V, D), zeros where missing."""
+        blocks = self._static("video", videos, self._scaled("video_values", self._video_values(videos)))
+        vocabulary = self.fitted.get("vocabulary.tags", np.zeros(0, np.str_))
+        width = self.schema.state.tags_per_video
+        tags = np.zeros((len(videos) + 1, width), np.int32)
+        lists = videos["tags"].list.head(width).to_list() if len(vocabulary) else []
+        for row, names in enumerate(lists):  # once a catalogue, not once a request
+            if names:
+                tags[row, : len(names)] = encode(np.array(names, dtype=np.str_), vocabulary)
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        unit = np.concatenate([vectors / np.maximum(norms, 1e-12), norms > 0], axis=1, dtype=np.float32)
+        return {**blocks, "video_tags": tags, "video_vector": np.concatenate([unit, np.zeros((1, unit.shape[1]), np.float32)])}
+
+    def _static(self, entity: str, frame: pl.DataFrame, values: np.ndarray) -> dict[str, np.ndarray]:
+        features = [f for f in self.schema.columns(entity) if f.kind == "categorical"]
+        codes = np.zeros((len(frame) + 1, len(features)), np.int32)
+        for place, feature in enumerate(features):
+            codes[:-1, place] = encode(raw(frame[feature.name], "categorical"), self.fitted[f"vocabulary.{feature.name}"])
+        return {f"{entity}_codes": codes, f"{entity}_values": np.concatenate([values, np.zeros((1, values.shape[1]), np.float32)])}
+
+    def query(self, context: Arrays, as_of_ms: np.ndarray, reads: Reads) -> dict[str, np.ndarray]:
+        """Blocks of N requests as of their times: context_codes, query_values, history_rows, history_values."""
+        columns = self._context_columns(context, as_of_ms, "categorical")
+        codes = [encode(values, self.fitted[f"vocabulary.{name}"]) for name, values in columns.items()]
+        bits = reads.history[:, :, 2].astype(np.int64)
+        watches = [np.log1p(reads.history[:, :, 0]) / 10.0, np.log1p(reads.history[:, :, 1]) / 5.0, bits & 1, bits >> 1 & 1, bits >> 2 & 1]
+        return {
+            "context_codes": np.stack(codes, axis=1) if codes else np.zeros((len(as_of_ms), 0), np.int32),
+            "query_values": self._scaled("query_values", self._query_values(context, as_of_ms, reads)),
+            "history_rows": reads.history_rows,
+            "history_values": np.stack(watches, axis=2, dtype=np.float32),
+        }
+
+    def candidates(self, upload_ms: np.ndarray, as_of_ms: np.ndarray, candidate: np.ndarray) -> np.ndarray:
+        """candidate_values (N, .) float32 of videos uploaded at `upload_ms` (N,) with counters `candidate` (N, 4, block)."""
+        return self._scaled("candidate_values", self._candidate_values(upload_ms, as_of_ms, candidate))
+
+    def value_names(self, block: str) -> list[str]:
+        """What the columns of `query_values` and `candidate_values` are, for reports and the served log."""
+        state = self.schema.state
+        counters = [f"{count} {half_life:g}h" for count in state.counts for half_life in state.half_lives_h]
+        if block == "query_values":
+            names = names_of(self.schema.of("context", "numerical")) + names_of(tuple(self._computed("user")))
+            return names + [f"user {c}" for c in counters if self.schema.of("user", "counter")]
+        names = names_of(tuple(self._computed("video")))
+        return names + [f"{entity} {c}" for entity in COUNTER_ENTITIES if self.schema.of(entity, "counter") for c in counters]
+
+    @property
+    def sizes(self) -> InputSizes:
+        def vocabularies(features) -> tuple[int, ...]:
+            return tuple(len(self.fitted[f"vocabulary.{f.name}"]) + 1 for f in features if f.kind == "categorical")
+
+        widths = {block: self.fitted[f"scale.{block}"].shape[1] for block in ("user_values", "query_values", "video_values", "candidate_values")}
+        vector = self.schema.of("video", "vector")
+        return InputSizes(
+            user_codes=vocabularies(self.schema.columns("user")),
+            context_codes=vocabularies(self.schema.of("context")),
+            video_codes=vocabularies(self.schema.columns("video")),
+            tags=len(self.fitted.get("vocabulary.tags", ())) + 1,
+            vector=(vector[0].dimension if vector else 0) + 1,
+            **widths,
+        )
+
+    # ---- artefact ----------------------------------------------------------------------------------------------------
+
+    def save(self, folder: Path) -> None:
+        """Write `schema.json`, `pipeline.json` and one array a fitted thing."""
+        folder = Path(folder)
+        save_arrays(folder, self.fitted)
+        self.schema.save(folder / "schema.json")
+        meta = {"utc_offset_h": self.utc_offset_h, "fingerprint": self.schema.fingerprint, "sizes": asdict(self.sizes)}
+        (folder / "pipeline.json").write_text(json.dumps(meta, indent=1))
+
+    @classmethod
+    def load(cls, folder: Path) -> "FeaturePipeline":
+        """Read back. Raises FileNotFoundError (built features are missing) and SchemaError (the folder disagrees with itself)."""
+        folder = Path(folder)
+        if not (folder / "pipeline.json").exists():
+            raise FileNotFoundError(f"{folder} holds no feature pipeline; run `dvc repro features`")
+        meta = json.loads((folder / "pipeline.json").read_text())
+        schema = FeatureSchema.load(folder / "schema.json")
+        schema.require(meta["fingerprint"], artefact=str(folder), repair="dvc repro features")
+        return cls(schema=schema, utc_offset_h=meta["utc_offset_h"], fitted=load_arrays(folder))
+
+
+def joined(blocks: Arrays, users: Arrays, videos: Arrays, user_rows: np.ndarray, video_rows: np.ndarray) -> dict[str, np.ndarray]:
+    """All network inputs of N rows: as-of `blocks` plus the static ones gathered by row.
+
+    history_rows become history_codes (N, H, Fv), history_tags (N, H, tags), history_vector (N, H, D + 1) and history_mask (N, H).
+    """
+    inputs = {name: values for name, values in blocks.items() if name != "history_rows"}
+    if "history_rows" in blocks:
+        rows = blocks["history_rows"]
+        inputs |= {f"history_{what}": videos[f"video_{what}"][rows] for what in ("codes", "tags", "vector")}
+        inputs["history_mask"] = (rows >= 0).astype(np.float32)
+    inputs |= {name: values[user_rows] for name, values in users.items()}
+    return inputs | {name: values[video_rows] for name, values in videos.items()}

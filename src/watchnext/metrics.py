@@ -1,0 +1,242 @@
+"""Ranking, calibration and watch-time metrics: pure functions of numpy arrays.
+
+Everywhere: labels are 0 or 1, `groups` says whose row it is (viewer, request), rows may come in any order. A score that is not
+finite (nan, +inf, -inf) sinks below every finite one. An average over nobody is nan. Arrays of unequal length raise ValueError.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def _columns(columns: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """The columns as 1-D arrays of one length; raises ValueError naming the lengths."""
+    arrays = [np.asarray(column) for column in columns.values()]
+    if any(array.ndim != 1 for array in arrays) or len({len(array) for array in arrays}) > 1:
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in zip(columns, arrays, strict=True))
+        raise ValueError(f"a metric needs 1-D arrays of one length, got {shapes}")
+    return arrays
+
+
+def _sunk(scores: np.ndarray) -> np.ndarray:
+    scores = np.asarray(scores, dtype=np.float64)
+    return np.where(np.isfinite(scores), scores, -np.inf)
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(np.mean(values)) if len(values) else float("nan")
+
+
+def _starts(*sorted_columns: np.ndarray) -> np.ndarray:
+    """Where a new run of equal rows begins, (n,) bool."""
+    first = np.ones(len(sorted_columns[0]), dtype=bool)
+    first[1:] = np.any([column[1:] != column[:-1] for column in sorted_columns], axis=0)
+    return first
+
+
+def _averaged_ranks(groups: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Rank of each score in its group from 1, ties sharing their mean rank. `groups` counts from 0 without gaps."""
+    order = np.lexsort((scores, groups))
+    begins = np.flatnonzero(_starts(groups[order], scores[order]))
+    ends = np.append(begins[1:], len(order))
+    before = np.cumsum(np.bincount(groups)) - np.bincount(groups)
+    ranks = np.empty(len(order))
+    ranks[order] = np.repeat((begins + 1 + ends) / 2, ends - begins) - before[groups[order]]
+    return ranks
+
+
+def _area_per_group(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """AUC and number of positives of every group that has both labels."""
+    labels, scores, groups = _columns({"labels": labels, "scores": _sunk(scores), "groups": groups})
+    if not len(labels):
+        return np.empty(0), np.empty(0)
+    positive, (_, groups) = labels > 0, np.unique(groups, return_inverse=True)
+    positives = np.bincount(groups, weights=positive)
+    negatives = np.bincount(groups) - positives
+    rank_sums = np.bincount(groups, weights=_averaged_ranks(groups, scores) * positive)
+    both = (positives > 0) & (negatives > 0)
+    positives, negatives, rank_sums = positives[both], negatives[both], rank_sums[both]
+    return (rank_sums - positives * (positives + 1) / 2) / (positives * negatives), positives
+
+
+def auc(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Probability that a positive outscores a negative, a tie counting half (Mann-Whitney U; Hanley & McNeil 1982).
+
+    nan unless both labels occur.
+
+    >>> auc([0, 1, 0, 1], [0.1, 0.4, 0.4, 0.8])
+    0.875
+    """
+    areas, _ = _area_per_group(labels, scores, np.zeros(len(labels), dtype=np.int64))
+    return _mean(areas)
+
+
+def gauc(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> float:
+    """AUC inside each viewer, averaged with the viewer's positives as weight (Zhu et al., KDD 2017, who weight by impressions).
+
+    Viewers with one label only are left out; nan if none is left.
+
+    >>> gauc([1, 0, 1, 0, 1], [2.0, 1.0, 5.0, 9.0, 9.0], ["a", "a", "b", "b", "b"])
+    0.5
+    """
+    areas, positives = _area_per_group(labels, scores, groups)
+    return float(np.average(areas, weights=positives)) if len(areas) else float("nan")
+
+
+def ndcg_at(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, k: int) -> float:
+    """Mean over all viewers of DCG@k over its best possible value, discount 1 / log2(1 + rank) (Järvelin & Kekäläinen 2002).
+
+    The gain is the label itself. A viewer without a positive counts as 0. Tied scores keep input order: shuffle rows that are
+    sorted by outcome, or a constant model looks perfect. nan without viewers.
+
+    >>> round(ndcg_at([0, 1, 0], [0.9, 0.5, 0.1], [7, 7, 8], k=2), 4)
+    0.3155
+    """
+    labels, scores, groups = _columns({"labels": labels, "scores": _sunk(scores), "groups": groups})
+    if not len(labels):
+        return float("nan")
+    _, groups = np.unique(groups, return_inverse=True)
+    ideal = _discounted_gain(labels, labels, groups, k)
+    gained = _discounted_gain(labels, scores, groups, k)
+    return _mean(np.divide(gained, ideal, out=np.zeros_like(gained), where=ideal > 0))
+
+
+def _discounted_gain(gains: np.ndarray, scores: np.ndarray, groups: np.ndarray, k: int) -> np.ndarray:
+    """DCG@k of every group, best score first, ties in input order."""
+    order = np.lexsort((-scores.astype(np.float64), groups))  # a stable sort
+    counts = np.bincount(groups)
+    ranks = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    weights = np.where(ranks < k, gains[order] / np.log2(ranks + 2), 0.0)
+    return np.bincount(groups[order], weights=weights)
+
+
+def _probabilities(probabilities: np.ndarray) -> np.ndarray:
+    """As float64 in [0, 1], a value that is not finite counting as 0; raises ValueError for one outside."""
+    values = np.asarray(probabilities, dtype=np.float64)
+    values = np.where(np.isfinite(values), values, 0.0)
+    outside = values[(values < -1e-6) | (values > 1 + 1e-6)]  # float32 sums may round past 1
+    if len(outside):
+        raise ValueError(f"probability {outside[0]:g} is outside [0, 1]; pass the sigmoid of the logit, not the logit")
+    return np.clip(values, 0.0, 1.0)
+
+
+def logloss(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Mean negative log likelihood in nats, probabilities clipped to [1e-15, 1 - 1e-15] so that one sure miss costs 34.5.
+
+    >>> round(logloss([1, 0], [0.8, 0.4]), 4)
+    0.367
+    """
+    labels, probabilities = _columns({"labels": labels, "probabilities": _probabilities(probabilities)})
+    clipped = np.clip(probabilities, 1e-15, 1 - 1e-15)
+    return _mean(-np.log(np.where(labels > 0, clipped, 1 - clipped)))
+
+
+def ece(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error: |mean label - mean probability| per bin of equal width, weighted by rows.
+
+    Guo et al., ICML 2017, here of the positive class, so bins span [0, 1]; a bin holds its lower edge, the last one both.
+    nan without rows.
+
+    >>> round(ece([1, 0, 1, 1], [0.9, 0.1, 0.9, 0.4], bins=2), 4)
+    0.175
+    """
+    labels, probabilities = _columns({"labels": labels, "probabilities": _probabilities(probabilities)})
+    if not len(labels):
+        return float("nan")
+    which = np.minimum((probabilities * bins).astype(np.int64), bins - 1)
+    gaps = np.bincount(which, weights=(labels > 0) - probabilities, minlength=bins)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+def recall_at(ranked: np.ndarray | Sequence[np.ndarray], relevant: Sequence[np.ndarray], k: int) -> float:
+    """Share of a viewer's relevant rows among its first k, averaged over the viewers who have any (nan if none has).
+
+    ranked    (B, N) row numbers best first, padded with -1, or B arrays of any length; a repeated row counts once
+    relevant  B arrays of row numbers; the denominator is their distinct number, also where it exceeds k
+
+    >>> recall_at([[3, 1, 2], [5, 6, -1]], [[1, 9], [6]], k=2)
+    0.75
+    """
+    if len(ranked) != len(relevant):
+        raise ValueError(f"recall needs as many rankings as relevant sets, got {len(ranked)} and {len(relevant)}")
+    top, wanted = _keys([np.asarray(row)[:k] for row in ranked]), _keys(relevant)
+    if not len(wanted):
+        return float("nan")
+    hits = np.isin(wanted, top, assume_unique=True)
+    viewers = wanted["viewer"]
+    counts = np.bincount(viewers)
+    return _mean(np.bincount(viewers, weights=hits)[counts > 0] / counts[counts > 0])
+
+
+def _keys(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """The distinct (viewer, row) pairs as one structured array; padding is dropped."""
+    arrays = [np.asarray(row, dtype=np.int64) for row in rows]
+    keys = np.empty(sum(map(len, arrays)), dtype=[("viewer", np.int64), ("row", np.int64)])
+    keys["viewer"] = np.repeat(np.arange(len(arrays)), [len(array) for array in arrays])
+    keys["row"] = np.concatenate(arrays) if arrays else ()
+    return np.unique(keys[keys["row"] >= 0])
+
+
+def mean_absolute_error(true_seconds: np.ndarray, predicted: np.ndarray) -> float:
+    """Mean of |true - predicted|; a prediction that is not finite makes it inf. nan without rows.
+
+    >>> mean_absolute_error([10.0, 0.0], [7.0, 1.0])
+    2.0
+    """
+    true_seconds, predicted = _columns({"true_seconds": true_seconds, "predicted": predicted})
+    finite = np.isfinite(predicted)
+    return _mean(np.where(finite, np.abs(true_seconds - np.where(finite, predicted, 0.0)), np.inf))
+
+
+def xauc(true_seconds: np.ndarray, predicted: np.ndarray) -> float:
+    """Share of pairs with different true values that the predictions order alike, a tied prediction counting half.
+
+    XAUC (Zhan et al., KDD 2022) samples pairs; this one is exact, in O(n log^2 n). nan unless two true values differ.
+
+    >>> xauc([1.0, 5.0, 9.0], [2.0, 2.0, 3.0])
+    0.8333333333333334
+    """
+    true_seconds, predicted = _columns({"true_seconds": true_seconds, "predicted": _sunk(predicted)})
+    if not np.isfinite(true_seconds).all():
+        raise ValueError("xauc needs finite true values; drop the rows whose watch time is unknown")
+    comparable = _pairs(len(true_seconds)) - _tied_pairs(true_seconds)
+    if not comparable:
+        return float("nan")
+    only_predicted_tied = _tied_pairs(predicted) - _tied_pairs(true_seconds, predicted)
+    order = np.lexsort((-predicted, true_seconds))  # equal true values descend, so they never ascend
+    _, ranks = np.unique(predicted[order], return_inverse=True)
+    return float((_ascents(ranks) + only_predicted_tied / 2) / comparable)
+
+
+def _pairs(counts: np.ndarray | int) -> int:
+    return int(np.sum(counts * (counts - 1) // 2))
+
+
+def _tied_pairs(*columns: np.ndarray) -> int:
+    order = np.lexsort(columns)
+    begins = np.flatnonzero(_starts(*(column[order] for column in columns)))
+    return _pairs(np.diff(np.append(begins, len(order))))
+
+
+def _ascents(ranks: np.ndarray) -> int:
+    """Pairs i < j with ranks[i] < ranks[j]: two ranks part at their highest differing bit, so each bit counts its own pairs."""
+    total = 0
+    for bit in range(int(ranks.max()).bit_length()):
+        prefix = ranks >> (bit + 1)
+        order = np.argsort(prefix, kind="stable")
+        ones = (ranks[order] >> bit) & 1
+        zeros_before = np.cumsum(1 - ones)
+        begins = np.flatnonzero(_starts(prefix[order]))
+        before_group = np.repeat(zeros_before[begins] - (1 - ones[begins]), np.diff(np.append(begins, len(order))))
+        total += int(((zeros_before - before_group) * ones).sum())
+    return total
+
+
+def coverage(rows: np.ndarray, catalogue_size: int) -> float:
+    """Distinct rows shown over the catalogue's size; padding (-1) is not a row. nan for an empty catalogue.
+
+    >>> coverage([[0, 3], [3, -1]], catalogue_size=4)
+    0.5
+    """
+    rows = np.unique(np.asarray(rows, dtype=np.int64))
+    return float(np.count_nonzero(rows >= 0) / catalogue_size) if catalogue_size else float("nan")

@@ -1,0 +1,84 @@
+"""Attention over a viewer's history."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from watchnext.features.pipeline import InputSizes
+from watchnext.nn.embeddings import VideoFeatures
+
+FAR = -1e9  # logit of a place that holds nothing
+
+
+class History(nn.Module):
+    """Watches as vectors (B, H, dimension): what was watched, plus how (gap, seconds, outcomes). Empty places are zeros."""
+
+    def __init__(self, *, sizes: InputSizes, videos: VideoFeatures, dimension: int) -> None:
+        super().__init__()
+        self.videos = videos
+        self.project = nn.Linear(videos.width + sizes.history, dimension)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        watched = self.videos(inputs["history_codes"], inputs["history_tags"], inputs["history_vector"])
+        vectors = self.project(torch.cat([watched, inputs["history_values"]], dim=-1))
+        return vectors * inputs["history_mask"].unsqueeze(-1)
+
+
+class PooledAttention(nn.Module):
+    """One vector of a history by attention from a query: (B, Q), (B, H, D), mask (B, H) > (B, D); zeros for an empty history."""
+
+    def __init__(self, *, query: int, dimension: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(query, dimension)
+        self.key = nn.Linear(dimension, dimension)
+        self.out = nn.Linear(dimension, dimension)
+
+    def forward(self, query: Tensor, history: Tensor, mask: Tensor) -> Tensor:
+        rows, places, width = history.shape
+        head = width // self.heads
+        q = self.query(query).view(-1, self.heads, 1, head)
+        k = self.key(history).view(rows, places, self.heads, head).transpose(1, 2)
+        v = history.view(rows, places, self.heads, head).transpose(1, 2)
+        logits = (q * k).sum(-1) / head**0.5
+        weights = logits.masked_fill(mask.unsqueeze(1) < 0.5, FAR).softmax(-1)
+        return self.out((weights.unsqueeze(-1) * v).sum(2).reshape(-1, width))
+
+
+class TargetAttention(nn.Module):
+    """DIN (Zhou et al., KDD 2018): the history as this candidate sees it.
+
+    (C, D) candidates, (B, H, D) history with B = C or B = 1 (one viewer), mask (B, H) > (C, D). The activation unit is an MLP over
+    history, candidate and their product; deviation: GELU instead of Dice, so that one row and a batch agree.
+    """
+
+    def __init__(self, *, dimension: int, hidden: int) -> None:
+        super().__init__()
+        # The unit's first layer is split by input, so that the viewer's part is computed once, not once a candidate.
+        self.of_history = nn.Linear(dimension, hidden)
+        self.of_candidate = nn.Linear(dimension, hidden, bias=False)
+        self.of_product = nn.Linear(dimension, hidden, bias=False)
+        self.activate = nn.GELU(approximate="tanh")
+        self.weigh = nn.Linear(hidden, 1)
+
+    def forward(self, candidate: Tensor, history: Tensor, mask: Tensor) -> Tensor:
+        target = candidate.unsqueeze(1)
+        hidden = self.of_history(history) + self.of_candidate(target) + self.of_product(history * target)
+        weights = self.weigh(self.activate(hidden)).squeeze(-1) * mask
+        # Not a softmax: as in DIN, the strength of interest may grow with the number of related watches.
+        return (weights.unsqueeze(-1) * history).sum(1) / mask.sum(-1, keepdim=True).clamp(min=1.0).sqrt()
+
+
+class ContentAffinity(nn.Module):
+    """How alike a candidate's content is to what was watched, with nothing to learn: (C, history values + 1).
+
+    Mean over the history of the cosine of content vectors, plain and weighted by each history value (gap, seconds, outcomes).
+    (C, V) candidate vectors, (B, H, V) history vectors, (B, H, values), mask (B, H), B = C or 1. A missing vector counts as 0.
+    """
+
+    def forward(self, candidate: Tensor, history: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        # The last column says whether the vector is there; it is no direction.
+        cosine = (history[..., :-1] * candidate[:, None, :-1]).sum(-1) * mask
+        weighted = torch.cat([cosine.unsqueeze(-1), cosine.unsqueeze(-1) * values], dim=-1).sum(1)
+        return weighted / mask.sum(-1, keepdim=True).clamp(min=1.0)

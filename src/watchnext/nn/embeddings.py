@@ -1,0 +1,67 @@
+"""Codes and values > vectors."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from watchnext.features.pipeline import InputSizes
+
+
+class CodeEmbeddings(nn.Module):
+    """F categorical features as one table: codes (..., F) > (..., F * dimension). Code 0 (missing, unseen, rare) is learned too."""
+
+    def __init__(self, *, sizes: tuple[int, ...], dimension: int) -> None:
+        super().__init__()
+        starts = [sum(sizes[:place]) for place in range(len(sizes))]
+        self.register_buffer("starts", torch.tensor(starts, dtype=torch.int32), persistent=False)
+        self.table = nn.Embedding(max(sum(sizes), 1), dimension)
+        # Small at first, so that what a rare value says is near nothing until it was seen.
+        nn.init.normal_(self.table.weight, std=0.01)
+        self.width = len(sizes) * dimension
+
+    def forward(self, codes: Tensor) -> Tensor:
+        return self.table(codes + self.starts).flatten(-2)
+
+
+class TagEmbeddings(nn.Module):
+    """The mean over a video's tags: codes (..., tags), 0 is padding > (..., dimension); zeros without tags."""
+
+    def __init__(self, *, size: int, dimension: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(size, dimension, padding_idx=0)
+        nn.init.normal_(self.table.weight, std=0.01)
+        with torch.no_grad():
+            self.table.weight[0] = 0.0
+        self.width = dimension
+
+    def forward(self, codes: Tensor) -> Tensor:
+        counts = (codes > 0).sum(-1, keepdim=True).clamp(min=1)
+        return self.table(codes).sum(-2) / counts
+
+
+class VideoFeatures(nn.Module):
+    """What a video is: its codes, tags and content vector, side by side (..., width). Shared by candidates and history."""
+
+    def __init__(self, *, sizes: InputSizes, dimension: int) -> None:
+        super().__init__()
+        self.codes = CodeEmbeddings(sizes=sizes.video_codes, dimension=dimension)
+        self.tags = TagEmbeddings(size=sizes.tags, dimension=dimension)
+        self.width = self.codes.width + self.tags.width + sizes.vector
+
+    def forward(self, codes: Tensor, tags: Tensor, vector: Tensor) -> Tensor:
+        return torch.cat([self.codes(codes), self.tags(tags), vector], dim=-1)
+
+
+class QueryFeatures(nn.Module):
+    """Who asks and when: user and context codes, user and as-of values, side by side (B, width)."""
+
+    def __init__(self, *, sizes: InputSizes, dimension: int) -> None:
+        super().__init__()
+        self.codes = CodeEmbeddings(sizes=sizes.user_codes + sizes.context_codes, dimension=dimension)
+        self.width = self.codes.width + sizes.user_values + sizes.query_values
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        parts = [self.codes(torch.cat([inputs[name] for name in ("user_codes", "context_codes") if name in inputs], dim=-1))]
+        # Exported graphs have no empty inputs.
+        return torch.cat(parts + [inputs[name] for name in ("user_values", "query_values") if name in inputs], dim=-1)

@@ -1,0 +1,41 @@
+"""The way out of torch: a module becomes an OpenVINO graph with named inputs, so that serving needs no torch."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import openvino as ov
+import torch
+from torch import Tensor, nn
+
+
+class _Named(nn.Module):
+    """Positional inputs for tracing, the module's own mapping inside."""
+
+    def __init__(self, module: nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.module, self.names = module, names
+
+    def forward(self, *values: Tensor) -> Tensor:
+        return self.module(dict(zip(self.names, values, strict=True)))
+
+
+def export_graph(module: nn.Module, example: Mapping[str, Tensor], *, rows_vary: set[str], path: Path) -> None:
+    """Write `path` (.xml) and its .bin. `module(inputs) -> Tensor`; inputs in `rows_vary` may have any number of rows.
+
+    Inputs that are empty or that the module does not read are left out of the graph. The same weights give the same bytes.
+    """
+    used = {name: value for name, value in example.items() if value.numel()}
+    named = _Named(module, tuple(used)).eval()
+    with torch.no_grad():
+        graph = ov.convert_model(named, example_input=tuple(used.values()))
+    # A traced input keeps its position but not its name; unread ones are dropped by position below.
+    for port, (name, value) in zip(graph.inputs, used.items(), strict=True):
+        port.get_tensor().set_names({name})
+        shape = [-1 if axis == 0 and name in rows_vary else size for axis, size in enumerate(value.shape)]
+        port.get_node().set_partial_shape(ov.PartialShape(shape))
+    graph.validate_nodes_and_infer_types()
+    for port in list(graph.inputs):
+        if not port.get_target_inputs():
+            graph.remove_parameter(port.get_node())
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    ov.save_model(graph, str(path), compress_to_fp16=False)

@@ -1,0 +1,62 @@
+"""A trained network as a folder: safetensors, its schema, and the recipe that built it. No pickle."""
+
+import importlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+from watchnext.features.pipeline import InputSizes
+from watchnext.schema import FeatureSchema
+
+
+@contextmanager
+def written_aside(folder: Path) -> Iterator[Path]:
+    """A folder to write into that takes the place of `folder` only when the block ends well."""
+    folder = Path(folder)
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+    aside.rename(folder)
+
+
+def recipe_of(network: partial, sizes: InputSizes) -> dict:
+    """What rebuilds the network that the configured partial makes for inputs of these sizes, JSON-ready."""
+    target = f"{network.func.__module__}.{network.func.__qualname__}"
+    return json.loads(json.dumps({"target": target, "arguments": {**network.keywords}, "sizes": asdict(sizes)}, default=list))
+
+
+def build_network(recipe: Mapping) -> nn.Module:
+    """The untrained network of a recipe."""
+    module, name = recipe["target"].rsplit(".", 1)
+    arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in recipe["arguments"].items()}
+    return getattr(importlib.import_module(module), name)(sizes=InputSizes.from_mapping(recipe["sizes"]), **arguments)
+
+
+def save_network(folder: Path, network: nn.Module, *, schema: FeatureSchema, recipe: Mapping) -> None:
+    save_model(network, str(Path(folder) / "weights.safetensors"))  # tables that two towers share are written once
+    (Path(folder) / "model.json").write_text(json.dumps({"schema": schema.fingerprint, "recipe": recipe}, indent=1))
+
+
+def load_network(folder: Path, *, schema: FeatureSchema, repair: str) -> nn.Module:
+    """The network in evaluation mode. Raises FileNotFoundError and SchemaError naming `repair`, the command that trains it."""
+    if not (Path(folder) / "model.json").exists():
+        raise FileNotFoundError(f"{folder} holds no trained network; run `{repair}`")
+    meta = json.loads((Path(folder) / "model.json").read_text())
+    schema.require(meta["schema"], artefact=str(folder), repair=repair)
+    network = build_network(meta["recipe"])
+    load_model(network, Path(folder) / "weights.safetensors")
+    return network.eval()

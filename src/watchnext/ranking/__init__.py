@@ -1,0 +1,1 @@
+"""Hundreds > the same hundreds, scored per target."""

@@ -1,0 +1,29 @@
+"""Logistic regression: the floor that every deep model has to clear."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from watchnext.features.pipeline import InputSizes
+from watchnext.nn.embeddings import QueryFeatures, VideoFeatures
+
+
+class LogisticRegression(nn.Module):
+    """One weight a category, a tag and a value, for every target: logits (N, targets). No history, no interactions."""
+
+    def __init__(self, *, sizes: InputSizes, targets: int) -> None:
+        super().__init__()
+        self.query = QueryFeatures(sizes=sizes, dimension=targets)
+        self.video = VideoFeatures(sizes=sizes, dimension=targets)
+        self.targets = targets
+        self.values = nn.Linear(sizes.user_values + sizes.query_values + sizes.video_values + sizes.candidate_values + sizes.vector, targets)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        rows = len(inputs["video_codes"])
+        codes = torch.cat([inputs["user_codes"], inputs["context_codes"]], dim=-1)
+        query = self.query.codes(codes).unflatten(-1, (-1, self.targets)).sum(-2)
+        video = self.video.codes(inputs["video_codes"]).unflatten(-1, (-1, self.targets)).sum(-2)
+        names = [name for name in ("user_values", "query_values", "video_values", "candidate_values", "video_vector") if name in inputs]
+        values = torch.cat([inputs[name].expand(rows, -1) for name in names], dim=-1)
+        return self.values(values) + query + video + self.video.tags(inputs["video_tags"])

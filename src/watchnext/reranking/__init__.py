@@ -1,0 +1,1 @@
+"""Re-ranking: scored hundreds (`types.Scored`) > one slate under rules (`types.Slate`)."""

@@ -1,0 +1,183 @@
+"""Filters (what may never be shown) and caps (how often one thing may stand in a slate), each a small named class.
+
+A filter is never relaxed. A cap counts while the slate grows; where no candidate is left under all caps, the cap named last
+in the config is dropped first, so that a slate is not shorter than it need be.
+"""
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import numpy as np
+
+from watchnext.reranking.value import RerankingError, require_known, require_number
+from watchnext.types import Viewer
+
+SAFETY = ("safe", "mature", "unsafe")  # VideoFacts.safety is an index into this
+
+
+class VideoFacts(Protocol):
+    """What the rules must know of the catalogue, by row number."""
+
+    creator_rows: np.ndarray  # (V,) int32, -1 none
+    tag_rows: np.ndarray  # (V, J) int32, padded with -1
+    regions: np.ndarray  # (V,) uint64 bits, 0 everywhere
+    safety: np.ndarray  # (V,) uint8, index into SAFETY
+    fingerprints: np.ndarray  # (V,) int64, equal for copies, 0 none
+    vectors: np.ndarray  # (V, D) float32, a zero row is missing
+    upload_ms: np.ndarray  # (V,) int64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Situation:
+    """What a filter may read besides the rows. `region_bits` maps a region to its bit *number*; `unavailable` is (V,) bool."""
+
+    viewer: Viewer
+    facts: VideoFacts
+    region_bits: Mapping[str, int]
+    unavailable: np.ndarray | None = None
+
+
+class Filter(ABC):
+    """Takes candidates out for good."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def removes(self, rows: np.ndarray, situation: Situation) -> np.ndarray:
+        """(N,) video rows, best valued first > (N,) bool, True where the rule takes the candidate out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unavailable(Filter):
+    """Withdrawn since the release was built."""
+
+    name: ClassVar[str] = "unavailable"
+
+    def removes(self, rows: np.ndarray, situation: Situation) -> np.ndarray:
+        return np.zeros(len(rows), bool) if situation.unavailable is None else situation.unavailable[rows].astype(bool)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Safety(Filter):
+    """Above the `highest` level allowed. `unsafe` cannot be allowed, and an unknown level counts as worse."""
+
+    name: ClassVar[str] = "safety"
+    highest: str = "safe"
+
+    def __post_init__(self) -> None:
+        if self.highest not in SAFETY[:2]:
+            raise RerankingError(f"rules.safety.highest is {self.highest!r}, expected one of {', '.join(SAFETY[:2])}")
+
+    def removes(self, rows: np.ndarray, situation: Situation) -> np.ndarray:
+        return situation.facts.safety[rows] > SAFETY.index(self.highest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Region(Filter):
+    """Not allowed where the viewer is; in an unknown region only unrestricted videos are."""
+
+    name: ClassVar[str] = "region"
+
+    def removes(self, rows: np.ndarray, situation: Situation) -> np.ndarray:
+        regions = situation.facts.regions[rows]
+        bit = situation.region_bits.get(situation.viewer.region)
+        if bit is None:
+            return regions != 0
+        if not 0 <= bit < 64:
+            raise RerankingError(f"region_bits[{situation.viewer.region!r}] is {bit}, expected a bit number from 0 to 63")
+        return (regions != 0) & (regions & (np.uint64(1) << np.uint64(bit)) == 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen(Filter):
+    """The viewer has seen it."""
+
+    name: ClassVar[str] = "seen"
+
+    def removes(self, rows: np.ndarray, situation: Situation) -> np.ndarray:
+        return np.isin(rows, situation.viewer.seen)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Duplicate(Filter):
+    """A copy of a better valued candidate or, unless `of_seen` is off, of a video that the viewer has seen."""
+
+    name: ClassVar[str] = "duplicate"
+    of_seen: bool = True
+
+    def removes(self, rows: np.ndarray, situation: Situation) -> np.ndarray:
+        prints = situation.facts.fingerprints[rows]
+        copies = np.ones(len(rows), bool)
+        copies[np.unique(prints, return_index=True)[1]] = False  # the first of equal ones is the best valued
+        if self.of_seen:
+            copies |= np.isin(prints, situation.facts.fingerprints[np.asarray(situation.viewer.seen, np.int64)])
+        return copies & (prints != 0)
+
+
+class Tally:
+    """How often each key stands in the slate so far. `keys` is (N, J), -1 none; `barred` (N,) bool: who holds a key used up."""
+
+    def __init__(self, name: str, keys: np.ndarray, most: int) -> None:
+        self.name, self.most = name, most
+        self.keys = np.ascontiguousarray(keys.T)  # (J, N): numpy reduces few long rows faster than many short ones
+        self.used: Counter[int] = Counter()
+        self.barred = np.zeros(len(keys), bool)
+
+    def take(self, position: int) -> None:
+        for key in set(self.keys[:, position].tolist()) - {-1}:  # a repeated tag counts once
+            self.used[key] += 1
+            if self.used[key] == self.most:
+                self.barred |= (self.keys == key).any(axis=0)
+
+
+class Cap(ABC):
+    """At most `most` videos of a slate share one key; a video without a key is free."""
+
+    name: ClassVar[str]
+    most: int
+
+    def __post_init__(self) -> None:
+        require_number(f"rules.{self.name}.most", self.most, low=1)
+        if self.most != int(self.most):
+            raise RerankingError(f"rules.{self.name}.most is {self.most!r}, expected a whole number")
+
+    @abstractmethod
+    def keys(self, rows: np.ndarray, facts: VideoFacts) -> np.ndarray:
+        """(N,) video rows > (N, J) keys, -1 none."""
+
+    def tally(self, rows: np.ndarray, facts: VideoFacts) -> Tally:
+        return Tally(self.name, self.keys(rows, facts), self.most)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CreatorCap(Cap):
+    name: ClassVar[str] = "creator_cap"
+    most: int = 2
+
+    def keys(self, rows: np.ndarray, facts: VideoFacts) -> np.ndarray:
+        return facts.creator_rows[rows][:, None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TagCap(Cap):
+    name: ClassVar[str] = "tag_cap"
+    most: int = 6
+
+    def keys(self, rows: np.ndarray, facts: VideoFacts) -> np.ndarray:
+        return facts.tag_rows[rows]
+
+
+Rule = Filter | Cap
+RULES: Mapping[str, type[Rule]] = {
+    rule.name: rule for rule in (Unavailable, Safety, Region, Seen, Duplicate, CreatorCap, TagCap)
+}
+
+
+def rule(name: str, options: Mapping) -> Rule:
+    """The rule of that name; raises RerankingError naming a misspelt rule or option."""
+    require_known("rules", [name], RULES)
+    require_known(f"rules.{name}", options, RULES[name].__dataclass_fields__)
+    return RULES[name](**options)

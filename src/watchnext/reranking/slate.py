@@ -1,0 +1,141 @@
+"""Filters, then one greedy pass: value against diversity, under caps, with a little exploration of known probability."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from watchnext.reranking.diversity import Diversity
+from watchnext.reranking.rules import Cap, Duplicate, Filter, Rule, Situation, Tally, VideoFacts, rule
+from watchnext.reranking.value import RerankingError, Value, require_known, require_number
+from watchnext.types import Scored, Slate, Viewer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exploration:
+    """With probability `epsilon` a slot is drawn uniformly from its eligible candidates instead of taking the best."""
+
+    epsilon: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_number("exploration.epsilon", self.epsilon, low=0, high=1)
+
+    def choose(self, best: int, eligible: np.ndarray, draws: np.ndarray) -> tuple[int, float]:
+        """The chosen position and its probability; `draws` are two uniforms: whether to explore, and whom."""
+        chosen = best
+        if draws[0] < self.epsilon:
+            chosen = eligible[int(draws[1] * len(eligible))]
+        return int(chosen), (1 - self.epsilon) * (chosen == best) + self.epsilon / len(eligible)
+
+
+PARTS = {"value": Value, "diversity": Diversity, "exploration": Exploration}
+
+
+def _part(name: str, options: Mapping):
+    require_known(name, options, PARTS[name].__dataclass_fields__)
+    if name == "value" and "weights" not in options:
+        raise RerankingError("value lacks 'weights', expected target > weight, such as {long_view: 1.0}")
+    return PARTS[name](**options)
+
+
+class Reranker:
+    """Scored candidates > one slate. The order of the candidates changes nothing: equal values go by row number."""
+
+    def __init__(self, *, value: Value, rules: Sequence[Rule], diversity: Diversity, exploration: Exploration) -> None:
+        names = [each.name for each in rules]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise RerankingError(f"rules name {', '.join(repeated)} twice, expected each rule once")
+        self.value, self.rules, self.diversity, self.exploration = value, tuple(rules), diversity, exploration
+        # Copies are compared last, or the best of them could be kept here and taken out by a later filter.
+        self._filters = sorted((r for r in rules if isinstance(r, Filter)), key=lambda r: isinstance(r, Duplicate))
+        self._caps = [r for r in rules if isinstance(r, Cap)]
+
+    @classmethod
+    def from_config(cls, config: Mapping) -> "Reranker":
+        """Build from parsed YAML: value, rules (name > options, in order), diversity, exploration. Raises RerankingError."""
+        known = ("value", "rules", "diversity", "exploration")
+        require_known("re-ranking", config, known)
+        for name in known:
+            if not isinstance(config.get(name), Mapping):
+                raise RerankingError(
+                    f"re-ranking: {name} is {config.get(name)!r}, expected a mapping, as in conf/reranking/default.yaml"
+                )
+        for name, options in config["rules"].items():
+            if not isinstance(options, Mapping):
+                raise RerankingError(f"rules.{name} is {options!r}, expected a mapping of options ({{}} for none)")
+        rules = [rule(name, options) for name, options in config["rules"].items()]
+        return cls(rules=rules, **{name: _part(name, config[name]) for name in PARTS})
+
+    def to_config(self) -> dict:
+        """The inverse of `from_config`, JSON-ready; the order of the rules matters."""
+        return {
+            "rules": {each.name: asdict(each) for each in self.rules},
+            **{name: asdict(getattr(self, name)) for name in PARTS},
+        }
+
+    def rerank(
+        self,
+        scored: Scored,
+        *,
+        k: int,
+        viewer: Viewer,
+        facts: VideoFacts,
+        region_bits: Mapping[str, int],
+        seed: int,
+        unavailable: np.ndarray | None = None,
+    ) -> Slate:
+        """The best `k`, or all eligible ones if fewer. `region_bits` are bit numbers; the same `seed` gives the same slate.
+
+        `removed` has every rule of the config, a cap with those it barred from the last slot; what is neither picked nor
+        removed was eligible and not chosen. A value of -inf marks a non-finite prediction.
+        """
+        if k < 0:
+            raise RerankingError(f"k is {k}, expected 0 or more")
+        rows, values = scored.candidates.rows, self.value.of(scored.predictions)
+        order = np.lexsort((rows, -values))
+        situation = Situation(viewer=viewer, facts=facts, region_bits=region_bits, unavailable=unavailable)
+        left, removed = self._filtered(order, rows, situation)
+        tallies = [cap.tally(rows[left], facts) for cap in self._caps]
+        marginal = self.diversity.begin(rows[left], values[left], facts)
+        picked, propensities, free = self._fill(min(k, len(left)), marginal, tallies, np.random.default_rng(seed))
+        for tally in tallies:
+            removed[tally.name] = left[free & tally.barred]
+            free &= ~tally.barred
+        picked = left[picked]
+        in_order = {each.name: np.sort(removed.get(each.name, left[:0])) for each in self.rules}
+        return Slate(picked=picked, values=values[picked], propensities=propensities, removed=in_order)
+
+    def _filtered(self, order: np.ndarray, rows: np.ndarray, situation: Situation) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Positions that pass every filter, best first, and those that each filter took."""
+        left, removed = order, {}
+        for each in self._filters:
+            out = each.removes(rows[left], situation)
+            removed[each.name] = left[out]
+            left = left[~out]
+        return left, removed
+
+    def _fill(self, slots: int, marginal, tallies: list[Tally], rng) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Fill the slots one by one; `tallies` keeps the caps that were not relaxed, as they stood at the last slot."""
+        free = np.ones(len(marginal.scores), bool)
+        picked, propensities = np.zeros(slots, np.int64), np.zeros(slots)
+        draws = rng.random((slots, 2))
+        for slot in range(slots):
+            if slot:
+                for each in (marginal, *tallies):
+                    each.take(picked[slot - 1])
+            eligible = _eligible(free, tallies)
+            best = eligible[np.argmax(marginal.scores[eligible])]  # the first of equals: better valued, then lower row
+            picked[slot], propensities[slot] = self.exploration.choose(best, eligible, draws[slot])
+            free[picked[slot]] = False
+        return picked, propensities, free
+
+
+def _eligible(free: np.ndarray, tallies: list[Tally]) -> np.ndarray:
+    """Positions under all caps. Where there are none, the last cap is dropped, for good: counts never fall again."""
+    while True:
+        under = free.copy()
+        for tally in tallies:
+            under &= ~tally.barred
+        if under.any() or not tallies:
+            return np.flatnonzero(under)
+        tallies.pop()

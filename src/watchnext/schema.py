@@ -1,0 +1,167 @@
+"""What a feature is: declared once in YAML, frozen here, fingerprinted into every artefact.
+
+`conf/features/<data>.yaml` > `FeatureSchema`. Declared (this file), fitted (`features.pipeline.FeaturePipeline`) and learned
+(weights) are three types; two programs that disagree about the declared part stop with the command that repairs it.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import yaml
+
+KINDS = ("categorical", "numerical", "sequence", "counter", "vector")
+ENTITIES = ("user", "video", "creator", "context", "user x tag", "user x creator")
+TRANSFORMS = ("none", "log1p", "standard", "quantile")
+DRIFT_TESTS = ("auto", "none", "ks", "psi", "wasserstein", "jensenshannon", "chisquare")
+
+
+class SchemaError(ValueError):
+    """A declaration that cannot be obeyed, or an artefact that was built under another one."""
+
+
+def _checked(owner: str, given: Mapping, allowed: tuple[str, ...]) -> None:
+    """Refuse a misspelt key by name, with the nearest right one."""
+    for key in given:
+        if key not in allowed:
+            near = difflib.get_close_matches(str(key), allowed, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise SchemaError(f"{owner} has the unknown key {key!r}{hint} Known keys: {', '.join(allowed)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feature:
+    """One declared feature.
+
+    name         column of the entity's table, unless `expression` computes it
+    kind         one of KINDS
+    entity       whose property it is, one of ENTITIES
+    unit         of the raw value, for readers and reports ("ms", "ratio", ...)
+    bounds       inclusive (low, high) of the raw value; None is open
+    nullable     whether a missing value is a legal one
+    transform    of a numerical value, before standardising: one of TRANSFORMS
+    drift        statistical test for the drift report, one of DRIFT_TESTS
+    expression   name in `features.expressions`, for a column that is computed rather than logged
+    dimension    length of a vector
+    producer     version of what made a vector; two producers never mix in one release
+    """
+
+    name: str
+    kind: str
+    entity: str
+    unit: str = ""
+    bounds: tuple[float | None, float | None] = (None, None)
+    nullable: bool = False
+    transform: str = "none"
+    drift: str = "auto"
+    expression: str | None = None
+    dimension: int = 0
+    producer: str = ""
+
+    def __post_init__(self) -> None:
+        for value, choices, what in (
+            (self.kind, KINDS, "kind"),
+            (self.entity, ENTITIES, "entity"),
+            (self.transform, TRANSFORMS, "transform"),
+            (self.drift, DRIFT_TESTS, "drift"),
+        ):
+            if value not in choices:
+                raise SchemaError(f"feature {self.name!r}: {what} is {value!r}, expected one of {', '.join(choices)}")
+        low, high = self.bounds
+        if low is not None and high is not None and low > high:
+            raise SchemaError(f"feature {self.name!r}: bounds {list(self.bounds)} are the wrong way round")
+        if self.kind == "vector" and (self.dimension < 1 or not self.producer):
+            raise SchemaError(f"feature {self.name!r}: a vector needs a dimension of at least 1 and a producer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateSpec:
+    """What is remembered of a viewer, a video and a creator: the shape of the online state.
+
+    counts           what the decayed counters count, in this order (names in `features.counters.COUNTS`)
+    half_lives_h     hours after which a count weighs half; every counter is kept at each of them
+    tags_kept        how many tags a viewer's record remembers, least recently updated out first
+    creators_kept    the same for creators
+    history          how many watches a viewer's record remembers with their outcomes
+    seen             how many watched videos it remembers by name only, for the seen filter
+    tags_per_video   how many of a video's tags are read; the rest are ignored
+    """
+
+    counts: tuple[str, ...] = ("impression", "click", "long_view", "watch_s")
+    half_lives_h: tuple[float, ...] = (1.0, 24.0, 168.0)
+    tags_kept: int = 10
+    creators_kept: int = 8
+    history: int = 30
+    seen: int = 120
+    tags_per_video: int = 4
+
+    def __post_init__(self) -> None:
+        if not self.half_lives_h or min(self.half_lives_h) <= 0:
+            raise SchemaError(f"state: half_lives_h is {list(self.half_lives_h)}, expected positive hours")
+        for name in ("tags_kept", "creators_kept", "history", "seen", "tags_per_video"):
+            if not 1 <= getattr(self, name) <= 4096:
+                raise SchemaError(f"state: {name} is {getattr(self, name)}, expected 1 to 4096")
+
+
+@dataclass(frozen=True)
+class FeatureSchema:
+    """All features of a data set and the state they are read from."""
+
+    features: tuple[Feature, ...]
+    state: StateSpec
+
+    @classmethod
+    def from_mapping(cls, declared: Mapping) -> "FeatureSchema":
+        """Build from parsed YAML: `{"features": {name: {...}}, "state": {...}}`. Raises SchemaError naming what is wrong."""
+        _checked("the feature schema", declared, ("features", "state"))
+        known = tuple(field.name for field in fields(Feature) if field.name != "name")
+        features = []
+        for name, entry in declared.get("features", {}).items():
+            _checked(f"feature {name!r}", entry, known)
+            if missing := [key for key in ("kind", "entity") if key not in entry]:
+                raise SchemaError(f"feature {name!r} lacks {' and '.join(missing)}")
+            features.append(Feature(name=name, **{**entry, "bounds": tuple(entry.get("bounds", (None, None)))}))
+        state = declared.get("state", {})
+        _checked("state", state, tuple(field.name for field in fields(StateSpec)))
+        state = {key: tuple(value) if isinstance(value, list | tuple) else value for key, value in state.items()}
+        return cls(tuple(features), StateSpec(**state))
+
+    @classmethod
+    def load(cls, path: Path) -> "FeatureSchema":
+        """Read a declaration (YAML or the JSON an artefact carries)."""
+        return cls.from_mapping(yaml.safe_load(Path(path).read_text()))
+
+    def to_mapping(self) -> dict:
+        """The inverse of `from_mapping`, JSON-ready."""
+        features = {feature.name: {k: v for k, v in asdict(feature).items() if k != "name"} for feature in self.features}
+        return json.loads(json.dumps({"features": features, "state": asdict(self.state)}))
+
+    def save(self, path: Path) -> None:
+        Path(path).write_text(json.dumps(self.to_mapping(), indent=1))
+
+    def of(self, entity: str, kind: str | None = None) -> tuple[Feature, ...]:
+        """The features of one entity, in declared order, optionally of one kind."""
+        return tuple(f for f in self.features if f.entity == entity and kind in (None, f.kind))
+
+    def columns(self, entity: str) -> tuple[Feature, ...]:
+        """The features of an entity that are logged as columns of its table: neither computed nor folded, as a viewer's history is."""
+        folded = [f for f in self.of(entity) if f.kind == "counter" or (f.entity, f.kind) == ("user", "sequence")]
+        return tuple(f for f in self.of(entity) if f.expression is None and f not in folded)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits over everything that changes a model input; `drift` does not."""
+        declared = self.to_mapping()
+        for feature in declared["features"].values():
+            del feature["drift"]
+        return hashlib.sha256(json.dumps(declared, sort_keys=True).encode()).hexdigest()[:16]
+
+    def require(self, fingerprint: str, *, artefact: str, repair: str) -> None:
+        """Raise SchemaError unless `artefact` was built under this schema; `repair` is the command that rebuilds it."""
+        if fingerprint != self.fingerprint:
+            raise SchemaError(
+                f"{artefact} was built under the feature schema {fingerprint}, but this program expects {self.fingerprint}; run `{repair}`"
+            )

@@ -1,0 +1,1 @@
+"""A request > a slate: release, store, recommender, contract, app (HTTP), service (BentoML), served (log), batch, page/."""

@@ -1,0 +1,175 @@
+"""What the API takes and gives: one pydantic model a body, strict, so that a misspelt key or a NaN is refused by name.
+
+Ids are int64 or strings of 1 to 64 bytes, echoed as given. Times are UTC milliseconds, ratios in [0, 1].
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
+
+from watchnext.data.tables import ID_BYTES
+
+WATCH_MS = 86_400_000  # a day; longer is a broken clock
+K_DEFAULT, K_MOST = 20, 100
+EVENTS_MOST = 1000
+
+
+def _fits(value: str) -> str:
+    if len(value.encode()) > ID_BYTES:
+        raise ValueError(f"expected at most {ID_BYTES} bytes of UTF-8, got {len(value.encode())}")
+    return value
+
+
+# Fixed-width id arrays are padded with NUL, so an id may not hold one.
+Word = Annotated[str, Field(min_length=1, max_length=ID_BYTES, pattern=r"^[^\x00]*$"), AfterValidator(_fits)]
+Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+
+
+def _kind(value: Any) -> str:
+    """Which of two kinds a value is meant to be, so that a refusal speaks of that one alone."""
+    return "number" if isinstance(value, int | float) and not isinstance(value, bool) else "string"
+
+
+Id = Annotated[Annotated[Int64, Tag("number")] | Annotated[Word, Tag("string")], Discriminator(_kind)]
+Phrase = Annotated[str, Field(max_length=256)]
+ContextValue = Annotated[Annotated[float, Tag("number")] | Annotated[Phrase, Tag("string")], Discriminator(_kind)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
+
+
+class RecommendRequest(Strict):
+    user_id: Id
+    k: int = Field(K_DEFAULT, ge=1, le=K_MOST, description="videos asked for; fewer come where too few are left")
+    surface: Word | None = None
+    region: Word | None = Field(None, description="overrides the viewer's own")
+    context: dict[Word, ContextValue] = Field(default_factory=dict, max_length=32)
+    mode: Literal["online", "precomputed"] = "online"
+
+
+class Predictions(Strict):
+    """Null where the ranker did not answer."""
+
+    click: float | None
+    long_view: float | None
+    like: float | None
+    watch_s: float | None
+
+
+class VideoFacts(Strict):
+    creator_id: str | None
+    tags: list[str]
+    duration_ms: float | None
+    age_h: float | None
+
+
+class Item(Strict):
+    video_id: Id
+    score: float
+    reasons: list[str]
+    sources: list[str]
+    predictions: Predictions
+    video: VideoFacts
+
+
+class Funnel(Strict):
+    retrieved: int
+    ranked: int
+    slate: int
+
+
+class RecommendResponse(Strict):
+    request_id: str
+    release: str
+    mode: Literal["online", "precomputed"] = Field(
+        description="what answered: online also where no precomputed slate is at hand"
+    )
+    degraded: bool
+    degraded_why: list[str]
+    as_of_ms: int
+    items: list[Item]
+    removed: dict[str, int] = Field(description="rule > candidates it took out")
+    funnel: Funnel
+    timings_ms: dict[str, float]
+
+
+class OutcomeEvent(Strict):
+    """What a viewer did with one video that was shown. `key` makes it count once, however often it is sent."""
+
+    type: Literal["outcome"]
+    user_id: Id
+    video_id: Id
+    request_id: Word | None = None
+    watch_ms: int = Field(0, ge=0, le=WATCH_MS)
+    click: bool = False
+    long_view: bool = False
+    like: bool = False
+    share: bool = False
+    follow: bool = False
+    comment: bool = False
+    hide: bool = False
+    key: Word
+
+
+class EventsRequest(Strict):
+    events: list[OutcomeEvent] = Field(min_length=1, max_length=EVENTS_MOST)
+
+
+class EventsResponse(Strict):
+    accepted: int
+    duplicates: int
+    unknown: int
+
+
+class ListedViewer(Strict):
+    user_id: Id
+    watches: int
+
+
+class ViewersResponse(Strict):
+    release: str
+    viewers: list[ListedViewer]
+
+
+class Watch(Strict):
+    video_id: Id
+    creator_id: str | None
+    tags: list[str]
+    duration_ms: float | None
+    watch_ms: float
+    ago_s: float
+    click: bool
+    long_view: bool
+    like: bool
+    share: bool
+    follow: bool
+    comment: bool
+    hide: bool
+
+
+class HistoryResponse(Strict):
+    user_id: Id
+    history: list[Watch]
+
+
+class Detail(Strict):
+    where: str
+    value: str
+    expected: str
+
+
+class Problem(Strict):
+    code: str
+    message: str
+    details: list[Detail] = Field(default_factory=list)
+
+
+class ErrorResponse(Strict):
+    error: Problem
+
+
+class EventsProblem(EventsResponse):
+    """Some events named unknown videos and were kept aside; the others of the same call count."""
+
+    error: Problem

@@ -1,0 +1,92 @@
+"""What happens to a viewer, and how it stands in the journal."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+
+import numpy as np
+import orjson
+
+from watchnext.data.tables import ID_BYTES, OUTCOMES
+
+KINDS = ("shown", "outcome", "withdrawn", "restored")  # the first two at their places features.fold.SHOWN and OUTCOME
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """One video shown to a viewer, what came of it, or (withdrawn, restored; `user_id` "") that it may no longer or again be shown.
+
+    known_at    ms UTC, when the server learned of it
+    request_id  of the answer that showed it; "" unknown
+    key         idempotency key; without one, an outcome counts once for a request and video
+    """
+
+    kind: str
+    user_id: int | str
+    video_id: int | str
+    known_at: int
+    watch_ms: int = 0
+    click: bool = False
+    long_view: bool = False
+    like: bool = False
+    share: bool = False
+    follow: bool = False
+    comment: bool = False
+    hide: bool = False
+    request_id: str = ""
+    key: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"an event's kind is {self.kind!r}, expected one of {', '.join(KINDS)}")
+        if self.known_at < 0 or self.watch_ms < 0:
+            raise ValueError(f"an event has known_at {self.known_at} and watch_ms {self.watch_ms}, expected 0 or more")
+
+        id_key(self.user_id), id_key(self.video_id)
+
+    @property
+    def once(self) -> bytes | None:
+        """Digest of what may count only once: a viewer's key, else the video in its request; None where neither is given."""
+        if self.kind in ("withdrawn", "restored"):
+            return None
+        if self.key and self.kind == "outcome":
+            said = ("key", self.key, b"")
+        elif self.request_id:
+            said = ("request", self.request_id, id_key(self.video_id))
+        else:
+            return None
+        return blake2b(b"\0".join((said[0].encode(), id_key(self.user_id), said[1].encode(), said[2])), digest_size=16).digest()
+
+    def to_bytes(self) -> bytes:
+        """Defaults are left out: most flags of most events are false."""
+        fields = asdict(self)
+        return orjson.dumps(
+            {name: value for name, value in fields.items() if value or name in ("user_id", "video_id", "known_at")}
+        )
+
+    @classmethod
+    def from_bytes(cls, packed: bytes) -> "Event":
+        return cls(**orjson.loads(packed))
+
+
+def outcome_columns(events: Sequence[Event]) -> dict[str, np.ndarray]:
+    """OUTCOMES as booleans and `watch_ms` as float64, (N,) each."""
+    columns = {name: np.array([getattr(event, name) for event in events], np.bool_) for name in OUTCOMES}
+    return columns | {"watch_ms": np.array([event.watch_ms for event in events], np.float64)}
+
+
+def id_key(given: int | str) -> bytes:
+    """An id as bytes that sort and never collide between kinds. Raises ValueError for one outside its limits."""
+    if isinstance(given, str):
+        encoded = given.encode()
+        if len(encoded) > ID_BYTES:
+            raise ValueError(f"the id {given!r} takes {len(encoded)} bytes, expected at most {ID_BYTES}")
+        return b"s" + encoded
+    if not -(2**63) <= given < 2**63:
+        raise ValueError(f"the id {given} is no int64")
+    return b"i" + (int(given) + 2**63).to_bytes(8, "big")
+
+
+def id_of(key: bytes) -> int | str:
+    """The inverse of `id_key`."""
+    return key[1:].decode() if key[:1] == b"s" else int.from_bytes(key[1:], "big") - 2**63

@@ -1,0 +1,47 @@
+"""What the server counts, in a registry of its own, for `/metrics`. No label holds anything that a caller can make up."""
+
+from collections.abc import Callable, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+
+class Instruments:
+    def __init__(self) -> None:
+        own = self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "watchnext_requests", "Answers by route template and status.", ["route", "status"], registry=own
+        )
+        self._seconds = Histogram("watchnext_request_seconds", "Time to answer.", ["route"], buckets=BUCKETS_S, registry=own)
+        self._stages = Histogram(
+            "watchnext_stage_seconds", "Time in one stage of a slate.", ["stage"], buckets=BUCKETS_S, registry=own
+        )
+        self._degraded = Counter("watchnext_degraded_slates", "Slates that a stage failed to take part in.", registry=own)
+        self._videos = Counter("watchnext_slate_videos", "Videos shown.", registry=own)
+        self._removed = Counter("watchnext_removed_candidates", "Candidates a rule took out.", ["rule"], registry=own)
+        self._events = Counter("watchnext_events", "Outcome events by what became of them.", ["result"], registry=own)
+
+    def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
+        """A value that is read whenever it is asked for."""
+        Gauge(f"watchnext_{name}", text, registry=self._registry).set_function(read)
+
+    def answered(self, route: str, status: int, seconds: float) -> None:
+        self._requests.labels(route, status).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def slate(self, *, videos: int, removed: Mapping[str, int], degraded: bool, timings_ms: Mapping[str, float]) -> None:
+        self._videos.inc(videos)
+        self._degraded.inc(degraded)
+        for rule, count in removed.items():
+            self._removed.labels(rule).inc(count)
+        for stage, ms in timings_ms.items():
+            self._stages.labels(stage).observe(ms / 1000.0)
+
+    def events(self, counts: Mapping[str, int]) -> None:
+        for result, count in counts.items():
+            self._events.labels(result).inc(count)
+
+    def text(self) -> bytes:
+        """Prometheus text format."""
+        return generate_latest(self._registry)

@@ -1,0 +1,55 @@
+"""The manifest that seals a release: one sha256 a file, and one over itself."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+REPAIR = "dvc repro release"
+
+
+class ReleaseError(RuntimeError):
+    """A release that is missing, damaged or unfit; the message names the file and the command that mends it."""
+
+
+def verified(folder: Path) -> dict:
+    """The manifest, after comparing every file with it. Raises ReleaseError naming the first that differs."""
+    folder = Path(folder)
+    manifest = _manifest(folder)
+    found, expected = set(files_of(folder)), set(manifest["files"])
+    for names, what in ((expected - found, "is missing"), (found - expected, "is not in the manifest")):
+        if names:
+            raise ReleaseError(f"{folder / min(names)} {what}; run `{REPAIR}`")
+    for name, digest in manifest["files"].items():
+        if sha256_of(folder / name) != digest:
+            raise ReleaseError(f"{folder / name} is damaged: its sha256 is not the manifest's; run `{REPAIR}`")
+    return manifest
+
+
+def _manifest(folder: Path) -> dict:
+    path = folder / "manifest.json"
+    try:
+        manifest = json.loads(path.read_bytes())
+        claimed = manifest.pop("digest")
+    except OSError as error:
+        raise ReleaseError(f"{path} cannot be read ({error.strerror}); run `{REPAIR}`") from error
+    except (ValueError, KeyError, AttributeError) as error:
+        raise ReleaseError(f"{path} is damaged: it is no manifest; run `{REPAIR}`") from error
+    if digest_of(manifest) != claimed:
+        raise ReleaseError(f"{path} is damaged: its digest is not its own; run `{REPAIR}`")
+    return manifest
+
+
+def files_of(folder: Path) -> list[str]:
+    """Every file below, relative, sorted, the manifest aside."""
+    paths = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+    return sorted(path for path in paths if path != "manifest.json")
+
+
+def sha256_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of(manifest: Mapping) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,213 @@
+"""A release: everything that answers, built together, in one folder that is written once and never edited.
+
+`releases/<id>/` with `manifest.json` naming a sha256 for every file; `releases/current` is a link to the one that serves.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from watchnext.features.arrays import load_arrays
+from watchnext.features.catalogue import Catalogue, Ids
+from watchnext.features.fold import Layout, State
+from watchnext.features.pipeline import FeaturePipeline
+from watchnext.reranking.slate import Reranker
+from watchnext.retrieval.index import VideoIndex
+from watchnext.serving.environment import link, sync_folder
+from watchnext.serving.graph import Graph
+from watchnext.serving.manifest import REPAIR, ReleaseError, digest_of, files_of, sha256_of, verified
+
+CLOCKS = ("release", "wall")
+GIVEN = ("data", "regime", "as_of_ms", "clock", "journal")  # what the maker of a release states; `publish` adds the rest
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+FEATURE_PARTS = ("pipeline", "catalogue", "users", "user_table", "videos", "state")
+
+
+@dataclass(frozen=True)
+class Release:
+    """One verified release, loaded. Arrays are mapped read-only, except what rules read at every request."""
+
+    folder: Path
+    manifest: Mapping
+    pipeline: FeaturePipeline
+    catalogue: Catalogue
+    users: Mapping[str, np.ndarray]
+    videos: Mapping[str, np.ndarray]
+    user_ids: Ids
+    user_regions: np.ndarray
+    video_ids: Ids
+    state: State
+    query_tower: Graph
+    ranker: Graph
+    index: VideoIndex
+    reranker: Reranker
+    retrieval: Mapping
+
+    @classmethod
+    def load(cls, folder: Path) -> "Release":
+        """Verify every byte, then load. Raises ReleaseError naming the file that is damaged, missing or too many."""
+        folder = Path(folder).resolve()
+        manifest = verified(folder)
+        pipeline, catalogue = FeaturePipeline.load(folder / "pipeline"), Catalogue.load(folder / "catalogue")
+        user_table = load_arrays(folder / "user_table")
+        release = cls(
+            folder=folder,
+            manifest=manifest,
+            pipeline=pipeline,
+            catalogue=catalogue,
+            users=load_arrays(folder / "users"),
+            videos=load_arrays(folder / "videos"),
+            user_ids=Ids(user_table["user_ids"]),
+            user_regions=user_table["regions"],
+            video_ids=Ids(catalogue.video_ids),
+            state=State(**load_arrays(folder / "state")),
+            query_tower=Graph(folder / "graphs" / "query_tower.xml"),
+            ranker=Graph(folder / "graphs" / "ranker.xml"),
+            index=VideoIndex.load(folder / "index"),
+            reranker=Reranker.from_config(json.loads((folder / "reranking.json").read_text())),
+            retrieval=json.loads((folder / "retrieval.json").read_text()),
+        )
+        release._require_one_build()
+        return release
+
+    def _require_one_build(self) -> None:
+        """Parts of different builds would answer nonsense without an error."""
+        claims = (
+            ("schema", self.pipeline.schema.fingerprint, self.manifest["schema"]),
+            ("state", self.state_fingerprint, self.manifest["state"]),
+            ("videos in the index", len(self.index), len(self.catalogue)),
+            ("videos in the state", len(self.state.videos), len(self.catalogue)),
+            ("width of a viewer's state", self.state.viewers.shape[1], self.layout.viewer),
+        )
+        for what, found, expected in claims:
+            if found != expected:
+                raise ReleaseError(
+                    f"{self.folder}: {what}: {found}, expected {expected}; the parts were not built together, run `{REPAIR}`"
+                )
+
+    @property
+    def id(self) -> str:
+        return self.manifest["id"]
+
+    @property
+    def as_of_ms(self) -> int:
+        return self.manifest["as_of_ms"]
+
+    @property
+    def clock(self) -> str:
+        return self.manifest["clock"]
+
+    @property
+    def journal(self) -> int:
+        """Position of the first journal event that the state does not hold."""
+        return self.manifest["journal"]
+
+    @cached_property
+    def layout(self) -> Layout:
+        return Layout.of(self.pipeline.schema.state)
+
+    @cached_property
+    def region_bits(self) -> dict[str, int]:
+        return self.catalogue.region_bits
+
+    @cached_property
+    def state_fingerprint(self) -> str:
+        return state_fingerprint(self.pipeline, self.catalogue)
+
+
+def state_fingerprint(pipeline: FeaturePipeline, catalogue: Catalogue) -> str:
+    """16 hex digits over everything that gives a number in the state its meaning: layout, and the rows of videos, creators and tags."""
+    digest = hashlib.sha256(pipeline.schema.fingerprint.encode())
+    for array in (catalogue.video_ids, catalogue.creator_names, catalogue.tag_names):
+        digest.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]
+
+
+# ---- write -------------------------------------------------------------------------------------------------------------
+
+
+def aside(root: Path) -> Path:
+    """A new empty folder to assemble a release in, on the same file system, where nothing serves from."""
+    Path(root).mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix=".staging-", dir=root))
+
+
+def assemble(staging: Path, *, features: Path, query_tower: Path, ranker: Path, index: Path, reranking: Mapping, retrieval: Mapping, reference: Path) -> None:  # fmt: skip
+    """Copy the parts: the feature stage's folder, two graphs (.xml, with .bin beside), the index folder, settings, a Parquet sample."""
+    for part in FEATURE_PARTS:
+        shutil.copytree(Path(features) / part, staging / part, copy_function=shutil.copyfile)
+    shutil.copytree(index, staging / "index", copy_function=shutil.copyfile)
+    (staging / "graphs").mkdir()
+    for name, graph in (("query_tower", query_tower), ("ranker", ranker)):
+        for suffix in (".xml", ".bin"):
+            shutil.copyfile(Path(graph).with_suffix(suffix), staging / "graphs" / f"{name}{suffix}")
+    (staging / "reference").mkdir()
+    shutil.copyfile(reference, staging / "reference" / "reference.parquet")
+    for name, settings in (("reranking", reranking), ("retrieval", retrieval)):
+        (staging / f"{name}.json").write_text(json.dumps(settings, indent=1))
+
+
+def publish(staging: Path, root: Path, manifest: Mapping) -> Path:
+    """Seal `staging` (in `root`) and rename it to `root/<id>`; returns that folder. The same release published again is left as it is.
+
+    `manifest` has GIVEN, and `id` unless the content shall name it. Raises ReleaseError for an id that is taken by other content.
+    """
+    sealed = _sealed(staging, manifest)
+    (staging / "manifest.json").write_text(json.dumps(sealed, indent=1))
+    target = Path(root) / sealed["id"]
+    if target.exists():
+        if verified(target)["files"] != sealed["files"]:
+            raise ReleaseError(f"{target} exists with other content; releases are never edited: give this one another id")
+        shutil.rmtree(staging)
+        return target
+    for path in [*staging.rglob("*"), staging]:
+        sync_folder(path)  # an fsync works on files and folders alike
+    os.rename(staging, target)
+    sync_folder(Path(root))
+    return target
+
+
+def _sealed(staging: Path, manifest: Mapping) -> dict:
+    if wrong := sorted(set(GIVEN) ^ (manifest.keys() - {"id"})):
+        raise ReleaseError(
+            f"the manifest of a release has or lacks {', '.join(wrong)}; expected {', '.join(GIVEN)} and perhaps id"
+        )
+    if manifest["clock"] not in CLOCKS:
+        raise ReleaseError(f"the manifest's clock is {manifest['clock']!r}, expected one of {', '.join(CLOCKS)}")
+    pipeline = FeaturePipeline.load(staging / "pipeline")
+    sealed = {name: manifest[name] for name in GIVEN}
+    sealed["schema"] = pipeline.schema.fingerprint
+    sealed["state"] = state_fingerprint(pipeline, Catalogue.load(staging / "catalogue"))
+    sealed["files"] = {name: sha256_of(staging / name) for name in files_of(staging)}
+    sealed["id"] = manifest.get("id") or f"{manifest['data']}-{digest_of(sealed)[:12]}"
+    if not NAME.fullmatch(sealed["id"]) or sealed["id"] == "current":
+        raise ReleaseError(f"the release id is {sealed['id']!r}, expected letters, digits, '.', '_' and '-', and not 'current'")
+    return {**sealed, "digest": digest_of(sealed)}
+
+
+# ---- which one serves --------------------------------------------------------------------------------------------------
+
+
+def switch(root: Path, release_id: str) -> None:
+    """Let `root/current` name the release, in one step. Raises ReleaseError if it is not there or damaged."""
+    verified(Path(root) / release_id)
+    link(Path(root), "current", release_id)
+
+
+def current(root: Path) -> Path:
+    """The folder of the release that serves. Raises ReleaseError where there is none."""
+    path = Path(root) / "current"
+    if not os.path.lexists(path):
+        raise ReleaseError(f"no release yet in {root}: run `dvc repro` (or `make demo`)")
+    if not path.exists():
+        raise ReleaseError(f"{path} names {os.readlink(path)}, which is gone; promote another release or run `dvc repro`")
+    return path.resolve()

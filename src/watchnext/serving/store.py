@@ -1,0 +1,307 @@
+"""The online state: what the fold keeps of viewers, videos and creators, event by event, and the journal it can be rebuilt from."""
+
+import logging
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+import lmdb
+import numpy as np
+
+from watchnext.features import counters, history
+from watchnext.features.fold import OUTCOME, SHOWN, Layout, fold_event
+from watchnext.serving.environment import (
+    MAP_BYTES,
+    Bounded,
+    Environment,
+    StoreError,
+    append,
+    clear,
+    fresh,
+    link,
+    locked,
+    parts,
+    place,
+)
+from watchnext.serving.events import Event, id_key, id_of, outcome_columns
+from watchnext.serving.records import Records, unpacked
+from watchnext.serving.release import Release
+
+log = logging.getLogger(__name__)
+
+ACCEPTED, DUPLICATE, UNKNOWN = "accepted", "duplicate", "unknown"
+HOUR_MS = 3_600_000
+KEYS_KEPT, KEYS_KEPT_MS = 1_000_000, 7 * 24 * HOUR_MS  # a client may repeat itself for this long
+SHOWN_KEPT, SHOWN_KEPT_MS = 1_000_000, 24 * HOUR_MS
+QUARANTINE_KEPT = 10_000
+CHUNK = 5_000  # records or events a transaction while building aside
+CARRIED = (
+    "journal",
+    "keys",
+    "keys_order",
+    "shown",
+    "shown_order",
+    "quarantine",
+    "withdrawn",
+)  # what another catalogue leaves valid
+REPAIR = "python -m watchnext.serving build-store"
+
+
+class Store:
+    """State, journal and what keeps events from counting twice; made by `Store.open`. Any thread may read, one at a time writes.
+
+    videos (V, layout.item), creators (R, layout.item)   float64, as of the last commit
+    unavailable (V,) bool                                withdrawn since the release was built
+    """
+
+    def __init__(self, environment: Environment, release: Release, lock: IO | None) -> None:
+        self._environment, self._lock = environment, lock
+        self.tables = environment.tables
+        self.layout: Layout = release.layout
+        self._counts = release.pipeline.schema.state.counts
+        self._video_ids = release.video_ids
+        # Writable copies, as the fold was compiled for: a read-only map is another type to numba.
+        self._creator_rows, self._tag_rows = np.array(release.catalogue.creator_rows), np.array(release.catalogue.tag_rows)
+        self._duration_ms = np.nan_to_num(release.catalogue.duration_ms)
+        self._writing = threading.Lock()
+        self._keys = Bounded.of(environment, "keys", limit=KEYS_KEPT, keep_ms=KEYS_KEPT_MS)
+        self._shown = Bounded.of(environment, "shown", limit=SHOWN_KEPT, keep_ms=SHOWN_KEPT_MS)
+        self.videos = np.zeros((len(release.catalogue), self.layout.item))
+        self.creators = np.zeros((max(len(release.catalogue.creator_names), 1), self.layout.item))
+        self.unavailable = np.zeros(len(release.catalogue), bool)
+        self.position = self.last_known_at = 0
+        self._load()
+
+    @classmethod
+    def open(cls, folder: Path, release: Release, *, durable: bool = True, map_bytes: int = MAP_BYTES) -> "Store":
+        """Open, building it from the release's state at first. Raises StoreError where it was built for another schema or catalogue."""
+        folder = Path(folder)
+        lock = locked(folder)
+        try:
+            if not os.path.lexists(folder / "current"):
+                log.info("no store in %s yet: building it from the release %s", folder, release.id)
+                _build(folder, release, durable=durable, map_bytes=map_bytes)
+            environment = Environment(folder / "current", durable=durable, map_bytes=map_bytes)
+            _require(environment, folder, release)
+            return cls(environment, release, lock)
+        except BaseException:
+            lock.close()
+            raise
+
+    def close(self) -> None:
+        """Everything acknowledged is on disk already; this only lets go of the folder. A second call does nothing."""
+        with self._writing:
+            self._environment.close()
+            if self._lock is not None:
+                self._lock.close()
+
+    def warm(self) -> None:
+        """Compile the fold before the first event needs it."""
+        item = np.zeros(self.layout.item)
+        fold_event(self.layout, np.zeros(self.layout.viewer), item, item.copy(), SHOWN, 0.0, 0, -1, self._tag_rows[0], np.zeros(len(self._counts)), 0.0, 0.0)  # fmt: skip
+
+    # ---- read --------------------------------------------------------------------------------------------------------
+
+    def viewer(self, user_id: int | str) -> np.ndarray:
+        """A viewer's record (layout.viewer,) float64; zeros for somebody unknown. Raises StoreError."""
+        return unpacked(self._environment.get("viewers", id_key(user_id)), self.layout.viewer)
+
+    def viewer_ids(self, limit: int) -> list[int | str]:
+        """The first `limit` known viewers, in id order."""
+        with self._environment.read() as txn, txn.cursor(self.tables["viewers"]) as cursor:
+            keys = (bytes(key) for key in cursor.iternext(keys=True, values=False))
+            return [id_of(key) for key, _ in zip(keys, range(limit), strict=False)]
+
+    def journal(self, start: int = 0) -> Iterator[Event]:
+        """Every accepted event from position `start` on, as it was when the reading began."""
+        with self._environment.read() as txn:
+            yield from _journal(txn, self.tables["journal"], start)
+
+    def slate(self, user_id: int | str) -> bytes | None:
+        """What `put_slates` left for a viewer."""
+        return self._environment.get("slates", id_key(user_id))
+
+    def quarantined(self) -> list[Event]:
+        """Events about videos that the catalogue does not know, oldest first, at most QUARANTINE_KEPT."""
+        with self._environment.read() as txn, txn.cursor(self.tables["quarantine"]) as cursor:
+            return [Event.from_bytes(packed) for packed in cursor.iternext(keys=False, values=True)]
+
+    # ---- write -------------------------------------------------------------------------------------------------------
+
+    def apply(self, events: Sequence[Event]) -> list[str]:
+        """Count `events` in their order, in one transaction: ACCEPTED, DUPLICATE or UNKNOWN (video) for each.
+
+        When it returns, they are on disk. When it raises (StoreError, or ValueError for an impossible id), none of them counted.
+        """
+        rows = self._video_ids.rows([event.video_id for event in events])
+        with self._writing:
+            with self._environment.write() as txn:
+                results = [self._admit(txn, event, row) for event, row in zip(events, rows, strict=True)]
+                chosen = [i for i, result in enumerate(results) if result == ACCEPTED]
+                accepted = [events[i] for i in chosen]
+                records = self._fold(txn, accepted, rows[chosen])
+                for event in accepted:
+                    append(txn, self.tables["journal"], event.to_bytes())
+                latest = max([self.last_known_at, *(event.known_at for event in accepted)])
+                txn.put(b"last_known_at", place(latest), db=self.tables["meta"])
+            records.publish()
+            self._publish_withdrawals(accepted, rows[chosen])
+            self.position, self.last_known_at = self.position + len(accepted), latest
+        return results
+
+    def put_slates(self, slates: Sequence[tuple[int | str, bytes]]) -> None:
+        """Keep precomputed slates, one a viewer."""
+        with self._writing, self._environment.write() as txn:
+            for user_id, packed in slates:
+                txn.put(id_key(user_id), packed, db=self.tables["slates"])
+
+    def _admit(self, txn: lmdb.Transaction, event: Event, row: int) -> str:
+        """Whether an event counts; its key is taken."""
+        if row < 0:
+            append(txn, self.tables["quarantine"], event.to_bytes())
+            _trim(txn, self.tables["quarantine"], QUARANTINE_KEPT)
+            return UNKNOWN
+        seen = self._shown if event.kind == "shown" else self._keys
+        if (key := event.once) is not None:
+            if seen.holds(txn, key):
+                return DUPLICATE
+            seen.add(txn, key, event.known_at)
+        return ACCEPTED
+
+    def _fold(self, txn: lmdb.Transaction, events: Sequence[Event], rows: np.ndarray) -> Records:
+        """Fold events about the videos `rows` into working copies, and those into the transaction."""
+        records = Records(txn, self.tables, self.layout, self.videos, self.creators)
+        outcomes = outcome_columns(events) | {"duration_ms": self._duration_ms[rows]}
+        amounts = counters.amounts(self._counts, outcomes)
+        bits = history.outcome_bits(outcomes)
+        for i, (event, row) in enumerate(zip(events, rows.tolist(), strict=True)):
+            if event.kind in ("withdrawn", "restored"):
+                _withdraw(txn, self.tables["withdrawn"], event)
+                continue
+            creator_row = int(self._creator_rows[row])
+            kind = SHOWN if event.kind == "shown" else OUTCOME
+            fold_event(self.layout, records.viewer(id_key(event.user_id)), records.video(row), records.creator(creator_row), kind,
+                       float(event.known_at), row, creator_row, self._tag_rows[row], amounts[i], float(event.watch_ms), float(bits[i]))  # fmt: skip
+        records.write()
+        return records
+
+    def _publish_withdrawals(self, events: Sequence[Event], rows: np.ndarray) -> None:
+        for event, row in zip(events, rows, strict=True):
+            if event.kind in ("withdrawn", "restored"):
+                self.unavailable[row] = event.kind == "withdrawn"
+
+    # ---- load --------------------------------------------------------------------------------------------------------
+
+    def _load(self) -> None:
+        with self._environment.read() as txn:
+            for name, array in (("videos", self.videos), ("creators", self.creators)):
+                for key, packed in txn.cursor(self.tables[name]):
+                    array[int.from_bytes(key, "big")] = np.frombuffer(packed)
+            withdrawn = self._video_ids.rows([id_of(key) for key, _ in txn.cursor(self.tables["withdrawn"])])
+            self.unavailable[withdrawn[withdrawn >= 0]] = True
+            with txn.cursor(self.tables["journal"]) as cursor:
+                self.position = int.from_bytes(cursor.key(), "big") + 1 if cursor.last() else 0
+            self.last_known_at = int.from_bytes(txn.get(b"last_known_at", b"", db=self.tables["meta"]), "big")
+
+    def replay(self, journal: Iterator[Event]) -> None:
+        """Fold events that the journal holds already; those about videos that are gone are passed over."""
+        for events in parts(journal, CHUNK):
+            rows = self._video_ids.rows([event.video_id for event in events])
+            known = np.flatnonzero(rows >= 0)
+            with self._environment.write() as txn:
+                records = self._fold(txn, [events[i] for i in known], rows[known])
+            records.publish()
+
+
+def build_store(folder: Path, release: Release, *, map_bytes: int = MAP_BYTES) -> None:
+    """Rebuild the store for a release: its folded state, then the journal from the position it names. The old one serves until the end.
+
+    Raises StoreError while a server holds the store: what it acknowledged meanwhile would be lost.
+    """
+    lock = locked(folder)
+    try:
+        _build(Path(folder), release, durable=True, map_bytes=map_bytes)
+    finally:
+        lock.close()
+
+
+def _build(folder: Path, release: Release, *, durable: bool, map_bytes: int) -> None:
+    built = fresh(folder)
+    environment = Environment(built, durable=False, map_bytes=map_bytes)  # synced once, when it closes
+    with environment.write() as txn:
+        txn.put(b"state", release.state_fingerprint.encode(), db=environment.tables["meta"])
+        txn.put(b"release", release.id.encode(), db=environment.tables["meta"])
+    _load_state(environment, release)
+    if os.path.lexists(folder / "current"):
+        old = Environment(folder / "current", durable=durable, map_bytes=map_bytes)
+        _carry(old, environment)
+        old.close()
+    store = Store(environment, release, None)
+    if store.position:
+        store.replay(store.journal(release.journal))
+    store.close()
+    link(folder, "current", built.name)
+    clear(folder)
+
+
+def _load_state(environment: Environment, release: Release) -> None:
+    state, layout = release.state, release.layout
+    viewers = [(id_key(release.user_ids.value(row)), state.viewers[row]) for row in np.flatnonzero(state.viewers[:, 0])]
+    _put(environment, "viewers", sorted(viewers, key=lambda item: item[0]))
+    for name, records in (("videos", state.videos), ("creators", state.creators)):
+        if records.shape[1] != layout.item:
+            raise StoreError(
+                f"the release {release.id} holds {name} records of {records.shape[1]}, expected {layout.item}; run `dvc repro`"
+            )
+        _put(environment, name, [(place(int(row)), records[row]) for row in np.flatnonzero(records[:, 0])])
+
+
+def _put(environment: Environment, name: str, records: Sequence[tuple[bytes, np.ndarray]]) -> None:
+    for part in parts(records, CHUNK):
+        with environment.write() as txn, txn.cursor(environment.tables[name]) as cursor:
+            cursor.putmulti([(key, np.asarray(record).tobytes()) for key, record in part])
+
+
+def _carry(old: Environment, new: Environment) -> None:
+    """Copy what stays valid under another catalogue: ids are in it, row numbers are not."""
+    with old.read() as source:
+        for name in CARRIED:
+            for part in parts(source.cursor(old.tables[name]), CHUNK):
+                with new.write() as txn, txn.cursor(new.tables[name]) as cursor:
+                    cursor.putmulti(part)
+        latest = source.get(b"last_known_at", db=old.tables["meta"])
+    if latest is not None:
+        with new.write() as txn:
+            txn.put(b"last_known_at", latest, db=new.tables["meta"])
+
+
+def _require(environment: Environment, folder: Path, release: Release) -> None:
+    """Records mean nothing under another schema or catalogue."""
+    found = (environment.get("meta", b"state") or b"nothing").decode()
+    if found != release.state_fingerprint:
+        environment.close()
+        raise StoreError(
+            f"the store {folder} holds state {found}, but the release {release.id} needs state {release.state_fingerprint}; run `{REPAIR}`"
+        )
+
+
+def _journal(txn: lmdb.Transaction, table: object, start: int) -> Iterator[Event]:
+    with txn.cursor(table) as cursor:
+        if cursor.set_range(place(start)):
+            for packed in cursor.iternext(keys=False, values=True):
+                yield Event.from_bytes(packed)
+
+
+def _withdraw(txn: lmdb.Transaction, table: object, event: Event) -> None:
+    if event.kind == "withdrawn":
+        txn.put(id_key(event.video_id), place(event.known_at), db=table)
+    else:
+        txn.delete(id_key(event.video_id), db=table)
+
+
+def _trim(txn: lmdb.Transaction, table: object, limit: int) -> None:
+    with txn.cursor(table) as cursor:
+        while txn.stat(table)["entries"] > limit and cursor.first():
+            cursor.delete()

@@ -1,0 +1,281 @@
+"""The only door to MLflow: a run that always ends as what it was, and a registry that mirrors which release serves.
+
+The store is MLFLOW_TRACKING_URI, else `mlflow.db` in the working directory with its artefacts in `mlruns/` beside it. MLflow
+costs almost two seconds to import, so it is imported where it is first needed.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import yaml
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported, by whomever
+os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+
+EXPERIMENT = "watchnext"
+MODEL = "watchnext"
+REQUIRED_TAGS = ("data_hash", "schema_fingerprint")
+TERMINATED = 128 + signal.SIGTERM  # the exit code of a terminated program, 143
+
+SQLITE = "sqlite:///"
+LONGEST_PARAM = 500
+PARAMS_PER_CALL = 100  # MLflow's own limit
+
+
+def tracking_uri() -> str:
+    """Where runs go; a relative SQLite path is made absolute, so that a later chdir does not split the store."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
+    return SQLITE + str(Path(uri.removeprefix(SQLITE)).absolute()) if uri.startswith(SQLITE) else uri
+
+
+@contextmanager
+def _store(uri: str) -> Iterator["MlflowClient"]:
+    """A client for one process at a time: SQLite migrations (at first use) and get-or-create are no transactions."""
+    from filelock import FileLock
+
+    with FileLock(uri.removeprefix(SQLITE) + ".lock") if uri.startswith(SQLITE) else nullcontext():
+        with warnings.catch_warnings(action="ignore"):  # SQLAlchemy deprecations inside MLflow
+            from mlflow import MlflowClient
+
+            client = MlflowClient(tracking_uri=uri)
+        yield client
+
+
+def _experiment(client: "MlflowClient", uri: str) -> str:
+    """Id of the named experiment. Its artefact location is explicit: "Default" takes that of whichever program came first."""
+    if found := client.get_experiment_by_name(EXPERIMENT):
+        return found.experiment_id
+    beside = Path(uri.removeprefix(SQLITE)).parent / "mlruns"
+    return client.create_experiment(EXPERIMENT, artifact_location=beside.as_uri() if uri.startswith(SQLITE) else None)
+
+
+class Run:
+    """A started run. Lightning logs into it with `MLFlowLogger(run_id=run.id, tracking_uri=run.tracking_uri)`."""
+
+    def __init__(self, *, client: "MlflowClient", id: str, tracking_uri: str) -> None:
+        self._client = client
+        self.id = id
+        self.tracking_uri = tracking_uri
+
+    def log_metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """One call to the store for all values. nan is kept, infinity becomes the largest float; "@" in a name becomes "_"."""
+        from mlflow.entities import Metric
+
+        now_ms = int(time.time() * 1000)
+        metrics = [Metric(_name(name), float(value), now_ms, step or 0) for name, value in values.items()]
+        self._client.log_batch(self.id, metrics=metrics)
+
+    def log_file(self, path: Path, folder: str | None = None) -> None:
+        """Copy a file into the run's artefacts, under `folder` there."""
+        self._client.log_artifact(self.id, str(path), folder)
+
+    def set_tag(self, name: str, value: str) -> None:
+        self._client.set_tag(self.id, name, value)
+
+    def _log_config(self, config: Mapping) -> None:
+        from mlflow.entities import Param
+
+        plain = _plain(config)
+        self._client.log_text(self.id, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), "config.yaml")
+        params = [Param(_name(name), str(value)[:LONGEST_PARAM]) for name, value in _flat(plain)]
+        for start in range(0, len(params), PARAMS_PER_CALL):
+            self._client.log_batch(self.id, params=params[start : start + PARAMS_PER_CALL])
+
+    def _end(self, status: str) -> None:
+        self._client.set_terminated(self.id, status)
+
+
+@contextmanager
+def start_run(name: str, *, config: Mapping, tags: Mapping[str, str]) -> Iterator[Run]:
+    """A run around the block: FINISHED, FAILED after an exception, KILLED after SIGTERM (which exits 143) or Ctrl-C.
+
+    config  plain composed config; logged as parameters (values cut at 500 characters) and whole as `config.yaml`
+    tags    must hold data_hash and schema_fingerprint; the git commit is added
+    """
+    if missing := [tag for tag in REQUIRED_TAGS if tag not in tags]:
+        raise ValueError(f"run {name!r} lacks the tag {' and '.join(missing)}; pass tags={{{missing[0]!r}: ...}} to start_run")
+    with _Sigterm() as sigterm:
+        run = _open(name, tags)
+        status = "FAILED"
+        try:
+            run._log_config(config)
+            sigterm.release()
+            yield run
+            status = "FINISHED"
+        except BaseException as error:
+            status = _status(error)
+            raise
+        finally:
+            sigterm.hold()
+            run._end(status)  # also over what Lightning's logger may have set
+            if sigterm.received:
+                run._end("KILLED")
+
+
+def _open(name: str, tags: Mapping[str, str]) -> Run:
+    uri = tracking_uri()
+    with _store(uri) as client:
+        experiment = _experiment(client, uri)
+    created = client.create_run(experiment, run_name=name, tags={**_git(), **{key: str(value) for key, value in tags.items()}})
+    return Run(client=client, id=created.info.run_id, tracking_uri=uri)
+
+
+class _Sigterm:
+    """SIGTERM as SystemExit(143), held back while a run is opened or closed, so that none is left RUNNING.
+
+    Lightning also calls the handler that it finds, so this one wins; left alone, Lightning 2.6 exits 0. Whatever swallows the
+    exception on its way, leaving the block exits 143. Only a main thread may install a handler; elsewhere nothing is installed.
+    """
+
+    def __init__(self) -> None:
+        self.received = False
+        self._held = True
+        self._previous = None
+
+    def __enter__(self) -> "_Sigterm":
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGTERM, self._receive)
+        return self
+
+    def _receive(self, signum: int, frame: FrameType | None) -> None:
+        self.received = True
+        if not self._held:
+            raise SystemExit(TERMINATED)
+
+    def hold(self) -> None:
+        self._held = True
+
+    def release(self) -> None:
+        self._held = False
+        if self.received:
+            raise SystemExit(TERMINATED)
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: object) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGTERM, self._previous)
+        already = isinstance(error, SystemExit) and error.code == TERMINATED
+        if not already and (self.received or _terminated(error)):
+            raise SystemExit(TERMINATED) from error
+
+
+def _terminated(error: BaseException | None) -> bool:
+    """Lightning's SIGTERMException is a SystemExit without a code."""
+    return isinstance(error, SystemExit) and (error.code == TERMINATED or type(error) is not SystemExit)
+
+
+def _status(error: BaseException) -> str:
+    interrupted = any(isinstance(e, KeyboardInterrupt) for e in (error, error.__context__))  # Lightning exits 1 on Ctrl-C
+    if interrupted or _terminated(error):
+        return "KILLED"
+    return "FINISHED" if isinstance(error, SystemExit) and error.code in (None, 0) else "FAILED"
+
+
+def _git() -> dict[str, str]:
+    """Commit and whether tracked files differ from it; "unknown" outside a repository or without git."""
+    commit, changes = _git_says("rev-parse", "HEAD"), _git_says("status", "--porcelain", "--untracked-files=no")
+    dirty = "unknown" if commit is None or changes is None else str(bool(changes)).lower()
+    return {"mlflow.source.git.commit": commit or "unknown", "git_dirty": dirty}
+
+
+def _git_says(*words: str) -> str | None:
+    if not shutil.which("git"):
+        return None
+    asked = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
+    return asked.stdout.strip() if asked.returncode == 0 else None
+
+
+def _name(name: str) -> str:
+    """With what MLflow refuses in a metric's or parameter's name replaced."""
+    return re.sub(r"[^\w\-. :/]", "_", name)
+
+
+def _plain(value: object) -> object:
+    """Mappings as dicts, sequences as lists, other objects as their text: what YAML can hold without tags."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return value if value is None or type(value) in (bool, int, float, str) else str(value)
+
+
+def _flat(config: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", json.dumps(value) if isinstance(value, list) else value
+
+
+def register_release(release_id: str, folder: Path, *, run_id: str, metrics: Mapping[str, float], name: str = MODEL) -> int:
+    """Enter a finished release as a model version, as challenger unless it already serves; the same release keeps its version.
+
+    The version points at the release's manifest among the run's artefacts. Raises FileNotFoundError for an unfinished release.
+    """
+    manifest = Path(folder) / "manifest.json"
+    if not manifest.is_file():
+        raise FileNotFoundError(f"release {release_id!r} has no {manifest}; build it with `dvc repro release`")
+    with _store(tracking_uri()) as client:
+        found = _version(client, name, release_id)
+        version = found or _create_version(client, name, release_id, manifest, run_id, metrics)
+        if _aliased(client, name, "champion") != release_id:
+            client.set_registered_model_alias(name, "challenger", str(version))
+    return version
+
+
+def _create_version(
+    client: "MlflowClient", name: str, release_id: str, manifest: Path, run_id: str, metrics: Mapping[str, float]
+) -> int:
+    where = f"releases/{release_id}"
+    client.log_artifact(run_id, str(manifest), where)
+    tags = {"release_id": release_id, **{_name(f"metric.{metric}"): f"{value:.6g}" for metric, value in metrics.items()}}
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name)
+    source = f"{client.get_run(run_id).info.artifact_uri}/{where}"
+    return int(client.create_model_version(name, source, run_id=run_id, tags=tags).version)
+
+
+def set_champion(release_id: str, *, name: str = MODEL) -> None:
+    """Say that this release serves; it stops being the challenger. Raises LookupError unless it was registered."""
+    with _store(tracking_uri()) as client:
+        version = _version(client, name, release_id)
+        if version is None:
+            raise LookupError(
+                f"release {release_id!r} is not registered as {name!r} in {tracking_uri()}; run `dvc repro release` first"
+            )
+        client.set_registered_model_alias(name, "champion", str(version))
+        if _aliased(client, name, "challenger") == release_id:
+            client.delete_registered_model_alias(name, "challenger")
+
+
+def champion(*, name: str = MODEL) -> str | None:
+    """Id of the release that serves according to the registry, None before the first promotion."""
+    with _store(tracking_uri()) as client:
+        return _aliased(client, name, "champion")
+
+
+def _version(client: "MlflowClient", name: str, release_id: str) -> int | None:
+    found = client.search_model_versions(f"name = '{name}' and tags.release_id = '{release_id}'")
+    return int(found[0].version) if found else None
+
+
+def _aliased(client: "MlflowClient", name: str, alias: str) -> str | None:
+    """The release id behind an alias; None where the model or the alias does not exist."""
+    models = client.search_registered_models(f"name = '{name}'")
+    if not models or alias not in models[0].aliases:
+        return None
+    return client.get_model_version_by_alias(name, alias).tags.get("release_id")

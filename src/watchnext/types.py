@@ -1,0 +1,75 @@
+"""What crosses a stage border, and the one shape legend.
+
+B requests, C candidates, K slate, H history, F features, D embedding, T targets, V videos, U users.
+Videos are catalogue row numbers everywhere inside; ids exist only at the outer border. Times are UTC milliseconds, ratios in [0, 1].
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+SOURCES = ("two_tower", "popular", "fresh")  # bit i of Candidates.sources is SOURCES[i]
+TARGETS = ("click", "long_view", "like", "watch_s")  # columns of Scored.predictions: three probabilities, then seconds
+
+
+@dataclass(frozen=True)
+class Request:
+    """One ask for a slate. `as_of_ms` is its time; nothing known at or after it is read. `region` overrides the user's own."""
+
+    request_id: str
+    user_id: int | str
+    k: int
+    as_of_ms: int
+    surface: str | None = None
+    region: str | None = None
+    context: Mapping[str, str | float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Viewer:
+    """Who asks, as of the request: `row` in the user table (-1 unknown), folded `state` (S,) float64, `seen` video rows."""
+
+    row: int
+    state: np.ndarray
+    seen: np.ndarray
+    region: str | None = None
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Retrieval's answer: distinct video `rows` (C,) int64, the `sources` that named each as bits (C,) uint16, and the retrieval `scores` (C,) float32."""
+
+    rows: np.ndarray
+    sources: np.ndarray
+    scores: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Ranking's answer: the same candidates in the same order with `predictions` (C, T), columns as in TARGETS."""
+
+    candidates: Candidates
+    predictions: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.candidates)
+
+
+@dataclass(frozen=True)
+class Slate:
+    """Re-ranking's answer, best first.
+
+    picked        (K,) int64, positions in the scored candidates
+    values        (K,) float64, the value each was chosen by
+    propensities  (K,) float64, probability of this video at this position given those above it
+    removed       rule name > positions in the candidates it took out, each candidate under the first rule that took it
+    """
+
+    picked: np.ndarray
+    values: np.ndarray
+    propensities: np.ndarray
+    removed: Mapping[str, np.ndarray] = field(default_factory=dict)

@@ -1,0 +1,93 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from watchnext.reranking.rules import CreatorCap, Duplicate, Region, Safety, Seen, Situation, TagCap, Unavailable, rule
+from watchnext.reranking.value import RerankingError
+from watchnext.types import Viewer
+
+ROWS = np.arange(5)
+
+
+def situation(*, seen=(), region=None, region_bits=None, unavailable=None, **facts):
+    viewer = Viewer(0, np.zeros(0), np.array(seen), region)  # no seen videos: an empty float array, on purpose
+    return Situation(viewer=viewer, facts=SimpleNamespace(**facts), region_bits=region_bits or {}, unavailable=unavailable)
+
+
+def taken(filter_, asked, rows=ROWS):
+    return rows[filter_.removes(rows, asked)].tolist()
+
+
+def test_seen():
+    assert taken(Seen(), situation(seen=[3, 1, 9])) == [1, 3]
+    assert taken(Seen(), situation()) == []
+
+
+@pytest.mark.parametrize(("highest", "out"), [("safe", [1, 2, 3]), ("mature", [2, 3])])
+def test_safety_takes_all_above_the_highest_level_and_unknown_levels(highest, out):
+    assert taken(Safety(highest=highest), situation(safety=np.array([0, 1, 2, 7, 0], np.uint8))) == out
+
+
+def test_unsafe_cannot_be_allowed():
+    with pytest.raises(RerankingError, match="'unsafe', expected one of safe, mature"):
+        Safety(highest="unsafe")
+
+
+@pytest.mark.parametrize(("region", "out"), [("DE", [2]), ("BR", [1]), ("??", [1, 2, 3]), (None, [1, 2, 3])])
+def test_region_reads_bit_numbers_and_an_unknown_region_gets_only_the_unrestricted(region, out):
+    regions = np.array([0, 1, 1 << 63, 1 | 1 << 63, 0], np.uint64)
+    assert taken(Region(), situation(region=region, region_bits={"DE": 0, "BR": 63}, regions=regions)) == out
+
+
+def test_a_region_bit_out_of_range_is_named():
+    with pytest.raises(RerankingError, match=r"region_bits\['DE'\] is 64"):
+        taken(Region(), situation(region="DE", region_bits={"DE": 64}, regions=np.zeros(5, np.uint64)))
+
+
+def test_duplicate_keeps_the_first_of_copies_and_none_of_a_seen_one():
+    prints = np.array([7, 0, 7, 9, 0, 9])
+    assert taken(Duplicate(), situation(fingerprints=prints)) == [2]
+    assert taken(Duplicate(), situation(fingerprints=prints), rows=np.array([2, 0, 1, 4])) == [0]
+    assert taken(Duplicate(), situation(fingerprints=prints, seen=[5])) == [2, 3]
+    assert taken(Duplicate(of_seen=False), situation(fingerprints=prints, seen=[5])) == [2]
+    assert taken(Duplicate(), situation(fingerprints=prints, seen=[1])) == [2]  # 0 is no fingerprint
+
+
+def test_unavailable_is_optional():
+    assert taken(Unavailable(), situation()) == []
+    assert taken(Unavailable(), situation(unavailable=np.array([0, 1, 0, 0, 1], bool))) == [1, 4]
+
+
+def test_creator_cap_bars_a_creator_once_used_up():
+    tally = CreatorCap(most=2).tally(ROWS, SimpleNamespace(creator_rows=np.array([4, 4, -1, 4, -1])))
+    tally.take(0)
+    tally.take(2)
+    tally.take(4)
+    assert not tally.barred.any()  # videos without a creator are free
+    tally.take(1)
+    assert tally.barred.tolist() == [True, True, False, True, False]
+
+
+def test_tag_cap_counts_every_tag_of_a_video_once():
+    tags = np.array([[1, 1, -1, -1], [2, 1, -1, -1], [2, 3, -1, -1], [-1] * 4, [3, -1, -1, -1]])
+    tally = TagCap(most=2).tally(ROWS, SimpleNamespace(tag_rows=tags))
+    tally.take(0)
+    assert not tally.barred.any()
+    tally.take(1)
+    assert tally.barred.tolist() == [True, True, False, False, False]
+
+
+@pytest.mark.parametrize("most", [0, -1, 1.5, True, None])
+def test_a_cap_needs_a_whole_positive_number(most):
+    with pytest.raises(RerankingError, match=r"rules\.creator_cap\.most is"):
+        CreatorCap(most=most)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [("creatorcap", {}, "'creatorcap'.*creator_cap.*unavailable, safety"), ("creator_cap", {"mots": 1}, "'mots'.*'most'")],
+)
+def test_a_misspelt_rule_or_option_is_named(name, options, said):
+    with pytest.raises(RerankingError, match=said):
+        rule(name, options)

@@ -1,0 +1,294 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from watchnext.data.tables import OUTCOMES
+from watchnext.features.build import log_of
+from watchnext.features.fold import Reads, State, fold, read_candidates, read_viewer
+from watchnext.serving import store as store_module
+from watchnext.serving.environment import StoreError
+from watchnext.serving.events import Event, id_key, id_of
+from watchnext.serving.store import Store, build_store
+
+NOW = 1_800_000_000_000
+
+
+def outcome(user_id=101, video_id="v001", known_at=NOW, **fields) -> Event:
+    return Event(kind="outcome", user_id=user_id, video_id=video_id, known_at=known_at, watch_ms=fields.pop("watch_ms", 5_000), **fields)
+
+
+def events_of(impressions, log) -> list[Event]:
+    """A log as the two events of every impression, in fold order."""
+    rows = impressions.to_dicts()
+    order, known_at = log.events()
+    events = []
+    for number, at in zip(order.tolist(), known_at.tolist(), strict=True):
+        row = rows[number // 2]
+        common = {"user_id": row["user_id"], "video_id": row["video_id"], "known_at": int(at)}
+        if number % 2:
+            events.append(Event(kind="outcome", watch_ms=row["watch_ms"], **{name: row[name] for name in OUTCOMES}, **common))
+        else:
+            events.append(Event(kind="shown", **common))
+    return events
+
+
+def reads(layout, viewer, videos, creators, as_of, release):
+    out = Reads.empty(layout, 1, len(videos))
+    catalogue = release.catalogue
+    gap = read_viewer(layout, viewer, as_of, out.user[0], out.history_rows[0], out.history[0])
+    read_candidates(layout, viewer, videos, creators, as_of, np.arange(len(videos)), np.array(catalogue.creator_rows),
+                    np.array(catalogue.tag_rows), out.candidate)  # fmt: skip
+    return np.concatenate([[gap], out.user.ravel(), out.history_rows.ravel(), out.history.ravel(), out.candidate.ravel()])
+
+
+def empty_of(release):
+    """The same release with nothing folded yet."""
+    state = State(*(np.zeros_like(values) for values in vars(release.state).values()))
+    return replace(release, state=state)
+
+
+@pytest.mark.parametrize("batch", [1, 7])
+def test_events_one_by_one_give_the_bits_of_the_folded_log(built, release, tmp_path, batch):
+    tables = built[1]
+    layout = release.layout
+    log = log_of(tables, release.catalogue, release.user_ids, release.pipeline.schema)
+    events = events_of(tables.impressions, log)
+    times = np.unique(log.time_ms)[:: 9]
+    store = Store.open(tmp_path / "store", empty_of(release), durable=False)
+    state = State.empty(layout, users=len(release.user_ids.ids), videos=len(release.catalogue), creators=len(store.creators))
+    done = 0
+    for as_of in times:
+        until = sum(event.known_at < as_of for event in events)
+        for start in range(done, until, batch):
+            store.apply(events[start : min(start + batch, until)])
+        done = until
+        state = State.empty(layout, users=len(release.user_ids.ids), videos=len(release.catalogue), creators=len(store.creators))
+        fold(layout, state, log, as_of)
+        np.testing.assert_array_equal(store.videos, state.videos)
+        np.testing.assert_array_equal(store.creators, state.creators)
+        for row in range(0, len(state.viewers), 5):
+            viewer = store.viewer(release.user_ids.value(row))
+            np.testing.assert_array_equal(viewer, state.viewers[row])
+            np.testing.assert_array_equal(
+                reads(layout, viewer, store.videos, store.creators, as_of, release),
+                reads(layout, state.viewers[row], state.videos, state.creators, as_of, release),
+            )
+    assert done > 500
+    store.close()
+
+
+def test_a_new_store_holds_the_releases_state_and_the_rest_of_the_log_brings_it_up_to_date(built, release, store):
+    log = log_of(built[1], release.catalogue, release.user_ids, release.pipeline.schema)
+    for row in range(len(release.state.viewers)):
+        np.testing.assert_array_equal(store.viewer(release.user_ids.value(row)), release.state.viewers[row])
+    np.testing.assert_array_equal(store.videos, release.state.videos)
+    store.apply([event for event in events_of(built[1].impressions, log) if event.known_at >= release.as_of_ms])
+    state = State.empty(release.layout, users=len(release.user_ids.ids), videos=len(release.catalogue), creators=len(store.creators))
+    fold(release.layout, state, log, np.inf)
+    np.testing.assert_array_equal(store.videos, state.videos)
+    np.testing.assert_array_equal(store.viewer(release.user_ids.value(3)), state.viewers[3])
+
+
+def test_a_missing_outcome_is_one_of_no_watch(release, store):
+    store.apply([Event(kind="shown", user_id=101, video_id="v001", known_at=NOW)])
+    before = store.viewer(101)
+    store.apply([outcome(watch_ms=0)])
+    np.testing.assert_array_equal(store.viewer(101), before)
+
+
+def test_an_unknown_viewer_is_all_zeros_and_then_remembered(store):
+    assert not store.viewer("nobody").any()
+    assert store.apply([outcome(user_id="nobody")]) == ["accepted"]
+    assert store.viewer("nobody").any()
+    assert not store.viewer(2**63 - 1).any()
+    assert "nobody" in store.viewer_ids(1000)
+    assert len(store.viewer_ids(3)) == 3
+
+
+def test_a_key_counts_once_for_its_viewer(store):
+    given = outcome(user_id=7, key="a")
+    assert store.apply([given, given]) == ["accepted", "duplicate"]
+    once = store.viewer(7)
+    assert store.apply([given, outcome(user_id=8, key="a")]) == ["duplicate", "accepted"]
+    np.testing.assert_array_equal(store.viewer(7), once)
+    np.testing.assert_array_equal(store.viewer(8), once)
+    assert store.position == 2
+
+
+def test_without_a_key_an_outcome_counts_once_for_its_request_and_video(store):
+    given = outcome(request_id="r")
+    shown = replace(given, kind="shown", watch_ms=0)
+    results = store.apply([shown, given, given, replace(given, video_id="v002"), shown])
+    assert results == ["accepted", "accepted", "duplicate", "accepted", "duplicate"]
+    assert store.apply([outcome(), outcome()]) == ["accepted", "accepted"]
+
+
+def test_an_unknown_video_is_kept_aside_and_the_others_count(store):
+    wrong = outcome(video_id="v999", key="w")
+    assert store.apply([wrong, outcome(key="x"), outcome(video_id=5)]) == ["unknown", "accepted", "unknown"]
+    assert [event.video_id for event in store.quarantined()] == ["v999", 5]
+    assert store.position == 1
+
+
+def test_what_is_kept_is_bounded(release, tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "KEYS_KEPT", 5)
+    monkeypatch.setattr(store_module, "QUARANTINE_KEPT", 4)
+    store = Store.open(tmp_path / "store", release, durable=False)
+    for i in range(12):
+        store.apply([outcome(key=str(i)), outcome(video_id=f"no{i}")])
+    assert [event.video_id for event in store.quarantined()] == ["no8", "no9", "no10", "no11"]
+    assert store.apply([outcome(key="7")]) == ["duplicate"]
+    assert store.apply([outcome(key="6")]) == ["accepted"]
+    store.close()
+
+
+def test_a_key_is_forgotten_in_time(release, store):
+    assert store.apply([outcome(key="a")]) == ["accepted"]
+    assert store.apply([outcome(key="b", known_at=NOW + store_module.KEYS_KEPT_MS + 1)]) == ["accepted"]
+    assert store.apply([outcome(key="a", known_at=NOW + store_module.KEYS_KEPT_MS + 2)]) == ["accepted"]
+
+
+def test_an_impossible_event_counts_none_of_its_call(store):
+    with pytest.raises(ValueError, match="64"):
+        outcome(user_id="x" * 65)
+    with pytest.raises(ValueError, match="int64"):
+        outcome(user_id=2**63)
+    with pytest.raises(ValueError, match="bought"):
+        Event(kind="bought", user_id=1, video_id="v001", known_at=NOW)
+
+
+def test_a_full_store_says_so_and_keeps_what_it_had(release, tmp_path):
+    store = Store.open(tmp_path / "store", release, durable=False, map_bytes=2 << 20)
+    videos = store.videos.copy()
+    with pytest.raises(StoreError, match="map_bytes"):
+        store.apply([outcome(user_id=user) for user in range(1_000)])
+    np.testing.assert_array_equal(store.videos, videos)
+    assert store.apply([outcome()]) == ["accepted"]
+    store.close()
+
+
+def test_it_reopens_as_it_was_left(release, tmp_path):
+    store = Store.open(tmp_path / "store", release)
+    store.apply([outcome(), Event(kind="withdrawn", user_id="", video_id="v004", known_at=NOW + 5)])
+    left = store.viewer(101), store.videos.copy(), store.creators.copy(), store.position, store.last_known_at
+    store.close()
+    store.close()
+    store = Store.open(tmp_path / "store", release)
+    for a, b in zip(left, (store.viewer(101), store.videos, store.creators, store.position, store.last_known_at), strict=True):
+        np.testing.assert_array_equal(a, b)
+    row = release.video_ids.rows(["v004"])[0]
+    assert np.flatnonzero(store.unavailable).tolist() == [row]
+    store.apply([Event(kind="restored", user_id="", video_id="v004", known_at=NOW + 6)])
+    assert not store.unavailable.any()
+    store.close()
+
+
+def test_one_process_holds_a_store(release, store, tmp_path):
+    with pytest.raises(StoreError, match=str(os.getpid())):
+        Store.open(tmp_path / "store", release)
+    with pytest.raises(StoreError, match="stop that server"):
+        build_store(tmp_path / "store", release)
+
+
+class _Other:
+    """A release of another catalogue: its last 20 videos are gone, so that every row number means something else."""
+
+    @staticmethod
+    def of(release, journal=0):
+        keep = slice(20, None)
+        catalogue = replace(release.catalogue, video_ids=release.catalogue.video_ids[keep], creator_rows=release.catalogue.creator_rows[keep],
+                            tag_rows=release.catalogue.tag_rows[keep], duration_ms=release.catalogue.duration_ms[keep])  # fmt: skip
+        state = State(np.zeros_like(release.state.viewers), np.zeros_like(release.state.videos[keep]), np.zeros_like(release.state.creators))
+        manifest = {**release.manifest, "id": "other", "journal": journal}
+        ids = type(release.video_ids)(catalogue.video_ids)
+        return replace(release, catalogue=catalogue, video_ids=ids, state=state, manifest=manifest)
+
+
+def test_another_catalogue_is_refused_and_the_store_rebuilt_from_the_journal(release, tmp_path):
+    folder = tmp_path / "store"
+    gone, kept = release.video_ids.value(3), release.video_ids.value(50)
+    store = Store.open(folder, release)
+    events = [outcome(video_id=gone), outcome(video_id=kept, known_at=NOW + 1, key="k"), outcome(video_id="v999", known_at=NOW + 2)]
+    events += [Event(kind="withdrawn", user_id="", video_id=kept, known_at=NOW + 3)]
+    store.apply(events)
+    store.close()
+    other = _Other.of(release)
+    with pytest.raises(StoreError, match=f"{release.state_fingerprint}.*{other.state_fingerprint}.*build-store"):
+        Store.open(folder, other)
+    build_store(folder, other)
+    store = Store.open(folder, other)
+    assert list(store.journal()) == [events[0], events[1], events[3]]
+    assert np.flatnonzero(store.videos[:, 0]).tolist() == [30]
+    assert np.flatnonzero(store.unavailable).tolist() == [30]
+    assert store.apply([replace(events[1], known_at=NOW + 9)]) == ["duplicate"]
+    assert [event.video_id for event in store.quarantined()] == ["v999"]
+    assert store.last_known_at == NOW + 3
+    store.close()
+    assert len(list(folder.glob("env-*"))) == 1
+
+
+def test_the_journal_is_replayed_from_the_releases_position(release, tmp_path):
+    folder = tmp_path / "store"
+    store = Store.open(folder, release)
+    store.apply([outcome(video_id=release.video_ids.value(row), known_at=NOW + row) for row in (40, 50, 60)])
+    store.close()
+    build_store(folder, _Other.of(release, journal=2))
+    store = Store.open(folder, _Other.of(release, journal=2))
+    assert np.flatnonzero(store.videos[:, 0]).tolist() == [40]
+    assert store.position == 3
+    store.close()
+
+
+def test_threads_lose_no_event(store):
+    def work(worker):
+        for i in range(20):
+            store.apply([outcome(user_id=worker, video_id=f"v{i:03}", key=f"{worker}/{i}")])
+
+    before = store.position
+    threads = [threading.Thread(target=work, args=(worker,)) for worker in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert store.position == before + 80
+
+
+KILLED = """
+    import sys
+    from watchnext.serving.events import Event
+    from watchnext.serving.release import Release
+    from watchnext.serving.store import Store
+    store = Store.open(sys.argv[1], Release.load(sys.argv[2]))
+    for i in range(100_000):
+        store.apply([Event(kind="outcome", user_id=i, video_id="v001", known_at=1_800_000_000_000 + i, watch_ms=1_000, key=str(i))])
+        print(i, flush=True)
+"""
+
+
+def test_what_was_acknowledged_survives_kill_9(release, tmp_path):
+    command = [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path / "store"), str(release.folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        acknowledged = [int(process.stdout.readline()) for _ in range(40)]
+        process.send_signal(signal.SIGKILL)
+        acknowledged += [int(line) for line in process.stdout.read().splitlines()]
+    store = Store.open(tmp_path / "store", release)
+    assert store.position in (len(acknowledged), len(acknowledged) + 1)
+    assert [event.user_id for event in store.journal()][: len(acknowledged)] == acknowledged
+    for user in acknowledged:
+        assert store.viewer(user).any()
+        assert store.apply([outcome(user_id=user, key=str(user))]) == ["duplicate"]
+    assert store.videos[release.video_ids.rows(["v001"])[0], 0] == NOW + store.position - 1
+    store.close()
+
+
+def test_ids_keep_their_kind_and_order():
+    ids = [-(2**63), -1, 0, 5, 2**63 - 1, "", "5", "ü"]
+    assert [id_of(id_key(given)) for given in ids] == ids
+    assert sorted(map(id_key, ids)) == [id_key(given) for given in ids]

@@ -1,0 +1,171 @@
+"""Every metric against the slow reading of its definition, on small arrays full of ties."""
+
+import doctest
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from watchnext import metrics
+
+few = st.integers(0, 4).map(float)  # few distinct values, so ties are common
+odd = st.sampled_from([float("nan"), float("inf"), float("-inf")])
+rows = st.lists(st.tuples(st.integers(0, 1), few | odd, st.integers(0, 3)), max_size=30)
+seconds = st.lists(st.tuples(few, few | odd), max_size=25)
+
+
+def sunk(score: float) -> float:
+    return score if math.isfinite(score) else -math.inf
+
+
+def slow_auc(pairs: list[tuple[int, float]]) -> float:
+    wins = [
+        (sunk(p) > sunk(n)) + (sunk(p) == sunk(n)) / 2
+        for (a, p), (b, n) in itertools.product(pairs, pairs)
+        if a == 1 and b == 0
+    ]
+    return sum(wins) / len(wins) if wins else math.nan
+
+
+def columns(table: list[tuple], width: int) -> tuple[np.ndarray, ...]:
+    return tuple(np.array([row[i] for row in table]) for i in range(width))
+
+
+def same(left: float, right: float) -> bool:
+    return left == pytest.approx(right, nan_ok=True)
+
+
+def test_the_examples_in_the_docstrings_hold():
+    tried = doctest.testmod(metrics)
+    assert tried.attempted >= 9
+    assert tried.failed == 0
+
+
+@given(rows)
+def test_auc_is_the_share_of_won_pairs(table):
+    labels, scores, _ = columns(table, 3)
+    assert same(metrics.auc(labels, scores), slow_auc([row[:2] for row in table]))
+
+
+@given(rows)
+def test_gauc_averages_each_viewers_auc_by_positives(table):
+    total = weight = 0.0
+    for viewer in {row[2] for row in table}:
+        own = [row[:2] for row in table if row[2] == viewer]
+        area, positives = slow_auc(own), sum(row[0] for row in own)
+        if not math.isnan(area):
+            total, weight = total + area * positives, weight + positives
+    assert same(metrics.gauc(*columns(table, 3)), total / weight if weight else math.nan)
+
+
+@given(rows, st.integers(1, 6))
+def test_ndcg_is_the_mean_over_all_viewers(table, k):
+    def dcg(gains):
+        return sum(gain / math.log2(rank + 2) for rank, gain in enumerate(gains[:k]))
+
+    values = []
+    for viewer in {row[2] for row in table}:
+        own = [row for row in table if row[2] == viewer]
+        ranked = [row[0] for row in sorted(own, key=lambda row: -sunk(row[1]))]  # stable, as promised
+        ideal = dcg(sorted(ranked, reverse=True))
+        values.append(dcg(ranked) / ideal if ideal else 0.0)
+    assert same(metrics.ndcg_at(*columns(table, 3), k=k), sum(values) / len(values) if values else math.nan)
+
+
+@given(rows, st.randoms(use_true_random=False))
+def test_row_order_changes_nothing(table, random):
+    shuffled = random.sample(table, len(table))
+    for metric in (metrics.auc, metrics.logloss, metrics.ece):
+        probabilities = [(label, min(max(sunk(score), 0.0), 4.0) / 4) for label, score, _ in table]
+        reordered = [(label, min(max(sunk(score), 0.0), 4.0) / 4) for label, score, _ in shuffled]
+        assert same(metric(*columns(probabilities, 2)), metric(*columns(reordered, 2)))
+    assert same(metrics.gauc(*columns(table, 3)), metrics.gauc(*columns(shuffled, 3)))
+
+
+def test_ndcg_does_not_see_row_order_where_scores_differ():
+    generator = np.random.default_rng(0)
+    labels, scores, groups = generator.integers(0, 2, 200), generator.permutation(200), generator.integers(0, 20, 200)
+    order = generator.permutation(200)
+    assert metrics.ndcg_at(labels, scores, groups, 5) == pytest.approx(
+        metrics.ndcg_at(labels[order], scores[order], groups[order], 5)
+    )
+
+
+def test_groups_may_be_strings_or_large_numbers():
+    labels, scores = [1, 0, 0, 1], [0.9, 0.1, 0.8, 0.2]
+    assert metrics.gauc(labels, scores, ["b", "b", "a", "a"]) == 0.5
+    assert metrics.gauc(labels, scores, np.array([2**60, 2**60, -1, -1])) == 0.5
+
+
+@given(seconds)
+def test_xauc_is_the_share_of_concordant_pairs(table):
+    won = [
+        0.5 if sunk(p) == sunk(q) else float((sunk(p) > sunk(q)) == (a > b))
+        for (a, p), (b, q) in itertools.combinations(table, 2)
+        if a != b
+    ]
+    assert same(metrics.xauc(*columns(table, 2)), sum(won) / len(won) if won else math.nan)
+
+
+def test_xauc_of_many_rows_takes_moments_and_is_exact():
+    generator = np.random.default_rng(1)
+    true = generator.integers(0, 300, 3000).astype(float)
+    predicted = true + generator.integers(-200, 200, 3000)
+    later = np.triu(np.ones((3000, 3000), dtype=bool), 1) & (true[:, None] != true[None, :])
+    agreement = np.sign(true[:, None] - true[None, :]) * np.sign(predicted[:, None] - predicted[None, :])
+    assert metrics.xauc(true, predicted) == pytest.approx(((agreement[later] + 1) / 2).mean(), abs=1e-12)
+
+
+@given(st.lists(st.lists(st.integers(-1, 6), max_size=6), min_size=1, max_size=5), st.integers(1, 6), st.data())
+def test_recall_counts_each_relevant_row_once(ranked, k, data):
+    wanted = data.draw(st.lists(st.lists(st.integers(0, 6), max_size=4), min_size=len(ranked), max_size=len(ranked)))
+    shares = [len(set(row[:k]) & set(want)) / len(set(want)) for row, want in zip(ranked, wanted, strict=True) if want]
+    expected = sum(shares) / len(shares) if shares else math.nan
+    assert same(metrics.recall_at(ranked, wanted, k), expected)
+    padded = np.full((len(ranked), 6), -1)
+    for i, row in enumerate(ranked):
+        padded[i, : len(row)] = row
+    assert same(metrics.recall_at(padded, wanted, k), expected)
+
+
+def test_calibration_by_hand():
+    assert metrics.logloss([1], [0.0]) == pytest.approx(-math.log(1e-15))
+    assert metrics.logloss([1], [float("nan")]) == pytest.approx(-math.log(1e-15))
+    assert metrics.ece([0, 0, 0, 1], [0.25] * 4) == 0.0
+    assert metrics.ece([0, 0], [1.0, 1.0]) == 1.0
+    assert metrics.mean_absolute_error([1.0], [float("nan")]) == math.inf
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        metrics.auc([], []),
+        metrics.auc([1, 1], [0.1, 0.2]),
+        metrics.gauc([1, 0], [0.5, 0.5], [1, 2]),
+        metrics.ndcg_at([], [], [], 5),
+        metrics.logloss([], []),
+        metrics.ece([], []),
+        metrics.recall_at([], [], 5),
+        metrics.recall_at([[1, 2]], [[]], 5),
+        metrics.mean_absolute_error([], []),
+        metrics.xauc([], []),
+        metrics.xauc([3.0, 3.0], [1.0, 2.0]),
+        metrics.coverage([], 0),
+    ],
+)
+def test_an_average_over_nobody_is_nan(value):
+    assert math.isnan(value)
+
+
+def test_wrong_inputs_are_named():
+    with pytest.raises(ValueError, match=r"labels \(2,\), scores \(1,\)"):
+        metrics.auc([0, 1], [0.5])
+    with pytest.raises(ValueError, match=r"probability 2\.5 .* sigmoid"):
+        metrics.logloss([1], [2.5])
+    with pytest.raises(ValueError, match="got 1 and 2"):
+        metrics.recall_at([[1]], [[1], [2]], 5)
+    with pytest.raises(ValueError, match="finite true values"):
+        metrics.xauc([float("nan"), 1.0], [1.0, 2.0])

@@ -1,0 +1,261 @@
+"""Runs and the registry in a real SQLite store; signals and races in real processes."""
+
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+import yaml
+
+from watchnext import tracking
+
+TAGS = {"data_hash": "d1", "schema_fingerprint": "f1"}
+PREAMBLE = """
+    import os, sys, time
+    from pathlib import Path
+    from watchnext import tracking
+    TAGS = {"data_hash": "d1", "schema_fingerprint": "f1"}
+    def started(run):
+        Path("started.tmp").write_text(run.id)
+        os.replace("started.tmp", "started")
+"""
+WAITS = """
+    with tracking.start_run("waits", config={}, tags=TAGS) as run:
+        started(run)
+        time.sleep(60)
+"""
+SWALLOWS = """
+    with tracking.start_run("swallows", config={}, tags=TAGS) as run:
+        try:
+            started(run)
+            time.sleep(60)
+        except BaseException:
+            pass
+"""
+CLOSES = """
+    set_terminated = tracking.Run._end
+    def slowly(run, status):
+        started(run)
+        time.sleep(2)
+        set_terminated(run, status)
+    tracking.Run._end = slowly
+    with tracking.start_run("closes", config={}, tags=TAGS):
+        pass
+"""
+TRAINS = """
+    import torch
+    from pytorch_lightning import LightningModule, Trainer
+    from pytorch_lightning.loggers import MLFlowLogger
+
+    class Line(LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(1, 1)
+        def training_step(self, batch, index):
+            if index == 5 and len(sys.argv) == 1:
+                started(self.logger)
+            loss = self.layer(batch[0]).square().mean()
+            self.log("loss", loss, on_step=True)
+            return loss
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.01)
+
+    rows = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.ones(64, 1)), batch_size=8)
+    with tracking.start_run("trains", config={"epochs": 1}, tags=TAGS) as run:
+        logger = MLFlowLogger(run_id=run.id, tracking_uri=run.tracking_uri)
+        logger.id = run.id
+        epochs = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
+        trainer = Trainer(max_epochs=epochs, logger=logger, accelerator="cpu", enable_checkpointing=False,
+                          enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=2)
+        trainer.fit(Line(), rows)
+        run.log_metrics({"after": 1.0})
+        print("fitted")
+"""
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory):
+    """A store with tables and nothing in them: migrating takes seconds, copying does not."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    with tracking._store(f"sqlite:///{path}"):
+        return path
+
+
+@pytest.fixture(autouse=True)
+def _store(tmp_path, monkeypatch, migrated, request):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    if "fresh" not in request.node.name:
+        shutil.copy(migrated, tmp_path / "mlflow.db")
+
+
+def client():
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=tracking.tracking_uri())
+
+
+def program(body: str, *words: str) -> subprocess.Popen:
+    script = textwrap.dedent(PREAMBLE) + textwrap.dedent(body)
+    return subprocess.Popen([sys.executable, "-c", script, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run_of(tmp_path, process) -> str:
+    """The id that the program wrote once it was inside its block."""
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "started").exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise AssertionError(process.communicate()[1])
+        time.sleep(0.02)
+    return (tmp_path / "started").read_text()
+
+
+def test_a_run_logs_its_config_tags_metrics_and_files(tmp_path):
+    config = {"model": {"name": "dcn", "units": [64, 32], "none": None}, "long": "x" * 9000, **{f"k{i}": i for i in range(150)}}
+    (tmp_path / "note.txt").write_text("hello")
+    with tracking.start_run("first", config=config, tags={**TAGS, "regime": "frozen"}) as run:
+        run.log_metrics({"ndcg@10": 0.25, "nothing": math.nan, "endless": math.inf}, step=3)
+        run.log_file(tmp_path / "note.txt", "notes")
+        run.set_tag("regime", "daily")
+    logged = client().get_run(run.id)
+    assert logged.info.status == "FINISHED"
+    assert logged.data.params["model.units"] == "[64, 32]"
+    assert (len(logged.data.params["long"]), len(logged.data.params)) == (500, 154)
+    assert logged.data.metrics["ndcg_10"] == 0.25
+    assert math.isnan(logged.data.metrics["nothing"])
+    assert logged.data.metrics["endless"] > 1e300
+    assert logged.data.tags.items() >= {"data_hash": "d1", "schema_fingerprint": "f1", "regime": "daily"}.items()
+    artefacts = tmp_path / "mlruns" / run.id / "artifacts"
+    assert yaml.safe_load((artefacts / "config.yaml").read_text()) == config
+    assert (artefacts / "notes/note.txt").read_text() == "hello"
+
+
+def test_the_commit_is_logged_and_works_without_git(tmp_path, monkeypatch):
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@t"]
+    assert tracking._git() == {"mlflow.source.git.commit": "unknown", "git_dirty": "unknown"}
+    (tmp_path / "a").write_text("1")
+    for words in (["init", "-q"], ["add", "a"], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *words], check=True)
+    assert len(tracking._git()["mlflow.source.git.commit"]) == 40
+    assert tracking._git()["git_dirty"] == "false"
+    (tmp_path / "a").write_text("2")
+    assert tracking._git()["git_dirty"] == "true"
+    monkeypatch.setenv("PATH", "")
+    assert tracking._git()["git_dirty"] == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ValueError("no"), "FAILED"),
+        (SystemExit(1), "FAILED"),
+        (SystemExit(0), "FINISHED"),
+        (SystemExit(143), "KILLED"),
+        (KeyboardInterrupt(), "KILLED"),
+    ],
+)
+def test_a_run_ends_as_what_it_was(error, status):
+    with pytest.raises(type(error)), tracking.start_run("ends", config={}, tags=TAGS) as run:
+        raise error
+    assert client().get_run(run.id).info.status == status
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_run_without_its_provenance_is_refused():
+    with (
+        pytest.raises(ValueError, match="lacks the tag schema_fingerprint"),
+        tracking.start_run("x", config={}, tags={"data_hash": "d"}),
+    ):
+        pass
+
+
+def test_importing_the_module_does_not_import_mlflow():
+    code = "import sys, watchnext.tracking; sys.exit('mlflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("body", [WAITS, SWALLOWS, CLOSES, TRAINS], ids=["waits", "swallows", "closes", "lightning"])
+def test_sigterm_exits_143_and_leaves_the_run_killed(body, tmp_path):
+    process = program(body)
+    run_id = run_of(tmp_path, process)
+    os.kill(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 143, errors
+    assert client().get_run(run_id).info.status == "KILLED"
+
+
+def test_lightning_logs_into_the_run(tmp_path):
+    process = program(TRAINS, "1")
+    printed, errors = process.communicate(timeout=120)
+    assert "fitted" in printed, errors
+    (run,) = client().search_runs(["1"])
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics.keys() >= {"loss", "after"}
+
+
+def test_ctrl_c_leaves_the_run_killed(tmp_path):
+    process = program(WAITS)
+    run_id = run_of(tmp_path, process)
+    os.kill(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert client().get_run(run_id).info.status == "KILLED"
+
+
+def test_programs_may_start_at_once_in_a_fresh_folder():
+    body = 'with tracking.start_run("both", config={"a": 1}, tags=TAGS) as run:\n    run.log_metrics({"m": 1.0})\n'
+    for process in [program(body), program(body), program(body)]:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    (experiment,) = client().search_experiments(filter_string="name = 'watchnext'")
+    assert [run.info.status for run in client().search_runs([experiment.experiment_id])] == ["FINISHED"] * 3
+
+
+def release(folder, release_id: str):
+    (folder / release_id).mkdir()
+    (folder / release_id / "manifest.json").write_text("{}")
+    return folder / release_id
+
+
+def test_the_registry_mirrors_challenger_and_champion(tmp_path):
+    with tracking.start_run("release", config={}, tags=TAGS) as run:
+        pass
+    assert tracking.champion() is None
+    first, second = release(tmp_path, "r1"), release(tmp_path, "r2")
+    metrics = {"ndcg@10": 0.5, "nothing": math.nan}
+    assert tracking.register_release("r1", first, run_id=run.id, metrics=metrics) == 1
+    assert tracking.champion() is None
+    tracking.set_champion("r1")
+    assert tracking.champion() == "r1"
+    assert tracking.register_release("r2", second, run_id=run.id, metrics=metrics) == 2
+    assert tracking.register_release("r1", first, run_id=run.id, metrics=metrics) == 1
+    assert client().get_registered_model("watchnext").aliases == {"champion": 1, "challenger": 2}
+    tracking.set_champion("r2")
+    assert client().get_registered_model("watchnext").aliases == {"champion": 2}
+    version = client().get_model_version("watchnext", "2")
+    assert version.tags == {"release_id": "r2", "metric.ndcg_10": "0.5", "metric.nothing": "nan"}
+    assert os.path.isfile(version.source.removeprefix("file://") + "/manifest.json")
+
+
+def test_unknown_and_unfinished_releases_are_named(tmp_path):
+    with pytest.raises(LookupError, match=r"'r9' is not registered .* `dvc repro release`"):
+        tracking.set_champion("r9")
+    with pytest.raises(FileNotFoundError, match=r"'r9' has no .*manifest.json"):
+        tracking.register_release("r9", tmp_path, run_id="x", metrics={})
+
+
+def test_the_store_follows_the_variable_and_is_absolute(tmp_path, monkeypatch):
+    assert tracking.tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/with space/other.db")
+    (tmp_path / "with space").mkdir()
+    with tracking.start_run("elsewhere", config={"a": 1}, tags=TAGS) as run:
+        pass
+    assert (tmp_path / "with space/other.db").exists()
+    assert (tmp_path / "with space/mlruns" / run.id / "artifacts/config.yaml").exists()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:5000")
+    assert tracking.tracking_uri() == "http://localhost:5000"

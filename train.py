@@ -1,0 +1,60 @@
+"""Train one model, tracked: `python train.py model=ranker trainer.max_epochs=1`. Every choice stands in conf/."""
+
+import json
+import sys
+from pathlib import Path
+
+import hydra
+import pytorch_lightning as pl
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.loggers import MLFlowLogger
+
+from watchnext import tracking
+from watchnext.dispatch import composed, plain
+from watchnext.features.batches import FeatureSet
+from watchnext.nn.weights import written_aside
+from watchnext.schema import SchemaError
+
+
+def fit(config: DictConfig, run: tracking.Run, features: FeatureSet, out: Path) -> dict[str, float]:
+    """Fit, test, and write the network to `out`; returns the test metrics."""
+    module = instantiate(config.model.module)(features=features)
+    best = instantiate(config.model.best)
+    logger = MLFlowLogger(run_id=run.id, tracking_uri=run.tracking_uri)
+    trainer: pl.Trainer = instantiate(config.trainer, callbacks=[best, TQDMProgressBar(refresh_rate=10)], logger=logger)
+    trainer.fit(module, module.loader("train", seed=config.seed), module.loader("valid", seed=config.seed))
+    trainer.validate(module, module.loader("valid", seed=config.seed), verbose=False)
+    found = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    trainer.test(module, module.loader("test", seed=config.seed), verbose=False)
+    found |= {name: float(value) for name, value in trainer.callback_metrics.items()} | {"best_epoch": float(best.epoch)}
+    with written_aside(out) as folder:
+        module.save(folder)
+        (folder / "metrics.json").write_text(json.dumps(found, indent=1, sort_keys=True))
+    run.log_metrics(found)
+    for path in sorted(out.iterdir()):
+        run.log_file(path, folder="model")
+    return found
+
+
+@hydra.main(version_base=None, config_path="conf", config_name="config")
+def main(config: DictConfig) -> None:
+    out = Path(config.out or Path(HydraConfig.get().runtime.output_dir) / "model")
+    try:
+        features = FeatureSet.load(Path(config.data.outputs) / "features")
+        pl.seed_everything(config.seed, workers=True, verbose=False)
+        report = features.report
+        facts = {"data": config.data.name, "data_hash": report["data_hash"], "schema_fingerprint": report["schema"], "regime": report["regime"]}
+        with tracking.start_run(config.model.name, config=plain(config), tags=facts) as run:
+            found = fit(config, run, features, out)
+    except (FileNotFoundError, SchemaError, ValueError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    print(f"{config.model.name} > {out}\n" + "\n".join(f"  {name:<28}{value:.4f}" for name, value in sorted(found.items())))
+
+
+if __name__ == "__main__":
+    if not any(argument.startswith("-") for argument in sys.argv[1:]):
+        composed(sys.argv[1:])  # names a misspelt key together with the right ones, which Hydra's own door does not
+    main()
