@@ -32,11 +32,19 @@ def fit(config: DictConfig, run: tracking.Run, features: FeatureSet, out: Path) 
     found |= {name: float(value) for name, value in trainer.callback_metrics.items()} | {"best_epoch": float(best.epoch)}
     with written_aside(out) as folder:
         module.save(folder)
-        (folder / "metrics.json").write_text(json.dumps(found, indent=1, sort_keys=True))
+        write_metrics(folder / "metrics.json", found)
+    if config.metrics:
+        write_metrics(Path(config.metrics), found)
     run.log_metrics(found)
     for path in sorted(out.iterdir()):
         run.log_file(path, folder="model")
     return found
+
+
+def write_metrics(path: Path, found: dict[str, float]) -> None:
+    """Six digits: what lies behind them differs between processors."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({name: round(value, 6) for name, value in sorted(found.items())}, indent=1) + "\n")
 
 
 @hydra.main(version_base=None, config_path="conf", config_name="config")

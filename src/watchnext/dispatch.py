@@ -7,8 +7,11 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+__all__ = ["composed", "dispatch", "instantiate", "plain"]
 
 Command = Callable[[DictConfig], int | None]
 
@@ -49,7 +52,7 @@ def explained(error: Exception, overrides: list[str], known: list[str]) -> str:
         if "=" in override and key not in known and f"'{key}'" in message.replace('"', "'"):
             siblings = [name for name in known if name.rpartition(".")[0] == key.rpartition(".")[0]]
             near = difflib.get_close_matches(key, known, 1) or difflib.get_close_matches(key.rpartition(".")[2], known, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = f"; did you mean {near[0]}?" if near else "."
             return f"unknown key {key!r}{hint} Known beside it: {', '.join(siblings) or ', '.join(known[:20])}"
     return message
 

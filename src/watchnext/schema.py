@@ -28,7 +28,7 @@ def _checked(owner: str, given: Mapping, allowed: tuple[str, ...]) -> None:
     for key in given:
         if key not in allowed:
             near = difflib.get_close_matches(str(key), allowed, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = f"; did you mean {near[0]!r}?" if near else "."
             raise SchemaError(f"{owner} has the unknown key {key!r}{hint} Known keys: {', '.join(allowed)}")
 
 
@@ -70,6 +70,8 @@ class Feature:
         ):
             if value not in choices:
                 raise SchemaError(f"feature {self.name!r}: {what} is {value!r}, expected one of {', '.join(choices)}")
+        if len(self.bounds) != 2:
+            raise SchemaError(f"feature {self.name!r}: bounds are {list(self.bounds)}, expected [low, high], null where open")
         low, high = self.bounds
         if low is not None and high is not None and low > high:
             raise SchemaError(f"feature {self.name!r}: bounds {list(self.bounds)} are the wrong way round")

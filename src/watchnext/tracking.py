@@ -268,6 +268,12 @@ def champion(*, name: str = MODEL) -> str | None:
         return _aliased(client, name, "champion")
 
 
+def challenger(*, name: str = MODEL) -> str | None:
+    """Id of the newest registered release that does not serve, None where there is none."""
+    with _store(tracking_uri()) as client:
+        return _aliased(client, name, "challenger")
+
+
 def _version(client: "MlflowClient", name: str, release_id: str) -> int | None:
     found = client.search_model_versions(f"name = '{name}' and tags.release_id = '{release_id}'")
     return int(found[0].version) if found else None

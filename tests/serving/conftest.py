@@ -13,7 +13,6 @@ from watchnext.data.tables import OUTCOMES, Tables
 from watchnext.features.batches import FeatureSet
 from watchnext.features.build import FeatureBuilder
 from watchnext.nn.export import export_graph
-from watchnext.reranking.slate import Reranker
 from watchnext.retrieval.index import VideoIndex
 from watchnext.retrieval.two_tower import TwoTower
 from watchnext.schema import FeatureSchema
@@ -26,7 +25,14 @@ START_MS, HOUR_MS = 1_700_000_000_000, 3_600_000
 USERS, VIDEOS, IMPRESSIONS = 25, 120, 500
 RERANKING = {
     "value": {"weights": {"click": 0.2, "long_view": 1.0, "watch_s": 0.3}, "watch_half_s": 30.0},
-    "rules": {"unavailable": {}, "safety": {"highest": "safe"}, "region": {}, "seen": {}, "duplicate": {}, "creator_cap": {"most": 2}},
+    "rules": {
+        "unavailable": {},
+        "safety": {"highest": "safe"},
+        "region": {},
+        "seen": {},
+        "duplicate": {},
+        "creator_cap": {"most": 2},
+    },
     "diversity": {"trade_off": 0.8},
     "exploration": {"epsilon": 0.05},
 }
@@ -82,8 +88,9 @@ def random_impressions(random, users: pl.DataFrame, videos: pl.DataFrame) -> pl.
             watch_ms = int(random.choice([0, 0, 900, 5_000, 61_500]))
             received = random.choice([None, time_ms + watch_ms, time_ms + watch_ms + 3_000])
             rows.append((f"r{request}", user, str(video), time_ms, place, watch_ms, received))
-    frame = pl.DataFrame(rows, orient="row", schema={"request_id": pl.String, "user_id": pl.Int64, "video_id": pl.String, "time_ms": pl.Int64,
-                                                     "position": pl.Int16, "watch_ms": pl.Int64, "received_ms": pl.Int64})  # fmt: skip
+    ids = {"request_id": pl.String, "user_id": pl.Int64, "video_id": pl.String}
+    numbers = {"time_ms": pl.Int64, "position": pl.Int16, "watch_ms": pl.Int64, "received_ms": pl.Int64}
+    frame = pl.DataFrame(rows, orient="row", schema=ids | numbers)
     flags = {name: random.random(len(frame)) < 0.3 for name in OUTCOMES}
     return frame.with_columns(
         pl.from_epoch("time_ms", "ms").dt.date().alias("day"),
@@ -107,7 +114,8 @@ class Ranker(torch.nn.Module):
 
     def forward(self, inputs):
         hidden = sum(self._flat(name, inputs[name]) for name in self.names)
-        hidden = hidden + self.codes(inputs["video_codes"]).sum(1) + self.codes(inputs["user_codes"]).sum(1)
+        for name in ("user_codes", "context_codes", "video_codes"):
+            hidden = hidden + self.codes(inputs[name]).sum(1)
         out = self.out(torch.tanh(hidden))
         return torch.cat([torch.sigmoid(out[:, :3]), torch.nn.functional.softplus(out[:, 3:]) * 10], 1)
 
@@ -126,7 +134,9 @@ def built(tmp_path_factory) -> tuple[Path, Tables]:
     n = len(tables.impressions)
     split = np.repeat(np.array([0, 1, 2], np.int8), [n - 200, 100, 100])
     schema = FeatureSchema.load(CONF / "features" / "world.yaml")
-    FeatureBuilder(schema=schema, utc_offset_h=0, regime="streaming", min_count=1, data_hash="tiny").build(tables, split, folder)
+    FeatureBuilder(schema=schema, utc_offset_h=0, regime="streaming", min_count=1, data_hash="tiny").build(
+        tables, split, folder
+    )
     return folder, tables
 
 
@@ -154,11 +164,25 @@ def exported(built, tmp_path_factory) -> Path:
     return folder
 
 
+def stage_release(built, exported, root: Path) -> Path:
+    """The parts, assembled aside."""
+    staging = aside(root)
+    assemble(
+        staging,
+        features=built[0],
+        query_tower=exported / "query_tower.xml",
+        ranker=exported / "ranker.xml",
+        index=exported / "index",
+        reranking=RERANKING,
+        retrieval=RETRIEVAL,
+        reference=exported / "reference.parquet",
+    )
+    return staging
+
+
 def make_release(built, exported, root: Path, **changes) -> Path:
     """Publish a release under `root` and let it serve."""
-    staging = aside(root)
-    assemble(staging, features=built[0], query_tower=exported / "query_tower.xml", ranker=exported / "ranker.xml",
-             index=exported / "index", reranking=RERANKING, retrieval=RETRIEVAL, reference=exported / "reference.parquet")  # fmt: skip
+    staging = stage_release(built, exported, root)
     as_of_ms = json.loads((built[0] / "report.json").read_text())["as_of_ms"]
     manifest = {"data": "tiny", "regime": "streaming", "as_of_ms": as_of_ms, "clock": "release", "journal": 0}
     folder = publish(staging, root, manifest | changes)

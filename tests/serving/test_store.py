@@ -11,6 +11,7 @@ import pytest
 
 from watchnext.data.tables import OUTCOMES
 from watchnext.features.build import log_of
+from watchnext.features.catalogue import Ids
 from watchnext.features.fold import Reads, State, fold, read_candidates, read_viewer
 from watchnext.serving import store as store_module
 from watchnext.serving.environment import StoreError
@@ -21,7 +22,9 @@ NOW = 1_800_000_000_000
 
 
 def outcome(user_id=101, video_id="v001", known_at=NOW, **fields) -> Event:
-    return Event(kind="outcome", user_id=user_id, video_id=video_id, known_at=known_at, watch_ms=fields.pop("watch_ms", 5_000), **fields)
+    return Event(
+        kind="outcome", user_id=user_id, video_id=video_id, known_at=known_at, watch_ms=fields.pop("watch_ms", 5_000), **fields
+    )
 
 
 def events_of(impressions, log) -> list[Event]:
@@ -60,7 +63,7 @@ def test_events_one_by_one_give_the_bits_of_the_folded_log(built, release, tmp_p
     layout = release.layout
     log = log_of(tables, release.catalogue, release.user_ids, release.pipeline.schema)
     events = events_of(tables.impressions, log)
-    times = np.unique(log.time_ms)[:: 9]
+    times = np.unique(log.time_ms)[::9]
     store = Store.open(tmp_path / "store", empty_of(release), durable=False)
     state = State.empty(layout, users=len(release.user_ids.ids), videos=len(release.catalogue), creators=len(store.creators))
     done = 0
@@ -69,7 +72,9 @@ def test_events_one_by_one_give_the_bits_of_the_folded_log(built, release, tmp_p
         for start in range(done, until, batch):
             store.apply(events[start : min(start + batch, until)])
         done = until
-        state = State.empty(layout, users=len(release.user_ids.ids), videos=len(release.catalogue), creators=len(store.creators))
+        state = State.empty(
+            layout, users=len(release.user_ids.ids), videos=len(release.catalogue), creators=len(store.creators)
+        )
         fold(layout, state, log, as_of)
         np.testing.assert_array_equal(store.videos, state.videos)
         np.testing.assert_array_equal(store.creators, state.creators)
@@ -90,7 +95,9 @@ def test_a_new_store_holds_the_releases_state_and_the_rest_of_the_log_brings_it_
         np.testing.assert_array_equal(store.viewer(release.user_ids.value(row)), release.state.viewers[row])
     np.testing.assert_array_equal(store.videos, release.state.videos)
     store.apply([event for event in events_of(built[1].impressions, log) if event.known_at >= release.as_of_ms])
-    state = State.empty(release.layout, users=len(release.user_ids.ids), videos=len(release.catalogue), creators=len(store.creators))
+    state = State.empty(
+        release.layout, users=len(release.user_ids.ids), videos=len(release.catalogue), creators=len(store.creators)
+    )
     fold(release.layout, state, log, np.inf)
     np.testing.assert_array_equal(store.videos, state.videos)
     np.testing.assert_array_equal(store.viewer(release.user_ids.value(3)), state.viewers[3])
@@ -197,29 +204,35 @@ def test_one_process_holds_a_store(release, store, tmp_path):
         build_store(tmp_path / "store", release)
 
 
-class _Other:
-    """A release of another catalogue: its last 20 videos are gone, so that every row number means something else."""
-
-    @staticmethod
-    def of(release, journal=0):
-        keep = slice(20, None)
-        catalogue = replace(release.catalogue, video_ids=release.catalogue.video_ids[keep], creator_rows=release.catalogue.creator_rows[keep],
-                            tag_rows=release.catalogue.tag_rows[keep], duration_ms=release.catalogue.duration_ms[keep])  # fmt: skip
-        state = State(np.zeros_like(release.state.viewers), np.zeros_like(release.state.videos[keep]), np.zeros_like(release.state.creators))
-        manifest = {**release.manifest, "id": "other", "journal": journal}
-        ids = type(release.video_ids)(catalogue.video_ids)
-        return replace(release, catalogue=catalogue, video_ids=ids, state=state, manifest=manifest)
+def shrunk(release, journal=0):
+    """A release of another catalogue: the first 20 videos are gone, so that every row number means something else."""
+    catalogue = release.catalogue
+    names = ("video_ids", "creator_rows", "tag_rows", "duration_ms")
+    catalogue = replace(catalogue, **{name: getattr(catalogue, name)[20:] for name in names})
+    state = State(*(np.zeros_like(values) for values in vars(release.state).values()))
+    manifest = {**release.manifest, "id": "other", "journal": journal}
+    return replace(
+        release,
+        catalogue=catalogue,
+        video_ids=Ids(catalogue.video_ids),
+        state=replace(state, videos=state.videos[20:]),
+        manifest=manifest,
+    )
 
 
 def test_another_catalogue_is_refused_and_the_store_rebuilt_from_the_journal(release, tmp_path):
     folder = tmp_path / "store"
     gone, kept = release.video_ids.value(3), release.video_ids.value(50)
     store = Store.open(folder, release)
-    events = [outcome(video_id=gone), outcome(video_id=kept, known_at=NOW + 1, key="k"), outcome(video_id="v999", known_at=NOW + 2)]
+    events = [
+        outcome(video_id=gone),
+        outcome(video_id=kept, known_at=NOW + 1, key="k"),
+        outcome(video_id="v999", known_at=NOW + 2),
+    ]
     events += [Event(kind="withdrawn", user_id="", video_id=kept, known_at=NOW + 3)]
     store.apply(events)
     store.close()
-    other = _Other.of(release)
+    other = shrunk(release)
     with pytest.raises(StoreError, match=f"{release.state_fingerprint}.*{other.state_fingerprint}.*build-store"):
         Store.open(folder, other)
     build_store(folder, other)
@@ -239,8 +252,8 @@ def test_the_journal_is_replayed_from_the_releases_position(release, tmp_path):
     store = Store.open(folder, release)
     store.apply([outcome(video_id=release.video_ids.value(row), known_at=NOW + row) for row in (40, 50, 60)])
     store.close()
-    build_store(folder, _Other.of(release, journal=2))
-    store = Store.open(folder, _Other.of(release, journal=2))
+    build_store(folder, shrunk(release, journal=2))
+    store = Store.open(folder, shrunk(release, journal=2))
     assert np.flatnonzero(store.videos[:, 0]).tolist() == [40]
     assert store.position == 3
     store.close()
@@ -267,7 +280,8 @@ KILLED = """
     from watchnext.serving.store import Store
     store = Store.open(sys.argv[1], Release.load(sys.argv[2]))
     for i in range(100_000):
-        store.apply([Event(kind="outcome", user_id=i, video_id="v001", known_at=1_800_000_000_000 + i, watch_ms=1_000, key=str(i))])
+        event = Event(kind="outcome", user_id=i, video_id="v001", known_at=1_800_000_000_000 + i, watch_ms=1_000, key=str(i))
+        store.apply([event])
         print(i, flush=True)
 """
 

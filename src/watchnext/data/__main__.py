@@ -5,12 +5,11 @@ import json
 from pathlib import Path
 
 import polars as pl
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from watchnext.data.tables import OUTCOMES, TABLES, DataError
 from watchnext.data.validation import validate
-from watchnext.dispatch import dispatch
+from watchnext.dispatch import dispatch, instantiate
 from watchnext.schema import FeatureSchema, SchemaError
 
 

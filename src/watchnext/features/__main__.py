@@ -3,11 +3,10 @@
 import json
 from pathlib import Path
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from watchnext.data.tables import DataError, read_tables
-from watchnext.dispatch import dispatch
+from watchnext.dispatch import dispatch, instantiate
 from watchnext.features.build import FeatureBuilder
 from watchnext.schema import FeatureSchema, SchemaError
 

@@ -36,7 +36,8 @@ def log_of(tables: Tables, catalogue: Catalogue, users: Ids, schema: FeatureSche
         user_rows=users.rows_of(impressions["user_id"]),
         video_rows=video_rows,
         time_ms=time_ms,
-        known_at=np.where(np.isnan(received), time_ms + watch_ms, received),
+        # Where a log claims to have received an outcome before its request, believing it would leak the row's own label.
+        known_at=np.where(np.isnan(received), time_ms + watch_ms, np.maximum(received, time_ms)),
         amounts=counters.amounts(schema.state.counts, outcomes),
         watch_ms=watch_ms,
         bits=history.outcome_bits(outcomes),

@@ -93,7 +93,7 @@ class Catalogue:
         """From the canonical videos table. Raises ValueError for more than 64 regions."""
         creator_rows, creators = codes_of(videos["creator_id"])
         tag_rows, tags = padded(videos["tags"], tags_per_video)
-        region_rows, regions = padded(videos["regions"], 64)
+        region_rows, regions = padded(videos["regions"], 65)  # one more than fits, so that too many are noticed
         if len(regions) > 64:
             raise ValueError(f"the videos table names {len(regions)} regions, expected at most 64")
         bits = np.where(region_rows >= 0, np.uint64(1) << region_rows.clip(0).astype(np.uint64), np.uint64(0))

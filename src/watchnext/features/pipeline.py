@@ -161,13 +161,14 @@ class FeaturePipeline:
 
     def _rates(self, entity: str, values: np.ndarray) -> np.ndarray:
         """Counters (N, block) as log impressions and smoothed rates: (count + PRIOR * mean rate) / (impressions + PRIOR)."""
-        shaped = values.reshape(len(values), len(self.schema.state.counts), -1)
+        counts = len(self.schema.state.counts)
+        shaped = values.reshape(len(values), counts, values.shape[1] // counts)  # not -1: there may be no rows
         if self._impression is None:
             return np.log1p(values)
         impressions = shaped[:, self._impression, :]
         rates = (shaped + PRIOR * self.fitted[f"rate.{entity}"]) / (impressions + PRIOR)[:, None, :]
         rates[:, self._impression, :] = np.log1p(impressions)
-        return rates.reshape(len(values), -1)
+        return rates.reshape(values.shape)
 
     def _numerical(self, feature: Feature, values: np.ndarray) -> list[np.ndarray]:
         """One raw column (N,) as one or two: the transformed value, and a flag where it may be missing."""

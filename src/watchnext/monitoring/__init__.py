@@ -1,1 +1,1 @@
-"""Served traffic against training data > a verdict: none, drift, or no data."""
+"""Served traffic against training data: drift."""

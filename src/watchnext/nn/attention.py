@@ -26,7 +26,7 @@ class History(nn.Module):
 
 
 class PooledAttention(nn.Module):
-    """One vector of a history by attention from a query: (B, Q), (B, H, D), mask (B, H) > (B, D); zeros for an empty history."""
+    """One vector of a history by attention from a query: (B, Q), (B, H, D), mask (B, H) > (B, D); the bias alone for an empty one."""
 
     def __init__(self, *, query: int, dimension: int, heads: int) -> None:
         super().__init__()

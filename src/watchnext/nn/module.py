@@ -27,7 +27,7 @@ class BestWeights(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.sanity_checking:
             return
-        value = float(trainer.callback_metrics[self.monitor])
+        value = float(trainer.callback_metrics[self.monitor].nan_to_num(nan=float("-inf")))
         if value > self.best or not self._weights:
             self.best, self.epoch = value, trainer.current_epoch
             self._weights = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}

@@ -37,6 +37,6 @@ class DCN(nn.Module):
         if self.affinity:
             parts = (inputs[name] for name in ("video_vector", "history_vector", "history_values", "history_mask"))
             values.append(self.affinity(*parts))
-        query = self.query(inputs).expand(len(video), -1)
+        query = self.query(inputs).expand(video.shape[0], -1)
         x = torch.cat([query, video, *values, interest, interest * candidate], dim=-1)
         return self.heads(torch.cat([self.cross(x), self.deep(x)], dim=-1))

@@ -20,7 +20,7 @@ class LogisticRegression(nn.Module):
         self.values = nn.Linear(sizes.user_values + sizes.query_values + sizes.video_values + sizes.candidate_values + sizes.vector, targets)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        rows = len(inputs["video_codes"])
+        rows = inputs["video_codes"].shape[0]
         codes = torch.cat([inputs["user_codes"], inputs["context_codes"]], dim=-1)
         query = self.query.codes(codes).unflatten(-1, (-1, self.targets)).sum(-2)
         video = self.video.codes(inputs["video_codes"]).unflatten(-1, (-1, self.targets)).sum(-2)

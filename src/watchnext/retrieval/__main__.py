@@ -21,7 +21,9 @@ def index(config: DictConfig) -> None:
     built, recall = build_guarded(vectors, queries, factory=options.factory, parameters=options.parameters, k=options.k, floor=options.floor)
     built.save(folder)
     report = {"factory": options.factory, "videos": len(built), "dimension": built.dimension, f"recall@{options.k}": round(recall, 6)}
-    (folder / "metrics.json").write_text(json.dumps(report, indent=1))
+    metrics = outputs / "metrics" / "index.json"
+    metrics.parent.mkdir(exist_ok=True)
+    metrics.write_text(json.dumps(report, indent=1) + "\n")
     print(f"{folder}: {report}")
 
 

@@ -5,17 +5,17 @@ import math
 import re
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-import numpy as np
-
-from watchnext.features import history
-from watchnext.serving.contract import EventsRequest, RecommendRequest
+from watchnext.data.tables import OUTCOMES
+from watchnext.serving.answer import Answer
+from watchnext.serving.batch import precomputed
+from watchnext.serving.contract import EventsRequest, OutcomeEvent, RecommendRequest
 from watchnext.serving.events import Event
 from watchnext.serving.instruments import Instruments
 from watchnext.serving.store import ACCEPTED, DUPLICATE, UNKNOWN, StoreError
 from watchnext.serving.work import TooSlowError
-from watchnext.types import SOURCES, TARGETS, Request
+from watchnext.types import TARGETS, Request
 
 log = logging.getLogger(__name__)
 INT64 = range(-(2**63), 2**63)
@@ -26,37 +26,40 @@ class Desk:
     """`clock()` gives ms, each call later than the one before. Safe to call from any thread."""
 
     def __init__(self, *, recommender, store, served, clock: Callable[[], int], instruments: Instruments) -> None:
-        self._recommender, self._store, self._served, self._clock, self._instruments = (
-            recommender,
-            store,
-            served,
-            clock,
-            instruments,
-        )
-        self._release = recommender.release
+        self._recommender, self._release = recommender, recommender.release
+        self._store, self._served = store, served
+        self._clock, self._instruments = clock, instruments
         self.release_id: str = recommender.release.id
 
     # ---- slates ------------------------------------------------------------------------------------------------------
 
     def recommend(self, body: RecommendRequest, *, request_id: str, until: float) -> dict:
-        """A RecommendResponse, its videos counted as shown. Raises TooSlowError after `until` (monotonic s): nobody waits then."""
+        """A RecommendResponse, its videos counted as shown. Raises TooSlowError after `until` (monotonic s)."""
         request = Request(request_id, body.user_id, body.k, self._clock(), body.surface, body.region, body.context)
-        answer = self._recommender.recommend(request)
-        if time.monotonic() > until:
+        answer = self._precomputed(request, body.mode) or self._recommender.recommend(request)
+        if time.monotonic() > until:  # nobody waits for it any more, so nobody is shown it
             raise TooSlowError("the slate took longer than its asker waits")
         why = list(answer.why)
         if not self._count_shown(request, answer.ids):
             why.append("the store did not take what was shown")
         self._served.append(answer)
-        slate = self._slate(answer, why)
+        slate = self._slate(answer, request_id, why)
         self._instruments.slate(
-            videos=len(answer.ids), removed=slate["removed"], degraded=bool(why), timings_ms=answer.timings_ms
+            videos=len(answer.ids), removed=answer.removed, degraded=bool(why), timings_ms=answer.timings_ms
         )
         return slate
 
-    def _count_shown(self, request: Request, ids: list) -> bool:
+    def _precomputed(self, request: Request, mode: str) -> Answer | None:
+        try:
+            return precomputed(self._recommender, request) if mode == "precomputed" else None
+        except StoreError:
+            log.exception("the slate kept for request %s could not be read", request.request_id)
+            return None
+
+    def _count_shown(self, request: Request, ids: Sequence) -> bool:
         """A slate is worth more than its count: where the store fails, the viewer gets it all the same."""
-        shown = [Event(kind="shown", user_id=request.user_id, video_id=each, known_at=request.as_of_ms, request_id=request.request_id) for each in ids]  # fmt: skip
+        about = {"kind": "shown", "user_id": request.user_id, "known_at": request.as_of_ms, "request_id": request.request_id}
+        shown = [Event(video_id=each, **about) for each in ids]
         try:
             self._store.apply(shown)
         except StoreError:
@@ -64,35 +67,34 @@ class Desk:
             return False
         return True
 
-    def _slate(self, answer, why: list[str]) -> dict:
-        slate, scored = answer.slate, answer.scored
-        picked = slate.picked
-        rows, bits = scored.candidates.rows[picked], scored.candidates.sources[picked]
-        items = [
-            {
-                "video_id": video_id,
-                "score": float(slate.values[place]),
-                "reasons": list(answer.reasons[place]),
-                "sources": [name for bit, name in enumerate(SOURCES) if bits[place] >> bit & 1],
-                "predictions": {
-                    name: _finite(value) for name, value in zip(TARGETS, scored.predictions[picked[place]], strict=True)
-                },
-                "video": {**self._facts(int(rows[place])), "age_h": self._age_h(int(rows[place]), answer.request.as_of_ms)},
-            }
-            for place, video_id in enumerate(answer.ids)
-        ]
+    def _slate(self, answer: Answer, request_id: str, why: list[str]) -> dict:
         return {
-            "request_id": answer.request.request_id,
-            "release": self.release_id,
-            "mode": "online",
+            "request_id": request_id,
+            "release": answer.release,
+            "mode": answer.mode,
             "degraded": bool(why),
             "degraded_why": why,
-            "as_of_ms": answer.request.as_of_ms,
-            "items": items,
-            "removed": {name: len(positions) for name, positions in slate.removed.items()},
-            "funnel": {"retrieved": len(scored), "ranked": len(scored), "slate": len(picked)},
+            "as_of_ms": answer.as_of_ms,
+            "items": self._items(answer),
+            "removed": answer.removed,
+            "funnel": answer.funnel,
             "timings_ms": answer.timings_ms,
         }
+
+    def _items(self, answer: Answer) -> list[dict]:
+        scores, rows = answer.slate.values.tolist(), answer.rows.tolist()
+        parts = (answer.ids, scores, answer.reasons, answer.sources, answer.predictions, rows)
+        return [
+            {
+                "video_id": video_id,
+                "score": score,
+                "reasons": reasons,
+                "sources": sources,
+                "predictions": {name: _finite(value) for name, value in zip(TARGETS, predictions, strict=True)},
+                "video": {**self._facts(row), "age_h": self._age_h(row, answer.as_of_ms)},
+            }
+            for video_id, score, reasons, sources, predictions, row in zip(*parts, strict=True)
+        ]
 
     def _facts(self, row: int) -> dict:
         catalogue = self._release.catalogue
@@ -111,15 +113,7 @@ class Desk:
     def outcomes(self, body: EventsRequest) -> tuple[dict[str, int], list]:
         """An EventsResponse, and the unknown video ids, whose events were kept aside. Raises StoreError: then none counted."""
         known_at = self._clock()
-        events = [
-            Event(
-                kind="outcome",
-                known_at=known_at,
-                request_id=one.request_id or "",
-                **one.model_dump(exclude={"type", "request_id"}),
-            )
-            for one in body.events
-        ]
+        events = [_event(one, known_at) for one in body.events]
         results = self._store.apply(events)
         found = Counter(results)
         counts = {"accepted": found[ACCEPTED], "duplicates": found[DUPLICATE], "unknown": found[UNKNOWN]}
@@ -137,26 +131,28 @@ class Desk:
     def history(self, text: str, limit: int) -> dict:
         """A HistoryResponse, latest first; nothing for somebody unknown. `text` is an id as it stands in a path."""
         user_id = self._id(text)
-        layout, record = self._store.layout, self._store.viewer(user_id)
-        rows, values = np.empty(layout.history, np.int32), np.empty((layout.history, 3))
-        history.read(record, layout.at_history, layout.history, float(self._clock()), rows, values)
-        kept = range(min(limit, int(np.count_nonzero(rows >= 0))))
-        return {"user_id": user_id, "history": [self._watch(int(rows[place]), values[place]) for place in kept]}
+        watches = self._recommender.history(user_id, self._clock(), limit)
+        rows = self._release.video_ids.rows([watch["video_id"] for watch in watches]).tolist()
+        return {"user_id": user_id, "history": [self._watch(row, watch) for row, watch in zip(rows, watches, strict=True)]}
 
     def _id(self, text: str) -> int | str:
         is_number = not self._release.user_ids.are_strings and re.fullmatch(r"-?\d{1,19}", text, re.ASCII)
         return int(text) if is_number and int(text) in INT64 else text
 
-    def _watch(self, row: int, values: np.ndarray) -> dict:
-        ago_s, watch_s, bits = values
-        flags = {name: bool(int(bits) & bit) for name, bit in history.OUTCOME_BITS.items()}
+    def _watch(self, row: int, watch: dict) -> dict:
+        flags = {name: name in watch["outcomes"] for name in OUTCOMES}
         return {
-            "video_id": self._release.video_ids.value(row),
+            "video_id": watch["video_id"],
             **self._facts(row),
-            "watch_ms": 1000.0 * watch_s,
-            "ago_s": float(ago_s),
+            "watch_ms": 1000.0 * watch["watch_s"],
+            "ago_s": watch["ago_s"],
             **flags,
         }
+
+
+def _event(given: OutcomeEvent, known_at: int) -> Event:
+    fields = given.model_dump(exclude={"type", "request_id"})
+    return Event(kind="outcome", known_at=known_at, request_id=given.request_id or "", **fields)
 
 
 def _finite(value: float) -> float | None:

@@ -46,7 +46,7 @@ def place(number: int) -> bytes:
 
 
 class Environment:
-    """Named tables of one LMDB environment. Without `durable`, a power cut may lose the last commits; a killed process never does."""
+    """Named tables of one LMDB environment. Without `durable`, a power cut may lose commits; kill -9 never does."""
 
     def __init__(self, path: Path, *, durable: bool, map_bytes: int) -> None:
         self.path = Path(path).resolve()
@@ -134,7 +134,7 @@ def append(txn: lmdb.Transaction, table: object, value: bytes) -> int:
 def locked(folder: Path) -> IO:
     """The folder's lock, held until closed or the process dies. Raises StoreError naming who holds it."""
     Path(folder).mkdir(parents=True, exist_ok=True)
-    lock = open(Path(folder) / "lock", "a+")  # noqa: SIM115: held as long as the store
+    lock = open(Path(folder) / "lock", "a+")  # noqa: SIM115 (held as long as the store)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

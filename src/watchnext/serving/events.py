@@ -14,7 +14,7 @@ KINDS = ("shown", "outcome", "withdrawn", "restored")  # the first two at their 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """One video shown to a viewer, what came of it, or (withdrawn, restored; `user_id` "") that it may no longer or again be shown.
+    """One video shown to a viewer, what came of it, or that it may no longer or again be shown (withdrawn, restored: no user).
 
     known_at    ms UTC, when the server learned of it
     request_id  of the answer that showed it; "" unknown

@@ -12,7 +12,7 @@ import openvino as ov
 
 
 class Graph:
-    """`<path>.xml` with its weights beside it, compiled for the CPU. Safe to call from any thread: each has its own infer request."""
+    """`<path>.xml` with its weights beside it, compiled for the CPU. Any thread may call it: each has its own request."""
 
     def __init__(self, path: Path, *, threads: int = 1) -> None:
         # f32 is asked for, as bf16 machines would otherwise answer other scores than the ones that were evaluated.

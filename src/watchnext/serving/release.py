@@ -125,7 +125,7 @@ class Release:
 
 
 def state_fingerprint(pipeline: FeaturePipeline, catalogue: Catalogue) -> str:
-    """16 hex digits over everything that gives a number in the state its meaning: layout, and the rows of videos, creators and tags."""
+    """16 hex digits over what gives the state its meaning: its layout, and the rows of videos, creators, tags."""
     digest = hashlib.sha256(pipeline.schema.fingerprint.encode())
     for array in (catalogue.video_ids, catalogue.creator_names, catalogue.tag_names):
         digest.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
@@ -141,8 +141,18 @@ def aside(root: Path) -> Path:
     return Path(tempfile.mkdtemp(prefix=".staging-", dir=root))
 
 
-def assemble(staging: Path, *, features: Path, query_tower: Path, ranker: Path, index: Path, reranking: Mapping, retrieval: Mapping, reference: Path) -> None:  # fmt: skip
-    """Copy the parts: the feature stage's folder, two graphs (.xml, with .bin beside), the index folder, settings, a Parquet sample."""
+def assemble(
+    staging: Path,
+    *,
+    features: Path,
+    query_tower: Path,
+    ranker: Path,
+    index: Path,
+    reranking: Mapping,
+    retrieval: Mapping,
+    reference: Path,
+) -> None:
+    """Copy the parts: the feature stage's folder, two graphs (.xml, .bin beside), the index folder, settings, a Parquet sample."""
     for part in FEATURE_PARTS:
         shutil.copytree(Path(features) / part, staging / part, copy_function=shutil.copyfile)
     shutil.copytree(index, staging / "index", copy_function=shutil.copyfile)
@@ -157,9 +167,9 @@ def assemble(staging: Path, *, features: Path, query_tower: Path, ranker: Path, 
 
 
 def publish(staging: Path, root: Path, manifest: Mapping) -> Path:
-    """Seal `staging` (in `root`) and rename it to `root/<id>`; returns that folder. The same release published again is left as it is.
+    """Seal `staging` (in `root`) and rename it to `root/<id>`; returns that folder. The same release again changes nothing.
 
-    `manifest` has GIVEN, and `id` unless the content shall name it. Raises ReleaseError for an id that is taken by other content.
+    `manifest` has GIVEN, and `id` unless the content shall name it. Raises ReleaseError for an id that other content has.
     """
     sealed = _sealed(staging, manifest)
     (staging / "manifest.json").write_text(json.dumps(sealed, indent=1))

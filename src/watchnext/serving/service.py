@@ -32,6 +32,7 @@ from watchnext.serving.store import Store
 
 SERVED_BYTES = 1 << 30
 SERVED_ROWS = 500
+BUDGET_MS = 500.0  # later than this, a slate goes out in retrieval order
 FOLDERS = {"releases": "releases", "store": "store", "served": "outputs/served"}
 
 
@@ -102,10 +103,10 @@ class Watchnext:
     def check() -> None:
         """Once, before a port is opened: an error in `__init__` would restart the worker for ever, with the port open."""
         try:
-            opened = _open(Variables.of(os.environ))
+            from watchnext.serving.environment import Environment, locked; l = locked("/tmp/w/c2/run/store"); e = Environment("/tmp/w/c2/run/store/current", durable=True, map_bytes=16 << 30); print(e.get("meta", b"state")); e.close(); l.close()
         except (VariableError, ReleaseError, StoreError) as error:
             raise SystemExit(str(error)) from None
-        opened[1].close()
+
 
     def __init__(self) -> None:
         variables = Variables.of(os.environ)
@@ -113,7 +114,8 @@ class Watchnext:
         self._served = ServedLog(variables.served, max_bytes=SERVED_BYTES, flush_rows=SERVED_ROWS)
         starts_at = max(release.as_of_ms, self._store.last_known_at + 1)
         clock = Clock(starts_at if (variables.clock or release.clock) == "release" else None)
-        recommender = Recommender(release, self._store)
+        recommender = Recommender(release, self._store, budget_ms=BUDGET_MS)
+        recommender.warm()
         self._app = create_app(
             recommender=recommender, store=self._store, served=self._served, clock=clock, settings=Settings()
         )

@@ -1,4 +1,4 @@
-"""The online state: what the fold keeps of viewers, videos and creators, event by event, and the journal it can be rebuilt from."""
+"""The online state: what the fold keeps of viewers, videos and creators, event by event, and the journal behind it."""
 
 import logging
 import os
@@ -28,6 +28,7 @@ from watchnext.serving.environment import (
 from watchnext.serving.events import Event, id_key, id_of, outcome_columns
 from watchnext.serving.records import Records, unpacked
 from watchnext.serving.release import Release
+from watchnext.serving.seed import CHUNK, carry, load_state
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +37,6 @@ HOUR_MS = 3_600_000
 KEYS_KEPT, KEYS_KEPT_MS = 1_000_000, 7 * 24 * HOUR_MS  # a client may repeat itself for this long
 SHOWN_KEPT, SHOWN_KEPT_MS = 1_000_000, 24 * HOUR_MS
 QUARANTINE_KEPT = 10_000
-CHUNK = 5_000  # records or events a transaction while building aside
-CARRIED = (
     "journal",
     "keys",
     "keys_order",
@@ -50,7 +49,7 @@ REPAIR = "python -m watchnext.serving build-store"
 
 
 class Store:
-    """State, journal and what keeps events from counting twice; made by `Store.open`. Any thread may read, one at a time writes.
+    """State, journal and what keeps events from counting twice; made by `Store.open`. Any thread may call it.
 
     videos (V, layout.item), creators (R, layout.item)   float64, as of the last commit
     unavailable (V,) bool                                withdrawn since the release was built
@@ -76,7 +75,7 @@ class Store:
 
     @classmethod
     def open(cls, folder: Path, release: Release, *, durable: bool = True, map_bytes: int = MAP_BYTES) -> "Store":
-        """Open, building it from the release's state at first. Raises StoreError where it was built for another schema or catalogue."""
+        """Open, or build it from the release's state at first. Raises StoreError for one of another schema or catalogue."""
         folder = Path(folder)
         lock = locked(folder)
         try:
@@ -100,7 +99,8 @@ class Store:
     def warm(self) -> None:
         """Compile the fold before the first event needs it."""
         item = np.zeros(self.layout.item)
-        fold_event(self.layout, np.zeros(self.layout.viewer), item, item.copy(), SHOWN, 0.0, 0, -1, self._tag_rows[0], np.zeros(len(self._counts)), 0.0, 0.0)  # fmt: skip
+        viewer, amounts = np.zeros(self.layout.viewer), np.zeros(len(self._counts))
+        fold_event(self.layout, viewer, item, item.copy(), SHOWN, 0.0, 0, -1, self._tag_rows[0], amounts, 0.0, 0.0)
 
     # ---- read --------------------------------------------------------------------------------------------------------
 
@@ -133,7 +133,7 @@ class Store:
     def apply(self, events: Sequence[Event]) -> list[str]:
         """Count `events` in their order, in one transaction: ACCEPTED, DUPLICATE or UNKNOWN (video) for each.
 
-        When it returns, they are on disk. When it raises (StoreError, or ValueError for an impossible id), none of them counted.
+        When it returns, they are on disk. When it raises StoreError, none of them counted.
         """
         rows = self._video_ids.rows([event.video_id for event in events])
         with self._writing:
@@ -180,10 +180,10 @@ class Store:
             if event.kind in ("withdrawn", "restored"):
                 _withdraw(txn, self.tables["withdrawn"], event)
                 continue
-            creator_row = int(self._creator_rows[row])
-            kind = SHOWN if event.kind == "shown" else OUTCOME
-            fold_event(self.layout, records.viewer(id_key(event.user_id)), records.video(row), records.creator(creator_row), kind,
-                       float(event.known_at), row, creator_row, self._tag_rows[row], amounts[i], float(event.watch_ms), float(bits[i]))  # fmt: skip
+            creator_row, kind = int(self._creator_rows[row]), SHOWN if event.kind == "shown" else OUTCOME
+            mine = records.viewer(id_key(event.user_id)), records.video(row), records.creator(creator_row)
+            what = self._tag_rows[row], amounts[i], float(event.watch_ms), float(bits[i])
+            fold_event(self.layout, *mine, kind, float(event.known_at), row, creator_row, *what)
         records.write()
         return records
 
@@ -216,7 +216,7 @@ class Store:
 
 
 def build_store(folder: Path, release: Release, *, map_bytes: int = MAP_BYTES) -> None:
-    """Rebuild the store for a release: its folded state, then the journal from the position it names. The old one serves until the end.
+    """Rebuild the store for a release: its folded state, then the journal from its position on. The old one stays until the end.
 
     Raises StoreError while a server holds the store: what it acknowledged meanwhile would be lost.
     """
@@ -233,10 +233,10 @@ def _build(folder: Path, release: Release, *, durable: bool, map_bytes: int) -> 
     with environment.write() as txn:
         txn.put(b"state", release.state_fingerprint.encode(), db=environment.tables["meta"])
         txn.put(b"release", release.id.encode(), db=environment.tables["meta"])
-    _load_state(environment, release)
+    load_state(environment, release)
     if os.path.lexists(folder / "current"):
         old = Environment(folder / "current", durable=durable, map_bytes=map_bytes)
-        _carry(old, environment)
+        carry(old, environment)
         old.close()
     store = Store(environment, release, None)
     if store.position:
@@ -246,44 +246,13 @@ def _build(folder: Path, release: Release, *, durable: bool, map_bytes: int) -> 
     clear(folder)
 
 
-def _load_state(environment: Environment, release: Release) -> None:
-    state, layout = release.state, release.layout
-    viewers = [(id_key(release.user_ids.value(row)), state.viewers[row]) for row in np.flatnonzero(state.viewers[:, 0])]
-    _put(environment, "viewers", sorted(viewers, key=lambda item: item[0]))
-    for name, records in (("videos", state.videos), ("creators", state.creators)):
-        if records.shape[1] != layout.item:
-            raise StoreError(
-                f"the release {release.id} holds {name} records of {records.shape[1]}, expected {layout.item}; run `dvc repro`"
-            )
-        _put(environment, name, [(place(int(row)), records[row]) for row in np.flatnonzero(records[:, 0])])
-
-
-def _put(environment: Environment, name: str, records: Sequence[tuple[bytes, np.ndarray]]) -> None:
-    for part in parts(records, CHUNK):
-        with environment.write() as txn, txn.cursor(environment.tables[name]) as cursor:
-            cursor.putmulti([(key, np.asarray(record).tobytes()) for key, record in part])
-
-
-def _carry(old: Environment, new: Environment) -> None:
-    """Copy what stays valid under another catalogue: ids are in it, row numbers are not."""
-    with old.read() as source:
-        for name in CARRIED:
-            for part in parts(source.cursor(old.tables[name]), CHUNK):
-                with new.write() as txn, txn.cursor(new.tables[name]) as cursor:
-                    cursor.putmulti(part)
-        latest = source.get(b"last_known_at", db=old.tables["meta"])
-    if latest is not None:
-        with new.write() as txn:
-            txn.put(b"last_known_at", latest, db=new.tables["meta"])
-
-
 def _require(environment: Environment, folder: Path, release: Release) -> None:
     """Records mean nothing under another schema or catalogue."""
     found = (environment.get("meta", b"state") or b"nothing").decode()
     if found != release.state_fingerprint:
         environment.close()
         raise StoreError(
-            f"the store {folder} holds state {found}, but the release {release.id} needs state {release.state_fingerprint}; run `{REPAIR}`"
+            f"the store {folder} holds state {found}, but release {release.id} needs {release.state_fingerprint}; run `{REPAIR}`"
         )
 
 

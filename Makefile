@@ -1,0 +1,64 @@
+# `make demo` and `make test` do all the set-up; `make help` lists the rest.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+# PyTorch's CPU builds elsewhere than here: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+PIP_TORCH := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+export DVC_NO_ANALYTICS := 1
+export DO_NOT_TRACK := 1
+export BENTOML_DO_NOT_TRACK := True
+export MLFLOW_DISABLE_TELEMETRY := true
+ACTIVATE := source $(BIN)/activate
+
+.PHONY: help setup demo test lint bench serve ui kuairand serve-kuairand lock clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.ready ## make .venv and install everything into it
+
+$(VENV)/.ready: pyproject.toml requirements.lock
+	@echo "installing into $(VENV), about two minutes"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_TORCH) torch==2.13.0
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[train,dev]' -c requirements.lock
+	@touch $@
+
+demo: setup ## run the pipeline on the sample and serve it at http://127.0.0.1:3000
+	@$(ACTIVATE) && dvc repro
+	@$(ACTIVATE) && { test -e releases/current || dvc repro --force --single-item release store recommendations; }
+	@$(MAKE) --no-print-directory serve
+
+serve: setup ## serve releases/current
+	@echo "http://127.0.0.1:3000 (Ctrl-C stops)"
+	@$(ACTIVATE) && exec bentoml serve
+
+test: lint ## lint and all tests
+	@$(ACTIVATE) && python -m pytest
+
+lint: setup ## style, and who may import whom
+	@$(ACTIVATE) && ruff check . && ruff format --check . && lint-imports
+
+bench: setup ## every benchmark, one JSON line each
+	@$(ACTIVATE) && for file in benchmarks/[a-z]*.py; do python -m benchmarks.$$(basename $$file .py) || exit; done
+
+ui: setup ## look at the runs: http://127.0.0.1:5000
+	@$(ACTIVATE) && mlflow ui
+
+kuairand: setup ## the same stages on KuaiRand-Pure: make kuairand KUAIRAND_ROOT=/path/to/KuaiRand-Pure
+	@test -n "$(KUAIRAND_ROOT)" || { echo "name the unpacked data: make kuairand KUAIRAND_ROOT=/path/to/KuaiRand-Pure"; exit 1; }
+	@$(ACTIVATE) && KUAIRAND_ROOT="$(KUAIRAND_ROOT)" python -m watchnext.lifecycle pipeline data=kuairand
+
+serve-kuairand: setup ## serve what `make kuairand` built
+	@echo "http://127.0.0.1:3000 (Ctrl-C stops)"
+	@$(ACTIVATE) && WATCHNEXT_RELEASES=outputs/kuairand/releases WATCHNEXT_STORE=outputs/kuairand/store exec bentoml serve
+
+lock: setup ## write the installed versions to requirements.lock
+	@$(BIN)/pip freeze --exclude-editable | grep -vE '^(torch==|nvidia-|triton|cuda)' > requirements.lock && echo "torch==2.13.0" >> requirements.lock
+
+clean: ## remove what was built, .venv and runs included; data and history stay
+	rm -rf $(VENV) outputs releases store runs mlruns mlflow.db mlflow.db.lock .dvc/cache .dvc/tmp
+	git checkout -q -- outputs 2>/dev/null || true

@@ -1,0 +1,1 @@
+"""Held-out days through the Recommender that will be served."""

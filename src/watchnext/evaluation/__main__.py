@@ -1,0 +1,79 @@
+"""`python -m watchnext.evaluation replay`: how good the release is on days it never saw."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from omegaconf import DictConfig
+
+from watchnext import tracking
+from watchnext.data.tables import DataError, read_tables
+from watchnext.dispatch import dispatch, plain
+from watchnext.evaluation.replay import Replay, funnel_metrics, ranking_metrics, skew
+from watchnext.features.batches import FeatureSet
+from watchnext.nn.weights import load_network
+from watchnext.ranking.scoring import scored
+from watchnext.schema import SchemaError
+from watchnext.serving.release import Release, ReleaseError
+
+
+def flat(nested: dict, prefix: str = "") -> dict[str, float]:
+    """Nested figures as one level, "ranking/long_view/auc"."""
+    found = {}
+    for name, value in nested.items():
+        found |= flat(value, f"{prefix}{name}/") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return {name: value for name, value in found.items() if isinstance(value, int | float)}
+
+
+def rounded(nested: dict) -> dict:
+    """Six digits: what lies behind them differs between processors."""
+    return {name: rounded(v) if isinstance(v, dict) else round(v, 6) if isinstance(v, float) else v for name, v in nested.items()}
+
+
+def table(report: dict) -> str:
+    """The funnel as text, one stage a line."""
+    depths = sorted({int(name.partition("@")[2]) for stage in report["funnel"].values() for name in stage if "@" in name})
+    lines = [f"regime {report['regime']}, {report['requests']} requests; recall@K of what was watched long later that day"]
+    lines.append(f"  {'stage':<16}" + "".join(f"{'@' + str(k):>9}" for k in depths) + f"{'coverage':>10}")
+    for name, stage in report["funnel"].items():
+        cells = "".join(f"{stage[f'recall@{k}']:>9.4f}" if f"recall@{k}" in stage else " " * 9 for k in depths)
+        lines.append(f"  {name:<16}{cells}{stage['coverage']:>10.3f}")
+    for target, figures in report["ranking"].items():
+        lines.append(f"  {target:<16}" + "  ".join(f"{name} {value:.4f}" for name, value in figures.items()))
+    return "\n".join(lines)
+
+
+def replay(config: DictConfig) -> None:
+    """Replay the test days through the release that the pipeline built; the table, with floors, goes to metrics and MLflow."""
+    outputs = Path(config.data.outputs)
+    name = json.loads((outputs / "release.json").read_text())["release"]
+    release = Release.load(Path(config.data.releases) / name)
+    tables, features = read_tables(outputs / "tables", repair="dvc repro tables"), FeatureSet.load(outputs / "features")
+    split = np.asarray(features.columns["split"])
+    options = config.evaluation
+    run = Replay(release=release, regime=config.regime, utc_offset_h=config.data.utc_offset_h, slate=options.slate, requests=options.requests)
+    replayed = run.run(tables, split)
+    network = load_network(outputs / "ranker", schema=features.pipeline.schema, repair="dvc repro ranker")
+    report = {
+        "release": name,
+        "regime": config.regime,
+        "requests": len(replayed.funnels),
+        "impressions": int((split == 2).sum()),
+        "funnel": funnel_metrics(replayed.funnels, options.k, len(release.catalogue)),
+        "ranking": ranking_metrics(replayed.scores, tables.impressions.filter(pl.Series(split == 2))),
+    }
+    if config.regime == features.report["regime"]:
+        report["skew"] = skew(replayed.scores, scored(features, network, features.rows("test")))
+    report = rounded(report)
+    facts = {"data_hash": features.report["data_hash"], "schema_fingerprint": features.report["schema"], "release": name, "regime": config.regime}
+    with tracking.start_run("evaluation", config=plain(config), tags=facts) as tracked:
+        tracked.log_metrics(flat(report))
+    path = outputs / "metrics" / "evaluation.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(report, indent=1) + "\n")
+    print(table(report))
+
+
+if __name__ == "__main__":
+    dispatch("watchnext.evaluation", {"replay": replay}, (DataError, SchemaError, ReleaseError, FileNotFoundError, ValueError))

@@ -1,0 +1,174 @@
+"""Replay of held-out days: each request at its own time, through the code that will answer, on state as the regime allows.
+
+Every test impression is scored (AUC, GAUC, logloss). Of each viewer's first request of a day, or an even sample of those, the funnel is
+followed: how much of what the viewer watches long from then until the end of that day survives retrieval, ranking and the slate.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import polars as pl
+from tqdm import tqdm
+
+from watchnext import metrics
+from watchnext.data.tables import OUTCOMES, Tables
+from watchnext.evaluation.floors import Floors
+from watchnext.features.build import DAY_MS
+from watchnext.serving.events import Event
+from watchnext.serving.recommender import Recommender
+from watchnext.serving.release import Release
+from watchnext.serving.store import Store
+from watchnext.types import TARGETS, Request
+
+PROBABILITIES = TARGETS[:3]
+
+
+@dataclass(frozen=True)
+class Funnel:
+    """What one followed request led to: video rows after each stage, best first, and those watched long (`relevant`)."""
+
+    stages: dict[str, np.ndarray]
+    relevant: np.ndarray
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """All that a replay saw. `scores` (N, T) of the test impressions in table order; nan where the log names an unknown video."""
+
+    scores: np.ndarray
+    funnels: list[Funnel]
+
+
+def events_of(impressions: pl.DataFrame) -> list[Event]:
+    """The two events of every impression, in fold order (known_at, event id)."""
+    columns = impressions.select("user_id", "video_id", "time_ms", "watch_ms", "received_ms", *OUTCOMES)
+    events = []
+    for user, video, time_ms, watch_ms, received_ms, *flags in columns.iter_rows():
+        events.append(Event(kind="shown", user_id=user, video_id=video, known_at=time_ms))
+        known_at = time_ms + watch_ms if received_ms is None else received_ms
+        outcomes = dict(zip(OUTCOMES, flags, strict=True))
+        events.append(Event(kind="outcome", user_id=user, video_id=video, known_at=known_at, watch_ms=watch_ms, **outcomes))
+    return sorted(events, key=lambda event: event.known_at)
+
+
+class Stream:
+    """Held-out events, applied to the store up to where the regime lets a request see."""
+
+    def __init__(self, store: Store, events: list[Event], *, regime: str, utc_offset_h: float) -> None:
+        self._store, self._events, self._regime, self._offset_ms = store, events, regime, utc_offset_h * 3_600_000
+        self._next = 0
+
+    def advance(self, as_of_ms: int) -> None:
+        """Apply every event known strictly before what a request at `as_of_ms` may see."""
+        if self._regime == "frozen":
+            return
+        local = as_of_ms + self._offset_ms
+        until = as_of_ms if self._regime == "streaming" else local - local % DAY_MS - self._offset_ms
+        end = self._next
+        while end < len(self._events) and self._events[end].known_at < until:
+            end += 1
+        if end > self._next:
+            self._store.apply(self._events[self._next : end])
+            self._next = end
+
+
+@dataclass(frozen=True)
+class Replay:
+    """slate  K of the slates; requests  how many requests are followed through the funnel at most."""
+
+    release: Release
+    regime: str
+    utc_offset_h: float
+    slate: int
+    requests: int
+
+    def run(self, tables: Tables, split: np.ndarray) -> Replayed:
+        """`split` (N,) as the feature stage saw it; rows with 2 are replayed, after those known at the release's as_of."""
+        as_of = self.release.as_of_ms
+        known_at = (pl.col("time_ms") + pl.col("watch_ms")).alias("known")
+        test = tables.impressions.filter(pl.Series(split == 2))
+        # Outcomes of earlier impressions that were still to come when the release was built.
+        late = tables.impressions.filter(pl.Series(split != 2)).filter(pl.coalesce("received_ms", known_at) >= as_of)
+        events = [e for e in events_of(late) if e.known_at >= as_of] + events_of(test)
+        with TemporaryDirectory(prefix="watchnext-replay-") as folder:
+            store = Store.open(Path(folder), self.release, durable=False)
+            try:
+                stream = Stream(store, sorted(events, key=lambda e: e.known_at), regime=self.regime, utc_offset_h=self.utc_offset_h)
+                return self._replayed(Recommender(self.release, store), stream, test)
+            finally:
+                store.close()
+
+    def _replayed(self, recommender: Recommender, stream: Stream, test: pl.DataFrame) -> Replayed:
+        rows = self.release.video_ids.rows_of(test["video_id"])
+        scores = np.full((len(test), len(TARGETS)), np.nan, np.float32)
+        floors = Floors(self.release, recommender.store)
+        followed = self._followed(test)
+        funnels = []
+        for request, place in tqdm(self._requests(test), total=test["request_id"].n_unique(), desc="evaluation: replay", unit=" requests"):
+            stream.advance(request.as_of_ms)
+            scores[place] = recommender.score(request, rows[place])
+            if request.request_id in followed:
+                relevant = np.unique(rows[followed[request.request_id]])
+                funnels.append(Funnel(self._stages(recommender, request, floors), relevant))
+        return Replayed(scores, funnels)
+
+    def _requests(self, test: pl.DataFrame) -> Iterator[tuple[Request, np.ndarray]]:
+        """(request, its places in `test`), in time order. A log's request may show anything: k is the slate's."""
+        context = [f.name for f in self.release.pipeline.schema.columns("context")]
+        keyed = test.with_row_index("place").group_by("request_id", maintain_order=True)
+        first = keyed.agg(pl.col("user_id", "time_ms", "surface").first(), pl.col(*context).first().name.prefix("context."), pl.col("place"))
+        for row in first.sort("time_ms", maintain_order=True).iter_rows(named=True):
+            given = {name: row[f"context.{name}"] for name in context if row[f"context.{name}"] is not None}
+            yield Request(str(row["request_id"]), row["user_id"], self.slate, row["time_ms"], row["surface"], None, given), np.array(row["place"])
+
+    def _followed(self, test: pl.DataFrame) -> dict[str, list[int]]:
+        """Request id > places in `test` of what its viewer watched long from it until the end of the day: first requests of a day."""
+        long = test.with_row_index("place").filter("long_view")
+        days = test.group_by("user_id", "day", maintain_order=True).agg(pl.col("request_id").first())
+        joined = days.join(long.group_by("user_id", "day").agg("place"), on=["user_id", "day"], how="inner", maintain_order="left")
+        step = max(1, -(-len(joined) // self.requests))
+        chosen = joined.gather_every(step)
+        return {str(request): places for request, places in chosen.select("request_id", "place").iter_rows()}
+
+    def _stages(self, recommender: Recommender, request: Request, floors: Floors) -> dict[str, np.ndarray]:
+        candidates = recommender.retrieve(request)
+        scored = recommender.rank(request, candidates)
+        order = np.argsort(-self.release.reranker.value.of(scored.predictions), kind="stable")
+        slate = recommender.rerank(request, scored)
+        found = {"retrieval": candidates.rows, "ranking": candidates.rows[order], "slate": candidates.rows[slate.picked]}
+        return found | floors.of(request)
+
+
+def ranking_metrics(scores: np.ndarray, test: pl.DataFrame) -> dict[str, dict[str, float]]:
+    """AUC, GAUC over viewers, logloss and calibration error of each probability, and the error in seconds, on test impressions."""
+    scored = np.isfinite(scores).all(axis=1)
+    users = test["user_id"].rank("dense").to_numpy()[scored]
+    found = {}
+    for place, name in enumerate(PROBABILITIES):
+        label, score = test[name].to_numpy()[scored], scores[scored, place]
+        found[name] = {"auc": metrics.auc(label, score), "gauc": metrics.gauc(label, score, users),
+                       "logloss": metrics.logloss(label, score), "ece": metrics.ece(label, score)}  # fmt: skip
+    seconds = test["watch_ms"].to_numpy()[scored] / 1000.0
+    watch = scores[scored, TARGETS.index("watch_s")]
+    return found | {"watch_s": {"mae_s": metrics.mean_absolute_error(seconds, watch), "xauc": metrics.xauc(seconds, watch)}}
+
+
+def funnel_metrics(funnels: Sequence[Funnel], k: Sequence[int], catalogue: int) -> dict[str, dict[str, float]]:
+    """Recall@K of what is watched long that day, after every stage and for the floors; coverage is the share of the catalogue shown."""
+    found = {}
+    for stage in funnels[0].stages if funnels else ():
+        ranked = [funnel.stages[stage] for funnel in funnels]
+        longest = max(len(rows) for rows in ranked)
+        entry = {f"recall@{n}": metrics.recall_at(ranked, [f.relevant for f in funnels], n) for n in k if n <= longest}
+        found[stage] = entry | {"candidates": float(np.mean([len(rows) for rows in ranked])),
+                                "coverage": metrics.coverage(np.concatenate(ranked), catalogue)}  # fmt: skip
+    return found
+
+
+def skew(scores: np.ndarray, offline: np.ndarray) -> float:
+    """Largest difference of a probability between the served graph on replayed state and the training network on built features."""
+    return float(np.nanmax(np.abs(scores[:, : len(PROBABILITIES)] - offline[:, : len(PROBABILITIES)]), initial=0.0))
+

@@ -1,0 +1,60 @@
+"""`python -m watchnext.lifecycle release | promote | pipeline`."""
+
+import json
+import subprocess
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from watchnext import tracking
+from watchnext.dispatch import dispatch, plain
+from watchnext.lifecycle import pipeline as stages
+from watchnext.lifecycle.promote import enter, model_name, promote, serving_id
+from watchnext.reranking.value import RerankingError
+from watchnext.schema import SchemaError
+from watchnext.serving.release import ReleaseError
+
+
+def release(config: DictConfig) -> None:
+    """Assemble a release from the trained parts and register it as challenger; the first one serves at once."""
+    from watchnext.lifecycle.build import ReleaseBuilder
+
+    outputs = Path(config.data.outputs)
+    builder = ReleaseBuilder(
+        data=config.data.name,
+        outputs=outputs,
+        releases=Path(config.data.releases),
+        clock=config.data.clock,
+        reranking=plain(config.reranking),
+        retrieval=plain(config.retrieval),
+    )
+    report = json.loads((outputs / "features" / "report.json").read_text())
+    tags = {"data_hash": report["data_hash"], "schema_fingerprint": report["schema"], "regime": report["regime"]}
+    with tracking.start_run("release", config=plain(config), tags=tags) as run:
+        built = builder.build()
+        found = json.loads((outputs / "ranker" / "metrics.json").read_text())
+        serves = enter(built, data=config.data.name, run=run, metrics={name: found[name] for name in sorted(found) if "test/" in name})
+    (outputs / "release.json").write_text(json.dumps({"release": built.name}, indent=1))
+    print(f"{built}: {'serves' if serves else f'challenger; `python -m watchnext.lifecycle promote data={config.data.name}` lets it serve'}")
+
+
+def promoted(config: DictConfig) -> None:
+    """Let the challenger serve (or release=ID): switches releases/current and the registry's champion."""
+    name = model_name(config.data.name)
+    chosen = config.release or tracking.challenger(name=name)
+    if chosen is None:
+        raise LookupError(f"there is no challenger of {name!r}; name one with release=ID, or run `dvc repro`")
+    before = serving_id(Path(config.data.releases))
+    promote(Path(config.data.releases), chosen, data=config.data.name)
+    print(f"{chosen} serves now, {before or 'nothing'} did before; a running server takes it up when restarted")
+
+
+def pipeline(config: DictConfig) -> None:
+    """Run every stage of dvc.yaml on other data, outside DVC: data=kuairand."""
+    chosen = {"data": config.data.name, "features": config.data.features, "outputs": config.data.outputs}
+    stages.run(Path.cwd(), chosen)
+
+
+if __name__ == "__main__":
+    errors = (SchemaError, ReleaseError, RerankingError, FileNotFoundError, LookupError, subprocess.CalledProcessError)
+    dispatch("watchnext.lifecycle", {"release": release, "promote": promoted, "pipeline": pipeline}, errors)

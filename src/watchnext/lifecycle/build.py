@@ -1,0 +1,74 @@
+"""Trained parts > one published release, with its reference sample, entered in the registry."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from watchnext.features.batches import FeatureSet
+from watchnext.monitoring.reference import reference
+from watchnext.nn.export import export_graph
+from watchnext.nn.weights import load_network
+from watchnext.ranking.heads import Scorer
+from watchnext.serving.release import aside, assemble, publish
+
+QUERY_INPUTS = ("user_codes", "user_values", "context_codes", "query_values", "history_codes", "history_tags", "history_vector", "history_values", "history_mask")  # fmt: skip
+CANDIDATE_INPUTS = ("video_codes", "video_tags", "video_vector", "video_values", "candidate_values")
+EXAMPLE = 3  # candidates the graph is traced with; any number may follow
+
+
+@dataclass(frozen=True)
+class ReleaseBuilder:
+    """The pipeline's output folder, where releases go, and the settings that travel with one."""
+
+    data: str
+    outputs: Path
+    releases: Path
+    clock: str
+    reranking: Mapping
+    retrieval: Mapping
+
+    def build(self) -> Path:
+        """Export, assemble aside, publish; returns the release folder. The same parts give the same release.
+
+        Raises FileNotFoundError or SchemaError naming the stage to run where a part is missing or of another schema.
+        """
+        features = FeatureSet.load(self.outputs / "features")
+        schema = features.pipeline.schema
+        towers = load_network(self.outputs / "two_tower", schema=schema, repair="dvc repro two_tower")
+        ranker = load_network(self.outputs / "ranker", schema=schema, repair="dvc repro ranker")
+        work = aside(self.releases)
+        try:
+            self._export(features, towers, ranker, work)
+            reference(features, ranker, "valid").write_parquet(work / "reference.parquet")
+            return self._publish(features, work)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+    def _export(self, features: FeatureSet, towers: torch.nn.Module, ranker: torch.nn.Module, work: Path) -> None:
+        inputs = features.batch(features.rows("valid")[:EXAMPLE])
+        query = {name: inputs[name][:1] for name in QUERY_INPUTS}
+        export_graph(towers.query, query, rows_vary=set(), path=work / "query_tower.xml")
+        candidates = {name: inputs[name] for name in CANDIDATE_INPUTS}
+        export_graph(Scorer(ranker), {**query, **candidates}, rows_vary=set(CANDIDATE_INPUTS), path=work / "ranker.xml")
+
+    def _publish(self, features: FeatureSet, work: Path) -> Path:
+        staging = aside(self.releases)
+        try:
+            assemble(
+                staging,
+                features=features.folder,
+                query_tower=work / "query_tower.xml",
+                ranker=work / "ranker.xml",
+                index=self.outputs / "index",
+                reranking=self.reranking,
+                retrieval=self.retrieval,
+                reference=work / "reference.parquet",
+            )
+            report = features.report
+            facts = {"data": self.data, "regime": report["regime"], "as_of_ms": report["as_of_ms"], "clock": self.clock, "journal": 0}
+            return publish(staging, self.releases, facts)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)

@@ -1,0 +1,33 @@
+"""Which release serves: `current` switched, the registry following it."""
+
+from pathlib import Path
+
+from watchnext import tracking
+from watchnext.serving.release import ReleaseError, current, switch
+
+
+def model_name(data: str) -> str:
+    """Name in the registry; one a data set, so that trying another data set never touches what this one serves."""
+    return f"watchnext-{data}"
+
+
+def serving_id(releases: Path) -> str | None:
+    """Id of the release that serves, None where none does."""
+    try:
+        return current(releases).name
+    except ReleaseError:
+        return None
+
+
+def promote(releases: Path, release_id: str, *, data: str) -> None:
+    """Make a release the one that serves. Raises ReleaseError if it is damaged or missing, LookupError if it was never registered."""
+    switch(releases, release_id)  # what serves is the folder's word; the registry mirrors it
+    tracking.set_champion(release_id, name=model_name(data))
+
+
+def enter(release: Path, *, data: str, run: tracking.Run, metrics: dict[str, float]) -> bool:
+    """Register a finished release as challenger; the first one is promoted by itself. Says whether it serves now."""
+    tracking.register_release(release.name, release, run_id=run.id, metrics=metrics, name=model_name(data))
+    if serving_id(release.parent) is None:
+        promote(release.parent, release.name, data=data)
+    return serving_id(release.parent) == release.name

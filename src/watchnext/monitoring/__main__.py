@@ -1,0 +1,77 @@
+"""`python -m watchnext.monitoring drift`: exits 0 for none, 2 for drift, 3 for no data."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+from omegaconf import DictConfig
+
+from watchnext import tracking
+from watchnext.dispatch import dispatch, plain
+from watchnext.features.batches import FeatureSet
+from watchnext.monitoring.drift import Drift, drift_report
+from watchnext.monitoring.reference import reference
+from watchnext.nn.weights import load_network
+from watchnext.schema import FeatureSchema, SchemaError
+from watchnext.serving.manifest import ReleaseError
+from watchnext.serving.release import current
+
+
+def tests_of(columns: list[str], schema: FeatureSchema) -> dict[str, str]:
+    """Column > drift test: the feature's own where it declares one. Ids are left out, as new ones are no drift."""
+    declared = {f.name: f.drift for f in schema.features}
+    ids = {"user_id", "video_id", "creator_id"}
+    return {name: declared.get(name, "auto") for name in columns if name not in ids}
+
+
+def served(folder: Path) -> pl.DataFrame:
+    """Features and scores of every served slate, one row a video; empty where nothing was served."""
+    files = sorted(folder.glob("hour=*/*.parquet"))
+    if not files:
+        return pl.DataFrame()
+    return pl.concat([pl.read_parquet(file) for file in files], how="diagonal_relaxed")
+
+
+def held_out(config: DictConfig) -> pl.DataFrame:
+    """The test days as the feature stage built them, scored by the pipeline's ranker."""
+    outputs = Path(config.data.outputs)
+    features = FeatureSet.load(outputs / "features")
+    return reference(features, load_network(outputs / "ranker", schema=features.pipeline.schema, repair="dvc repro ranker"), "test")
+
+
+def compared(config: DictConfig, release: Path) -> Drift:
+    schema = FeatureSchema.load(release / "pipeline" / "schema.json")
+    before = pl.read_parquet(release / "reference" / "reference.parquet")
+    now = held_out(config) if config.monitoring.window == "held_out" else served(Path(config.monitoring.served))
+    options = {"threshold": config.monitoring.threshold, "score_column": config.monitoring.score_column, "seed": config.seed}
+    return drift_report(before, now, tests=tests_of(before.columns, schema), **options)
+
+
+def drift(config: DictConfig) -> int:
+    """Compare served (or held-out) features and scores with the release's reference: HTML, JSON, MLflow."""
+    outputs = Path(config.data.outputs)
+    as_stage = config.monitoring.window == "held_out"
+    releases = Path(config.data.releases)
+    release = releases / json.loads((outputs / "release.json").read_text())["release"] if as_stage else current(releases)
+    found = compared(config, release)
+    folder = outputs / "drift" / ("" if as_stage else "served")
+    found.write(folder)
+    drifted = sorted(name for name, column in found.columns.items() if column["drifted"])
+    summary = {"verdict": found.verdict, "columns": len(found.columns), "drifted": len(drifted), "share": None if found.share != found.share else round(found.share, 6)}
+    manifest = json.loads((release / "manifest.json").read_text())
+    facts = {"data_hash": manifest["id"], "schema_fingerprint": manifest["schema"], "release": release.name, "verdict": found.verdict}
+    with tracking.start_run("drift", config=plain(config), tags=facts) as run:
+        run.log_metrics({"drift/share": found.share, "drift/exit_code": float(found.exit_code)})
+        run.log_file(folder / "drift.html")
+        run.log_file(folder / "drift.json")
+    if as_stage:
+        path = outputs / "metrics" / "drift.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(summary, indent=1) + "\n")
+    print(f"drift: {found.verdict}; {len(drifted)} of {len(found.columns)} columns drifted" + "".join(f"\n  {name}" for name in drifted))
+    print(f"look: {folder / 'drift.html'}")
+    return 0 if as_stage else found.exit_code  # a pipeline that stopped here would leave its later runs without figures
+
+
+if __name__ == "__main__":
+    dispatch("watchnext.monitoring", {"drift": drift}, (SchemaError, ReleaseError, FileNotFoundError, ValueError))

@@ -1,0 +1,74 @@
+"""What the recommender hands out for a request."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from watchnext.types import SOURCES, Request, Scored, Slate
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A slate with everything that led to it.
+
+    release     id of the release that answered
+    mode        "online", or "precomputed": then `scored` has the slate's videos alone, and `funnel` tells what there was
+    as_of_ms    when it was computed
+    ids         the slate's videos as their ids were given, best first; everything below is in that order
+    reasons     sentences, one list a video
+    removed     rule > how many candidates it took out
+    funnel      how many were retrieved, ranked, and put in the slate
+    why         what went wrong, if the slate is degraded
+    features    feature name > (K,) as the ranker saw them, object for categories and float32 for values
+    """
+
+    request: Request
+    release: str
+    mode: str
+    as_of_ms: int
+    scored: Scored
+    slate: Slate
+    ids: Sequence[int | str]
+    reasons: Sequence[Sequence[str]]
+    removed: Mapping[str, int]
+    funnel: Mapping[str, int]
+    why: tuple[str, ...] = ()
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
+    features: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def degraded(self) -> bool:
+        return bool(self.why)
+
+    @property
+    def rows(self) -> np.ndarray:
+        return self.scored.candidates.rows[self.slate.picked]
+
+    @property
+    def predictions(self) -> np.ndarray:
+        """(K, T); nan where the ranker did not run."""
+        return self.scored.predictions[self.slate.picked]
+
+    @property
+    def sources(self) -> list[list[str]]:
+        bits = self.scored.candidates.sources[self.slate.picked].tolist()
+        return [[name for bit, name in enumerate(SOURCES) if each >> bit & 1] for each in bits]
+
+
+class Laps:
+    """Milliseconds of each stage."""
+
+    def __init__(self, timer: Callable[[], float]) -> None:
+        self._timer = timer
+        self._began = self._last = timer()
+        self.ms: dict[str, float] = {}
+
+    def end(self, stage: str) -> None:
+        now = self._timer()
+        self.ms[stage] = 1000.0 * (now - self._last)
+        self._last = now
+
+    @property
+    def total_ms(self) -> float:
+        return 1000.0 * (self._last - self._began)

@@ -1,0 +1,111 @@
+"""JSON on the wire: bodies in, answers out, and every error as `{"error": {code, message, details}}`."""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import orjson
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+
+from watchnext.serving.environment import StoreError
+from watchnext.serving.inputs import ContextError
+from watchnext.serving.work import OverloadedError, TooSlowError
+
+log = logging.getLogger(__name__)
+SHOWN_CHARACTERS = 200  # of a refused value, in an error
+
+# ---- JSON in -----------------------------------------------------------------------------------------------------------
+
+
+class JsonRequest(Request):
+    """Parses with orjson: unlike the standard library it refuses NaN, and lone surrogates that no store could write."""
+
+    async def json(self) -> Any:
+        return orjson.loads(await self.body())
+
+
+class JsonRoute(APIRoute):
+    def get_route_handler(self) -> Callable:
+        handle = super().get_route_handler()
+
+        async def handler(request: Request) -> Response:
+            return await handle(JsonRequest(request.scope, request.receive))
+
+        return handler
+
+
+def json_only(request: Request) -> None:
+    # Also what keeps other sites out: a browser sends this type across origins only after asking, and is not allowed.
+    given = request.headers.get("content-type", "")
+    if given.partition(";")[0].strip().lower() != "application/json":
+        raise HTTPException(415, f"Content-Type is {shown(given)}, expected application/json")
+
+
+# ---- JSON out ----------------------------------------------------------------------------------------------------------
+
+
+class Json(Response):
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "..."
+
+
+def _problem(status: int, code: str, message: str, *, details: Sequence = (), headers: dict | None = None) -> Json:
+    return Json({"error": {"code": code, "message": message, "details": list(details)}}, status, headers)
+
+
+def _invalid(_: Request, error: RequestValidationError) -> Response:
+    found = error.errors()
+    if found[0]["type"] == "json_invalid":
+        return _problem(
+            400, "bad_json", f"the body is no JSON ({found[0]['ctx']['error']}), expected one JSON object without NaN"
+        )
+    details = [
+        {"where": ".".join(map(str, one["loc"])), "value": shown(one.get("input")), "expected": one["msg"]}
+        for one in found[:20]
+    ]
+    first = details[0]
+    return _problem(422, "invalid", f"{first['where']} is {first['value']}: {first['expected']}", details=details)
+
+
+def _refused(_: Request, error: HTTPException) -> Response:
+    return _problem(error.status_code, f"http_{error.status_code}", str(error.detail), headers=error.headers)
+
+
+def _busy(_: Request, error: Exception) -> Response:
+    code = "overloaded" if isinstance(error, OverloadedError) else "too_slow"
+    return _problem(503, code, f"{error}; try again", headers={"Retry-After": "1"})
+
+
+def _unwritten(_: Request, error: StoreError) -> Response:
+    log.error("events were not taken: %s", error)
+    message = "the store took nothing, none of the events counted; send them again"
+    return _problem(503, "store", message, headers={"Retry-After": "1"})
+
+
+def _failed(_: Request, error: Exception) -> Response:
+    return _problem(500, "failed", "the server failed at this request; its log says why")
+
+
+def _undeclared(_: Request, error: ContextError) -> Response:
+    return _problem(422, "invalid", f"body.{error}")
+
+
+HANDLERS = {
+    RequestValidationError: _invalid,
+    HTTPException: _refused,
+    OverloadedError: _busy,
+    TooSlowError: _busy,
+    StoreError: _unwritten,
+    ContextError: _undeclared,
+    Exception: _failed,
+}

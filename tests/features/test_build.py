@@ -1,0 +1,156 @@
+"""The feature stage as a whole: nothing of the future, and nothing of a row's own outcome, reaches its inputs."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from watchnext.data.tables import OUTCOMES, Tables
+from watchnext.features.arrays import load_arrays
+from watchnext.features.batches import Batches, FeatureSet
+from watchnext.features.build import FeatureBuilder, log_of
+from watchnext.features.catalogue import Catalogue, Ids
+from watchnext.features.fold import Layout, State, fold
+from watchnext.types import TARGETS
+
+INPUTS = ("context_codes", "query_values", "history_rows", "history_values", "candidate_values")
+
+
+def built(schema, tables: Tables, split, folder: Path, regime: str = "streaming") -> FeatureSet:
+    FeatureBuilder(schema=schema, utc_offset_h=0, regime=regime, min_count=2, data_hash="tiny").build(tables, split, folder)
+    return FeatureSet.load(folder)
+
+
+def with_other_outcomes(tables: Tables, rows: np.ndarray) -> Tables:
+    """The same log, but what came of `rows` (N,) bool is turned over."""
+    frame, there = tables.impressions, pl.Series(rows)
+    changes = [pl.when(there).then(~pl.col(name)).otherwise(pl.col(name)).alias(name) for name in OUTCOMES]
+    watch = pl.when(there).then(77_000 - pl.col("watch_ms").clip(0, 70_000)).otherwise(pl.col("watch_ms"))
+    # Known at the request itself, as early as an outcome can be.
+    received = pl.when(there).then(pl.col("time_ms")).otherwise(pl.col("received_ms"))
+    return Tables(frame.with_columns(*changes, watch_ms=watch, received_ms=received), tables.users, tables.videos)
+
+
+def same_files(folder: Path, other: Path) -> None:
+    paths = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    assert paths
+    for path in paths:
+        assert (folder / path).read_bytes() == (other / path).read_bytes(), path
+
+
+def same_rows(features: FeatureSet, others: FeatureSet, rows: np.ndarray) -> None:
+    for name in INPUTS:
+        np.testing.assert_array_equal(features.columns[name][rows], others.columns[name][rows], err_msg=name)
+
+
+def test_outcomes_of_test_days_change_nothing_before(world_schema, world_tables, world_split, world_features, tmp_path):
+    changed = built(world_schema, with_other_outcomes(world_tables, world_split == 2), world_split, tmp_path)
+    for part in ("pipeline", "catalogue", "users", "videos", "user_table", "state"):
+        same_files(world_features.folder / part, tmp_path / part)
+    same_rows(world_features, changed, world_split < 2)
+    np.testing.assert_array_equal(world_features.columns["targets"][world_split < 2], changed.columns["targets"][world_split < 2])
+    assert (world_features.columns["candidate_values"][world_split == 2] != changed.columns["candidate_values"][world_split == 2]).any()
+
+
+def test_what_is_fitted_is_fitted_on_training_days(world_schema, world_tables, world_split, world_features, tmp_path):
+    """Other contexts, outcomes and even other shown videos on validation and test days: the same fitted bytes."""
+    held_out = world_split > 0
+    tables = with_other_outcomes(world_tables, held_out)
+    frame = tables.impressions
+    random = np.random.default_rng(0)
+    videos = np.where(held_out, random.choice(frame["video_id"].to_numpy(), len(frame)), frame["video_id"].to_numpy())
+    surface = pl.when(pl.Series(held_out)).then(pl.lit("elsewhere")).otherwise(pl.col("surface"))
+    tables = Tables(frame.with_columns(surface=surface, video_id=pl.Series(videos, dtype=frame.schema["video_id"])), tables.users, tables.videos)
+    changed = built(world_schema, tables, world_split, tmp_path)
+    same_files(world_features.folder / "pipeline", tmp_path / "pipeline")
+    assert not changed.columns["context_codes"][held_out, 0].any()  # never seen in training
+
+
+@pytest.mark.parametrize("regime", ["streaming", "daily", "frozen"])
+def test_its_own_outcome_changes_none_of_its_inputs(regime, world_schema, world_tables, world_split, tmp_path):
+    """Nor those of its request and of everything before it."""
+    time_ms = world_tables.impressions["time_ms"].to_numpy()
+    i = int(np.flatnonzero(world_split == 2)[200])
+    mask = np.arange(len(time_ms)) == i
+    features = built(world_schema, world_tables, world_split, tmp_path / "a", regime)
+    changed = built(world_schema, with_other_outcomes(world_tables, mask), world_split, tmp_path / "b", regime)
+    same_rows(features, changed, time_ms <= time_ms[i])
+    own = world_tables.impressions["request_id"].to_numpy() == world_tables.impressions["request_id"][i]
+    assert own.sum() > 1
+    assert own[time_ms <= time_ms[i]].sum() == own.sum()
+    later = any((features.columns[name] != changed.columns[name]).any() for name in INPUTS)
+    assert later == (regime == "streaming")
+
+
+def test_an_outcome_received_before_its_request_is_not_believed(world_schema, world_tables, world_split, tmp_path):
+    frame = world_tables.impressions
+    early = Tables(frame.with_columns(received_ms=pl.col("time_ms") - 5_000), world_tables.users, world_tables.videos)
+    mask = np.arange(len(frame)) == len(frame) - 5
+    others = with_other_outcomes(early, mask).impressions.with_columns(received_ms=pl.col("time_ms") - 5_000)
+    features = built(world_schema, early, world_split, tmp_path / "a")
+    changed = built(world_schema, Tables(others, world_tables.users, world_tables.videos), world_split, tmp_path / "b")
+    same_rows(features, changed, mask)
+
+
+def test_the_columns_are_those_of_the_log(world_tables, world_split, world_features):
+    columns, impressions = world_features.columns, world_tables.impressions
+    catalogue, users = world_features.catalogue, Ids(load_arrays(world_features.folder / "user_table")["user_ids"])
+    assert [Ids(catalogue.video_ids).value(row) for row in columns["video_rows"][:50]] == impressions["video_id"][:50].to_list()
+    assert [users.value(row) for row in columns["user_rows"][:50]] == impressions["user_id"][:50].to_list()
+    for place, name in enumerate(TARGETS):
+        wanted = impressions["watch_ms"] / 1000 if name == "watch_s" else impressions[name]
+        np.testing.assert_allclose(columns["targets"][:, place], wanted.to_numpy().astype(np.float32))
+    np.testing.assert_array_equal(columns["split"], world_split)
+    assert all(len(values) == len(impressions) and np.isfinite(values).all() for values in columns.values())
+
+
+def test_the_report_names_regime_sizes_and_the_moment_of_the_state(world_schema, world_tables, world_split, world_features):
+    report = world_features.report
+    assert report == json.loads((world_features.folder / "report.json").read_text())
+    assert report["regime"] == "streaming"
+    assert report["schema"] == world_schema.fingerprint
+    assert report["as_of_ms"] == world_tables.impressions["time_ms"].to_numpy()[world_split == 2].min()
+    assert sum(report["impressions"].values()) == len(world_split)
+
+
+def test_the_state_is_folded_up_to_the_first_test_impression(world_schema, world_tables, world_features):
+    folder = world_features.folder
+    users = Ids(load_arrays(folder / "user_table")["user_ids"])
+    log = log_of(world_tables, Catalogue.load(folder / "catalogue"), users, world_schema)
+    layout, saved = Layout.of(world_schema.state), load_arrays(folder / "state")
+    state = State.empty(layout, users=len(users.ids), videos=len(world_features.catalogue), creators=len(saved["creators"]))
+    fold(layout, state, log._replace(creator_rows=np.array(log.creator_rows), tag_rows=np.array(log.tag_rows)), world_features.report["as_of_ms"])
+    for name, records in vars(state).items():
+        np.testing.assert_array_equal(records, saved[name], err_msg=name)
+
+
+def test_batches_hold_every_row_once_and_shuffle_by_their_seed(world_features):
+    rows = world_features.rows("train")
+
+    def epochs(seed: int, shuffle: bool = True) -> list[np.ndarray]:
+        batches = Batches(features=world_features, rows=rows, batch_size=500, shuffle=shuffle, seed=seed)
+        assert len(batches) == len(list(batches)) == -(-len(rows) // 500)
+        return [np.concatenate([batch["targets"].numpy() for batch in batches.loader()]) for _ in range(2)]
+
+    first, second = epochs(1)
+    assert len(first) == len(second) == len(rows)
+    assert (first != second).any()
+    np.testing.assert_array_equal(first, epochs(1)[0])
+    np.testing.assert_array_equal(np.sort(first[:, 3]), np.sort(world_features.columns["targets"][rows, 3]))
+    np.testing.assert_array_equal(epochs(1, shuffle=False)[0], world_features.columns["targets"][rows])
+
+
+def test_a_batch_is_its_rows(world_features):
+    rows = np.array([3, 700, 1500])
+    batch = world_features.batch(rows)
+    np.testing.assert_array_equal(batch["candidate_values"].numpy(), world_features.columns["candidate_values"][rows])
+    videos = world_features.columns["video_rows"][rows]
+    np.testing.assert_array_equal(batch["video_codes"].numpy(), world_features.videos["video_codes"][videos])
+    np.testing.assert_array_equal(batch["history_mask"].numpy(), world_features.columns["history_rows"][rows] >= 0)
+
+
+def test_features_that_were_never_built_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="dvc repro features"):
+        FeatureSet.load(tmp_path)

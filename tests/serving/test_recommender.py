@@ -1,0 +1,208 @@
+from dataclasses import replace
+
+import lmdb
+import numpy as np
+import pytest
+
+from watchnext.features.batches import FeatureSet
+from watchnext.retrieval.index import exact
+from watchnext.serving.events import Event
+from watchnext.serving.inputs import named
+from watchnext.serving.recommender import ContextError, Recommender
+from watchnext.serving.store import Store
+from watchnext.types import SOURCES, TARGETS, Request
+
+
+@pytest.fixture
+def recommender(release, store):
+    return Recommender(release, store)
+
+
+def ask(release, **fields) -> Request:
+    return Request(
+        **{"request_id": "q1", "user_id": 105, "k": 10, "as_of_ms": release.as_of_ms + 1, "surface": "home", **fields}
+    )
+
+
+def raising(*_):
+    raise RuntimeError("a broken graph")
+
+
+def test_a_slate_obeys_its_rules_and_says_where_it_comes_from(recommender, release):
+    answer = recommender.recommend(ask(release))
+    assert len(answer.ids) == len(set(answer.ids)) == 10
+    assert not answer.degraded
+    assert [release.video_ids.value(row) for row in answer.rows] == answer.ids
+    assert (release.catalogue.safety[answer.rows] == 0).all()
+    assert not np.isin(answer.rows, recommender._strict(ask(release)).viewer.seen).any()
+    assert (release.catalogue.upload_ms[answer.rows] <= release.as_of_ms + 1).all()
+    assert all(sentences for sentences in answer.reasons)
+    assert all(set(names) <= set(SOURCES) and names for names in answer.sources)
+    assert answer.predictions.shape == (10, len(TARGETS))
+    assert answer.funnel["slate"] == 10 < answer.funnel["retrieved"]
+    assert list(answer.timings_ms) == ["state", "retrieval", "ranking", "reranking", "answer"]
+
+
+def test_the_same_request_has_the_same_answer_and_another_id_may_explore_otherwise(recommender, release):
+    first, again = (recommender.recommend(ask(release)) for _ in range(2))
+    assert first.ids == again.ids
+    np.testing.assert_array_equal(first.predictions, again.predictions)
+    assert len({tuple(recommender.recommend(ask(release, request_id=str(i))).ids) for i in range(30)}) > 1
+
+
+def test_stages_one_by_one_are_the_funnel(recommender, release):
+    request = ask(release)
+    scored = recommender.rank(request, recommender.retrieve(request))
+    answer = recommender.recommend(request)
+    np.testing.assert_array_equal(scored.predictions, answer.scored.predictions)
+    np.testing.assert_array_equal(recommender.rerank(request, scored).picked, answer.slate.picked)
+
+
+def test_serving_scores_the_inputs_that_training_saw(built, release, tmp_path):
+    """Skew: held-out impressions, scored by the store at their time and from the feature stage's own columns."""
+    features = FeatureSet.load(built[0])
+    impressions = built[1].impressions
+    row = int(features.rows("test")[0])  # the state in the release ends here
+    batch = {name: values.numpy() for name, values in features.batch(np.array([row])).items()}
+    shown = impressions.row(row, named=True)
+    store = Store.open(tmp_path / "store", release, durable=False)
+    recommender = Recommender(release, store)
+    request = ask(release, user_id=shown["user_id"], as_of_ms=shown["time_ms"], surface=shown["surface"])
+    served, _ = recommender._inputs.of(recommender._strict(request), batch["video_rows"])
+    assert shown["time_ms"] == release.as_of_ms
+    for name, values in served.items():
+        np.testing.assert_array_equal(values, batch[name], err_msg=name)
+    expected = release.ranker(batch)
+    np.testing.assert_allclose(recommender.score(request, batch["video_rows"]), expected, rtol=1e-6)
+    for name, values in named(release.pipeline, batch).items():
+        np.testing.assert_array_equal(named(release.pipeline, served)[name], values, err_msg=name)
+    store.close()
+
+
+def test_candidate_order_changes_no_score(recommender, release):
+    rows = np.arange(30)
+    order = np.random.default_rng(0).permutation(30)
+    scores = recommender.score(ask(release), rows)
+    np.testing.assert_allclose(recommender.score(ask(release), rows[order]), scores[order], rtol=1e-5)
+    np.testing.assert_allclose(recommender.score(ask(release), rows[:1]), scores[:1], rtol=1e-5)
+    assert recommender.score(ask(release), rows[:0]).shape == (0, len(TARGETS))
+
+
+def test_two_tower_candidates_are_the_exact_nearest(recommender, release):
+    query = recommender._strict(ask(release))
+    vector = release.query_tower(recommender._inputs.of(query, np.zeros(0, np.int64))[0])
+    vectors = np.stack([release.index._index.reconstruct(i) for i in range(len(release.index))])
+    wanted, _ = exact(vectors, vector, 40)
+    candidates = recommender.retrieve(ask(release))
+    alive = release.catalogue.upload_ms[wanted[0]] <= release.as_of_ms + 1
+    assert set(candidates.rows[(candidates.sources & 1) > 0]) >= set(wanted[0][alive])
+
+
+@pytest.mark.parametrize("user_id", [999_999, "somebody"])
+def test_an_unknown_viewer_gets_a_full_slate(recommender, release, user_id):
+    answer = recommender.recommend(ask(release, user_id=user_id, surface=None))
+    assert len(answer.ids) == 10
+    assert not answer.degraded
+    assert any("viewers like you" in sentence for sentences in answer.reasons for sentence in sentences)
+
+
+def test_what_was_watched_is_not_shown_again_and_speaks_in_reasons(recommender, release, store):
+    first = recommender.recommend(ask(release, user_id=7))
+    known_at = release.as_of_ms + 2
+    store.apply(
+        [
+            Event(kind="outcome", user_id=7, video_id=each, known_at=known_at, watch_ms=9_000, long_view=True)
+            for each in first.ids
+        ]
+    )
+    later = recommender.recommend(ask(release, user_id=7, as_of_ms=known_at + 1, k=30))
+    assert not set(first.ids) & set(later.ids)
+    assert later.removed["seen"] == 10
+    watched = set(release.catalogue.creator_rows[first.rows]) - {-1}
+    for row, sentences in zip(later.rows, later.reasons, strict=True):
+        assert ("from a creator you watch" in sentences) == (release.catalogue.creator_rows[row] in watched)
+    assert [each["video_id"] for each in recommender.history(7, known_at + 1_000, 3)] == first.ids[::-1][:3]
+    assert recommender.history(7, known_at + 1_000, 1)[0] == {
+        "video_id": first.ids[-1], "ago_s": 1.0, "watch_s": 9.0, "outcomes": ["long_view"],
+    }  # fmt: skip
+
+
+def test_the_requests_region_overrides_the_viewers_own(recommender, release):
+    for region, allowed in (("de", True), ("fr", False), ("nowhere", False)):
+        answer = recommender.recommend(ask(release, region=region, k=100))
+        assert (release.catalogue.regions[answer.rows] != 0).any() == allowed
+
+
+def test_a_withdrawn_video_is_gone_at_once(recommender, release, store):
+    first = recommender.recommend(ask(release)).ids[0]
+    store.apply([Event(kind="withdrawn", user_id="", video_id=first, known_at=release.as_of_ms)])
+    answer = recommender.recommend(ask(release))
+    assert first not in answer.ids
+    assert answer.removed["unavailable"] == 1
+
+
+def test_a_broken_ranker_costs_order_and_not_the_slate(release, store):
+    answer = Recommender(replace(release, ranker=raising), store).recommend(ask(release))
+    assert answer.why == ("the ranker failed: answered in retrieval order",)
+    assert len(answer.ids) == 10
+    assert np.isnan(answer.predictions).all()
+    assert answer.slate.picked[0] in range(10)
+    assert (release.catalogue.safety[answer.rows] == 0).all()
+    with pytest.raises(RuntimeError, match="broken"):
+        Recommender(replace(release, ranker=raising), store).score(ask(release), np.arange(3))
+
+
+def test_a_ranker_of_nan_is_a_broken_one(release, store):
+    def nan(inputs):
+        return np.full((len(inputs["video_codes"]), len(TARGETS)), np.nan, np.float32)
+
+    answer = Recommender(replace(release, ranker=nan), store).recommend(ask(release))
+    assert answer.degraded
+    assert len(answer.ids) == 10
+
+
+def test_a_broken_query_tower_leaves_the_other_sources(release, store):
+    answer = Recommender(replace(release, query_tower=raising), store).recommend(ask(release))
+    assert answer.degraded
+    assert answer.ids
+    assert not any("two_tower" in names for names in answer.sources)
+
+
+def test_an_unreadable_store_answers_as_for_a_new_viewer(release, store, monkeypatch):
+    newcomer = Recommender(release, store).recommend(ask(release, user_id=555_555))
+
+    def unreadable(*_, **__):
+        raise lmdb.Error("gone")
+
+    monkeypatch.setattr(store._environment, "_env", type("Gone", (), {"begin": unreadable, "sync": print, "close": print})())
+    answer = Recommender(release, store).recommend(ask(release, user_id=555_555))
+    assert "new viewer" in answer.why[0]
+    assert answer.ids == newcomer.ids
+
+
+def test_without_time_left_the_ranker_is_passed_over(release, store):
+    ticks = iter(np.arange(0.0, 100.0, 0.3))
+    answer = Recommender(release, store, timer=lambda: float(next(ticks)), budget_ms=500).recommend(ask(release))
+    assert answer.why == ("no time was left to rank: answered in retrieval order",)
+    assert len(answer.ids) == 10
+
+
+def test_an_undeclared_context_is_refused_by_name(recommender, release):
+    with pytest.raises(ContextError, match=r"'moon'.*surface"):
+        recommender.recommend(ask(release, context={"moon": "full"}))
+    with_context = recommender.score(ask(release, surface=None, context={"surface": "next"}), np.arange(4))
+    np.testing.assert_array_equal(with_context, recommender.score(ask(release, surface="next"), np.arange(4)))
+    assert (with_context != recommender.score(ask(release, surface="home"), np.arange(4))).any()
+
+
+def test_before_anything_was_uploaded_there_is_nothing_to_show(recommender):
+    answer = recommender.recommend(Request("q", 105, 10, 1))
+    assert answer.ids == []
+    assert answer.funnel == {"retrieved": 0, "ranked": 0, "slate": 0}
+
+
+def test_warming_changes_no_state(recommender, store):
+    before = store.position, store.videos.copy()
+    recommender.warm()
+    assert store.position == before[0]
+    np.testing.assert_array_equal(store.videos, before[1])
