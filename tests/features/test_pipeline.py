@@ -90,7 +90,7 @@ def test_codes_are_places_of_training_values_and_zero_is_everything_else():
 def test_a_rare_category_shares_the_code_zero():
     fitted = pipeline(min_count=2).query(CONTEXT, AS_OF, reads_of(6))
     assert fitted["context_codes"][:, 0].tolist() == [1, 1, 2, 1, 2, 0]
-    assert fitted["context_codes"][:, 1].tolist() == [0, 1, 0, 0, 1, 1] or pipeline(min_count=2).fitted["vocabulary.hour"].tolist() == [11, 12]
+    assert fitted["context_codes"][:, 1].tolist() == [1, 2, 0, 1, 2, 2]  # 13 o'clock is rare
 
 
 def test_an_expression_is_local_time():
@@ -126,8 +126,9 @@ def test_a_quantile_transform_is_the_share_of_training_rows_below():
     expected = (known - known.mean()) / known.std()
     np.testing.assert_allclose(values, [*expected, 0.0], rtol=1e-6)
     assert values[0] < values[2] < values[1]
-    beyond = fitted.users(USERS.with_columns(spend=pl.Series([-1e9, 1e9, 2.0, None])))["user_values"][:2, 2]
-    np.testing.assert_array_equal(beyond, values[:2])
+    beyond = fitted.users(USERS.with_columns(spend=pl.Series([-1e9, 0.0, 1e9, 5.0])))["user_values"][:4, 2]
+    assert beyond[0] == beyond[1] < values[0]  # a share of 0, however far below
+    assert beyond[2] == beyond[3] == values[1]
 
 
 def test_rates_are_smoothed_towards_the_training_mean():
@@ -248,8 +249,7 @@ def test_an_unknown_expression_is_named():
         (["b", "", "a", "ab", "zz"], ["a", "b"], [2, 0, 1, 0, 0]),
         ([5, MISSING, 2, 9], [2, 5], [2, 0, 1, 0]),
         ([5, 2], ["2", "5"], [2, 1]),
-        (["5", "2", "", "x", "5.0"], [2, 5], [2, 1, 0, 0, 0]),
-        ([5.0, np.nan, 2.5], [2, 5], [2, 0, 0]),
+        (["5", "2", "7"], [2, 5], [2, 1, 0]),
         (["a"], [], [0]),
         ([], ["a"], []),
     ],

@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import lmdb
@@ -90,7 +91,7 @@ def test_candidate_order_changes_no_score(recommender, release):
 
 def test_two_tower_candidates_are_the_exact_nearest(recommender, release):
     query = recommender._strict(ask(release))
-    vector = release.query_tower(recommender._inputs.of(query, np.zeros(0, np.int64))[0])
+    vector = release.query_tower(recommender._inputs.of_viewer(query))
     vectors = np.stack([release.index._index.reconstruct(i) for i in range(len(release.index))])
     wanted, _ = exact(vectors, vector, 40)
     candidates = recommender.retrieve(ask(release))
@@ -206,3 +207,11 @@ def test_warming_changes_no_state(recommender, store):
     recommender.warm()
     assert store.position == before[0]
     np.testing.assert_array_equal(store.videos, before[1])
+
+
+def test_threads_get_the_answers_that_one_thread_gets(recommender, release):
+    requests = [ask(release, request_id=str(i), user_id=100 + i % 25) for i in range(60)]
+    alone = [recommender.recommend(request).ids for request in requests]
+    with ThreadPoolExecutor(4) as pool:
+        together = [answer.ids for answer in pool.map(recommender.recommend, requests)]
+    assert together == alone

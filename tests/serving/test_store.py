@@ -247,6 +247,27 @@ def test_another_catalogue_is_refused_and_the_store_rebuilt_from_the_journal(rel
     assert len(list(folder.glob("env-*"))) == 1
 
 
+def test_a_rebuild_that_dies_leaves_the_old_store(release, tmp_path, monkeypatch):
+    folder = tmp_path / "store"
+    store = Store.open(folder, release)
+    store.apply([outcome(key="a")])
+    store.close()
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "link", die)
+        with pytest.raises(KeyboardInterrupt):
+            build_store(folder, shrunk(release))
+    store = Store.open(folder, release)
+    assert store.apply([outcome(key="a")]) == ["duplicate"]
+    store.close()
+    build_store(folder, shrunk(release))
+    Store.open(folder, shrunk(release)).close()
+    assert len(list(folder.glob("env-*"))) == 1
+
+
 def test_the_journal_is_replayed_from_the_releases_position(release, tmp_path):
     folder = tmp_path / "store"
     store = Store.open(folder, release)

@@ -75,7 +75,8 @@ def frequent(values: np.ndarray, min_count: int) -> np.ndarray:
     """The sorted distinct values that occur at least `min_count` times, missing ones aside."""
     distinct, counts = np.unique(values, return_counts=True)
     missing = MISSING if distinct.dtype.kind == "i" else ""
-    return distinct[(counts >= min_count) & (distinct != missing)]
+    kept = distinct[(counts >= min_count) & (distinct != missing)]
+    return kept if kept.dtype.kind == "i" else np.array(kept.tolist(), dtype=np.str_)  # as wide as what is kept, not as what is left out
 
 
 def names_of(features: tuple[Feature, ...]) -> list[str]:
@@ -135,12 +136,10 @@ class FeaturePipeline:
             self.fitted[f"rate.{entity}"] = totals / np.maximum(impressions, 1e-12)
 
     def _fit_scale(self, block: str, values: np.ndarray) -> None:
-        known = np.where(np.isfinite(values), values, np.nan)
-        if known.size:
-            mean = np.nan_to_num(np.nanmean(known, axis=0)) if len(known) else np.zeros(known.shape[1])
-            deviation = np.nan_to_num(np.nanstd(known, axis=0)) if len(known) else np.zeros(known.shape[1])
-        else:
-            mean = deviation = np.zeros(known.shape[1])
+        known = np.isfinite(values)
+        counts = np.maximum(known.sum(axis=0), 1)  # a column that is always missing has mean 0
+        mean = np.where(known, values, 0.0).sum(axis=0) / counts
+        deviation = np.sqrt((np.where(known, values - mean, 0.0) ** 2).sum(axis=0) / counts)
         # A constant column carries nothing: it becomes 0, and stays harmless should it start to vary.
         self.fitted[f"scale.{block}"] = np.stack([mean, np.where(deviation > 1e-9, deviation, 1.0)])
 

@@ -47,7 +47,7 @@ def precompute(recommender: Recommender, user_ids: Sequence[int | str], *, k: in
 def precomputed(recommender: Recommender, request: Request, *, max_age_ms: int = DAY_MS) -> Answer | None:
     """The viewer's precomputed slate for this request, or None where the recommender must be asked.
 
-    That is: none is kept, it is another release's, degraded, too old or from later than the request, the request brings a region
+    That is: none is kept, it is another release's, degraded, too old, from later than the request, the request brings a region
     or a context, or too few are left once videos watched or withdrawn since are taken out.
     """
     packed = recommender.store.slate(request.user_id)

@@ -54,6 +54,12 @@ class Inputs:
         blocks = self._pipeline.query(self._context_columns(request), np.array([as_of]), reads)
         return Query(request, Viewer(row=row, state=record, seen=seen, region=region or None), blocks)
 
+    def of_viewer(self, query: Query) -> dict[str, np.ndarray]:
+        """The viewer's inputs alone, one row each."""
+        return joined(
+            query.blocks, self._release.users, self._release.videos, np.array([query.viewer.row]), np.zeros(0, np.int64)
+        )
+
     def of(self, query: Query, rows: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """All inputs of the candidates `rows` (C,), the viewer's with one row, and the counters behind them (C, 4, block)."""
         as_of = float(query.request.as_of_ms)

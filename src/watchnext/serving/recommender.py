@@ -143,8 +143,8 @@ class Recommender:
         return merge(found, quotas, upload_ms=self._upload_ms, as_of_ms=as_of)
 
     def _nearest(self, query: Query, k: int) -> tuple[np.ndarray, np.ndarray]:
-        inputs, _ = self._inputs.of(query, np.zeros(0, np.int64))
-        rows, scores = self.release.index.search(self.release.query_tower(inputs), k)
+        vector = self.release.query_tower(self._inputs.of_viewer(query))
+        rows, scores = self.release.index.search(vector, k)
         return rows[0], scores[0]
 
     def _ranked(self, query: Query, candidates: Candidates, laps: Laps, why: list[str]) -> Scored:

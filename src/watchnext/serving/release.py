@@ -152,7 +152,7 @@ def assemble(
     retrieval: Mapping,
     reference: Path,
 ) -> None:
-    """Copy the parts: the feature stage's folder, two graphs (.xml, .bin beside), the index folder, settings, a Parquet sample."""
+    """Copy the parts: the feature stage's folder, two graphs (.xml, .bin beside), the index folder, settings, a sample."""
     for part in FEATURE_PARTS:
         shutil.copytree(Path(features) / part, staging / part, copy_function=shutil.copyfile)
     shutil.copytree(index, staging / "index", copy_function=shutil.copyfile)

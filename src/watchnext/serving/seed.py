@@ -9,7 +9,7 @@ from watchnext.serving.events import id_key
 from watchnext.serving.release import Release
 
 CHUNK = 5_000  # records or events a transaction while building aside
-CARRIED = (
+CARRIED = ("journal", "keys", "keys_order", "shown", "shown_order", "quarantine", "withdrawn")  # their keys are ids, not rows
 
 
 def load_state(environment: Environment, release: Release) -> None:

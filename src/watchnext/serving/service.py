@@ -1,8 +1,4 @@
-"""The BentoML door: loads the current release and serves the app. Only WATCHNEXT_* variables set it.
-
-WATCHNEXT_RELEASES (releases)   WATCHNEXT_STORE (store)   WATCHNEXT_SERVED (outputs/served)
-WATCHNEXT_CLOCK    release (time starts where the release's state ends) or wall; unset, the release says
-"""
+"""The BentoML door: loads the current release and serves the app; `watchnext.serving.variables` says what sets it."""
 
 import os
 
@@ -13,75 +9,29 @@ os.environ.setdefault("OTEL_SDK_DISABLED", "true")
 os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
 
 import gc
-import threading
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 
 import bentoml
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from watchnext.serving.app import Settings, create_app
-from watchnext.serving.environment import StoreError
+from watchnext.serving.clock import Clock
 from watchnext.serving.manifest import ReleaseError
 from watchnext.serving.recommender import Recommender
-from watchnext.serving.release import CLOCKS, Release, current
+from watchnext.serving.release import Release, current
 from watchnext.serving.served import ServedLog
-from watchnext.serving.store import Store
+from watchnext.serving.store import Store, StoreError
+from watchnext.serving.variables import VariableError, Variables
 
 SERVED_BYTES = 1 << 30
 SERVED_ROWS = 500
 BUDGET_MS = 500.0  # later than this, a slate goes out in retrieval order
-FOLDERS = {"releases": "releases", "store": "store", "served": "outputs/served"}
-
-
-class VariableError(ValueError):
-    """A WATCHNEXT_* variable that cannot be obeyed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Variables:
-    releases: Path
-    store: Path
-    served: Path
-    clock: str | None
-
-    @classmethod
-    def of(cls, variables: Mapping[str, str]) -> "Variables":
-        clock = variables.get("WATCHNEXT_CLOCK") or None
-        if clock not in (None, *CLOCKS):
-            raise VariableError(f"WATCHNEXT_CLOCK is {clock!r}, expected {' or '.join(CLOCKS)}; set it so, or unset it")
-        folders = {name: Path(variables.get(f"WATCHNEXT_{name.upper()}") or path) for name, path in FOLDERS.items()}
-        return cls(clock=clock, **folders)
-
-
-class Clock:
-    """Milliseconds, each call later than the one before: an event is known strictly before the next request's time.
-
-    `start_ms` None is the wall clock. Above a thousand calls a second it runs ahead, and waits when calls are fewer.
-    """
-
-    def __init__(self, start_ms: int | None = None) -> None:
-        self._lock = threading.Lock()
-        self._last = -1
-        self._offset_ms = None if start_ms is None else start_ms - self._monotonic_ms()
-
-    @staticmethod
-    def _monotonic_ms() -> int:
-        return time.monotonic_ns() // 1_000_000
-
-    def __call__(self) -> int:
-        now = time.time_ns() // 1_000_000 if self._offset_ms is None else self._monotonic_ms() + self._offset_ms
-        with self._lock:
-            self._last = max(now, self._last + 1)
-            return self._last
 
 
 class Door:
-    """Mounted when the module is imported; opens once a release is loaded."""
+    """What is mounted when the module is imported; it leads somewhere once a release is loaded."""
 
-    app = None
+    def __init__(self) -> None:
+        self.app: ASGIApp | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.app(scope, receive, send)
@@ -103,23 +53,20 @@ class Watchnext:
     def check() -> None:
         """Once, before a port is opened: an error in `__init__` would restart the worker for ever, with the port open."""
         try:
-            from watchnext.serving.environment import Environment, locked; l = locked("/tmp/w/c2/run/store"); e = Environment("/tmp/w/c2/run/store/current", durable=True, map_bytes=16 << 30); print(e.get("meta", b"state")); e.close(); l.close()
+            Variables.of(os.environ).check()
         except (VariableError, ReleaseError, StoreError) as error:
             raise SystemExit(str(error)) from None
 
-
     def __init__(self) -> None:
         variables = Variables.of(os.environ)
-        release, self._store = _open(variables)
-        self._served = ServedLog(variables.served, max_bytes=SERVED_BYTES, flush_rows=SERVED_ROWS)
-        starts_at = max(release.as_of_ms, self._store.last_known_at + 1)
-        clock = Clock(starts_at if (variables.clock or release.clock) == "release" else None)
-        recommender = Recommender(release, self._store, budget_ms=BUDGET_MS)
+        release = Release.load(current(variables.releases))
+        store = self._store = Store.open(variables.store, release)
+        served = self._served = ServedLog(variables.served, max_bytes=SERVED_BYTES, flush_rows=SERVED_ROWS)
+        recommender = Recommender(release, store, budget_ms=BUDGET_MS)
         recommender.warm()
-        self._app = create_app(
-            recommender=recommender, store=self._store, served=self._served, clock=clock, settings=Settings()
-        )
-        door.app = self._app
+        starts_at = max(release.as_of_ms, store.last_known_at + 1)
+        clock = Clock(starts_at if (variables.clock or release.clock) == "release" else None)
+        door.app = self._app = create_app(recommender=recommender, store=store, served=served, clock=clock, settings=Settings())
         # A full collection would stop the worker for 60 to 160 ms; what is loaded now stays anyway.
         gc.collect()
         gc.freeze()
@@ -129,8 +76,3 @@ class Watchnext:
         self._app.state.close()
         self._served.close()
         self._store.close()
-
-
-def _open(variables: Variables) -> tuple[Release, Store]:
-    release = Release.load(current(variables.releases))
-    return release, Store.open(variables.store, release)

@@ -37,14 +37,6 @@ HOUR_MS = 3_600_000
 KEYS_KEPT, KEYS_KEPT_MS = 1_000_000, 7 * 24 * HOUR_MS  # a client may repeat itself for this long
 SHOWN_KEPT, SHOWN_KEPT_MS = 1_000_000, 24 * HOUR_MS
 QUARANTINE_KEPT = 10_000
-    "journal",
-    "keys",
-    "keys_order",
-    "shown",
-    "shown_order",
-    "quarantine",
-    "withdrawn",
-)  # what another catalogue leaves valid
 REPAIR = "python -m watchnext.serving build-store"
 
 
@@ -216,7 +208,7 @@ class Store:
 
 
 def build_store(folder: Path, release: Release, *, map_bytes: int = MAP_BYTES) -> None:
-    """Rebuild the store for a release: its folded state, then the journal from its position on. The old one stays until the end.
+    """Rebuild the store for a release: its folded state, then the journal from its position on. The old one stays till the end.
 
     Raises StoreError while a server holds the store: what it acknowledged meanwhile would be lost.
     """
@@ -252,7 +244,7 @@ def _require(environment: Environment, folder: Path, release: Release) -> None:
     if found != release.state_fingerprint:
         environment.close()
         raise StoreError(
-            f"the store {folder} holds state {found}, but release {release.id} needs {release.state_fingerprint}; run `{REPAIR}`"
+            f"the store {folder} holds state {found}, release {release.id} needs {release.state_fingerprint}; run `{REPAIR}`"
         )
 
 

@@ -1,0 +1,54 @@
+"""`python -m watchnext.serving build-store | recommendations`: what the server reads, made ahead of it."""
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from watchnext.dispatch import dispatch
+from watchnext.serving.batch import precompute
+from watchnext.serving.environment import StoreError
+from watchnext.serving.manifest import ReleaseError
+from watchnext.serving.recommender import Recommender
+from watchnext.serving.release import Release, current
+from watchnext.serving.store import Store, build_store
+
+
+def write(path: Path, report: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def store(config: DictConfig) -> None:
+    """Build the store of the release that serves, or rebuild it where it was made for another schema or catalogue."""
+    release = Release.load(current(Path(config.data.releases)))
+    folder = Path(config.data.store)
+    try:
+        Store.open(folder, release).close()
+    except StoreError as error:
+        print(f"{error}\nrebuilding {folder}")
+        build_store(folder, release)
+    write(Path(config.data.outputs) / "store.json", {"state": release.state_fingerprint, "schema": release.manifest["schema"]})
+    print(f"{folder}: fits {release.id}")
+
+
+def recommendations(config: DictConfig) -> None:
+    """Compute every user's slate with the release that serves, into its store: what `mode=precomputed` answers."""
+    release = Release.load(current(Path(config.data.releases)))
+    opened = Store.open(Path(config.data.store), release)
+    try:
+        # A slate is computed as of now: what the store has seen is part of it.
+        now_ms = int(time.time() * 1000) if release.clock == "wall" else max(release.as_of_ms, opened.last_known_at + 1)
+        users = [release.user_ids.value(row) for row in range(len(release.user_ids.ids))]
+        report = precompute(Recommender(release, opened), users, k=config.slate_size, as_of_ms=now_ms, store=opened)
+    finally:
+        opened.close()
+    write(Path(config.data.outputs) / "metrics" / "recommendations.json", {"release": release.id, **asdict(report)})
+    print(f"{release.id}: {report.slates:,} slates of {report.users:,} users")
+
+
+if __name__ == "__main__":
+    commands = {"build-store": store, "recommendations": recommendations}
+    dispatch("watchnext.serving", commands, (ReleaseError, StoreError))

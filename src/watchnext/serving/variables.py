@@ -1,0 +1,58 @@
+"""What sets the server: WATCHNEXT_* variables, and nothing else.
+
+WATCHNEXT_RELEASES (releases)   WATCHNEXT_STORE (store)   WATCHNEXT_SERVED (outputs/served)
+WATCHNEXT_CLOCK    release (time starts where the release's state ends) or wall; unset, the release says
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from watchnext.serving.environment import MAP_BYTES, Environment, StoreError, locked
+from watchnext.serving.manifest import verified
+from watchnext.serving.release import CLOCKS, current
+from watchnext.serving.store import REPAIR
+
+FOLDERS = {"releases": "releases", "store": "store", "served": "outputs/served"}
+
+
+class VariableError(ValueError):
+    """A WATCHNEXT_* variable that cannot be obeyed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variables:
+    releases: Path
+    store: Path
+    served: Path
+    clock: str | None
+
+    @classmethod
+    def of(cls, variables: Mapping[str, str]) -> "Variables":
+        """Raises VariableError. An empty variable is an unset one."""
+        clock = variables.get("WATCHNEXT_CLOCK") or None
+        if clock not in (None, *CLOCKS):
+            raise VariableError(f"WATCHNEXT_CLOCK is {clock!r}, expected {' or '.join(CLOCKS)}; set it so, or unset it")
+        folders = {name: Path(variables.get(f"WATCHNEXT_{name.upper()}") or path) for name, path in FOLDERS.items()}
+        return cls(clock=clock, **folders)
+
+    def check(self) -> None:
+        """Raise ReleaseError or StoreError where a server could not start; reads every byte of the release, loads nothing.
+
+        A network that was loaded here would crash the process that supervises the server when that ends.
+        """
+        manifest = verified(current(self.releases))
+        lock = locked(self.store)
+        try:
+            if (self.store / "current").exists():
+                self._check_store(manifest)
+        finally:
+            lock.close()
+
+    def _check_store(self, manifest: Mapping) -> None:
+        environment = Environment(self.store / "current", durable=True, map_bytes=MAP_BYTES)
+        found = (environment.get("meta", b"state") or b"nothing").decode()
+        environment.close()
+        if found != manifest["state"]:
+            needed = f"release {manifest['id']} needs {manifest['state']}"
+            raise StoreError(f"the store {self.store} holds state {found}, but {needed}; run `{REPAIR}`")
