@@ -54,7 +54,12 @@ def main(config: DictConfig) -> None:
         features = FeatureSet.load(Path(config.data.outputs) / "features")
         pl.seed_everything(config.seed, workers=True, verbose=False)
         report = features.report
-        facts = {"data": config.data.name, "data_hash": report["data_hash"], "schema_fingerprint": report["schema"], "regime": report["regime"]}
+        facts = {
+            "data": config.data.name,
+            "data_hash": report["data_hash"],
+            "schema_fingerprint": report["schema"],
+            "regime": report["regime"],
+        }
         with tracking.start_run(config.model.name, config=plain(config), tags=facts) as run:
             found = fit(config, run, features, out)
     except (FileNotFoundError, SchemaError, ValueError) as error:

@@ -63,11 +63,15 @@ def plain(config: DictConfig) -> dict:
 
 
 def dispatch(program: str, commands: Mapping[str, Command], errors: tuple[type[Exception], ...]) -> None:
-    """Run `commands[argv[1]]` on the composed configuration and exit with what it returns; `errors` exit 1 with their message alone."""
+    """Run `commands[argv[1]]` on the composed configuration and exit with what it returns; `errors` exit 1 with their message
+    alone."""
     name, *overrides = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         listed = "\n".join(f"  {key:<14}{(command.__doc__ or '').splitlines()[0]}" for key, command in commands.items())
-        print(f"usage: python -m {program} COMMAND [key=value ...]\n\n{listed}\n\nkey=value overrides conf/config.yaml, e.g. data=kuairand")
+        print(
+            f"usage: python -m {program} COMMAND [key=value ...]\n\n{listed}\n\n"
+            "key=value overrides conf/config.yaml, e.g. data=kuairand"
+        )
         return
     if name not in commands:
         sys.exit(f"unknown command {name!r}, expected one of {', '.join(commands)}; see `python -m {program} --help`")

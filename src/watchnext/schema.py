@@ -149,7 +149,8 @@ class FeatureSchema:
         return tuple(f for f in self.features if f.entity == entity and kind in (None, f.kind))
 
     def columns(self, entity: str) -> tuple[Feature, ...]:
-        """The features of an entity that are logged as columns of its table: neither computed nor folded, as a viewer's history is."""
+        """The features of an entity that are logged as columns of its table: neither computed nor folded, as a viewer's
+        history is."""
         folded = [f for f in self.of(entity) if f.kind == "counter" or (f.entity, f.kind) == ("user", "sequence")]
         return tuple(f for f in self.of(entity) if f.expression is None and f not in folded)
 
@@ -165,5 +166,6 @@ class FeatureSchema:
         """Raise SchemaError unless `artefact` was built under this schema; `repair` is the command that rebuilds it."""
         if fingerprint != self.fingerprint:
             raise SchemaError(
-                f"{artefact} was built under the feature schema {fingerprint}, but this program expects {self.fingerprint}; run `{repair}`"
+                f"{artefact} was built under the feature schema {fingerprint}, "
+                f"but this program expects {self.fingerprint}; run `{repair}`"
             )

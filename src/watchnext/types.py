@@ -1,7 +1,8 @@
 """What crosses a stage border, and the one shape legend.
 
 B requests, C candidates, K slate, H history, F features, D embedding, T targets, V videos, U users.
-Videos are catalogue row numbers everywhere inside; ids exist only at the outer border. Times are UTC milliseconds, ratios in [0, 1].
+Videos are catalogue row numbers everywhere inside; ids exist only at the outer border. Times are UTC milliseconds, ratios in
+[0, 1].
 """
 
 from collections.abc import Mapping
@@ -38,7 +39,8 @@ class Viewer:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Retrieval's answer: distinct video `rows` (C,) int64, the `sources` that named each as bits (C,) uint16, and the retrieval `scores` (C,) float32."""
+    """Retrieval's answer: distinct video `rows` (C,) int64, the `sources` that named each as bits (C,) uint16, and the
+    retrieval `scores` (C,) float32."""
 
     rows: np.ndarray
     sources: np.ndarray

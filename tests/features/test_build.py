@@ -154,3 +154,25 @@ def test_a_batch_is_its_rows(world_features):
 def test_features_that_were_never_built_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="dvc repro features"):
         FeatureSet.load(tmp_path)
+
+
+def test_ids_may_be_numbers_or_strings(world_schema, world_tables, world_split, world_features, tmp_path):
+    """Named otherwise, everybody keeps their rows and inputs; only the places of names in a vocabulary change."""
+    kinds = {name: world_tables.impressions.schema[name] for name in ("user_id", "video_id")}
+
+    def renamed(frame: pl.DataFrame) -> pl.DataFrame:
+        names = [name for name in kinds if name in frame.columns]
+        other = {name: pl.String if kinds[name] == pl.Int64 else pl.Int64 for name in names}
+        numbers = {name: pl.col(name).cast(pl.String).str.extract(r"(\d+)").cast(pl.Int64) for name in names}
+        return frame.with_columns(**{name: numbers[name].cast(other[name]) for name in names})
+
+    tables = Tables(renamed(world_tables.impressions), renamed(world_tables.users), renamed(world_tables.videos))
+    assert (tables.impressions["user_id"].n_unique(), tables.impressions["video_id"].n_unique()) == (
+        world_tables.impressions["user_id"].n_unique(),
+        world_tables.impressions["video_id"].n_unique(),
+    )
+    changed = built(world_schema, tables, world_split, tmp_path)
+    same_rows(world_features, changed, np.ones(len(world_split), bool))
+    for name in ("user_rows", "video_rows"):
+        np.testing.assert_array_equal(world_features.columns[name], changed.columns[name])
+    assert changed.pipeline.sizes == world_features.pipeline.sizes

@@ -11,7 +11,20 @@ from hypothesis import strategies as st
 
 from watchnext.features import history
 from watchnext.features.build import visible_until
-from watchnext.features.fold import OUTCOME, SHOWN, Layout, Log, Reads, State, fold, fold_event, fold_until, read_candidates, read_viewer, replay
+from watchnext.features.fold import (
+    OUTCOME,
+    SHOWN,
+    Layout,
+    Log,
+    Reads,
+    State,
+    fold,
+    fold_event,
+    fold_until,
+    read_candidates,
+    read_viewer,
+    replay,
+)
 from watchnext.schema import StateSpec
 
 SPEC = StateSpec(counts=("click", "impression", "watch_s"), half_lives_h=(0.5, 30.0), tags_kept=2, creators_kept=1, history=3, seen=2)

@@ -37,11 +37,16 @@ def tables(config: DictConfig) -> None:
         "last_day": str(impressions["day"].max()),
         "rates": {name: round(impressions[name].mean(), 6) for name in OUTCOMES},
         "mean_watch_s": round(impressions["watch_ms"].mean() / 1000, 3),
-        "rejected": {f"{table} {reason}": n for table, reason, n in rejected.group_by("table", "reason").len().sort("table", "reason").rows()},
+        "rejected": {
+            f"{table} {reason}": n
+            for table, reason, n in rejected.group_by("table", "reason").len().sort("table", "reason").rows()
+        },
         "filled": dict(checked.filled),
     }
     (folder / "report.json").write_text(json.dumps(report, indent=1))
-    print(f"{folder}: {report['impressions']:,} impressions, {report['users']:,} users, {report['videos']:,} videos; rejected {len(rejected):,} rows")
+    print(
+        f"{folder}: {report['impressions']:,} impressions, {report['users']:,} users, {report['videos']:,} videos; rejected {len(rejected):,} rows"
+    )
     for reason, count in report["rejected"].items():
         print(f"  rejected {count:>8,}  {reason}")
 
@@ -49,7 +54,9 @@ def tables(config: DictConfig) -> None:
 def world(config: DictConfig) -> None:
     """Simulate a platform and write its log to `out` (data=world data.loader.users=... out=DIR)."""
     if config.data.name != "world" or not config.out:
-        raise DataError(f"data is {config.data.name!r} and out is {config.out!r}; run `python -m watchnext.data world data=world out=DIR`")
+        raise DataError(
+            f"data is {config.data.name!r} and out is {config.out!r}; run `python -m watchnext.data world data=world out=DIR`"
+        )
     instantiate(config.data.loader).read().tables.write(Path(config.out))
 
 

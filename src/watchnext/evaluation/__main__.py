@@ -28,7 +28,9 @@ def flat(nested: dict, prefix: str = "") -> dict[str, float]:
 
 def rounded(nested: dict) -> dict:
     """Six digits: what lies behind them differs between processors."""
-    return {name: rounded(v) if isinstance(v, dict) else round(v, 6) if isinstance(v, float) else v for name, v in nested.items()}
+    return {
+        name: rounded(v) if isinstance(v, dict) else round(v, 6) if isinstance(v, float) else v for name, v in nested.items()
+    }
 
 
 def table(report: dict) -> str:
@@ -52,7 +54,13 @@ def replay(config: DictConfig) -> None:
     tables, features = read_tables(outputs / "tables", repair="dvc repro tables"), FeatureSet.load(outputs / "features")
     split = np.asarray(features.columns["split"])
     options = config.evaluation
-    run = Replay(release=release, regime=config.regime, utc_offset_h=config.data.utc_offset_h, slate=options.slate, requests=options.requests)
+    run = Replay(
+        release=release,
+        regime=config.regime,
+        utc_offset_h=config.data.utc_offset_h,
+        slate=options.slate,
+        requests=options.requests,
+    )
     replayed = run.run(tables, split)
     network = load_network(outputs / "ranker", schema=features.pipeline.schema, repair="dvc repro ranker")
     report = {
@@ -66,7 +74,12 @@ def replay(config: DictConfig) -> None:
     if config.regime == features.report["regime"]:
         report["skew"] = skew(replayed.scores, scored(features, network, features.rows("test")))
     report = rounded(report)
-    facts = {"data_hash": features.report["data_hash"], "schema_fingerprint": features.report["schema"], "release": name, "regime": config.regime}
+    facts = {
+        "data_hash": features.report["data_hash"],
+        "schema_fingerprint": features.report["schema"],
+        "release": name,
+        "regime": config.regime,
+    }
     with tracking.start_run("evaluation", config=plain(config), tags=facts) as tracked:
         tracked.log_metrics(flat(report))
     path = outputs / "metrics" / "evaluation.json"

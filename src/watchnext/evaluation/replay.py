@@ -1,7 +1,9 @@
 """Replay of held-out days: each request at its own time, through the code that will answer, on state as the regime allows.
 
-Every test impression is scored (AUC, GAUC, logloss). Of each viewer's first request of a day, or an even sample of those, the funnel is
-followed: how much of what the viewer watches long from then until the end of that day survives retrieval, ranking and the slate.
+Every test impression is scored (AUC, GAUC, logloss). Of each viewer's first request of a day, or an even sample of those, the
+funnel is
+followed: how much of what the viewer watches long from then until the end of that day survives retrieval, ranking and the
+slate.
 """
 
 from collections.abc import Iterator, Sequence
@@ -36,7 +38,8 @@ class Funnel:
 
 @dataclass(frozen=True)
 class Replayed:
-    """All that a replay saw. `scores` (N, T) of the test impressions in table order; nan where the log names an unknown video."""
+    """All that a replay saw. `scores` (N, T) of the test impressions in table order; nan where the log names an unknown
+    video."""
 
     scores: np.ndarray
     funnels: list[Funnel]
@@ -96,7 +99,9 @@ class Replay:
         with TemporaryDirectory(prefix="watchnext-replay-") as folder:
             store = Store.open(Path(folder), self.release, durable=False)
             try:
-                stream = Stream(store, sorted(events, key=lambda e: e.known_at), regime=self.regime, utc_offset_h=self.utc_offset_h)
+                stream = Stream(
+                    store, sorted(events, key=lambda e: e.known_at), regime=self.regime, utc_offset_h=self.utc_offset_h
+                )
                 return self._replayed(Recommender(self.release, store), stream, test)
             finally:
                 store.close()
@@ -107,7 +112,9 @@ class Replay:
         floors = Floors(self.release, recommender.store)
         followed = self._followed(test)
         funnels = []
-        for request, place in tqdm(self._requests(test), total=test["request_id"].n_unique(), desc="evaluation: replay", unit=" requests"):
+        for request, place in tqdm(
+            self._requests(test), total=test["request_id"].n_unique(), desc="evaluation: replay", unit=" requests"
+        ):
             stream.advance(request.as_of_ms)
             scores[place] = recommender.score(request, rows[place])
             if request.request_id in followed:
@@ -119,16 +126,24 @@ class Replay:
         """(request, its places in `test`), in time order. A log's request may show anything: k is the slate's."""
         context = [f.name for f in self.release.pipeline.schema.columns("context")]
         keyed = test.with_row_index("place").group_by("request_id", maintain_order=True)
-        first = keyed.agg(pl.col("user_id", "time_ms", "surface").first(), pl.col(*context).first().name.prefix("context."), pl.col("place"))
+        first = keyed.agg(
+            pl.col("user_id", "time_ms", "surface").first(), pl.col(*context).first().name.prefix("context."), pl.col("place")
+        )
         for row in first.sort("time_ms", maintain_order=True).iter_rows(named=True):
             given = {name: row[f"context.{name}"] for name in context if row[f"context.{name}"] is not None}
-            yield Request(str(row["request_id"]), row["user_id"], self.slate, row["time_ms"], row["surface"], None, given), np.array(row["place"])
+            yield (
+                Request(str(row["request_id"]), row["user_id"], self.slate, row["time_ms"], row["surface"], None, given),
+                np.array(row["place"]),
+            )
 
     def _followed(self, test: pl.DataFrame) -> dict[str, list[int]]:
-        """Request id > places in `test` of what its viewer watched long from it until the end of the day: first requests of a day."""
+        """Request id > places in `test` of what its viewer watched long from it until the end of the day: first requests of a
+        day."""
         long = test.with_row_index("place").filter("long_view")
         days = test.group_by("user_id", "day", maintain_order=True).agg(pl.col("request_id").first())
-        joined = days.join(long.group_by("user_id", "day").agg("place"), on=["user_id", "day"], how="inner", maintain_order="left")
+        joined = days.join(
+            long.group_by("user_id", "day").agg("place"), on=["user_id", "day"], how="inner", maintain_order="left"
+        )
         step = max(1, -(-len(joined) // self.requests))
         chosen = joined.gather_every(step)
         return {str(request): places for request, places in chosen.select("request_id", "place").iter_rows()}
@@ -143,7 +158,8 @@ class Replay:
 
 
 def ranking_metrics(scores: np.ndarray, test: pl.DataFrame) -> dict[str, dict[str, float]]:
-    """AUC, GAUC over viewers, logloss and calibration error of each probability, and the error in seconds, on test impressions."""
+    """AUC, GAUC over viewers, logloss and calibration error of each probability, and the error in seconds, on test
+    impressions."""
     scored = np.isfinite(scores).all(axis=1)
     users = test["user_id"].rank("dense").to_numpy()[scored]
     found = {}
@@ -157,7 +173,8 @@ def ranking_metrics(scores: np.ndarray, test: pl.DataFrame) -> dict[str, dict[st
 
 
 def funnel_metrics(funnels: Sequence[Funnel], k: Sequence[int], catalogue: int) -> dict[str, dict[str, float]]:
-    """Recall@K of what is watched long that day, after every stage and for the floors; coverage is the share of the catalogue shown."""
+    """Recall@K of what is watched long that day, after every stage and for the floors; coverage is the share of the catalogue
+    shown."""
     found = {}
     for stage in funnels[0].stages if funnels else ():
         ranked = [funnel.stages[stage] for funnel in funnels]
@@ -169,6 +186,6 @@ def funnel_metrics(funnels: Sequence[Funnel], k: Sequence[int], catalogue: int) 
 
 
 def skew(scores: np.ndarray, offline: np.ndarray) -> float:
-    """Largest difference of a probability between the served graph on replayed state and the training network on built features."""
+    """Largest difference of a probability between the served graph on replayed state and the training network on built
+    features."""
     return float(np.nanmax(np.abs(scores[:, : len(PROBABILITIES)] - offline[:, : len(PROBABILITIES)]), initial=0.0))
-

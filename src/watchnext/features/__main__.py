@@ -25,7 +25,10 @@ def build(config: DictConfig) -> None:
         data_hash=json.loads((outputs / "tables" / "report.json").read_text())["hash"],
     )
     report = builder.build(tables, split, outputs / "features")
-    print(f"{outputs / 'features'}: {report['impressions']}, regime {report['regime']}, {report['viewer_state_bytes']} bytes a viewer")
+    print(
+        f"{outputs / 'features'}: {report['impressions']}, regime {report['regime']}, "
+        f"{report['viewer_state_bytes']} bytes a viewer"
+    )
 
 
 if __name__ == "__main__":

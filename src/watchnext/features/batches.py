@@ -21,7 +21,8 @@ BLOCKS = ("context_codes", "query_values", "history_rows", "history_values", "ca
 class FeatureSet:
     """The output folder of the feature stage, mapped.
 
-    columns   the BLOCKS, `targets` (N, T), `user_rows`, `video_rows`, `time_ms`, `split` (place in SPLITS): one row an impression
+    columns   the BLOCKS, `targets` (N, T), `user_rows`, `video_rows`, `time_ms`, `split` (place in SPLITS): one row an
+    impression
     users, videos   static blocks, (U + 1, ...) and (V + 1, ...)
     """
 

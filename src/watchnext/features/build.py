@@ -49,7 +49,8 @@ def log_of(tables: Tables, catalogue: Catalogue, users: Ids, schema: FeatureSche
 def visible_until(regime: str, impressions: pl.DataFrame, split: np.ndarray, utc_offset_h: float) -> np.ndarray:
     """(N,) float64: every impression sees what was known strictly before this time. Training rows always stream.
 
-    frozen: held-out rows see the state at the start of their split. daily: at the start of their day. streaming: at their request.
+    frozen: held-out rows see the state at the start of their split. daily: at the start of their day. streaming: at their
+    request.
     Raises ValueError naming a regime that is none of REGIMES.
     """
     if regime not in REGIMES:
@@ -92,7 +93,9 @@ class FeatureBuilder:
         """
         folder = Path(folder)
         vector = self.schema.of("video", "vector")
-        catalogue = Catalogue.of(tables.videos, tags_per_video=self.schema.state.tags_per_video, dimension=vector[0].dimension if vector else 0)
+        catalogue = Catalogue.of(
+            tables.videos, tags_per_video=self.schema.state.tags_per_video, dimension=vector[0].dimension if vector else 0
+        )
         users = Ids.of(tables.users["user_id"])
         log = log_of(tables, catalogue, users, self.schema)
         visible = visible_until(self.regime, tables.impressions, split, self.utc_offset_h)
@@ -129,9 +132,17 @@ class FeatureBuilder:
         reads = Reads(*(np.concatenate(values) for values in zip(*parts, strict=True)))
         context = {name: values[rows] for name, values in context_of(tables.impressions, self.schema).items()}
         return FeaturePipeline.fit(
-            schema=self.schema, utc_offset_h=self.utc_offset_h, users=tables.users, videos=tables.videos, user_rows=log.user_rows[rows],
-            video_rows=log.video_rows[rows], context=context, as_of_ms=log.time_ms[rows], reads=reads, min_count=self.min_count,
-        )  # fmt: skip
+            schema=self.schema,
+            utc_offset_h=self.utc_offset_h,
+            users=tables.users,
+            videos=tables.videos,
+            user_rows=log.user_rows[rows],
+            video_rows=log.video_rows[rows],
+            context=context,
+            as_of_ms=log.time_ms[rows],
+            reads=reads,
+            min_count=self.min_count,
+        )
 
     def _replayed(self, layout, sizes, log, visible, what):
         state = State.empty(layout, **sizes)
@@ -155,8 +166,16 @@ class FeatureBuilder:
                 out[name][part] = values
         for column in out.values():
             column.flush()
-        save_arrays(folder, {"user_rows": log.user_rows, "video_rows": log.video_rows, "time_ms": log.time_ms, "split": split.astype(np.int8),
-                             "targets": targets(tables.impressions)})  # fmt: skip
+        save_arrays(
+            folder,
+            {
+                "user_rows": log.user_rows,
+                "video_rows": log.video_rows,
+                "time_ms": log.time_ms,
+                "split": split.astype(np.int8),
+                "targets": targets(tables.impressions),
+            },
+        )
 
     def _write_state(self, folder, layout, log, as_of_ms, sizes) -> None:
         state = State.empty(layout, **sizes)

@@ -35,7 +35,10 @@ class Ids:
         if self.are_strings:
             wanted = np.array([value.encode() if isinstance(value, str) else b"" for value in values], dtype=np.bytes_)
         else:
-            wanted = np.asarray([value if isinstance(value, int | np.integer) else np.iinfo(np.int64).min for value in values], np.int64) if not isinstance(values, np.ndarray) else values  # fmt: skip
+            nobody = np.iinfo(np.int64).min
+            wanted = (
+                values if isinstance(values, np.ndarray) else np.array([v if isinstance(v, int) else nobody for v in values])
+            )
         if not len(self.ids):
             return np.full(len(wanted), -1, np.int64)
         at = np.minimum(np.searchsorted(self._sorted, wanted), len(self.ids) - 1)
@@ -63,7 +66,9 @@ def codes_of(values: pl.Series) -> tuple[np.ndarray, list[str]]:
 def padded(lists: pl.Series, width: int) -> tuple[np.ndarray, list[str]]:
     """The first `width` values of each list as row numbers (n, width) int32, -1 behind the end, and their names."""
     rows = np.full((len(lists), width), -1, np.int32)
-    frame = pl.DataFrame({"row": pl.int_range(len(lists), eager=True), "value": lists.cast(pl.List(pl.String)).list.head(width)})
+    frame = pl.DataFrame(
+        {"row": pl.int_range(len(lists), eager=True), "value": lists.cast(pl.List(pl.String)).list.head(width)}
+    )
     flat = frame.filter(pl.col("value").list.len() > 0).explode("value").drop_nulls("value")
     codes, names = codes_of(flat["value"])
     place = flat.select(pl.int_range(pl.len()).over("row")).to_series().to_numpy()

@@ -1,6 +1,7 @@
 """Decayed counters: one compiled fold, run over a log or one event at a time.
 
-A counter block in a record is `[last_ms, value...]`, values count-major (count c at half-life h sits at 1 + c * half_lives + h).
+A counter block in a record is `[last_ms, value...]`, values count-major (count c at half-life h sits at 1 + c * half_lives +
+h).
 Read at `as_of`, a value is `value * exp(-(as_of - last) * ln 2 / half_life)`; an update decays the block to the event's time
 and adds; a late event decays its own increment and leaves `last`. `math.exp` gives the same bits in compiled and plain Python.
 """

@@ -46,12 +46,14 @@ class Layout(NamedTuple):
         viewer = at_creators + spec.creators_kept * (2 + block)
         half_lives_ms = np.array(spec.half_lives_h, np.float64) * HOUR_MS
         shown = np.array([name == "impression" for name in spec.counts], np.bool_)
-        return cls(half_lives_ms, shown, spec.history, spec.seen, spec.tags_kept, spec.creators_kept, block, at_history, at_seen, at_tags, at_creators, viewer, 1 + block)  # fmt: skip
+        kept = (spec.history, spec.seen, spec.tags_kept, spec.creators_kept)
+        return cls(half_lives_ms, shown, *kept, block, at_history, at_seen, at_tags, at_creators, viewer, 1 + block)
 
 
 @dataclass(frozen=True)
 class State:
-    """Folded records: `viewers` (U, layout.viewer), `videos` (V, layout.item), `creators` (R, layout.item), float64, zeros when new."""
+    """Folded records: `viewers` (U, layout.viewer), `videos` (V, layout.item), `creators` (R, layout.item), float64, zeros
+    when new."""
 
     viewers: np.ndarray
     videos: np.ndarray
@@ -64,7 +66,8 @@ class State:
 
 @njit(cache=True)
 def fold_event(layout, viewer, video, creator, kind, known_at, video_row, creator_row, tags, amounts, watch_ms, bits):
-    """Fold one event into its viewer's, video's and creator's records, in place. `creator_row` -1 is no creator, `tags` end at -1."""
+    """Fold one event into its viewer's, video's and creator's records, in place. `creator_row` -1 is no creator, `tags` end
+    at -1."""
     counted = layout.shown if kind == SHOWN else ~layout.shown
     counters.add(viewer, 0, known_at, amounts, counted, layout.half_lives_ms)
     counters.add(video, 0, known_at, amounts, counted, layout.half_lives_ms)
@@ -85,7 +88,8 @@ def fold_event(layout, viewer, video, creator, kind, known_at, video_row, creato
 
 @njit(cache=True)
 def read_viewer(layout, viewer, as_of, user_out, rows_out, history_out):
-    """A viewer as of `as_of`: counters (block,), history rows (H,) and values (H, 3); returns seconds since the last event, -1 if none."""
+    """A viewer as of `as_of`: counters (block,), history rows (H,) and values (H, 3); returns seconds since the last event,
+    -1 if none."""
     user_out[:] = 0.0
     counters.read(viewer, 0, as_of, layout.half_lives_ms, user_out)
     history.read(viewer, layout.at_history, layout.history, as_of, rows_out, history_out)
@@ -149,27 +153,44 @@ def fold_until(layout, viewers, videos, creators, log, order, known_at, cursor, 
         i = order[cursor] // 2
         row = log.video_rows[i]
         creator_row = log.creator_rows[row]
-        fold_event(layout, viewers[log.user_rows[i]], videos[row], creators[max(creator_row, 0)], order[cursor] % 2, known_at[cursor],
-                   row, creator_row, log.tag_rows[row], log.amounts[i], log.watch_ms[i], log.bits[i])  # fmt: skip
+        fold_event(
+            layout,
+            viewers[log.user_rows[i]],
+            videos[row],
+            creators[max(creator_row, 0)],
+            order[cursor] % 2,
+            known_at[cursor],
+            row,
+            creator_row,
+            log.tag_rows[row],
+            log.amounts[i],
+            log.watch_ms[i],
+            log.bits[i],
+        )
         cursor += 1
     return cursor
 
 
 @njit(cache=True)
-def _replay(layout, viewers, videos, creators, log, order, known_at, cursor, reads, visible, user, rows, values, gap_s, candidate):
+def _replay(
+    layout, viewers, videos, creators, log, order, known_at, cursor, reads, visible, user, rows, values, gap_s, candidate
+):
     for j in range(reads.size):
         i = reads[j]
         cursor = fold_until(layout, viewers, videos, creators, log, order, known_at, cursor, visible[i])
         viewer, row, as_of = viewers[log.user_rows[i]], log.video_rows[i], log.time_ms[i]
         creator_row = log.creator_rows[row]
         gap_s[j] = read_viewer(layout, viewer, as_of, user[j], rows[j], values[j])
-        read_candidate(layout, viewer, videos[row], creators[max(creator_row, 0)], as_of, creator_row, log.tag_rows[row], candidate[j])
+        read_candidate(
+            layout, viewer, videos[row], creators[max(creator_row, 0)], as_of, creator_row, log.tag_rows[row], candidate[j]
+        )
     return cursor
 
 
 @dataclass(frozen=True)
 class Reads:
-    """Raw state as of N requests. `user` (N, block), `history_rows` (N, H) int32, `history` (N, H, 3), `gap_s` (N,) -1 none, `candidate` (N, 4, block)."""
+    """Raw state as of N requests. `user` (N, block), `history_rows` (N, H) int32, `history` (N, H, 3), `gap_s` (N,) -1 none,
+    `candidate` (N, 4, block)."""
 
     user: np.ndarray
     history_rows: np.ndarray
@@ -180,13 +201,22 @@ class Reads:
     @classmethod
     def empty(cls, layout: Layout, requests: int, candidates: int) -> "Reads":
         h, block = layout.history, layout.block
-        return cls(np.empty((requests, block)), np.empty((requests, h), np.int32), np.empty((requests, h, 3)), np.empty(requests), np.empty((candidates, 4, block)))  # fmt: skip
+        return cls(
+            user=np.empty((requests, block)),
+            history_rows=np.empty((requests, h), np.int32),
+            history=np.empty((requests, h, 3)),
+            gap_s=np.empty(requests),
+            candidate=np.empty((candidates, 4, block)),
+        )
 
 
-def replay(layout: Layout, state: State, log: Log, visible: np.ndarray, chunk: int = 65_536) -> Iterator[tuple[np.ndarray, Reads]]:
+def replay(
+    layout: Layout, state: State, log: Log, visible: np.ndarray, chunk: int = 65_536
+) -> Iterator[tuple[np.ndarray, Reads]]:
     """Fold `log` into `state`, yielding (impression numbers, their reads) in chunks; the state ends where the last read stood.
 
-    `visible` (N,) float64: impression i sees events known strictly before `visible[i]` (its own time when streaming, a split's or a
+    `visible` (N,) float64: impression i sees events known strictly before `visible[i]` (its own time when streaming, a
+    split's or a
     day's start otherwise), decayed to its own time.
     """
     order, known_at = log.events()
@@ -195,8 +225,23 @@ def replay(layout: Layout, state: State, log: Log, visible: np.ndarray, chunk: i
     for start in range(0, len(reads), chunk):
         part = reads[start : start + chunk]
         out = Reads.empty(layout, len(part), len(part))
-        cursor = _replay(layout, state.viewers, state.videos, state.creators, log, order, known_at, cursor, part, visible,
-                         out.user, out.history_rows, out.history, out.gap_s, out.candidate)  # fmt: skip
+        cursor = _replay(
+            layout,
+            state.viewers,
+            state.videos,
+            state.creators,
+            log,
+            order,
+            known_at,
+            cursor,
+            part,
+            visible,
+            out.user,
+            out.history_rows,
+            out.history,
+            out.gap_s,
+            out.candidate,
+        )
         yield part, out
 
 

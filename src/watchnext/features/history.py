@@ -1,6 +1,7 @@
 """A viewer's last watches before `as_of`, and which videos were watched at all: rings inside the viewer's record.
 
-A ring is `[written, entry...]`; entry `written % slots` is overwritten next. A watch is `[video row + 1, known_at, watch_ms, outcome bits]`.
+A ring is `[written, entry...]`; entry `written % slots` is overwritten next. A watch is `[video row + 1, known_at, watch_ms,
+outcome bits]`.
 """
 
 import numpy as np

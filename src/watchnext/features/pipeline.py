@@ -8,7 +8,8 @@ Inputs of every network, by name (N rows; static blocks are gathered by row numb
     video_codes (N, Fv)   video_tags (N, tags)   video_values (N, .)   video_vector (N, D + 1)   the video's columns
     candidate_values (N, .)                      age, video, creator, user x tag and user x creator counters
 
-Code 0 is missing, unseen in training or too rare. The last row of a static block stands for an unknown entity, so that row -1 finds it.
+Code 0 is missing, unseen in training or too rare. The last row of a static block stands for an unknown entity, so that row -1
+finds it.
 """
 
 import json
@@ -76,7 +77,9 @@ def frequent(values: np.ndarray, min_count: int) -> np.ndarray:
     distinct, counts = np.unique(values, return_counts=True)
     missing = MISSING if distinct.dtype.kind == "i" else ""
     kept = distinct[(counts >= min_count) & (distinct != missing)]
-    return kept if kept.dtype.kind == "i" else np.array(kept.tolist(), dtype=np.str_)  # as wide as what is kept, not as what is left out
+    return (
+        kept if kept.dtype.kind == "i" else np.array(kept.tolist(), dtype=np.str_)
+    )  # as wide as what is kept, not as what is left out
 
 
 def names_of(features: tuple[Feature, ...]) -> list[str]:
@@ -96,19 +99,37 @@ class FeaturePipeline:
         self.fitted = dict(fitted)
         for feature in schema.features:
             if feature.expression is not None and feature.expression not in EXPRESSIONS:
-                raise KeyError(f"feature {feature.name!r} asks for the expression {feature.expression!r}, expected one of {', '.join(EXPRESSIONS)}")
+                raise KeyError(
+                    f"feature {feature.name!r} asks for the expression {feature.expression!r}, "
+                    f"expected one of {', '.join(EXPRESSIONS)}"
+                )
 
     # ---- fit ---------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def fit(cls, *, schema: FeatureSchema, utc_offset_h: float, users: pl.DataFrame, videos: pl.DataFrame, user_rows: np.ndarray,
-            video_rows: np.ndarray, context: Arrays, as_of_ms: np.ndarray, reads: Reads, min_count: int) -> "FeaturePipeline":  # fmt: skip
-        """Fit on rows of training days: their `user_rows`, `video_rows`, `context` columns, times and state `reads` (all (N, ...))."""
+    def fit(
+        cls,
+        *,
+        schema: FeatureSchema,
+        utc_offset_h: float,
+        users: pl.DataFrame,
+        videos: pl.DataFrame,
+        user_rows: np.ndarray,
+        video_rows: np.ndarray,
+        context: Arrays,
+        as_of_ms: np.ndarray,
+        reads: Reads,
+        min_count: int,
+    ) -> "FeaturePipeline":
+        """Fit on rows of training days: their `user_rows`, `video_rows`, `context` columns, times and state `reads` (all (N,
+        ...))."""
         pipeline = cls(schema=schema, utc_offset_h=utc_offset_h, fitted={})
         for frame, entity, rows in ((users, "user", user_rows), (videos, "video", video_rows)):
             for feature in schema.columns(entity):
                 if feature.kind == "categorical":
-                    pipeline.fitted[f"vocabulary.{feature.name}"] = frequent(raw(frame[feature.name], "categorical")[rows], min_count)
+                    pipeline.fitted[f"vocabulary.{feature.name}"] = frequent(
+                        raw(frame[feature.name], "categorical")[rows], min_count
+                    )
                 elif feature.transform == "quantile":
                     pipeline._fit_knots(feature.name, raw(frame[feature.name], "numerical")[rows])
         if schema.of("video", "sequence"):
@@ -192,7 +213,13 @@ class FeaturePipeline:
         return self._table_values("video", videos)
 
     def _context_columns(self, context: Arrays, as_of_ms: np.ndarray, kind: str) -> dict[str, np.ndarray]:
-        return {f.name: EXPRESSIONS[f.expression](context, as_of_ms, self.utc_offset_h) if f.expression else context[f.name] for f in self.schema.of("context", kind)}  # fmt: skip
+        columns = {}
+        for feature in self.schema.of("context", kind):
+            if feature.expression:
+                columns[feature.name] = EXPRESSIONS[feature.expression](context, as_of_ms, self.utc_offset_h)
+            else:
+                columns[feature.name] = context[feature.name]
+        return columns
 
     def _computed(self, entity: str) -> list[Feature]:
         return [f for f in self.schema.of(entity, "numerical") if f.expression is not None]
@@ -211,7 +238,9 @@ class FeaturePipeline:
     def _candidate_values(self, upload_ms: np.ndarray, as_of_ms: np.ndarray, candidate: np.ndarray) -> np.ndarray:
         columns = []
         for feature in self._computed("video"):
-            columns += self._numerical(feature, EXPRESSIONS[feature.expression]({"upload_ms": upload_ms}, as_of_ms, self.utc_offset_h))
+            columns += self._numerical(
+                feature, EXPRESSIONS[feature.expression]({"upload_ms": upload_ms}, as_of_ms, self.utc_offset_h)
+            )
         blocks = [np.stack(columns, axis=1)] if columns else []
         for place, entity in enumerate(COUNTER_ENTITIES):
             if self.schema.of(entity, "counter"):
@@ -247,14 +276,23 @@ class FeaturePipeline:
         codes = np.zeros((len(frame) + 1, len(features)), np.int32)
         for place, feature in enumerate(features):
             codes[:-1, place] = encode(raw(frame[feature.name], "categorical"), self.fitted[f"vocabulary.{feature.name}"])
-        return {f"{entity}_codes": codes, f"{entity}_values": np.concatenate([values, np.zeros((1, values.shape[1]), np.float32)])}
+        return {
+            f"{entity}_codes": codes,
+            f"{entity}_values": np.concatenate([values, np.zeros((1, values.shape[1]), np.float32)]),
+        }
 
     def query(self, context: Arrays, as_of_ms: np.ndarray, reads: Reads) -> dict[str, np.ndarray]:
         """Blocks of N requests as of their times: context_codes, query_values, history_rows, history_values."""
         columns = self._context_columns(context, as_of_ms, "categorical")
         codes = [encode(values, self.fitted[f"vocabulary.{name}"]) for name, values in columns.items()]
         bits = reads.history[:, :, 2].astype(np.int64)
-        watches = [np.log1p(reads.history[:, :, 0]) / 10.0, np.log1p(reads.history[:, :, 1]) / 5.0, bits & 1, bits >> 1 & 1, bits >> 2 & 1]
+        watches = [
+            np.log1p(reads.history[:, :, 0]) / 10.0,
+            np.log1p(reads.history[:, :, 1]) / 5.0,
+            bits & 1,
+            bits >> 1 & 1,
+            bits >> 2 & 1,
+        ]
         return {
             "context_codes": np.stack(codes, axis=1) if codes else np.zeros((len(as_of_ms), 0), np.int32),
             "query_values": self._scaled("query_values", self._query_values(context, as_of_ms, reads)),
@@ -281,7 +319,10 @@ class FeaturePipeline:
         def vocabularies(features) -> tuple[int, ...]:
             return tuple(len(self.fitted[f"vocabulary.{f.name}"]) + 1 for f in features if f.kind == "categorical")
 
-        widths = {block: self.fitted[f"scale.{block}"].shape[1] for block in ("user_values", "query_values", "video_values", "candidate_values")}
+        widths = {
+            block: self.fitted[f"scale.{block}"].shape[1]
+            for block in ("user_values", "query_values", "video_values", "candidate_values")
+        }
         vector = self.schema.of("video", "vector")
         return InputSizes(
             user_codes=vocabularies(self.schema.columns("user")),
@@ -304,7 +345,8 @@ class FeaturePipeline:
 
     @classmethod
     def load(cls, folder: Path) -> "FeaturePipeline":
-        """Read back. Raises FileNotFoundError (built features are missing) and SchemaError (the folder disagrees with itself)."""
+        """Read back. Raises FileNotFoundError (built features are missing) and SchemaError (the folder disagrees with
+        itself)."""
         folder = Path(folder)
         if not (folder / "pipeline.json").exists():
             raise FileNotFoundError(f"{folder} holds no feature pipeline; run `dvc repro features`")
@@ -314,10 +356,13 @@ class FeaturePipeline:
         return cls(schema=schema, utc_offset_h=meta["utc_offset_h"], fitted=load_arrays(folder))
 
 
-def joined(blocks: Arrays, users: Arrays, videos: Arrays, user_rows: np.ndarray, video_rows: np.ndarray) -> dict[str, np.ndarray]:
+def joined(
+    blocks: Arrays, users: Arrays, videos: Arrays, user_rows: np.ndarray, video_rows: np.ndarray
+) -> dict[str, np.ndarray]:
     """All network inputs of N rows: as-of `blocks` plus the static ones gathered by row.
 
-    history_rows become history_codes (N, H, Fv), history_tags (N, H, tags), history_vector (N, H, D + 1) and history_mask (N, H).
+    history_rows become history_codes (N, H, Fv), history_tags (N, H, tags), history_vector (N, H, D + 1) and history_mask (N,
+    H).
     """
     inputs = {name: values for name, values in blocks.items() if name != "history_rows"}
     if "history_rows" in blocks:

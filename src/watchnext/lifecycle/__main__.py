@@ -33,9 +33,12 @@ def release(config: DictConfig) -> None:
     with tracking.start_run("release", config=plain(config), tags=tags) as run:
         built = builder.build()
         found = json.loads((outputs / "ranker" / "metrics.json").read_text())
-        serves = enter(built, data=config.data.name, run=run, metrics={name: found[name] for name in sorted(found) if "test/" in name})
+        serves = enter(
+            built, data=config.data.name, run=run, metrics={name: found[name] for name in sorted(found) if "test/" in name}
+        )
     (outputs / "release.json").write_text(json.dumps({"release": built.name}, indent=1))
-    print(f"{built}: {'serves' if serves else f'challenger; `python -m watchnext.lifecycle promote data={config.data.name}` lets it serve'}")
+    how = f"`python -m watchnext.lifecycle promote data={config.data.name}` lets it serve"
+    print(f"{built}: {'serves' if serves else f'challenger; {how}'}")
 
 
 def promoted(config: DictConfig) -> None:

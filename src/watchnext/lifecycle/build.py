@@ -14,7 +14,17 @@ from watchnext.nn.weights import load_network
 from watchnext.ranking.heads import Scorer
 from watchnext.serving.release import aside, assemble, publish
 
-QUERY_INPUTS = ("user_codes", "user_values", "context_codes", "query_values", "history_codes", "history_tags", "history_vector", "history_values", "history_mask")  # fmt: skip
+QUERY_INPUTS = (
+    "user_codes",
+    "user_values",
+    "context_codes",
+    "query_values",
+    "history_codes",
+    "history_tags",
+    "history_vector",
+    "history_values",
+    "history_mask",
+)
 CANDIDATE_INPUTS = ("video_codes", "video_tags", "video_vector", "video_values", "candidate_values")
 EXAMPLE = 3  # candidates the graph is traced with; any number may follow
 
@@ -68,7 +78,13 @@ class ReleaseBuilder:
                 reference=work / "reference.parquet",
             )
             report = features.report
-            facts = {"data": self.data, "regime": report["regime"], "as_of_ms": report["as_of_ms"], "clock": self.clock, "journal": 0}
+            facts = {
+                "data": self.data,
+                "regime": report["regime"],
+                "as_of_ms": report["as_of_ms"],
+                "clock": self.clock,
+                "journal": 0,
+            }
             return publish(staging, self.releases, facts)
         finally:
             shutil.rmtree(staging, ignore_errors=True)

@@ -20,7 +20,8 @@ def serving_id(releases: Path) -> str | None:
 
 
 def promote(releases: Path, release_id: str, *, data: str) -> None:
-    """Make a release the one that serves. Raises ReleaseError if it is damaged or missing, LookupError if it was never registered."""
+    """Make a release the one that serves. Raises ReleaseError if it is damaged or missing, LookupError if it was never
+    registered."""
     switch(releases, release_id)  # what serves is the folder's word; the registry mirrors it
     tracking.set_champion(release_id, name=model_name(data))
 

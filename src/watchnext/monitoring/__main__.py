@@ -15,6 +15,7 @@ from watchnext.nn.weights import load_network
 from watchnext.schema import FeatureSchema, SchemaError
 from watchnext.serving.manifest import ReleaseError
 from watchnext.serving.release import current
+from watchnext.serving.served import shown
 
 
 def tests_of(columns: list[str], schema: FeatureSchema) -> dict[str, str]:
@@ -27,16 +28,16 @@ def tests_of(columns: list[str], schema: FeatureSchema) -> dict[str, str]:
 def served(folder: Path) -> pl.DataFrame:
     """Features and scores of every served slate, one row a video; empty where nothing was served."""
     files = sorted(folder.glob("hour=*/*.parquet"))
-    if not files:
-        return pl.DataFrame()
-    return pl.concat([pl.read_parquet(file) for file in files], how="diagonal_relaxed")
+    return shown(pl.concat([pl.read_parquet(file) for file in files], how="diagonal_relaxed")) if files else pl.DataFrame()
 
 
 def held_out(config: DictConfig) -> pl.DataFrame:
     """The test days as the feature stage built them, scored by the pipeline's ranker."""
     outputs = Path(config.data.outputs)
     features = FeatureSet.load(outputs / "features")
-    return reference(features, load_network(outputs / "ranker", schema=features.pipeline.schema, repair="dvc repro ranker"), "test")
+    return reference(
+        features, load_network(outputs / "ranker", schema=features.pipeline.schema, repair="dvc repro ranker"), "test"
+    )
 
 
 def compared(config: DictConfig, release: Path) -> Drift:
@@ -57,9 +58,19 @@ def drift(config: DictConfig) -> int:
     folder = outputs / "drift" / ("" if as_stage else "served")
     found.write(folder)
     drifted = sorted(name for name, column in found.columns.items() if column["drifted"])
-    summary = {"verdict": found.verdict, "columns": len(found.columns), "drifted": len(drifted), "share": None if found.share != found.share else round(found.share, 6)}
+    summary = {
+        "verdict": found.verdict,
+        "columns": len(found.columns),
+        "drifted": len(drifted),
+        "share": None if found.share != found.share else round(found.share, 6),
+    }
     manifest = json.loads((release / "manifest.json").read_text())
-    facts = {"data_hash": manifest["id"], "schema_fingerprint": manifest["schema"], "release": release.name, "verdict": found.verdict}
+    facts = {
+        "data_hash": manifest["id"],
+        "schema_fingerprint": manifest["schema"],
+        "release": release.name,
+        "verdict": found.verdict,
+    }
     with tracking.start_run("drift", config=plain(config), tags=facts) as run:
         run.log_metrics({"drift/share": found.share, "drift/exit_code": float(found.exit_code)})
         run.log_file(folder / "drift.html")
@@ -68,7 +79,10 @@ def drift(config: DictConfig) -> int:
         path = outputs / "metrics" / "drift.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(summary, indent=1) + "\n")
-    print(f"drift: {found.verdict}; {len(drifted)} of {len(found.columns)} columns drifted" + "".join(f"\n  {name}" for name in drifted))
+    print(
+        f"drift: {found.verdict}; {len(drifted)} of {len(found.columns)} columns drifted"
+        + "".join(f"\n  {name}" for name in drifted)
+    )
     print(f"look: {folder / 'drift.html'}")
     return 0 if as_stage else found.exit_code  # a pipeline that stopped here would leave its later runs without figures
 

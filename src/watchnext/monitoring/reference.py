@@ -12,10 +12,13 @@ ROWS = 10_000
 
 
 def reference(features: FeatureSet, network: torch.nn.Module, split: str) -> pl.DataFrame:
-    """Up to ROWS impressions of a split, evenly spaced in time: features as the served log names them, then `score <target>`."""
+    """Up to ROWS impressions of a split, evenly spaced in time: features as the served log names them, then `score
+    <target>`."""
     rows = features.rows(split)
     rows = rows[:: max(1, -(-len(rows) // ROWS))]
     inputs = {name: tensor.numpy() for name, tensor in features.batch(rows).items()}
     predictions = scored(features, network, rows)
     scores = {f"score {name}": predictions[:, place] for place, name in enumerate(TARGETS)}
-    return pl.DataFrame(named(features.pipeline, inputs) | scores)
+    columns = named(features.pipeline, inputs) | scores
+    # Decoded categories are objects; without a type, a column that starts with None stays one.
+    return pl.DataFrame([pl.Series(name, v, dtype=pl.String if v.dtype == object else None, strict=False) for name, v in columns.items()])

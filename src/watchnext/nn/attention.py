@@ -26,7 +26,8 @@ class History(nn.Module):
 
 
 class PooledAttention(nn.Module):
-    """One vector of a history by attention from a query: (B, Q), (B, H, D), mask (B, H) > (B, D); the bias alone for an empty one."""
+    """One vector of a history by attention from a query: (B, Q), (B, H, D), mask (B, H) > (B, D); the bias alone for an empty
+    one."""
 
     def __init__(self, *, query: int, dimension: int, heads: int) -> None:
         super().__init__()
@@ -49,7 +50,8 @@ class PooledAttention(nn.Module):
 class TargetAttention(nn.Module):
     """DIN (Zhou et al., KDD 2018): the history as this candidate sees it.
 
-    (C, D) candidates, (B, H, D) history with B = C or B = 1 (one viewer), mask (B, H) > (C, D). The activation unit is an MLP over
+    (C, D) candidates, (B, H, D) history with B = C or B = 1 (one viewer), mask (B, H) > (C, D). The activation unit is an MLP
+    over
     history, candidate and their product; deviation: GELU instead of Dice, so that one row and a batch agree.
     """
 

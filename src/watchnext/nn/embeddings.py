@@ -9,7 +9,8 @@ from watchnext.features.pipeline import InputSizes
 
 
 class CodeEmbeddings(nn.Module):
-    """F categorical features as one table: codes (..., F) > (..., F * dimension). Code 0 (missing, unseen, rare) is learned too."""
+    """F categorical features as one table: codes (..., F) > (..., F * dimension). Code 0 (missing, unseen, rare) is learned
+    too."""
 
     def __init__(self, *, sizes: tuple[int, ...], dimension: int) -> None:
         super().__init__()

@@ -1,5 +1,6 @@
 """The way out of torch: a module becomes an OpenVINO graph with named inputs, so that serving needs no torch."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,7 +27,8 @@ def export_graph(module: nn.Module, example: Mapping[str, Tensor], *, rows_vary:
     """
     used = {name: value for name, value in example.items() if value.numel()}
     named = _Named(module, tuple(used)).eval()
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # OpenVINO traces through torch.jit
         graph = ov.convert_model(named, example_input=tuple(used.values()))
     # A traced input keeps its position but not its name; unread ones are dropped by position below.
     for port, (name, value) in zip(graph.inputs, used.items(), strict=True):

@@ -12,12 +12,14 @@ def adam(network: nn.Module, *, learning_rate: float, weight_decay: float) -> to
     for parameter in network.parameters():
         groups[parameter.ndim > 1 and id(parameter) not in tables].append(parameter)
     return torch.optim.AdamW(
-        [{"params": groups[True], "weight_decay": weight_decay}, {"params": groups[False], "weight_decay": 0.0}], lr=learning_rate
+        [{"params": groups[True], "weight_decay": weight_decay}, {"params": groups[False], "weight_decay": 0.0}],
+        lr=learning_rate,
     )
 
 
 class BestWeights(pl.Callback):
-    """Keeps the weights of the epoch with the best `monitor` in memory and puts them back at the end; stops after `patience` worse ones."""
+    """Keeps the weights of the epoch with the best `monitor` in memory and puts them back at the end; stops after `patience`
+    worse ones."""
 
     def __init__(self, *, monitor: str, patience: int) -> None:
         self.monitor, self.patience = monitor, patience

@@ -14,8 +14,18 @@ from watchnext.nn.embeddings import QueryFeatures, VideoFeatures
 class DCN(nn.Module):
     """Logits (C, targets). The viewer's inputs have C rows, or one that all candidates share."""
 
-    def __init__(self, *, sizes: InputSizes, targets: int, embedding: int, attention: int, cross_layers: int, rank: int,
-                 hidden: tuple[int, ...], dropout: float) -> None:  # fmt: skip
+    def __init__(
+        self,
+        *,
+        sizes: InputSizes,
+        targets: int,
+        embedding: int,
+        attention: int,
+        cross_layers: int,
+        rank: int,
+        hidden: tuple[int, ...],
+        dropout: float,
+    ) -> None:
         super().__init__()
         self.query = QueryFeatures(sizes=sizes, dimension=embedding)
         self.video = VideoFeatures(sizes=sizes, dimension=embedding)

@@ -17,13 +17,19 @@ class LogisticRegression(nn.Module):
         self.query = QueryFeatures(sizes=sizes, dimension=targets)
         self.video = VideoFeatures(sizes=sizes, dimension=targets)
         self.targets = targets
-        self.values = nn.Linear(sizes.user_values + sizes.query_values + sizes.video_values + sizes.candidate_values + sizes.vector, targets)
+        self.values = nn.Linear(
+            sizes.user_values + sizes.query_values + sizes.video_values + sizes.candidate_values + sizes.vector, targets
+        )
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         rows = inputs["video_codes"].shape[0]
-        codes = torch.cat([inputs["user_codes"], inputs["context_codes"]], dim=-1)
+        codes = torch.cat([inputs[name] for name in ("user_codes", "context_codes") if name in inputs], dim=-1)
         query = self.query.codes(codes).unflatten(-1, (-1, self.targets)).sum(-2)
         video = self.video.codes(inputs["video_codes"]).unflatten(-1, (-1, self.targets)).sum(-2)
-        names = [name for name in ("user_values", "query_values", "video_values", "candidate_values", "video_vector") if name in inputs]
+        names = [
+            name
+            for name in ("user_values", "query_values", "video_values", "candidate_values", "video_vector")
+            if name in inputs
+        ]
         values = torch.cat([inputs[name].expand(rows, -1) for name in names], dim=-1)
         return self.values(values) + query + video + self.video.tags(inputs["video_tags"])

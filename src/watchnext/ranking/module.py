@@ -19,9 +19,23 @@ from watchnext.types import TARGETS
 class RankingModule(pl.LightningModule):
     """Any network `inputs > logits (N, T)` under any loss `(logits, targets) > scalar`."""
 
-    def __init__(self, *, features: FeatureSet, network: partial, loss: nn.Module, learning_rate: float, weight_decay: float, batch_size: int) -> None:
+    def __init__(
+        self,
+        *,
+        features: FeatureSet,
+        network: partial,
+        loss: nn.Module,
+        learning_rate: float,
+        weight_decay: float,
+        batch_size: int,
+    ) -> None:
         super().__init__()
-        self.features, self.learning_rate, self.weight_decay, self.batch_size = features, learning_rate, weight_decay, batch_size
+        self.features, self.learning_rate, self.weight_decay, self.batch_size = (
+            features,
+            learning_rate,
+            weight_decay,
+            batch_size,
+        )
         self.recipe = recipe_of(partial(network.func, **{**network.keywords, "targets": len(TARGETS)}), features.pipeline.sizes)
         self.network, self.loss = build_network(self.recipe), loss
         self._scored: list[tuple[Tensor, ...]] = []
@@ -31,7 +45,9 @@ class RankingModule(pl.LightningModule):
         rows = self.features.rows(split)
         if not len(rows):
             raise ValueError(f"there are no {split} impressions; check data.split")
-        return Batches(features=self.features, rows=rows, batch_size=self.batch_size, shuffle=split == "train", seed=seed).loader()
+        return Batches(
+            features=self.features, rows=rows, batch_size=self.batch_size, shuffle=split == "train", seed=seed
+        ).loader()
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         loss = self.loss(self.network(batch), batch["targets"])

@@ -18,9 +18,16 @@ def index(config: DictConfig) -> None:
         raise VideoIndexError(f"{towers} holds no video vectors; run `dvc repro two_tower`")
     vectors, queries = np.load(towers / "embeddings.npy"), np.load(towers / "queries.npy")
     options = config.index
-    built, recall = build_guarded(vectors, queries, factory=options.factory, parameters=options.parameters, k=options.k, floor=options.floor)
+    built, recall = build_guarded(
+        vectors, queries, factory=options.factory, parameters=options.parameters, k=options.k, floor=options.floor
+    )
     built.save(folder)
-    report = {"factory": options.factory, "videos": len(built), "dimension": built.dimension, f"recall@{options.k}": round(recall, 6)}
+    report = {
+        "factory": options.factory,
+        "videos": len(built),
+        "dimension": built.dimension,
+        f"recall@{options.k}": round(recall, 6),
+    }
     metrics = outputs / "metrics" / "index.json"
     metrics.parent.mkdir(exist_ok=True)
     metrics.write_text(json.dumps(report, indent=1) + "\n")

@@ -12,7 +12,8 @@ class VideoIndexError(ValueError):
 
 
 class VideoIndex:
-    """Approximate search over video rows. `factory` and `parameters` are FAISS's own strings, e.g. "HNSW32,Flat" and "efSearch=128"."""
+    """Approximate search over video rows. `factory` and `parameters` are FAISS's own strings, e.g. "HNSW32,Flat" and
+    "efSearch=128"."""
 
     def __init__(self, index: faiss.Index, *, factory: str, parameters: str) -> None:
         self._index, self.factory, self.parameters = index, factory, parameters
@@ -28,7 +29,8 @@ class VideoIndex:
 
     @classmethod
     def build(cls, vectors: np.ndarray, *, factory: str, parameters: str) -> "VideoIndex":
-        """Index `vectors` (V, D) float32; the position is the video's row number. One thread, so that one input gives one index."""
+        """Index `vectors` (V, D) float32; the position is the video's row number. One thread, so that one input gives one
+        index."""
         threads = faiss.omp_get_max_threads()
         faiss.omp_set_num_threads(1)
         try:
@@ -42,7 +44,10 @@ class VideoIndex:
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Best `k` rows (B, k) int64 (-1 behind the last) and inner products (B, k) float32 of `queries` (B, D), best first."""
         if queries.shape[1] != self.dimension:
-            raise VideoIndexError(f"the query is {queries.shape[1]} wide, but the index holds vectors of {self.dimension}; they belong to different releases")
+            raise VideoIndexError(
+                f"the query is {queries.shape[1]} wide, but the index holds vectors of {self.dimension}; "
+                "they belong to different releases"
+            )
         scores, rows = self._index.search(np.ascontiguousarray(queries, np.float32), min(k, len(self)))
         return rows, scores
 
@@ -58,7 +63,9 @@ class VideoIndex:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         faiss.write_index(self._index, str(folder / "videos.faiss"))
-        (folder / "index.json").write_text(json.dumps({"factory": self.factory, "parameters": self.parameters, "videos": len(self)}))
+        (folder / "index.json").write_text(
+            json.dumps({"factory": self.factory, "parameters": self.parameters, "videos": len(self)})
+        )
 
     @classmethod
     def load(cls, folder: Path) -> "VideoIndex":
@@ -80,10 +87,15 @@ def exact(vectors: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray,
     return rows, scores
 
 
-def build_guarded(vectors: np.ndarray, queries: np.ndarray, *, factory: str, parameters: str, k: int, floor: float) -> tuple[VideoIndex, float]:
+def build_guarded(
+    vectors: np.ndarray, queries: np.ndarray, *, factory: str, parameters: str, k: int, floor: float
+) -> tuple[VideoIndex, float]:
     """Build, measure recall@k against exact search on real `queries`, and refuse to hand over an index below `floor`."""
     index = VideoIndex.build(vectors, factory=factory, parameters=parameters)
     recall = index.recall(vectors, queries, k)
     if not recall >= floor:  # nor is one published that nothing was measured on: its recall is nan
-        raise VideoIndexError(f"recall@{k} of {factory!r} ({parameters}) is {recall:.4f}, expected at least {floor}; raise its search parameters in conf/index")
+        raise VideoIndexError(
+            f"recall@{k} of {factory!r} ({parameters}) is {recall:.4f}, expected at least {floor}; "
+            "raise its search parameters in conf/index"
+        )
     return index, recall

@@ -24,8 +24,19 @@ class RetrievalModule(pl.LightningModule):
     recall_at    K of the validation and test recall, over the whole catalogue
     """
 
-    def __init__(self, *, features: FeatureSet, network: partial, loss: nn.Module, negatives: MixedNegatives, positive: str, recall_at: int,
-                 learning_rate: float, weight_decay: float, batch_size: int) -> None:  # fmt: skip
+    def __init__(
+        self,
+        *,
+        features: FeatureSet,
+        network: partial,
+        loss: nn.Module,
+        negatives: MixedNegatives,
+        positive: str,
+        recall_at: int,
+        learning_rate: float,
+        weight_decay: float,
+        batch_size: int,
+    ) -> None:
         super().__init__()
         self.features, self.negatives, self.positive, self.recall_at = features, negatives, TARGETS.index(positive), recall_at
         self.learning_rate, self.weight_decay, self.batch_size = learning_rate, weight_decay, batch_size
@@ -44,8 +55,12 @@ class RetrievalModule(pl.LightningModule):
         """Positives of a split; only training ones are shuffled. Raises ValueError where there are none."""
         rows = self._positives(split)
         if not len(rows):
-            raise ValueError(f"the {split} days hold no impression with {TARGETS[self.positive]}; check data.split and model.module.positive")
-        return Batches(features=self.features, rows=rows, batch_size=self.batch_size, shuffle=split == "train", seed=seed).loader()
+            raise ValueError(
+                f"the {split} days hold no impression with {TARGETS[self.positive]}; check data.split and model.module.positive"
+            )
+        return Batches(
+            features=self.features, rows=rows, batch_size=self.batch_size, shuffle=split == "train", seed=seed
+        ).loader()
 
     def videos(self, rows: Tensor) -> Tensor:
         """Video vectors (N, D) of catalogue rows."""
@@ -55,7 +70,9 @@ class RetrievalModule(pl.LightningModule):
         positives = batch["video_rows"]
         rows = torch.cat([positives, self.negatives.draw(len(self.features.catalogue))])
         log_expected = self.negatives.log_expected(rows, shares=self._shares, batch=len(positives)).float()
-        loss = self.loss(self.network.query(batch), self.videos(rows), positives=positives, pool_rows=rows, log_expected=log_expected)
+        loss = self.loss(
+            self.network.query(batch), self.videos(rows), positives=positives, pool_rows=rows, log_expected=log_expected
+        )
         self.log("train/loss", loss, prog_bar=True, batch_size=len(positives))
         return loss
 

@@ -5,7 +5,8 @@ from torch import Tensor
 
 
 class MixedNegatives:
-    """In-batch negatives plus `uniform` videos drawn uniformly from the catalogue (mixed negative sampling, Yang et al., WWW 2020).
+    """In-batch negatives plus `uniform` videos drawn uniformly from the catalogue (mixed negative sampling, Yang et al., WWW
+    2020).
 
     In-batch ones alone are the popular videos and never show the tower the rest of the catalogue.
     """

@@ -17,7 +17,10 @@ class PopularSource:
 
     def __init__(self, *, state: StateSpec, count: str, half_life_h: float, refresh_s: float) -> None:
         if count not in state.counts or half_life_h not in state.half_lives_h:
-            raise ValueError(f"popularity by {count!r} at {half_life_h} h is not kept; the state has {', '.join(state.counts)} at {list(state.half_lives_h)} h")
+            raise ValueError(
+                f"popularity by {count!r} at {half_life_h} h is not kept; "
+                f"the state has {', '.join(state.counts)} at {list(state.half_lives_h)} h"
+            )
         self._slot = 1 + state.counts.index(count) * len(state.half_lives_h) + state.half_lives_h.index(half_life_h)
         self._half_life_ms = half_life_h * 3_600_000.0
         self._refresh_ms = refresh_s * 1000.0
@@ -53,7 +56,8 @@ class FreshSource:
 def merge(found: Mapping[str, Found], quotas: Mapping[str, int], *, upload_ms: np.ndarray, as_of_ms: float) -> Candidates:
     """Each source's best up to its quota, once each, in the order of SOURCES; later sources fill in what earlier ones lack.
 
-    Videos uploaded after `as_of_ms` do not exist yet and are dropped, as is the padding -1. A score is that of the first source naming the video.
+    Videos uploaded after `as_of_ms` do not exist yet and are dropped, as is the padding -1. A score is that of the first
+    source naming the video.
     """
     order: dict[int, tuple[int, float]] = {}
     for bit, name in enumerate(SOURCES):

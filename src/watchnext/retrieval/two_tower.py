@@ -15,7 +15,9 @@ from watchnext.nn.embeddings import QueryFeatures, VideoFeatures
 class VideoTower(nn.Module):
     """Id, content columns and content vector > unit vectors (N, dimension)."""
 
-    def __init__(self, *, sizes: InputSizes, features: VideoFeatures, hidden: tuple[int, ...], dimension: int, dropout: float) -> None:
+    def __init__(
+        self, *, sizes: InputSizes, features: VideoFeatures, hidden: tuple[int, ...], dimension: int, dropout: float
+    ) -> None:
         super().__init__()
         self.features = features
         self.deep = MLP(inputs=features.width + sizes.video_values, hidden=hidden, dropout=dropout)
@@ -30,7 +32,17 @@ class VideoTower(nn.Module):
 class QueryTower(nn.Module):
     """User, context and history > unit vectors (B, dimension)."""
 
-    def __init__(self, *, sizes: InputSizes, videos: VideoFeatures, embedding: int, hidden: tuple[int, ...], dimension: int, heads: int, dropout: float) -> None:  # fmt: skip
+    def __init__(
+        self,
+        *,
+        sizes: InputSizes,
+        videos: VideoFeatures,
+        embedding: int,
+        hidden: tuple[int, ...],
+        dimension: int,
+        heads: int,
+        dropout: float,
+    ) -> None:
         super().__init__()
         self.features = QueryFeatures(sizes=sizes, dimension=embedding)
         self.history = History(sizes=sizes, videos=videos, dimension=dimension)
@@ -49,8 +61,12 @@ class QueryTower(nn.Module):
 class TwoTower(nn.Module):
     """The two towers share what they know of a video: its features embed alike as candidate and in the history."""
 
-    def __init__(self, *, sizes: InputSizes, embedding: int, hidden: tuple[int, ...], dimension: int, heads: int, dropout: float) -> None:
+    def __init__(
+        self, *, sizes: InputSizes, embedding: int, hidden: tuple[int, ...], dimension: int, heads: int, dropout: float
+    ) -> None:
         super().__init__()
         videos = VideoFeatures(sizes=sizes, dimension=embedding)
         self.video = VideoTower(sizes=sizes, features=videos, hidden=hidden, dimension=dimension, dropout=dropout)
-        self.query = QueryTower(sizes=sizes, videos=videos, embedding=embedding, hidden=hidden, dimension=dimension, heads=heads, dropout=dropout)
+        self.query = QueryTower(
+            sizes=sizes, videos=videos, embedding=embedding, hidden=hidden, dimension=dimension, heads=heads, dropout=dropout
+        )

@@ -1,0 +1,292 @@
+"""What every network must satisfy, found through conf/model/*.yaml: a new file there is tested by being there."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+from watchnext.features.pipeline import InputSizes
+from watchnext.metrics import auc
+from watchnext.nn.export import export_graph
+from watchnext.nn.weights import build_network, load_network
+from watchnext.ranking.heads import WATCH, Scorer, predictions
+from watchnext.ranking.module import RankingModule
+from watchnext.retrieval.module import RetrievalModule
+from watchnext.schema import FeatureSchema, SchemaError
+from watchnext.serving.graph import Graph
+from watchnext.types import TARGETS
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+OF_VIDEO = ("video_", "candidate_")
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+# No context, no values, no content vector, no tags: what the smallest declaration leaves of the inputs.
+BARE = InputSizes(user_codes=(4,), context_codes=(), video_codes=(5,), tags=1, user_values=0, query_values=0, video_values=0, candidate_values=0, vector=1)  # fmt: skip
+
+
+def configured() -> dict:
+    with initialize_config_dir(config_dir=str(CONF), version_base=None):
+        names = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+        return {name: compose("config", [f"model={name}"]).model for name in names}
+
+
+def of_kind(kind: type) -> list:
+    target = f"{kind.__module__}.{kind.__qualname__}"
+    return [pytest.param(model, id=name) for name, model in configured().items() if model.module._target_ == target]
+
+
+def inputs_of(features, rows) -> dict[str, torch.Tensor]:
+    batch = features.batch(np.asarray(rows))
+    return {name: values for name, values in batch.items() if name not in ("targets", "user_rows", "video_rows")}
+
+
+def taken(inputs, rows, only=("",)) -> dict[str, torch.Tensor]:
+    """The same inputs with other rows, in those whose name starts with one of `only`."""
+    return {name: values[rows] if name.startswith(only) else values for name, values in inputs.items()}
+
+
+def shared_viewer(inputs) -> dict[str, torch.Tensor]:
+    """The first row's viewer, once, for all candidates."""
+    return {name: values if name.startswith(OF_VIDEO) else values[:1] for name, values in inputs.items()}
+
+
+def with_places(inputs, places: int, fill: bool = False) -> dict[str, torch.Tensor]:
+    """History of `places` places; what lies behind the last watch is zeros, or noise where `fill`."""
+    found = dict(inputs)
+    for name, values in inputs.items():
+        if name.startswith("history_"):
+            empty = values.new_zeros(len(values), max(places - values.shape[1], 0), *values.shape[2:])
+            found[name] = torch.cat([values[:, :places], empty], dim=1)
+            if fill and name != "history_mask":
+                hidden = found_mask(inputs, places).view(len(values), places, *[1] * (values.dim() - 2)) < 0.5
+                found[name] = torch.where(hidden, torch.ones_like(found[name]), found[name])
+    return found
+
+
+def found_mask(inputs, places: int) -> torch.Tensor:
+    mask = inputs["history_mask"]
+    return torch.cat([mask[:, :places], mask.new_zeros(len(mask), max(places - mask.shape[1], 0))], dim=1)
+
+
+def bare_inputs(rows: int) -> dict[str, torch.Tensor]:
+    """Inputs of BARE as an exported graph gets them: empty ones left out."""
+    codes = {"user_codes": 1, "video_codes": 1, "video_tags": 2}
+    inputs = {name: torch.zeros(rows, width, dtype=torch.int32) for name, width in codes.items()}
+    history = {"codes": torch.zeros(rows, 3, 1, dtype=torch.int32), "tags": torch.zeros(rows, 3, 2, dtype=torch.int32),
+               "vector": torch.zeros(rows, 3, 1), "values": torch.rand(rows, 3, 5), "mask": torch.ones(rows, 3)}  # fmt: skip
+    return inputs | {"video_vector": torch.zeros(rows, 1)} | {f"history_{name}": values for name, values in history.items()}
+
+
+def mixed_rows(features) -> np.ndarray:
+    """32 training rows, half of them watched long, some without and some with a long history."""
+    train = features.rows("train")
+    long_view = features.columns["targets"][train, TARGETS.index("long_view")] > 0
+    random = np.random.default_rng(0)
+    return np.sort(np.concatenate([random.choice(train[long_view], 16, False), random.choice(train[~long_view], 16, False)]))
+
+
+def fitted(module, loss_of, steps: int) -> list[float]:
+    """Losses without dropout, before and after `steps` of Adam with it."""
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.01)
+    losses = []
+    for phase in (0, steps):
+        module.train()
+        for _ in range(phase):
+            optimizer.zero_grad()
+            loss_of().backward()
+            optimizer.step()
+        module.eval()
+        losses.append(loss_of().item())
+    return losses
+
+
+# ---- ranking ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=of_kind(RankingModule))
+def ranking(request, world_features):
+    """A module overfitted to 32 rows, their inputs, and its losses before and after."""
+    torch.manual_seed(0)
+    module = instantiate(request.param.module)(features=world_features)
+    rows = mixed_rows(world_features)
+    inputs, targets = inputs_of(world_features, rows), torch.from_numpy(world_features.columns["targets"][rows])
+    losses = fitted(module, lambda: module.loss(module.network(inputs), targets), steps=250)
+    return module, inputs, targets, losses
+
+
+@pytest.fixture(scope="module")
+def scores(ranking):
+    """inputs > logits of the overfitted network, without gradients."""
+    return torch.no_grad()(ranking[0].network)
+
+
+def test_a_ranker_overfits_32_rows(ranking, scores):
+    _, inputs, targets, (before, after) = ranking
+    assert after < 0.1 * before
+    found = predictions(scores(inputs)).numpy()
+    for place, name in enumerate(TARGETS):
+        if place != WATCH and 0 < targets[:, place].sum() < 32:
+            assert auc(targets[:, place].numpy(), found[:, place]) == 1.0, name
+    assert np.abs(np.log1p(found[:, WATCH]) - np.log1p(targets[:, WATCH].numpy())).mean() < 0.5
+
+
+def test_a_saved_ranker_keeps_its_scores(ranking, scores, world_features, tmp_path):
+    module, inputs, _, _ = ranking
+    module.save(tmp_path)
+    schema = world_features.pipeline.schema
+    again = load_network(tmp_path, schema=schema, repair="python train.py")
+    with torch.no_grad():
+        assert torch.equal(again(inputs), scores(inputs))
+    other = FeatureSchema(schema.features[1:], schema.state)
+    with pytest.raises(SchemaError, match="run `python train.py`"):
+        load_network(tmp_path, schema=other, repair="python train.py")
+    with pytest.raises(FileNotFoundError, match="holds no trained network; run `python train.py`"):
+        load_network(tmp_path / "none", schema=schema, repair="python train.py")
+
+
+def test_a_batch_is_its_rows_one_by_one(ranking, scores):
+    inputs = ranking[1]
+    single = torch.cat([scores(taken(inputs, slice(i, i + 1))) for i in range(32)])
+    torch.testing.assert_close(scores(inputs), single, rtol=1e-5, atol=1e-5)
+
+
+def test_the_order_of_candidates_changes_nothing_else(ranking, scores):
+    inputs, order = shared_viewer(ranking[1]), torch.randperm(32, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(scores(taken(inputs, order, OF_VIDEO)), scores(inputs)[order], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("fill", [False, True])
+def test_empty_places_of_the_history_change_nothing(ranking, scores, fill):
+    inputs = ranking[1]
+    places = inputs["history_mask"].shape[1]
+    counts = inputs["history_mask"].sum(1)
+    assert counts.min() < places
+    torch.testing.assert_close(scores(with_places(inputs, places + 7, fill)), scores(inputs), rtol=1e-5, atol=1e-5)
+    short = taken(inputs, counts < places)
+    watched = int(counts[counts < places].max())
+    torch.testing.assert_close(scores(with_places(short, watched)), scores(short), rtol=1e-5, atol=1e-5)
+
+
+def test_one_viewer_row_stands_for_all_candidates(ranking, scores):
+    shared = shared_viewer(ranking[1])
+    repeated = {name: values.expand(32, *values.shape[1:]) for name, values in shared.items()}
+    torch.testing.assert_close(scores(shared), scores(repeated), rtol=1e-5, atol=1e-5)
+
+
+def test_the_exported_ranker_scores_as_torch_does(ranking, tmp_path):
+    """Any number of candidates of one viewer, whoever it is; the same weights give the same bytes."""
+    module, inputs, _, _ = ranking
+    scorer = torch.no_grad()(Scorer(module.network))
+    of_video = {name for name in inputs if name.startswith(OF_VIDEO)}
+    for name in ("a", "b"):
+        export_graph(Scorer(module.network), shared_viewer(taken(inputs, slice(0, 3))), rows_vary=of_video, path=tmp_path / f"{name}.xml")
+    for ending in ("xml", "bin"):
+        assert (tmp_path / f"a.{ending}").read_bytes() == (tmp_path / f"b.{ending}").read_bytes()
+    graph = Graph(tmp_path / "a.xml")
+    for start, candidates in ((0, 1), (5, 3), (2, 30)):
+        some = shared_viewer(taken(inputs, slice(start, start + candidates)))
+        found = graph({name: values.numpy() for name, values in some.items()})
+        np.testing.assert_allclose(found, scorer(some).numpy(), **CLOSE)
+
+
+def test_a_ranker_does_without_optional_features(ranking):
+    arguments = {"recipe": {**ranking[0].recipe, "sizes": vars(BARE)}}
+    with torch.no_grad():
+        found = build_network(**arguments).eval()(bare_inputs(6))
+    assert found.shape == (6, len(TARGETS))
+    assert found.isfinite().all()
+
+
+# ---- retrieval -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=of_kind(RetrievalModule))
+def retrieval(request, world_features):
+    """A module overfitted to 32 pairs of different viewers and videos, their inputs, and its losses before and after."""
+    torch.manual_seed(0)
+    module = instantiate(request.param.module)(features=world_features)
+    rows, users, videos = [], set(), set()
+    for row in world_features.rows("train")[::-1]:
+        user, video = int(world_features.columns["user_rows"][row]), int(world_features.columns["video_rows"][row])
+        if user not in users and video not in videos and len(rows) < 32:
+            rows, users, videos = [*rows, row], users | {user}, videos | {video}
+    inputs = inputs_of(world_features, np.sort(rows))
+    of_rows, nothing = torch.from_numpy(world_features.columns["video_rows"][np.sort(rows)]), torch.zeros(32)
+
+    def loss():
+        pool = module.network.video(inputs)
+        return module.loss(module.network.query(inputs), pool, positives=of_rows, pool_rows=of_rows, log_expected=nothing)
+
+    return module, inputs, fitted(module, loss, steps=150)
+
+
+@pytest.fixture(scope="module", params=["query", "video"])
+def tower(request, retrieval):
+    """inputs > vectors of one tower, without gradients."""
+    return torch.no_grad()(getattr(retrieval[0].network, request.param))
+
+
+def test_towers_overfit_32_pairs(retrieval):
+    module, inputs, (before, after) = retrieval
+    assert after < 0.1 * before
+    with torch.no_grad():
+        best = (module.network.query(inputs) @ module.network.video(inputs).T).argmax(1)
+    assert (best == torch.arange(32)).all()
+
+
+def test_towers_give_unit_vectors_row_by_row(retrieval, tower):
+    vectors = tower(retrieval[1])
+    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(32))
+    single = torch.cat([tower(taken(retrieval[1], slice(i, i + 1))) for i in range(32)])
+    torch.testing.assert_close(vectors, single, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("fill", [False, True])
+def test_empty_places_of_the_history_move_no_query(retrieval, fill):
+    module, inputs, _ = retrieval
+    query, counts = torch.no_grad()(module.network.query), inputs["history_mask"].sum(1)
+    longer = with_places(inputs, inputs["history_mask"].shape[1] + 7, fill)
+    torch.testing.assert_close(query(longer), query(inputs), rtol=1e-5, atol=1e-5)
+    short = taken(inputs, counts < 5)
+    torch.testing.assert_close(query(with_places(short, 5)), query(short), rtol=1e-5, atol=1e-5)
+
+
+def test_saved_towers_keep_their_vectors(retrieval, world_features, tmp_path):
+    module, inputs, _ = retrieval
+    module.save(tmp_path)
+    again = load_network(tmp_path, schema=world_features.pipeline.schema, repair="python train.py")
+    with torch.no_grad():
+        assert torch.equal(again.query(inputs), module.network.query(inputs))
+        assert torch.equal(again.video(inputs), module.network.video(inputs))
+    videos = np.load(tmp_path / "embeddings.npy")
+    assert videos.shape == (len(world_features.catalogue), np.load(tmp_path / "queries.npy").shape[1])
+
+
+def test_catalogue_vectors_are_those_of_the_batches(retrieval, world_features):
+    module, inputs, _ = retrieval
+    rows = np.arange(0, 40)
+    videos = world_features.columns["video_rows"][rows]
+    with torch.no_grad():
+        found = module.network.video(inputs_of(world_features, rows)).numpy()
+    np.testing.assert_allclose(module.embeddings(chunk=64)[videos], found, rtol=1e-5, atol=1e-5)
+
+
+def test_exported_towers_answer_as_torch_does(retrieval, tower, tmp_path, request):
+    inputs = retrieval[1]
+    is_query = request.node.callspec.params["tower"] == "query"
+    mine = {name: values for name, values in inputs.items() if name.startswith(OF_VIDEO) != is_query}
+    vary = set() if is_query else set(mine)
+    network = getattr(retrieval[0].network, request.node.callspec.params["tower"])
+    export_graph(network, taken(mine, slice(0, 1 if is_query else 3)), rows_vary=vary, path=tmp_path / "tower.xml")
+    graph = Graph(tmp_path / "tower.xml")
+    for rows in (slice(4, 5), slice(9, 10)) if is_query else (slice(0, 1), slice(3, 32)):
+        some = taken(mine, rows)
+        np.testing.assert_allclose(graph({name: values.numpy() for name, values in some.items()}), tower(some).numpy(), **CLOSE)
+
+
+def test_towers_do_without_optional_features(retrieval):
+    network, inputs = build_network({**retrieval[0].recipe, "sizes": vars(BARE)}).eval(), bare_inputs(4)
+    with torch.no_grad():
+        assert network.query(inputs).shape == network.video(inputs).shape
