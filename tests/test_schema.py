@@ -19,8 +19,14 @@ def declared(**changes) -> FeatureSchema:
 @pytest.mark.parametrize(
     ("mapping", "message"),
     [
-        ({"feature": {}}, r"the feature schema has the unknown key 'feature'; did you mean 'features'\? Known keys: features, state$"),
-        ({"features": {"age": {**AGE, "unti": "s"}}}, r"feature 'age' has the unknown key 'unti'; did you mean 'unit'\? Known keys: kind,"),
+        (
+            {"feature": {}},
+            r"the feature schema has the unknown key 'feature'; did you mean 'features'\? Known keys: features, state$",
+        ),
+        (
+            {"features": {"age": {**AGE, "unti": "s"}}},
+            r"feature 'age' has the unknown key 'unti'; did you mean 'unit'\? Known keys: kind,",
+        ),
         ({"features": {"age": {**AGE, "zzz": 1}}}, r"feature 'age' has the unknown key 'zzz'\. Known keys: kind,"),
         ({"features": {"age": {**AGE, "name": "x"}}}, r"unknown key 'name'"),
         ({"state": {"histroy": 3}}, r"state has the unknown key 'histroy'; did you mean 'history'\?"),
@@ -84,9 +90,13 @@ def test_the_fingerprint_changes_with_what_a_model_reads(changes):
     assert declared(**changes).fingerprint != declared().fingerprint
 
 
-@pytest.mark.parametrize("state", [{"counts": ["click"]}, {"half_lives_h": [2.0]}, {"history": 6}, {"seen": 1}, {"tags_kept": 3}])
+@pytest.mark.parametrize(
+    "state", [{"counts": ["click"]}, {"half_lives_h": [2.0]}, {"history": 6}, {"seen": 1}, {"tags_kept": 3}]
+)
 def test_the_fingerprint_changes_with_the_state(state):
-    assert FeatureSchema.from_mapping({**DECLARED, "state": {**DECLARED["state"], **state}}).fingerprint != declared().fingerprint
+    assert (
+        FeatureSchema.from_mapping({**DECLARED, "state": {**DECLARED["state"], **state}}).fingerprint != declared().fingerprint
+    )
 
 
 def test_the_fingerprint_changes_with_a_feature_and_with_their_order():
@@ -114,7 +124,9 @@ def test_declared_saved_and_read_again_is_the_same(path, tmp_path):
 def test_require_names_artefact_both_fingerprints_and_the_repair():
     schema = declared()
     schema.require(schema.fingerprint, artefact="outputs/ranker", repair="dvc repro ranker")
-    with pytest.raises(SchemaError, match=f"outputs/ranker was built under .* abc, but .* {schema.fingerprint}; run `dvc repro ranker`"):
+    with pytest.raises(
+        SchemaError, match=f"outputs/ranker was built under .* abc, but .* {schema.fingerprint}; run `dvc repro ranker`"
+    ):
         schema.require("abc", artefact="outputs/ranker", repair="dvc repro ranker")
 
 

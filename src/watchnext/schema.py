@@ -156,11 +156,11 @@ class FeatureSchema:
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits over everything that changes a model input; `drift` does not."""
+        """16 hex digits over everything that changes a model input, the order of features too; `drift` does not."""
         declared = self.to_mapping()
         for feature in declared["features"].values():
             del feature["drift"]
-        return hashlib.sha256(json.dumps(declared, sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(declared).encode()).hexdigest()[:16]
 
     def require(self, fingerprint: str, *, artefact: str, repair: str) -> None:
         """Raise SchemaError unless `artefact` was built under this schema; `repair` is the command that rebuilds it."""

@@ -26,6 +26,15 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 BARE = InputSizes(user_codes=(4,), context_codes=(), video_codes=(5,), tags=1, user_values=0, query_values=0, video_values=0, candidate_values=0, vector=1)  # fmt: skip
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Networks this small lose more than they win by a second one, and much where other programs run."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def configured() -> dict:
     with initialize_config_dir(config_dir=str(CONF), version_base=None):
         names = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
@@ -181,7 +190,9 @@ def test_the_exported_ranker_scores_as_torch_does(ranking, tmp_path):
     scorer = torch.no_grad()(Scorer(module.network))
     of_video = {name for name in inputs if name.startswith(OF_VIDEO)}
     for name in ("a", "b"):
-        export_graph(Scorer(module.network), shared_viewer(taken(inputs, slice(0, 3))), rows_vary=of_video, path=tmp_path / f"{name}.xml")
+        export_graph(
+            Scorer(module.network), shared_viewer(taken(inputs, slice(0, 3))), rows_vary=of_video, path=tmp_path / f"{name}.xml"
+        )
     for ending in ("xml", "bin"):
         assert (tmp_path / f"a.{ending}").read_bytes() == (tmp_path / f"b.{ending}").read_bytes()
     graph = Graph(tmp_path / "a.xml")

@@ -50,8 +50,12 @@ def test_outcomes_of_test_days_change_nothing_before(world_schema, world_tables,
     for part in ("pipeline", "catalogue", "users", "videos", "user_table", "state"):
         same_files(world_features.folder / part, tmp_path / part)
     same_rows(world_features, changed, world_split < 2)
-    np.testing.assert_array_equal(world_features.columns["targets"][world_split < 2], changed.columns["targets"][world_split < 2])
-    assert (world_features.columns["candidate_values"][world_split == 2] != changed.columns["candidate_values"][world_split == 2]).any()
+    np.testing.assert_array_equal(
+        world_features.columns["targets"][world_split < 2], changed.columns["targets"][world_split < 2]
+    )
+    assert (
+        world_features.columns["candidate_values"][world_split == 2] != changed.columns["candidate_values"][world_split == 2]
+    ).any()
 
 
 def test_what_is_fitted_is_fitted_on_training_days(world_schema, world_tables, world_split, world_features, tmp_path):
@@ -62,7 +66,11 @@ def test_what_is_fitted_is_fitted_on_training_days(world_schema, world_tables, w
     random = np.random.default_rng(0)
     videos = np.where(held_out, random.choice(frame["video_id"].to_numpy(), len(frame)), frame["video_id"].to_numpy())
     surface = pl.when(pl.Series(held_out)).then(pl.lit("elsewhere")).otherwise(pl.col("surface"))
-    tables = Tables(frame.with_columns(surface=surface, video_id=pl.Series(videos, dtype=frame.schema["video_id"])), tables.users, tables.videos)
+    tables = Tables(
+        frame.with_columns(surface=surface, video_id=pl.Series(videos, dtype=frame.schema["video_id"])),
+        tables.users,
+        tables.videos,
+    )
     changed = built(world_schema, tables, world_split, tmp_path)
     same_files(world_features.folder / "pipeline", tmp_path / "pipeline")
     assert not changed.columns["context_codes"][held_out, 0].any()  # never seen in training
@@ -121,7 +129,12 @@ def test_the_state_is_folded_up_to_the_first_test_impression(world_schema, world
     log = log_of(world_tables, Catalogue.load(folder / "catalogue"), users, world_schema)
     layout, saved = Layout.of(world_schema.state), load_arrays(folder / "state")
     state = State.empty(layout, users=len(users.ids), videos=len(world_features.catalogue), creators=len(saved["creators"]))
-    fold(layout, state, log._replace(creator_rows=np.array(log.creator_rows), tag_rows=np.array(log.tag_rows)), world_features.report["as_of_ms"])
+    fold(
+        layout,
+        state,
+        log._replace(creator_rows=np.array(log.creator_rows), tag_rows=np.array(log.tag_rows)),
+        world_features.report["as_of_ms"],
+    )
     for name, records in vars(state).items():
         np.testing.assert_array_equal(records, saved[name], err_msg=name)
 

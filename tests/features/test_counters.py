@@ -76,8 +76,15 @@ def test_a_full_table_gives_up_its_least_recently_updated_slot():
 
 
 def test_amounts_by_hand():
-    outcomes = {"watch_ms": [0, 9_000, 5_000], "duration_ms": [10_000, 6_000, 0], "click": [False, True, True], "hide": [1, 0, 0]}
-    found = counters.amounts(("impression", "click", "hide", "watch_s", "watch_ratio"), {k: np.array(v) for k, v in outcomes.items()})
+    outcomes = {
+        "watch_ms": [0, 9_000, 5_000],
+        "duration_ms": [10_000, 6_000, 0],
+        "click": [False, True, True],
+        "hide": [1, 0, 0],
+    }
+    found = counters.amounts(
+        ("impression", "click", "hide", "watch_s", "watch_ratio"), {k: np.array(v) for k, v in outcomes.items()}
+    )
     assert found.tolist() == [[1, 0, 1, 0, 0], [1, 1, 0, 9, 1], [1, 1, 0, 5, 0]]
     assert found.dtype == np.float64
 

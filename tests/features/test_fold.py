@@ -27,7 +27,9 @@ from watchnext.features.fold import (
 )
 from watchnext.schema import StateSpec
 
-SPEC = StateSpec(counts=("click", "impression", "watch_s"), half_lives_h=(0.5, 30.0), tags_kept=2, creators_kept=1, history=3, seen=2)
+SPEC = StateSpec(
+    counts=("click", "impression", "watch_s"), half_lives_h=(0.5, 30.0), tags_kept=2, creators_kept=1, history=3, seen=2
+)
 LAYOUT = Layout.of(SPEC)
 SIZES = {"users": 3, "videos": 5, "creators": 2}
 CREATORS = np.array([0, 1, -1, 0, 1], np.int32)
@@ -95,7 +97,10 @@ class Oracle:
     def fold(self, known_at, event):
         i, is_outcome = divmod(event, 2)
         video, person = int(self.log.video_rows[i]), self.people[self.log.user_rows[i]]
-        amounts = [a if (name == "impression") != bool(is_outcome) else 0.0 for name, a in zip(SPEC.counts, self.log.amounts[i], strict=True)]
+        amounts = [
+            a if (name == "impression") != bool(is_outcome) else 0.0
+            for name, a in zip(SPEC.counts, self.log.amounts[i], strict=True)
+        ]
         for block in self.touched(person, video):
             block.add(known_at, amounts)
         if is_outcome and self.log.watch_ms[i] > 0:
@@ -266,7 +271,9 @@ def test_no_read_sees_what_was_not_known_strictly_before(log, data):
     i = data.draw(st.integers(0, len(log.time_ms) - 1))
     unknown = log.known_at >= log.time_ms[i]
     amounts = np.where(unknown[:, None], log.amounts * [7, 1, 7] + [3, 0, 3], log.amounts)
-    changed = log._replace(amounts=amounts, watch_ms=np.where(unknown, 999.0, log.watch_ms), bits=np.where(unknown, 127.0, log.bits))
+    changed = log._replace(
+        amounts=amounts, watch_ms=np.where(unknown, 999.0, log.watch_ms), bits=np.where(unknown, 127.0, log.bits)
+    )
     same_bits(replayed(log), replayed(changed), [i])
 
 
@@ -291,7 +298,10 @@ def test_the_file_order_of_one_moment_does_not_leak(log, random):
     shuffled = last.tolist()
     random.shuffle(shuffled)
     order = np.concatenate([np.arange(last[0]), shuffled]).astype(np.int64)
-    per_row = {name: getattr(log, name)[order] for name in ("user_rows", "video_rows", "time_ms", "known_at", "amounts", "watch_ms", "bits")}
+    per_row = {
+        name: getattr(log, name)[order]
+        for name in ("user_rows", "video_rows", "time_ms", "known_at", "amounts", "watch_ms", "bits")
+    }
     reads, others = replayed(log), replayed(log._replace(**per_row))
     for name, values in vars(reads).items():
         np.testing.assert_array_equal(values[order], getattr(others, name), err_msg=name)
@@ -299,7 +309,17 @@ def test_the_file_order_of_one_moment_does_not_leak(log, random):
 
 def test_a_tie_folds_shown_before_outcome_and_earlier_rows_first():
     times = np.array([2.0, 1.0, 2.0]) * HOUR
-    log = Log(np.zeros(3, np.int64), np.arange(3), times, np.array([2.0, 2.0, 3.0]) * HOUR, np.ones((3, 3)), np.ones(3), np.ones(3), CREATORS, TAGS)
+    log = Log(
+        np.zeros(3, np.int64),
+        np.arange(3),
+        times,
+        np.array([2.0, 2.0, 3.0]) * HOUR,
+        np.ones((3, 3)),
+        np.ones(3),
+        np.ones(3),
+        CREATORS,
+        TAGS,
+    )
     order, known_at = log.events()
     assert order.tolist() == [2, 0, 1, 3, 4, 5]
     assert (known_at / HOUR).tolist() == [1, 2, 2, 2, 2, 3]
@@ -321,7 +341,8 @@ SPLIT = np.array([0, 0, 1, 2, 2])
 
 
 @pytest.mark.parametrize(
-    ("regime", "hours"), [("streaming", [10, 20, 30, 41, 45]), ("daily", [10, 20, 16, 40, 40]), ("frozen", [10, 20, 30, 41, 41])]
+    ("regime", "hours"),
+    [("streaming", [10, 20, 30, 41, 45]), ("daily", [10, 20, 16, 40, 40]), ("frozen", [10, 20, 30, 41, 41])],
 )
 def test_what_a_regime_lets_an_impression_see(regime, hours):
     """Training rows always stream; held-out ones see up to their day's or their split's start."""

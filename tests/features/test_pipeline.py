@@ -52,9 +52,15 @@ VIDEOS = pl.DataFrame(
     }
 )
 VECTORS = np.array([[3.0, 4.0], [0.0, 0.0], [0.0, -2.0]], np.float32)
-TRAIN_USERS, TRAIN_VIDEOS = np.array([0, 1, 2, 0, 1, 2]), np.array([0, 0, 0, 1, 1, 1])  # neither the last user nor the last video
+TRAIN_USERS, TRAIN_VIDEOS = (
+    np.array([0, 1, 2, 0, 1, 2]),
+    np.array([0, 0, 0, 1, 1, 1]),
+)  # neither the last user nor the last video
 AS_OF = np.array([10.0, 11.0, 12.0, 10.5, 11.5, 35.0]) * HOUR_MS
-CONTEXT = {"surface": np.array(["home", "home", "next", "home", "next", "tv"]), "battery": np.array([0.5, 0.25, np.nan, 1.0, 0.75, 0.0])}
+CONTEXT = {
+    "surface": np.array(["home", "home", "next", "home", "next", "tv"]),
+    "battery": np.array([0.5, 0.25, np.nan, 1.0, 0.75, 0.0]),
+}
 
 
 def reads_of(n: int, seed: int = 0) -> Reads:
@@ -78,7 +84,10 @@ def transformed(fitted: FeaturePipeline, n: int = 40) -> dict[str, np.ndarray]:
     as_of, reads, rows = random.uniform(0, 90, n) * HOUR_MS, reads_of(n, 2), random.integers(0, 3, n)
     context = {"surface": random.choice(["home", "next", "new", ""], n), "battery": random.choice([0.3, np.nan], n)}
     blocks = {**fitted.users(USERS), **fitted.videos(VIDEOS, VECTORS), **fitted.query(context, as_of, reads)}
-    return {**blocks, "candidate_values": fitted.candidates(raw(VIDEOS["upload_ms"], "numerical")[rows], as_of, reads.candidate)}
+    return {
+        **blocks,
+        "candidate_values": fitted.candidates(raw(VIDEOS["upload_ms"], "numerical")[rows], as_of, reads.candidate),
+    }
 
 
 def test_codes_are_places_of_training_values_and_zero_is_everything_else():
@@ -111,7 +120,9 @@ def test_a_vector_is_of_unit_length_and_says_whether_it_is_there():
 def test_user_values_by_hand():
     """age, its flag, spend, its flag, flat; mean and deviation over the six training rows of users 1, 2 and 3."""
     values = pipeline().users(USERS)["user_values"]
-    np.testing.assert_allclose(values[:, 0], [-1, 0, 1, CLIP, 0], rtol=1e-6)  # mean 30, deviation 10; null is the mean; 90 is clipped
+    np.testing.assert_allclose(
+        values[:, 0], [-1, 0, 1, CLIP, 0], rtol=1e-6
+    )  # mean 30, deviation 10; null is the mean; 90 is clipped
     flag = np.array([0, 1, 0])
     np.testing.assert_allclose(values[:3, 1], (flag - flag.mean()) / flag.std(), rtol=1e-6)
     assert values[:4, 4].tolist() == [0, 0, 0, 2]  # constant in training, and harmless when it starts to vary
@@ -238,7 +249,9 @@ def test_infinite_and_negative_values_stay_finite():
 
 
 def test_an_unknown_expression_is_named():
-    schema = FeatureSchema.from_mapping({"features": {"era": {"kind": "categorical", "entity": "context", "expression": "ear"}}})
+    schema = FeatureSchema.from_mapping(
+        {"features": {"era": {"kind": "categorical", "entity": "context", "expression": "ear"}}}
+    )
     with pytest.raises(KeyError, match="feature 'era' asks for the expression 'ear', expected one of hour"):
         FeaturePipeline(schema=schema, utc_offset_h=0, fitted={})
 

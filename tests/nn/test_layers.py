@@ -58,7 +58,9 @@ def test_pooled_attention_is_a_softmax_over_the_watches_of_each_head():
 def test_content_affinity_is_the_mean_cosine_plain_and_weighted():
     unit = torch.nn.functional.normalize(torch.randn(4, 3), dim=-1)
     candidate = torch.cat([unit[:1], torch.ones(1, 1)], dim=-1).expand(3, -1)
-    vectors = torch.cat([unit[1:], torch.ones(3, 1)], dim=-1).expand(3, 3, 4)  # places that hold nothing too: the mask must tell
+    vectors = torch.cat([unit[1:], torch.ones(3, 1)], dim=-1).expand(
+        3, 3, 4
+    )  # places that hold nothing too: the mask must tell
     values = torch.rand(3, 3, 2)
     found = ContentAffinity()(candidate, vectors, values, MASK)
     for i in range(3):

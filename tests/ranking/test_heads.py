@@ -44,7 +44,9 @@ def loss_by_hand(weights: dict[str, float]) -> float:
     return total
 
 
-@pytest.mark.parametrize("weights", [{"click": 1.0}, {"watch_s": 0.5}, {"click": 0.3, "long_view": 1.0, "like": 2.0, "watch_s": 0.1}])
+@pytest.mark.parametrize(
+    "weights", [{"click": 1.0}, {"watch_s": 0.5}, {"click": 0.3, "long_view": 1.0, "like": 2.0, "watch_s": 0.1}]
+)
 def test_loss_against_a_slow_loop(weights):
     assert float(MultiTask(weights=weights)(LOGITS, HAPPENED)) == pytest.approx(loss_by_hand(weights), rel=1e-5)
 

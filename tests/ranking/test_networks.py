@@ -26,7 +26,9 @@ def test_logistic_regression_is_a_sum_of_weights(world_features):
                 total += network.video.codes.table.weight[int(network.video.codes.starts[place]) + int(code)]
             tags = [int(tag) for tag in batch["video_tags"][i] if tag > 0]
             total += network.video.tags.table.weight[tags].mean(0) if tags else 0.0
-            values = torch.cat([batch[name][i] for name in ("user_values", "query_values", "video_values", "candidate_values", "video_vector")])
+            values = torch.cat(
+                [batch[name][i] for name in ("user_values", "query_values", "video_values", "candidate_values", "video_vector")]
+            )
             torch.testing.assert_close(found[i], total + network.values.weight @ values, rtol=1e-4, atol=1e-5)
 
 

@@ -34,7 +34,9 @@ def example(seed: int):
 def test_loss_against_a_slow_loop(seed, temperature, used):
     queries, pool, positives, rows, log_expected = example(seed)
     scaled = 0.1 if used < 0.1 else 1.0  # keeps exp in the loop finite
-    loss = SampledSoftmax(temperature=temperature)(queries * scaled, pool * scaled, positives=positives, pool_rows=rows, log_expected=log_expected)
+    loss = SampledSoftmax(temperature=temperature)(
+        queries * scaled, pool * scaled, positives=positives, pool_rows=rows, log_expected=log_expected
+    )
     expected = by_hand(queries * scaled, pool * scaled, positives, rows, log_expected, used)
     assert float(loss.detach()) == pytest.approx(expected, rel=1e-4)
 
@@ -57,7 +59,14 @@ def test_a_copy_of_the_positive_is_no_negative():
 def test_alone_with_itself_there_is_nothing_to_lose():
     vector = torch.ones(1, 3)
     rows = torch.tensor([4])
-    assert float(SampledSoftmax(temperature=0.1)(vector, vector, positives=rows, pool_rows=rows, log_expected=torch.zeros(1)).detach()) == 0.0
+    assert (
+        float(
+            SampledSoftmax(temperature=0.1)(
+                vector, vector, positives=rows, pool_rows=rows, log_expected=torch.zeros(1)
+            ).detach()
+        )
+        == 0.0
+    )
 
 
 def test_the_correction_makes_a_frequent_negative_weigh_less():

@@ -52,7 +52,9 @@ def test_popular_without_waiting_is_always_ranked_anew():
 
 @pytest.mark.parametrize(("count", "half_life_h"), [("like", 4.0), ("click", 2.0)])
 def test_popularity_that_is_not_kept_is_named(count, half_life_h):
-    with pytest.raises(ValueError, match=f"popularity by '{count}' at {half_life_h} h is not kept; the state has impression, click"):
+    with pytest.raises(
+        ValueError, match=f"popularity by '{count}' at {half_life_h} h is not kept; the state has impression, click"
+    ):
         PopularSource(state=STATE, count=count, half_life_h=half_life_h, refresh_s=1.0)
 
 
@@ -76,7 +78,11 @@ def found(rows, scores=None):
 
 
 def test_merge_names_every_source_once_and_keeps_the_first_score():
-    sources = {"two_tower": found([4, 2, 7], [0.9, 0.8, 0.7]), "popular": found([2, 5], [30, 20]), "fresh": found([5, 2], [-1, -2])}
+    sources = {
+        "two_tower": found([4, 2, 7], [0.9, 0.8, 0.7]),
+        "popular": found([2, 5], [30, 20]),
+        "fresh": found([5, 2], [-1, -2]),
+    }
     merged = merge(sources, QUOTAS, upload_ms=NEVER, as_of_ms=NOW)
     assert merged.rows.tolist() == [4, 2, 7, 5]
     bits = {name: 1 << bit for bit, name in enumerate(SOURCES)}

@@ -17,18 +17,21 @@ from watchnext.serving.release import ReleaseError
 
 def release(config: DictConfig) -> None:
     """Assemble a release from the trained parts and register it as challenger; the first one serves at once."""
+    from watchnext.features.batches import FeatureSet
     from watchnext.lifecycle.build import ReleaseBuilder
 
     outputs = Path(config.data.outputs)
+    features = FeatureSet.load(outputs / "features")
     builder = ReleaseBuilder(
         data=config.data.name,
+        features=features,
         outputs=outputs,
         releases=Path(config.data.releases),
         clock=config.data.clock,
         reranking=plain(config.reranking),
         retrieval=plain(config.retrieval),
     )
-    report = json.loads((outputs / "features" / "report.json").read_text())
+    report = features.report
     tags = {"data_hash": report["data_hash"], "schema_fingerprint": report["schema"], "regime": report["regime"]}
     with tracking.start_run("release", config=plain(config), tags=tags) as run:
         built = builder.build()

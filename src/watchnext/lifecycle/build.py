@@ -31,9 +31,10 @@ EXAMPLE = 3  # candidates the graph is traced with; any number may follow
 
 @dataclass(frozen=True)
 class ReleaseBuilder:
-    """The pipeline's output folder, where releases go, and the settings that travel with one."""
+    """Built features, the folder with the trained parts, where releases go, and the settings that travel with one."""
 
     data: str
+    features: FeatureSet
     outputs: Path
     releases: Path
     clock: str
@@ -45,31 +46,30 @@ class ReleaseBuilder:
 
         Raises FileNotFoundError or SchemaError naming the stage to run where a part is missing or of another schema.
         """
-        features = FeatureSet.load(self.outputs / "features")
-        schema = features.pipeline.schema
+        features, schema = self.features, self.features.pipeline.schema
         towers = load_network(self.outputs / "two_tower", schema=schema, repair="dvc repro two_tower")
         ranker = load_network(self.outputs / "ranker", schema=schema, repair="dvc repro ranker")
         work = aside(self.releases)
         try:
-            self._export(features, towers, ranker, work)
+            self._export(towers, ranker, work)
             reference(features, ranker, "valid").write_parquet(work / "reference.parquet")
-            return self._publish(features, work)
+            return self._publish(work)
         finally:
             shutil.rmtree(work, ignore_errors=True)
 
-    def _export(self, features: FeatureSet, towers: torch.nn.Module, ranker: torch.nn.Module, work: Path) -> None:
-        inputs = features.batch(features.rows("valid")[:EXAMPLE])
+    def _export(self, towers: torch.nn.Module, ranker: torch.nn.Module, work: Path) -> None:
+        inputs = self.features.batch(self.features.rows("valid")[:EXAMPLE])
         query = {name: inputs[name][:1] for name in QUERY_INPUTS}
         export_graph(towers.query, query, rows_vary=set(), path=work / "query_tower.xml")
         candidates = {name: inputs[name] for name in CANDIDATE_INPUTS}
         export_graph(Scorer(ranker), {**query, **candidates}, rows_vary=set(CANDIDATE_INPUTS), path=work / "ranker.xml")
 
-    def _publish(self, features: FeatureSet, work: Path) -> Path:
+    def _publish(self, work: Path) -> Path:
         staging = aside(self.releases)
         try:
             assemble(
                 staging,
-                features=features.folder,
+                features=self.features.folder,
                 query_tower=work / "query_tower.xml",
                 ranker=work / "ranker.xml",
                 index=self.outputs / "index",
@@ -77,7 +77,7 @@ class ReleaseBuilder:
                 retrieval=self.retrieval,
                 reference=work / "reference.parquet",
             )
-            report = features.report
+            report = self.features.report
             facts = {
                 "data": self.data,
                 "regime": report["regime"],

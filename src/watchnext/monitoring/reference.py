@@ -20,5 +20,9 @@ def reference(features: FeatureSet, network: torch.nn.Module, split: str) -> pl.
     predictions = scored(features, network, rows)
     scores = {f"score {name}": predictions[:, place] for place, name in enumerate(TARGETS)}
     columns = named(features.pipeline, inputs) | scores
-    # Decoded categories are objects; without a type, a column that starts with None stays one.
-    return pl.DataFrame([pl.Series(name, v, dtype=pl.String if v.dtype == object else None, strict=False) for name, v in columns.items()])
+    # Decoded categories are objects; without a type, a column that starts with None would stay one.
+    typed = {
+        name: pl.Series(values.tolist(), dtype=pl.String) if values.dtype == object else values
+        for name, values in columns.items()
+    }
+    return pl.DataFrame(typed)

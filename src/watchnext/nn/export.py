@@ -39,5 +39,13 @@ def export_graph(module: nn.Module, example: Mapping[str, Tensor], *, rows_vary:
     for port in list(graph.inputs):
         if not port.get_target_inputs():
             graph.remove_parameter(port.get_node())
+    _rename(graph, type(module).__name__)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     ov.save_model(graph, str(path), compress_to_fp16=False)
+
+
+def _rename(graph: ov.Model, name: str) -> None:
+    """OpenVINO names nodes by a number that counts up within the process; by their place, the same weights give the same bytes."""
+    graph.set_friendly_name(name)
+    for place, node in enumerate(graph.get_ordered_ops()):
+        node.set_friendly_name(f"{node.get_type_name()}_{place}")

@@ -10,8 +10,8 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from safetensors.torch import load_model, save_model
-from torch import nn
+from safetensors.torch import load_model, save_file
+from torch import Tensor, nn
 
 from watchnext.features.pipeline import InputSizes
 from watchnext.schema import FeatureSchema
@@ -47,8 +47,17 @@ def build_network(recipe: Mapping) -> nn.Module:
 
 
 def save_network(folder: Path, network: nn.Module, *, schema: FeatureSchema, recipe: Mapping) -> None:
-    save_model(network, str(Path(folder) / "weights.safetensors"))  # tables that two towers share are written once
+    save_file(_distinct(network), Path(folder) / "weights.safetensors")
     (Path(folder) / "model.json").write_text(json.dumps({"schema": schema.fingerprint, "recipe": recipe}, indent=1))
+
+
+def _distinct(network: nn.Module) -> dict[str, Tensor]:
+    """Every tensor once, under its first name: two towers share tables. Safetensors' `save_model` would note the other names in
+    random order, so that equal weights were not equal bytes."""
+    first: dict[int | str, tuple[str, Tensor]] = {}
+    for name, tensor in sorted(network.state_dict().items()):
+        first.setdefault(tensor.data_ptr() or name, (name, tensor.contiguous()))
+    return dict(first.values())
 
 
 def load_network(folder: Path, *, schema: FeatureSchema, repair: str) -> nn.Module:

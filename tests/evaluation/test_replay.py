@@ -1,0 +1,101 @@
+"""The parts of the replay by hand; the whole of it runs in tests/test_pipeline.py."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from watchnext.data.tables import OUTCOMES
+from watchnext.evaluation.replay import Funnel, Stream, events_of, funnel_metrics, ranking_metrics, skew
+from watchnext.serving.events import Event
+
+DAY_MS = 86_400_000
+
+
+def impressions(*rows: tuple[int, int, int, int, int | None]) -> pl.DataFrame:
+    frame = pl.DataFrame(rows, schema=["user_id", "video_id", "time_ms", "watch_ms", "received_ms"], orient="row")
+    return frame.with_columns(pl.lit(False).alias(name) for name in OUTCOMES).with_columns(pl.lit(True).alias("click"))
+
+
+def test_an_impression_is_shown_at_its_time_and_known_after_its_watch():
+    events = events_of(impressions((1, 7, 100, 50, None), (1, 8, 120, 5, None), (2, 9, 110, 0, 500)))
+    assert [(e.kind, e.video_id, e.known_at) for e in events] == [
+        ("shown", 7, 100),
+        ("shown", 9, 110),
+        ("shown", 8, 120),
+        ("outcome", 8, 125),
+        ("outcome", 7, 150),
+        ("outcome", 9, 500),
+    ]
+    assert all(e.click for e in events if e.kind == "outcome")
+    assert not any(e.click for e in events if e.kind == "shown")
+
+
+def test_of_equal_times_the_log_keeps_its_order():
+    events = events_of(impressions((1, 7, 100, 0, None), (1, 8, 100, 0, None)))
+    assert [(e.kind, e.video_id) for e in events] == [("shown", 7), ("outcome", 7), ("shown", 8), ("outcome", 8)]
+
+
+class Recorder:
+    """Stands where the store does and keeps what was applied: which events a regime lets through is all that is asked here."""
+
+    def __init__(self):
+        self.applied = []
+
+    def apply(self, events):
+        self.applied += [event.known_at for event in events]
+
+
+@pytest.mark.parametrize(
+    ("regime", "seen"),
+    [("streaming", [[], [10], [10, DAY_MS, DAY_MS + 5]]), ("daily", [[], [], [10]]), ("frozen", [[], [], []])],
+)
+def test_a_regime_decides_what_a_request_sees(regime, seen):
+    known = [10, DAY_MS, DAY_MS + 5, DAY_MS + 9]
+    events = [Event(kind="shown", user_id=1, video_id=1, known_at=at) for at in known]
+    store = Recorder()
+    stream = Stream(store, events, regime=regime, utc_offset_h=0)
+    for as_of, expected in zip((10, 11, DAY_MS + 6), seen, strict=True):
+        stream.advance(as_of)
+        assert store.applied == expected
+
+
+def test_a_day_is_the_logs_own():
+    store = Recorder()
+    stream = Stream(store, [Event(kind="shown", user_id=1, video_id=1, known_at=DAY_MS - 9 * 3_600_000)], regime="daily", utc_offset_h=8)
+    stream.advance(DAY_MS - 8 * 3_600_000 - 1)
+    assert store.applied == []
+    stream.advance(DAY_MS - 8 * 3_600_000 + 1)
+    assert store.applied == [DAY_MS - 9 * 3_600_000]
+
+
+def test_recall_after_each_stage_by_hand():
+    funnels = [
+        Funnel({"retrieval": np.array([1, 2, 3]), "slate": np.array([2])}, np.array([2, 9])),
+        Funnel({"retrieval": np.array([4, 5, 6]), "slate": np.array([4])}, np.array([4])),
+    ]
+    found = funnel_metrics(funnels, [1, 3], catalogue=10)
+    assert found["retrieval"]["recall@3"] == pytest.approx((1 / 2 + 1) / 2)
+    assert found["retrieval"]["recall@1"] == pytest.approx((0 + 1) / 2)
+    assert found["slate"]["recall@1"] == pytest.approx((1 / 2 + 1) / 2)
+    assert "recall@3" not in found["slate"]  # nobody got three
+    assert found["retrieval"]["coverage"] == pytest.approx(0.6)
+
+
+def test_nobody_to_follow_gives_no_table():
+    assert funnel_metrics([], [10], catalogue=10) == {}
+
+
+def test_ranking_figures_leave_out_what_could_not_be_scored():
+    test = pl.DataFrame(
+        {"user_id": [1, 1, 2, 2], "watch_ms": [1000, 2000, 3000, 4000]}
+        | {name: [True, False, True, False] for name in ("click", "long_view", "like")}
+    )
+    scores = np.array([[0.9, 0.9, 0.9, 1.0], [0.1, 0.1, 0.1, 2.0], [0.8, 0.8, 0.8, 3.0], [np.nan] * 4])
+    found = ranking_metrics(scores, test)
+    assert found["long_view"]["auc"] == 1.0
+    assert found["watch_s"]["mae_s"] == 0.0
+
+
+def test_skew_is_the_largest_difference_of_a_probability():
+    served = np.array([[0.5, 0.5, 0.5, 100.0], [np.nan] * 4])
+    assert skew(served, served + np.array([0.0, 0.02, 0.0, 50.0])) == pytest.approx(0.02)

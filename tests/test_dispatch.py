@@ -1,0 +1,113 @@
+"""Commands and their configuration: what is misspelt is named together with what would be right."""
+
+from pathlib import Path
+
+import pytest
+
+from watchnext.dispatch import composed, dispatch, keys_of, plain
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def said(capsys, monkeypatch, *words: str) -> tuple[object, str]:
+    """Exit code (None where it did not exit) or last words, and what was printed."""
+    commands = {"show": show, "fail": fail, "crash": crash}
+    monkeypatch.setattr("sys.argv", ["program", *words])
+    try:
+        dispatch("watchnext.thing", commands, (LookupError,))
+    except SystemExit as stopped:
+        return stopped.code, capsys.readouterr().out
+    return "returned", capsys.readouterr().out
+
+
+def show(config) -> int:
+    """Print the seed."""
+    print(f"seed {config.seed}")
+    return int(config.seed)
+
+
+def fail(config) -> None:
+    """Always fail."""
+    raise LookupError("there is no such thing")
+
+
+def crash(config) -> None:
+    """Fail as nobody expects."""
+    raise ZeroDivisionError
+
+
+def test_a_command_gets_the_composed_configuration_and_its_answer_is_the_exit_code(capsys, monkeypatch):
+    assert said(capsys, monkeypatch, "show", "seed=3") == (3, "seed 3\n")
+
+
+@pytest.mark.parametrize("words", [(), ("-h",), ("--help",)])
+def test_help_lists_the_commands(capsys, monkeypatch, words):
+    code, out = said(capsys, monkeypatch, *words)
+    assert code in ("returned", 0)
+    assert "usage: python -m watchnext.thing COMMAND [key=value ...]" in out
+    assert "show          Print the seed." in out
+
+
+def test_an_unknown_command_is_named(capsys, monkeypatch):
+    code, _ = said(capsys, monkeypatch, "shwo")
+    assert code == "unknown command 'shwo', expected one of show, fail, crash; see `python -m watchnext.thing --help`"
+
+
+def test_expected_errors_are_their_message_alone_and_others_keep_their_trace(capsys, monkeypatch):
+    assert said(capsys, monkeypatch, "fail")[0] == "LookupError: there is no such thing"
+    with pytest.raises(ZeroDivisionError):
+        said(capsys, monkeypatch, "crash")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sede=1", r"unknown key 'sede'; did you mean seed\? Known beside it: .*\bregime\b"),
+        (
+            "trainer.max_epoch=1",
+            r"unknown key 'trainer.max_epoch'; did you mean trainer.max_epochs\? Known beside it: trainer\.",
+        ),
+        ("model.module.network.hiden=[1]", r"did you mean model.module.network.hidden\?"),
+        ("zzzzzz=1", r"unknown key 'zzzzzz'\. Known beside it: "),
+        ("model=rankr", r"(?s)'model/rankr'.*logistic_regression.*ranker.*two_tower"),
+        ("seed", "seed"),
+    ],
+)
+def test_a_misspelt_override_is_named(override, message):
+    with pytest.raises(SystemExit) as stopped:
+        composed([override])
+    assert isinstance(stopped.value.code, str)
+    stopped.match(message)
+
+
+def test_the_hint_knows_the_chosen_groups():
+    with pytest.raises(SystemExit, match=r"did you mean model.module.negatives.uniform\?"):
+        composed(["model=two_tower", "model.module.negatives.unifrm=3"])
+
+
+def test_overrides_apply_and_a_plus_adds(capsys):
+    config = composed(["model=two_tower", "+trainer.limit_train_batches=2", "seed=5"])
+    assert config.model.name == "two_tower"
+    assert config.trainer.limit_train_batches == 2
+    assert config.model.module.negatives.seed == 5
+    assert {"seed", "trainer.max_epochs", "model.module.negatives.seed"} <= set(keys_of(config))
+
+
+@pytest.mark.parametrize("model", sorted(path.stem for path in (ROOT / "conf/model").glob("*.yaml")))
+@pytest.mark.parametrize("data", ["sample", "world"])
+def test_every_choice_composes_into_plain_values(model, data):
+    config = plain(composed([f"model={model}", f"data={data}"]))
+    assert config["model"]["name"] == model
+    assert config["data"]["name"] == data
+    assert type(config["model"]["module"]) is dict
+
+
+def test_another_folder_is_told_where_to_go(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="there is no conf/ in .*; run this at the root of the repository"):
+        composed([])

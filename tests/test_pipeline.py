@@ -1,0 +1,141 @@
+"""The whole pipeline, every stage in its own process as DVC runs it, on a small simulated platform."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = {
+    "name": "tiny",
+    "outputs": "outputs/tiny",
+    "releases": "releases",
+    "store": "store",
+    "clock": "release",
+    "features": "world",
+    "utc_offset_h": 0,
+    "loader": {
+        "_target_": "watchnext.data.world.World",
+        "users": 120,
+        "videos": 300,
+        "creators": 40,
+        "tags": 12,
+        "days": 5,
+        "impressions_per_user_day": 12.0,
+        "seed": 5,
+    },
+    "split": {"_target_": "watchnext.data.splits.TimeSplit", "valid_days": 1, "test_days": 1},
+}
+
+
+def run(folder: Path, *words: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+    return subprocess.run([sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=400)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    """A copy of what the commands read, with a data set of its own, after one run of the pipeline."""
+    folder = tmp_path_factory.mktemp("project")
+    for name in ("conf", "dvc.yaml", "params.yaml", "train.py"):
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile)(ROOT / name, folder / name)
+    (folder / "conf" / "data" / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    trainer = yaml.safe_load((folder / "conf" / "trainer" / "default.yaml").read_text())
+    (folder / "conf" / "trainer" / "default.yaml").write_text(yaml.safe_dump({**trainer, "max_epochs": 1}))
+    done = run(folder, "-m", "watchnext.lifecycle", "pipeline", "data=tiny")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return folder
+
+
+def metrics(project: Path, name: str) -> dict:
+    return json.loads((project / "outputs" / "tiny" / "metrics" / f"{name}.json").read_text())
+
+
+def test_serving_and_training_compute_the_same(project):
+    assert metrics(project, "evaluation")["skew"] < 1e-4
+
+
+def test_every_stage_of_the_funnel_is_measured_beside_its_floors(project):
+    found = metrics(project, "evaluation")
+    assert found["regime"] == "streaming"
+    assert set(found["funnel"]) == {"retrieval", "ranking", "slate", "popular", "recent popular", "random"}
+    for stage in found["funnel"].values():
+        recalls = [value for name, value in stage.items() if name.startswith("recall@")]
+        assert recalls == sorted(recalls)
+        assert 0 <= recalls[0] <= recalls[-1] <= 1
+    assert 0.5 < found["ranking"]["long_view"]["auc"] < 1
+
+
+def test_nothing_measured_says_the_time(project):
+    """What git tracks must not change when nothing did."""
+    for path in (project / "outputs" / "tiny" / "metrics").glob("*.json"):
+        assert not any(word in path.read_text() for word in ("duration", "_at\"", "timestamp", "2026")), path
+
+
+def test_the_first_release_serves_and_the_registry_knows(project, monkeypatch):
+    from watchnext import tracking
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project}/mlflow.db")
+    current = (project / "releases" / "current").resolve().name
+    assert json.loads((project / "outputs" / "tiny" / "release.json").read_text())["release"] == current
+    assert tracking.champion(name="watchnext-tiny") == current
+
+
+def test_every_user_has_a_slate_ahead_of_time(project):
+    found = metrics(project, "recommendations")
+    assert found["slates"] == found["users"] == 120
+
+
+def test_every_run_is_tracked_with_its_data_and_schema(project, monkeypatch):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{project}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("watchnext").experiment_id])
+    assert {run.info.run_name for run in runs} == {"two_tower", "ranker", "release", "evaluation", "drift"}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert all(run.data.tags["data_hash"] and run.data.tags["schema_fingerprint"] for run in runs)
+
+
+def test_the_same_parts_give_the_same_release_and_others_a_challenger(project):
+    before = (project / "releases" / "current").resolve().name
+    again = run(project, "-m", "watchnext.lifecycle", "release", "data=tiny")
+    assert f"{before}: serves" in again.stdout, again.stderr[-2000:]
+    other = run(project, "-m", "watchnext.lifecycle", "release", "data=tiny", "reranking.diversity.trade_off=0.5")
+    assert "challenger" in other.stdout, other.stderr[-2000:]
+    assert (project / "releases" / "current").resolve().name == before
+    promoted = run(project, "-m", "watchnext.lifecycle", "promote", "data=tiny")
+    assert promoted.returncode == 0, promoted.stderr
+    after = (project / "releases" / "current").resolve().name
+    assert after != before
+    assert f"{after} serves now, {before} did before" in promoted.stdout
+
+
+def test_drift_without_served_traffic_is_no_data(project):
+    found = run(project, "-m", "watchnext.monitoring", "drift", "data=tiny")
+    assert found.returncode == 3, found.stdout + found.stderr[-2000:]
+    assert "no data" in found.stdout
+
+
+def test_a_rejected_row_is_kept_with_its_reason(project):
+    rejected = pl.read_parquet(project / "outputs" / "tiny" / "tables" / "rejected.parquet")
+    assert rejected.columns == ["table", "row", "reason", "value"]
+
+
+def test_a_stage_without_its_input_names_the_stage_to_run(project, tmp_path):
+    for name in ("conf", "dvc.yaml", "params.yaml", "train.py"):
+        (tmp_path / name).symlink_to(project / name)
+    for words, repair in (
+        (("-m", "watchnext.features", "build", "data=tiny"), "dvc repro tables"),
+        (("-m", "watchnext.retrieval", "index", "data=tiny"), "dvc repro two_tower"),
+        (("-m", "watchnext.lifecycle", "release", "data=tiny"), "dvc repro"),
+    ):
+        found = run(tmp_path, *words)
+        assert found.returncode == 1
+        assert repair in found.stderr, found.stderr
+        assert "Traceback" not in found.stderr

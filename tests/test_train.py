@@ -1,0 +1,127 @@
+"""`python train.py` as people run it: real processes in a folder of their own, with tiny features."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from watchnext.nn.weights import load_network
+from watchnext.schema import FeatureSchema, SchemaError
+
+ROOT = Path(__file__).resolve().parents[1]
+TRAIN = str(ROOT / "train.py")
+# Several command lines in one process, so that its imports are paid once; prints the exit code or last words of each.
+SEVERAL = """
+import json, runpy, sys
+path, commands = sys.argv[1], json.loads(sys.argv[2])
+for words in commands:
+    sys.argv = [path, *words]
+    code = 0
+    try:
+        runpy.run_path(path, run_name="__main__")
+    except SystemExit as stopped:
+        code = stopped.code
+    print("\\nEXIT " + json.dumps(code), flush=True)
+"""
+ONE_EPOCH = ["trainer.max_epochs=1"]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": "", "PYTHONWARNINGS": "ignore"}
+
+
+def started(folder: Path, *words: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, *words], cwd=folder, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def exits(folder: Path, *commands: list[str]) -> tuple[list[int | str], str]:
+    """What each `python train.py ...` exits with, run one after another in one process, and what they said on stderr."""
+    process = started(folder, "-c", SEVERAL, TRAIN, json.dumps(commands))
+    out, errors = process.communicate(timeout=240)
+    found = [json.loads(line[5:]) for line in out.splitlines() if line.startswith("EXIT ")]
+    assert len(found) == len(commands), errors
+    return found, errors
+
+
+def statuses(folder: Path) -> list[tuple[str, str]]:
+    """Name and status of every tracked run, sorted."""
+    with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as store:
+        return sorted(store.execute("select name, status from runs"))
+
+
+@pytest.fixture
+def place(tmp_path, world_folder) -> Path:
+    """A working directory as the repository is one, with built features."""
+    (tmp_path / "conf").symlink_to(ROOT / "conf")
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs/features").symlink_to(world_folder)
+    return tmp_path
+
+
+def test_training_writes_a_network_and_a_finished_run_and_says_what_is_wrong(place, world_schema):
+    """Six command lines in one process: two equal trainings, another model, and three mistakes."""
+    (first, again, towers, *mistakes), errors = exits(
+        place,
+        ["model=ranker", "out=first", *ONE_EPOCH],
+        ["model=ranker", "out=again", *ONE_EPOCH],
+        ["model=two_tower", "out=towers", "data=world", "data.outputs=outputs", "metrics=figures/towers.json", *ONE_EPOCH],
+        ["trainer.max_epoch=1"],
+        ["model=rankr"],
+        ["data.outputs=elsewhere"],
+    )
+    assert [first, again, towers] == [0, 0, 0], errors
+
+    assert sorted(path.name for path in (place / "first").iterdir()) == ["metrics.json", "model.json", "weights.safetensors"]
+    metrics = json.loads((place / "first/metrics.json").read_text())
+    assert {"test/auc_long_view", "valid/auc_long_view", "test/mae_watch_s", "best_epoch"} <= metrics.keys()
+    for name in ("metrics.json", "weights.safetensors"):
+        assert (place / "first" / name).read_bytes() == (place / "again" / name).read_bytes()
+    assert {"embeddings.npy", "queries.npy"} <= {path.name for path in (place / "towers").iterdir()}
+    assert json.loads((place / "figures/towers.json").read_text()) == json.loads((place / "towers/metrics.json").read_text())
+    assert statuses(place) == [("ranker", "FINISHED"), ("ranker", "FINISHED"), ("two_tower", "FINISHED")]
+    assert len(list((place / "mlruns").glob("*/artifacts/model/weights.safetensors"))) == 3
+
+    assert "unknown key 'trainer.max_epoch'; did you mean trainer.max_epochs?" in mistakes[0]
+    assert "ranker" in mistakes[1]
+    assert "two_tower" in mistakes[1]
+    assert mistakes[2].startswith("FileNotFoundError: elsewhere/features")
+    assert mistakes[2].endswith("run `dvc repro features`")
+
+    assert load_network(place / "first", schema=world_schema, repair="dvc repro ranker")
+    with pytest.raises(SchemaError, match="first was built under the feature schema .*; run `dvc repro ranker`"):
+        load_network(
+            place / "first", schema=FeatureSchema(world_schema.features[:-1], world_schema.state), repair="dvc repro ranker"
+        )
+
+
+def test_a_mistake_exits_1_and_writes_nothing(place):
+    shutil.rmtree(place / "outputs")
+    process = started(place, TRAIN, "model=ranker", "out=model")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "run `dvc repro features`" in errors
+    assert "Traceback" not in errors
+    assert not (place / "model").exists()
+
+
+def test_sigterm_while_training_exits_143_and_leaves_no_half_output(place):
+    process = started(place, TRAIN, "model=ranker", "out=model", "trainer.max_epochs=100000", "model.best.patience=100000")
+    guard = threading.Timer(120, process.kill)
+    guard.start()
+    next((line for line in process.stdout if "train/loss" in line), None)  # the progress bar, from inside the first epoch on
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    guard.cancel()
+    assert process.returncode == 143, errors
+    assert not [path for path in place.iterdir() if "model" in path.name]
+    assert statuses(place) == [("ranker", "KILLED")]
