@@ -109,5 +109,5 @@ def test_every_choice_composes_into_plain_values(model, data):
 
 def test_another_folder_is_told_where_to_go(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match="there is no conf/ in .*; run this at the root of the repository"):
+    with pytest.raises(SystemExit, match=r"there is no conf/ in .*; run this at the root of the repository"):
         composed([])

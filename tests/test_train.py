@@ -98,7 +98,7 @@ def test_training_writes_a_network_and_a_finished_run_and_says_what_is_wrong(pla
     assert mistakes[2].endswith("run `dvc repro features`")
 
     assert load_network(place / "first", schema=world_schema, repair="dvc repro ranker")
-    with pytest.raises(SchemaError, match="first was built under the feature schema .*; run `dvc repro ranker`"):
+    with pytest.raises(SchemaError, match=r"first was built under the feature schema .*; run `dvc repro ranker`"):
         load_network(
             place / "first", schema=FeatureSchema(world_schema.features[:-1], world_schema.state), repair="dvc repro ranker"
         )

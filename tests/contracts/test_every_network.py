@@ -23,7 +23,8 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 OF_VIDEO = ("video_", "candidate_")
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 # No context, no values, no content vector, no tags: what the smallest declaration leaves of the inputs.
-BARE = InputSizes(user_codes=(4,), context_codes=(), video_codes=(5,), tags=1, user_values=0, query_values=0, video_values=0, candidate_values=0, vector=1)  # fmt: skip
+NONE = dict.fromkeys(("user_values", "query_values", "video_values", "candidate_values"), 0)
+BARE = InputSizes(user_codes=(4,), context_codes=(), video_codes=(5,), tags=1, vector=1, **NONE)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -149,9 +150,9 @@ def test_a_saved_ranker_keeps_its_scores(ranking, scores, world_features, tmp_pa
     with torch.no_grad():
         assert torch.equal(again(inputs), scores(inputs))
     other = FeatureSchema(schema.features[1:], schema.state)
-    with pytest.raises(SchemaError, match="run `python train.py`"):
+    with pytest.raises(SchemaError, match=r"run `python train\.py`"):
         load_network(tmp_path, schema=other, repair="python train.py")
-    with pytest.raises(FileNotFoundError, match="holds no trained network; run `python train.py`"):
+    with pytest.raises(FileNotFoundError, match=r"holds no trained network; run `python train\.py`"):
         load_network(tmp_path / "none", schema=schema, repair="python train.py")
 
 
@@ -276,7 +277,7 @@ def test_saved_towers_keep_their_vectors(retrieval, world_features, tmp_path):
 
 
 def test_catalogue_vectors_are_those_of_the_batches(retrieval, world_features):
-    module, inputs, _ = retrieval
+    module = retrieval[0]
     rows = np.arange(0, 40)
     videos = world_features.columns["video_rows"][rows]
     with torch.no_grad():

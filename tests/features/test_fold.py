@@ -59,7 +59,7 @@ class Block:
 
 
 class Table:
-    """A bounded number of blocks; a new key takes an empty place, else that of the least recently updated, the first among equals."""
+    """A bounded number of blocks; a new key takes an empty place, else the least recently updated, the first among equals."""
 
     def __init__(self, slots):
         self.keys, self.blocks = [None] * slots, [Block() for _ in range(slots)]
@@ -255,9 +255,15 @@ def test_reads_do_not_depend_on_the_chunk_or_on_reading_at_all(log, data):
     fold(LAYOUT, whole, log, until)
     order, known_at = log.events()
     visible = np.append(log.time_ms, until)  # one more read, so that the replay folds as far
-    last = log._replace(user_rows=np.append(log.user_rows, 0), video_rows=np.append(log.video_rows, 0), time_ms=np.append(log.time_ms, until),
-                        known_at=np.append(log.known_at, until), amounts=np.vstack([log.amounts, log.amounts[:1]]),
-                        watch_ms=np.append(log.watch_ms, 0.0), bits=np.append(log.bits, 0.0))  # fmt: skip
+    last = log._replace(
+        time_ms=visible,
+        known_at=np.append(log.known_at, until),
+        amounts=np.vstack([log.amounts, log.amounts[:1]]),
+        **{
+            name: np.append(getattr(log, name), getattr(log, name)[:1])
+            for name in ("user_rows", "video_rows", "watch_ms", "bits")
+        },
+    )
     list(replay(LAYOUT, parts, last, visible, chunk=2))
     for name, records in vars(whole).items():
         np.testing.assert_array_equal(records, getattr(parts, name), err_msg=name)

@@ -74,7 +74,7 @@ def test_a_query_of_another_width_is_named():
 
 
 def test_a_missing_truncated_or_foreign_file_is_named(tmp_path):
-    with pytest.raises(VideoIndexError, match="holds no readable index .*run `dvc repro index`"):
+    with pytest.raises(VideoIndexError, match=r"holds no readable index .*run `dvc repro index`"):
         VideoIndex.load(tmp_path)
     VideoIndex.build(VECTORS, **HNSW).save(tmp_path)
     path = tmp_path / "videos.faiss"

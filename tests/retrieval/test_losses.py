@@ -43,7 +43,7 @@ def test_loss_against_a_slow_loop(seed, temperature, used):
 
 def test_a_copy_of_the_positive_is_no_negative():
     """Wherever the copy's vector lies, the loss stays; so does its gradient."""
-    queries, pool, positives, rows, log_expected = example(0)
+    queries, pool, _, _, log_expected = example(0)
     rows = torch.arange(11)
     rows[7] = rows[2]
     loss, moved = SampledSoftmax(temperature=0.5), pool.clone()
@@ -70,7 +70,7 @@ def test_alone_with_itself_there_is_nothing_to_lose():
 
 
 def test_the_correction_makes_a_frequent_negative_weigh_less():
-    queries, pool, positives, _, log_expected = example(1)
+    queries, pool, _, _, log_expected = example(1)
     loss, rows = SampledSoftmax(temperature=1.0), torch.arange(11)
     more = log_expected.clone()
     more[9] += 3.0

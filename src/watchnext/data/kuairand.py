@@ -98,7 +98,8 @@ def _first_of_each(log: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
 def _impressions(log: pl.DataFrame) -> pl.DataFrame:
     random = (pl.col("is_rand") == 1) | pl.col("file").str.starts_with("log_random")
     return log.select(
-        request_id=pl.col("user_id") * 2**41 + pl.col("time_ms"),  # videos that share viewer and time were shown together
+        # Videos that share viewer, time and tab were shown together; the ids stay below 2^62.
+        request_id=pl.col("tab").cast(pl.Int64).fill_null(31) * 2**57 + pl.col("user_id") * 2**41 + pl.col("time_ms"),
         user_id="user_id",
         video_id="video_id",
         time_ms="time_ms",

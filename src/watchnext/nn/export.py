@@ -45,7 +45,7 @@ def export_graph(module: nn.Module, example: Mapping[str, Tensor], *, rows_vary:
 
 
 def _rename(graph: ov.Model, name: str) -> None:
-    """OpenVINO names nodes by a number that counts up within the process; by their place, the same weights give the same bytes."""
+    """OpenVINO names nodes by a counter of the process; by their place, the same weights give the same bytes."""
     graph.set_friendly_name(name)
     for place, node in enumerate(graph.get_ordered_ops()):
         node.set_friendly_name(f"{node.get_type_name()}_{place}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -20,7 +21,8 @@ class Answer:
     removed     rule > how many candidates it took out
     funnel      how many were retrieved, ranked, and put in the slate
     why         what went wrong, if the slate is degraded
-    features    feature name > (K,) as the ranker saw them, object for categories and float32 for values
+    describe    gives `features` when they are first read, as names are for the log and no viewer waits for them:
+                feature name > (K,) as the ranker saw them, object for categories and float32 for values
     """
 
     request: Request
@@ -35,7 +37,11 @@ class Answer:
     funnel: Mapping[str, int]
     why: tuple[str, ...] = ()
     timings_ms: Mapping[str, float] = field(default_factory=dict)
-    features: Mapping[str, np.ndarray] = field(default_factory=dict)
+    describe: Callable[[], Mapping[str, np.ndarray]] = dict
+
+    @cached_property
+    def features(self) -> Mapping[str, np.ndarray]:
+        return self.describe()
 
     @property
     def degraded(self) -> bool:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -183,7 +184,6 @@ class Recommender:
         reasons = self._reasons.of(
             counters, scored.candidates.sources[slate.picked], age_h, explored, has_history=query.has_history
         )
-        features = named(self.release.pipeline, inputs)
         laps.end("answer")
         return Answer(
             request=query.request,
@@ -198,5 +198,5 @@ class Recommender:
             funnel={"retrieved": len(scored), "ranked": len(scored), "slate": len(rows)},
             why=why,
             timings_ms=laps.ms,
-            features=features,
+            describe=partial(named, self.release.pipeline, inputs),
         )

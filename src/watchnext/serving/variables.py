@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from watchnext.features.pipeline import FeaturePipeline
+from watchnext.schema import SchemaError
 from watchnext.serving.environment import MAP_BYTES, Environment, StoreError, locked
-from watchnext.serving.manifest import verified
+from watchnext.serving.manifest import ReleaseError, verified
 from watchnext.serving.release import CLOCKS, current
 from watchnext.serving.store import REPAIR
 
@@ -41,7 +43,12 @@ class Variables:
 
         A network that was loaded here would crash the process that supervises the server when that ends.
         """
-        manifest = verified(current(self.releases))
+        release = current(self.releases)
+        manifest = verified(release)
+        try:
+            FeaturePipeline.load(release / "pipeline")
+        except SchemaError as error:
+            raise ReleaseError(f"{release} cannot serve: {error}") from error
         lock = locked(self.store)
         try:
             if (self.store / "current").exists():

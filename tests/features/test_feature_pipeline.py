@@ -74,8 +74,18 @@ def reads_of(n: int, seed: int = 0) -> Reads:
 
 
 def pipeline(min_count: int = 1, schema: FeatureSchema = SCHEMA, users: pl.DataFrame = USERS) -> FeaturePipeline:
-    return FeaturePipeline.fit(schema=schema, utc_offset_h=1, users=users, videos=VIDEOS, user_rows=TRAIN_USERS, video_rows=TRAIN_VIDEOS,
-                               context=CONTEXT, as_of_ms=AS_OF, reads=reads_of(6), min_count=min_count)  # fmt: skip
+    return FeaturePipeline.fit(
+        schema=schema,
+        utc_offset_h=1,
+        users=users,
+        videos=VIDEOS,
+        user_rows=TRAIN_USERS,
+        video_rows=TRAIN_VIDEOS,
+        context=CONTEXT,
+        as_of_ms=AS_OF,
+        reads=reads_of(6),
+        min_count=min_count,
+    )
 
 
 def transformed(fitted: FeaturePipeline, n: int = 40) -> dict[str, np.ndarray]:
@@ -172,9 +182,9 @@ def test_n_rows_and_one_by_one_give_the_same_bits():
         single["candidate_values"] = fitted.candidates(uploads[one], as_of[one], part.candidate)
         for name, values in single.items():
             np.testing.assert_array_equal(values[0], whole[name][i], err_msg=name)
-    assert {name: values.dtype.name for name, values in whole.items()} == {
-        "context_codes": "int32", "query_values": "float32", "history_rows": "int32", "history_values": "float32", "candidate_values": "float32",
-    }  # fmt: skip
+    types = {name: values.dtype.name for name, values in whole.items()}
+    codes = dict.fromkeys(("context_codes", "history_rows"), "int32")
+    assert types == codes | dict.fromkeys(("query_values", "history_values", "candidate_values"), "float32")
 
 
 def test_saved_and_read_again_transforms_to_the_same_bits(tmp_path):
