@@ -97,6 +97,8 @@ class Oracle:
     def fold(self, known_at, event):
         i, is_outcome = divmod(event, 2)
         video, person = int(self.log.video_rows[i]), self.people[self.log.user_rows[i]]
+        if is_outcome and not self.log.watch_ms[i] and not self.log.bits[i]:
+            return
         amounts = [
             a if (name == "impression") != bool(is_outcome) else 0.0
             for name, a in zip(SPEC.counts, self.log.amounts[i], strict=True)
@@ -338,6 +340,16 @@ def test_an_impression_counts_when_shown_and_the_rest_with_the_outcome():
     assert state.videos[0].tolist() == [START, 0, 0, 1, 1, 0, 0]
     fold_event(LAYOUT, state.viewers[0], state.videos[0], state.creators[0], OUTCOME, *event)
     assert state.videos[0].tolist() == [START, 1, 1, 1, 1, 5, 5]
+
+
+def test_an_outcome_in_which_nothing_happened_is_as_if_it_never_came():
+    state = State.empty(LAYOUT, **SIZES)
+    shown = (START * 1.0, 0, CREATORS[0], TAGS[0], np.array([0.0, 1.0, 0.0]), 0.0, 0.0)
+    fold_event(LAYOUT, state.viewers[0], state.videos[0], state.creators[0], SHOWN, *shown)
+    before = [records.copy() for records in vars(state).values()]
+    later = (START + 5.0 * HOUR, *shown[1:])
+    fold_event(LAYOUT, state.viewers[0], state.videos[0], state.creators[0], OUTCOME, *later)
+    assert all(np.array_equal(a, b) for a, b in zip(before, vars(state).values(), strict=True))
 
 
 # Local midnight of 2 January 1970 at UTC+8 is 16:00 UTC of the 1st.

@@ -68,6 +68,8 @@ class State:
 def fold_event(layout, viewer, video, creator, kind, known_at, video_row, creator_row, tags, amounts, watch_ms, bits):
     """Fold one event into its viewer's, video's and creator's records, in place. `creator_row` -1 is no creator, `tags` end
     at -1."""
+    if kind == OUTCOME and watch_ms <= 0 and bits == 0:
+        return  # nothing happened: a log that writes this down and a client that sends nothing leave the same state
     counted = layout.shown if kind == SHOWN else ~layout.shown
     counters.add(viewer, 0, known_at, amounts, counted, layout.half_lives_ms)
     counters.add(video, 0, known_at, amounts, counted, layout.half_lives_ms)
