@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from pathlib import Path
 
 import hydra
@@ -50,6 +51,8 @@ def write_metrics(path: Path, found: dict[str, float]) -> None:
 @hydra.main(version_base=None, config_path="conf", config_name="config")
 def main(config: DictConfig) -> None:
     out = Path(config.out or Path(HydraConfig.get().runtime.output_dir) / "model")
+    # Batches are made in this process, so their count is right; the other is Lightning's own affair with torch.
+    warnings.filterwarnings("ignore", message=".*(IterableDataset` has `__len__`|treespec, LeafSpec).*")
     try:
         features = FeatureSet.load(Path(config.data.outputs) / "features")
         pl.seed_everything(config.seed, workers=True, verbose=False)

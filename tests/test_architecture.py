@@ -8,7 +8,19 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-FIXED = ("conf", "src", "data.dvc", "bentofile.yaml", "tests", "pyproject.toml", "README.md", "train.py", "dvc.yaml", "LICENSE", "Makefile")
+FIXED = (
+    "conf",
+    "src",
+    "data.dvc",
+    "bentofile.yaml",
+    "tests",
+    "pyproject.toml",
+    "README.md",
+    "train.py",
+    "dvc.yaml",
+    "LICENSE",
+    "Makefile",
+)
 
 
 def test_a_stage_imports_only_what_lies_before_it():

@@ -75,7 +75,7 @@ def test_every_stage_of_the_funnel_is_measured_beside_its_floors(project):
 def test_nothing_measured_says_the_time(project):
     """What git tracks must not change when nothing did."""
     for path in (project / "outputs" / "tiny" / "metrics").glob("*.json"):
-        assert not any(word in path.read_text() for word in ("duration", "_at\"", "timestamp", "2026")), path
+        assert not any(word in path.read_text() for word in ("duration", '_at"', "timestamp", "2026")), path
 
 
 def test_the_first_release_serves_and_the_registry_knows(project, monkeypatch):

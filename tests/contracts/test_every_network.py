@@ -8,7 +8,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from watchnext.features.pipeline import InputSizes
+from watchnext.features.encoding import InputSizes
 from watchnext.metrics import auc
 from watchnext.nn.export import export_graph
 from watchnext.nn.weights import build_network, load_network

@@ -181,7 +181,7 @@ def test_the_published_eleven_days():
     assert (impressions["video_id"].n_unique(), impressions["user_id"].n_unique()) == (6153, 24_448)
     assert (impressions["day"].min(), impressions["day"].max()) == (date(2022, 4, 25), date(2022, 5, 5))
     sharing = impressions.height - impressions["request_id"].n_unique()
-    assert impressions["request_id"].n_unique() == impressions.select("user_id", "time_ms").n_unique()
+    assert impressions["request_id"].n_unique() == impressions.select("user_id", "time_ms", "surface").n_unique()
     assert sharing > 0
     assert impressions.filter(~impressions["click"])["long_view"].mean() == pytest.approx(0.002, abs=0.0005)
     assert loaded.tables.videos["duration_ms"].null_count() == 239

@@ -61,7 +61,9 @@ def test_a_regime_decides_what_a_request_sees(regime, seen):
 
 def test_a_day_is_the_logs_own():
     store = Recorder()
-    stream = Stream(store, [Event(kind="shown", user_id=1, video_id=1, known_at=DAY_MS - 9 * 3_600_000)], regime="daily", utc_offset_h=8)
+    stream = Stream(
+        store, [Event(kind="shown", user_id=1, video_id=1, known_at=DAY_MS - 9 * 3_600_000)], regime="daily", utc_offset_h=8
+    )
     stream.advance(DAY_MS - 8 * 3_600_000 - 1)
     assert store.applied == []
     stream.advance(DAY_MS - 8 * 3_600_000 + 1)

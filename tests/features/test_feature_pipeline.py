@@ -4,8 +4,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from watchnext.features.encoding import MISSING, encode, frequent, joined, raw
 from watchnext.features.fold import Layout, Reads
-from watchnext.features.pipeline import CLIP, COUNTER_ENTITIES, MISSING, PRIOR, FeaturePipeline, encode, frequent, joined, raw
+from watchnext.features.pipeline import CLIP, COUNTER_ENTITIES, PRIOR, FeaturePipeline
 from watchnext.schema import FeatureSchema, SchemaError
 
 DECLARED = {

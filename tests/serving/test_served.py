@@ -88,7 +88,7 @@ def test_a_new_log_goes_on_behind_the_parts_of_the_last(answer, tmp_path):
 
 
 def test_the_log_unfolds_into_one_row_a_video_with_its_features(answer):
-    given = [answer(0), answer(1, user_id="new"), answer(2, k=0), replace(answer(3), features={})]
+    given = [answer(0), answer(1, user_id="new"), answer(2, k=0), replace(answer(3), describe=dict)]
     videos = shown(frame_of(given))
     assert videos["request_id"].to_list() == ["q0"] * 5 + ["q1"] * 5 + ["q3"] * 5
     assert videos["video_ids"].to_list() == [each for one in given for each in one.ids]

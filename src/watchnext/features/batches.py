@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from watchnext.data.splits import SPLITS
 from watchnext.features.arrays import load_arrays
 from watchnext.features.catalogue import Catalogue
-from watchnext.features.pipeline import FeaturePipeline, joined
+from watchnext.features.encoding import joined
+from watchnext.features.pipeline import FeaturePipeline
 
 BLOCKS = ("context_codes", "query_values", "history_rows", "history_values", "candidate_values")
 

@@ -13,9 +13,10 @@ from watchnext.data.tables import OUTCOMES, Tables
 from watchnext.features import counters, history
 from watchnext.features.arrays import save_arrays
 from watchnext.features.catalogue import Catalogue, Ids
+from watchnext.features.encoding import raw
 from watchnext.features.fold import Layout, Log, Reads, State, fold, replay
 from watchnext.features.labels import targets
-from watchnext.features.pipeline import FeaturePipeline, raw
+from watchnext.features.pipeline import FeaturePipeline
 from watchnext.schema import FeatureSchema
 
 REGIMES = ("frozen", "daily", "streaming")

@@ -13,7 +13,7 @@ from pathlib import Path
 from safetensors.torch import load_model, save_file
 from torch import Tensor, nn
 
-from watchnext.features.pipeline import InputSizes
+from watchnext.features.encoding import InputSizes
 from watchnext.schema import FeatureSchema
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from watchnext.features.pipeline import InputSizes
+from watchnext.features.encoding import InputSizes
 from watchnext.nn.embeddings import QueryFeatures, VideoFeatures
 
 

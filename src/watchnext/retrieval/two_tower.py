@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from watchnext.features.pipeline import InputSizes
+from watchnext.features.encoding import InputSizes
 from watchnext.nn.attention import History, PooledAttention
 from watchnext.nn.cross import MLP
 from watchnext.nn.embeddings import QueryFeatures, VideoFeatures

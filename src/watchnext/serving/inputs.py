@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from watchnext.features import history
+from watchnext.features.encoding import MISSING, joined, names_of
 from watchnext.features.fold import Reads, read_candidates, read_viewer
-from watchnext.features.pipeline import MISSING, FeaturePipeline, joined, names_of
+from watchnext.features.pipeline import FeaturePipeline
 from watchnext.schema import Feature
 from watchnext.serving.release import Release
 from watchnext.serving.store import Store
