@@ -1,6 +1,6 @@
 """What one request costs, and how many bytes things take: `python -m benchmarks.serving --requests 500`.
 
-Runs in process, on `releases/current`, over a fresh durable store in a temporary folder, one request after another, without HTTP.
+In process, on `releases/current`, over a fresh durable store in a temporary folder, one request after another, without HTTP.
 The last line is one JSON object: times in ms a request and us an event, sizes in bytes.
 """
 
