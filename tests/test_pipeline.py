@@ -69,7 +69,8 @@ def test_every_stage_of_the_funnel_is_measured_beside_its_floors(project):
         recalls = [value for name, value in stage.items() if name.startswith("recall@")]
         assert recalls == sorted(recalls)
         assert 0 <= recalls[0] <= recalls[-1] <= 1
-    assert 0.5 < found["ranking"]["long_view"]["auc"] < 1
+    assert set(found["ranking"]) == {"frozen", "daily", "streaming"}
+    assert all(0.5 < ranking["long_view"]["auc"] < 1 for ranking in found["ranking"].values())
 
 
 def test_nothing_measured_says_the_time(project):

@@ -12,6 +12,7 @@ from watchnext.data.tables import DataError, read_tables
 from watchnext.dispatch import dispatch, plain
 from watchnext.evaluation.replay import Replay, funnel_metrics, ranking_metrics, skew
 from watchnext.features.batches import FeatureSet
+from watchnext.features.build import REGIMES
 from watchnext.nn.weights import load_network
 from watchnext.ranking.scoring import scored
 from watchnext.schema import SchemaError
@@ -41,38 +42,44 @@ def table(report: dict) -> str:
     for name, stage in report["funnel"].items():
         cells = "".join(f"{stage[f'recall@{k}']:>9.4f}" if f"recall@{k}" in stage else " " * 9 for k in depths)
         lines.append(f"  {name:<16}{cells}{stage['coverage']:>10.3f}")
-    for target, figures in report["ranking"].items():
-        lines.append(f"  {target:<16}" + "  ".join(f"{name} {value:.4f}" for name, value in figures.items()))
+    for regime, targets in report["ranking"].items():
+        lines.append(f"ranking of {report['impressions']} test impressions, regime {regime}")
+        for target, figures in targets.items():
+            lines.append(f"  {target:<16}" + "  ".join(f"{name} {value:.4f}" for name, value in figures.items()))
     return "\n".join(lines)
+
+
+def replayed_under(regime: str, config: DictConfig, release: Release) -> Replay:
+    """The funnel is followed under the configured regime alone; under the others impressions are scored."""
+    requests = config.evaluation.requests if regime == config.regime else 0
+    return Replay(
+        release=release, regime=regime, utc_offset_h=config.data.utc_offset_h, slate=config.evaluation.slate, requests=requests
+    )
 
 
 def replay(config: DictConfig) -> None:
     """Replay the test days through the release that the pipeline built; the table, with floors, goes to metrics and MLflow."""
+    if config.regime not in REGIMES:
+        raise ValueError(f"regime is {config.regime!r}, expected one of {', '.join(REGIMES)}")
     outputs = Path(config.data.outputs)
     name = json.loads((outputs / "release.json").read_text())["release"]
     release = Release.load(Path(config.data.releases) / name)
     tables, features = read_tables(outputs / "tables", repair="dvc repro tables"), FeatureSet.load(outputs / "features")
     split = np.asarray(features.columns["split"])
-    options = config.evaluation
-    run = Replay(
-        release=release,
-        regime=config.regime,
-        utc_offset_h=config.data.utc_offset_h,
-        slate=options.slate,
-        requests=options.requests,
-    )
-    replayed = run.run(tables, split)
+    replayed = {regime: replayed_under(regime, config, release).run(tables, split) for regime in REGIMES}
+    followed = replayed[config.regime]
     network = load_network(outputs / "ranker", schema=features.pipeline.schema, repair="dvc repro ranker")
+    test = tables.impressions.filter(pl.Series(split == 2))
     report = {
         "release": name,
         "regime": config.regime,
-        "requests": len(replayed.funnels),
+        "requests": len(followed.funnels),
         "impressions": int((split == 2).sum()),
-        "funnel": funnel_metrics(replayed.funnels, options.k, len(release.catalogue)),
-        "ranking": ranking_metrics(replayed.scores, tables.impressions.filter(pl.Series(split == 2))),
+        "funnel": funnel_metrics(followed.funnels, config.evaluation.k, len(release.catalogue)),
+        "ranking": {regime: ranking_metrics(found.scores, test) for regime, found in replayed.items()},
     }
-    if config.regime == features.report["regime"]:
-        report["skew"] = skew(replayed.scores, scored(features, network, features.rows("test")))
+    built = features.report["regime"]
+    report["skew"] = skew(replayed[built].scores, scored(features, network, features.rows("test")))
     report = rounded(report)
     facts = {
         "data_hash": features.report["data_hash"],

@@ -80,7 +80,7 @@ class Stream:
 
 @dataclass(frozen=True)
 class Replay:
-    """slate  K of the slates; requests  how many requests are followed through the funnel at most."""
+    """slate  K of the slates; requests  how many requests are followed through the funnel at most, 0 only scores."""
 
     release: Release
     regime: str
@@ -113,7 +113,7 @@ class Replay:
         followed = self._followed(test)
         funnels = []
         for request, place in tqdm(
-            self._requests(test), total=test["request_id"].n_unique(), desc="evaluation: replay", unit=" requests"
+            self._requests(test), total=test["request_id"].n_unique(), desc=f"evaluation: {self.regime}", unit=" requests"
         ):
             stream.advance(request.as_of_ms)
             scores[place] = recommender.score(request, rows[place])
@@ -144,8 +144,8 @@ class Replay:
         joined = days.join(
             long.group_by("user_id", "day").agg("place"), on=["user_id", "day"], how="inner", maintain_order="left"
         )
-        step = max(1, -(-len(joined) // self.requests))
-        chosen = joined.gather_every(step)
+        step = max(1, -(-len(joined) // max(self.requests, 1)))
+        chosen = joined.gather_every(step) if self.requests else joined.clear()
         return {str(request): places for request, places in chosen.select("request_id", "place").iter_rows()}
 
     def _stages(self, recommender: Recommender, request: Request, floors: Floors) -> dict[str, np.ndarray]:
