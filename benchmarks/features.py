@@ -17,6 +17,7 @@ import polars as pl
 from watchnext.data.splits import TimeSplit
 from watchnext.data.tables import OUTCOMES, Tables, read_tables
 from watchnext.features.build import FeatureBuilder
+from watchnext.features.labels import Labels
 from watchnext.schema import FeatureSchema
 
 START_MS, DAY_MS, DAYS = 1_700_006_400_000, 86_400_000, 14
@@ -73,7 +74,9 @@ def videos_of(count: int, random: np.random.Generator) -> pl.DataFrame:
 def build(folder: Path, out: Path, schema: FeatureSchema) -> None:
     tables = read_tables(folder)
     split = TimeSplit(valid_days=1, test_days=1).assign(tables.impressions["day"])
-    builder = FeatureBuilder(schema=schema, utc_offset_h=0, regime="streaming", min_count=5, data_hash="benchmark")
+    builder = FeatureBuilder(
+        schema=schema, labels=Labels(), utc_offset_h=0, regime="streaming", min_count=5, data_hash="benchmark"
+    )
     builder.build(tables, split, out)
 
 

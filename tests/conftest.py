@@ -38,9 +38,12 @@ def world_split(world_tables):
 def world_folder(world_schema, world_tables, world_split, tmp_path_factory) -> Path:
     """What the feature stage writes for them."""
     from watchnext.features.build import FeatureBuilder
+    from watchnext.features.labels import Labels
 
     folder = tmp_path_factory.mktemp("world") / "features"
-    builder = FeatureBuilder(schema=world_schema, utc_offset_h=0, regime="streaming", min_count=2, data_hash="tiny")
+    builder = FeatureBuilder(
+        schema=world_schema, labels=Labels(), utc_offset_h=0, regime="streaming", min_count=2, data_hash="tiny"
+    )
     builder.build(world_tables, world_split, folder)
     return folder
 

@@ -16,10 +16,10 @@ def _root(monkeypatch):
 
 def said(capsys, monkeypatch, *words: str) -> tuple[object, str]:
     """Exit code (None where it did not exit) or last words, and what was printed."""
-    commands = {"show": show, "fail": fail, "crash": crash}
+    commands = {"show": show, "fail": fail, "crash": crash, "look": look}
     monkeypatch.setattr("sys.argv", ["program", *words])
     try:
-        dispatch("watchnext.thing", commands, (LookupError,))
+        dispatch("watchnext.thing", commands, (LookupError,), leading={"look": "path"})
     except SystemExit as stopped:
         return stopped.code, capsys.readouterr().out
     return "returned", capsys.readouterr().out
@@ -29,6 +29,11 @@ def show(config) -> int:
     """Print the seed."""
     print(f"seed {config.seed}")
     return int(config.seed)
+
+
+def look(config) -> None:
+    """Look at a path."""
+    print(f"path {config.path}, seed {config.seed}")
 
 
 def fail(config) -> None:
@@ -45,17 +50,40 @@ def test_a_command_gets_the_composed_configuration_and_its_answer_is_the_exit_co
     assert said(capsys, monkeypatch, "show", "seed=3") == (3, "seed 3\n")
 
 
-@pytest.mark.parametrize("words", [(), ("-h",), ("--help",)])
+@pytest.mark.parametrize(
+    ("words", "path"),
+    [
+        (("some/where",), "some/where"),
+        (("it's, an odd [place] ", "seed=3"), "it's, an odd [place] "),
+        (("path=some/where",), "some/where"),
+        (("a/date=3",), "a/date=3"),
+        ((), "None"),
+        (("seed=3",), "None"),
+    ],
+)
+def test_a_leading_word_sets_the_key_of_a_command_that_takes_one(capsys, monkeypatch, words, path):
+    assert said(capsys, monkeypatch, "look", *words) == (None, f"path {path}, seed {3 if 'seed=3' in words else 0}\n")
+
+
+def test_a_word_where_none_is_taken_is_refused(capsys, monkeypatch):
+    for words in (("show", "somewhere"), ("look", "one", "two"), ("look", "seed=3", "late")):
+        code, out = said(capsys, monkeypatch, *words)
+        assert words[-1] in code
+        assert out == ""
+
+
+@pytest.mark.parametrize("words", [(), ("-h",), ("--help",), ("show", "--help")])
 def test_help_lists_the_commands(capsys, monkeypatch, words):
     code, out = said(capsys, monkeypatch, *words)
     assert code in ("returned", 0)
     assert "usage: python -m watchnext.thing COMMAND [key=value ...]" in out
     assert "show          Print the seed." in out
+    assert "look PATH     Look at a path." in out
 
 
 def test_an_unknown_command_is_named(capsys, monkeypatch):
     code, _ = said(capsys, monkeypatch, "shwo")
-    assert code == "unknown command 'shwo', expected one of show, fail, crash; see `python -m watchnext.thing --help`"
+    assert code == "unknown command 'shwo', expected one of show, fail, crash, look; see `python -m watchnext.thing --help`"
 
 
 def test_expected_errors_are_their_message_alone_and_others_keep_their_trace(capsys, monkeypatch):

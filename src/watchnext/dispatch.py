@@ -4,6 +4,7 @@ import difflib
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
@@ -62,20 +63,41 @@ def plain(config: DictConfig) -> dict:
     return OmegaConf.to_container(config, resolve=True)
 
 
-def dispatch(program: str, commands: Mapping[str, Command], errors: tuple[type[Exception], ...]) -> None:
+def _is_override(word: str) -> bool:
+    """key=value; `logs/date=2025-03-10` is a path."""
+    key, equals, _ = word.partition("=")
+    return bool(equals) and "/" not in key
+
+
+def usage(program: str, commands: Mapping[str, Command], leading: Mapping[str, str]) -> str:
+    words = {name: f"{name} {leading[name].upper()}" if name in leading else name for name in commands}
+    listed = "\n".join(f"  {words[name]:<14}{(command.__doc__ or '').splitlines()[0]}" for name, command in commands.items())
+    return (
+        f"usage: python -m {program} COMMAND [key=value ...]\n\n{listed}\n\n"
+        "key=value overrides conf/config.yaml, e.g. data=kuairand"
+    )
+
+
+def dispatch(
+    program: str,
+    commands: Mapping[str, Command],
+    errors: tuple[type[Exception], ...],
+    *,
+    leading: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Run `commands[argv[1]]` on the composed configuration and exit with what it returns; `errors` exit 1 with their message
-    alone."""
+    alone. leading: command > the key that a first word sets, so that `check PATH` is `check path=PATH`."""
     name, *overrides = sys.argv[1:] or ["--help"]
-    if name in ("-h", "--help"):
-        listed = "\n".join(f"  {key:<14}{(command.__doc__ or '').splitlines()[0]}" for key, command in commands.items())
-        print(
-            f"usage: python -m {program} COMMAND [key=value ...]\n\n{listed}\n\n"
-            "key=value overrides conf/config.yaml, e.g. data=kuairand"
-        )
+    if {name, *overrides} & {"-h", "--help"}:
+        print(usage(program, commands, leading))
         return
     if name not in commands:
         sys.exit(f"unknown command {name!r}, expected one of {', '.join(commands)}; see `python -m {program} --help`")
+    word = overrides.pop(0) if name in leading and overrides and not _is_override(overrides[0]) else None
+    config = composed(overrides)
+    if word is not None:
+        config[leading[name]] = word
     try:
-        sys.exit(commands[name](composed(overrides)))
+        sys.exit(commands[name](config))
     except errors as error:
         sys.exit(f"{type(error).__name__}: {error}")

@@ -6,24 +6,28 @@ from pathlib import Path
 import pytest
 
 from watchnext.data.kuairand import (
+    FULL,
     LOG_COLUMNS,
-    LOGS,
+    PURE,
     USER_CODES,
     USER_NUMBERS,
-    USERS_FILE,
     VIDEO_COLUMNS,
-    VIDEOS_FILE,
+    Edition,
     KuaiRand,
 )
+from watchnext.data.splits import TimeSplit
 from watchnext.data.tables import DataError
 from watchnext.data.validation import validate
+from watchnext.features.batches import FeatureSet
+from watchnext.features.build import FeatureBuilder
+from watchnext.features.labels import Labels
 from watchnext.schema import FeatureSchema
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = Path(os.environ.get("WATCHNEXT_SHARED_DATA", ROOT.parent / "shared" / "data")) / "kuairand-pure"
 SCHEMA = FeatureSchema.load(ROOT / "conf" / "features" / "kuairand.yaml")
 T = 1_651_304_596_854  # 2022-04-30 07:43 UTC
-EARLIER, STANDARD, RANDOM = LOGS
+EARLIER, STANDARD, RANDOM = PURE.logs
 
 
 def event(user: int, video: int, time_ms: int, **others) -> dict:
@@ -48,12 +52,19 @@ def write(path: Path, rows: list[dict]) -> None:
         writer.writerows(rows)
 
 
-def published(root: Path, *, logs: dict, users: list[dict] | None = None, videos: list[dict] | None = None) -> Path:
+def published(
+    root: Path,
+    *,
+    logs: dict,
+    users: list[dict] | None = None,
+    videos: list[dict] | None = None,
+    edition: Edition = PURE,
+) -> Path:
     """The published layout below `root`."""
     for name, rows in logs.items():
         write(root / "data" / name, rows)
-    write(root / "data" / USERS_FILE, users or [viewer(1), viewer(2)])
-    write(root / "data" / VIDEOS_FILE, videos or [film(10), film(11)])
+    write(root / "data" / edition.users, users or [viewer(1), viewer(2)])
+    write(root / "data" / edition.videos, videos or [film(10), film(11)])
     return root
 
 
@@ -157,16 +168,58 @@ def test_the_files_may_lie_in_the_root_itself(tmp_path):
     assert read(root / "data").tables.impressions.equals(read(root).tables.impressions)
 
 
+def test_the_27k_edition_has_other_file_names_and_its_logs_in_parts(tmp_path):
+    assert FULL.logs == (
+        "log_standard_4_08_to_4_21_27k_part1.csv",
+        "log_standard_4_08_to_4_21_27k_part2.csv",
+        "log_standard_4_22_to_5_08_27k_part1.csv",
+        "log_standard_4_22_to_5_08_27k_part2.csv",
+        "log_random_4_22_to_5_08_27k.csv",
+    )
+    logs = {name: [event(1 + i % 2, 10, T + i, date=20220429 + i % 2)] for i, name in enumerate(reversed(FULL.logs))}
+    root = published(tmp_path, logs=logs, edition=FULL)
+    assert (root / "data" / "user_features_27k.csv").exists()
+    assert (root / "data" / "video_features_basic_27k.csv").exists()
+    for part in (1, 2, 3):
+        (root / "data" / f"video_features_statistic_27k_part{part}.csv").write_text("not,a\ntable")
+    loaded = read(root)
+    assert loaded.tables.impressions["policy"].to_list() == ["random", "standard", "standard", "standard", "standard"]
+    assert loaded.tables.impressions["time_ms"].to_list() == [T + i for i in range(5)]
+    checked = validate(loaded.tables, SCHEMA)
+    assert (loaded.rejected.height, checked.rejected.height) == (0, 0)
+
+
+def test_a_folder_of_two_editions_is_refused_as_their_ids_differ(tmp_path):
+    published(tmp_path, logs={STANDARD: [event(1, 10, T)]})
+    published(tmp_path, logs={FULL.logs[0]: [event(1, 10, T)]}, edition=FULL)
+    with pytest.raises(DataError, match="KuaiRand-Pure and of KuaiRand-27K"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("edition", [PURE, FULL], ids=lambda edition: edition.name)
+def test_the_tables_go_through_the_feature_stage(edition, tmp_path):
+    days = [event(1 + i % 2, 10 + i // 2 % 2, T + i * 86_400_000, date=20220420 + i, play_time_ms=900) for i in range(6)]
+    loaded = read(published(tmp_path, logs={edition.logs[1]: days}, edition=edition))
+    tables = validate(loaded.tables, SCHEMA).tables
+    split = TimeSplit(valid_days=1, test_days=1).assign(tables.impressions["day"])
+    FeatureBuilder(schema=SCHEMA, labels=Labels(), utc_offset_h=8, regime="streaming", min_count=1, data_hash="tiny").build(
+        tables, split, tmp_path / "features"
+    )
+    features = FeatureSet.load(tmp_path / "features")
+    assert features.report["impressions"] == {"train": 4, "valid": 1, "test": 1}
+    assert (features.columns["history_rows"] >= 0).sum(axis=1).tolist() == [0, 0, 1, 1, 2, 2]
+
+
 def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(DataError, match="export KUAIRAND_ROOT"):
         KuaiRand(root=None).read()
     with pytest.raises(DataError, match=f"{tmp_path} holds none of {EARLIER}.*KUAIRAND_ROOT"):
         read(tmp_path)
     root = published(tmp_path, logs={STANDARD: [event(1, 10, T)]})
-    (root / "data" / USERS_FILE).unlink()
+    (root / "data" / PURE.users).unlink()
     with pytest.raises(DataError, match=r"user_features_pure\.csv is missing"):
         read(root)
-    write(root / "data" / USERS_FILE, [{"user_id": 1}])
+    write(root / "data" / PURE.users, [{"user_id": 1}])
     with pytest.raises(DataError, match="lacks the column 'user_active_degree'"):
         read(root)
 

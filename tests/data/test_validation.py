@@ -4,7 +4,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from watchnext.data.loaders import ParquetTables
+from watchnext.data.canonical import CanonicalTables
 from watchnext.data.tables import OUTCOMES, DataError, Tables
 from watchnext.data.validation import validate
 from watchnext.schema import FeatureSchema
@@ -176,7 +176,7 @@ def test_no_rows_at_all_are_sound():
 
 
 def test_the_committed_sample_is_sound():
-    loaded = ParquetTables(root=str(ROOT / "data")).read()
+    loaded = CanonicalTables(root=str(ROOT / "data")).read()
     result = validate(loaded.tables, FeatureSchema.load(ROOT / "conf" / "features" / "world.yaml"))
     assert (result.rejected.height, dict(result.filled)) == (0, {})
     assert result.tables.impressions.height > 100_000
@@ -186,9 +186,9 @@ def test_the_committed_sample_is_sound():
 
 def test_a_missing_or_truncated_file_is_named_with_what_mends_it(tmp_path):
     with pytest.raises(DataError, match=r"impressions\.parquet is missing; run `git checkout -- data`"):
-        ParquetTables(root=str(tmp_path)).read()
+        CanonicalTables(root=str(tmp_path)).read()
     tables().write(tmp_path)
     whole = (tmp_path / "videos.parquet").read_bytes()
     (tmp_path / "videos.parquet").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"videos\.parquet cannot be read.*git checkout"):
-        ParquetTables(root=str(tmp_path)).read()
+        CanonicalTables(root=str(tmp_path)).read()

@@ -13,13 +13,15 @@ from watchnext.features.batches import Batches, FeatureSet
 from watchnext.features.build import FeatureBuilder, log_of
 from watchnext.features.catalogue import Catalogue, Ids
 from watchnext.features.fold import Layout, State, fold
+from watchnext.features.labels import Labels
 from watchnext.types import TARGETS
 
 INPUTS = ("context_codes", "query_values", "history_rows", "history_values", "candidate_values")
 
 
 def built(schema, tables: Tables, split, folder: Path, regime: str = "streaming") -> FeatureSet:
-    FeatureBuilder(schema=schema, utc_offset_h=0, regime=regime, min_count=2, data_hash="tiny").build(tables, split, folder)
+    builder = FeatureBuilder(schema=schema, labels=Labels(), utc_offset_h=0, regime=regime, min_count=2, data_hash="tiny")
+    builder.build(tables, split, folder)
     return FeatureSet.load(folder)
 
 

@@ -12,6 +12,7 @@ import torch
 from watchnext.data.tables import OUTCOMES, Tables
 from watchnext.features.batches import FeatureSet
 from watchnext.features.build import FeatureBuilder
+from watchnext.features.labels import Labels
 from watchnext.nn.export import export_graph
 from watchnext.retrieval.index import VideoIndex
 from watchnext.retrieval.two_tower import TwoTower
@@ -134,7 +135,7 @@ def built(tmp_path_factory) -> tuple[Path, Tables]:
     n = len(tables.impressions)
     split = np.repeat(np.array([0, 1, 2], np.int8), [n - 200, 100, 100])
     schema = FeatureSchema.load(CONF / "features" / "world.yaml")
-    FeatureBuilder(schema=schema, utc_offset_h=0, regime="streaming", min_count=1, data_hash="tiny").build(
+    FeatureBuilder(schema=schema, labels=Labels(), utc_offset_h=0, regime="streaming", min_count=1, data_hash="tiny").build(
         tables, split, folder
     )
     return folder, tables

@@ -7,9 +7,12 @@ from pathlib import Path
 import polars as pl
 from omegaconf import DictConfig
 
+from watchnext.data.canonical import sources_of
+from watchnext.data.findings import findings
+from watchnext.data.guide import guide
 from watchnext.data.tables import OUTCOMES, TABLES, DataError
 from watchnext.data.validation import validate
-from watchnext.dispatch import dispatch, instantiate
+from watchnext.dispatch import dispatch, instantiate, plain
 from watchnext.schema import FeatureSchema, SchemaError
 
 
@@ -45,7 +48,8 @@ def tables(config: DictConfig) -> None:
     }
     (folder / "report.json").write_text(json.dumps(report, indent=1))
     print(
-        f"{folder}: {report['impressions']:,} impressions, {report['users']:,} users, {report['videos']:,} videos; rejected {len(rejected):,} rows"
+        f"{folder}: {report['impressions']:,} impressions, {report['users']:,} users, {report['videos']:,} videos; "
+        f"rejected {len(rejected):,} rows"
     )
     for reason, count in report["rejected"].items():
         print(f"  rejected {count:>8,}  {reason}")
@@ -60,5 +64,32 @@ def world(config: DictConfig) -> None:
     instantiate(config.data.loader).read().tables.write(Path(config.out))
 
 
+def schema_of(config: DictConfig) -> FeatureSchema:
+    """That of `features=NAME`, else that of `data`."""
+    if config.get("features"):
+        return FeatureSchema.from_mapping(plain(config.features))
+    return FeatureSchema.load(Path(f"conf/features/{config.data.features}.yaml"))
+
+
+def check(config: DictConfig) -> int:
+    """Look through the three tables in PATH, Parquet or CSV, and print all that is wrong; exits 1 if anything is."""
+    if config.path is None or not Path(config.path).is_dir():
+        raise DataError(f"PATH is {config.path}, expected a folder; run `python -m watchnext.data check PATH features=NAME`")
+    schema = schema_of(config)
+    sources = sources_of(Path(config.path), schema, repair="python -m watchnext.data describe")
+    found = findings(sources, schema)
+    print(", ".join(f"{len(source.frame):,} {name}" for name, source in sources.items()) + f" in {config.path}")
+    print("\n".join(map(str, found)) or "nothing is wrong")
+    if found:
+        print("\nRows count from 0 within a file. `python -m watchnext.data describe` says what is expected")
+    return int(bool(found))
+
+
+def describe(config: DictConfig) -> None:
+    """Print the three tables as Markdown: every column with its type, unit and bounds, and how files are laid out."""
+    print(guide(schema_of(config)))
+
+
 if __name__ == "__main__":
-    dispatch("watchnext.data", {"tables": tables, "world": world}, (DataError, SchemaError))
+    commands = {"tables": tables, "world": world, "check": check, "describe": describe}
+    dispatch("watchnext.data", commands, (DataError, SchemaError), leading={"check": "path"})

@@ -1,8 +1,12 @@
-"""Loader of the published KuaiRand-Pure layout (Gao et al., CIKM 2022; zenodo.org/records/10439422).
+"""Loader of the published KuaiRand-Pure and KuaiRand-27K layouts (Gao et al., CIKM 2022; zenodo.org/records/10439422).
 
-`video_features_statistic_pure.csv` is never read: it aggregates over the whole period, test days included.
+The columns are the same, the file names and the ids are not. 27K has 322 million rows, each log in two parts; all rows are
+held at once, so it wants a machine with memory to match. `video_features_statistic_*.csv` is never read: it aggregates over
+the whole period, test days included.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
@@ -10,10 +14,36 @@ import polars as pl
 from watchnext.data.loaders import REJECTED, Loaded, in_order
 from watchnext.data.tables import DataError, Tables
 
-# In this order: of rows that repeat, the first is kept, so the standard logs win over the random one.
-LOGS = ("log_standard_4_08_to_4_21_pure.csv", "log_standard_4_22_to_5_08_pure.csv", "log_random_4_22_to_5_08_pure.csv")
-USERS_FILE = "user_features_pure.csv"
-VIDEOS_FILE = "video_features_basic_pure.csv"
+
+@dataclass(frozen=True)
+class Edition:
+    """The file names of one published version. Of rows that repeat the first is kept, so the standard logs come first."""
+
+    name: str
+    logs: tuple[str, ...]
+    users: str
+    videos: str
+
+
+PURE = Edition(
+    "KuaiRand-Pure",
+    ("log_standard_4_08_to_4_21_pure.csv", "log_standard_4_22_to_5_08_pure.csv", "log_random_4_22_to_5_08_pure.csv"),
+    "user_features_pure.csv",
+    "video_features_basic_pure.csv",
+)
+FULL = Edition(
+    "KuaiRand-27K",
+    (
+        "log_standard_4_08_to_4_21_27k_part1.csv",
+        "log_standard_4_08_to_4_21_27k_part2.csv",
+        "log_standard_4_22_to_5_08_27k_part1.csv",
+        "log_standard_4_22_to_5_08_27k_part2.csv",
+        "log_random_4_22_to_5_08_27k.csv",
+    ),
+    "user_features_27k.csv",
+    "video_features_basic_27k.csv",
+)
+EDITIONS = (PURE, FULL)
 OUTCOME_OF = {
     "is_click": "click",
     "long_view": "long_view",
@@ -36,35 +66,47 @@ USER_ID_LIMIT = 2**22  # so that (user, time) packs into one int64: times stay b
 
 
 class KuaiRand:
-    """`root` holds the files, or a folder `data` that does. Logs are taken where they are; at least one must be."""
+    """`root` holds the files of one edition, or a folder `data` that does. Of its logs those that are there are read."""
 
     def __init__(self, *, root: str | None):
         self.root = root
 
     def read(self) -> Loaded:
-        """Raises DataError naming a missing folder, file or column."""
-        folder = self._folder()
-        log, rejected = _first_of_each(_read_logs(folder))
-        users = _users(_read(folder / USERS_FILE, ("user_id", "user_active_degree", *USER_NUMBERS, *USER_CODES)), log)
-        videos = _videos(_read(folder / VIDEOS_FILE, VIDEO_COLUMNS), log)
+        """Raises DataError naming a missing folder, file or column, or two editions in one folder."""
+        folder, edition = self._found()
+        log, rejected = _first_of_each(_read_logs(folder, edition))
+        users = _users(_read(folder / edition.users, ("user_id", "user_active_degree", *USER_NUMBERS, *USER_CODES)), log)
+        videos = _videos(_read(folder / edition.videos, VIDEO_COLUMNS), log)
         return Loaded(Tables(in_order(_impressions(log)), users, videos), rejected)
 
-    def _folder(self) -> Path:
+    def _found(self) -> tuple[Path, Edition]:
         if not self.root:
-            raise DataError("KuaiRand: no root is set; run `export KUAIRAND_ROOT=<the unpacked KuaiRand-Pure folder>`")
-        for folder in (Path(self.root), Path(self.root) / "data"):
-            if any((folder / name).exists() for name in LOGS):
-                return folder
-        raise DataError(
-            f"KuaiRand: {self.root} holds none of {', '.join(LOGS)}, nor does its folder data/; "
-            "download KuaiRand-Pure from zenodo.org/records/10439422 and `export KUAIRAND_ROOT=<the unpacked folder>`"
-        )
+            raise DataError("KuaiRand: no root is set; run `export KUAIRAND_ROOT=<the unpacked KuaiRand-Pure or -27K folder>`")
+        found = list(_editions(Path(self.root))) or list(_editions(Path(self.root) / "data"))
+        if len(found) > 1:
+            names = " and of ".join(edition.name for _, edition in found)
+            raise DataError(
+                f"KuaiRand: {found[0][0]} holds logs of {names}, whose ids mean different things; move one to its own folder"
+            )
+        if not found:
+            logs = ", ".join(name for edition in EDITIONS for name in edition.logs)
+            raise DataError(
+                f"KuaiRand: {self.root} holds none of {logs}, nor does its folder data/; download an edition from "
+                "zenodo.org/records/10439422 and `export KUAIRAND_ROOT=<the unpacked folder>`"
+            )
+        return found[0]
+
+
+def _editions(folder: Path) -> Iterator[tuple[Path, Edition]]:
+    for edition in EDITIONS:
+        if any((folder / name).exists() for name in edition.logs):
+            yield folder, edition
 
 
 def _read(path: Path, columns: tuple[str, ...]) -> pl.DataFrame:
     """Read `columns` of one CSV, leaving the others on disk."""
     if not path.exists():
-        raise DataError(f"{path} is missing; download KuaiRand-Pure again from zenodo.org/records/10439422")
+        raise DataError(f"{path} is missing; download it again from zenodo.org/records/10439422")
     try:
         lazy = pl.scan_csv(path, infer_schema_length=None)
         if lacking := [name for name in columns if name not in lazy.collect_schema()]:
@@ -74,13 +116,13 @@ def _read(path: Path, columns: tuple[str, ...]) -> pl.DataFrame:
         raise DataError(f"{path} cannot be read as CSV ({error}); it may be truncated: download it again") from error
 
 
-def _read_logs(folder: Path) -> pl.DataFrame:
+def _read_logs(folder: Path, edition: Edition) -> pl.DataFrame:
     """Every log there is, in file order, each row with its `file` and `row` in it."""
-    present = [name for name in LOGS if (folder / name).exists()]
+    present = [name for name in edition.logs if (folder / name).exists()]
     logs = [_read(folder / name, LOG_COLUMNS).with_row_index("row").with_columns(file=pl.lit(name)) for name in present]
     log = pl.concat(logs)
     if log.height and (highest := log["user_id"].max()) >= USER_ID_LIMIT:
-        raise DataError(f"KuaiRand: user_id {highest} is too large, expected below {USER_ID_LIMIT}; is this KuaiRand-Pure?")
+        raise DataError(f"KuaiRand: user_id {highest} is too large, expected below {USER_ID_LIMIT}; is this {edition.name}?")
     return log
 
 

@@ -1,15 +1,14 @@
-"""What every loader answers with, and the loader of tables that are already canonical.
+"""What every loader answers with.
 
 A loader is an object configured in `conf/data/<name>.yaml`; `read()` brings one layout into `Tables` and keeps what it refused.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import polars as pl
 
-from watchnext.data.tables import Tables, read_tables
+from watchnext.data.tables import Tables
 
 # `row` counts from 0 within the file the row came from, or, after loading, within the table; `value` is what was wrong with it.
 REJECTED = {"table": pl.String, "row": pl.Int64, "reason": pl.String, "value": pl.String}
@@ -27,18 +26,6 @@ class Loader(Protocol):
     """Brings one layout into the canonical tables."""
 
     def read(self) -> Loaded: ...
-
-
-class ParquetTables:
-    """`impressions.parquet`, `users.parquet` and `videos.parquet` in one folder, as `Tables.write` leaves them."""
-
-    def __init__(self, *, root: str, repair: str = "git checkout -- data"):
-        self.root = Path(root)
-        self.repair = repair
-
-    def read(self) -> Loaded:
-        """Raises DataError naming a missing or truncated file and the command `repair`."""
-        return Loaded(read_tables(self.root, repair=self.repair), pl.DataFrame(schema=REJECTED))
 
 
 def in_order(impressions: pl.DataFrame) -> pl.DataFrame:

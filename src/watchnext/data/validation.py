@@ -1,6 +1,5 @@
 """Rows checked against `tables.py` and the feature schema; a rejected row is kept with its reason, never dropped silently."""
 
-import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -8,21 +7,13 @@ import pandera.polars as pa
 import polars as pl
 from pandera.errors import SchemaErrors
 
+from watchnext.data.columns import FLOATS, Expected, expected_columns, sound_columns
 from watchnext.data.loaders import REJECTED, in_order
-from watchnext.data.tables import ID_BYTES, OUTCOMES, TABLES, Column, DataError, Tables
-from watchnext.schema import Feature, FeatureSchema
+from watchnext.data.tables import ID_BYTES, DataError, Tables
+from watchnext.schema import FeatureSchema
 
-ENTITY = {"impressions": "context", "users": "user", "videos": "video"}
 IDS = {"impressions": ("request_id", "user_id", "video_id"), "users": ("user_id",), "videos": ("video_id", "creator_id")}
 KEYS = {"impressions": ["user_id", "video_id", "time_ms"], "users": ["user_id"], "videos": ["video_id"]}
-INTEGERS = (pl.Int64, pl.Int32, pl.Int16, pl.Int8, pl.UInt64, pl.UInt32, pl.UInt16, pl.UInt8)
-FLOATS = (pl.Float32, pl.Float64)
-TYPES = {
-    "categorical": (pl.String, pl.Boolean, *INTEGERS),
-    "numerical": (*FLOATS, *INTEGERS, pl.Boolean),
-    "sequence": (pl.List(pl.String), *(pl.List(kind) for kind in INTEGERS)),
-    "vector": (pl.List(pl.Float32),),
-}
 
 
 @dataclass(frozen=True)
@@ -36,76 +27,21 @@ class Validated:
 
 
 def validate(tables: Tables, schema: FeatureSchema) -> Validated:
-    """Check every row. Raises DataError for what no row can answer for: a missing, unknown or mistyped column."""
-    filled: dict[str, int] = {}
-    frames = {name: _completed(name, getattr(tables, name), schema, filled) for name in TABLES}
-    _one_kind_of_id(frames)
-    rejections: list[pl.DataFrame] = []
+    """Check every row. Raises DataError for what no row can answer for: all missing, unknown and mistyped columns at once."""
+    frames, faults, filled = sound_columns(tables, schema)
+    if faults:
+        raise DataError("\n".join(fault.message for fault in faults))
+    passed, rejected = checked_rows(frames, schema)
+    return Validated(Tables(**passed | {"impressions": in_order(passed["impressions"])}), rejected, filled)
+
+
+def checked_rows(frames: Mapping[str, pl.DataFrame], schema: FeatureSchema) -> tuple[dict[str, pl.DataFrame], pl.DataFrame]:
+    """The rows that pass what can be asked of the columns that `frames` have, in the order given, and the others as in
+    REJECTED."""
+    frames, rejections = dict(frames), [pl.DataFrame(schema=REJECTED)]
     for name in ("users", "videos", "impressions"):  # impressions last: they may only name users and videos that passed
         frames[name] = _checked(name, frames, schema, rejections)
-    impressions = in_order(frames["impressions"])
-    rejected = pl.concat([pl.DataFrame(schema=REJECTED), *rejections])
-    return Validated(Tables(impressions, frames["users"], frames["videos"]), rejected, filled)
-
-
-def raw_features(schema: FeatureSchema, table: str) -> dict[str, Feature]:
-    """Features that are columns of this table; a user's `history` is folded from the impressions and is none."""
-    columns = {feature.name: feature for feature in schema.columns(ENTITY[table])}
-    return {name: f for name, f in columns.items() if (f.entity, f.kind) != ("user", "sequence")}
-
-
-def _completed(table: str, frame: pl.DataFrame, schema: FeatureSchema, filled: dict[str, int]) -> pl.DataFrame:
-    """Columns named, typed and in order, absent nullable ones null, outcomes without null."""
-    columns, features = TABLES[table], raw_features(schema, table)
-    names = list(dict.fromkeys([*columns, *features]))
-    _known_columns(table, frame, names)
-    frame = frame.select([_typed(table, frame, name, columns.get(name), features.get(name), filled) for name in names])
-    if table != "impressions":
-        return frame
-    for name in OUTCOMES:
-        if nulls := frame[name].null_count():
-            filled[f"impressions.{name}"] = nulls
-    return frame.with_columns(pl.col(OUTCOMES).fill_null(False))
-
-
-def _known_columns(table: str, frame: pl.DataFrame, known: list[str]) -> None:
-    for name in frame.columns:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise DataError(
-                f"{table} has the unknown column {name!r}; {hint}Known: {', '.join(known)}. "
-                "A raw feature is one line in conf/features/<data>.yaml"
-            )
-
-
-def _typed(
-    table: str, frame: pl.DataFrame, name: str, column: Column | None, feature: Feature | None, filled: dict[str, int]
-) -> pl.Expr:
-    """The column as it is, or a null one where the log may lack it."""
-    types = column.types if column else TYPES[feature.kind]
-    if name in frame.columns and frame.schema[name] in types:
-        return pl.col(name)
-    if name in frame.columns and frame.schema[name] != pl.Null:
-        expected = " or ".join(str(kind) for kind in types)
-        raise DataError(f"{table}.{name} is of type {frame.schema[name]}, expected {expected}; mend the loader or the file")
-    if not (name in OUTCOMES or _nullable(column, feature)):
-        near = difflib.get_close_matches(name, frame.columns, 1)
-        hint = f"; the nearest it has is {near[0]!r}" if near else ""
-        raise DataError(f"{table} lacks the column {name!r}{hint}. It has: {', '.join(frame.columns)}")
-    filled[f"{table}.{name}"] = frame.height
-    return pl.lit(None, dtype=types[0]).alias(name)
-
-
-def _nullable(column: Column | None, feature: Feature | None) -> bool:
-    return (column is None or column.nullable) and (feature is None or feature.nullable)
-
-
-def _one_kind_of_id(frames: Mapping[str, pl.DataFrame]) -> None:
-    for key, table in (("user_id", "users"), ("video_id", "videos")):
-        logged, listed = frames["impressions"].schema[key], frames[table].schema[key]
-        if logged != listed:
-            raise DataError(f"{key} is {logged} in impressions and {listed} in {table}; expected one kind of id a data set")
+    return frames, pl.concat(rejections)
 
 
 def _checked(
@@ -113,28 +49,28 @@ def _checked(
 ) -> pl.DataFrame:
     """Rows of `table` that pass, first each by itself and against the other tables, then against their own earlier twins."""
     frame = frames[table].with_row_index("row")
-    features = raw_features(schema, table)
+    expected = expected_columns(table, schema)
     columns = {}
     for name in frames[table].columns:
-        feature = features.get(name)
-        nullable = _nullable(TABLES[table].get(name), feature)
-        columns[name] = pa.Column(nullable=nullable, checks=list(_checks(table, name, frames, feature)))
+        columns[name] = pa.Column(nullable=expected[name].nullable, checks=list(_checks(table, frames, expected[name])))
     frame = _passing(table, frame, pa.DataFrameSchema(columns), rejections)
-    unique = pa.Check(lambda data: data.lazyframe.select(pl.struct(KEYS[table]).is_first_distinct()), name="duplicate")
-    frame = _passing(table, frame, pa.DataFrameSchema({KEYS[table][0]: pa.Column(checks=unique)}), rejections)
+    if set(KEYS[table]) <= set(frame.columns):
+        unique = pa.Check(lambda data: data.lazyframe.select(pl.struct(KEYS[table]).is_first_distinct()), name="duplicate")
+        frame = _passing(table, frame, pa.DataFrameSchema({KEYS[table][0]: pa.Column(checks=unique)}), rejections)
     return frame.drop("row")
 
 
-def _checks(table: str, name: str, frames: Mapping[str, pl.DataFrame], feature: Feature | None) -> Iterator[pa.Check]:
+def _checks(table: str, frames: Mapping[str, pl.DataFrame], expected: Expected) -> Iterator[pa.Check]:
     """What each value of a column must be; nulls are pandera's own check."""
-    column, dtype = TABLES[table].get(name, Column(())), frames[table].schema[name]
-    low, high = feature.bounds if feature else (None, None)
-    for least in {column.minimum, low} - {None}:
+    name, feature = expected.name, expected.feature
+    dtype = frames[table].schema[name]
+    for least in expected.lows:
         yield pa.Check.ge(least, name=f"{name} is below {least:g}")
-    for most in {column.maximum, high} - {None}:
+    for most in expected.highs:
         yield pa.Check.le(most, name=f"{name} is above {most:g}")
-    if column.choices:
-        yield pa.Check.isin(column.choices, name=f"{name} is not one of {', '.join(column.choices)}")
+    if expected.column is not None and expected.column.choices:
+        choices = expected.column.choices
+        yield pa.Check.isin(choices, name=f"{name} is not one of {', '.join(choices)}")
     if dtype in FLOATS:
         yield _check(pl.col(name).is_finite(), f"{name} is not finite")
     if name in IDS[table] and dtype == pl.String:
@@ -144,8 +80,8 @@ def _checks(table: str, name: str, frames: Mapping[str, pl.DataFrame], feature: 
         yield _check(
             ~pl.col(name).list.eval(pl.element().is_finite().fill_null(False)).list.contains(False), f"{name} is not finite"
         )
-    if table == "impressions" and name in ("user_id", "video_id"):
-        entity = name.removesuffix("_id")
+    entity = name.removesuffix("_id")
+    if table == "impressions" and name in ("user_id", "video_id") and name in frames[f"{entity}s"].columns:
         yield _check(pl.col(name).is_in(frames[f"{entity}s"][name].implode()), f"unknown {entity}")
 
 

@@ -1,6 +1,7 @@
 """The feature stage: canonical tables > fitted pipeline, encoded columns, folded state."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from watchnext.features.arrays import save_arrays
 from watchnext.features.catalogue import Catalogue, Ids
 from watchnext.features.encoding import raw
 from watchnext.features.fold import Layout, Log, Reads, State, fold, replay
-from watchnext.features.labels import targets
+from watchnext.features.labels import Labels, watch_ratio
 from watchnext.features.pipeline import FeaturePipeline
 from watchnext.schema import FeatureSchema
 
@@ -77,11 +78,13 @@ def context_of(impressions: pl.DataFrame, schema: FeatureSchema) -> dict[str, np
 class FeatureBuilder:
     """Everything between the tables and a network, for one log.
 
+    labels     what the targets are
     min_count  a value of a categorical feature that fewer training impressions show shares the code 0
     data_hash  of the tables, for those who ask later what a model was trained on
     """
 
     schema: FeatureSchema
+    labels: Labels
     utc_offset_h: float
     regime: str
     min_count: int
@@ -103,14 +106,17 @@ class FeatureBuilder:
         layout = Layout.of(self.schema.state)
         sizes = {"users": len(users.ids), "videos": len(catalogue), "creators": max(len(catalogue.creator_names), 1)}
 
-        pipeline = self._fit(tables, log, visible, split, layout, sizes)
+        pipeline = self.fit(tables, log, visible, split, layout, sizes)
         pipeline.save(folder / "pipeline")
         catalogue.save(folder / "catalogue")
         save_arrays(folder / "users", pipeline.users(tables.users))
         save_arrays(folder / "user_table", self._user_table(tables.users, users))
         save_arrays(folder / "videos", pipeline.videos(tables.videos, catalogue.vectors))
-        self._write_columns(folder / "columns", tables, log, visible, split, pipeline, layout, sizes)
+        duration_ms = np.asarray(catalogue.duration_ms)[log.video_rows]
+        targets = self.labels.targets(tables.impressions, duration_ms)
+        self._write_columns(folder / "columns", tables, log, visible, split, pipeline, layout, sizes, targets)
         report = self._report(log, split, pipeline, sizes)
+        report["labels"] = self.labels.rates(targets, watch_ratio(tables.impressions, duration_ms), split)
         self._write_state(folder / "state", layout, log, report["as_of_ms"], sizes)
         (folder / "report.json").write_text(json.dumps(report, indent=1))
         return report
@@ -120,7 +126,8 @@ class FeatureBuilder:
         regions = users["region"].cast(pl.String).fill_null("") if "region" in users.columns else pl.Series([""] * len(users))
         return {"user_ids": ids.ids, "regions": np.array(regions.to_list(), dtype=np.str_)}
 
-    def _fit(self, tables, log, visible, split, layout, sizes) -> FeaturePipeline:
+    def fit(self, tables, log, visible, split, layout, sizes) -> FeaturePipeline:
+        """Vocabularies, means and rates of the training rows, as their requests saw the log."""
         train = np.flatnonzero(split == 0)
         chosen = np.zeros(len(split), bool)
         chosen[train[:: max(1, len(train) // FIT_ROWS)]] = True
@@ -152,15 +159,22 @@ class FeatureBuilder:
                 yield part, reads
                 progress.update(len(part))
 
-    def _write_columns(self, folder, tables, log, visible, split, pipeline, layout, sizes) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+    def inputs(
+        self, tables, log, visible, pipeline, layout, sizes, what="transform"
+    ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        """Chunks of impression numbers and their as-of input blocks, in the order in which the log is replayed."""
         context = context_of(tables.impressions, self.schema)
         upload_ms = raw(tables.videos["upload_ms"], "numerical")
-        out: dict[str, np.memmap] = {}
-        for part, reads in self._replayed(layout, sizes, log, visible, "transform"):
+        for part, reads in self._replayed(layout, sizes, log, visible, what):
             as_of = log.time_ms[part]
             blocks = pipeline.query({name: values[part] for name, values in context.items()}, as_of, reads)
             blocks["candidate_values"] = pipeline.candidates(upload_ms[log.video_rows[part]], as_of, reads.candidate)
+            yield part, blocks
+
+    def _write_columns(self, folder, tables, log, visible, split, pipeline, layout, sizes, targets) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        out: dict[str, np.memmap] = {}
+        for part, blocks in self.inputs(tables, log, visible, pipeline, layout, sizes):
             for name, values in blocks.items():
                 if name not in out:
                     out[name] = open_memmap(folder / f"{name}.npy", "w+", values.dtype, (len(split), *values.shape[1:]))
@@ -174,7 +188,7 @@ class FeatureBuilder:
                 "video_rows": log.video_rows,
                 "time_ms": log.time_ms,
                 "split": split.astype(np.int8),
-                "targets": targets(tables.impressions),
+                "targets": targets,
             },
         )
 

@@ -293,7 +293,8 @@ class FeaturePipeline:
         itself)."""
         folder = Path(folder)
         if not (folder / "pipeline.json").exists():
-            raise FileNotFoundError(f"{folder} holds no feature pipeline; run `dvc repro features` (other data: `python -m watchnext.lifecycle pipeline data=NAME`)")
+            repair = "`dvc repro features` (other data: `python -m watchnext.lifecycle pipeline data=NAME`)"
+            raise FileNotFoundError(f"{folder} holds no feature pipeline; run {repair}")
         meta = json.loads((folder / "pipeline.json").read_text())
         schema = FeatureSchema.load(folder / "schema.json")
         schema.require(meta["fingerprint"], artefact=str(folder), repair="dvc repro features")

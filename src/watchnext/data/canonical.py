@@ -1,0 +1,165 @@
+"""Logs that are already in the three tables, as Parquet or CSV, a file or a folder of partitions each."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from watchnext.data.columns import expected_columns
+from watchnext.data.delimited import parsed, whole_numbers
+from watchnext.data.loaders import REJECTED, Loaded
+from watchnext.data.tables import TABLES, DataError, Id, Tables
+from watchnext.schema import FeatureSchema
+
+SUFFIXES = (".parquet", ".csv")
+NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"  # Hive's null
+
+
+@dataclass(frozen=True)
+class Source:
+    """One table as read: `frame` of all rows, `heights` of them from each of `files` in turn; `refused` as in REJECTED, the
+    values (null in `frame`) that could not be read as their type."""
+
+    frame: pl.DataFrame
+    files: tuple[Path, ...]
+    heights: tuple[int, ...]
+    refused: pl.DataFrame
+
+    @property
+    def kept(self) -> pl.Series:
+        """Numbers of the rows all of whose values could be read."""
+        every = pl.int_range(len(self.frame), dtype=pl.Int64, eager=True)
+        return every.filter(~every.is_in(self.refused["row"].unique().implode()))
+
+    def rows(self) -> pl.DataFrame:
+        return self.frame[self.kept] if len(self.refused) else self.frame
+
+    def place(self, row: int) -> tuple[Path, int]:
+        """The file of a row of `frame`, and its number within that file."""
+        for file, height in zip(self.files, self.heights, strict=True):
+            if row < height:
+                return file, row
+            row -= height
+        raise IndexError(f"there are only {len(self.frame)} rows")
+
+
+class CanonicalTables:
+    """`impressions`, `users` and `videos` in `root`: `<table>.parquet`, `<table>.csv`, or a folder `<table>/` of either, whose
+    files are read in the order of their paths. A folder `key=value` below it (Hive) gives the column `key`, and `date=...`
+    the column `day`, where that is a column of the table and the file lacks it.
+
+    features  the YAML file of the feature schema, which a CSV needs: it says which raw feature is a number
+    repair    the command named where a file is missing or broken
+    """
+
+    def __init__(self, *, root: str, features: str | None = None, repair: str = "git checkout -- data"):
+        self.root = Path(root)
+        self.schema = FeatureSchema.load(Path(features)) if features else FeatureSchema.from_mapping({})
+        self.repair = repair
+
+    def read(self) -> Loaded:
+        """Raises DataError naming all that is missing or truncated, and the command `repair`."""
+        sources = sources_of(self.root, self.schema, repair=self.repair)
+        rejected = pl.concat([pl.DataFrame(schema=REJECTED), *(source.refused for source in sources.values())])
+        return Loaded(Tables(**{name: source.rows() for name, source in sources.items()}), rejected)
+
+
+def sources_of(root: Path, schema: FeatureSchema, *, repair: str) -> dict[str, Source]:
+    """All three tables. Raises DataError naming every one that cannot be read."""
+    sources, wrong = {}, []
+    for table in TABLES:
+        try:
+            sources[table] = _untyped(root, table, schema, repair)
+        except DataError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise DataError("\n".join(wrong))
+    number_ids = _number_ids(sources)
+    return {table: _typed(root, table, source, schema, number_ids) for table, source in sources.items()}
+
+
+def _number_ids(sources: Mapping[str, Source]) -> list[str]:
+    """Ids that are numbers wherever they occur as text."""
+    names = {name for columns in TABLES.values() for name, column in columns.items() if column.types == Id}
+    texts = {name: [s.frame[name] for s in sources.values() if s.frame.schema.get(name) == pl.String] for name in names}
+    return [name for name, columns in texts.items() if whole_numbers(columns)]
+
+
+def _typed(root: Path, table: str, source: Source, schema: FeatureSchema, number_ids: list[str]) -> Source:
+    """A CSV's strings, or the partitions' names, as what they are of."""
+    expected = expected_columns(table, schema)
+    if source.files[0].suffix != ".csv":
+        given = {key for file in source.files for key in _partition(file.relative_to(root))}
+        expected = {name: one for name, one in expected.items() if name in given}
+    frame, refused = parsed(table, source.frame, expected, number_ids)
+    return Source(frame, source.files, source.heights, refused)
+
+
+def _untyped(root: Path, table: str, schema: FeatureSchema, repair: str) -> Source:
+    files = _files(root, table, repair)
+    known = expected_columns(table, schema)
+    frames = [_with_partition(_read(file, repair), file.relative_to(root), set(known)) for file in files]
+    _same_types(files, frames)
+    frame = pl.concat(frames, how="diagonal_relaxed")
+    return Source(frame, files, tuple(map(len, frames)), pl.DataFrame(schema=REJECTED))
+
+
+def _files(root: Path, table: str, repair: str) -> tuple[Path, ...]:
+    """One file, or those of the folder: of one kind, nothing hidden."""
+    found = [path for path in (root / f"{table}.parquet", root / f"{table}.csv", root / table) if path.exists()]
+    if not found:
+        raise DataError(
+            f"{root / table}.parquet is missing; run `{repair}`. A file {table}.csv or a folder {table}/ of either would do too"
+        )
+    if len(found) > 1:
+        raise DataError(f"{' and '.join(map(str, found))} are both there, expected one of them; remove the other")
+    if found[0].is_file():
+        return (found[0],)
+    within = [path.relative_to(found[0]) for path in found[0].rglob("*") if path.suffix in SUFFIXES]
+    files = sorted(found[0] / path for path in within if not any(part.startswith((".", "_")) for part in path.parts))
+    if len({file.suffix for file in files}) != 1:
+        raise DataError(f"{found[0]}/ holds {len(files)} files, expected at least one, all .parquet or all .csv")
+    return tuple(files)
+
+
+def _read(file: Path, repair: str) -> pl.DataFrame:
+    """One file as it is; a CSV as strings."""
+    try:
+        if file.suffix == ".csv":
+            return pl.read_csv(file, infer_schema=False)
+        return pl.read_parquet(file, hive_partitioning=False)
+    except pl.exceptions.NoDataError as error:
+        raise DataError(f"{file} is empty, expected a header line; run `{repair}`") from error
+    except (pl.exceptions.PolarsError, OSError) as error:
+        kind = "CSV" if file.suffix == ".csv" else "Parquet"
+        what = str(error).partition("\n")[0]
+        raise DataError(f"{file} cannot be read as {kind} ({what}); it may be truncated: run `{repair}`") from error
+
+
+def _partition(file: Path) -> dict[str, str]:
+    """Column > value, of the folders named `key=value` in a path below the root."""
+    pairs = [folder.name.split("=", 1) for folder in file.parents if "=" in folder.name]
+    return {"day" if key == "date" else key: value for key, value in pairs}
+
+
+def _with_partition(frame: pl.DataFrame, file: Path, known: set[str]) -> pl.DataFrame:
+    given = {key: value for key, value in _partition(file).items() if key in known and key not in frame.columns}
+    return frame.with_columns(
+        pl.lit(None if value == NO_PARTITION else value, dtype=pl.String).alias(key) for key, value in given.items()
+    )
+
+
+def _same_types(files: tuple[Path, ...], frames: list[pl.DataFrame]) -> None:
+    """Raises DataError naming every column that changes its type from one file to another."""
+    first: dict[str, tuple[pl.DataType, Path]] = {}
+    wrong = []
+    for file, frame in zip(files, frames, strict=True):
+        for name, kind in frame.schema.items():
+            if kind == pl.Null:  # without a value a column has no type yet
+                continue
+            other, there = first.setdefault(name, (kind, file))
+            if kind != other:
+                wrong.append(f"{file}: {name} is of type {kind}, but {other} in {there}; write both alike")
+    if wrong:
+        raise DataError("\n".join(wrong))

@@ -1,0 +1,134 @@
+"""Which columns each table has: the structure of `tables.py` and the raw features of the schema, together.
+
+`sound_columns` is what every log goes through before its rows are looked at; what it finds is of whole columns.
+"""
+
+import difflib
+from dataclasses import dataclass
+
+import polars as pl
+
+from watchnext.data.tables import OUTCOMES, TABLES, Column, Tables
+from watchnext.schema import Feature, FeatureSchema
+
+ENTITY = {"impressions": "context", "users": "user", "videos": "video"}
+INTEGERS = (pl.Int64, pl.Int32, pl.Int16, pl.Int8, pl.UInt64, pl.UInt32, pl.UInt16, pl.UInt8)
+FLOATS = (pl.Float32, pl.Float64)
+TYPES = {
+    "categorical": (pl.String, pl.Boolean, *INTEGERS),
+    "numerical": (*FLOATS, *INTEGERS, pl.Boolean),
+    "sequence": (pl.List(pl.String), *(pl.List(kind) for kind in INTEGERS)),
+    "vector": (pl.List(pl.Float32),),
+}
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a column must be: structure, a raw feature, or both."""
+
+    name: str
+    column: Column | None
+    feature: Feature | None
+
+    @property
+    def types(self) -> tuple:
+        """Any of these; the first stands in for a column that may lack and does."""
+        return self.column.types if self.column else TYPES[self.feature.kind]
+
+    @property
+    def nullable(self) -> bool:
+        return (self.column is None or self.column.nullable) and (self.feature is None or self.feature.nullable)
+
+    @property
+    def may_lack(self) -> bool:
+        return self.nullable or self.name in OUTCOMES
+
+    @property
+    def lows(self) -> set[float]:
+        """What a value may not be below; inclusive."""
+        return {self.column and self.column.minimum, self.feature and self.feature.bounds[0]} - {None}
+
+    @property
+    def highs(self) -> set[float]:
+        return {self.column and self.column.maximum, self.feature and self.feature.bounds[1]} - {None}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that no row can answer for. kind: missing, unknown or mistyped."""
+
+    kind: str
+    table: str
+    column: str
+    message: str
+
+
+def expected_columns(table: str, schema: FeatureSchema) -> dict[str, Expected]:
+    """Every column of a table, structure first. A user's `history` is folded from the impressions and is none."""
+    features = {f.name: f for f in schema.columns(ENTITY[table]) if (f.entity, f.kind) != ("user", "sequence")}
+    names = dict.fromkeys([*TABLES[table], *features])
+    return {name: Expected(name, TABLES[table].get(name), features.get(name)) for name in names}
+
+
+def sound_columns(tables: Tables, schema: FeatureSchema) -> tuple[dict[str, pl.DataFrame], list[Fault], dict[str, int]]:
+    """Table > its sound columns, named, typed and in order, absent ones that may lack null, outcomes without null; all faults
+    of the others; and how many values of "table.column" a stand-in took the place of."""
+    faults: list[Fault] = []
+    filled: dict[str, int] = {}
+    frames = {name: _completed(name, getattr(tables, name), schema, faults, filled) for name in TABLES}
+    for key, table in (("user_id", "users"), ("video_id", "videos")):
+        logged, listed = frames["impressions"].schema.get(key), frames[table].schema.get(key)
+        if logged and listed and logged != listed:
+            message = f"{key} is {logged} in impressions and {listed} in {table}; expected one kind of id a data set"
+            faults.append(Fault("mistyped", "impressions", key, message))
+            frames["impressions"] = frames["impressions"].drop(key)
+    return frames, faults, filled
+
+
+def _completed(
+    table: str, frame: pl.DataFrame, schema: FeatureSchema, faults: list[Fault], filled: dict[str, int]
+) -> pl.DataFrame:
+    expected = expected_columns(table, schema)
+    found = [_unknown(table, name, [*expected]) for name in frame.columns if name not in expected]
+    absent = []
+    for one in expected.values():
+        if fault := _fault(table, frame, one):
+            found.append(fault)
+        elif frame.schema.get(one.name, pl.Null) == pl.Null:
+            filled[f"{table}.{one.name}"] = frame.height
+            absent.append(pl.lit(None, dtype=one.types[0]).alias(one.name))
+    faults += found
+    at_fault = {fault.column for fault in found}
+    frame = frame.with_columns(absent).select(name for name in expected if name not in at_fault)
+    return _outcomes_filled(frame, filled) if table == "impressions" else frame
+
+
+def _outcomes_filled(impressions: pl.DataFrame, filled: dict[str, int]) -> pl.DataFrame:
+    outcomes = [name for name in OUTCOMES if name in impressions.columns]
+    filled |= {f"impressions.{name}": nulls for name in outcomes if (nulls := impressions[name].null_count())}
+    return impressions.with_columns(pl.col(outcomes).fill_null(False))
+
+
+def _unknown(table: str, name: str, known: list[str]) -> Fault:
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    message = (
+        f"{table} has the unknown column {name!r}; {hint}Known: {', '.join(known)}. "
+        "A raw feature is one line in conf/features/<data>.yaml"
+    )
+    return Fault("unknown", table, name, message)
+
+
+def _fault(table: str, frame: pl.DataFrame, expected: Expected) -> Fault | None:
+    """A column of another type, or one that is not there and must be."""
+    name, kind = expected.name, frame.schema.get(expected.name, pl.Null)
+    if kind in expected.types or (kind == pl.Null and expected.may_lack):
+        return None
+    if kind != pl.Null:
+        wanted = " or ".join(str(kind) for kind in expected.types)
+        message = f"{table}.{name} is of type {kind}, expected {wanted}; mend the loader or the file"
+        return Fault("mistyped", table, name, message)
+    near = difflib.get_close_matches(name, frame.columns, 1)
+    hint = f"; the nearest it has is {near[0]!r}" if near else ""
+    message = f"{table} lacks the column {name!r}{hint}. It has: {', '.join(frame.columns)}"
+    return Fault("missing", table, name, message)

@@ -1,0 +1,312 @@
+"""The tripwire: each kind of leak is planted and found by name, and an honest world passes."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from watchnext import metrics
+from watchnext.data.tables import Tables
+from watchnext.features import __main__ as commands
+from watchnext.features import build
+from watchnext.features.batches import FeatureSet
+from watchnext.features.build import FeatureBuilder
+from watchnext.features.intervention import other_outcomes, scrambled
+from watchnext.features.labels import Labels
+from watchnext.features.pipeline import FeaturePipeline
+from watchnext.features.single import areas, standard_error, target_rates
+from watchnext.features.tripwire import Tripwire
+from watchnext.schema import FeatureSchema
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+DEFAULT = yaml.safe_load((CONF / "tripwire" / "default.yaml").read_text())
+
+
+def builder_of(schema: FeatureSchema, regime: str = "streaming") -> FeatureBuilder:
+    return FeatureBuilder(schema=schema, labels=Labels(), utc_offset_h=0, regime=regime, min_count=2, data_hash="tiny")
+
+
+def built(schema, tables: Tables, split, folder: Path, regime: str = "streaming") -> FeatureSet:
+    builder_of(schema, regime).build(tables, split, folder)
+    return FeatureSet.load(folder)
+
+
+def checked(features: FeatureSet, tables: Tables, regime: str = "streaming", **settings) -> tuple[dict, list]:
+    builder = builder_of(features.pipeline.schema, regime)
+    return Tripwire(**{**DEFAULT, **settings}).check(tables, features, builder)
+
+
+def with_feature(schema: FeatureSchema, name: str, **declared) -> FeatureSchema:
+    mapping = schema.to_mapping()
+    mapping["features"][name] = declared
+    return FeatureSchema.from_mapping(mapping)
+
+
+def with_impressions(tables: Tables, frame: pl.DataFrame) -> Tables:
+    return Tables(frame, tables.users, tables.videos)
+
+
+# ---- honest ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("regime", ["streaming", "daily", "frozen"])
+def test_an_honest_world_passes(regime, world_schema, world_tables, world_split, tmp_path):
+    features = built(world_schema, world_tables, world_split, tmp_path, regime)
+    report, leaks = checked(features, world_tables, regime)
+    assert [str(leak) for leak in leaks] == report["leaks"] == []
+    checks = report["checks"]
+    assert checks["own_or_later_outcome"]["rebuilt"] == len(world_split)
+    assert checks["fitted"]["left_out"] == (world_split > 0).sum()
+    assert checks["history"]["entries"] > checks["history"]["requests"] > 100
+    assert all(0.5 <= best["auc"] < 0.8 for best in checks["single_feature"]["highest"].values())
+
+
+def test_of_a_longer_log_every_kth_viewer_is_rebuilt(world_tables, world_split, world_features):
+    report, leaks = checked(world_features, world_tables, rows=len(world_split) // 3)
+    assert not leaks
+    assert 0.1 < report["checks"]["own_or_later_outcome"]["rebuilt"] / len(world_split) < 0.5
+    assert report == checked(world_features, world_tables, rows=len(world_split) // 3)[0]
+
+
+def test_features_of_other_tables_are_refused(world_tables, world_features):
+    with pytest.raises(ValueError, match="was not built from these tables; run `dvc repro features`"):
+        checked(world_features, with_impressions(world_tables, world_tables.impressions[:-1]))
+
+
+# ---- a feature that alone predicts a label ---------------------------------------------------------------------------
+
+
+def one_video_each(tables: Tables) -> Tables:
+    """Every impression shows a video of its own, whose raw columns know what came of it."""
+    frame = tables.impressions
+    videos = tables.videos.join(frame.select("video_id"), on="video_id", how="right", maintain_order="right").with_columns(
+        video_id=pl.format("v{}", pl.int_range(pl.len())),
+        quality=frame["long_view"].cast(pl.Float64) * -3.0 + 1.0,
+        verdict=pl.when(frame["like"]).then(pl.lit("liked")).otherwise(pl.lit("not")),
+    )
+    return Tables(frame.with_columns(video_id=videos["video_id"]), tables.users, videos)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "target"), [("quality", "numerical", "long_view"), ("verdict", "categorical", "like")]
+)
+def test_a_label_copied_into_a_video_column(name, kind, target, world_schema, world_tables, world_split, tmp_path):
+    tables = one_video_each(world_tables)
+    schema = with_feature(world_schema, name, kind=kind, entity="video")
+    _, leaks = checked(built(schema, tables, world_split, tmp_path), tables, min_positives=10)
+    assert {leak.check for leak in leaks} == {"single feature"}
+    assert f"leak (single feature): {name} alone predicts {target}, AUC: 1, allowed is 0.85; take it out" in str(leaks[0])
+
+
+def test_a_copied_label_in_the_context(world_schema, world_tables, world_split, tmp_path):
+    tables = with_impressions(world_tables, world_tables.impressions.with_columns(opened=pl.col("click").cast(pl.Float64)))
+    schema = with_feature(world_schema, "opened", kind="numerical", entity="context")
+    _, leaks = checked(built(schema, tables, world_split, tmp_path), tables)
+    assert "opened alone predicts click" in " ".join(map(str, leaks))
+
+
+def test_a_target_that_is_too_rare_is_named_and_not_judged(world_schema, world_tables, world_split, tmp_path):
+    likes = np.flatnonzero(world_tables.impressions["like"].to_numpy() & (world_split < 2))[::3][:16]
+    frame = world_tables.impressions.with_columns(like=pl.Series(np.isin(np.arange(len(world_split)), likes)))
+    tables = with_impressions(world_tables, frame.with_columns(opened=pl.col("like").cast(pl.Float64)))
+    schema = with_feature(world_schema, "opened", kind="numerical", entity="context")
+    features = built(schema, tables, world_split, tmp_path)
+    report, leaks = checked(features, tables, min_positives=17)
+    assert (report["checks"]["single_feature"]["too_rare_to_judge"], leaks) == (["like"], [])
+    assert [leak.feature for leak in checked(features, tables, min_positives=16)[1]] == ["opened alone predicts like, AUC"]
+
+
+def test_areas_are_the_metric_and_errors_those_of_the_paper():
+    random = np.random.default_rng(0)
+    scores, labels = random.integers(0, 9, 200), random.random((200, 3)) < 0.3
+    np.testing.assert_allclose(areas(scores, labels), [metrics.auc(labels[:, i], scores) for i in range(3)])
+    assert np.isnan(areas(scores, np.ones((200, 1)))).all()
+    # Hanley & McNeil (1982), the worked example: area .893 of 51 abnormal and 58 normal images has the error .032.
+    np.testing.assert_allclose(standard_error(np.array([0.893]), np.array([51]), np.array([58])), 0.032, atol=1e-3)
+    assert standard_error(np.array([1.0]), np.array([4]), np.array([9])) == 0
+
+
+def test_a_row_has_no_part_in_the_target_rate_of_its_code():
+    codes, labels = np.array([0, 0, 1, 0, 0, 1]), np.array([[1.0, 0, 0, 1, 1, 0]]).T
+    rates = target_rates(codes, labels)[:, 0]
+    # Even rows see the odd ones: code 0 was 0 and 1, code 1 was 0, the mean is 1/3. Odd rows: 1 and 1, 0, and 2/3.
+    even, odd = ((1 + 4 / 3) / 6, (4 / 3) / 5), ((2 + 8 / 3) / 6, (8 / 3) / 5)
+    np.testing.assert_allclose(rates, [even[0], odd[0], even[1], odd[0], even[0], odd[1]])
+
+
+# ---- its own outcome or a later one ----------------------------------------------------------------------------------
+
+
+def reads_at_once(visible_until):
+    """Reads with `<=` what must be known strictly before."""
+    return lambda *args: np.nextafter(visible_until(*args), np.inf)
+
+
+def believes_the_past(log_of):
+    """Takes outcomes for known a second before their request."""
+
+    def planted(*args):
+        log = log_of(*args)
+        return log._replace(known_at=log.time_ms - 1_000)
+
+    return planted
+
+
+def believes_every_clock(log_of):
+    """Takes a received time for true even where it lies before the request."""
+
+    def planted(tables, *args):
+        received = tables.impressions["received_ms"].cast(pl.Float64).fill_null(np.nan).to_numpy()
+        log = log_of(tables, *args)
+        return log._replace(known_at=np.where(np.isnan(received), log.known_at, received))
+
+    return planted
+
+
+@pytest.mark.parametrize(
+    ("where", "plant"),
+    [("visible_until", reads_at_once), ("log_of", believes_the_past), ("log_of", believes_every_clock)],
+)
+def test_a_fold_that_reads_an_outcome_too_early(where, plant, monkeypatch, world_schema, world_tables, world_split, tmp_path):
+    frame = world_tables.impressions.with_columns(received_ms=pl.lit(None, pl.Int64))  # none shows it by itself
+    tables = with_impressions(world_tables, frame)
+    monkeypatch.setattr(build, where, plant(getattr(build, where)))
+    _, leaks = checked(built(world_schema, tables, world_split, tmp_path), tables)
+    found = {leak.feature.partition(",")[0] for leak in leaks if leak.check == "own or later outcome"}
+    assert {"user click 1h", "history"} <= found
+    assert all("strictly before the request" in str(leak) for leak in leaks if leak.check == "own or later outcome")
+    assert ("future in history" in {leak.check for leak in leaks}) == (plant is believes_the_past)
+
+
+@pytest.mark.parametrize("regime", ["streaming", "daily", "frozen"])
+def test_an_outcome_declared_as_context(regime, world_schema, world_tables, world_split, tmp_path):
+    schema = with_feature(world_schema, "share", kind="categorical", entity="context")
+    _, leaks = checked(built(schema, world_tables, world_split, tmp_path, regime), world_tables, regime)
+    own = [leak for leak in leaks if leak.check == "own or later outcome"]
+    assert [leak.feature for leak in own] == ["share, rows that change with outcomes of their own or later impressions"]
+    assert own[0].figure >= 1
+
+
+def test_turned_over_is_another_outcome_everywhere(world_tables):
+    frame, rows = world_tables.impressions, np.arange(len(world_tables.impressions)) % 2 == 0
+    for early in (False, True):
+        changed = other_outcomes(frame, rows, early=early)
+        assert (changed["click"] != frame["click"]).to_list() == rows.tolist()
+        assert (changed["watch_ms"] > frame["watch_ms"]).to_list() == rows.tolist()
+        before = (changed["received_ms"] < changed["time_ms"]).fill_null(False).to_numpy()
+        assert before.tolist() == (rows & early).tolist()
+
+
+def test_columns_that_the_log_does_not_give(world_schema, world_tables, world_split, tmp_path):
+    features = built(world_schema, world_tables, world_split, tmp_path)
+    values = np.array(features.columns["candidate_values"])
+    values[5, 3] += 0.01
+    features = replace(features, columns={**features.columns, "candidate_values": values})
+    _, leaks = checked(features, world_tables)
+    name = features.pipeline.value_names("candidate_values")[3]
+    assert [(leak.check, leak.feature, leak.figure) for leak in leaks] == [
+        ("stored columns", f"{name}, rows that the log does not give", 1)
+    ]
+
+
+# ---- fitted on test days ---------------------------------------------------------------------------------------------
+
+
+def test_statistics_of_all_rows(monkeypatch, world_schema, world_tables, world_split, tmp_path):
+    honest = FeatureBuilder.fit
+
+    def of_all_rows(self, tables, log, visible, split, layout, sizes):
+        return honest(self, tables, log, visible, np.zeros_like(split), layout, sizes)
+
+    monkeypatch.setattr(FeatureBuilder, "fit", of_all_rows)
+    _, leaks = checked(built(world_schema, world_tables, world_split, tmp_path), world_tables)
+    assert {leak.check for leak in leaks} == {"fitted on test days"}
+    assert {"rate.user", "scale.query_values"} <= {leak.feature.partition(",")[0] for leak in leaks}
+    assert f"held-out impressions that it depends on: {(world_split > 0).sum()}, allowed is 0" in str(leaks[0])
+
+
+def test_a_vocabulary_of_the_whole_catalogue(monkeypatch, world_schema, world_tables, world_split, tmp_path):
+    """Nothing in the log changes it; only other raw values of what was never shown in training do."""
+    videos = world_tables.videos.with_columns(
+        tags=pl.when(pl.int_range(pl.len()) == 0).then(pl.lit(["unheard"])).otherwise(pl.col("tags"))
+    )
+    kept = (world_tables.impressions["video_id"] != videos["video_id"][0]).to_numpy() | (world_split > 0)
+    tables, split = Tables(world_tables.impressions.filter(pl.Series(kept)), world_tables.users, videos), world_split[kept]
+    honest = FeaturePipeline.fit.__func__
+
+    def fit(cls, *, videos, **rest):
+        pipeline = honest(cls, videos=videos, **rest)
+        pipeline.fitted["vocabulary.tags"] = np.unique(videos["tags"].explode().drop_nulls().to_numpy().astype(np.str_))
+        return pipeline
+
+    assert not checked(built(world_schema, tables, split, tmp_path / "honest"), tables)[1]
+    monkeypatch.setattr(FeaturePipeline, "fit", classmethod(fit))
+    _, leaks = checked(built(world_schema, tables, split, tmp_path / "planted"), tables)
+    assert [leak.feature.partition(",")[0] for leak in leaks] == ["vocabulary.tags"]
+
+
+def test_stored_statistics_that_training_days_do_not_give(world_schema, world_tables, world_split, tmp_path):
+    features = built(world_schema, world_tables, world_split, tmp_path)
+    features.pipeline.fitted["rate.video"] = features.pipeline.fitted["rate.video"] * 1.001
+    found = [str(leak) for leak in checked(features, world_tables)[1] if leak.check == "fitted on test days"]
+    assert len(found) == 1
+    assert "rate.video as stored" in found[0]
+
+
+def test_scrambled_changes_the_asked_rows_and_no_other():
+    frame = pl.DataFrame({"a": [1, 2], "b": [0.5, 1.0], "c": ["x", "y"], "d": [True, False], "e": [["t"], ["u", "v"]]})
+    found = scrambled(frame, np.array([False, True]))
+    assert found.rows() == [(1, 0.5, "x", True, ["t"]), (3, 4.0, "y~", True, ["u~", "v~"])]
+    assert found.schema == frame.schema
+
+
+# ---- history and duplicates ------------------------------------------------------------------------------------------
+
+
+def test_a_history_with_a_future_watch(world_schema, world_tables, world_split, tmp_path):
+    features = built(world_schema, world_tables, world_split, tmp_path)
+    rows, users = np.array(features.columns["history_rows"]), np.asarray(features.columns["user_rows"])
+    first = np.flatnonzero(world_split == 2)[0]
+    rows[first] = np.roll(rows[first], 1)
+    rows[first, 0] = features.columns["video_rows"][np.flatnonzero(users == users[first])[-1]]
+    features = replace(features, columns={**features.columns, "history_rows": rows})
+    found = {leak.check: leak for leak in checked(features, world_tables)[1]}
+    assert set(found) == {"future in history", "stored columns"}
+    assert f"first is impression {first}: 1, allowed is 0" in str(found["future in history"])
+
+
+def test_the_same_event_and_the_same_request_in_two_splits(world_schema, world_tables, world_split, tmp_path):
+    row = int(np.flatnonzero(world_split == 0)[100])
+    order = np.insert(np.arange(len(world_split)), row, row)
+    split = world_split[order].copy()
+    split[row] = 2
+    tables = with_impressions(world_tables, world_tables.impressions[order])
+    _, leaks = checked(built(world_schema, tables, split, tmp_path), tables)
+    assert [(leak.check, leak.figure) for leak in leaks] == [("duplicate", 1), ("duplicate", 1)]
+    assert f"user_id={tables.impressions['user_id'][row]}" in str(leaks[0])
+    assert f"first is request_id={tables.impressions['request_id'][row]}: 1, allowed is 0" in str(leaks[1])
+
+
+# ---- the command -----------------------------------------------------------------------------------------------------
+
+
+def test_the_command_writes_its_figures_and_exits_1_for_a_leak(world_schema, world_tables, world_split, tmp_path, capsys):
+    world_tables.write(tmp_path / "tables")
+    (tmp_path / "tables" / "report.json").write_text(json.dumps({"hash": "tiny"}))
+    built(world_schema, world_tables, world_split, tmp_path / "features")
+    labels = yaml.safe_load((CONF / "labels" / "default.yaml").read_text())
+    data = {"outputs": str(tmp_path), "utc_offset_h": 0}
+    config = OmegaConf.create({"data": data, "labels": labels, "min_count": 2, "tripwire": DEFAULT})
+    assert commands.tripwire(config) == 0
+    assert json.loads((tmp_path / "metrics" / "tripwire.json").read_text())["leaks"] == []
+    assert "no leaks" in capsys.readouterr().out
+    config.tripwire.ceiling = 0.52
+    assert commands.tripwire(config) == 1
+    written = json.loads((tmp_path / "metrics" / "tripwire.json").read_text())["leaks"]
+    assert written[0] in capsys.readouterr().err
+    assert "allowed is 0.52" in written[0]
