@@ -30,6 +30,8 @@ os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 EXPERIMENT = "watchnext"
 MODEL = "watchnext"
 REQUIRED_TAGS = ("data_hash", "schema_fingerprint")
+STORES = ("mlflow", "sqlalchemy")  # a signal waits until their code has returned,
+PUT_OFFS = 100  # for at most this many twentieths of a second
 TERMINATED = 128 + signal.SIGTERM  # the exit code of a terminated program, 143
 
 SQLITE = "sqlite:///"
@@ -145,6 +147,8 @@ class _Sigterm:
     def __init__(self) -> None:
         self.received = False
         self._held = True
+        self._put_off = 0
+        self._again: threading.Timer | None = None
         self._previous = None
 
     def __enter__(self) -> "_Sigterm":
@@ -154,11 +158,21 @@ class _Sigterm:
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
         self.received = True
-        if not self._held:
-            raise SystemExit(TERMINATED)
+        if self._held:
+            return
+        if self._put_off < PUT_OFFS and _inside(frame, STORES):
+            # An exception in the middle of a write can leave the database locked by this very process, and the run unended.
+            self._put_off += 1
+            self._again = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM))
+            self._again.start()
+            return
+        raise SystemExit(TERMINATED)
 
     def hold(self) -> None:
         self._held = True
+        if self._again is not None:
+            self._again.cancel()  # a signal sent after the block would find the default handler
+            self._again.join()
 
     def release(self) -> None:
         self._held = False
@@ -171,6 +185,15 @@ class _Sigterm:
         already = isinstance(error, SystemExit) and error.code == TERMINATED
         if not already and (self.received or _terminated(error)):
             raise SystemExit(TERMINATED) from error
+
+
+def _inside(frame: FrameType | None, packages: tuple[str, ...]) -> bool:
+    """Whether the code that was interrupted, or a caller of it, belongs to one of `packages`."""
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").partition(".")[0] in packages:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _terminated(error: BaseException | None) -> bool:
