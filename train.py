@@ -1,6 +1,5 @@
 """Train one model, tracked: `python train.py model=ranker trainer.max_epochs=1`. Every choice stands in conf/."""
 
-import json
 import sys
 import warnings
 from pathlib import Path
@@ -14,7 +13,7 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.loggers import MLFlowLogger
 
 from watchnext import tracking
-from watchnext.dispatch import composed, plain
+from watchnext.dispatch import composed, plain, write_report
 from watchnext.features.batches import FeatureSet
 from watchnext.nn.weights import written_aside
 from watchnext.schema import SchemaError
@@ -44,8 +43,7 @@ def fit(config: DictConfig, run: tracking.Run, features: FeatureSet, out: Path) 
 
 def write_metrics(path: Path, found: dict[str, float]) -> None:
     """Six digits: what lies behind them differs between processors."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({name: round(value, 6) for name, value in sorted(found.items())}, indent=1) + "\n")
+    write_report(path, {name: round(value, 6) for name, value in sorted(found.items())})
 
 
 @hydra.main(version_base=None, config_path="conf", config_name="config")

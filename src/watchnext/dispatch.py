@@ -1,6 +1,7 @@
 """The one door to Hydra behind `python -m watchnext.<stage> <command> key=value`."""
 
 import difflib
+import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-__all__ = ["composed", "dispatch", "instantiate", "plain"]
+__all__ = ["composed", "dispatch", "instantiate", "plain", "write_report"]
 
 Command = Callable[[DictConfig], int | None]
 
@@ -76,6 +77,12 @@ def usage(program: str, commands: Mapping[str, Command], leading: Mapping[str, s
         f"usage: python -m {program} COMMAND [key=value ...]\n\n{listed}\n\n"
         "key=value overrides conf/config.yaml, e.g. data=kuairand"
     )
+
+
+def write_report(path: Path, report: Mapping) -> None:
+    """A stage's figures as JSON, for DVC and for git: no clock in them, the same bytes for the same figures."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def dispatch(

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from watchnext import tracking
 from watchnext.data.tables import DataError, read_tables
-from watchnext.dispatch import dispatch, plain
+from watchnext.dispatch import dispatch, plain, write_report
 from watchnext.evaluation.replay import Replay, funnel_metrics, ranking_metrics, skew
 from watchnext.features.batches import FeatureSet
 from watchnext.features.build import REGIMES
@@ -89,9 +89,7 @@ def replay(config: DictConfig) -> None:
     }
     with tracking.start_run("evaluation", config=plain(config), tags=facts) as tracked:
         tracked.log_metrics(flat(report))
-    path = outputs / "metrics" / "evaluation.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(report, indent=1) + "\n")
+    write_report(outputs / "metrics" / "evaluation.json", report)
     print(table(report))
 
 

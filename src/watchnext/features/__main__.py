@@ -7,7 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from watchnext.data.tables import DataError, read_tables
-from watchnext.dispatch import dispatch, instantiate
+from watchnext.dispatch import dispatch, instantiate, write_report
 from watchnext.features.build import FeatureBuilder
 from watchnext.schema import FeatureSchema, SchemaError
 
@@ -49,8 +49,7 @@ def tripwire(config: DictConfig) -> int:
     builder = builder_of(config, features.pipeline.schema, features.report["regime"])
     report, leaks = Tripwire(**config.tripwire).check(tables, features, builder)
     path = outputs / "metrics" / "tripwire.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(report, indent=1) + "\n")
+    write_report(path, report)
     for target, highest in report["checks"]["single_feature"]["highest"].items():
         print(f"{target}: best alone is {highest['feature']}, AUC {highest['auc']} of at most {config.tripwire.ceiling}")
     for leak in leaks:

@@ -7,7 +7,7 @@ import polars as pl
 from omegaconf import DictConfig
 
 from watchnext import tracking
-from watchnext.dispatch import dispatch, plain
+from watchnext.dispatch import dispatch, plain, write_report
 from watchnext.features.batches import FeatureSet
 from watchnext.monitoring.drift import Drift, drift_report
 from watchnext.monitoring.reference import reference
@@ -76,9 +76,7 @@ def drift(config: DictConfig) -> int:
         run.log_file(folder / "drift.html")
         run.log_file(folder / "drift.json")
     if as_stage:
-        path = outputs / "metrics" / "drift.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(summary, indent=1) + "\n")
+        write_report(outputs / "metrics" / "drift.json", summary)
     print(
         f"drift: {found.verdict}; {len(drifted)} of {len(found.columns)} columns drifted"
         + "".join(f"\n  {name}" for name in drifted)

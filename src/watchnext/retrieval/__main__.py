@@ -1,12 +1,11 @@
 """`python -m watchnext.retrieval index`: video vectors > a searchable index."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 from omegaconf import DictConfig
 
-from watchnext.dispatch import dispatch
+from watchnext.dispatch import dispatch, write_report
 from watchnext.retrieval.index import VideoIndexError, build_guarded
 
 
@@ -28,9 +27,7 @@ def index(config: DictConfig) -> None:
         "dimension": built.dimension,
         f"recall@{options.k}": round(recall, 6),
     }
-    metrics = outputs / "metrics" / "index.json"
-    metrics.parent.mkdir(exist_ok=True)
-    metrics.write_text(json.dumps(report, indent=1) + "\n")
+    write_report(outputs / "metrics" / "index.json", report)
     print(f"{folder}: {report}")
 
 

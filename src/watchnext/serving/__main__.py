@@ -1,24 +1,18 @@
 """`python -m watchnext.serving build-store | recommendations`: what the server reads, made ahead of it."""
 
-import json
 import time
 from dataclasses import asdict
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-from watchnext.dispatch import dispatch
+from watchnext.dispatch import dispatch, write_report
 from watchnext.serving.batch import precompute
 from watchnext.serving.environment import StoreError
 from watchnext.serving.manifest import ReleaseError
 from watchnext.serving.recommender import Recommender
 from watchnext.serving.release import Release, current
 from watchnext.serving.store import Store, build_store
-
-
-def write(path: Path, report: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def store(config: DictConfig) -> None:
@@ -30,7 +24,9 @@ def store(config: DictConfig) -> None:
     except StoreError as error:
         print(f"{error}\nrebuilding {folder}")
         build_store(folder, release)
-    write(Path(config.data.outputs) / "store.json", {"state": release.state_fingerprint, "schema": release.manifest["schema"]})
+    write_report(
+        Path(config.data.outputs) / "store.json", {"state": release.state_fingerprint, "schema": release.manifest["schema"]}
+    )
     print(f"{folder}: fits {release.id}")
 
 
@@ -45,7 +41,7 @@ def recommendations(config: DictConfig) -> None:
         report = precompute(Recommender(release, opened), users, k=config.slate_size, as_of_ms=now_ms, store=opened)
     finally:
         opened.close()
-    write(Path(config.data.outputs) / "metrics" / "recommendations.json", {"release": release.id, **asdict(report)})
+    write_report(Path(config.data.outputs) / "metrics" / "recommendations.json", {"release": release.id, **asdict(report)})
     print(f"{release.id}: {report.slates:,} slates of {report.users:,} users")
 
 
