@@ -1,48 +1,68 @@
-"""The feature stage, Parquet in to training columns out: `python -m benchmarks.features --impressions 2000000`.
+"""The feature stage, Parquet in to training columns out: `python -m benchmarks.features --impressions 20000000`.
 
-A random log with a heavy tail; keys grow with its rows: a viewer every 40 impressions, a video every 100.
-Compilation is done before the clock starts. The last line is one JSON object; `peak_mb` is the process's highest resident size.
+A random log with a heavy tail, 14 days long and longer where a day would exceed 1.5 million impressions. Keys grow with its
+rows: a viewer every 40 impressions, a video every 100. A viewer comes for a session of a dozen impressions, in requests of six.
+Another process writes the log, and compilation is done before the clock starts. The last line is one JSON object; `peak_mb` is
+the process's highest resident size.
 """
 
 import argparse
 import json
+import multiprocessing
 import resource
 import time
+from datetime import date, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import polars as pl
+from numba import njit
 
+from watchnext.data.days import StoredTables, finish, write_day, write_table
 from watchnext.data.splits import TimeSplit
-from watchnext.data.tables import OUTCOMES, Tables, read_tables
+from watchnext.data.tables import OUTCOMES
 from watchnext.features.build import FeatureBuilder
+from watchnext.features.fold import Layout, fold_event
 from watchnext.features.labels import Labels
 from watchnext.schema import FeatureSchema
 
-START_MS, DAY_MS, DAYS = 1_700_006_400_000, 86_400_000, 14
+FIRST, DAY_MS = date(2025, 3, 10), 86_400_000
+DAYS, ROWS_A_DAY = 14, 1_500_000
+SESSION, REQUEST = 12, 6  # impressions of each
 
 
-def log_of(impressions: int, seed: int) -> Tables:
-    """Random tables of the simulated platform's layout."""
+def write_log(folder: Path, impressions: int, seed: int) -> None:
+    """Random tables of the simulated platform's layout, a day at a time."""
     random = np.random.default_rng(seed)
     users, videos = max(impressions // 40, 50), max(impressions // 100, 50)
-    time_ms = START_MS + np.sort(random.integers(0, DAYS * DAY_MS, impressions))
-    watch_ms = (random.exponential(15_000, impressions) * (random.random(impressions) > 0.1)).astype(np.int64)
+    folder.mkdir(parents=True)
+    write_table(users_of(users, random), folder / "users.parquet")
+    write_table(videos_of(videos, random), folder / "videos.parquet")
+    days = max(DAYS, -(-impressions // ROWS_A_DAY))
+    rows = np.diff(np.linspace(0, impressions, days + 1).astype(int))
+    finish(folder, [written(folder, FIRST + timedelta(days=i), rows[i], users, videos, random) for i in range(days)])
+
+
+def written(folder: Path, day: date, rows: int, users: int, videos: int, random: np.random.Generator):
+    """One day's impressions: sessions of viewers some of whom come often, a request every minute and a half."""
+    session = np.arange(rows) // SESSION
+    starts = random.integers(0, DAY_MS - 1_800_000, session[-1] + 1)
+    viewers = (users * random.random(session[-1] + 1) ** 2).astype(np.int64)
+    within = np.arange(rows) % SESSION
+    midnight = (day - date(1970, 1, 1)).days * DAY_MS
+    watch_ms = (random.exponential(15_000, rows) * (random.random(rows) > 0.1)).astype(np.int64)
     columns = {
-        "request_id": np.arange(impressions) // 8,
-        "user_id": (users * random.random(impressions) ** 2).astype(np.int64),
-        "video_id": (videos * random.random(impressions) ** 3).astype(np.int64),
-        "time_ms": time_ms,
+        "request_id": midnight + np.arange(rows) // REQUEST,
+        "user_id": viewers[session],
+        "video_id": (videos * random.random(rows) ** 3).astype(np.int64),
+        "time_ms": midnight + starts[session] + within // REQUEST * 90_000,
+        "position": (within % REQUEST).astype(np.int16),
         "watch_ms": watch_ms,
-        **{name: random.random(impressions) < 0.2 for name in OUTCOMES},
+        **{name: random.random(rows) < 0.2 for name in OUTCOMES},
     }
-    frame = pl.DataFrame(columns).with_columns(
-        day=pl.from_epoch("time_ms", time_unit="ms").dt.date(),
-        surface=pl.lit("home"),
-        received_ms=pl.lit(None, pl.Int64),
-    )
-    return Tables(frame, users_of(users, random), videos_of(videos, random))
+    frame = pl.DataFrame(columns).with_columns(day=pl.lit(day), surface=pl.lit("home"), received_ms=pl.lit(None, pl.Int64))
+    return write_day(folder, str(day), frame)
 
 
 def users_of(count: int, random: np.random.Generator) -> pl.DataFrame:
@@ -52,18 +72,21 @@ def users_of(count: int, random: np.random.Generator) -> pl.DataFrame:
 
 
 def videos_of(count: int, random: np.random.Generator) -> pl.DataFrame:
-    tags = random.integers(0, 40, (count, 2)).astype(str)
+    midnight = (FIRST - date(1970, 1, 1)).days * DAY_MS
+    tags = pl.DataFrame(random.integers(0, 40, (count, 2)), schema=["a", "b"]).select(
+        tags=pl.concat_list(pl.all().cast(pl.String))
+    )
+    vectors = pl.Series("vector", random.standard_normal((count, 16)).astype(np.float32)).arr.to_list()
     return pl.DataFrame(
         {
             "video_id": np.arange(count),
             "creator_id": random.integers(0, max(count // 10, 1), count),
-            "upload_ms": START_MS + random.integers(-10 * DAY_MS, DAYS * DAY_MS, count),
+            "upload_ms": midnight + random.integers(-10 * DAY_MS, DAYS * DAY_MS, count),
             "duration_ms": random.integers(5_000, 300_000, count),
-            "tags": tags.tolist(),
-            "vector": random.standard_normal((count, 16)).astype(np.float32).tolist(),
-        },
-        schema_overrides={"vector": pl.List(pl.Float32)},
+        }
     ).with_columns(
+        tags["tags"],
+        vectors,
         language=pl.lit("en"),
         regions=pl.lit(None, pl.List(pl.String)),
         safety=pl.lit(None, pl.String),
@@ -71,13 +94,33 @@ def videos_of(count: int, random: np.random.Generator) -> pl.DataFrame:
     )
 
 
-def build(folder: Path, out: Path, schema: FeatureSchema) -> None:
-    tables = read_tables(folder)
-    split = TimeSplit(valid_days=1, test_days=1).assign(tables.impressions["day"])
-    builder = FeatureBuilder(
-        schema=schema, labels=Labels(), utc_offset_h=0, regime="streaming", min_count=5, data_hash="benchmark"
-    )
-    builder.build(tables, split, out)
+def build(folder: Path, out: Path, schema: FeatureSchema) -> float:
+    """Seconds that it took."""
+    builder = FeatureBuilder(schema=schema, labels=Labels(), utc_offset_h=0, regime="streaming", min_count=5)
+    began = time.perf_counter()
+    builder.build(StoredTables.open(folder), TimeSplit(valid_days=1, test_days=1), out)
+    return time.perf_counter() - began
+
+
+@njit
+def updates(layout, viewers, items, video_rows, tags, amounts):
+    """Online counter updates, one event after another, each of a viewer, a video and its creator."""
+    for i in range(video_rows.size):
+        row = video_rows[i]
+        at, viewer = 1e12 + 1000.0 * i, viewers[i % viewers.shape[0]]
+        fold_event(layout, viewer, items[row], items[row % 100], i % 2, at, row, row % 100, tags[row], amounts, 5000.0, 3.0)
+
+
+def update_us(schema: FeatureSchema, events: int = 200_000) -> float:
+    """Microseconds of compute that one event takes in the fold, over more records than a cache holds, four tags a video."""
+    layout, random = Layout.of(schema.state), np.random.default_rng(0)
+    viewers, items = np.zeros((20_000, layout.viewer)), np.zeros((100_000, layout.item))
+    tags = random.integers(0, 40, (len(items), 4)).astype(np.int32)
+    arguments = random.integers(0, len(items), events), tags, np.ones(len(schema.state.counts))
+    updates(layout, viewers, items, *arguments)
+    began = time.perf_counter()
+    updates(layout, viewers, items, *arguments)
+    return 1e6 * (time.perf_counter() - began) / events
 
 
 def main() -> None:
@@ -88,18 +131,24 @@ def main() -> None:
     schema = FeatureSchema.load(Path("conf/features/world.yaml"))
     with TemporaryDirectory(prefix="watchnext-benchmark-", dir=".") as folder:
         work = Path(folder)
-        log_of(2_000, options.seed).write(work / "small")
+        for name, impressions in (("small", 5_000), ("log", options.impressions)):
+            writer = multiprocessing.get_context("spawn").Process(
+                target=write_log, args=(work / name, impressions, options.seed)
+            )
+            writer.start()
+            writer.join()
         build(work / "small", work / "warm", schema)
-        log_of(options.impressions, options.seed).write(work / "log")
-        began = time.perf_counter()
-        build(work / "log", work / "out", schema)
-        seconds = time.perf_counter() - began
-        written = sum(path.stat().st_size for path in (work / "out" / "columns").iterdir())
+        seconds = build(work / "log", work / "out", schema)
+        parts = [path for part in ("columns", "watches") for path in (work / "out" / part).iterdir()]
+        written_bytes = sum(path.stat().st_size for path in parts)
     found = {
         "impressions": options.impressions,
         "impressions_per_s": round(options.impressions / seconds),
         "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-        "column_bytes_per_impression": round(written / options.impressions),
+        "ns_per_impression": round(1e9 * seconds / options.impressions),
+        "column_bytes_per_impression": round(written_bytes / options.impressions),
+        "update_us": round(update_us(schema), 2),
+        "viewer_state_bytes": 8 * Layout.of(schema.state).viewer,
     }
     print(json.dumps(found))
 

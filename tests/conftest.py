@@ -11,6 +11,23 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 
 
 @pytest.fixture(scope="session")
+def feature_stage():
+    """Tables through the feature stage: (schema, tables, split, folder) > what it wrote, in `folder`/features."""
+    from watchnext.data.days import StoredTables, write_tables
+    from watchnext.features.batches import FeatureSet
+    from watchnext.features.build import FeatureBuilder
+    from watchnext.features.labels import Labels
+
+    def through(schema, tables, split, folder: Path, *, min_count: int = 1) -> FeatureSet:
+        write_tables(tables, folder / "tables")
+        builder = FeatureBuilder(schema=schema, labels=Labels(), utc_offset_h=0, regime="streaming", min_count=min_count)
+        builder.build(StoredTables.open(folder / "tables"), split, folder / "features")
+        return FeatureSet.load(folder / "features")
+
+    return through
+
+
+@pytest.fixture(scope="session")
 def world_schema():
     from watchnext.schema import FeatureSchema
 
@@ -20,10 +37,14 @@ def world_schema():
 @pytest.fixture(scope="session")
 def world_tables(world_schema):
     """Validated tables of 60 users, 150 videos and four days, about 3,000 impressions."""
+    from watchnext.data.mechanisms import Mechanisms
     from watchnext.data.validation import validate
     from watchnext.data.world import World
 
-    world = World(users=60, videos=150, creators=20, tags=10, days=4, impressions_per_user_day=12.0, seed=3)
+    easily_pleased = Mechanisms(baseline=-1.5)  # so few videos hold little that is good
+    world = World(
+        users=60, videos=150, creators=20, tags=10, days=4, impressions_per_user_day=13.0, seed=1, mechanisms=easily_pleased
+    )
     return validate(world.log(), world_schema).tables
 
 
@@ -35,17 +56,12 @@ def world_split(world_tables):
 
 
 @pytest.fixture(scope="session")
-def world_folder(world_schema, world_tables, world_split, tmp_path_factory) -> Path:
-    """What the feature stage writes for them."""
-    from watchnext.features.build import FeatureBuilder
-    from watchnext.features.labels import Labels
+def world_folder(feature_stage, world_schema, world_tables, tmp_path_factory) -> Path:
+    """What the feature stage writes for them, with the tables beside it."""
+    from watchnext.data.splits import TimeSplit
 
-    folder = tmp_path_factory.mktemp("world") / "features"
-    builder = FeatureBuilder(
-        schema=world_schema, labels=Labels(), utc_offset_h=0, regime="streaming", min_count=2, data_hash="tiny"
-    )
-    builder.build(world_tables, world_split, folder)
-    return folder
+    folder = tmp_path_factory.mktemp("world")
+    return feature_stage(world_schema, world_tables, TimeSplit(valid_days=1, test_days=1), folder, min_count=2).folder
 
 
 @pytest.fixture(scope="session")

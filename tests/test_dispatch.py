@@ -16,7 +16,7 @@ def _root(monkeypatch):
 
 def said(capsys, monkeypatch, *words: str) -> tuple[object, str]:
     """Exit code (None where it did not exit) or last words, and what was printed."""
-    commands = {"show": show, "fail": fail, "crash": crash, "look": look}
+    commands = {"show": show, "fail": fail, "crash": crash, "look": look, "look closely": closely}
     monkeypatch.setattr("sys.argv", ["program", *words])
     try:
         dispatch("watchnext.thing", commands, (LookupError,), leading={"look": "path"})
@@ -34,6 +34,11 @@ def show(config) -> int:
 def look(config) -> None:
     """Look at a path."""
     print(f"path {config.path}, seed {config.seed}")
+
+
+def closely(config) -> None:
+    """Look at a log."""
+    print(f"log {config.log}, seed {config.seed}")
 
 
 def fail(config) -> None:
@@ -72,6 +77,29 @@ def test_a_word_where_none_is_taken_is_refused(capsys, monkeypatch):
         assert out == ""
 
 
+@pytest.mark.parametrize(
+    ("words", "log"),
+    [
+        (("--log", "some/where"), "some/where"),
+        (("--log=some/where",), "some/where"),
+        (("log=some/where",), "some/where"),
+        (("seed=3", "--log", "it's, an odd [place]/date=3 "), "it's, an odd [place]/date=3 "),
+        (("--log", "ends so \\", "--seed", "3"), "ends so \\"),
+        (("--log", "\\'\\\\' "), "\\'\\\\' "),
+        (("--seed", "3"), "None"),
+    ],
+)
+def test_a_command_of_two_words_and_options(capsys, monkeypatch, words, log):
+    seed = 3 if "3" in words or "seed=3" in words else 0
+    assert said(capsys, monkeypatch, "look", "closely", *words) == (None, f"log {log}, seed {seed}\n")
+
+
+def test_an_option_needs_its_value_and_a_known_key(capsys, monkeypatch):
+    assert said(capsys, monkeypatch, "look", "closely", "--log")[0] == "--log lacks its value: --log VALUE, or log=VALUE"
+    assert said(capsys, monkeypatch, "show", "--log", "--seed", "3")[0] == "--log lacks its value: --log VALUE, or log=VALUE"
+    assert "unknown key 'lgo'; did you mean log?" in said(capsys, monkeypatch, "show", "--lgo", "x")[0]
+
+
 @pytest.mark.parametrize("words", [(), ("-h",), ("--help",), ("show", "--help")])
 def test_help_lists_the_commands(capsys, monkeypatch, words):
     code, out = said(capsys, monkeypatch, *words)
@@ -79,11 +107,13 @@ def test_help_lists_the_commands(capsys, monkeypatch, words):
     assert "usage: python -m watchnext.thing COMMAND [key=value ...]" in out
     assert "show          Print the seed." in out
     assert "look PATH     Look at a path." in out
+    assert "look closely  Look at a log." in out
 
 
 def test_an_unknown_command_is_named(capsys, monkeypatch):
     code, _ = said(capsys, monkeypatch, "shwo")
-    assert code == "unknown command 'shwo', expected one of show, fail, crash, look; see `python -m watchnext.thing --help`"
+    known = "show, fail, crash, look, look closely"
+    assert code == f"unknown command 'shwo', expected one of {known}; see `python -m watchnext.thing --help`"
 
 
 def test_expected_errors_are_their_message_alone_and_others_keep_their_trace(capsys, monkeypatch):

@@ -57,6 +57,51 @@ def test_a_wrong_value_is_named_with_the_right_ones(changes, message):
         declared(**changes)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"entity": "creator"}, "it is a numerical of entity 'creator', expected one of counter$"),
+        ({"entity": "user x tag", "kind": "categorical"}, "it is a categorical of entity 'user x tag', expected one of c"),
+        ({"kind": "vector", "dimension": 2, "producer": "v1"}, "it is a vector of entity 'user', expected one of categorical"),
+        ({"entity": "context", "kind": "counter"}, "it is a counter of entity 'context', expected one of categorical, numer"),
+        ({"entity": "video", "kind": "sequence"}, "the only sequence of a video is 'tags'; name it so"),
+        (
+            {"entity": "video", "kind": "vector", "dimension": 2, "producer": "v1"},
+            "the only vector of a video is 'vector'; name it so",
+        ),
+        (
+            {"kind": "categorical", "expression": "gap_s"},
+            "it is a categorical of entity 'user' with an expression, which only a numerical has",
+        ),
+        (
+            {"kind": "categorical", "entity": "video", "expression": "age_h"},
+            "it is a categorical of entity 'video' with an expression, which only a numerical has",
+        ),
+        ({"kind": "counter", "expression": "gap_s"}, "it is a counter of entity 'user' with an expression"),
+        ({"expression": "hour"}, "its expression is 'hour', expected 'gap_s', the only one of a user"),
+        ({"entity": "video", "expression": "hour"}, "its expression is 'hour', expected 'age_h', the only one of a video"),
+        ({"entity": "context", "expression": "gap_s"}, "the expression 'gap_s' reads no request; its entity is 'context'"),
+    ],
+)
+def test_what_would_never_be_read_is_refused(changes, message):
+    with pytest.raises(SchemaError, match=f"feature 'age' would never be read: {message}"):
+        declared(**changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"expression": "gap_s"},
+        {"entity": "video", "expression": "age_h"},
+        {"entity": "context", "expression": "hour"},
+        {"entity": "context", "kind": "categorical", "expression": "weekday"},
+        {"entity": "creator", "kind": "counter"},
+    ],
+)
+def test_what_is_read_is_accepted(changes):
+    assert declared(**changes).features[0].name == "age"
+
+
 @pytest.mark.parametrize("bounds", [(1, 1), (None, 1), (1, None), (None, None)])
 def test_equal_and_open_bounds_are_legal(bounds):
     assert declared(bounds=bounds).features[0].bounds == bounds
@@ -81,7 +126,7 @@ def test_a_state_out_of_bounds_is_named(state):
         {"bounds": [0, 9]},
         {"nullable": True},
         {"transform": "quantile"},
-        {"expression": "age_h"},
+        {"expression": "gap_s"},
         {"producer": "v2"},
         {"dimension": 3},
     ],

@@ -1,7 +1,8 @@
-"""The one door to Hydra behind `python -m watchnext.<stage> <command> key=value`."""
+"""The one door to Hydra behind `python -m watchnext.<stage> <command> key=value`; `--key value` is the same."""
 
 import difflib
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -70,12 +71,49 @@ def _is_override(word: str) -> bool:
     return bool(equals) and "/" not in key
 
 
+def _spelt_out(overrides: list[str], short: Mapping[str, str]) -> list[str]:
+    pairs = [override.partition("=") for override in overrides]
+    return [f"{short.get(key, key)}{equals}{value}" for key, equals, value in pairs]
+
+
+def _named(words: list[str], commands: Mapping[str, Command]) -> tuple[str, list[str]]:
+    """The command, of one word or two, and the words behind it."""
+    two = " ".join(words[:2])
+    return (two, words[2:]) if two in commands else (words[0], words[1:])
+
+
+def _optioned(words: list[str]) -> list[str]:
+    """`--key value` and `--key=value` as the override `key=value`. Exits where the value is missing."""
+    found, left = [], list(words)
+    while left:
+        word = left.pop(0)
+        if not word.startswith("--"):
+            found.append(word)
+            continue
+        key, equals, value = word.removeprefix("--").partition("=")
+        if not equals and (not left or left[0].startswith("--")):
+            sys.exit(f"{word} lacks its value: {word} VALUE, or {key}=VALUE")
+        found.append(f"{key}={_quoted(value if equals else left.pop(0))}")
+    return found
+
+
+def _quoted(value: str) -> str:
+    """A value that Hydra's grammar would take apart, such as a path with `=` or a space, as the string it is."""
+    if not re.search(r"[^a-zA-Z0-9_./:+-]", value):
+        return value
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
+    return "'" + re.sub(r"(\\+)$", r"\1\1", escaped) + "'"
+
+
 def usage(program: str, commands: Mapping[str, Command], leading: Mapping[str, str]) -> str:
     words = {name: f"{name} {leading[name].upper()}" if name in leading else name for name in commands}
-    listed = "\n".join(f"  {words[name]:<14}{(command.__doc__ or '').splitlines()[0]}" for name, command in commands.items())
+    width = max(14, *(len(word) + 2 for word in words.values()))
+    listed = "\n".join(
+        f"  {words[name]:<{width}}{(command.__doc__ or '').splitlines()[0]}" for name, command in commands.items()
+    )
     return (
         f"usage: python -m {program} COMMAND [key=value ...]\n\n{listed}\n\n"
-        "key=value overrides conf/config.yaml, e.g. data=kuairand"
+        "key=value overrides conf/config.yaml, e.g. data=kuairand; --key value is the same"
     )
 
 
@@ -91,19 +129,30 @@ def dispatch(
     errors: tuple[type[Exception], ...],
     *,
     leading: Mapping[str, str] = MappingProxyType({}),
+    presets: Mapping[str, str] = MappingProxyType({}),
+    short: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
 ) -> None:
-    """Run `commands[argv[1]]` on the composed configuration and exit with what it returns; `errors` exit 1 with their message
-    alone. leading: command > the key that a first word sets, so that `check PATH` is `check path=PATH`."""
-    name, *overrides = sys.argv[1:] or ["--help"]
-    if {name, *overrides} & {"-h", "--help"}:
+    """Run the command that argv names, of one word or two, on the composed configuration and exit with what it returns;
+    `errors` exit 1 with their message alone.
+
+    leading  command > the key that a first word sets, so that `check PATH` is `check path=PATH`; `paths...` takes every word
+    presets  command > an override that comes before those given
+    short    command > short key > the key it stands for
+    """
+    given = sys.argv[1:] or ["--help"]
+    if {"-h", "--help"} & set(given):
         print(usage(program, commands, leading))
         return
+    name, overrides = _named(given, commands)
     if name not in commands:
         sys.exit(f"unknown command {name!r}, expected one of {', '.join(commands)}; see `python -m {program} --help`")
-    word = overrides.pop(0) if name in leading and overrides and not _is_override(overrides[0]) else None
-    config = composed(overrides)
-    if word is not None:
-        config[leading[name]] = word
+    key, words = leading.get(name, ""), []
+    while key and overrides and not _is_override(overrides[0]) and (not words or key.endswith("...")):
+        words.append(overrides.pop(0))
+    overrides = _optioned(overrides)
+    config = composed([*([presets[name]] if name in presets else []), *_spelt_out(overrides, short.get(name, {}))])
+    if words:
+        config[key.removesuffix("...")] = words if key.endswith("...") else words[0]
     try:
         sys.exit(commands[name](config))
     except errors as error:

@@ -16,6 +16,19 @@ import yaml
 KINDS = ("categorical", "numerical", "sequence", "counter", "vector")
 ENTITIES = ("user", "video", "creator", "context", "user x tag", "user x creator")
 TRANSFORMS = ("none", "log1p", "standard", "quantile")
+# What is read of each entity. Anything else would be declared, checked in the log, and then never reach a model.
+READ_OF = {
+    "user": ("categorical", "numerical", "sequence", "counter"),
+    "video": KINDS,
+    "creator": ("counter",),
+    "context": ("categorical", "numerical"),
+    "user x tag": ("counter",),
+    "user x creator": ("counter",),
+}
+# Of these two kinds one column is read, the structural one of `data.tables`.
+COLUMN_OF = {("video", "sequence"): "tags", ("video", "vector"): "vector"}
+# What reads an entity's state or table belongs to that entity; every other expression reads the request alone.
+EXPRESSION_OF = {"user": "gap_s", "video": "age_h"}
 DRIFT_TESTS = ("auto", "none", "ks", "psi", "wasserstein", "jensenshannon", "chisquare")
 
 
@@ -77,6 +90,27 @@ class Feature:
             raise SchemaError(f"feature {self.name!r}: bounds {list(self.bounds)} are the wrong way round")
         if self.kind == "vector" and (self.dimension < 1 or not self.producer):
             raise SchemaError(f"feature {self.name!r}: a vector needs a dimension of at least 1 and a producer")
+        if unread := self._unread():
+            raise SchemaError(f"feature {self.name!r} would never be read: {unread}")
+
+    def _unread(self) -> str | None:
+        """Why no model would see this feature."""
+        if self.kind not in READ_OF[self.entity]:
+            return f"it is a {self.kind} of entity {self.entity!r}, expected one of {', '.join(READ_OF[self.entity])}"
+        if (column := COLUMN_OF.get((self.entity, self.kind), self.name)) != self.name:
+            return f"the only {self.kind} of a video is {column!r}; name it so"
+        return self._unread_expression() if self.expression is not None else None
+
+    def _unread_expression(self) -> str | None:
+        computed = ("categorical", "numerical") if self.entity == "context" else ("numerical",)
+        if self.kind not in computed:
+            return f"it is a {self.kind} of entity {self.entity!r} with an expression, which only a {' or '.join(computed)} has"
+        expected = EXPRESSION_OF.get(self.entity)
+        if expected is not None and self.expression != expected:
+            return f"its expression is {self.expression!r}, expected {expected!r}, the only one of a {self.entity}"
+        if expected is None and self.expression in EXPRESSION_OF.values():
+            return f"the expression {self.expression!r} reads no request; its entity is {self.entity!r}, expected user or video"
+        return None  # whether the request has such an expression is known to `features.expressions`
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from watchnext.data.canonical import CanonicalTables, sources_of
 from watchnext.data.columns import expected_columns
 from watchnext.data.findings import Finding, findings
 from watchnext.data.guide import guide
-from watchnext.data.tables import TABLES, DataError, Tables
+from watchnext.data.tables import TABLES, DataError
 from watchnext.data.validation import validate
 from watchnext.schema import FeatureSchema
 
@@ -137,7 +137,9 @@ def test_all_faults_of_columns_are_told_at_once_and_the_rows_of_the_others_still
 def test_mistyped_columns_of_parquet_are_all_named(tmp_path):
     read = {name: source.rows() for name, source in sources_of(folder(tmp_path / "a"), SCHEMA, repair=REPAIR).items()}
     wrong = read["impressions"].with_columns(pl.col("watch_ms", "user_id").cast(pl.String), pl.col("day").cast(pl.String))
-    Tables(wrong, read["users"], read["videos"]).write(tmp_path / "b")
+    (tmp_path / "b").mkdir()
+    for name, frame in {**read, "impressions": wrong}.items():
+        frame.write_parquet(tmp_path / "b" / f"{name}.parquet")
     assert [(one.kind, one.what) for one in found(tmp_path / "b")] == [
         ("mistyped", "impressions.day is of type String, expected Date; mend the loader or the file"),
         ("mistyped", "impressions.watch_ms is of type String, expected Int64; mend the loader or the file"),
@@ -173,6 +175,15 @@ def test_values_are_told_by_file_and_row_with_counts_and_the_first_three(tmp_pat
     loaded = CanonicalTables(root=str(tmp_path)).read()
     assert loaded.rejected.select("row", "value").rows() == [(0, "soon"), (2, "yes")]
     assert len(loaded.tables.impressions) == 6
+
+
+def test_an_id_with_a_nul_byte_is_told_so_that_it_shows(tmp_path):
+    videos = sources_of(folder(tmp_path), SCHEMA, repair=REPAIR)["videos"].rows()
+    (tmp_path / "videos.csv").unlink()
+    videos.with_columns(creator_id=pl.Series(["c1", "c1\0"])).write_parquet(tmp_path / "videos.parquet")
+    finding = found(tmp_path)[-1]  # before it: the rejected video's impressions name none that is known
+    assert (finding.kind, finding.what, finding.count) == ("out of range", "creator_id contains a NUL byte", 1)
+    assert finding.examples == (f"{tmp_path / 'videos.parquet'} row 1: c1\\0",)
 
 
 def test_what_is_out_of_order_is_told(tmp_path):

@@ -18,9 +18,6 @@ from watchnext.data.kuairand import (
 from watchnext.data.splits import TimeSplit
 from watchnext.data.tables import DataError
 from watchnext.data.validation import validate
-from watchnext.features.batches import FeatureSet
-from watchnext.features.build import FeatureBuilder
-from watchnext.features.labels import Labels
 from watchnext.schema import FeatureSchema
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -197,17 +194,13 @@ def test_a_folder_of_two_editions_is_refused_as_their_ids_differ(tmp_path):
 
 
 @pytest.mark.parametrize("edition", [PURE, FULL], ids=lambda edition: edition.name)
-def test_the_tables_go_through_the_feature_stage(edition, tmp_path):
+def test_the_tables_go_through_the_feature_stage(feature_stage, edition, tmp_path):
     days = [event(1 + i % 2, 10 + i // 2 % 2, T + i * 86_400_000, date=20220420 + i, play_time_ms=900) for i in range(6)]
     loaded = read(published(tmp_path, logs={edition.logs[1]: days}, edition=edition))
     tables = validate(loaded.tables, SCHEMA).tables
-    split = TimeSplit(valid_days=1, test_days=1).assign(tables.impressions["day"])
-    FeatureBuilder(schema=SCHEMA, labels=Labels(), utc_offset_h=8, regime="streaming", min_count=1, data_hash="tiny").build(
-        tables, split, tmp_path / "features"
-    )
-    features = FeatureSet.load(tmp_path / "features")
+    features = feature_stage(SCHEMA, tables, TimeSplit(valid_days=1, test_days=1), tmp_path)
     assert features.report["impressions"] == {"train": 4, "valid": 1, "test": 1}
-    assert (features.columns["history_rows"] >= 0).sum(axis=1).tolist() == [0, 0, 1, 1, 2, 2]
+    assert features.columns["history_len"].tolist() == [0, 0, 1, 1, 2, 2]
 
 
 def test_what_is_missing_is_named(tmp_path):

@@ -8,9 +8,6 @@ from watchnext.data.splits import TimeSplit
 from watchnext.data.tables import DataError, Tables
 from watchnext.data.validation import validate
 from watchnext.dispatch import composed, instantiate
-from watchnext.features.batches import FeatureSet
-from watchnext.features.build import FeatureBuilder
-from watchnext.features.labels import Labels
 from watchnext.schema import FeatureSchema
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -133,18 +130,14 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("layout", ["1M", "32M"])
-def test_the_tables_go_through_the_feature_stage(layout, tmp_path):
+def test_the_tables_go_through_the_feature_stage(feature_stage, layout, tmp_path):
     times = [T, T, T + 60, T + 86_400, T + 2 * 86_400]
     if layout == "1M":
         root = old(tmp_path, [f"1::{1 + i % 2}::4::{time}" for i, time in enumerate(times)])
     else:
         root = new(tmp_path, [f"1,{(1, 11)[i % 2]},4.0,{time}" for i, time in enumerate(times)])
     tables = checked(read(root).tables)
-    split = TimeSplit(valid_days=1, test_days=1).assign(tables.impressions["day"])
-    FeatureBuilder(schema=SCHEMA, labels=Labels(), utc_offset_h=0, regime="streaming", min_count=1, data_hash="tiny").build(
-        tables, split, tmp_path / "features"
-    )
-    features = FeatureSet.load(tmp_path / "features")
+    features = feature_stage(SCHEMA, tables, TimeSplit(valid_days=1, test_days=1), tmp_path)
     # Ratings of one second do not see each other; a minute later both are known, however long the nominal watch.
-    assert (features.columns["history_rows"] >= 0).sum(axis=1).tolist() == [0, 0, 2, 3, 4]
+    assert features.columns["history_len"].tolist() == [0, 0, 2, 3, 4]
     assert features.batch(features.rows("test"))["targets"].shape[0] == 1

@@ -11,9 +11,6 @@ from watchnext.data.splits import TimeSplit
 from watchnext.data.tables import DataError
 from watchnext.data.validation import validate
 from watchnext.dispatch import composed, instantiate
-from watchnext.features.batches import FeatureSet
-from watchnext.features.build import FeatureBuilder
-from watchnext.features.labels import Labels
 from watchnext.schema import FeatureSchema
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,19 +99,15 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch):
         Sequences(path=str(tmp_path / "log.txt")).read()
 
 
-def test_the_tables_go_through_the_feature_stage(tmp_path, monkeypatch):
+def test_the_tables_go_through_the_feature_stage(feature_stage, tmp_path, monkeypatch):
     (tmp_path / "log.txt").write_text("1 7 8 9 4\n2 8 7 9\n3 9 8 7 4 5\n")
     monkeypatch.setenv("SEQUENCES_FILE", str(tmp_path / "log.txt"))
     data = composed(["data=sequences"], CONF).data
     tables = validate(instantiate(data.loader).read().tables, SCHEMA).tables
-    split = instantiate(data.split).assign(tables.impressions["day"])
-    FeatureBuilder(schema=SCHEMA, labels=Labels(), utc_offset_h=0, regime="streaming", min_count=1, data_hash="tiny").build(
-        tables, split, tmp_path / "features"
-    )
-    features = FeatureSet.load(tmp_path / "features")
+    features = feature_stage(SCHEMA, tables, instantiate(data.split), tmp_path)
     # Whoever is tested saw all of their items but the last, latest first.
     test = features.rows("test")
-    seen = [features.catalogue.video_ids[rows[rows >= 0]].tolist() for rows in features.columns["history_rows"][test]]
+    seen = [features.catalogue.video_ids[rows[rows >= 0]].tolist() for rows in features.blocks(test)["history_rows"]]
     assert seen == [[9, 8, 7], [7, 8], [4, 7, 8, 9]]
     assert all(np.isfinite(values.numpy()).all() for values in features.batch(test).values())
 

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from watchnext.data.splits import TimeSplit, cold
+from watchnext.data.splits import NO_SPLIT, TimeSplit, cold
 from watchnext.data.tables import DataError
 
 DAYS = pl.Series([date(2025, 3, day) for day in (14, 10, 12, 13, 11, 10)])
@@ -41,6 +41,36 @@ def test_no_rows_and_nonsense_days_are_refused():
         TimeSplit(valid_days=1, test_days=1).assign(DAYS.clear())
     with pytest.raises(DataError, match="test_days=0"):
         TimeSplit(valid_days=1, test_days=0)
+
+
+MARCH = pl.Series([date(2025, 3, day) for day in range(1, 11)])
+
+
+def test_gap_and_warm_up_belong_to_no_split():
+    split = TimeSplit(valid_days=2, test_days=1, gap_days=2, warmup_days=3).assign(MARCH)
+    assert split.dtype == np.int8
+    assert split.tolist() == [-1, -1, -1, 0, 0, -1, -1, 1, 1, 2]
+    assert TimeSplit(valid_days=0, test_days=2, gap_days=1).assign(MARCH).tolist() == [0] * 7 + [-1, 2, 2]
+    assert (TimeSplit(valid_days=2, test_days=1).assign(MARCH) != NO_SPLIT).all()
+
+
+def test_warm_up_counts_calendar_days_from_the_first_row():
+    days = pl.Series([date(2025, 3, day) for day in (9, 1, 10, 5, 4)])
+    split = TimeSplit(valid_days=1, test_days=1, warmup_days=4).assign(days)
+    assert split.tolist() == [1, -1, 2, 0, -1]
+
+
+def test_a_gap_that_leaves_no_training_days_is_refused_with_all_settings():
+    wanted = "no rows for train: .*valid_days=2, test_days=1, gap_days=4, warmup_days=3 take; lower one"
+    with pytest.raises(DataError, match=wanted):
+        TimeSplit(valid_days=2, test_days=1, gap_days=4, warmup_days=3).assign(MARCH)
+    for days in ({"gap_days": -1}, {"warmup_days": -1}):
+        with pytest.raises(DataError, match=f"{next(iter(days))}=-1"):
+            TimeSplit(valid_days=1, test_days=1, **days)
+
+
+def test_who_is_only_seen_while_warming_up_is_cold():
+    assert cold(pl.Series(["a", "b", "a", "b"]), np.array([-1, 0, 2, 2])).tolist() == [True, False, True, False]
 
 
 def test_boundaries_are_the_first_times():

@@ -130,6 +130,20 @@ def test_an_id_counts_bytes_rather_than_letters():
     assert ("users", 2, "user_id is not of 1 to 64 bytes", long) in rejected(tables(users={"user_id": ["ann", "bob", long]}))
 
 
+def test_an_id_may_not_contain_nul():
+    hidden = ["ann", "ann\0", "b\0b"]
+    given = tables(users={"user_id": hidden}, impressions={"user_id": ["ann", "ann\0", "ann"]})
+    result = validate(given, SCHEMA)
+    assert result.rejected.rows() == [
+        ("users", 1, "user_id contains a NUL byte", "ann\0"),
+        ("users", 2, "user_id contains a NUL byte", "b\0b"),
+        ("impressions", 1, "user_id contains a NUL byte", "ann\0"),
+        ("impressions", 1, "unknown user", "ann\0"),
+    ]
+    assert result.tables.users["user_id"].to_list() == ["ann"]
+    assert result.tables.impressions["user_id"].to_list() == ["ann", "ann"]
+
+
 def test_of_rows_that_repeat_the_first_sound_one_stays():
     again = {"user_id": ["bob"] * 3, "video_id": [8] * 3, "time_ms": [1000] * 3, "watch_ms": [-1, 10, 20]}
     result = validate(tables(impressions=again), SCHEMA)
@@ -187,7 +201,8 @@ def test_the_committed_sample_is_sound():
 def test_a_missing_or_truncated_file_is_named_with_what_mends_it(tmp_path):
     with pytest.raises(DataError, match=r"impressions\.parquet is missing; run `git checkout -- data`"):
         CanonicalTables(root=str(tmp_path)).read()
-    tables().write(tmp_path)
+    for name, frame in vars(tables()).items():
+        frame.write_parquet(tmp_path / f"{name}.parquet")
     whole = (tmp_path / "videos.parquet").read_bytes()
     (tmp_path / "videos.parquet").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"videos\.parquet cannot be read.*git checkout"):

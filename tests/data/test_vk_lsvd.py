@@ -9,9 +9,6 @@ from watchnext.data.tables import DataError
 from watchnext.data.validation import validate
 from watchnext.data.vk_lsvd import VkLsvd
 from watchnext.dispatch import composed, instantiate
-from watchnext.features.batches import FeatureSet
-from watchnext.features.build import FeatureBuilder
-from watchnext.features.labels import Labels
 from watchnext.schema import FeatureSchema
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -155,7 +152,7 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch):
         read(root)
 
 
-def test_the_tables_go_through_the_feature_stage(tmp_path, monkeypatch):
+def test_the_tables_go_through_the_feature_stage(feature_stage, tmp_path, monkeypatch):
     weeks = {
         "train/week_23": [seen(1, 11), seen(2, 10)],
         "train/week_24": [seen(1, 10, 30), seen(2, 12)],
@@ -166,10 +163,7 @@ def test_the_tables_go_through_the_feature_stage(tmp_path, monkeypatch):
     tables = validate(instantiate(data.loader).read().tables, SCHEMA).tables
     split = instantiate(data.split).assign(tables.impressions["day"])
     assert split.tolist() == [0, 0, 1, 1, 2, 2]  # a published week is a split
-    FeatureBuilder(schema=SCHEMA, labels=Labels(), utc_offset_h=0, regime="streaming", min_count=1, data_hash="tiny").build(
-        tables, split, tmp_path / "features"
-    )
-    features = FeatureSet.load(tmp_path / "features")
-    assert (features.columns["history_rows"] >= 0).sum(axis=1).tolist() == [0, 0, 1, 1, 2, 2]
+    features = feature_stage(SCHEMA, tables, instantiate(data.split), tmp_path)
+    assert features.columns["history_len"].tolist() == [0, 0, 1, 1, 2, 2]
     assert features.videos["video_vector"].shape == (4, 65)
     assert all(np.isfinite(values.numpy()).all() for values in features.batch(features.rows("test")).values())

@@ -53,21 +53,20 @@ def test_a_regime_decides_what_a_request_sees(regime, seen):
     known = [10, DAY_MS, DAY_MS + 5, DAY_MS + 9]
     events = [Event(kind="shown", user_id=1, video_id=1, known_at=at) for at in known]
     store = Recorder()
-    stream = Stream(store, events, regime=regime, utc_offset_h=0)
+    stream = Stream(store, events, regime=regime, days_ms=np.array([0, DAY_MS]))
     for as_of, expected in zip((10, 11, DAY_MS + 6), seen, strict=True):
         stream.advance(as_of)
         assert store.applied == expected
 
 
-def test_a_day_is_the_logs_own():
+def test_a_day_begins_with_its_first_request():
     store = Recorder()
-    stream = Stream(
-        store, [Event(kind="shown", user_id=1, video_id=1, known_at=DAY_MS - 9 * 3_600_000)], regime="daily", utc_offset_h=8
-    )
-    stream.advance(DAY_MS - 8 * 3_600_000 - 1)
+    events = [Event(kind="shown", user_id=1, video_id=1, known_at=at) for at in (90, 100)]
+    stream = Stream(store, events, regime="daily", days_ms=np.array([50, 100]))
+    stream.advance(99)
     assert store.applied == []
-    stream.advance(DAY_MS - 8 * 3_600_000 + 1)
-    assert store.applied == [DAY_MS - 9 * 3_600_000]
+    stream.advance(180)
+    assert store.applied == [90]
 
 
 def test_recall_after_each_stage_by_hand():

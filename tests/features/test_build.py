@@ -7,21 +7,30 @@ import numpy as np
 import polars as pl
 import pytest
 
+from watchnext.data.days import StoredTables, write_tables
+from watchnext.data.splits import TimeSplit
 from watchnext.data.tables import OUTCOMES, Tables
 from watchnext.features.arrays import load_arrays
 from watchnext.features.batches import Batches, FeatureSet
-from watchnext.features.build import FeatureBuilder, log_of
+from watchnext.features.build import FeatureBuilder
 from watchnext.features.catalogue import Catalogue, Ids
-from watchnext.features.fold import Layout, State, fold
+from watchnext.features.fold import Layout, State
+from watchnext.features.folding import log_of
 from watchnext.features.labels import Labels
+from watchnext.features.opening import write_opening_state
+from watchnext.features.replay import fold
 from watchnext.types import TARGETS
 
 INPUTS = ("context_codes", "query_values", "history_rows", "history_values", "candidate_values")
 
 
-def built(schema, tables: Tables, split, folder: Path, regime: str = "streaming") -> FeatureSet:
-    builder = FeatureBuilder(schema=schema, labels=Labels(), utc_offset_h=0, regime=regime, min_count=2, data_hash="tiny")
-    builder.build(tables, split, folder)
+SPLIT = TimeSplit(valid_days=1, test_days=1)
+
+
+def built(schema, tables: Tables, folder: Path, regime: str = "streaming", snapshots: int = 7) -> FeatureSet:
+    builder = FeatureBuilder(schema=schema, labels=Labels(), utc_offset_h=0, regime=regime, min_count=2, snapshots=snapshots)
+    write_tables(tables, folder / "tables")
+    builder.build(StoredTables.open(folder / "tables"), SPLIT, folder)
     return FeatureSet.load(folder)
 
 
@@ -42,22 +51,28 @@ def same_files(folder: Path, other: Path) -> None:
         assert (folder / path).read_bytes() == (other / path).read_bytes(), path
 
 
+def blocks_of(features: FeatureSet) -> dict[str, np.ndarray]:
+    return features.blocks(np.arange(len(features.columns["split"])))
+
+
 def same_rows(features: FeatureSet, others: FeatureSet, rows: np.ndarray) -> None:
     for name in INPUTS:
-        np.testing.assert_array_equal(features.columns[name][rows], others.columns[name][rows], err_msg=name)
+        np.testing.assert_array_equal(blocks_of(features)[name][rows], blocks_of(others)[name][rows], err_msg=name)
 
 
 def test_outcomes_of_test_days_change_nothing_before(world_schema, world_tables, world_split, world_features, tmp_path):
-    changed = built(world_schema, with_other_outcomes(world_tables, world_split == 2), world_split, tmp_path)
-    for part in ("pipeline", "catalogue", "users", "videos", "user_table", "state"):
+    changed = built(world_schema, with_other_outcomes(world_tables, world_split == 2), tmp_path)
+    for part in ("pipeline", "catalogue", "users", "videos", "user_table"):
         same_files(world_features.folder / part, tmp_path / part)
+    for folder in (world_features.folder, tmp_path):
+        write_opening_state(folder, tmp_path / "of" / folder.name, world_schema, changed.catalogue)
+    same_files(tmp_path / "of" / world_features.folder.name, tmp_path / "of" / tmp_path.name)
     same_rows(world_features, changed, world_split < 2)
     np.testing.assert_array_equal(
         world_features.columns["targets"][world_split < 2], changed.columns["targets"][world_split < 2]
     )
-    assert (
-        world_features.columns["candidate_values"][world_split == 2] != changed.columns["candidate_values"][world_split == 2]
-    ).any()
+    test = world_split == 2
+    assert (world_features.columns["candidate"][test] != changed.columns["candidate"][test]).any()
 
 
 def test_what_is_fitted_is_fitted_on_training_days(world_schema, world_tables, world_split, world_features, tmp_path):
@@ -73,9 +88,9 @@ def test_what_is_fitted_is_fitted_on_training_days(world_schema, world_tables, w
         tables.users,
         tables.videos,
     )
-    changed = built(world_schema, tables, world_split, tmp_path)
+    changed = built(world_schema, tables, tmp_path)
     same_files(world_features.folder / "pipeline", tmp_path / "pipeline")
-    assert not changed.columns["context_codes"][held_out, 0].any()  # never seen in training
+    assert not blocks_of(changed)["context_codes"][held_out, 0].any()  # never seen in training
 
 
 @pytest.mark.parametrize("regime", ["streaming", "daily", "frozen"])
@@ -84,23 +99,23 @@ def test_its_own_outcome_changes_none_of_its_inputs(regime, world_schema, world_
     time_ms = world_tables.impressions["time_ms"].to_numpy()
     i = int(np.flatnonzero(world_split == 2)[200])
     mask = np.arange(len(time_ms)) == i
-    features = built(world_schema, world_tables, world_split, tmp_path / "a", regime)
-    changed = built(world_schema, with_other_outcomes(world_tables, mask), world_split, tmp_path / "b", regime)
+    features = built(world_schema, world_tables, tmp_path / "a", regime)
+    changed = built(world_schema, with_other_outcomes(world_tables, mask), tmp_path / "b", regime)
     same_rows(features, changed, time_ms <= time_ms[i])
     own = world_tables.impressions["request_id"].to_numpy() == world_tables.impressions["request_id"][i]
     assert own.sum() > 1
     assert own[time_ms <= time_ms[i]].sum() == own.sum()
-    later = any((features.columns[name] != changed.columns[name]).any() for name in INPUTS)
+    later = any((blocks_of(features)[name] != blocks_of(changed)[name]).any() for name in INPUTS)
     assert later == (regime == "streaming")
 
 
-def test_an_outcome_received_before_its_request_is_not_believed(world_schema, world_tables, world_split, tmp_path):
+def test_an_outcome_received_before_its_request_is_not_believed(world_schema, world_tables, tmp_path):
     frame = world_tables.impressions
     early = Tables(frame.with_columns(received_ms=pl.col("time_ms") - 5_000), world_tables.users, world_tables.videos)
     mask = np.arange(len(frame)) == len(frame) - 5
     others = with_other_outcomes(early, mask).impressions.with_columns(received_ms=pl.col("time_ms") - 5_000)
-    features = built(world_schema, early, world_split, tmp_path / "a")
-    changed = built(world_schema, Tables(others, world_tables.users, world_tables.videos), world_split, tmp_path / "b")
+    features = built(world_schema, early, tmp_path / "a")
+    changed = built(world_schema, Tables(others, world_tables.users, world_tables.videos), tmp_path / "b")
     same_rows(features, changed, mask)
 
 
@@ -125,18 +140,14 @@ def test_the_report_names_regime_sizes_and_the_moment_of_the_state(world_schema,
     assert sum(report["impressions"].values()) == len(world_split)
 
 
-def test_the_state_is_folded_up_to_the_first_test_impression(world_schema, world_tables, world_features):
+def test_the_state_is_folded_up_to_the_first_test_impression(world_schema, world_tables, world_features, tmp_path):
     folder = world_features.folder
     users = Ids(load_arrays(folder / "user_table")["user_ids"])
     log = log_of(world_tables, Catalogue.load(folder / "catalogue"), users, world_schema)
-    layout, saved = Layout.of(world_schema.state), load_arrays(folder / "state")
+    write_opening_state(folder, tmp_path, world_schema, world_features.catalogue)
+    layout, saved = Layout.of(world_schema.state), load_arrays(tmp_path)
     state = State.empty(layout, users=len(users.ids), videos=len(world_features.catalogue), creators=len(saved["creators"]))
-    fold(
-        layout,
-        state,
-        log._replace(creator_rows=np.array(log.creator_rows), tag_rows=np.array(log.tag_rows)),
-        world_features.report["as_of_ms"],
-    )
+    fold(layout, state, log, world_features.report["as_of_ms"])
     for name, records in vars(state).items():
         np.testing.assert_array_equal(records, saved[name], err_msg=name)
 
@@ -160,10 +171,10 @@ def test_batches_hold_every_row_once_and_shuffle_by_their_seed(world_features):
 def test_a_batch_is_its_rows(world_features):
     rows = np.array([3, 700, 1500])
     batch = world_features.batch(rows)
-    np.testing.assert_array_equal(batch["candidate_values"].numpy(), world_features.columns["candidate_values"][rows])
+    np.testing.assert_array_equal(batch["candidate_values"].numpy(), blocks_of(world_features)["candidate_values"][rows])
     videos = world_features.columns["video_rows"][rows]
     np.testing.assert_array_equal(batch["video_codes"].numpy(), world_features.videos["video_codes"][videos])
-    np.testing.assert_array_equal(batch["history_mask"].numpy(), world_features.columns["history_rows"][rows] >= 0)
+    np.testing.assert_array_equal(batch["history_mask"].numpy(), blocks_of(world_features)["history_rows"][rows] >= 0)
 
 
 def test_features_that_were_never_built_are_named(tmp_path):
@@ -186,7 +197,7 @@ def test_ids_may_be_numbers_or_strings(world_schema, world_tables, world_split, 
         world_tables.impressions["user_id"].n_unique(),
         world_tables.impressions["video_id"].n_unique(),
     )
-    changed = built(world_schema, tables, world_split, tmp_path)
+    changed = built(world_schema, tables, tmp_path)
     same_rows(world_features, changed, np.ones(len(world_split), bool))
     for name in ("user_rows", "video_rows"):
         np.testing.assert_array_equal(world_features.columns[name], changed.columns[name])

@@ -102,9 +102,9 @@ def test_lists_are_cut_and_padded():
     assert [[names[row] for row in each if row >= 0] for each in rows] == [["b", "a"], [], [], ["c"]]
     assert rows.dtype == np.int32
     assert rows[0, 2] == -1  # a null takes a place of the width, and none in the row
-    assert padded(pl.Series([[3, 1]]), 2)[1] == ["1", "3"]
+    assert padded(pl.Series([[3, 1]]), 2)[1] == ["3", "1"]
 
 
-def test_codes_count_distinct_values_in_order():
+def test_codes_count_distinct_values_as_they_first_occur():
     rows, names = codes_of(pl.Series([30, None, 4, 30]))
-    assert (rows.tolist(), names) == ([1, -1, 0, 1], ["4", "30"])
+    assert (rows.tolist(), names) == ([0, -1, 1, 0], ["30", "4"])

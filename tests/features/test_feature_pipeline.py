@@ -4,9 +4,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from watchnext.features.encoding import MISSING, encode, frequent, joined, raw
+from watchnext.features.encoding import CLIP, MISSING, PRIOR, encode, encode_column, frequent, joined, raw
 from watchnext.features.fold import Layout, Reads
-from watchnext.features.pipeline import CLIP, COUNTER_ENTITIES, PRIOR, FeaturePipeline
+from watchnext.features.pipeline import COUNTER_ENTITIES, FeaturePipeline, Seen
 from watchnext.schema import FeatureSchema, SchemaError
 
 DECLARED = {
@@ -80,6 +80,7 @@ def pipeline(min_count: int = 1, schema: FeatureSchema = SCHEMA, users: pl.DataF
         utc_offset_h=1,
         users=users,
         videos=VIDEOS,
+        seen=Seen(np.bincount(TRAIN_USERS, minlength=4), np.bincount(TRAIN_VIDEOS, minlength=3), {}),
         user_rows=TRAIN_USERS,
         video_rows=TRAIN_VIDEOS,
         context=CONTEXT,
@@ -289,5 +290,17 @@ def test_raw_columns_name_their_missing_values():
     assert raw(pl.Series([True, None, False]), "categorical").tolist() == [1, MISSING, 0]
     assert raw(pl.Series(["a", None]), "categorical").tolist() == ["a", ""]
     np.testing.assert_array_equal(raw(pl.Series([1, None]), "numerical"), [1.0, np.nan])
-    assert frequent(np.array([MISSING, MISSING, 4, 4, 2]), 2).tolist() == [4]
-    assert frequent(np.array(["", "", "b"]), 1).tolist() == ["b"]
+
+
+def test_what_is_frequent_has_a_place_and_what_is_missing_never():
+    assert frequent(pl.Series([None, 4, 2, 4, 9]), np.array([7, 1, 1, 1, 0]), 2).tolist() == [4]
+    assert frequent(pl.Series(["", None, "b", "é"]), np.array([5, 5, 1, 1]), 1).tolist() == ["b", "é"]
+    assert frequent(pl.Series([], dtype=pl.String), np.zeros(0, np.int64), 1).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("values", "vocabulary"), [(["b", None, "", "c"], ["a", "b"]), ([4, None, 1, 9], [1, 4]), ([True, None, False, True], [1])]
+)
+def test_a_column_is_encoded_as_an_array_is(values, vocabulary):
+    series, vocabulary = pl.Series(values), np.array(vocabulary)
+    np.testing.assert_array_equal(encode_column(series, vocabulary), encode(raw(series, "categorical"), vocabulary))

@@ -6,10 +6,12 @@ import numpy as np
 import polars as pl
 import pytest
 
+from watchnext.data.days import StoredTables, write_tables
+from watchnext.data.splits import TimeSplit
 from watchnext.data.tables import Tables
 from watchnext.dispatch import composed, instantiate
 from watchnext.features.build import FeatureBuilder
-from watchnext.features.labels import Labels, watch_ratio
+from watchnext.features.labels import Labels, rates, watch_ratio
 from watchnext.types import TARGETS
 
 LOG = pl.DataFrame(
@@ -65,10 +67,10 @@ def test_a_threshold_that_everything_reaches_is_refused(name):
 
 
 def test_rates_by_hand():
-    split = np.array([0, 0, 0, 2, 2])
     labels = Labels(completion_ratio=0.9)
-    rates = labels.rates(labels.targets(LOG, DURATION_MS), watch_ratio(LOG, DURATION_MS), split)
-    assert rates["train"] == {
+    targets, ratio = labels.targets(LOG, DURATION_MS), watch_ratio(LOG, DURATION_MS)
+    found = rates((part, labels.sums(targets[rows], ratio[rows])) for part, rows in ((0, [0, 1]), (0, [2]), (2, [3, 4])))
+    assert found["train"] == {
         "click": round(2 / 3, 6),
         "long_view": round(1 / 3, 6),
         "like": round(1 / 3, 6),
@@ -76,8 +78,8 @@ def test_rates_by_hand():
         "completion": round(1 / 3, 6),
         "watch_ratio": round((0 + 1 + 0.3) / 3, 6),
     }
-    assert set(rates["valid"].values()) == {None}
-    assert (rates["test"]["completion"], rates["test"]["watch_ratio"]) == (1.0, 1.0)  # known durations only, a repeat as 1
+    assert set(found["valid"].values()) == {None}
+    assert (found["test"]["completion"], found["test"]["watch_ratio"]) == (1.0, 1.0)  # known durations only, a repeat as 1
 
 
 def test_the_configuration_composes_into_labels_and_a_misspelt_threshold_is_named():
@@ -91,12 +93,11 @@ def test_the_configuration_composes_into_labels_and_a_misspelt_threshold_is_name
 
 def test_the_feature_stage_writes_the_labels_and_their_rates(world_schema, world_tables, world_split, tmp_path):
     labels = Labels(long_view_s=10.0, long_view_ratio=0.8)
-    builder = FeatureBuilder(
-        schema=world_schema, labels=labels, utc_offset_h=0, regime="streaming", min_count=2, data_hash="tiny"
-    )
+    builder = FeatureBuilder(schema=world_schema, labels=labels, utc_offset_h=0, regime="streaming", min_count=2)
     order = np.random.default_rng(0).permutation(len(world_tables.videos))
     shuffled = Tables(world_tables.impressions, world_tables.users, world_tables.videos[order])
-    report = builder.build(shuffled, world_split, tmp_path)
+    write_tables(shuffled, tmp_path / "tables")
+    report = builder.build(StoredTables.open(tmp_path / "tables"), TimeSplit(valid_days=1, test_days=1), tmp_path).report
     joined = world_tables.impressions.join(world_tables.videos, on="video_id", how="left", maintain_order="left")
     watched, whole = joined["watch_ms"].to_list(), joined["duration_ms"].to_list()
     expected = [w >= 10_000 or (d is not None and w / d >= 0.8) for w, d in zip(watched, whole, strict=True)]

@@ -9,10 +9,9 @@ import polars as pl
 import pytest
 import torch
 
+from watchnext.data.splits import TimeSplit
 from watchnext.data.tables import OUTCOMES, Tables
 from watchnext.features.batches import FeatureSet
-from watchnext.features.build import FeatureBuilder
-from watchnext.features.labels import Labels
 from watchnext.nn.export import export_graph
 from watchnext.retrieval.index import VideoIndex
 from watchnext.retrieval.two_tower import TwoTower
@@ -126,19 +125,14 @@ class Ranker(torch.nn.Module):
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory) -> tuple[Path, Tables]:
+def built(feature_stage, tmp_path_factory) -> tuple[Path, Tables]:
     """The feature stage's folder, and the tables it was built from."""
     random = np.random.default_rng(3)
     videos, users = random_videos(random), random_users(random)
     tables = Tables(impressions=random_impressions(random, users, videos), users=users, videos=videos)
-    folder = tmp_path_factory.mktemp("features")
-    n = len(tables.impressions)
-    split = np.repeat(np.array([0, 1, 2], np.int8), [n - 200, 100, 100])
+    folder = tmp_path_factory.mktemp("built")
     schema = FeatureSchema.load(CONF / "features" / "world.yaml")
-    FeatureBuilder(schema=schema, labels=Labels(), utc_offset_h=0, regime="streaming", min_count=1, data_hash="tiny").build(
-        tables, split, folder
-    )
-    return folder, tables
+    return feature_stage(schema, tables, TimeSplit(valid_days=1, test_days=1), folder).folder, tables
 
 
 @pytest.fixture(scope="session")

@@ -116,9 +116,10 @@ def test_what_was_watched_is_not_shown_again_and_speaks_in_reasons(recommender, 
             for each in first.ids
         ]
     )
-    later = recommender.recommend(ask(release, user_id=7, as_of_ms=known_at + 1, k=30))
+    again = ask(release, user_id=7, as_of_ms=known_at + 1, k=30)
+    later = recommender.recommend(again)
     assert not set(first.ids) & set(later.ids)
-    assert later.removed["seen"] == 10
+    assert later.removed["seen"] == np.isin(first.rows, recommender.retrieve(again).rows).sum() > 0
     watched = set(release.catalogue.creator_rows[first.rows]) - {-1}
     for row, sentences in zip(later.rows, later.reasons, strict=True):
         assert ("from a creator you watch" in sentences) == (release.catalogue.creator_rows[row] in watched)

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from watchnext.data.tables import OUTCOMES
-from watchnext.features.build import log_of
 from watchnext.features.catalogue import Ids
-from watchnext.features.fold import Reads, State, fold, read_candidates, read_viewer
+from watchnext.features.events import in_order
+from watchnext.features.fold import Reads, State, read_candidates, read_viewer
+from watchnext.features.folding import log_of
+from watchnext.features.replay import fold
 from watchnext.serving import store as store_module
 from watchnext.serving.environment import StoreError
 from watchnext.serving.events import Event, id_key, id_of
@@ -30,7 +32,7 @@ def outcome(user_id=101, video_id="v001", known_at=NOW, **fields) -> Event:
 def events_of(impressions, log) -> list[Event]:
     """A log as the two events of every impression, in fold order."""
     rows = impressions.to_dicts()
-    order, known_at = log.events()
+    order, known_at = in_order(log, np.inf)
     events = []
     for number, at in zip(order.tolist(), known_at.tolist(), strict=True):
         row = rows[number // 2]

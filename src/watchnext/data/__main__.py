@@ -1,67 +1,61 @@
 """`python -m watchnext.data tables` and what else is done to raw logs."""
 
-import hashlib
-import json
+import os
 from pathlib import Path
 
-import polars as pl
 from omegaconf import DictConfig
 
-from watchnext.data.canonical import sources_of
+from watchnext.data.canonical import CanonicalTables, sources_of
 from watchnext.data.findings import findings
 from watchnext.data.guide import guide
-from watchnext.data.tables import OUTCOMES, TABLES, DataError
-from watchnext.data.validation import validate
+from watchnext.data.stage import write_stage
+from watchnext.data.statistics import statistics_of
+from watchnext.data.tables import DataError
+from watchnext.data.world_files import write_world
 from watchnext.dispatch import dispatch, instantiate, plain
 from watchnext.schema import FeatureSchema, SchemaError
 
 
-def hash_of(folder: Path) -> str:
-    """16 hex digits over the bytes of the three tables."""
-    return hashlib.sha256(b"".join((folder / f"{name}.parquet").read_bytes() for name in TABLES)).hexdigest()[:16]
-
-
 def tables(config: DictConfig) -> None:
-    """Bring the raw log of `data` into the canonical, validated tables."""
+    """Bring the raw log of `data` into the canonical, validated tables; of a log in days, those that changed."""
     schema = FeatureSchema.load(f"conf/features/{config.data.features}.yaml")
-    loaded = instantiate(config.data.loader).read()
-    checked = validate(loaded.tables, schema)
-    rejected = pl.concat([loaded.rejected, checked.rejected])
     folder = Path(config.data.outputs) / "tables"
-    checked.tables.write(folder)
-    rejected.write_parquet(folder / "rejected.parquet")
-    impressions = checked.tables.impressions
-    report = {
-        "hash": hash_of(folder),
-        "impressions": len(impressions),
-        "users": len(checked.tables.users),
-        "videos": len(checked.tables.videos),
-        "first_day": str(impressions["day"].min()),
-        "last_day": str(impressions["day"].max()),
-        "rates": {name: round(impressions[name].mean(), 6) for name in OUTCOMES},
-        "mean_watch_s": round(impressions["watch_ms"].mean() / 1000, 3),
-        "rejected": {
-            f"{table} {reason}": n
-            for table, reason, n in rejected.group_by("table", "reason").len().sort("table", "reason").rows()
-        },
-        "filled": dict(checked.filled),
-    }
-    (folder / "report.json").write_text(json.dumps(report, indent=1))
+    written = write_stage(instantiate(config.data.loader), schema, folder)
+    report, rejected = written.report, sum(written.report["rejected"].values())
     print(
         f"{folder}: {report['impressions']:,} impressions, {report['users']:,} users, {report['videos']:,} videos; "
-        f"rejected {len(rejected):,} rows"
+        f"rejected {rejected:,} rows" + (f"; {written.kept} days as they were" if written.kept else "")
     )
     for reason, count in report["rejected"].items():
         print(f"  rejected {count:>8,}  {reason}")
 
 
 def world(config: DictConfig) -> None:
-    """Simulate a platform and write its log to `out` (data=world data.loader.users=... out=DIR)."""
-    if config.data.name != "world" or not config.out:
+    """Simulate a platform, its log to `out` (users= videos= days= out=; data=world_still, data=world_popular)."""
+    if not config.out or not config.data.loader._target_.endswith(".World"):
         raise DataError(
-            f"data is {config.data.name!r} and out is {config.out!r}; run `python -m watchnext.data world data=world out=DIR`"
+            f"data is {config.data.name!r} and out is {config.out!r}; run `python -m watchnext.data world out=DIR` with one "
+            "of the worlds: data=world, data=world_still, data=world_popular"
         )
-    instantiate(config.data.loader).read().tables.write(Path(config.out))
+    simulated, folder = instantiate(config.data.loader), Path(config.out)
+    written = write_world(simulated, folder, threads=len(os.sched_getaffinity(0)))
+    users, videos = len(simulated.viewers), len(simulated.catalogue)
+    print(f"{folder}: {written:,} impressions, {users:,} users, {videos:,} videos, {simulated.days} days")
+
+
+def compare(config: DictConfig) -> None:
+    """Lay the logs in PATHS beside each other: a table of figures, and a picture of curves in `out`, where that is set."""
+    from watchnext.data.comparison import markdown, picture  # matplotlib takes a while
+
+    if not config.paths:
+        raise DataError("there are no PATHS; run `python -m watchnext.data compare FOLDER FOLDER out=docs/world.png`")
+    folders = [Path(path) for path in config.paths]
+    names = [folder.parent.name if folder.name == "tables" else folder.name for folder in folders]
+    repair = "python -m watchnext.data tables"
+    logs = [statistics_of(CanonicalTables(root=str(folder), repair=repair).read().tables) for folder in folders]
+    print(markdown(dict(zip(names, logs, strict=True))))
+    if config.out:
+        picture(dict(zip(names, logs, strict=True)), Path(config.out))
 
 
 def schema_of(config: DictConfig) -> FeatureSchema:
@@ -90,6 +84,15 @@ def describe(config: DictConfig) -> None:
     print(guide(schema_of(config)))
 
 
+WORLD_KEYS = {key: f"data.loader.{key}" for key in ("users", "videos", "days", "seed")}
+
 if __name__ == "__main__":
-    commands = {"tables": tables, "world": world, "check": check, "describe": describe}
-    dispatch("watchnext.data", commands, (DataError, SchemaError), leading={"check": "path"})
+    commands = {"tables": tables, "world": world, "compare": compare, "check": check, "describe": describe}
+    dispatch(
+        "watchnext.data",
+        commands,
+        (DataError, SchemaError),
+        leading={"check": "path", "compare": "paths..."},
+        presets={"world": "data=world"},
+        short={"world": WORLD_KEYS},
+    )

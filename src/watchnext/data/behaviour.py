@@ -1,21 +1,28 @@
-"""What a viewer does with a video that appeals this much: exact probabilities, and draws from them.
+"""What a viewer does with a video: log odds, exact probabilities, and draws from them, all in one compiled arithmetic.
 
-The watch ratio is `REPLAYS * L`, L logit-logistic around the appeal: its distribution and its mean have closed forms, so the
-truth is exact. A long view is a watch of at least 18 s, or of the whole video where that is shorter; it is always a click.
+A click is a watch of at least 7 s and a long view one of at least 18 s, or of the whole video where that is shorter, as
+KuaiRand's are. Viewers and videos are arrays of records, `population.VIEWER` and `catalogue.VIDEO`.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 
+from watchnext.data.draws import uniform
 from watchnext.data.tables import OUTCOMES
+from watchnext.data.watch_laws import mean_s, sigmoid, survival, watch_s
 
-REPLAYS = 3.0  # a watch never exceeds this multiple of the duration
-LONG_VIEW_S = 18.0
-# Given a long view, the log odds of each further outcome: at appeal 0, and what one unit of appeal adds.
-AFTER_LONG_VIEW = {"like": (-3.0, 0.5), "share": (-4.7, 0.5), "follow": (-4.8, 0.7), "comment": (-4.4, 0.3)}
-POSITION_BIAS = {"home": 0.05, "discover": 0.12}  # a position p is looked at with probability (p + 1) ** -bias
+HOUR_MS, DAY_MS = 3_600_000, 86_400_000
+DIMENSION = 16  # of tastes
+SCALE = DIMENSION**0.5  # the cosine of random unit vectors has standard deviation 1 / sqrt(D)
+CLICK_S, LONG_VIEW_S = 7.0, 18.0
+FOREIGN, TELEVISION, FOLLOWED = -0.5, 0.3, 0.8  # what each adds to the log odds
+# Given a click, the log odds of each further outcome: at appeal 0, and what one unit of appeal adds. Rates as in KuaiRand.
+LIKE, SHARE, FOLLOW, COMMENT = (-3.75, 0.4), (-6.95, 0.4), (-6.75, 0.6), (-5.4, 0.3)
+HIDE = (-7.4, -0.4)  # given no long view
 
 
 @dataclass(frozen=True)
@@ -35,75 +42,95 @@ class Outcomes:
     happened: Mapping[str, np.ndarray]
 
 
-@dataclass(frozen=True)
-class Inclination:
-    """Log odds that drive a viewer at a video: `appeal`, `stay` of the watch ratio; `duration_s` of the video."""
-
-    appeal: np.ndarray
-    stay: np.ndarray
-    duration_s: np.ndarray
-
-    def starts(self) -> np.ndarray:
-        return sigmoid(3.6 + 0.6 * self.appeal)
-
-    def long_view_after_start(self) -> np.ndarray:
-        return sigmoid(self.stay - _logit(np.minimum(1.0, LONG_VIEW_S / self.duration_s) / REPLAYS))
-
-    def click_without_long_view(self) -> np.ndarray:
-        return sigmoid(-1.0 + 0.6 * self.appeal)
-
-    def hide_without_long_view(self) -> np.ndarray:
-        return sigmoid(-4.8 - 0.8 * self.appeal)
+@njit(cache=True, nogil=True, _nrt=False)
+def taste_into(taste, viewers, user, time_ms):
+    """A viewer's unit vector at a time: between two of their own, to and fro, at their own speed."""
+    viewer = viewers[user]
+    angle = viewer.phase + viewer.turn * (time_ms / DAY_MS)
+    here, there, norm = math.cos(angle), math.sin(angle), 0.0
+    for d in range(len(taste)):
+        taste[d] = here * viewer.first[d] + there * viewer.second[d]
+        norm += taste[d] * taste[d]
+    norm = 1.0 / math.sqrt(norm)
+    for d in range(len(taste)):
+        taste[d] *= norm
 
 
-def sigmoid(x: np.ndarray) -> np.ndarray:
-    return 0.5 * (1.0 + np.tanh(0.5 * np.asarray(x, np.float64)))
+@njit(cache=True, nogil=True, _nrt=False)
+def popularity_of(videos, video, time_ms):
+    """Quality, and a buzz that rises to its peak after upload and dies; 0 buzz before upload."""
+    age = max(time_ms - videos[video].upload_ms, 0) / (HOUR_MS * videos[video].peak_h)
+    return 0.6 * videos[video].quality + videos[video].buzz * age * math.exp(1.0 - age)
 
 
-def _logit(p: np.ndarray) -> np.ndarray:
-    return np.log(p) - np.log1p(-p)
+@njit(nogil=True, _nrt=False)
+def appeal_of(physics, viewers, videos, taste, user, video, time_ms, followed):
+    """Log odds. A bot takes everything alike."""
+    if viewers[user].bot:
+        return viewers[user].eagerness
+    match = np.float32(0.0)
+    for d in range(len(taste)):
+        match += taste[d] * videos[video].latent[d]
+    appeal = physics.baseline + viewers[user].eagerness + physics.match * SCALE * match
+    appeal += physics.popularity * popularity_of(videos, video, time_ms)
+    if viewers[user].language != videos[video].language:
+        appeal += FOREIGN
+    return appeal + FOLLOWED if followed else appeal
 
 
-def mean_logit_logistic(location: np.ndarray) -> np.ndarray:
-    """E[sigmoid(location + X)] for X standard logistic: with a = exp(-location), (1 - a + a ln a) / (1 - a)^2."""
-    flat = np.abs(location) < 1e-3  # there the formula is 0 / 0; its series is 1/2 + location / 6
-    x = np.where(flat, 1.0, location)
-    a = np.exp(-x)
-    return np.where(flat, 0.5 + location / 6, (1 - a - a * x) / (1 - a) ** 2)
+@njit(nogil=True, _nrt=False)
+def stay_of(physics, viewers, user, appeal, depth):
+    """`depth` impressions of the session came before."""
+    if viewers[user].bot:
+        return appeal
+    return appeal + TELEVISION * viewers[user].television - physics.fatigue * math.log(1.0 + depth / 10.0)
 
 
-def truth_of(inclination: Inclination) -> Truth:
-    starts, appeal = inclination.starts(), inclination.appeal
-    long_view = starts * inclination.long_view_after_start()
-    probability = {
-        "click": long_view + (starts - long_view) * inclination.click_without_long_view(),
-        "long_view": long_view,
-        **{name: long_view * sigmoid(base + slope * appeal) for name, (base, slope) in AFTER_LONG_VIEW.items()},
-        "hide": (1 - long_view) * inclination.hide_without_long_view(),
-    }
-    watch_ms = starts * inclination.duration_s * 1000 * REPLAYS * mean_logit_logistic(inclination.stay)
-    return Truth(watch_ms, {name: probability[name] for name in OUTCOMES})
+@njit(nogil=True, _nrt=False)
+def starts(appeal):
+    return sigmoid(3.0 + 0.3 * appeal)
 
 
-def looked_at(positions: np.ndarray, surface: str) -> np.ndarray:
-    """Probability that a position (from 0) is looked at; below it nothing can happen."""
-    return (positions + 1.0) ** -POSITION_BIAS[surface]
+@njit(nogil=True, _nrt=False)
+def draw(physics, appeal, stay, duration_s, followed, stream):
+    """Watch time in ms and the outcomes as bits in the order of OUTCOMES, of a video that is looked at."""
+    watched = watch_s(physics.watch_law, stay, duration_s, stream) if uniform(stream) < starts(appeal) else 0.0
+    flags = 0
+    if watched >= min(CLICK_S, duration_s):
+        flags = 1
+        flags |= 4 * (uniform(stream) < sigmoid(LIKE[0] + LIKE[1] * appeal))
+        flags |= 8 * (uniform(stream) < sigmoid(SHARE[0] + SHARE[1] * appeal))
+        flags |= 16 * (uniform(stream) < sigmoid(FOLLOW[0] + FOLLOW[1] * appeal) and not followed)
+        flags |= 32 * (uniform(stream) < sigmoid(COMMENT[0] + COMMENT[1] * appeal))
+    if watched >= min(LONG_VIEW_S, duration_s):
+        flags |= 2
+    else:
+        flags |= 64 * (uniform(stream) < sigmoid(HIDE[0] + HIDE[1] * appeal))
+    return math.ceil(watched * 1000.0 - 1e-6), flags  # a part of a ms up, so that a long view stays one in the log
 
 
-def draw(rng: np.random.Generator, inclination: Inclination, looked: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Watch time in ms and outcomes, each looked at with probability `looked`; arrays of one shape (R, K)."""
-    shape = looked.shape
-    seen = rng.random(shape) < looked
-    starts = seen & (rng.random(shape) < inclination.starts())
-    ratio = REPLAYS * sigmoid(inclination.stay + rng.logistic(size=shape))
-    watch_s = np.where(starts, ratio * inclination.duration_s, 0.0)
-    long_view = watch_s >= np.minimum(LONG_VIEW_S, inclination.duration_s)
-    happened = {
-        "click": long_view | (starts & (rng.random(shape) < inclination.click_without_long_view())),
-        "long_view": long_view,
-        "hide": seen & ~long_view & (rng.random(shape) < inclination.hide_without_long_view()),
-    }
-    for name, (base, slope) in AFTER_LONG_VIEW.items():
-        happened[name] = long_view & (rng.random(shape) < sigmoid(base + slope * inclination.appeal))
-    # a whole millisecond up, so that a long view stays one in the log
-    return np.ceil(watch_s * 1000).astype(np.int64), {name: happened[name] for name in OUTCOMES}
+@njit(cache=True, nogil=True)
+def truths(physics, viewers, videos, users, rows, times, followed, depth):
+    """(N, 1 + outcomes): expected watch time in ms, then probabilities in the order of OUTCOMES."""
+    out = np.empty((len(users), 8))
+    taste = np.empty(DIMENSION, np.float32)
+    for i in range(len(users)):
+        user, d = users[i], videos[rows[i]].duration_ms / 1000.0
+        taste_into(taste, viewers, user, times[i])
+        appeal = appeal_of(physics, viewers, videos, taste, user, rows[i], times[i], followed[i])
+        stay, start = stay_of(physics, viewers, user, appeal, depth[i]), starts(appeal)
+        click = start * survival(physics.watch_law, stay, d, min(CLICK_S, d))
+        long_view = start * survival(physics.watch_law, stay, d, min(LONG_VIEW_S, d))
+        out[i, 0] = 1000.0 * start * mean_s(physics.watch_law, stay, d)
+        out[i, 1], out[i, 2] = click, long_view
+        out[i, 3] = click * sigmoid(LIKE[0] + LIKE[1] * appeal)
+        out[i, 4] = click * sigmoid(SHARE[0] + SHARE[1] * appeal)
+        out[i, 5] = 0.0 if followed[i] else click * sigmoid(FOLLOW[0] + FOLLOW[1] * appeal)
+        out[i, 6] = click * sigmoid(COMMENT[0] + COMMENT[1] * appeal)
+        out[i, 7] = (1.0 - long_view) * sigmoid(HIDE[0] + HIDE[1] * appeal)
+    return out
+
+
+def truth_from(table: np.ndarray, shape: tuple[int, ...]) -> Truth:
+    probability = {name: table[:, 1 + i].reshape(shape) for i, name in enumerate(OUTCOMES)}
+    return Truth(table[:, 0].reshape(shape), probability)

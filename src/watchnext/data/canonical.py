@@ -1,12 +1,14 @@
 """Logs that are already in the three tables, as Parquet or CSV, a file or a folder of partitions each."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import polars as pl
 
-from watchnext.data.columns import expected_columns
+from watchnext.data.columns import expected_columns, sound_columns
 from watchnext.data.delimited import parsed, whole_numbers
 from watchnext.data.loaders import REJECTED, Loaded
 from watchnext.data.tables import TABLES, DataError, Id, Tables
@@ -44,6 +46,23 @@ class Source:
         raise IndexError(f"there are only {len(self.frame)} rows")
 
 
+@dataclass(frozen=True)
+class DayFiles:
+    """The files of one day, `day` an ISO date."""
+
+    day: str
+    files: tuple[Path, ...]
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of their bytes, one after another."""
+        digest = hashlib.sha256()
+        for file in self.files:
+            with open(file, "rb") as opened:
+                digest.update(hashlib.file_digest(opened, "sha256").digest())
+        return digest.hexdigest()
+
+
 class CanonicalTables:
     """`impressions`, `users` and `videos` in `root`: `<table>.parquet`, `<table>.csv`, or a folder `<table>/` of either, whose
     files are read in the order of their paths. A folder `key=value` below it (Hive) gives the column `key`, and `date=...`
@@ -57,6 +76,62 @@ class CanonicalTables:
         self.root = Path(root)
         self.schema = FeatureSchema.load(Path(features)) if features else FeatureSchema.from_mapping({})
         self.repair = repair
+
+    def by_day(self) -> dict[str, DayFiles] | None:
+        """Day > its files, in order, of impressions in Parquet under `date=` folders; None where they are not so."""
+        files = _files(self.root, "impressions", self.repair)
+        days = [_partition(file.relative_to(self.root)).get("day") for file in files]
+        if files[0].suffix != ".parquet" or None in days or NO_PARTITION in days:
+            return None
+        return {day: DayFiles(day, tuple(f for f, d in zip(files, days, strict=True) if d == day)) for day in sorted(set(days))}
+
+    def entities(self, by_day: Mapping[str, DayFiles]) -> Loaded:
+        """Users and videos, beside no impressions. Raises DataError naming every file whose columns the feature schema does not
+        know, or that lacks one, or has another type than it should or than the days before, before a row is read."""
+        sources = {}
+        for table in ("users", "videos"):
+            sources[table] = _typed(self.root, table, _untyped(self.root, table, self.schema, self.repair), self.schema, [])
+        tables = {name: source.rows() for name, source in sources.items()}
+        files = [file for each in by_day.values() for file in each.files]
+        frames = [self._columns(file) for file in files]
+        _same_types(tuple(files), frames)
+        wrong = {}
+        for file, frame in zip(files, frames, strict=True):
+            _, faults, _ = sound_columns(Tables(frame, **tables), self.schema)
+            for fault in faults:
+                wrong.setdefault(fault.message, f"{file}: {fault.message}")
+        if wrong:
+            raise DataError("\n".join(wrong.values()))
+        rejected = pl.concat([pl.DataFrame(schema=REJECTED), *(source.refused for source in sources.values())])
+        return Loaded(Tables(frames[0], **tables), rejected)
+
+    def _columns(self, file: Path) -> pl.DataFrame:
+        """The columns of a file, without its rows."""
+        try:
+            empty = pl.DataFrame(schema=pl.read_parquet_schema(file))
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise DataError(f"{file} cannot be read as Parquet ({error}); it may be truncated: run `{self.repair}`") from error
+        known = expected_columns("impressions", self.schema)
+        empty = _with_partition(empty, file.relative_to(self.root), set(known))
+        return _typed(
+            self.root, "impressions", Source(empty, (file,), (0,), pl.DataFrame(schema=REJECTED)), self.schema, []
+        ).frame
+
+    def read_day(self, files: DayFiles) -> Source:
+        """One day's impressions. Rows that say they are of another day are refused."""
+        known = set(expected_columns("impressions", self.schema))
+        frames = [_with_partition(_read(file, self.repair), file.relative_to(self.root), known) for file in files.files]
+        frame = pl.concat(frames, how="diagonal_relaxed")
+        source = Source(frame, files.files, tuple(map(len, frames)), pl.DataFrame(schema=REJECTED))
+        typed = _typed(self.root, "impressions", source, self.schema, [])
+        rows = typed.frame.with_row_index("row").filter(pl.col("day") != pl.lit(files.day).str.to_date())
+        astray = rows.select(
+            table=pl.lit("impressions"),
+            row=pl.col("row").cast(pl.Int64),
+            reason=pl.lit("day is not that of its folder"),
+            value=pl.col("day").cast(pl.String),
+        )
+        return Source(typed.frame, typed.files, typed.heights, pl.concat([typed.refused, astray]))
 
     def read(self) -> Loaded:
         """Raises DataError naming all that is missing or truncated, and the command `repair`."""

@@ -63,7 +63,7 @@ def _grouped(source: Source, rejected: pl.DataFrame, kind: str | None) -> Iterat
 def _example(source: Source, row: int, value: str) -> str:
     file, place = source.place(row)
     shown = value if len(value) <= LONGEST else f"{value[:LONGEST]}..."
-    return f"{file} row {place}: {shown}"
+    return f"{file} row {place}: {shown}".replace("\0", "\\0")  # else a terminal would not show it
 
 
 def _out_of_order(source: Source, impressions: pl.DataFrame) -> Iterator[Finding]:

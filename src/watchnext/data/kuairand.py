@@ -11,8 +11,8 @@ from pathlib import Path
 
 import polars as pl
 
-from watchnext.data.loaders import REJECTED, Loaded, in_order
-from watchnext.data.tables import DataError, Tables
+from watchnext.data.loaders import REJECTED, Loaded
+from watchnext.data.tables import DataError, Tables, in_order
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,3 @@ class Loader(Protocol):
     """Brings one layout into the canonical tables."""
 
     def read(self) -> Loaded: ...
-
-
-def in_order(impressions: pl.DataFrame) -> pl.DataFrame:
-    """Sort by (time_ms, request_id, position, file order), by those of the columns that the log has."""
-    keys = [name for name in ("time_ms", "request_id", "position") if name in impressions.columns]
-    return impressions.sort(keys, maintain_order=True)

@@ -1,56 +1,107 @@
-"""How the simulated platform fills its slates: draws of known propensity, and what it showed to whom.
+"""How the simulated platform fills a slot, with the exact probability of every choice.
 
-R requests, V videos, K slots.
+Three sources, refreshed every few hours: with probability `explore` uniform over all that may be shown; with `follow` uniform
+over the latest uploads of creators whom the viewer follows; else a cluster by softmax of the viewer's taste (blurred, a day
+behind), and a video in it by popularity. What the viewer saw lately or has above is drawn again. So with q the
+mixture's probability and M its mass on all that is drawn again, the propensity is q / (1 - M).
 """
 
+from dataclasses import dataclass
+
 import numpy as np
+from numba import njit
 
-SEEN = 600  # a viewer is not shown any of the last so many videos again
+from watchnext.data.draws import below, uniform
 
-
-class Seen:
-    """The last SEEN videos shown to each viewer, in a ring."""
-
-    def __init__(self, users: int):
-        self.rows = np.full((users, SEEN), -1, np.int32)
-        self.next = np.zeros(users, np.int64)
-
-    def mask(self, users: np.ndarray, videos: int) -> np.ndarray:
-        """(R, V); the column that empty places (-1) fall into is cut off."""
-        mask = np.zeros((len(users), videos + 1), bool)
-        np.put_along_axis(mask, self.rows[users].astype(np.int64) % (videos + 1), True, axis=1)
-        return mask[:, :videos]
-
-    def add(self, users: np.ndarray, slates: np.ndarray) -> None:
-        """Distinct users (R,), slates (R, K), -1 for no video."""
-        row, slot = np.nonzero(slates >= 0)
-        place = (self.next[users[row]] + (slates >= 0).cumsum(axis=1)[row, slot] - 1) % SEEN
-        self.rows[users[row], place] = slates[row, slot]
-        self.next[users] += (slates >= 0).sum(axis=1)
+FOLLOWS = 16  # creators whom a viewer follows at most; the oldest goes
 
 
-def draw_slates(
-    rng: np.random.Generator, scores: np.ndarray, eligible: np.ndarray, explore: np.ndarray, slots: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Slates (R, K) and propensities (R, K), without replacement; -1 and nan where nothing is left.
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """What fills the slates.
 
-    A slot is uniform with probability `explore` (R,), else softmax of `scores` (R, V), both over what is `eligible` (R, V)
-    and not above it.
+    explore          share of slots that are uniform over all that may be shown
+    random_requests  share of requests all of whose slots are (their `policy` is `random`)
+    home, discover   sharpness of the softmax over clusters, by surface
+    popularity       exponent of popularity within a cluster
+    blur             noise in each coordinate of the taste that the policy knows
+    seen             last videos of a viewer that are not shown again
+    refresh_h        hours between two looks at the catalogue; divides 24
     """
-    # Gumbel-top-k (Kool et al., ICML 2019): the largest of score + Gumbel noise is a softmax draw, and the next largest of
-    # those that remain is the next one. Uniform draws take the largest of independent noise.
-    rows = np.arange(len(scores))
-    keys = np.where(eligible, scores + rng.gumbel(size=scores.shape), -np.inf)
-    noise = np.where(eligible, rng.random(scores.shape), -np.inf)
-    weights = np.where(eligible, np.exp(scores - scores.max(axis=1, keepdims=True)), 0.0)
-    slates, propensities = np.full((len(scores), slots), -1), np.full((len(scores), slots), np.nan)
-    for slot in range(slots):
-        total, left = weights.sum(axis=1), np.isfinite(keys).sum(axis=1)
-        pick = np.where(rng.random(len(scores)) < explore, noise.argmax(axis=1), keys.argmax(axis=1))
-        some = left > 0
-        soft = np.divide(weights[rows, pick], total, out=np.zeros_like(total), where=total > 0)
-        slates[some, slot] = pick[some]
-        propensities[some, slot] = ((1 - explore) * soft + explore / np.maximum(left, 1))[some]
-        keys[rows, pick] = noise[rows, pick] = -np.inf
-        weights[rows, pick] = 0.0
-    return slates, propensities
+
+    explore: float = 0.05
+    random_requests: float = 0.04
+    home: float = 6.0
+    discover: float = 3.0
+    popularity: float = 2.9
+    blur: float = 0.12
+    seen: int = 200
+    refresh_h: int = 3
+
+    def __post_init__(self) -> None:
+        if self.seen < 1 or self.refresh_h < 1 or 24 % self.refresh_h:
+            raise ValueError(f"seen is {self.seen}, refresh_h {self.refresh_h}; expected at least 1, and a divisor of 24")
+
+
+@njit(nogil=True, _nrt=False)
+def clusters_into(share, until, taste, directions, mass, region, sharpness):
+    """The softmax over the clusters that hold something: its running sum, and each share by the cluster's mass."""
+    top = -1e30
+    for cluster in range(len(share)):
+        share[cluster] = 0.0
+    for d in range(len(taste)):
+        for cluster in range(len(share)):
+            share[cluster] += taste[d] * directions[d, cluster]
+    for cluster in range(len(share)):
+        if mass[cluster, region] > 0.0 and share[cluster] > top:
+            top = share[cluster]
+    total = 0.0
+    for cluster in range(len(share)):
+        share[cluster] = np.exp(sharpness * (share[cluster] - top)) if mass[cluster, region] > 0.0 else 0.0
+        total += share[cluster]
+    running = 0.0
+    for cluster in range(len(share)):
+        running += share[cluster] / total
+        until[cluster] = running
+        if share[cluster] > 0.0:
+            share[cluster] /= total * mass[cluster, region]
+
+
+@njit(nogil=True, _nrt=False)
+def among(video, rows, count):
+    found = False
+    for i in range(count):
+        found |= rows[i] == video
+    return found
+
+
+@njit(nogil=True, _nrt=False)
+def probability(offer, period, videos, region, video, share, explore, follow, latest, count):
+    """The mixture's, of a video that may be shown."""
+    q = explore / offer.allowed[period, region]
+    if explore == 1.0:
+        return q
+    q += (1.0 - explore - follow) * share[videos[video].tags[0]] * offer.weight[period, video]
+    if follow > 0.0 and among(video, latest, count):
+        q += follow / count
+    return q
+
+
+@njit(nogil=True, _nrt=False)
+def pick(offer, period, shelves, videos, region, until, explore, follow, latest, count, stream):
+    """One draw from the mixture."""
+    source = uniform(stream)
+    if source < follow:
+        return latest[below(stream, count)]
+    if source < follow + explore:
+        while True:
+            video = shelves.by_upload[below(stream, offer.uploaded[period])]
+            if (videos[video].allowed >> region) & 1:
+                return video
+    cluster = min(np.searchsorted(until, uniform(stream), side="right"), len(until) - 1)
+    start, size = shelves.cluster_start[cluster], offer.count[period, cluster]
+    while True:
+        place = offer.aliases[period, start + below(stream, size)]
+        video = place.video if uniform(stream) < place.keep else place.other
+        if (videos[video].allowed >> region) & 1:
+            return video

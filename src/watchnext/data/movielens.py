@@ -10,8 +10,8 @@ from pathlib import Path
 
 import polars as pl
 
-from watchnext.data.loaders import REJECTED, Loaded, in_order
-from watchnext.data.tables import DataError, Tables
+from watchnext.data.loaders import REJECTED, Loaded
+from watchnext.data.tables import DataError, Tables, in_order
 
 RATINGS = {"user_id": pl.Int64, "video_id": pl.Int64, "rating": pl.Float64, "timestamp": pl.Int64}
 USERS = {"user_id": pl.Int64, "gender": pl.String, "age_group": pl.Int64, "occupation": pl.Int64, "zip": pl.String}

@@ -8,25 +8,40 @@ import polars as pl
 from watchnext.data.tables import DataError
 
 SPLITS = ("train", "valid", "test")  # a row's split is an index into these
+NO_SPLIT = -1  # a row that folds state and is neither learned from nor measured on
 
 
 class TimeSplit:
-    """The last `test_days` calendar days test, the `valid_days` before them validate, everything earlier trains."""
+    """The last `test_days` calendar days test, the `valid_days` before them validate, what is earlier trains.
 
-    def __init__(self, *, valid_days: int, test_days: int):
-        if valid_days < 0 or test_days < 1:
-            raise DataError(f"split: valid_days={valid_days}, test_days={test_days}; expected at least 0 and at least 1")
+    gap_days     days between training and what follows it that belong to no split, so that outcomes of training rows are
+                 known before validation starts
+    warmup_days  first days of the log that only fill the state, so that no training row sees it empty; they belong to no split
+    """
+
+    def __init__(self, *, valid_days: int, test_days: int, gap_days: int = 0, warmup_days: int = 0):
         self.valid_days = valid_days
         self.test_days = test_days
+        self.gap_days = gap_days
+        self.warmup_days = warmup_days
+        if min(valid_days, gap_days, warmup_days) < 0 or test_days < 1:
+            raise DataError(f"split: {self}; expected test_days of at least 1 and the others of at least 0")
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name}={days}" for name, days in vars(self).items())
 
     def assign(self, day: pl.Series | np.ndarray) -> np.ndarray:
-        """Split (N,) int8 of each row, by its calendar day. Raises DataError where a split would be empty."""
+        """Split (N,) int8 of each row, by its calendar day; NO_SPLIT in the gap and the warm-up. Raises DataError where a
+        split would be empty."""
         day = pl.Series(values=day).cast(pl.Date)
         if day.is_empty():
             raise DataError("split: there are no impressions to split; check the loader's root and the rejected rows")
+        first_train = day.min() + timedelta(days=self.warmup_days)
         first_test = day.max() - timedelta(days=self.test_days - 1)
         first_valid = first_test - timedelta(days=self.valid_days)
         split = (day >= first_valid).cast(pl.Int8).to_numpy() + (day >= first_test).cast(pl.Int8).to_numpy()
+        in_gap = day.is_between(first_valid - timedelta(days=self.gap_days), first_valid, closed="left")
+        split[((day < first_train) | in_gap).to_numpy()] = NO_SPLIT
         self._require_all(split, day)
         return split
 
@@ -34,8 +49,8 @@ class TimeSplit:
         wanted = [0, 1, 2] if self.valid_days else [0, 2]
         if lacking := [SPLITS[index] for index in wanted if not (split == index).any()]:
             raise DataError(
-                f"split: no rows for {' and '.join(lacking)}: the log spans {day.min()} to {day.max()}, expected more than "
-                f"valid_days={self.valid_days} + test_days={self.test_days} days; lower data.split.valid_days or .test_days"
+                f"split: no rows for {' and '.join(lacking)}: the log spans {day.min()} to {day.max()}, expected more days "
+                f"than {self} take; lower one of them (data.split.*)"
             )
 
     def boundaries(self, split: np.ndarray, time_ms: np.ndarray) -> dict[str, int]:

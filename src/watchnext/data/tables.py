@@ -7,7 +7,6 @@ An id is a string of at most 64 bytes or an int64, one kind a data set.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import polars as pl
 
@@ -75,24 +74,8 @@ class Tables:
     users: pl.DataFrame
     videos: pl.DataFrame
 
-    def write(self, folder: Path) -> None:
-        """Write `<table>.parquet`, zstd; the same tables give the same bytes."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        for name in TABLES:
-            getattr(self, name).write_parquet(Path(folder) / f"{name}.parquet", compression="zstd", statistics=False)
 
-
-def read_parquet(path: Path, *, repair: str) -> pl.DataFrame:
-    """Read one Parquet file; a missing or truncated one is named together with the command that mends it."""
-    if not Path(path).exists():
-        raise DataError(f"{path} is missing; run `{repair}`")
-    try:
-        return pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{path} cannot be read as Parquet ({error}); it may be truncated: run `{repair}`") from error
-
-
-def read_tables(root: str | Path, *, repair: str = "git checkout -- data") -> Tables:
-    """Read `impressions.parquet`, `users.parquet`, `videos.parquet` from `root`. Raises DataError naming the bad file."""
-    frames = {name: read_parquet(Path(root) / f"{name}.parquet", repair=repair) for name in TABLES}
-    return Tables(**frames)
+def in_order(impressions: pl.DataFrame) -> pl.DataFrame:
+    """Sort by (time_ms, request_id, position, file order), by those of the columns that the log has."""
+    keys = [name for name in ("time_ms", "request_id", "position") if name in impressions.columns]
+    return impressions.sort(keys, maintain_order=True)

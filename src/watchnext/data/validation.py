@@ -8,11 +8,12 @@ import polars as pl
 from pandera.errors import SchemaErrors
 
 from watchnext.data.columns import FLOATS, Expected, expected_columns, sound_columns
-from watchnext.data.loaders import REJECTED, in_order
-from watchnext.data.tables import ID_BYTES, DataError, Tables
+from watchnext.data.loaders import REJECTED
+from watchnext.data.tables import ID_BYTES, DataError, Tables, in_order
 from watchnext.schema import FeatureSchema
 
 IDS = {"impressions": ("request_id", "user_id", "video_id"), "users": ("user_id",), "videos": ("video_id", "creator_id")}
+UNKNOWN = ("unknown user", "unknown video")  # reasons that go away when such a one is listed
 KEYS = {"impressions": ["user_id", "video_id", "time_ms"], "users": ["user_id"], "videos": ["video_id"]}
 
 
@@ -33,6 +34,16 @@ def validate(tables: Tables, schema: FeatureSchema) -> Validated:
         raise DataError("\n".join(fault.message for fault in faults))
     passed, rejected = checked_rows(frames, schema)
     return Validated(Tables(**passed | {"impressions": in_order(passed["impressions"])}), rejected, filled)
+
+
+def validate_day(impressions: pl.DataFrame, users: pl.DataFrame, videos: pl.DataFrame, schema: FeatureSchema) -> Validated:
+    """The same for one day's impressions, of users and videos that were checked."""
+    frames, faults, filled = sound_columns(Tables(impressions, users, videos), schema)
+    if faults:
+        raise DataError("\n".join(fault.message for fault in faults))
+    rejections = [pl.DataFrame(schema=REJECTED)]
+    passed = in_order(_checked("impressions", frames, schema, rejections))
+    return Validated(Tables(passed, users, videos), pl.concat(rejections), filled)
 
 
 def checked_rows(frames: Mapping[str, pl.DataFrame], schema: FeatureSchema) -> tuple[dict[str, pl.DataFrame], pl.DataFrame]:
@@ -75,6 +86,8 @@ def _checks(table: str, frames: Mapping[str, pl.DataFrame], expected: Expected) 
         yield _check(pl.col(name).is_finite(), f"{name} is not finite")
     if name in IDS[table] and dtype == pl.String:
         yield _check(pl.col(name).str.len_bytes().is_between(1, ID_BYTES), f"{name} is not of 1 to {ID_BYTES} bytes")
+        # Ids are kept in fixed-width byte arrays, which are padded with NUL: "a" and "a\0" would become the same one.
+        yield _check(~pl.col(name).str.contains("\0", literal=True), f"{name} contains a NUL byte")
     if feature is not None and feature.kind == "vector":
         yield _check(pl.col(name).list.len() == feature.dimension, f"{name} is not of dimension {feature.dimension}")
         yield _check(

@@ -8,11 +8,12 @@ import polars as pl
 from omegaconf import DictConfig
 
 from watchnext import tracking
-from watchnext.data.tables import DataError, read_tables
+from watchnext.data.days import read_tables
+from watchnext.data.tables import DataError
 from watchnext.dispatch import dispatch, plain, write_report
 from watchnext.evaluation.replay import Replay, funnel_metrics, ranking_metrics, skew
 from watchnext.features.batches import FeatureSet
-from watchnext.features.build import REGIMES
+from watchnext.features.regimes import REGIMES
 from watchnext.nn.weights import load_network
 from watchnext.ranking.scoring import scored
 from watchnext.schema import SchemaError
@@ -53,7 +54,7 @@ def replayed_under(regime: str, config: DictConfig, release: Release) -> Replay:
     """The funnel is followed under the configured regime alone; under the others impressions are scored."""
     requests = config.evaluation.requests if regime == config.regime else 0
     return Replay(
-        release=release, regime=regime, utc_offset_h=config.data.utc_offset_h, slate=config.evaluation.slate, requests=requests
+        release=release, regime=regime, slate=config.evaluation.slate, requests=requests
     )
 
 
@@ -64,7 +65,7 @@ def replay(config: DictConfig) -> None:
     outputs = Path(config.data.outputs)
     name = json.loads((outputs / "release.json").read_text())["release"]
     release = Release.load(Path(config.data.releases) / name)
-    tables, features = read_tables(outputs / "tables", repair="dvc repro tables"), FeatureSet.load(outputs / "features")
+    tables, features = read_tables(outputs / "tables"), FeatureSet.load(outputs / "features")
     split = np.asarray(features.columns["split"])
     replayed = {regime: replayed_under(regime, config, release).run(tables, split) for regime in REGIMES}
     followed = replayed[config.regime]

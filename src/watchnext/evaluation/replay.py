@@ -18,7 +18,7 @@ from tqdm import tqdm
 from watchnext import metrics
 from watchnext.data.tables import OUTCOMES, Tables
 from watchnext.evaluation.floors import Floors
-from watchnext.features.build import DAY_MS
+from watchnext.features.regimes import day_starts
 from watchnext.serving.events import Event
 from watchnext.serving.recommender import Recommender
 from watchnext.serving.release import Release
@@ -60,16 +60,17 @@ def events_of(impressions: pl.DataFrame) -> list[Event]:
 class Stream:
     """Held-out events, applied to the store up to where the regime lets a request see."""
 
-    def __init__(self, store: Store, events: list[Event], *, regime: str, utc_offset_h: float) -> None:
-        self._store, self._events, self._regime, self._offset_ms = store, events, regime, utc_offset_h * 3_600_000
+    def __init__(self, store: Store, events: list[Event], *, regime: str, days_ms: np.ndarray) -> None:
+        """`days_ms` are the times of the first request of each day, ascending."""
+        self._store, self._events, self._regime, self._days_ms = store, events, regime, days_ms
         self._next = 0
 
     def advance(self, as_of_ms: int) -> None:
         """Apply every event known strictly before what a request at `as_of_ms` may see."""
         if self._regime == "frozen":
             return
-        local = as_of_ms + self._offset_ms
-        until = as_of_ms if self._regime == "streaming" else local - local % DAY_MS - self._offset_ms
+        day = np.searchsorted(self._days_ms, as_of_ms, side="right") - 1
+        until = as_of_ms if self._regime == "streaming" else self._days_ms[day]
         end = self._next
         while end < len(self._events) and self._events[end].known_at < until:
             end += 1
@@ -84,7 +85,6 @@ class Replay:
 
     release: Release
     regime: str
-    utc_offset_h: float
     slate: int
     requests: int
 
@@ -99,9 +99,8 @@ class Replay:
         with TemporaryDirectory(prefix="watchnext-replay-") as folder:
             store = Store.open(Path(folder), self.release, durable=False)
             try:
-                stream = Stream(
-                    store, sorted(events, key=lambda e: e.known_at), regime=self.regime, utc_offset_h=self.utc_offset_h
-                )
+                events, days_ms = sorted(events, key=lambda e: e.known_at), np.unique(day_starts(test))
+                stream = Stream(store, events, regime=self.regime, days_ms=days_ms)
                 return self._replayed(Recommender(self.release, store), stream, test)
             finally:
                 store.close()

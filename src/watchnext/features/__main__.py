@@ -1,14 +1,15 @@
-"""`python -m watchnext.features build | tripwire`: canonical tables > model inputs, and the proof that they know no future."""
+"""`python -m watchnext.features build | tripwire | card`: canonical tables > model inputs, and what there is to say of both."""
 
-import json
 import sys
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-from watchnext.data.tables import DataError, read_tables
+from watchnext.data.days import StoredTables
+from watchnext.data.tables import DataError
 from watchnext.dispatch import dispatch, instantiate, write_report
 from watchnext.features.build import FeatureBuilder
+from watchnext.features.fold import Layout
 from watchnext.schema import FeatureSchema, SchemaError
 
 
@@ -19,21 +20,19 @@ def builder_of(config: DictConfig, schema: FeatureSchema, regime: str) -> Featur
         utc_offset_h=config.data.utc_offset_h,
         regime=regime,
         min_count=config.min_count,
-        data_hash=json.loads((Path(config.data.outputs) / "tables" / "report.json").read_text())["hash"],
+        snapshots=config.snapshots,
     )
 
 
 def build(config: DictConfig) -> None:
-    """Fold the log, fit the pipeline on training days, encode every impression as of its time."""
+    """Fold the log from where the last build ended: every impression as of its time; fit the pipeline on training days."""
     outputs = Path(config.data.outputs)
-    tables = read_tables(outputs / "tables", repair="dvc repro tables")
-    split = instantiate(config.data.split).assign(tables.impressions["day"])
+    stored = StoredTables.open(outputs / "tables")
     schema = FeatureSchema.load(f"conf/features/{config.data.features}.yaml")
-    builder = builder_of(config, schema, config.regime)
-    report = builder.build(tables, split, outputs / "features")
+    built = builder_of(config, schema, config.regime).build(stored, instantiate(config.data.split), outputs / "features")
     print(
-        f"{outputs / 'features'}: {report['impressions']}, regime {report['regime']}, "
-        f"{report['viewer_state_bytes']} bytes a viewer"
+        f"{outputs / 'features'}: {built.report['impressions']}, regime {built.report['regime']}, "
+        f"{built.report['viewer_state_bytes']} bytes a viewer; {built.kept} days were there, {built.folded} folded"
     )
 
 
@@ -44,10 +43,10 @@ def tripwire(config: DictConfig) -> int:
     from watchnext.features.tripwire import Tripwire
 
     outputs = Path(config.data.outputs)
-    tables = read_tables(outputs / "tables", repair="dvc repro tables")
+    stored = StoredTables.open(outputs / "tables")
     features = FeatureSet.load(outputs / "features")
     builder = builder_of(config, features.pipeline.schema, features.report["regime"])
-    report, leaks = Tripwire(**config.tripwire).check(tables, features, builder)
+    report, leaks = Tripwire(**config.tripwire).check(stored, features, builder)
     path = outputs / "metrics" / "tripwire.json"
     write_report(path, report)
     for target, highest in report["checks"]["single_feature"]["highest"].items():
@@ -58,6 +57,31 @@ def tripwire(config: DictConfig) -> int:
     return int(bool(leaks))
 
 
+def card(config: DictConfig) -> None:
+    """Describe the tables, and how full viewers' records are, in OUT/data_card.md with plots (out=docs)."""
+    # They bring matplotlib, without which the other commands start sooner.
+    from watchnext.data.card import Occupancy, write_card
+    from watchnext.data.figures import DataSet
+    from watchnext.features.occupancy import used_bytes_of
+
+    if not config.out:
+        raise DataError(f"out is {config.out}; run `python -m watchnext.features card data={config.data.name} out=docs`")
+    outputs = Path(config.data.outputs)
+    schema = FeatureSchema.load(f"conf/features/{config.data.features}.yaml")
+    layout = Layout.of(schema.state)
+    used = used_bytes_of(outputs / "features", layout)
+    written = write_card(
+        Path(config.out),
+        DataSet.read(outputs / "tables", name=config.data.name, repair="dvc repro tables"),
+        schema=schema,
+        split=instantiate(config.data.split),
+        utc_offset_h=config.data.utc_offset_h,
+        occupancy=Occupancy(used=used, limit=8 * layout.viewer, when="when the test days begin"),
+        command=f"python -m watchnext.features card data={config.data.name} out={config.out}",
+    )
+    print(written)
+
+
 if __name__ == "__main__":
     errors = (DataError, SchemaError, FileNotFoundError, ValueError, KeyError)
-    dispatch("watchnext.features", {"build": build, "tripwire": tripwire}, errors)
+    dispatch("watchnext.features", {"build": build, "tripwire": tripwire, "card": card}, errors)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +13,19 @@ from torch.utils.data import DataLoader, IterableDataset
 from watchnext.data.splits import SPLITS
 from watchnext.features.arrays import load_arrays
 from watchnext.features.catalogue import Catalogue
+from watchnext.features.context import Dictionaries
 from watchnext.features.encoding import joined
+from watchnext.features.fold import Reads
+from watchnext.features.history import Watches, gathered
 from watchnext.features.pipeline import FeaturePipeline
-
-BLOCKS = ("context_codes", "query_values", "history_rows", "history_values", "candidate_values")
 
 
 @dataclass(frozen=True)
 class FeatureSet:
     """The output folder of the feature stage, mapped.
 
-    columns   the BLOCKS, `targets` (N, T), `user_rows`, `video_rows`, `time_ms`, `split` (place in SPLITS): one row an
-    impression
+    columns   one row an impression: `targets` (N, T), `user_rows`, `video_rows`, `time_ms`, `split` (place in SPLITS, -1 in
+              none), and what was read of the state, which `blocks` encodes
     users, videos   static blocks, (U + 1, ...) and (V + 1, ...)
     """
 
@@ -33,6 +35,8 @@ class FeatureSet:
     users: dict[str, np.ndarray]
     videos: dict[str, np.ndarray]
     columns: dict[str, np.ndarray]
+    watches: Watches
+    dictionaries: Dictionaries
 
     @property
     def report(self) -> dict:
@@ -45,16 +49,39 @@ class FeatureSet:
         folder = Path(folder)
         pipeline = FeaturePipeline.load(folder / "pipeline")
         catalogue = Catalogue.load(folder / "catalogue")
-        return cls(folder, pipeline, catalogue, *(load_arrays(folder / part) for part in ("users", "videos", "columns")))
+        arrays = [load_arrays(folder / part) for part in ("users", "videos", "columns")]
+        watches = Watches(**load_arrays(folder / "watches"))
+        return cls(folder, pipeline, catalogue, *arrays, watches, Dictionaries.load(folder / "context", pipeline.schema))
+
+    @cached_property
+    def _upload_ms(self) -> np.ndarray:
+        return np.array(self.catalogue.upload_ms)
 
     def rows(self, split: str) -> np.ndarray:
         """Row numbers of a split, in time order."""
         return np.flatnonzero(self.columns["split"] == SPLITS.index(split))
 
+    def reads(self, rows: np.ndarray) -> Reads:
+        """What the impressions `rows` read of the state."""
+        part = {
+            name: self.columns[name][rows] for name in ("user", "gap_s", "candidate", "history_at", "history_len", "time_ms")
+        }
+        slots = self.pipeline.schema.state.history
+        history = gathered(part["history_at"], part["history_len"], part["time_ms"], slots, self.watches)
+        return Reads(part["user"], *history, part["gap_s"], part["candidate"])
+
+    def blocks(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The as-of inputs of `rows`, as the pipeline names them."""
+        reads, as_of = self.reads(rows), self.columns["time_ms"][rows]
+        context = {name: values[rows] for name, values in self.columns.items() if name.startswith("context.")}
+        blocks = self.pipeline.query(self.dictionaries.raw(context), as_of, reads)
+        upload_ms = self._upload_ms[self.columns["video_rows"][rows]]
+        return blocks | {"candidate_values": self.pipeline.candidates(upload_ms, as_of, reads.candidate)}
+
     def batch(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
         """Every input of `rows`, plus `targets`, `user_rows` and `video_rows`, as tensors."""
-        blocks = {name: self.columns[name][rows] for name in BLOCKS}
-        user_rows, video_rows = self.columns["user_rows"][rows], self.columns["video_rows"][rows]
+        blocks = self.blocks(rows)
+        user_rows, video_rows = (self.columns[name][rows].astype(np.int64) for name in ("user_rows", "video_rows"))
         inputs = joined(blocks, self.users, self.videos, user_rows, video_rows)
         inputs |= {"targets": self.columns["targets"][rows], "user_rows": user_rows, "video_rows": video_rows}
         return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in inputs.items()}

@@ -1,77 +1,46 @@
-"""The feature stage: canonical tables > fitted pipeline, encoded columns, folded state."""
+"""The feature stage: canonical tables > what every impression may know as of its request, and the pipeline that encodes it.
+
+It goes through the log a day at a time. Columns hold what was read of the state, not yet encoded, so that they depend on
+nothing that is fitted: a new day adds its own rows and leaves the others as they are. What is built day by day, or again from
+a late day on, is bit for bit what is built at once.
+"""
 
 import json
-from collections.abc import Iterator
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-from numpy.lib.format import open_memmap
-from tqdm import tqdm
 
-from watchnext.data.tables import OUTCOMES, Tables
-from watchnext.features import counters, history
+from watchnext.data.days import StoredTables
+from watchnext.data.splits import SPLITS, TimeSplit
+from watchnext.data.tables import Tables
 from watchnext.features.arrays import save_arrays
-from watchnext.features.catalogue import Catalogue, Ids
-from watchnext.features.encoding import raw
-from watchnext.features.fold import Layout, Log, Reads, State, fold, replay
-from watchnext.features.labels import Labels, watch_ratio
-from watchnext.features.pipeline import FeaturePipeline
+from watchnext.features.catalogue import Ids
+from watchnext.features.context import context_of
+from watchnext.features.events import Log
+from watchnext.features.fold import Reads
+from watchnext.features.folding import Folding
+from watchnext.features.labels import Labels, rates
+from watchnext.features.pipeline import FeaturePipeline, Seen
 from watchnext.schema import FeatureSchema
 
-REGIMES = ("frozen", "daily", "streaming")
-FIT_ROWS = 500_000  # training rows that means and deviations are taken over; more changes them by less than noise
-DAY_MS = 86_400_000
+FIT_ROWS = 200_000  # training rows that means and deviations are taken over; more changes them by less than noise
 
 
-def log_of(tables: Tables, catalogue: Catalogue, users: Ids, schema: FeatureSchema) -> Log:
-    """Impressions as the arrays that the fold takes. An outcome is known when received, else after the watch."""
-    impressions = tables.impressions
-    video_rows = Ids(catalogue.video_ids).rows_of(impressions["video_id"])
-    watch_ms = impressions["watch_ms"].to_numpy().astype(np.float64)
-    time_ms = impressions["time_ms"].to_numpy().astype(np.float64)
-    received = impressions["received_ms"].cast(pl.Float64).fill_null(np.nan).to_numpy()
-    outcomes = {name: impressions[name].to_numpy() for name in OUTCOMES}
-    outcomes |= {"watch_ms": watch_ms, "duration_ms": np.nan_to_num(catalogue.duration_ms)[video_rows]}
-    return Log(
-        user_rows=users.rows_of(impressions["user_id"]),
-        video_rows=video_rows,
-        time_ms=time_ms,
-        # Where a log claims to have received an outcome before its request, believing it would leak the row's own label.
-        known_at=np.where(np.isnan(received), time_ms + watch_ms, np.maximum(received, time_ms)),
-        amounts=counters.amounts(schema.state.counts, outcomes),
-        watch_ms=watch_ms,
-        bits=history.outcome_bits(outcomes),
-        creator_rows=np.asarray(catalogue.creator_rows),
-        tag_rows=np.asarray(catalogue.tag_rows),
-    )
+def sampled(training_rows: int) -> slice:
+    """Which of the training rows, in the order of the log, are fitted on."""
+    return slice(None, None, max(1, training_rows // FIT_ROWS))
 
 
-def visible_until(regime: str, impressions: pl.DataFrame, split: np.ndarray, utc_offset_h: float) -> np.ndarray:
-    """(N,) float64: every impression sees what was known strictly before this time. Training rows always stream.
+@dataclass(frozen=True)
+class Built:
+    """The report, as in report.json, and how many days were `kept` as they were, how many `folded`."""
 
-    frozen: held-out rows see the state at the start of their split. daily: at the start of their day. streaming: at their
-    request.
-    Raises ValueError naming a regime that is none of REGIMES.
-    """
-    if regime not in REGIMES:
-        raise ValueError(f"regime is {regime!r}, expected one of {', '.join(REGIMES)}")
-    time_ms = impressions["time_ms"].to_numpy().astype(np.float64)
-    until = time_ms.copy()
-    if regime == "daily":
-        midnight = impressions["day"].cast(pl.Int32).to_numpy() * DAY_MS - utc_offset_h * 3_600_000
-        until[split > 0] = midnight[split > 0]
-    elif regime == "frozen":
-        for held_out in (1, 2):
-            if (rows := split == held_out).any():
-                until[rows] = time_ms[rows].min()
-    return np.minimum(until, time_ms)
-
-
-def context_of(impressions: pl.DataFrame, schema: FeatureSchema) -> dict[str, np.ndarray]:
-    """The logged context columns as arrays."""
-    return {f.name: raw(impressions[f.name], f.kind) for f in schema.columns("context")}
+    report: dict
+    kept: int
+    folded: int
 
 
 @dataclass(frozen=True)
@@ -80,7 +49,8 @@ class FeatureBuilder:
 
     labels     what the targets are
     min_count  a value of a categorical feature that fewer training impressions show shares the code 0
-    data_hash  of the tables, for those who ask later what a model was trained on
+    snapshots  of how many of the last days the state is kept as it was at their end: a day that comes late, or again, is
+               replayed from the snapshot before it; one before all snapshots, from the start
     """
 
     schema: FeatureSchema
@@ -88,124 +58,110 @@ class FeatureBuilder:
     utc_offset_h: float
     regime: str
     min_count: int
-    data_hash: str
+    snapshots: int = 7
 
-    def build(self, tables: Tables, split: np.ndarray, folder: Path) -> dict:
-        """Write pipeline/, catalogue/, users/, videos/, columns/, state/ into `folder`; returns the report (also report.json).
-
-        split (N,) int8: 0 train, 1 valid, 2 test. The state is folded up to the first test impression.
-        """
+    def build(self, stored: StoredTables, split: TimeSplit, folder: Path) -> Built:
+        """Bring `folder` up to the tables: pipeline/, catalogue/, users/, user_table/, videos/, columns/, watches/, context/,
+        state/. What is there and still true stays."""
         folder = Path(folder)
-        vector = self.schema.of("video", "vector")
-        catalogue = Catalogue.of(
-            tables.videos, tags_per_video=self.schema.state.tags_per_video, dimension=vector[0].dimension if vector else 0
-        )
-        users = Ids.of(tables.users["user_id"])
-        log = log_of(tables, catalogue, users, self.schema)
-        visible = visible_until(self.regime, tables.impressions, split, self.utc_offset_h)
-        layout = Layout.of(self.schema.state)
-        sizes = {"users": len(users.ids), "videos": len(catalogue), "creators": max(len(catalogue.creator_names), 1)}
-
-        pipeline = self.fit(tables, log, visible, split, layout, sizes)
+        folder.mkdir(parents=True, exist_ok=True)
+        folding = self._folding(stored, split, folder)
+        kept, why = folding.begin()
+        if why:
+            print(f"{folder}: rebuilding from {folding.plan.stretches[kept].days[0].day} on: {why}")
+        folding.run(kept)
+        folding.save_opening()
+        pipeline = self._fit_stored(folding)
+        for part in ("pipeline", "catalogue", "users", "user_table", "videos"):
+            shutil.rmtree(folder / part, ignore_errors=True)
         pipeline.save(folder / "pipeline")
-        catalogue.save(folder / "catalogue")
-        save_arrays(folder / "users", pipeline.users(tables.users))
-        save_arrays(folder / "user_table", self._user_table(tables.users, users))
-        save_arrays(folder / "videos", pipeline.videos(tables.videos, catalogue.vectors))
-        duration_ms = np.asarray(catalogue.duration_ms)[log.video_rows]
-        targets = self.labels.targets(tables.impressions, duration_ms)
-        self._write_columns(folder / "columns", tables, log, visible, split, pipeline, layout, sizes, targets)
-        report = self._report(log, split, pipeline, sizes)
-        report["labels"] = self.labels.rates(targets, watch_ratio(tables.impressions, duration_ms), split)
-        self._write_state(folder / "state", layout, log, report["as_of_ms"], sizes)
+        folding.catalogue.save(folder / "catalogue")
+        save_arrays(folder / "users", pipeline.users(stored.users))
+        save_arrays(folder / "user_table", _user_table(stored.users, folding.users))
+        save_arrays(folder / "videos", pipeline.videos(stored.videos, folding.catalogue.vectors))
+        report = self._report(folding, pipeline)
         (folder / "report.json").write_text(json.dumps(report, indent=1))
-        return report
+        return Built(report, kept, len(folding.plan.stretches) - kept)
 
-    def _user_table(self, users: pl.DataFrame, ids: Ids) -> dict[str, np.ndarray]:
-        """What serving needs of users beside the encoded blocks: ids, and where they live."""
-        regions = users["region"].cast(pl.String).fill_null("") if "region" in users.columns else pl.Series([""] * len(users))
-        return {"user_ids": ids.ids, "regions": np.array(regions.to_list(), dtype=np.str_)}
+    def _folding(self, stored: StoredTables, split: TimeSplit, folder: Path) -> Folding:
+        return Folding(
+            folder,
+            stored,
+            split,
+            schema=self.schema,
+            labels=self.labels,
+            regime=self.regime,
+            snapshots=self.snapshots,
+        )
 
-    def fit(self, tables, log, visible, split, layout, sizes) -> FeaturePipeline:
-        """Vocabularies, means and rates of the training rows, as their requests saw the log."""
-        train = np.flatnonzero(split == 0)
-        chosen = np.zeros(len(split), bool)
-        chosen[train[:: max(1, len(train) // FIT_ROWS)]] = True
-        rows, parts = [], []
-        for part, reads in self._replayed(layout, sizes, log, visible, "fit"):
-            if (keep := chosen[part]).any():
-                rows.append(part[keep])
-                parts.append([values[keep] for values in vars(reads).values()])
-        rows = np.concatenate(rows)
-        reads = Reads(*(np.concatenate(values) for values in zip(*parts, strict=True)))
-        context = {name: values[rows] for name, values in context_of(tables.impressions, self.schema).items()}
+    # ---- fit ---------------------------------------------------------------------------------------------------------
+
+    def _fit_stored(self, folding: Folding) -> FeaturePipeline:
+        """Vocabularies of all training rows; means and rates of some, as their requests saw the log."""
+        seen = Seen.nothing(len(folding.users.ids), len(folding.catalogue), folding.dictionaries.values)
+        chosen = sampled(sum(int((split == 0).sum()) for split in folding.splits()))
+        parts, trained = [], 0
+        for columns, split in zip(folding.rows(), folding.splits(), strict=True):
+            train = np.flatnonzero(split == 0)
+            seen.count(columns, train)
+            mine = train[-trained % chosen.step :: chosen.step]
+            parts.append({name: column[mine] for name, column in columns.items()})
+            trained += len(train)
+        sample = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        context = folding.dictionaries.raw(sample)
+        none = np.zeros((len(sample["gap_s"]), 0))  # of histories nothing is fitted
+        reads = Reads(sample["user"], none, none, sample["gap_s"], sample["candidate"])
+        return self._fit(folding.stored, seen, sample, context, reads)
+
+    def _fit(self, tables: Tables | StoredTables, seen: Seen, sample: dict, context: dict, reads: Reads) -> FeaturePipeline:
         return FeaturePipeline.fit(
             schema=self.schema,
             utc_offset_h=self.utc_offset_h,
             users=tables.users,
             videos=tables.videos,
-            user_rows=log.user_rows[rows],
-            video_rows=log.video_rows[rows],
+            seen=seen,
+            user_rows=sample["user_rows"],
+            video_rows=sample["video_rows"],
             context=context,
-            as_of_ms=log.time_ms[rows],
+            as_of_ms=sample["time_ms"],
             reads=reads,
             min_count=self.min_count,
         )
 
-    def _replayed(self, layout, sizes, log, visible, what):
-        state = State.empty(layout, **sizes)
-        with tqdm(total=len(log.time_ms), desc=f"features: {what}", unit=" impressions", unit_scale=True) as progress:
-            for part, reads in replay(layout, state, log, visible):
-                yield part, reads
-                progress.update(len(part))
-
-    def inputs(
-        self, tables, log, visible, pipeline, layout, sizes, what="transform"
-    ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-        """Chunks of impression numbers and their as-of input blocks, in the order in which the log is replayed."""
+    def fit(self, tables: Tables, log: Log, reads: Reads, split: np.ndarray) -> FeaturePipeline:
+        """The same of a log in memory, with the `reads` of all its impressions; raw values are those of `tables`."""
+        train = np.flatnonzero(split == 0)
         context = context_of(tables.impressions, self.schema)
-        upload_ms = raw(tables.videos["upload_ms"], "numerical")
-        for part, reads in self._replayed(layout, sizes, log, visible, what):
-            as_of = log.time_ms[part]
-            blocks = pipeline.query({name: values[part] for name, values in context.items()}, as_of, reads)
-            blocks["candidate_values"] = pipeline.candidates(upload_ms[log.video_rows[part]], as_of, reads.candidate)
-            yield part, blocks
+        seen = Seen.nothing(len(tables.users), len(tables.videos), {})
+        seen.count({"user_rows": log.user_rows, "video_rows": log.video_rows}, train)
+        logged = [f.name for f in self.schema.columns("context") if f.kind == "categorical"]
+        once = np.ones(len(train), np.int64)
+        seen.context.update({name: (tables.impressions[name].gather(train), once) for name in logged})
+        mine = train[sampled(len(train))]
+        sample = {"user_rows": log.user_rows[mine], "video_rows": log.video_rows[mine], "time_ms": log.time_ms[mine]}
+        few = Reads(*(values[mine] for values in vars(reads).values()))
+        return self._fit(tables, seen, sample, {name: values[mine] for name, values in context.items()}, few)
 
-    def _write_columns(self, folder, tables, log, visible, split, pipeline, layout, sizes, targets) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        out: dict[str, np.memmap] = {}
-        for part, blocks in self.inputs(tables, log, visible, pipeline, layout, sizes):
-            for name, values in blocks.items():
-                if name not in out:
-                    out[name] = open_memmap(folder / f"{name}.npy", "w+", values.dtype, (len(split), *values.shape[1:]))
-                out[name][part] = values
-        for column in out.values():
-            column.flush()
-        save_arrays(
-            folder,
-            {
-                "user_rows": log.user_rows,
-                "video_rows": log.video_rows,
-                "time_ms": log.time_ms,
-                "split": split.astype(np.int8),
-                "targets": targets,
-            },
-        )
+    # ---- report ------------------------------------------------------------------------------------------------------
 
-    def _write_state(self, folder, layout, log, as_of_ms, sizes) -> None:
-        state = State.empty(layout, **sizes)
-        fold(layout, state, log, as_of_ms)
-        save_arrays(folder, vars(state))
-
-    def _report(self, log, split, pipeline, sizes) -> dict:
-        test = log.time_ms[split == 2]
+    def _report(self, folding: Folding, pipeline: FeaturePipeline) -> dict:
+        plan, entries = folding.plan, folding.ledger.entries
+        days = [(split, day) for stretch in plan.stretches for day, split in zip(stretch.days, stretch.split, strict=True)]
+        sums = {day: sums for entry in entries for day, sums in entry.sums.items()}
         return {
             "regime": self.regime,
             "schema": self.schema.fingerprint,
-            "data_hash": self.data_hash,
-            "as_of_ms": int(test.min() if len(test) else log.known_at.max() + 1),
-            "impressions": {name: int((split == i).sum()) for i, name in enumerate(("train", "valid", "test"))},
-            **sizes,
-            "viewer_state_bytes": 8 * Layout.of(self.schema.state).viewer,
+            "data_hash": folding.stored.hash,
+            "as_of_ms": folding.as_of_ms,
+            "impressions": {name: sum(day.rows for split, day in days if split == i) for i, name in enumerate(SPLITS)},
+            **folding.sizes,
+            "viewer_state_bytes": 8 * folding.layout.viewer,
             "inputs": asdict(pipeline.sizes),
+            "labels": rates((split, sums[day.day]) for split, day in days),
         }
+
+
+def _user_table(users: pl.DataFrame, ids: Ids) -> dict[str, np.ndarray]:
+    """What serving needs of users beside the encoded blocks: ids, and where they live."""
+    regions = users["region"].cast(pl.String).fill_null("") if "region" in users.columns else pl.Series([""] * len(users))
+    return {"user_ids": ids.ids, "regions": np.array(regions.to_list(), dtype=np.str_)}

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -45,10 +46,16 @@ class Ids:
         return np.where(self._sorted[at] == wanted, self._order[at], -1)
 
     def rows_of(self, series: pl.Series) -> np.ndarray:
-        """The same for a column of a table."""
-        if series.dtype == pl.Int64 and not self.are_strings:
-            return self.rows(series.to_numpy())
-        return self.rows(series.to_list())
+        """The same for a column of a table; an id of the other kind is unknown."""
+        if self.are_strings != (series.dtype == pl.String):
+            return np.full(len(series), -1, np.int64)
+        found = pl.DataFrame({"id": series}).join(self._table, on="id", how="left", maintain_order="left")
+        return found["row"].fill_null(-1).to_numpy()
+
+    @cached_property
+    def _table(self) -> pl.DataFrame:
+        ids = pl.Series([one.decode() for one in self.ids.tolist()]) if self.are_strings else pl.Series(self.ids)
+        return pl.DataFrame({"id": ids, "row": np.arange(len(self.ids))})
 
     def value(self, row: int) -> int | str:
         """The id of a row, as it was given."""
@@ -57,8 +64,9 @@ class Ids:
 
 
 def codes_of(values: pl.Series) -> tuple[np.ndarray, list[str]]:
-    """Row numbers (n,) int32 of the distinct values in sorted order, -1 for null, and those values as strings."""
-    distinct = values.drop_nulls().unique().sort()
+    """Row numbers (n,) int32 of the distinct values as they first occur, -1 for null, and those values as strings. What is
+    appended to a table leaves the numbers before it as they are."""
+    distinct = values.drop_nulls().unique(maintain_order=True)
     rows = values.replace_strict(distinct, pl.int_range(len(distinct), eager=True), default=None, return_dtype=pl.Int32)
     return rows.fill_null(-1).to_numpy(), distinct.cast(pl.String).to_list()
 
@@ -105,7 +113,7 @@ class Catalogue:
         safety = videos["safety"].fill_null("safe").replace_strict(SAFETY, range(len(SAFETY)), return_dtype=pl.UInt8)
         vectors = np.zeros((len(videos), dimension), np.float32)
         if dimension and (present := videos["vector"].is_not_null().to_numpy()).any():
-            vectors[present] = np.array(videos["vector"].drop_nulls().to_list(), np.float32)
+            vectors[present] = videos["vector"].drop_nulls().explode().to_numpy().reshape(-1, dimension)
         return cls(
             video_ids=Ids.of(videos["video_id"]).ids,
             creator_rows=creator_rows,
@@ -123,6 +131,10 @@ class Catalogue:
 
     def __len__(self) -> int:
         return len(self.video_ids)
+
+    @cached_property
+    def ids(self) -> Ids:
+        return Ids(self.video_ids)
 
     @property
     def region_bits(self) -> dict[str, int]:

@@ -17,14 +17,16 @@ LN2 = math.log(2.0)
 COUNTS = ("impression", "click", "long_view", "like", "share", "follow", "comment", "hide", "watch_s", "watch_ratio")
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def add(record, at, known_at, amounts, counted, half_lives_ms):
     """Fold one event into the block at `record[at:]`. `counted` (counts,) says which of `amounts` this event brings."""
     half_lives = half_lives_ms.size
     last = record[at]
+    late = known_at < last
+    # An empty block has nothing to decay, and within a moment nothing does: the same bits without the exponential.
+    still = last == 0.0 or known_at == last
     for h in range(half_lives):
-        late = known_at < last
-        weight = math.exp(-abs(known_at - last) * LN2 / half_lives_ms[h])
+        weight = 1.0 if still else math.exp(-abs(known_at - last) * LN2 / half_lives_ms[h])
         for c in range(amounts.size):
             slot = at + 1 + c * half_lives + h
             amount = amounts[c] if counted[c] else 0.0
@@ -32,9 +34,11 @@ def add(record, at, known_at, amounts, counted, half_lives_ms):
     record[at] = max(last, known_at)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def read(record, at, as_of, half_lives_ms, out):
     """Add the block's values as of `as_of` onto `out` (counts * half_lives,). Never writes the record."""
+    if record[at] == 0.0:
+        return  # never written
     half_lives = half_lives_ms.size
     gap = max(as_of - record[at], 0.0)
     for h in range(half_lives):
@@ -43,7 +47,7 @@ def read(record, at, as_of, half_lives_ms, out):
             out[c * half_lives + h] += record[at + 1 + c * half_lives + h] * weight
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def find(record, at, slots, width, key):
     """Position of `key`'s slot in a bounded table of `slots` x `width` at `record[at:]`; -1 where it is not kept.
 
@@ -55,7 +59,7 @@ def find(record, at, slots, width, key):
     return -1
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def claim(record, at, slots, width, key):
     """Position of `key`'s slot, made by evicting the least recently updated one (the first among equals) if need be."""
     found = find(record, at, slots, width, key)

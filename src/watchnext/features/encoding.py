@@ -5,9 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
+from numba import njit
 
 from watchnext.schema import Feature
 
+PRIOR = 4.0  # impressions at the mean rate that every smoothed rate starts with
+CLIP = 6.0  # standard deviations
 MISSING = np.iinfo(np.int64).min  # stands for null in an integer column
 Arrays = Mapping[str, np.ndarray]
 
@@ -51,13 +54,43 @@ def encode(values: np.ndarray, vocabulary: np.ndarray) -> np.ndarray:
     return np.where(vocabulary[at] == values, at + 1, 0).astype(np.int32)
 
 
-def frequent(values: np.ndarray, min_count: int) -> np.ndarray:
-    """The sorted distinct values that occur at least `min_count` times, missing ones aside."""
-    distinct, counts = np.unique(values, return_counts=True)
-    missing = MISSING if distinct.dtype.kind == "i" else ""
-    kept = distinct[(counts >= min_count) & (distinct != missing)]
-    # As wide as what is kept, not as what is left out.
-    return kept if kept.dtype.kind == "i" else np.array(kept.tolist(), dtype=np.str_)
+def encode_column(series: pl.Series, vocabulary: np.ndarray) -> np.ndarray:
+    """The same for a column of a table."""
+    values = series.cast(pl.Int64 if vocabulary.dtype.kind == "i" else pl.String)
+    known = pl.DataFrame({"value": pl.Series(vocabulary.tolist(), dtype=values.dtype)}).with_row_index("code", offset=1)
+    found = pl.DataFrame({"value": values}).join(known, on="value", how="left", maintain_order="left")
+    return found["code"].fill_null(0).cast(pl.Int32).to_numpy()
+
+
+def frequent(values: pl.Series, counts: np.ndarray, min_count: int) -> np.ndarray:
+    """The sorted distinct values that occur at least `min_count` times, missing ones aside; `counts` (n,) is how often each of
+    `values` does."""
+    is_number = values.dtype.is_integer() or values.dtype == pl.Boolean
+    frame = pl.DataFrame({"value": values.cast(pl.Int64 if is_number else pl.String), "count": counts}).drop_nulls("value")
+    kept = frame.group_by("value").agg(pl.col("count").sum()).filter(pl.col("count") >= min_count)["value"].sort()
+    if is_number:
+        return kept.to_numpy()
+    return np.sort(np.array([value for value in kept.to_list() if value], dtype=np.str_))
+
+
+@njit(cache=True, nogil=True)
+def scaled_rates(values, rate, mean, deviation, impression, limit, out):
+    """Counters (N, block) > standardised log impressions and smoothed rates, `out` (N, block), clipped to +- `limit`.
+
+    A rate is (count + PRIOR * mean rate) / (impressions + PRIOR), `rate` (counts, half_lives) being the mean one. `impression`
+    is which count the impressions are; where none is (-1), every count stands as its log. nan becomes 0.
+    """
+    counts, half_lives = rate.shape
+    for i in range(values.shape[0]):
+        for h in range(half_lives):
+            shown = float(values[i, impression * half_lives + h]) if impression >= 0 else 0.0
+            for c in range(counts):
+                place = c * half_lives + h
+                value = float(values[i, place])
+                is_log = impression < 0 or c == impression
+                value = np.log1p(value) if is_log else (value + PRIOR * rate[c, h]) / (shown + PRIOR)
+                value = (value - mean[place]) / deviation[place]
+                out[i, place] = min(max(value, -limit), limit) if value == value else 0.0
 
 
 def names_of(features: tuple[Feature, ...]) -> list[str]:

@@ -5,7 +5,6 @@ impression + watch time); events fold in the order (known_at, event_id); a read 
 request and never writes. So videos shown together never see each other's outcomes, offline and online alike.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -64,18 +63,29 @@ class State:
         return cls(np.zeros((users, layout.viewer)), np.zeros((videos, layout.item)), np.zeros((creators, layout.item)))
 
 
-@njit(cache=True)
-def fold_event(layout, viewer, video, creator, kind, known_at, video_row, creator_row, tags, amounts, watch_ms, bits):
-    """Fold one event into its viewer's, video's and creator's records, in place. `creator_row` -1 is no creator, `tags` end
-    at -1."""
-    if kind == OUTCOME and watch_ms <= 0 and bits == 0:
-        return  # nothing happened: a log that writes this down and a client that sends nothing leave the same state
+@njit(cache=True, nogil=True)
+def is_nothing(kind, watch_ms, bits):
+    """A log that writes down that nothing happened and a client that sends nothing leave the same state."""
+    return kind == OUTCOME and watch_ms <= 0 and bits == 0
+
+
+@njit(cache=True, nogil=True)
+def fold_item(layout, record, kind, known_at, amounts, watch_ms, bits):
+    """Fold one event into its video's or creator's record, in place."""
+    if not is_nothing(kind, watch_ms, bits):
+        counted = layout.shown if kind == SHOWN else ~layout.shown
+        counters.add(record, 0, known_at, amounts, counted, layout.half_lives_ms)
+
+
+@njit(cache=True, nogil=True)
+def fold_viewer(layout, viewer, kind, known_at, video_row, creator_row, tags, amounts, watch_ms, bits):
+    """Fold one event into its viewer's record, in place. `creator_row` -1 is no creator, `tags` end at -1."""
+    if is_nothing(kind, watch_ms, bits):
+        return
     counted = layout.shown if kind == SHOWN else ~layout.shown
     counters.add(viewer, 0, known_at, amounts, counted, layout.half_lives_ms)
-    counters.add(video, 0, known_at, amounts, counted, layout.half_lives_ms)
     width = 2 + layout.block
     if creator_row >= 0:
-        counters.add(creator, 0, known_at, amounts, counted, layout.half_lives_ms)
         at = counters.claim(viewer, layout.at_creators, layout.creators, width, creator_row)
         counters.add(viewer, at + 1, known_at, amounts, counted, layout.half_lives_ms)
     for tag in tags:
@@ -88,105 +98,59 @@ def fold_event(layout, viewer, video, creator, kind, known_at, video_row, creato
         history.push_seen(viewer, layout.at_seen, layout.seen, video_row)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
+def fold_event(layout, viewer, video, creator, kind, known_at, video_row, creator_row, tags, amounts, watch_ms, bits):
+    """Fold one event into all three records."""
+    fold_viewer(layout, viewer, kind, known_at, video_row, creator_row, tags, amounts, watch_ms, bits)
+    fold_item(layout, video, kind, known_at, amounts, watch_ms, bits)
+    if creator_row >= 0:
+        fold_item(layout, creator, kind, known_at, amounts, watch_ms, bits)
+
+
+@njit(cache=True, nogil=True)
+def read_counters(layout, viewer, as_of, user_out):
+    """A viewer's own counters as of `as_of` onto `user_out` (block,); returns seconds since the last event, -1 if none."""
+    counters.read(viewer, 0, as_of, layout.half_lives_ms, user_out)
+    return max(as_of - viewer[0], 0.0) / 1000.0 if viewer[0] > 0 else -1.0
+
+
+@njit(cache=True, nogil=True)
 def read_viewer(layout, viewer, as_of, user_out, rows_out, history_out):
     """A viewer as of `as_of`: counters (block,), history rows (H,) and values (H, 3); returns seconds since the last event,
     -1 if none."""
     user_out[:] = 0.0
-    counters.read(viewer, 0, as_of, layout.half_lives_ms, user_out)
     history.read(viewer, layout.at_history, layout.history, as_of, rows_out, history_out)
-    return max(as_of - viewer[0], 0.0) / 1000.0 if viewer[0] > 0 else -1.0
+    return read_counters(layout, viewer, as_of, user_out)
 
 
-@njit(cache=True)
-def read_candidate(layout, viewer, video, creator, as_of, creator_row, tags, out):
-    """One candidate for a viewer, `out` (4, block): video, creator, user x tag (summed over its tags), user x creator."""
-    out[:, :] = 0.0
-    counters.read(video, 0, as_of, layout.half_lives_ms, out[0])
+@njit(cache=True, nogil=True)
+def read_crosses(layout, viewer, as_of, creator_row, tags, tag_out, creator_out):
+    """A viewer's counters of a video's tags, summed, and of its creator, onto (block,) each."""
     width = 2 + layout.block
     for tag in tags:
         if tag < 0:
             break
         at = counters.find(viewer, layout.at_tags, layout.tags, width, tag)
         if at >= 0:
-            counters.read(viewer, at + 1, as_of, layout.half_lives_ms, out[2])
+            counters.read(viewer, at + 1, as_of, layout.half_lives_ms, tag_out)
     if creator_row >= 0:
-        counters.read(creator, 0, as_of, layout.half_lives_ms, out[1])
         at = counters.find(viewer, layout.at_creators, layout.creators, width, creator_row)
         if at >= 0:
-            counters.read(viewer, at + 1, as_of, layout.half_lives_ms, out[3])
+            counters.read(viewer, at + 1, as_of, layout.half_lives_ms, creator_out)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def read_candidates(layout, viewer, videos, creators, as_of, rows, creator_rows, tag_rows, out):
-    """Candidates `rows` (C,) of one viewer into `out` (C, 4, block). `creator_rows` (V,), `tag_rows` (V, tags)."""
+    """Candidates `rows` (C,) of one viewer into `out` (C, 4, block): video, creator, user x tag, user x creator.
+    `creator_rows` (V,), `tag_rows` (V, tags)."""
+    out[:, :, :] = 0.0
     for i in range(rows.size):
         row = rows[i]
         creator_row = creator_rows[row]
-        read_candidate(layout, viewer, videos[row], creators[max(creator_row, 0)], as_of, creator_row, tag_rows[row], out[i])
-
-
-class Log(NamedTuple):
-    """A log as arrays, one entry an impression (N,), plus what the fold reads of the catalogue."""
-
-    user_rows: np.ndarray  # int64
-    video_rows: np.ndarray  # int64
-    time_ms: np.ndarray  # float64, the request's time
-    known_at: np.ndarray  # float64, when the outcome was known
-    amounts: np.ndarray  # (N, counts)
-    watch_ms: np.ndarray  # float64
-    bits: np.ndarray  # float64
-    creator_rows: np.ndarray  # (V,) int32
-    tag_rows: np.ndarray  # (V, tags) int32
-
-    def events(self) -> tuple[np.ndarray, np.ndarray]:
-        """Event ids in fold order and their known_at; event 2i is impression i shown, 2i + 1 its outcome."""
-        known_at = np.empty(2 * len(self.time_ms))
-        known_at[0::2] = self.time_ms
-        known_at[1::2] = self.known_at
-        order = np.argsort(known_at, kind="stable")  # stable: ties fold by event id
-        return order, known_at[order]
-
-
-@njit(cache=True)
-def fold_until(layout, viewers, videos, creators, log, order, known_at, cursor, until):
-    """Fold the events from `cursor` on that were known strictly before `until`; returns the new cursor."""
-    while cursor < order.size and known_at[cursor] < until:
-        i = order[cursor] // 2
-        row = log.video_rows[i]
-        creator_row = log.creator_rows[row]
-        fold_event(
-            layout,
-            viewers[log.user_rows[i]],
-            videos[row],
-            creators[max(creator_row, 0)],
-            order[cursor] % 2,
-            known_at[cursor],
-            row,
-            creator_row,
-            log.tag_rows[row],
-            log.amounts[i],
-            log.watch_ms[i],
-            log.bits[i],
-        )
-        cursor += 1
-    return cursor
-
-
-@njit(cache=True)
-def _replay(
-    layout, viewers, videos, creators, log, order, known_at, cursor, reads, visible, user, rows, values, gap_s, candidate
-):
-    for j in range(reads.size):
-        i = reads[j]
-        cursor = fold_until(layout, viewers, videos, creators, log, order, known_at, cursor, visible[i])
-        viewer, row, as_of = viewers[log.user_rows[i]], log.video_rows[i], log.time_ms[i]
-        creator_row = log.creator_rows[row]
-        gap_s[j] = read_viewer(layout, viewer, as_of, user[j], rows[j], values[j])
-        read_candidate(
-            layout, viewer, videos[row], creators[max(creator_row, 0)], as_of, creator_row, log.tag_rows[row], candidate[j]
-        )
-    return cursor
+        counters.read(videos[row], 0, as_of, layout.half_lives_ms, out[i, 0])
+        if creator_row >= 0:
+            counters.read(creators[creator_row], 0, as_of, layout.half_lives_ms, out[i, 1])
+        read_crosses(layout, viewer, as_of, creator_row, tag_rows[row], out[i, 2], out[i, 3])
 
 
 @dataclass(frozen=True)
@@ -210,44 +174,3 @@ class Reads:
             gap_s=np.empty(requests),
             candidate=np.empty((candidates, 4, block)),
         )
-
-
-def replay(
-    layout: Layout, state: State, log: Log, visible: np.ndarray, chunk: int = 65_536
-) -> Iterator[tuple[np.ndarray, Reads]]:
-    """Fold `log` into `state`, yielding (impression numbers, their reads) in chunks; the state ends where the last read stood.
-
-    `visible` (N,) float64: impression i sees events known strictly before `visible[i]` (its own time when streaming, a
-    split's or a
-    day's start otherwise), decayed to its own time.
-    """
-    order, known_at = log.events()
-    reads = np.argsort(visible, kind="stable")
-    cursor = 0
-    for start in range(0, len(reads), chunk):
-        part = reads[start : start + chunk]
-        out = Reads.empty(layout, len(part), len(part))
-        cursor = _replay(
-            layout,
-            state.viewers,
-            state.videos,
-            state.creators,
-            log,
-            order,
-            known_at,
-            cursor,
-            part,
-            visible,
-            out.user,
-            out.history_rows,
-            out.history,
-            out.gap_s,
-            out.candidate,
-        )
-        yield part, out
-
-
-def fold(layout: Layout, state: State, log: Log, until: float) -> int:
-    """Fold every event of `log` known strictly before `until` into `state`; returns how many."""
-    order, known_at = log.events()
-    return fold_until(layout, state.viewers, state.videos, state.creators, log, order, known_at, 0, until)

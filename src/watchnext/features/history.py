@@ -4,6 +4,8 @@ A ring is `[written, entry...]`; entry `written % slots` is overwritten next. A 
 outcome bits]`.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from numba import njit
 
@@ -16,7 +18,26 @@ def outcome_bits(outcomes: dict[str, np.ndarray]) -> np.ndarray:
     return sum(np.asarray(outcomes[name], np.float64) * bit for name, bit in OUTCOME_BITS.items())
 
 
-@njit(cache=True)
+@dataclass(frozen=True)
+class Watches:
+    """What viewers watched, in the order in which it was known, viewer after viewer; of each first what its record held.
+
+    video_rows (W,) int32, known_at (W,) float64, watch_ms (W,) float64, bits (W,) uint8
+    """
+
+    video_rows: np.ndarray
+    known_at: np.ndarray
+    watch_ms: np.ndarray
+    bits: np.ndarray
+
+    @classmethod
+    def joined(cls, parts: list["Watches"]) -> "Watches":
+        """One after another; of none, none."""
+        none = cls(np.empty(0, np.int32), np.empty(0), np.empty(0), np.empty(0, np.uint8))
+        return cls(*(np.concatenate(columns) for columns in zip(*(vars(p).values() for p in [none, *parts]), strict=True)))
+
+
+@njit(cache=True, nogil=True)
 def push(record, at, slots, video_row, known_at, watch_ms, bits):
     """Remember a watch in the ring of `slots` watches at `record[at:]`."""
     entry = at + 1 + int(record[at] % slots) * WATCH
@@ -27,7 +48,7 @@ def push(record, at, slots, video_row, known_at, watch_ms, bits):
     record[at] += 1
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def read(record, at, slots, as_of, rows, values):
     """Latest first into `rows` (H,) int32 (-1 where empty) and `values` (H, 3): seconds ago, watched seconds, outcome bits."""
     written = int(record[at])
@@ -42,7 +63,7 @@ def read(record, at, slots, as_of, rows, values):
             values[j, 2] = record[entry + 3]
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def push_seen(record, at, slots, video_row):
     """Remember a watched video by name; one that is already there is not written twice."""
     for slot in range(slots):
@@ -50,6 +71,27 @@ def push_seen(record, at, slots, video_row):
             return
     record[at + 1 + int(record[at] % slots)] = video_row + 1
     record[at] += 1
+
+
+@njit(cache=True, nogil=True)
+def _gather(at, length, as_of, video_rows, known_at, watch_ms, bits, rows, values):
+    for i in range(at.size):
+        for j in range(length[i]):
+            w = at[i] - 1 - j
+            rows[i, j] = video_rows[w]
+            values[i, j, 0] = max(as_of[i] - known_at[w], 0.0) / 1000.0
+            values[i, j, 1] = watch_ms[w] / 1000.0
+            values[i, j, 2] = bits[w]
+
+
+def gathered(
+    at: np.ndarray, length: np.ndarray, as_of: np.ndarray, slots: int, watches: Watches
+) -> tuple[np.ndarray, np.ndarray]:
+    """Histories as `read` gives them, rows (N, H) int32 and values (N, H, 3): the `length` (N,) watches before place `at` (N,)
+    of `watches`, as of `as_of` (N,)."""
+    rows, values = np.full((len(at), slots), -1, np.int32), np.zeros((len(at), slots, 3))
+    _gather(at, length, as_of, *vars(watches).values(), rows, values)
+    return rows, values
 
 
 def seen(record: np.ndarray, at: int, slots: int) -> np.ndarray:

@@ -6,11 +6,15 @@ import numpy as np
 import polars as pl
 
 from watchnext.data.tables import OUTCOMES, Tables
-from watchnext.features import build
+from watchnext.features import folding
+from watchnext.features.build import FeatureBuilder
 from watchnext.features.catalogue import Catalogue, Ids
+from watchnext.features.context import context_of
 from watchnext.features.encoding import Arrays
-from watchnext.features.fold import Layout, Log
+from watchnext.features.events import Log
+from watchnext.features.fold import Layout, Reads, State
 from watchnext.features.pipeline import FeaturePipeline
+from watchnext.features.replay import read_all
 from watchnext.schema import FeatureSchema
 
 HOUR_MS = 3_600_000
@@ -53,7 +57,7 @@ class Rebuild:
     `split` and `visible` are of these rows.
     """
 
-    builder: build.FeatureBuilder
+    builder: FeatureBuilder
     tables: Tables
     split: np.ndarray
     visible: np.ndarray
@@ -63,7 +67,7 @@ class Rebuild:
 
     @classmethod
     def of(cls, builder, tables: Tables, split: np.ndarray, user_rows: np.ndarray, catalogue, *, limit: int) -> "Rebuild":
-        visible = build.visible_until(builder.regime, tables.impressions, split, builder.utc_offset_h)
+        visible = folding.visible_until(builder.regime, tables.impressions, split)
         numbers = np.flatnonzero(user_rows % -(-len(split) // limit) == 0)
         fewer = Tables(tables.impressions[numbers], tables.users, tables.videos)
         users = Ids.of(tables.users["user_id"])
@@ -79,17 +83,19 @@ class Rebuild:
         return {"users": len(self.users.ids), "videos": len(self.catalogue), "creators": creators}
 
     def _log(self, tables: Tables) -> Log:
-        return build.log_of(tables, self.catalogue, self.users, self.schema)
+        return folding.log_of(tables, self.catalogue, self.users, self.schema)
+
+    def _reads(self, log: Log, visible: np.ndarray) -> Reads:
+        layout = Layout.of(self.schema.state)
+        return read_all(layout, State.empty(layout, **self._sizes), log, visible)
 
     def columns(self, impressions: pl.DataFrame, pipeline: FeaturePipeline) -> dict[str, np.ndarray]:
         """The as-of input blocks of every row, were `impressions`, the first n rows, the log."""
-        tables, visible = Tables(impressions, self.tables.users, self.tables.videos), self.visible[: len(impressions)]
-        layout, out = Layout.of(self.schema.state), {}
-        chunks = self.builder.inputs(tables, self._log(tables), visible, pipeline, layout, self._sizes, what="intervention")
-        for part, blocks in chunks:
-            for name, values in blocks.items():
-                out.setdefault(name, np.empty((len(visible), *values.shape[1:]), values.dtype))[part] = values
-        return out
+        log = self._log(Tables(impressions, self.tables.users, self.tables.videos))
+        reads = self._reads(log, self.visible[: len(impressions)])
+        upload_ms = np.asarray(self.catalogue.upload_ms)[log.video_rows]
+        blocks = pipeline.query(context_of(impressions, self.schema), log.time_ms, reads)
+        return blocks | {"candidate_values": pipeline.candidates(upload_ms, log.time_ms, reads.candidate)}
 
     def fitted(self) -> Arrays:
         """What the stage fits on this log."""
@@ -113,5 +119,5 @@ class Rebuild:
 
     def _fit(self, tables: Tables, visible: np.ndarray, split: np.ndarray, raw: Tables) -> Arrays:
         # The log keeps the ids of `tables`; vocabularies and means read `raw`.
-        layout = Layout.of(self.schema.state)
-        return self.builder.fit(raw, self._log(tables), visible, split, layout, self._sizes).fitted
+        log = self._log(tables)
+        return self.builder.fit(raw, log, self._reads(log, visible), split).fitted

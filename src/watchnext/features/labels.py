@@ -1,5 +1,6 @@
 """Outcomes > targets. Serving may not import this: a label at answer time is a leak."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,20 +53,26 @@ class Labels:
             long |= watch_ratio(impressions, duration_ms) >= self.long_view_ratio
         return long
 
-    def rates(self, targets: np.ndarray, ratio: np.ndarray, split: np.ndarray) -> dict[str, dict[str, float | None]]:
-        """Split > label > its mean, None over nobody: the `targets` (N, T), and of their watch `ratio` (N,) where it is known
-        `completion`, and `watch_ratio` with a repeat counted as 1."""
-        found = {}
-        for index, name in enumerate(SPLITS):
-            rows = split == index
-            known = ratio[rows & ~np.isnan(ratio)]
-            means = {label: _mean(targets[rows, place]) for place, label in enumerate(TARGETS)}
-            found[name] = means | {
-                "completion": _mean(known >= self.completion_ratio),
-                "watch_ratio": _mean(np.minimum(known, 1.0)),
-            }
-        return found
+    def sums(self, targets: np.ndarray, ratio: np.ndarray) -> dict[str, float]:
+        """What `rates` adds up, of `targets` (N, T) and watch `ratio` (N,): the rows, each target, and of the rows whose ratio
+        is known how many, their completions, and their ratios with a repeat counted as 1."""
+        known = ratio[~np.isnan(ratio)]
+        found = {label: float(targets[:, place].sum(dtype=np.float64)) for place, label in enumerate(TARGETS)}
+        completed, watched = float((known >= self.completion_ratio).sum()), float(np.minimum(known, 1.0).sum())
+        return {"rows": float(len(ratio)), **found, "known": float(len(known)), "completion": completed, "watch_ratio": watched}
 
 
-def _mean(values: np.ndarray) -> float | None:
-    return round(float(values.mean(dtype=np.float64)), 6) if len(values) else None
+def rates(parts: Iterable[tuple[int, Mapping[str, float]]]) -> dict[str, dict[str, float | None]]:
+    """Split > label > its mean, None over nobody, of (split, `Labels.sums`) of parts of a log."""
+    found = {}
+    parts = list(parts)
+    for index, name in enumerate(SPLITS):
+        mine = [sums for split, sums in parts if split == index]
+        total = {key: sum(sums[key] for sums in mine) for key in ("rows", *TARGETS, "known", "completion", "watch_ratio")}
+        means = {label: _mean(total[label], total["rows"]) for label in TARGETS}
+        found[name] = means | {label: _mean(total[label], total["known"]) for label in ("completion", "watch_ratio")}
+    return found
+
+
+def _mean(total: float, over: float) -> float | None:
+    return round(total / over, 6) if over else None

@@ -13,22 +13,64 @@ finds it.
 """
 
 import json
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from watchnext.features.arrays import load_arrays, save_arrays
-from watchnext.features.encoding import Arrays, InputSizes, encode, frequent, names_of, raw
+from watchnext.features.catalogue import padded
+from watchnext.features.encoding import (
+    CLIP,
+    Arrays,
+    InputSizes,
+    encode,
+    encode_column,
+    frequent,
+    names_of,
+    raw,
+    scaled_rates,
+)
 from watchnext.features.expressions import EXPRESSIONS
 from watchnext.features.fold import Reads
 from watchnext.schema import Feature, FeatureSchema
 
-PRIOR = 4.0  # impressions at the mean rate that every smoothed rate starts with
-CLIP = 6.0  # standard deviations
 COUNTER_ENTITIES = ("video", "creator", "user x tag", "user x creator")  # order of Reads.candidate
 KNOTS = np.linspace(0.0, 1.0, 101)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """How often training days showed what: a count for each row of the tables, `users` (U,) and `videos` (V,), and for each
+    logged categorical context column its distinct values and theirs."""
+
+    users: np.ndarray
+    videos: np.ndarray
+    context: dict[str, tuple[pl.Series, np.ndarray]]
+
+    @classmethod
+    def nothing(cls, users: int, videos: int, context: Mapping[str, pl.Series]) -> "Seen":
+        none = {name: (values, np.zeros(len(values), np.int64)) for name, values in context.items()}
+        return cls(np.zeros(users, np.int64), np.zeros(videos, np.int64), none)
+
+    def count(self, columns: Arrays, rows: np.ndarray) -> None:
+        """Count the training `rows` of stored columns."""
+        counts = {"user_rows": self.users, "video_rows": self.videos}
+        counts |= {f"context.{name}": into for name, (_, into) in self.context.items()}
+        for name, into in counts.items():
+            found = columns[name][rows]
+            into += np.bincount(found[found >= 0], minlength=len(into))
+
+
+def _single(values: np.ndarray) -> np.ndarray:
+    """State as training reads it from disk, in single precision; online it is rounded alike before anything is computed."""
+    return np.ascontiguousarray(values, np.float32)
+
+
+def _clipped(values: np.ndarray) -> np.ndarray:
+    return np.nan_to_num(np.clip(values, -CLIP, CLIP), nan=0.0)
 
 
 class FeaturePipeline:
@@ -58,6 +100,7 @@ class FeaturePipeline:
         utc_offset_h: float,
         users: pl.DataFrame,
         videos: pl.DataFrame,
+        seen: Seen,
         user_rows: np.ndarray,
         video_rows: np.ndarray,
         context: Arrays,
@@ -65,28 +108,31 @@ class FeaturePipeline:
         reads: Reads,
         min_count: int,
     ) -> "FeaturePipeline":
-        """Fit on rows of training days: their `user_rows`, `video_rows`, `context` columns, times and state `reads` (all (N,
-        ...))."""
+        """Vocabularies from what all training days have `seen`; quantiles, means and deviations from a sample of their
+        impressions: its `user_rows`, `video_rows`, `context` columns, times and state `reads` (all (N, ...))."""
         pipeline = cls(schema=schema, utc_offset_h=utc_offset_h, fitted={})
-        for frame, entity, rows in ((users, "user", user_rows), (videos, "video", video_rows)):
+        for frame, entity, rows, counts in (
+            (users, "user", user_rows, seen.users),
+            (videos, "video", video_rows, seen.videos),
+        ):
             for feature in schema.columns(entity):
                 if feature.kind == "categorical":
-                    pipeline.fitted[f"vocabulary.{feature.name}"] = frequent(
-                        raw(frame[feature.name], "categorical")[rows], min_count
-                    )
+                    pipeline.fitted[f"vocabulary.{feature.name}"] = frequent(frame[feature.name], counts, min_count)
                 elif feature.transform == "quantile":
                     pipeline._fit_knots(feature.name, raw(frame[feature.name], "numerical")[rows])
         if schema.of("video", "sequence"):
-            flat = videos["tags"].gather(np.unique(video_rows)).explode().drop_nulls().cast(pl.String)
-            pipeline.fitted["vocabulary.tags"] = np.unique(np.array(flat.to_list(), dtype=np.str_))
+            flat = videos["tags"].filter(pl.Series(seen.videos > 0)).explode().drop_nulls().cast(pl.String)
+            pipeline.fitted["vocabulary.tags"] = np.sort(np.array(flat.unique().to_list(), dtype=np.str_))
         for name, values in pipeline._context_columns(context, as_of_ms, "categorical").items():
-            pipeline.fitted[f"vocabulary.{name}"] = frequent(values, min_count)
+            values, counts = seen.context.get(name) or (pl.Series(values), np.ones(len(values), np.int64))
+            pipeline.fitted[f"vocabulary.{name}"] = frequent(values, counts, min_count)
         pipeline._fit_counters(reads)
         pipeline._fit_scale("user_values", pipeline._user_values(users)[user_rows])
         pipeline._fit_scale("video_values", pipeline._video_values(videos)[video_rows])
-        pipeline._fit_scale("query_values", pipeline._query_values(context, as_of_ms, reads))
+        pipeline._fit_scale("query_values", pipeline._query_values(context, as_of_ms, reads, fitting=True))
         upload_ms = raw(videos["upload_ms"], "numerical")[video_rows]
-        pipeline._fit_scale("candidate_values", pipeline._candidate_values(upload_ms, as_of_ms, reads.candidate))
+        candidates = pipeline._candidate_values(upload_ms, as_of_ms, reads.candidate, fitting=True)
+        pipeline._fit_scale("candidate_values", candidates)
         return pipeline
 
     def _fit_knots(self, name: str, values: np.ndarray) -> None:
@@ -96,8 +142,8 @@ class FeaturePipeline:
     def _fit_counters(self, reads: Reads) -> None:
         """Mean rate of every count at every half-life, which smoothed rates fall back to."""
         for entity, values in self._counter_blocks(reads.user, reads.candidate):
-            totals = values.sum(axis=0).reshape(len(self.schema.state.counts), -1)
-            impressions = totals[self._impression] if self._impression is not None else np.ones(totals.shape[1])
+            totals = values.sum(axis=0, dtype=np.float64).reshape(len(self.schema.state.counts), -1)
+            impressions = totals[self._impression] if self._impression >= 0 else np.ones(totals.shape[1])
             self.fitted[f"rate.{entity}"] = totals / np.maximum(impressions, 1e-12)
 
     def _fit_scale(self, block: str, values: np.ndarray) -> None:
@@ -111,28 +157,36 @@ class FeaturePipeline:
     # ---- raw blocks --------------------------------------------------------------------------------------------------
 
     @property
-    def _impression(self) -> int | None:
+    def _impression(self) -> int:
+        """Place of the impressions among the counts, -1 where they are not counted."""
         counts = self.schema.state.counts
-        return counts.index("impression") if "impression" in counts else None
+        return counts.index("impression") if "impression" in counts else -1
 
     def _counter_blocks(self, user: np.ndarray, candidate: np.ndarray):
         """Yield (entity, values (N, block)) for the declared counters."""
+        user, candidate = _single(user), _single(candidate)
         if self.schema.of("user", "counter"):
             yield "user", user
         for place, entity in enumerate(COUNTER_ENTITIES):
             if self.schema.of(entity, "counter"):
                 yield entity, candidate[:, place]
 
-    def _rates(self, entity: str, values: np.ndarray) -> np.ndarray:
-        """Counters (N, block) as log impressions and smoothed rates: (count + PRIOR * mean rate) / (impressions + PRIOR)."""
-        counts = len(self.schema.state.counts)
-        shaped = values.reshape(len(values), counts, values.shape[1] // counts)  # not -1: there may be no rows
-        if self._impression is None:
-            return np.log1p(values)
-        impressions = shaped[:, self._impression, :]
-        rates = (shaped + PRIOR * self.fitted[f"rate.{entity}"]) / (impressions + PRIOR)[:, None, :]
-        rates[:, self._impression, :] = np.log1p(impressions)
-        return rates.reshape(values.shape)
+    def _block(self, block: str, columns: list[np.ndarray], counters: list[tuple[str, np.ndarray]], rows: int, fitting: bool):
+        """Plain columns (N,) and then counters (N, block), side by side: standardised, clipped, float32, missing ones 0; as
+        they are where the pipeline is `fitting`."""
+        width = len(columns) + sum(values.shape[1] for _, values in counters)
+        out = np.empty((rows, width), np.float64 if fitting else np.float32)
+        mean, deviation = (np.zeros(width), np.ones(width)) if fitting else np.array(self.fitted[f"scale.{block}"])
+        if columns:
+            plain, at = np.stack(columns, axis=1), len(columns)
+            out[:, :at] = plain if fitting else _clipped((plain - mean[:at]) / deviation[:at])
+        at = len(columns)
+        for entity, values in counters:
+            here, rate = slice(at, at + values.shape[1]), np.array(self.fitted[f"rate.{entity}"])
+            limit = np.inf if fitting else CLIP
+            scaled_rates(values, rate, mean[here], deviation[here], self._impression, limit, out[:, here])
+            at = here.stop
+        return out
 
     def _numerical(self, feature: Feature, values: np.ndarray) -> list[np.ndarray]:
         """One raw column (N,) as one or two: the transformed value, and a flag where it may be missing."""
@@ -168,32 +222,32 @@ class FeaturePipeline:
     def _computed(self, entity: str) -> list[Feature]:
         return [f for f in self.schema.of(entity, "numerical") if f.expression is not None]
 
-    def _query_values(self, context: Arrays, as_of_ms: np.ndarray, reads: Reads) -> np.ndarray:
+    def _query_values(self, context: Arrays, as_of_ms: np.ndarray, reads: Reads, *, fitting: bool = False) -> np.ndarray:
         logged = self._context_columns(context, as_of_ms, "numerical")
         columns = [column for f in self.schema.of("context", "numerical") for column in self._numerical(f, logged[f.name])]
+        gap_s = _single(reads.gap_s).astype(np.float64)
         for feature in self._computed("user"):
-            values = EXPRESSIONS[feature.expression]({"gap_s": reads.gap_s}, as_of_ms, self.utc_offset_h)
-            columns += self._numerical(feature, values)
-        blocks = [np.stack(columns, axis=1)] if columns else []
-        if self.schema.of("user", "counter"):
-            blocks.append(self._rates("user", reads.user))
-        return np.concatenate(blocks, axis=1) if blocks else np.zeros((len(as_of_ms), 0))
+            columns += self._numerical(feature, EXPRESSIONS[feature.expression]({"gap_s": gap_s}, as_of_ms, self.utc_offset_h))
+        counters = [("user", _single(reads.user))] if self.schema.of("user", "counter") else []
+        return self._block("query_values", columns, counters, len(as_of_ms), fitting)
 
-    def _candidate_values(self, upload_ms: np.ndarray, as_of_ms: np.ndarray, candidate: np.ndarray) -> np.ndarray:
+    def _candidate_values(
+        self, upload_ms: np.ndarray, as_of_ms: np.ndarray, candidate: np.ndarray, *, fitting: bool = False
+    ) -> np.ndarray:
         columns = []
         for feature in self._computed("video"):
             columns += self._numerical(
                 feature, EXPRESSIONS[feature.expression]({"upload_ms": upload_ms}, as_of_ms, self.utc_offset_h)
             )
-        blocks = [np.stack(columns, axis=1)] if columns else []
-        for place, entity in enumerate(COUNTER_ENTITIES):
-            if self.schema.of(entity, "counter"):
-                blocks.append(self._rates(entity, candidate[:, place]))
-        return np.concatenate(blocks, axis=1) if blocks else np.zeros((len(candidate), 0))
+        candidate = _single(candidate)
+        counters = [
+            (entity, candidate[:, place]) for place, entity in enumerate(COUNTER_ENTITIES) if self.schema.of(entity, "counter")
+        ]
+        return self._block("candidate_values", columns, counters, len(candidate), fitting)
 
     def _scaled(self, block: str, values: np.ndarray) -> np.ndarray:
         mean, deviation = self.fitted[f"scale.{block}"]
-        return np.nan_to_num(np.clip((values - mean) / deviation, -CLIP, CLIP), nan=0.0).astype(np.float32)
+        return _clipped((values - mean) / deviation).astype(np.float32)
 
     # ---- transform ---------------------------------------------------------------------------------------------------
 
@@ -205,12 +259,10 @@ class FeaturePipeline:
         """Static blocks of the video table, (V + 1, ...). `vectors` (V, D), zeros where missing."""
         blocks = self._static("video", videos, self._scaled("video_values", self._video_values(videos)))
         vocabulary = self.fitted.get("vocabulary.tags", np.zeros(0, np.str_))
-        width = self.schema.state.tags_per_video
-        tags = np.zeros((len(videos) + 1, width), np.int32)
-        lists = videos["tags"].list.head(width).to_list() if len(vocabulary) else []
-        for row, names in enumerate(lists):  # once a catalogue, not once a request
-            if names:
-                tags[row, : len(names)] = encode(np.array(names, dtype=np.str_), vocabulary)
+        tags = np.zeros((len(videos) + 1, self.schema.state.tags_per_video), np.int32)
+        if len(vocabulary):
+            rows, names = padded(videos["tags"], tags.shape[1])
+            tags[:-1] = np.append(encode(np.array(names, dtype=np.str_), vocabulary), 0)[rows]  # -1 finds the 0
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         unit = np.concatenate([vectors / np.maximum(norms, 1e-12), norms > 0], axis=1, dtype=np.float32)
         return {**blocks, "video_tags": tags, "video_vector": np.concatenate([unit, np.zeros((1, unit.shape[1]), np.float32)])}
@@ -219,7 +271,7 @@ class FeaturePipeline:
         features = [f for f in self.schema.columns(entity) if f.kind == "categorical"]
         codes = np.zeros((len(frame) + 1, len(features)), np.int32)
         for place, feature in enumerate(features):
-            codes[:-1, place] = encode(raw(frame[feature.name], "categorical"), self.fitted[f"vocabulary.{feature.name}"])
+            codes[:-1, place] = encode_column(frame[feature.name], self.fitted[f"vocabulary.{feature.name}"])
         return {
             f"{entity}_codes": codes,
             f"{entity}_values": np.concatenate([values, np.zeros((1, values.shape[1]), np.float32)]),
@@ -239,14 +291,14 @@ class FeaturePipeline:
         ]
         return {
             "context_codes": np.stack(codes, axis=1) if codes else np.zeros((len(as_of_ms), 0), np.int32),
-            "query_values": self._scaled("query_values", self._query_values(context, as_of_ms, reads)),
+            "query_values": self._query_values(context, as_of_ms, reads),
             "history_rows": reads.history_rows,
             "history_values": np.stack(watches, axis=2, dtype=np.float32),
         }
 
     def candidates(self, upload_ms: np.ndarray, as_of_ms: np.ndarray, candidate: np.ndarray) -> np.ndarray:
         """candidate_values (N, .) float32 of videos uploaded at `upload_ms` (N,) with counters `candidate` (N, 4, block)."""
-        return self._scaled("candidate_values", self._candidate_values(upload_ms, as_of_ms, candidate))
+        return self._candidate_values(upload_ms, as_of_ms, candidate)
 
     def value_names(self, block: str) -> list[str]:
         """What the columns of `query_values` and `candidate_values` are, for reports and the served log."""

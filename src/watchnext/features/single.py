@@ -47,8 +47,9 @@ def target_rates(codes: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def single_columns(features: FeatureSet, rows: np.ndarray) -> Iterator[tuple[str, np.ndarray, bool]]:
     """Every input column of `rows` with its name and whether it holds codes. Sequences and vectors are not single columns."""
     schema, columns, pipeline = features.pipeline.schema, features.columns, features.pipeline
+    as_of = features.blocks(rows)
     for block in ("query_values", "candidate_values"):
-        values = columns[block][rows]
+        values = as_of[block]
         yield from ((name, values[:, i], False) for i, name in enumerate(pipeline.value_names(block)))
     for entity, blocks in (("user", features.users), ("video", features.videos)):
         of_row = columns[f"{entity}_rows"][rows]
@@ -57,7 +58,7 @@ def single_columns(features: FeatureSet, rows: np.ndarray) -> Iterator[tuple[str
         for names, kind in ((names_of(numerical), "values"), (categorical, "codes")):
             block = np.asarray(blocks[f"{entity}_{kind}"])
             yield from ((name, block[of_row, i], kind == "codes") for i, name in enumerate(names))
-    codes = columns["context_codes"][rows]
+    codes = as_of["context_codes"]
     yield from ((f.name, codes[:, i], True) for i, f in enumerate(schema.of("context", "categorical")))
 
 
@@ -74,7 +75,8 @@ def best_areas(values: np.ndarray, is_code: bool, labels: np.ndarray) -> np.ndar
 def single_features(features: FeatureSet, *, ceiling: float, min_positives: int, most: int) -> Findings:
     """AUC of every column alone, on about `most` training and validation rows. It leaks when it lies above `ceiling` by two
     standard errors; a target with fewer than `min_positives` of either kind is not judged."""
-    rows = np.flatnonzero(np.asarray(features.columns["split"]) < SPLITS.index("test"))
+    split = np.asarray(features.columns["split"])
+    rows = np.flatnonzero((split >= 0) & (split < SPLITS.index("test")))
     rows = rows[:: -(-len(rows) // most)]
     labels = np.asarray(features.columns["targets"][rows][:, PROBABILITIES] > 0.5, np.float64)
     positives = labels.sum(axis=0)

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from watchnext.data.days import StoredTables
 from watchnext.data.tables import Tables
-from watchnext.features import build
+from watchnext.features import folding
 from watchnext.features.batches import FeatureSet
 from watchnext.features.build import FeatureBuilder
 from watchnext.features.encoding import Arrays
@@ -68,9 +69,10 @@ def stored(features: FeatureSet, rebuild: Rebuild, plain: Arrays) -> list[Leak]:
     if not rebuild.is_whole:
         return []
     what = "run `dvc repro -f features`; should it come back, the stage reads what this log does not hold"
+    found = features.blocks(np.arange(len(features.columns["split"])))
     return [
         Leak("stored columns", f"{name}, rows that the log does not give", rows, 0, what)
-        for name, rows in differing(features, plain, features.columns, TOLERANCE).items()
+        for name, rows in differing(features, plain, found, TOLERANCE).items()
     ]
 
 
@@ -130,16 +132,18 @@ class Watches:
 def history(features: FeatureSet, tables: Tables, builder: FeatureBuilder, *, requests: int) -> Findings:
     """Half of the sampled requests are of test days; each history must be the watches known strictly before."""
     columns, split = features.columns, np.asarray(features.columns["split"])
-    visible = build.visible_until(builder.regime, tables.impressions, split, builder.utc_offset_h)
+    visible = folding.visible_until(builder.regime, tables.impressions, split)
     visible = np.minimum(visible, columns["time_ms"])  # whatever the regime says
-    watches, width = Watches.of(features, tables.impressions), columns["history_rows"].shape[1]
+    watches, width = Watches.of(features, tables.impressions), features.pipeline.schema.state.history
     sampled = [evenly(np.flatnonzero((split == 2) == test), requests // 2) for test in (True, False)]
     wrong, entries = [], 0
-    for row in np.concatenate(sampled):
+    rows = np.concatenate(sampled)
+    blocks = features.blocks(rows)
+    for place, row in enumerate(rows):
         known = watches.before(columns["user_rows"][row], visible[row], width)
         videos, values = watches.entries(known, columns["time_ms"][row], width)
-        right = (videos == columns["history_rows"][row]).all()
-        if not right or np.abs(values - columns["history_values"][row][:, :2]).max(initial=0) > TOLERANCE:
+        right = (videos == blocks["history_rows"][place]).all()
+        if not right or np.abs(values - blocks["history_values"][place][:, :2]).max(initial=0) > TOLERANCE:
             wrong.append(int(row))
         entries += len(known)
     facts = {"requests": sum(map(len, sampled)), "entries": entries}
@@ -156,7 +160,7 @@ def evenly(rows: np.ndarray, most: int) -> np.ndarray:
 
 def duplicates(features: FeatureSet, tables: Tables) -> Findings:
     """The same event, or the same request, in two splits: what is learned from one is tested on the other."""
-    frame = tables.impressions.with_columns(split=pl.Series(np.asarray(features.columns["split"])))
+    frame = tables.impressions.with_columns(split=pl.Series(np.asarray(features.columns["split"]))).filter(pl.col("split") >= 0)
     leaks = []
     for name, key in (("user, video and time", ("user_id", "video_id", "time_ms")), ("request", ("request_id",))):
         shared = frame.group_by(key).agg(splits=pl.col("split").n_unique()).filter(pl.col("splits") > 1).sort(key)
@@ -180,10 +184,11 @@ class Tripwire:
     cuts: int
     requests: int
 
-    def check(self, tables: Tables, features: FeatureSet, builder: FeatureBuilder) -> tuple[dict, list[Leak]]:
+    def check(self, stored: StoredTables, features: FeatureSet, builder: FeatureBuilder) -> tuple[dict, list[Leak]]:
         """What was checked and found, JSON-ready, and the leaks."""
-        if features.report["data_hash"] != builder.data_hash or len(tables.impressions) != len(features.columns["split"]):
-            raise ValueError(f"{features.folder} was not built from these tables; run `dvc repro features`")
+        if features.report["data_hash"] != stored.hash:
+            raise ValueError(f"{features.folder} was not built from the tables in {stored.folder}; run `dvc repro features`")
+        tables = stored.all()
         split, user_rows = np.asarray(features.columns["split"]), np.asarray(features.columns["user_rows"])
         rebuild = Rebuild.of(builder, tables, split, user_rows, features.catalogue, limit=self.rows)
         found = {

@@ -1,4 +1,4 @@
-"""`python -m watchnext.serving build-store | recommendations`: what the server reads, made ahead of it."""
+"""`python -m watchnext.serving build-store | recommendations | state build`: what the server reads, made ahead of it."""
 
 import time
 from dataclasses import asdict
@@ -6,7 +6,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from watchnext.data.tables import DataError
 from watchnext.dispatch import dispatch, write_report
+from watchnext.schema import SchemaError
 from watchnext.serving.batch import precompute
 from watchnext.serving.environment import StoreError
 from watchnext.serving.manifest import ReleaseError
@@ -45,6 +47,22 @@ def recommendations(config: DictConfig) -> None:
     print(f"{release.id}: {report.slates:,} slates of {report.users:,} users")
 
 
+def build_state(config: DictConfig) -> None:
+    """Build or catch up the store from a log (--log DIR), beside the one that serves; they switch with the release."""
+    # It brings the validation of tables, without which the other commands start sooner.
+    from watchnext.serving import state
+
+    if config.log is None:
+        raise StoreError("log is null, expected a folder; run `python -m watchnext.serving state build --log DIR`")
+    releases, folder = Path(config.data.releases), Path(config.data.store)
+    release = Release.load(releases / config.release if config.release else current(releases))
+    serves = (releases / "current").resolve() == release.folder
+    built = state.build_state(folder, release, Path(config.log), snapshots=config.snapshots, serves=serves)
+    for name, value in asdict(built).items():
+        print(f"{name:<12}{value}")
+    print(f"{folder}: {'fits' if built.switched else 'switches when a server starts with'} {release.id}")
+
+
 if __name__ == "__main__":
-    commands = {"build-store": store, "recommendations": recommendations}
-    dispatch("watchnext.serving", commands, (ReleaseError, StoreError))
+    commands = {"build-store": store, "recommendations": recommendations, "state build": build_state}
+    dispatch("watchnext.serving", commands, (ReleaseError, StoreError, DataError, SchemaError))

@@ -1,4 +1,11 @@
-"""The store's folder: one LMDB environment behind a `current` link, held by one process."""
+"""The store's folder: one LMDB environment behind a `current` link, held by one process.
+
+env-7/  env-8/     environments; what no link points at was left by a process that died
+current            the one that a server opens
+next               one that was built beside it, for the next server to take over
+taking             the same while that goes on, so that a newer `next` leaves it alone
+lock  names        held by a server as long as it runs, and by anyone for the moment in which links change
+"""
 
 import fcntl
 import os
@@ -12,6 +19,7 @@ from typing import IO
 
 import lmdb
 
+LINKS = ("current", "next", "taking")
 MAP_BYTES = 16 << 30  # address space, not disk: the file grows as it is written
 TABLES = (
     "meta",
@@ -33,6 +41,10 @@ class StoreError(RuntimeError):
     """A store that cannot be opened, read or written; the message names it and the next command."""
 
 
+class StoreHeldError(StoreError):
+    """Another process holds the lock."""
+
+
 def parts(items: Iterable, size: int) -> Iterator[list]:
     """`items` in lists of `size`; the last may be shorter."""
     left = iter(items)
@@ -46,15 +58,26 @@ def place(number: int) -> bytes:
 
 
 class Environment:
-    """Named tables of one LMDB environment. Without `durable`, a power cut may lose commits; kill -9 never does."""
+    """Named tables of one LMDB environment. Without `durable`, a power cut may lose commits; kill -9 never does.
 
-    def __init__(self, path: Path, *, durable: bool, map_bytes: int) -> None:
-        self.path = Path(path).resolve()
+    `readonly` reads beside the process that writes, without holding it up; in one process an environment is open once.
+    """
+
+    def __init__(self, path: Path, *, durable: bool, map_bytes: int, readonly: bool = False) -> None:
+        self.path, self._readonly = Path(path).resolve(), readonly
         try:
             self._env = lmdb.open(
-                str(self.path), map_size=map_bytes, max_dbs=len(TABLES), sync=durable, max_readers=512, metasync=durable
+                str(self.path),
+                map_size=map_bytes,
+                max_dbs=len(TABLES),
+                max_readers=512,
+                sync=durable,
+                metasync=durable,
+                readonly=readonly,
+                create=not readonly,
             )
-            self.tables = {name: self._env.open_db(name.encode()) for name in TABLES}
+            self.tables = {name: self._env.open_db(name.encode(), create=not readonly) for name in TABLES}
+            self._env.reader_check()  # a reader that was killed would keep every page that it saw
         except lmdb.Error as error:
             raise StoreError(
                 f"the store {self.path} cannot be opened ({error}); stop what holds it, or remove it to start anew"
@@ -90,7 +113,8 @@ class Environment:
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            self._env.sync(True)
+            if not self._readonly:
+                self._env.sync(True)
             self._env.close()
 
 
@@ -132,7 +156,7 @@ def append(txn: lmdb.Transaction, table: object, value: bytes) -> int:
 
 
 def locked(folder: Path) -> IO:
-    """The folder's lock, held until closed or the process dies. Raises StoreError naming who holds it."""
+    """The folder's lock, held until closed or the process dies. Raises StoreHeldError naming who holds it."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     lock = open(Path(folder) / "lock", "a+")  # noqa: SIM115 (held as long as the store)
     try:
@@ -141,7 +165,7 @@ def locked(folder: Path) -> IO:
         lock.seek(0)
         holder = lock.read().strip() or "unknown"
         lock.close()
-        raise StoreError(
+        raise StoreHeldError(
             f"the store {folder} is open in process {holder}; stop that server first, or name another folder"
         ) from error
     lock.truncate(0)
@@ -150,22 +174,77 @@ def locked(folder: Path) -> IO:
     return lock
 
 
+@contextmanager
+def naming(folder: Path) -> Iterator[None]:
+    """One process at a time changes what is called what in the folder, be a server up or not; it takes moments."""
+    with open(Path(folder) / "names", "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def fresh(folder: Path) -> Path:
-    """An empty place in the folder to build an environment aside; what a killed build left is removed."""
-    clear(folder)
-    now = (Path(folder) / "current").resolve().name
-    number = int(now.removeprefix("env-")) + 1 if now.startswith("env-") else 1
-    built = Path(folder) / f"env-{number}"
-    built.mkdir()
+    """An empty place in the folder to build an environment aside; what a killed build left is removed. Needs the lock."""
+    with naming(folder):
+        _clear(folder)
+        built = _another(folder)
+        built.mkdir()
     return built
 
 
 def clear(folder: Path) -> None:
-    """Remove every environment that `current` does not point at."""
-    now = (Path(folder) / "current").resolve()
+    """Remove every environment that no link points at. Needs the lock."""
+    with naming(folder):
+        _clear(folder)
+
+
+def _clear(folder: Path) -> None:
+    linked = {target_of(folder, name) for name in LINKS}
     for path in Path(folder).glob("env-*"):
-        if path.resolve() != now:
+        if path.name not in linked:
             shutil.rmtree(path)
+
+
+def _another(folder: Path) -> Path:
+    numbers = [int(path.name.removeprefix("env-")) for path in Path(folder).glob("env-*")]
+    return Path(folder) / f"env-{max(numbers, default=0) + 1}"
+
+
+def target_of(folder: Path, name: str) -> str | None:
+    """The environment that the link `name` points at; None where there is no link, or it points at nothing."""
+    path = Path(folder) / name
+    return path.resolve().name if path.exists() else None
+
+
+def offer(folder: Path, built: Path) -> None:
+    """Let `next` be the environment `built`, from elsewhere on the same disk; the `next` before it goes. Needs no lock."""
+    with naming(folder):
+        before, place = target_of(folder, "next"), _another(folder)
+        os.rename(built, place)
+        link(folder, "next", place.name)
+        if before not in (None, target_of(folder, "current"), target_of(folder, "taking")):
+            shutil.rmtree(Path(folder) / before)
+
+
+def claim(folder: Path) -> Path | None:
+    """The environment that is `next`, kept until `settle` or another claim, or None. Needs the lock."""
+    with naming(folder):
+        name = target_of(folder, "next")
+        if name == target_of(folder, "current"):  # a process died between the two steps of `settle`
+            (Path(folder) / "next").unlink(missing_ok=True)
+            name = None
+        if name is not None:
+            link(folder, "taking", name)
+    return Path(folder) / name if name else None
+
+
+def settle(folder: Path, taken: Path) -> None:
+    """Let what was claimed be `current`; a `next` that came meanwhile stays. Needs the lock."""
+    with naming(folder):
+        link(folder, "current", taken.name)
+        if target_of(folder, "next") == taken.name:
+            (Path(folder) / "next").unlink()
+        (Path(folder) / "taking").unlink(missing_ok=True)
+        _clear(folder)
 
 
 def link(folder: Path, name: str, target: str) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from watchnext.features.arrays import load_arrays
 from watchnext.features.catalogue import Catalogue, Ids
 from watchnext.features.fold import Layout, State
+from watchnext.features.opening import write_opening_state
 from watchnext.features.pipeline import FeaturePipeline
 from watchnext.reranking.slate import Reranker
 from watchnext.retrieval.index import VideoIndex
@@ -29,7 +30,7 @@ from watchnext.serving.manifest import REPAIR, ReleaseError, digest_of, files_of
 CLOCKS = ("release", "wall")
 GIVEN = ("data", "regime", "as_of_ms", "clock", "journal")  # what the maker of a release states; `publish` adds the rest
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-FEATURE_PARTS = ("pipeline", "catalogue", "users", "user_table", "videos", "state")
+FEATURE_PARTS = ("pipeline", "catalogue", "users", "user_table", "videos")
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,8 @@ def assemble(
     """Copy the parts: the feature stage's folder, two graphs (.xml, .bin beside), the index folder, settings, a sample."""
     for part in FEATURE_PARTS:
         shutil.copytree(Path(features) / part, staging / part, copy_function=shutil.copyfile)
+    schema = FeaturePipeline.load(staging / "pipeline").schema
+    write_opening_state(Path(features), staging / "state", schema, Catalogue.load(staging / "catalogue"))
     shutil.copytree(index, staging / "index", copy_function=shutil.copyfile)
     (staging / "graphs").mkdir()
     for name, graph in (("query_tower", query_tower), ("ranker", ranker)):

@@ -4,6 +4,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import IO
 
@@ -18,17 +19,19 @@ from watchnext.serving.environment import (
     Environment,
     StoreError,
     append,
+    claim,
     clear,
     fresh,
     link,
     locked,
     parts,
     place,
+    settle,
 )
 from watchnext.serving.events import Event, id_key, id_of, outcome_columns
 from watchnext.serving.records import Records, unpacked
 from watchnext.serving.release import Release
-from watchnext.serving.seed import CHUNK, carry, load_state
+from watchnext.serving.seed import CHUNK, carry, journal_length, load_state, number, put_meta
 
 log = logging.getLogger(__name__)
 
@@ -67,10 +70,12 @@ class Store:
 
     @classmethod
     def open(cls, folder: Path, release: Release, *, durable: bool = True, map_bytes: int = MAP_BYTES) -> "Store":
-        """Open, or build it from the release's state at first. Raises StoreError for one of another schema or catalogue."""
+        """Open, or build it from the release's state at first; one that was built beside it for such a release takes its place.
+        Raises StoreError for one of another schema or catalogue."""
         folder = Path(folder)
         lock = locked(folder)
         try:
+            _take_over(folder, release, durable=durable, map_bytes=map_bytes)
             if not os.path.lexists(folder / "current"):
                 log.info("no store in %s yet: building it from the release %s", folder, release.id)
                 _build(folder, release, durable=durable, map_bytes=map_bytes)
@@ -109,7 +114,7 @@ class Store:
     def journal(self, start: int = 0) -> Iterator[Event]:
         """Every accepted event from position `start` on, as it was when the reading began."""
         with self._environment.read() as txn:
-            yield from _journal(txn, self.tables["journal"], start)
+            yield from journal_of(txn, self.tables["journal"], start)
 
     def slate(self, user_id: int | str) -> bytes | None:
         """What `put_slates` left for a viewer."""
@@ -193,18 +198,23 @@ class Store:
                     array[int.from_bytes(key, "big")] = np.frombuffer(packed)
             withdrawn = self._video_ids.rows([id_of(key) for key, _ in txn.cursor(self.tables["withdrawn"])])
             self.unavailable[withdrawn[withdrawn >= 0]] = True
-            with txn.cursor(self.tables["journal"]) as cursor:
-                self.position = int.from_bytes(cursor.key(), "big") + 1 if cursor.last() else 0
-            self.last_known_at = int.from_bytes(txn.get(b"last_known_at", b"", db=self.tables["meta"]), "big")
+        self.position = journal_length(self._environment)
+        self.last_known_at = number(self._environment, "last_known_at")
 
-    def replay(self, journal: Iterator[Event]) -> None:
-        """Fold events that the journal holds already; those about videos that are gone are passed over."""
-        for events in parts(journal, CHUNK):
+    def replay(self, start: int, *, since_ms: int = 0) -> int:
+        """Fold what the journal holds already, from position `start` on, but what was known before `since_ms`; returns how many
+        events. Those about videos that are gone are passed over. How far it came is in `meta`, as `replayed`."""
+        folded = 0
+        for part in parts(self.journal(start), CHUNK):
+            events = [event for event in part if event.known_at >= since_ms]
             rows = self._video_ids.rows([event.video_id for event in events])
             known = np.flatnonzero(rows >= 0)
+            start, folded = start + len(part), folded + len(known)
             with self._environment.write() as txn:
                 records = self._fold(txn, [events[i] for i in known], rows[known])
+                txn.put(b"replayed", place(start), db=self.tables["meta"])
             records.publish()
+        return folded
 
 
 def build_store(folder: Path, release: Release, *, map_bytes: int = MAP_BYTES) -> None:
@@ -222,25 +232,45 @@ def build_store(folder: Path, release: Release, *, map_bytes: int = MAP_BYTES) -
 def _build(folder: Path, release: Release, *, durable: bool, map_bytes: int) -> None:
     built = fresh(folder)
     environment = Environment(built, durable=False, map_bytes=map_bytes)  # synced once, when it closes
-    with environment.write() as txn:
-        txn.put(b"state", release.state_fingerprint.encode(), db=environment.tables["meta"])
-        txn.put(b"release", release.id.encode(), db=environment.tables["meta"])
+    put_meta(environment, state=release.state_fingerprint.encode(), release=release.id.encode())
     load_state(environment, release)
-    if os.path.lexists(folder / "current"):
-        old = Environment(folder / "current", durable=durable, map_bytes=map_bytes)
-        carry(old, environment)
-        old.close()
+    carry_current(folder, environment, map_bytes=map_bytes)
     store = Store(environment, release, None)
-    if store.position:
-        store.replay(store.journal(release.journal))
+    store.replay(release.journal)
     store.close()
     link(folder, "current", built.name)
     clear(folder)
 
 
+def carry_current(folder: Path, environment: Environment, *, map_bytes: int) -> None:
+    """Bring `environment` up to the journal, the keys and the rest of the store that serves, if there is one; it may go on
+    serving meanwhile, in another process."""
+    if os.path.lexists(folder / "current"):
+        with closing(Environment(folder / "current", durable=False, map_bytes=map_bytes, readonly=True)) as old:
+            carry(old, environment)
+
+
+def _take_over(folder: Path, release: Release, *, durable: bool, map_bytes: int) -> None:
+    """Let what `serving.state` built beside the store be the store, with all that was acknowledged meanwhile. What was built
+    for a release of another schema or catalogue waits for that one. Cut off at any point, it goes on where it was."""
+    if (taken := claim(folder)) is None:
+        return
+    with closing(Environment(taken, durable=durable, map_bytes=map_bytes)) as environment:
+        if _state_of(environment) != release.state_fingerprint:
+            return
+        carry_current(folder, environment, map_bytes=map_bytes)
+        Store(environment, release, None).replay(number(environment, "replayed"))
+    settle(folder, taken)
+    log.info("the store %s is now %s, built from a log", folder, taken.name)
+
+
+def _state_of(environment: Environment) -> str:
+    return (environment.get("meta", b"state") or b"nothing").decode()
+
+
 def _require(environment: Environment, folder: Path, release: Release) -> None:
     """Records mean nothing under another schema or catalogue."""
-    found = (environment.get("meta", b"state") or b"nothing").decode()
+    found = _state_of(environment)
     if found != release.state_fingerprint:
         environment.close()
         raise StoreError(
@@ -248,7 +278,7 @@ def _require(environment: Environment, folder: Path, release: Release) -> None:
         )
 
 
-def _journal(txn: lmdb.Transaction, table: object, start: int) -> Iterator[Event]:
+def journal_of(txn: lmdb.Transaction, table: object, start: int) -> Iterator[Event]:
     with txn.cursor(table) as cursor:
         if cursor.set_range(place(start)):
             for packed in cursor.iternext(keys=False, values=True):

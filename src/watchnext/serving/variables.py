@@ -57,9 +57,13 @@ class Variables:
             lock.close()
 
     def _check_store(self, manifest: Mapping) -> None:
-        environment = Environment(self.store / "current", durable=True, map_bytes=MAP_BYTES)
+        found = {name: self._state_of(name) for name in ("current", "next") if (self.store / name).exists()}
+        if manifest["state"] not in found.values():
+            needed = f"release {manifest['id']} needs {manifest['state']}"
+            raise StoreError(f"the store {self.store} holds state {found['current']}, but {needed}; run `{REPAIR}`")
+
+    def _state_of(self, name: str) -> str:
+        environment = Environment(self.store / name, durable=True, map_bytes=MAP_BYTES)
         found = (environment.get("meta", b"state") or b"nothing").decode()
         environment.close()
-        if found != manifest["state"]:
-            needed = f"release {manifest['id']} needs {manifest['state']}"
-            raise StoreError(f"the store {self.store} holds state {found}, but {needed}; run `{REPAIR}`")
+        return found

@@ -1,0 +1,132 @@
+"""The canonical tables on disk: users, videos, and the impressions a day at a time, so that no reader needs them all.
+
+    users.parquet  videos.parquet  impressions/date=2025-03-10/part-0.parquet ...  days.json
+
+`days.json` says of each day what is in it, last written: a folder without it is not finished.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import polars as pl
+
+from watchnext.data.tables import DataError, Tables, in_order
+
+
+@dataclass(frozen=True)
+class Day:
+    """One calendar day of the log: `day` (ISO date), how many rows, their first and last time, and the sha256 of its file."""
+
+    day: str
+    rows: int
+    first_ms: int
+    last_ms: int
+    sha256: str
+
+
+def code_digest(package: Path) -> str:
+    """16 hex digits over a package's own sources: what other code built is not carried on."""
+    sources = sorted(Path(package).glob("*.py"))
+    return hashlib.sha256(b"".join(path.name.encode() + path.read_bytes() for path in sources)).hexdigest()[:16]
+
+
+def day_file(folder: Path, day: str) -> Path:
+    return Path(folder) / "impressions" / f"date={day}" / "part-0.parquet"
+
+
+def write_day(folder: Path, day: str, impressions: pl.DataFrame) -> Day:
+    """Write one day's rows, in order; the same rows give the same bytes."""
+    impressions, path = in_order(impressions), day_file(folder, day)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_table(impressions, path)
+    with open(path, "rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    times = impressions["time_ms"]
+    return Day(day, len(impressions), times[0], times[-1], sha256)
+
+
+def write_table(frame: pl.DataFrame, path: Path) -> None:
+    frame.write_parquet(path, compression="zstd", statistics=False)
+
+
+def finish(folder: Path, days: Sequence[Day]) -> None:
+    """Say which days there are; those of an earlier writing that are none of them go."""
+    kept = {day.day for day in days}
+    for path in (Path(folder) / "impressions").glob("date=*"):
+        if path.name.removeprefix("date=") not in kept:
+            shutil.rmtree(path)
+    (Path(folder) / "days.json").write_text(json.dumps([asdict(day) for day in days], indent=1))
+
+
+def write_tables(tables: Tables, folder: Path) -> None:
+    """Write all of them; the same tables give the same bytes."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_table(tables.users, folder / "users.parquet")
+    write_table(tables.videos, folder / "videos.parquet")
+    parts = tables.impressions.partition_by("day", as_dict=True)
+    finish(folder, [write_day(folder, str(day), parts[day,]) for day in sorted(day for (day,) in parts)])
+
+
+def read_parquet(path: Path, *, repair: str) -> pl.DataFrame:
+    """Read one Parquet file; a missing or truncated one is named together with the command that mends it."""
+    if not Path(path).exists():
+        raise DataError(f"{path} is missing; run `{repair}`")
+    try:
+        return pl.read_parquet(path, hive_partitioning=False)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{path} cannot be read as Parquet ({error}); it may be truncated: run `{repair}`") from error
+
+
+@dataclass(frozen=True)
+class StoredTables:
+    """The tables in `folder`; `repair` is the command named where a file is missing or broken. Days are in order."""
+
+    folder: Path
+    days: tuple[Day, ...]
+    repair: str
+
+    @classmethod
+    def open(cls, folder: str | Path, *, repair: str = "dvc repro tables") -> "StoredTables":
+        """Raises DataError where the folder is not finished."""
+        path = Path(folder) / "days.json"
+        if not path.exists():
+            raise DataError(f"{path} is missing; run `{repair}`")
+        return cls(Path(folder), tuple(Day(**day) for day in json.loads(path.read_text())), repair)
+
+    @cached_property
+    def users(self) -> pl.DataFrame:
+        return read_parquet(self.folder / "users.parquet", repair=self.repair)
+
+    @cached_property
+    def videos(self) -> pl.DataFrame:
+        return read_parquet(self.folder / "videos.parquet", repair=self.repair)
+
+    def impressions(self, days: Sequence[Day]) -> pl.DataFrame:
+        """The rows of some days in the order of the log, be their times apart or not."""
+        parts = [read_parquet(day_file(self.folder, day.day), repair=self.repair) for day in days]
+        return parts[0] if len(parts) == 1 else in_order(pl.concat(parts))
+
+    def all(self) -> Tables:
+        """Everything, in memory."""
+        if not self.days:
+            raise DataError(f"{self.folder} holds no impressions; check the loader's root and the rejected rows")
+        return Tables(self.impressions(self.days), self.users, self.videos)
+
+    @property
+    def hash(self) -> str:
+        """16 hex digits over the bytes of the three tables."""
+        digest = hashlib.sha256("".join(day.day + day.sha256 for day in self.days).encode())
+        for name in ("users", "videos"):
+            digest.update((self.folder / f"{name}.parquet").read_bytes())
+        return digest.hexdigest()[:16]
+
+
+def read_tables(folder: str | Path, *, repair: str = "dvc repro tables") -> Tables:
+    """All of the tables in `folder`. Raises DataError naming the bad file."""
+    return StoredTables.open(folder, repair=repair).all()

@@ -1,0 +1,70 @@
+"""Random numbers inside compiled loops: one stream a (seed, purpose, two counters), so that no order of threads shows.
+
+splitmix64 (Steele, Lea & Flood, OOPSLA 2014). A stream is an array of one uint64, which every draw moves on.
+"""
+
+import math
+
+import numpy as np
+from numba import njit
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+FIRST, SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+S11, S27, S30, S31 = np.uint64(11), np.uint64(27), np.uint64(30), np.uint64(31)
+
+
+@njit(nogil=True, _nrt=False)
+def mixed(z):
+    z = (z ^ (z >> S30)) * FIRST
+    z = (z ^ (z >> S27)) * SECOND
+    return z ^ (z >> S31)
+
+
+@njit(cache=True, nogil=True, _nrt=False)
+def reset(stream, seed, purpose, first, second):
+    """Put a stream to the start of the numbers that belong to these four."""
+    state = mixed(np.uint64(seed) + GOLDEN)
+    for part in (purpose, first, second):
+        state = mixed(state ^ (np.uint64(part) + GOLDEN))
+    stream[0] = state
+
+
+@njit(nogil=True, _nrt=False)
+def uniform(stream):
+    """In [0, 1), 53 bits."""
+    stream[0] += GOLDEN
+    return np.float64(mixed(stream[0]) >> S11) * (1.0 / 9007199254740992.0)
+
+
+@njit(nogil=True, _nrt=False)
+def below(stream, count):
+    """A whole number in [0, count)."""
+    return np.int64(uniform(stream) * count)
+
+
+@njit(nogil=True, _nrt=False)
+def exponential(stream):
+    return -math.log(1.0 - uniform(stream))
+
+
+@njit(nogil=True, _nrt=False)
+def logistic(stream):
+    u = uniform(stream) + 1e-17  # 0 would be minus infinity
+    return math.log(u / (1.0 - u))
+
+
+@njit(nogil=True, _nrt=False)
+def normal(stream):
+    """Box and Muller (1958), one of the pair."""
+    radius = math.sqrt(-2.0 * math.log(1.0 - uniform(stream)))
+    return radius * math.cos(2.0 * math.pi * uniform(stream))
+
+
+@njit(nogil=True, _nrt=False)
+def poisson(stream, mean):
+    """Knuth's product of uniforms, for small means."""
+    limit, product, count = math.exp(-mean), uniform(stream), 0
+    while product > limit:
+        product *= uniform(stream)
+        count += 1
+    return count

@@ -1,0 +1,136 @@
+"""The tables stage: a raw log > canonical, validated tables on disk; of a log that comes in days, only those that changed.
+
+Beside the tables stand report.json and found.json: of every day, what its source was and what was found in it.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import polars as pl
+from tqdm import tqdm
+
+from watchnext.data.canonical import CanonicalTables, DayFiles
+from watchnext.data.days import Day, StoredTables, code_digest, finish, read_parquet, write_day, write_table
+from watchnext.data.loaders import REJECTED, Loader
+from watchnext.data.tables import OUTCOMES, Tables
+from watchnext.data.validation import UNKNOWN, Validated, validate, validate_day
+from watchnext.schema import FeatureSchema
+
+
+@dataclass(frozen=True)
+class Found:
+    """Of one day: the sha256 of its source, what was written, its rejected rows (columns as in REJECTED), how many values were
+    filled in, and sums over its rows."""
+
+    source: str
+    day: dict
+    rejected: list
+    filled: dict[str, int]
+    sums: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a run did: the report, and how many days stayed as they were."""
+
+    report: dict
+    kept: int
+
+
+def write_stage(loader: Loader, schema: FeatureSchema, folder: Path) -> Written:
+    """Bring `folder` up to what `loader` reads. Raises DataError for what no row can answer for, before anything is written."""
+    folder = Path(folder)
+    by_day = loader.by_day() if isinstance(loader, CanonicalTables) else None
+    if by_day is None:
+        loaded = loader.read()
+        checked, kept = validate(loaded.tables, schema), 0
+        refused = loaded.rejected
+        _begin(folder, checked.tables)
+        parts = checked.tables.impressions.partition_by("day", as_dict=True)
+        found = [_write(folder, str(day), parts[day,], "", [], {}) for day in sorted(day for (day,) in parts)]
+    else:
+        loaded = loader.entities(by_day)
+        checked = validate(loaded.tables, schema)
+        refused = loaded.rejected
+        known = _known(folder, checked.tables, schema)
+        _begin(folder, checked.tables)
+        found = [
+            known[day] if day in known and known[day].source == files.sha256 else _day(loader, files, checked, schema, folder)
+            for day, files in tqdm(by_day.items(), desc="tables", unit=" days")
+        ]
+        kept = sum(each is known.get(day) for day, each in zip(by_day, found, strict=True))
+    facts = {"under": _under(schema), "days": [asdict(each) for each in found]}
+    (folder / "found.json").write_text(json.dumps(facts, indent=1))
+    finish(folder, [Day(**each.day) for each in found if each.day["rows"]])
+    rejected = pl.concat(
+        [refused, checked.rejected, *(pl.DataFrame(each.rejected, schema=REJECTED, orient="row") for each in found)]
+    )
+    rejected.write_parquet(folder / "rejected.parquet")
+    report = _report(StoredTables.open(folder), rejected, found, dict(checked.filled))
+    (folder / "report.json").write_text(json.dumps(report, indent=1))
+    return Written(report, kept)
+
+
+def _under(schema: FeatureSchema) -> dict[str, str]:
+    """What decides, beside the data, what a day comes out as."""
+    return {"schema": schema.fingerprint, "code": code_digest(Path(__file__).parent)}
+
+
+def _begin(folder: Path, tables: Tables) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "days.json").unlink(missing_ok=True)  # not finished until it is there again
+    write_table(tables.users, folder / "users.parquet")
+    write_table(tables.videos, folder / "videos.parquet")
+
+
+def _known(folder: Path, tables: Tables, schema: FeatureSchema) -> dict[str, Found]:
+    """The days of the last run that come out the same: under this schema and code, with nobody gone whom they may name, and
+    nobody come who would make a rejected row sound."""
+    if not (folder / "days.json").exists() or not (folder / "found.json").exists():
+        return {}
+    facts = json.loads((folder / "found.json").read_text())
+    grown = False
+    for name, key in (("users", "user_id"), ("videos", "video_id")):
+        before, now = read_parquet(folder / f"{name}.parquet", repair="dvc repro tables")[key], getattr(tables, name)[key]
+        if before.dtype != now.dtype or not before.is_in(now.implode()).all():
+            return {}
+        grown |= len(now) > len(before)
+    days = [Found(**each) for each in facts["days"]] if facts["under"] == _under(schema) else []
+    return {each.day["day"]: each for each in days if not (grown and any(row[2] in UNKNOWN for row in each.rejected))}
+
+
+def _day(loader: CanonicalTables, files: DayFiles, checked: Validated, schema: FeatureSchema, folder: Path) -> Found:
+    """Read, check and write one day."""
+    read = loader.read_day(files)
+    found = validate_day(read.rows(), checked.tables.users, checked.tables.videos, schema)
+    rejected = [list(row) for row in pl.concat([read.refused, found.rejected]).rows()]
+    return _write(folder, files.day, found.tables.impressions, files.sha256, rejected, dict(found.filled))
+
+
+def _write(folder: Path, day: str, impressions: pl.DataFrame, source: str, rejected: list, filled: dict) -> Found:
+    written = write_day(folder, day, impressions) if len(impressions) else Day(day, 0, 0, 0, "")
+    sums = {name: int(impressions[name].sum()) for name in (*OUTCOMES, "watch_ms")}
+    return Found(source, asdict(written), rejected, filled, sums)
+
+
+def _report(stored: StoredTables, rejected: pl.DataFrame, found: Sequence[Found], filled: dict[str, int]) -> dict:
+    rows = sum(day.rows for day in stored.days)
+    sums = {name: sum(each.sums[name] for each in found) for name in (*OUTCOMES, "watch_ms")}
+    for each in found:
+        for name, count in each.filled.items():
+            filled[name] = filled.get(name, 0) + count
+    reasons = rejected.group_by("table", "reason").len().sort("table", "reason")
+    return {
+        "hash": stored.hash,
+        "impressions": rows,
+        "users": len(stored.users),
+        "videos": len(stored.videos),
+        "first_day": stored.days[0].day if rows else None,
+        "last_day": stored.days[-1].day if rows else None,
+        "rates": {name: round(sums[name] / rows, 6) if rows else None for name in OUTCOMES},
+        "mean_watch_s": round(sums["watch_ms"] / rows / 1000, 3) if rows else None,
+        "rejected": {f"{table} {reason}": n for table, reason, n in reasons.rows()},
+        "filled": filled,
+    }

@@ -1,0 +1,244 @@
+"""The log through the fold, a stretch at a time, from where the last build ended: columns, watches and state on disk."""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, fields
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from tqdm import tqdm
+
+from watchnext.data.days import StoredTables, code_digest
+from watchnext.data.splits import TimeSplit
+from watchnext.data.tables import Tables
+from watchnext.features.arrays import save_arrays
+from watchnext.features.catalogue import Catalogue, Ids
+from watchnext.features.columns import Columns
+from watchnext.features.context import Dictionaries
+from watchnext.features.events import PER_ROW, Log
+from watchnext.features.fold import Layout
+from watchnext.features.history import Watches
+from watchnext.features.labels import Labels, watch_ratio
+from watchnext.features.logs import log_of
+from watchnext.features.regimes import visible_until
+from watchnext.features.replay import THREADS, AsOf, replay
+from watchnext.features.snapshots import Items, opening
+from watchnext.features.state_days import Rows, StateDays, read_ahead
+from watchnext.features.stretches import Entry, Plan, Stretch
+from watchnext.schema import FeatureSchema
+from watchnext.types import TARGETS
+
+EPOCH = date(1970, 1, 1).toordinal()
+AS_OF = tuple(field.name for field in fields(AsOf))  # columns that the fold writes
+WATCHES = {"video_rows": (np.int32, ()), "known_at": (np.float64, ()), "watch_ms": (np.float64, ()), "bits": (np.uint8, ())}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A stretch, read: its log, what its rows see (N,), its columns, the sums of its labels a day, and how long the
+    dictionaries were after it."""
+
+    log: Log
+    visible: np.ndarray
+    columns: dict[str, np.ndarray]
+    sums: dict[str, dict[str, float]]
+    dictionaries: dict[str, int]
+
+
+class Folding:
+    """What a build does with the log; `run` brings `folder` up to `plan`, or from `begin` on what is left of it.
+
+    In `folder`: stretches.json, columns/ (N rows), watches/ (what histories point at), context/ (dictionaries), state/.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        stored: StoredTables,
+        split: TimeSplit,
+        *,
+        schema: FeatureSchema,
+        labels: Labels,
+        regime: str,
+        snapshots: int,
+    ) -> None:
+        self.folder, self.stored, self.plan = folder, stored, Plan.of(stored.days, split, regime)
+        self.schema, self.labels, self.regime = schema, labels, regime
+        vector = schema.of("video", "vector")
+        self.catalogue = Catalogue.of(
+            stored.videos, tags_per_video=schema.state.tags_per_video, dimension=vector[0].dimension if vector else 0
+        )
+        self.users = Ids.of(stored.users["user_id"])
+        self.layout = Layout.of(schema.state)
+        self.dictionaries = Dictionaries.load(folder / "context", schema)
+        self.columns = Columns(folder / "columns", self._kinds())
+        self.watches = Columns(folder / "watches", WATCHES)
+        rows, stretches = Rows(self.users, self.catalogue), self.plan.stretches
+        self.sizes = rows.sizes
+        self.days = StateDays(
+            folder,
+            stretches,
+            layout=self.layout,
+            rows=rows,
+            settings={"schema": schema.fingerprint, "labels": vars(labels), "code": code_digest(Path(__file__).parent)},
+            # All but the last days, and nothing of the held-out ones.
+            through=max(0, min(len(stretches) - snapshots, *self.plan.opens.values())),
+        )
+        self.state, self.ledger = self.days.snapshots, self.days.ledger
+
+    def _kinds(self) -> dict[str, tuple[type, tuple[int, ...]]]:
+        block = self.layout.block
+        return {
+            "user_rows": (np.int32, ()),
+            "video_rows": (np.int32, ()),
+            "time_ms": (np.float64, ()),
+            "day": (np.int32, ()),
+            "split": (np.int8, ()),
+            "targets": (np.float32, (len(TARGETS),)),
+            "user": (np.float32, (block,)),
+            "gap_s": (np.float32, ()),
+            "candidate": (np.float32, (4, block)),
+            "history_at": (np.int64, ()),
+            "history_len": (np.int16, ()),
+            **self.dictionaries.kinds,
+        }
+
+    # ---- what stays --------------------------------------------------------------------------------------------------
+
+    def begin(self) -> tuple[int, str | None]:
+        """Keep what is there and still true; returns how many stretches that are, and why no more are kept."""
+        kept, why = self.days.begin()
+        if not kept:
+            for part in ("columns", "watches", "context"):
+                shutil.rmtree(self.folder / part, ignore_errors=True)
+            self.dictionaries.values.clear()
+        self.dictionaries.truncate(self.ledger.entries[-1].dictionaries if kept else {})
+        return kept, why
+
+    # ---- fold --------------------------------------------------------------------------------------------------------
+
+    def run(self, kept: int) -> None:
+        """Fold the stretches from `kept` on."""
+        left = self.plan.stretches[kept:]
+        items = self.days.open(kept)
+        with (
+            ThreadPoolExecutor(THREADS) as pool,
+            tqdm(total=sum(s.rows for s in left), desc="features", unit=" impressions", unit_scale=True) as progress,
+        ):
+            # In their order, as dictionaries grow by them.
+            for place, loaded in enumerate(read_ahead(self.load, left), start=kept):
+                self._fold(place, loaded, items, pool)
+                progress.update(self.plan.stretches[place].rows)
+        self.columns.resize(self.ledger.rows(len(self.plan.stretches)))
+        self.watches.resize(self._watched())
+        self.dictionaries.save(self.folder / "context")
+        self.days.end()
+        for columns, split in zip(self.rows(), self.splits(), strict=True):
+            columns["split"][:] = split
+
+    def rows(self) -> Iterator[dict[str, np.ndarray]]:
+        """The columns of each stretch, mapped."""
+        first = 0
+        for stretch in self.plan.stretches:
+            yield self.columns.rows(first, first + stretch.rows)
+            first += stretch.rows
+
+    def splits(self) -> Iterator[np.ndarray]:
+        """Split (n,) int8 of the rows of each stretch."""
+        for stretch, columns in zip(self.plan.stretches, self.rows(), strict=True):
+            days = [date.fromisoformat(day.day).toordinal() - EPOCH for day in stretch.days]
+            place = np.searchsorted(days, columns["day"])
+            yield np.array(stretch.split, np.int8)[place]
+
+    # ---- the state to start from ---------------------------------------------------------------------------------------
+
+    @property
+    def as_of_ms(self) -> int:
+        """When the state of a release ends: the first request of the test days."""
+        return int(self.plan.starts[2])
+
+    def save_opening(self) -> None:
+        """What `opening` needs beside the snapshots: which one, and what of the log was known between it and `as_of_ms`."""
+        place = self.plan.opens[2]
+        items, stretch = self.state.items(place), self.plan.stretches[place]
+        # None but where days overlap in time: then the stretch of the first test day begins before it.
+        impressions = self.stored.impressions(stretch.days).filter(pl.col("time_ms") < self.as_of_ms)
+        rest = log_of(Tables(impressions, self.stored.users, self.stored.videos), self.catalogue, self.users, self.schema)
+        log = opening(items, rest)
+        save_arrays(self.folder / "state" / "opening", {name: getattr(log, name) for name in PER_ROW})
+        facts = {"stretch": place, "as_of_ms": self.as_of_ms, "pending": log.pending, **self.sizes}
+        (self.folder / "state" / "opening.json").write_text(json.dumps(facts))
+
+    def load(self, stretch: Stretch) -> Loaded:
+        """Read a stretch."""
+        impressions = self.stored.impressions(stretch.days)
+        log = log_of(Tables(impressions, self.stored.users, self.stored.videos), self.catalogue, self.users, self.schema)
+        names = impressions["day"].cast(pl.String)
+        split_of = {day.day: split for day, split in zip(stretch.days, stretch.split, strict=True)}
+        split = names.replace_strict(split_of, return_dtype=pl.Int8).to_numpy()
+        visible = visible_until(self.regime, impressions, split, self.plan.starts)
+        duration_ms = np.asarray(self.catalogue.duration_ms)[log.video_rows]
+        targets, ratio = self.labels.targets(impressions, duration_ms), watch_ratio(impressions, duration_ms)
+        days = {day.day: (names == day.day).to_numpy() for day in stretch.days}
+        sums = {day: self.labels.sums(targets[here], ratio[here]) for day, here in days.items()}
+        columns = {"user_rows": log.user_rows, "video_rows": log.video_rows, "time_ms": log.time_ms, "targets": targets}
+        columns |= {"day": impressions["day"].cast(pl.Int32).to_numpy(), **self.dictionaries.columns(impressions)}
+        self.dictionaries.save(self.folder / "context")  # before the ledger names what is in them
+        return Loaded(log, visible, columns, sums, self.dictionaries.lengths)
+
+    def _watched(self) -> int:
+        return self.ledger.entries[-1].watches if self.ledger.entries else 0
+
+    def _fold(self, place: int, loaded: Loaded, items: Items, pool: ThreadPoolExecutor) -> None:
+        """Write a stretch's rows, and the state at its end, of which `items` is the part that is in memory."""
+        stretch, first, watched = self.plan.stretches[place], self.ledger.rows(place), self._watched()
+        self.columns.resize(first + stretch.rows)
+        self.watches.resize(watched)
+        mapped = self.columns.rows(first, first + stretch.rows)
+        for name, values in loaded.columns.items():
+            mapped[name][:] = values
+        log = opening(items, loaded.log)
+        out = AsOf(*(mapped[name] for name in AS_OF))
+        visible = _behind_pending(log, loaded.visible)
+        with closing(self.days.fold(place, log, items, pool, visible=visible, out=out, watched=watched)) as run:
+            for watches in run:
+                watched = self._remember(watches, watched)
+        for start, opens in self._frozen_elsewhere(place):
+            watched = self._read_frozen(loaded, start, opens, mapped, watched, pool)
+        self.ledger.add(Entry(stretch.identity, stretch.rows, watched, loaded.dictionaries, loaded.sums))
+
+    def _remember(self, watches: Watches, watched: int) -> int:
+        self.watches.append(watched, vars(watches))
+        return watched + len(watches.bits)
+
+    def _frozen_elsewhere(self, place: int) -> list[tuple[float, int]]:
+        """Starts of the splits that some of a stretch's rows see frozen, and the earlier stretches in which they lie."""
+        if self.regime != "frozen":
+            return []
+        splits = sorted({split for split in self.plan.stretches[place].split if split > 0})
+        return [(self.plan.starts[split], self.plan.opens[split]) for split in splits if self.plan.opens[split] < place]
+
+    def _read_frozen(self, loaded: Loaded, start: float, opens: int, mapped: Mapping, watched: int, pool) -> int:
+        """Read again what sees the state of an earlier stretch, which the fold has left behind."""
+        rows = np.flatnonzero(loaded.visible == start)
+        items = self.state.items(opens)
+        tables = {"videos": items.videos, "creators": items.creators, "load": self.state.viewers(opens).load}
+        out = AsOf(*(np.empty((len(rows), *mapped[name].shape[1:]), mapped[name].dtype) for name in AS_OF))
+        log = opening(items, loaded.log.take(rows))
+        visible = _behind_pending(log, loaded.visible[rows])
+        run = replay(self.layout, log, until=start, visible=visible, out=out, watched=watched, pool=pool, **tables)
+        for _, _, watches in run:
+            watched = self._remember(watches, watched)
+        for name in AS_OF:
+            mapped[name][rows] = getattr(out, name)
+        return watched
+
+
+def _behind_pending(log: Log, visible: np.ndarray) -> np.ndarray:
+    """What the impressions of `log` see (N,): of those before its stretch nothing is read."""
+    return np.concatenate([np.zeros(log.pending), visible])

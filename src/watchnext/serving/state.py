@@ -1,0 +1,142 @@
+"""The online store from a log, day by day, beside the one that serves: what the next server with its release starts from.
+
+In the store's folder, state/<state fingerprint>/ holds the log's validated tables, and the fold with its snapshots: one day
+more costs that day, and writing the records out.
+"""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from watchnext.data.canonical import CanonicalTables
+from watchnext.data.days import StoredTables
+from watchnext.data.stage import write_stage
+from watchnext.features.state_days import LogState
+from watchnext.serving.environment import MAP_BYTES, Environment, StoreError, StoreHeldError, locked, offer, place
+from watchnext.serving.release import Release
+from watchnext.serving.seed import put_items, put_meta, put_viewers
+from watchnext.serving.store import Store, carry_current, journal_of
+
+
+@dataclass(frozen=True)
+class StateBuilt:
+    """What a build did.
+
+    kept, folded   days of the log (those whose times overlap are one) that stayed, and that were folded; `why` no more stayed
+    rejected       rows of the log that are not sound; state/.../tables/rejected.parquet says why
+    left_out       impressions of videos that the release does not know
+    until_ms       the first moment that the log does not cover: of what the store's journal had by now, what was known before
+                   it is the log's, and what came later, `replayed` events, counts on top
+    later          outcomes that the log itself holds of after it, and that were known before any of those
+    switched       whether it is the store now, or waits for a server to start with the release
+    """
+
+    kept: int
+    folded: int
+    why: str | None
+    impressions: int
+    rejected: int
+    left_out: int
+    until_ms: int
+    later: int
+    replayed: int
+    switched: bool
+
+
+def build_state(
+    folder: Path, release: Release, root: Path, *, snapshots: int, serves: bool, map_bytes: int = MAP_BYTES
+) -> StateBuilt:
+    """Build or catch up the store `folder` from the log in `root` (canonical tables), for `release`.
+
+    It becomes the store at once where the release `serves` and no server holds the store, else with `Store.open`. A running
+    server is not disturbed: what it acknowledges while this goes on, or later, is counted when the store changes.
+
+    Raises DataError for a log that cannot be read, StoreError where another build is at it or no video of the log is known.
+    """
+    folder, root = Path(folder), Path(root)
+    work = folder / "state" / release.state_fingerprint
+    with closing(locked(work)):
+        rejected = write_stage(_loader(root, release), release.pipeline.schema, work / "tables").report["rejected"]
+        state = LogState(
+            work / "fold",
+            StoredTables.open(work / "tables", repair=_command(root)),
+            schema=release.pipeline.schema,
+            catalogue=release.catalogue,
+            snapshots=snapshots,
+        )
+        kept, why = state.run()
+        if not state.impressions:
+            raise StoreError(
+                f"none of the {state.left_out} impressions in {root} is of a video that the release {release.id} knows; "
+                "name the release that was built with this catalogue (release=ID)"
+            )
+        later, replayed = _write(work / "built", folder, release, state, map_bytes)
+        offer(folder, work / "built")
+    switched = serves and _switched(folder, release, map_bytes)
+    return StateBuilt(
+        kept=kept,
+        folded=state.stretches - kept,
+        why=why,
+        impressions=state.impressions,
+        rejected=sum(rejected.values()),
+        left_out=state.left_out,
+        until_ms=state.until_ms,
+        later=later,
+        replayed=replayed,
+        switched=switched,
+    )
+
+
+def _command(root: Path) -> str:
+    return f"python -m watchnext.serving state build --log {root}"
+
+
+def _loader(root: Path, release: Release) -> CanonicalTables:
+    schema = release.folder / "pipeline" / "schema.json"
+    return CanonicalTables(root=str(root), features=str(schema), repair=_command(root))
+
+
+def _write(built: Path, folder: Path, release: Release, state: LogState, map_bytes: int) -> tuple[int, int]:
+    """The environment: records as the log leaves them, and what the store that serves knows beyond it. Returns how many later
+    outcomes of the log, and how many events of the journal, count on top."""
+    shutil.rmtree(built, ignore_errors=True)
+    built.mkdir()
+    with closing(Environment(built, durable=False, map_bytes=map_bytes)) as environment:  # synced once, when it closes
+        carry_current(folder, environment, map_bytes=map_bytes)
+        # A server that was there saw every outcome from its first event on; those before are only in the log.
+        first = min(_known_after(environment, state.until_ms), default=np.inf)
+        later = state.later_ms(first)
+        for users, records in chain(state.viewers(), state.fold_later(first)):
+            put_viewers(environment, state.users, users, records)
+        put_items(environment, "videos", state.items.videos)
+        put_items(environment, "creators", state.items.creators)
+        store = Store(environment, release, None)
+        latest = int(max([store.last_known_at, state.until_ms - 1, *later.tolist()]))
+        put_meta(
+            environment,
+            state=release.state_fingerprint.encode(),
+            release=release.id.encode(),
+            until=place(state.until_ms),
+            last_known_at=place(latest),
+        )
+        return len(later), store.replay(0, since_ms=state.until_ms)
+
+
+def _known_after(environment: Environment, until_ms: int) -> Iterator[int]:
+    with environment.read() as txn:
+        for event in journal_of(txn, environment.tables["journal"], 0):
+            if event.known_at >= until_ms:
+                yield event.known_at
+
+
+def _switched(folder: Path, release: Release, map_bytes: int) -> bool:
+    try:
+        Store.open(folder, release, map_bytes=map_bytes).close()
+    except StoreHeldError:
+        return False
+    return True

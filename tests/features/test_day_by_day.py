@@ -1,0 +1,150 @@
+"""A log that grows, a day that comes late, a build that is cut off: always the bytes of one that is built at once."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from watchnext.data.days import StoredTables, write_tables
+from watchnext.data.splits import TimeSplit
+from watchnext.data.tables import Tables
+from watchnext.features.build import Built, FeatureBuilder
+from watchnext.features.folding import Folding
+from watchnext.features.labels import Labels
+from watchnext.features.stretches import Plan
+
+REGIMES = ["streaming", "daily", "frozen"]
+SPLIT = TimeSplit(valid_days=1, test_days=1)
+
+
+@pytest.fixture(scope="module")
+def log(world_tables) -> Tables:
+    """The four days twice, the second time with other outcomes; now and then one is known only two days later."""
+    frame = world_tables.impressions
+    shift = 4 * 86_400_000
+    later = frame.with_columns(
+        day=pl.col("day") + timedelta(days=4),
+        click=~pl.col("click"),
+        request_id=pl.col("request_id") + 1_000_000,
+        **{name: pl.col(name) + shift for name in ("time_ms", "received_ms")},
+    )
+    both = pl.concat([frame, later])
+    slow = pl.int_range(pl.len()) % 17 == 0
+    received = pl.when(slow).then(pl.col("time_ms") + 2 * 86_400_000).otherwise(pl.col("received_ms"))
+    return Tables(both.with_columns(received_ms=received), world_tables.users, world_tables.videos)
+
+
+def until(log: Tables, days: int) -> Tables:
+    """The first days, and the users and videos that occur in them or stand before one that does."""
+    first = log.impressions["day"].unique().sort()[days - 1]
+    frame = log.impressions.filter(pl.col("day") <= first)
+    cut = {}
+    for name, key in (("users", "user_id"), ("videos", "video_id")):
+        table = getattr(log, name)
+        last = int(np.flatnonzero(table[key].is_in(frame[key].unique().implode()).to_numpy()).max()) + 1
+        cut[name] = table.head(last)
+    return Tables(frame, **cut)
+
+
+def build(tables: Tables, folder: Path, schema, regime: str = "streaming", labels: Labels | None = None, snapshots=3) -> Built:
+    write_tables(tables, folder / "tables")
+    builder = FeatureBuilder(
+        schema=schema, labels=labels or Labels(), utc_offset_h=0, regime=regime, min_count=2, snapshots=snapshots
+    )
+    return builder.build(StoredTables.open(folder / "tables"), SPLIT, folder / "features")
+
+
+def same(folder: Path, other: Path) -> None:
+    files = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+    assert files == {path.relative_to(other) for path in other.rglob("*") if path.is_file()}
+    assert len(files) > 40
+    for path in sorted(files):
+        assert (folder / path).read_bytes() == (other / path).read_bytes(), path
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_a_day_more_costs_that_day_and_ends_in_the_bytes_of_a_whole_build(regime, log, world_schema, tmp_path):
+    grown, at_once = tmp_path / "grown", tmp_path / "once"
+    found = [build(until(log, days), grown, world_schema, regime) for days in (3, 4, 6, 7, 8)]
+    build(until(log, 8), at_once, world_schema, regime)
+    same(grown / "features", at_once / "features")
+    if regime == "streaming":
+        assert [(each.kept, each.folded) for each in found] == [(0, 3), (3, 1), (4, 2), (6, 1), (7, 1)]
+
+
+def test_nothing_new_folds_nothing(log, world_schema, tmp_path):
+    build(log, tmp_path, world_schema)
+    again = build(log, tmp_path, world_schema)
+    assert (again.kept, again.folded) == (8, 0)
+
+
+@pytest.mark.parametrize(("day", "kept"), [(8, 7), (6, 5), (3, 0)])
+def test_a_corrected_day_replays_from_the_snapshot_before_it(day, kept, log, world_schema, tmp_path, capsys):
+    """With three snapshots, those of days 6 to 8; one before them, from the start."""
+    late, at_once = tmp_path / "late", tmp_path / "once"
+    build(log, late, world_schema)
+    which = log.impressions["day"].unique().sort()[day - 1]
+    frame = log.impressions.with_columns(like=pl.col("like") ^ (pl.col("day") == which))
+    corrected = Tables(frame, log.users, log.videos)
+    assert build(corrected, late, world_schema).kept == kept
+    assert f"{which} changed" in capsys.readouterr().out
+    build(corrected, at_once, world_schema)
+    same(late / "features", at_once / "features")
+
+
+def test_a_day_that_comes_late(log, world_schema, tmp_path):
+    """Day 5 arrives after day 8."""
+    late, at_once = tmp_path / "late", tmp_path / "once"
+    which = log.impressions["day"].unique().sort()[4]
+    build(Tables(log.impressions.filter(pl.col("day") != which), log.users, log.videos), late, world_schema)
+    assert build(log, late, world_schema).kept == 4
+    build(log, at_once, world_schema)
+    same(late / "features", at_once / "features")
+
+
+@pytest.mark.parametrize("at", [1, 4, 7])
+def test_a_build_that_was_cut_off(at, log, world_schema, tmp_path, monkeypatch):
+    cut, at_once = tmp_path / "cut", tmp_path / "once"
+    honest = Folding._remember
+
+    def dies(self, watches, watched):
+        if len(self.ledger.entries) == at:
+            raise KeyboardInterrupt
+        return honest(self, watches, watched)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Folding, "_remember", dies)
+        with pytest.raises(KeyboardInterrupt):
+            build(log, cut, world_schema)
+    build(log, cut, world_schema)
+    build(log, at_once, world_schema)
+    same(cut / "features", at_once / "features")
+
+
+def test_other_labels_or_another_catalogue_build_anew(log, world_schema, tmp_path, capsys):
+    build(log, tmp_path / "a", world_schema)
+    labels = Labels(long_view_s=5.0)
+    assert build(log, tmp_path / "a", world_schema, labels=labels).kept == 0
+    assert "the schema, the labels or the code are others" in capsys.readouterr().out
+    moved = Tables(log.impressions, log.users, log.videos.reverse())
+    assert build(moved, tmp_path / "a", world_schema, labels=labels).kept == 0
+    assert "rows of videos that were there changed, or moved" in capsys.readouterr().out
+    build(moved, tmp_path / "b", world_schema, labels=labels)
+    same(tmp_path / "a" / "features", tmp_path / "b" / "features")
+
+
+def test_days_whose_times_overlap_are_one_stretch(log, tmp_path):
+    write_tables(log, tmp_path)
+    days = StoredTables.open(tmp_path).days
+    plan = Plan.of(days, SPLIT, "streaming")
+    assert [len(stretch.days) for stretch in plan.stretches] == [1] * 8
+    assert (plan.starts, plan.opens) == ({1: days[6].first_ms, 2: days[7].first_ms}, {1: 6, 2: 7})
+    frame = log.impressions
+    astray = frame.with_columns(
+        day=pl.when(pl.int_range(pl.len()) == 0).then(frame["day"][0] + timedelta(days=2)).otherwise("day")
+    )
+    write_tables(Tables(astray, log.users, log.videos), tmp_path)
+    plan = Plan.of(StoredTables.open(tmp_path).days, SPLIT, "streaming")
+    assert [len(stretch.days) for stretch in plan.stretches] == [3, 1, 1, 1, 1, 1]
