@@ -36,7 +36,7 @@ def test_dcn_reads_every_input(world_features):
     """Each input moves some score: none is fed and forgotten."""
     torch.manual_seed(0)
     network = DCN(sizes=world_features.pipeline.sizes, **SMALL).eval()
-    rows = np.flatnonzero(world_features.columns["history_rows"][:, 0] >= 0)[-64:]
+    rows = np.flatnonzero(world_features.columns["history_len"] > 0)[-64:]
     batch = world_features.batch(rows)
     with torch.no_grad():
         before = network(batch)
