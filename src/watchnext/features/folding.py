@@ -199,17 +199,19 @@ class Folding:
         stretch, first, watched = self.plan.stretches[place], self.ledger.rows(place), self._watched()
         self.columns.resize(first + stretch.rows)
         self.watches.resize(watched)
-        mapped = self.columns.rows(first, first + stretch.rows)
-        for name, values in loaded.columns.items():
-            mapped[name][:] = values
+        # In memory first: rows are written viewer after viewer, which a mapped file takes a page at a time.
+        kinds = self.columns.kinds
+        read = {name: np.empty((stretch.rows, *kinds[name][1]), kinds[name][0]) for name in AS_OF}
         log = opening(items, loaded.log)
-        out = AsOf(*(mapped[name] for name in AS_OF))
+        out = AsOf(**read)
         visible = _behind_pending(log, loaded.visible)
         with closing(self.days.fold(place, log, items, pool, visible=visible, out=out, watched=watched)) as run:
             for watches in run:
                 watched = self._remember(watches, watched)
         for start, opens in self._frozen_elsewhere(place):
-            watched = self._read_frozen(loaded, start, opens, mapped, watched, pool)
+            watched = self._read_frozen(loaded, start, opens, read, watched, pool)
+        columns = loaded.columns | read
+        list(pool.map(lambda name: self.columns.append(first, {name: columns[name]}), columns))
         self.ledger.add(Entry(stretch.identity, stretch.rows, watched, loaded.dictionaries, loaded.sums))
 
     def _remember(self, watches: Watches, watched: int) -> int:

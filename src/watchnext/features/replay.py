@@ -17,7 +17,7 @@ from watchnext.features.fold import OUTCOME, Layout, Reads, State, fold_item, fo
 from watchnext.features.history import Watches
 
 THREADS = 2
-CHUNK_ROWS, CHUNK_VIEWERS = 65_536, 4_096  # of one task: enough to be worth a thread, few enough for the cache
+CHUNK_ROWS, CHUNK_VIEWERS = 16_384, 1_024  # of one task: enough to be worth a thread, few enough for the cache
 
 
 @dataclass(frozen=True)
