@@ -14,6 +14,7 @@ from numba import njit
 from watchnext.data.draws import uniform
 from watchnext.data.tables import OUTCOMES
 from watchnext.data.watch_laws import mean_s, sigmoid, survival, watch_s
+from watchnext.kernels import kernel
 
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 DIMENSION = 16  # of tastes
@@ -42,7 +43,7 @@ class Outcomes:
     happened: Mapping[str, np.ndarray]
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@kernel(_nrt=False)
 def taste_into(taste, viewers, user, time_ms):
     """A viewer's unit vector at a time: between two of their own, to and fro, at their own speed."""
     viewer = viewers[user]
@@ -56,7 +57,7 @@ def taste_into(taste, viewers, user, time_ms):
         taste[d] *= norm
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@kernel(_nrt=False)
 def popularity_of(videos, video, time_ms):
     """Quality, and a buzz that rises to its peak after upload and dies; 0 buzz before upload."""
     age = max(time_ms - videos[video].upload_ms, 0) / (HOUR_MS * videos[video].peak_h)
@@ -109,7 +110,7 @@ def draw(physics, appeal, stay, duration_s, followed, stream):
     return math.ceil(watched * 1000.0 - 1e-6), flags  # a part of a ms up, so that a long view stays one in the log
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def truths(physics, viewers, videos, users, rows, times, followed, depth):
     """(N, 1 + outcomes): expected watch time in ms, then probabilities in the order of OUTCOMES."""
     out = np.empty((len(users), 8))

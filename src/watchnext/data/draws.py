@@ -8,6 +8,8 @@ import math
 import numpy as np
 from numba import njit
 
+from watchnext.kernels import kernel
+
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 FIRST, SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 S11, S27, S30, S31 = np.uint64(11), np.uint64(27), np.uint64(30), np.uint64(31)
@@ -20,7 +22,7 @@ def mixed(z):
     return z ^ (z >> S31)
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@kernel(_nrt=False)
 def reset(stream, seed, purpose, first, second):
     """Put a stream to the start of the numbers that belong to these four."""
     state = mixed(np.uint64(seed) + GOLDEN)

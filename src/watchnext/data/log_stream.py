@@ -11,7 +11,6 @@ from datetime import date, timedelta
 
 import numpy as np
 import pyarrow as pa
-from numba import njit
 from tqdm import tqdm
 
 from watchnext.data.behaviour import DAY_MS
@@ -20,6 +19,7 @@ from watchnext.data.offers import Offer, stock
 from watchnext.data.sessions import MOST, simulate
 from watchnext.data.slates import UNIFORM, Chunk, Memory, Setting, empty_chunk, new_desk
 from watchnext.data.tables import OUTCOMES
+from watchnext.kernels import kernel
 
 VIEWERS = 8_192  # in a block
 CHUNK = 32 * MOST  # requests
@@ -67,7 +67,7 @@ class DayLog:
         return pa.table({**named, **{name: happened[i] for i, name in enumerate(OUTCOMES)}})
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _spread(drawn, starts, rows, request_id, user_id, video_id):
     """Columns of the impressions of the requests `rows`, which are numbered from `request_id` on."""
     total = drawn.slots[rows].astype(np.int64).sum()

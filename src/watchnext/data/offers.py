@@ -8,6 +8,7 @@ from numba import njit
 from watchnext.data.behaviour import popularity_of
 from watchnext.data.catalogue import SAFETY
 from watchnext.data.population import REGIONS
+from watchnext.kernels import kernel
 
 LATEST = 8  # uploads of a followed creator that are offered
 ALIAS = np.dtype([("keep", np.float32), ("video", np.int32), ("other", np.int32)])  # keep: the chance of `video`, else `other`
@@ -64,7 +65,7 @@ def empty_offer(shelves: Shelves, videos: np.ndarray, periods: int) -> Offer:
     )
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def stock(offer, period, shelves, videos, now_ms, sharpness):
     """Fill one period: what is uploaded by `now_ms`, weighed by popularity then, to the power of `sharpness`."""
     offer.since_ms[period] = now_ms

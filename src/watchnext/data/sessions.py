@@ -12,6 +12,7 @@ from watchnext.data.behaviour import DAY_MS, HOUR_MS
 from watchnext.data.draws import normal, poisson, reset, uniform
 from watchnext.data.slates import MAX_SLOTS, MIN_SLOTS, SESSIONS, UNIFORM, blur_into, fill_slate, remember, watch_slate
 from watchnext.data.watch_laws import sigmoid
+from watchnext.kernels import kernel
 
 DAY = 1  # purpose of a random stream
 REQUESTS = 24  # of a session, at most
@@ -70,7 +71,7 @@ def session(setting, offer, memory, desk, user, time_ms, day_ms, out, requests, 
     return requests, row
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@kernel(_nrt=False)
 def simulate(setting, offer, memory, desk, first, end, day_ms, out):
     """The day of the viewers from `first` on, until `end` or until `out` might not hold another one: returns the next viewer,
     and how many requests and impressions are in `out`."""

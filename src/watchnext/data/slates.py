@@ -10,6 +10,7 @@ from watchnext.data.draws import exponential, normal, reset, uniform
 from watchnext.data.logging_policy import FOLLOWS, among, clusters_into, pick, probability
 from watchnext.data.mechanisms import looks_on
 from watchnext.data.offers import LATEST, latest_into
+from watchnext.kernels import kernel
 
 BLUR = 2  # purpose of a random stream
 SESSIONS = 16  # of a viewer and day, at most
@@ -129,7 +130,7 @@ def fill_slate(setting, offer, memory, desk, user, time_ms, period, kind, slots,
     return slots
 
 
-@njit(cache=True, nogil=True, _nrt=False)
+@kernel(_nrt=False)
 def watch_slate(setting, memory, desk, user, time_ms, surface, depth, slots, out, row):
     """What happens to the slate in `out.video` from `row` on; returns its watch time and long views."""
     viewers, videos, physics, stream = setting.viewers, setting.videos, setting.physics, desk.stream

@@ -9,7 +9,8 @@ and adds; a late event decays its own increment and leaves `last`. `math.exp` gi
 import math
 
 import numpy as np
-from numba import njit
+
+from watchnext.kernels import kernel
 
 LN2 = math.log(2.0)
 
@@ -17,7 +18,7 @@ LN2 = math.log(2.0)
 COUNTS = ("impression", "click", "long_view", "like", "share", "follow", "comment", "hide", "watch_s", "watch_ratio")
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def add(record, at, known_at, amounts, counted, half_lives_ms):
     """Fold one event into the block at `record[at:]`. `counted` (counts,) says which of `amounts` this event brings."""
     half_lives = half_lives_ms.size
@@ -34,7 +35,7 @@ def add(record, at, known_at, amounts, counted, half_lives_ms):
     record[at] = max(last, known_at)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def read(record, at, as_of, half_lives_ms, out):
     """Add the block's values as of `as_of` onto `out` (counts * half_lives,). Never writes the record."""
     if record[at] == 0.0:
@@ -47,7 +48,7 @@ def read(record, at, as_of, half_lives_ms, out):
             out[c * half_lives + h] += record[at + 1 + c * half_lives + h] * weight
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def find(record, at, slots, width, key):
     """Position of `key`'s slot in a bounded table of `slots` x `width` at `record[at:]`; -1 where it is not kept.
 
@@ -59,7 +60,7 @@ def find(record, at, slots, width, key):
     return -1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def claim(record, at, slots, width, key):
     """Position of `key`'s slot, made by evicting the least recently updated one (the first among equals) if need be."""
     found = find(record, at, slots, width, key)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from numba import njit
 
+from watchnext.kernels import kernel
 from watchnext.schema import Feature
 
 PRIOR = 4.0  # impressions at the mean rate that every smoothed rate starts with
@@ -73,7 +73,7 @@ def frequent(values: pl.Series, counts: np.ndarray, min_count: int) -> np.ndarra
     return np.sort(np.array([value for value in kept.to_list() if value], dtype=np.str_))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def scaled_rates(values, rate, mean, deviation, impression, limit, out):
     """Counters (N, block) > standardised log impressions and smoothed rates, `out` (N, block), clipped to +- `limit`.
 

@@ -3,9 +3,9 @@
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from watchnext.features.fold import OUTCOME, SHOWN
+from watchnext.kernels import kernel
 
 
 class Log(NamedTuple):
@@ -55,7 +55,7 @@ def in_order(log: Log, until: float) -> tuple[np.ndarray, np.ndarray]:
     return _merged(shown, log.time_ms[shown], outcomes, log.known_at[outcomes])
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _merged(shown, shown_at, outcomes, outcomes_at):
     ids = np.empty(shown.size + outcomes.size, np.int64)
     known_at = np.empty(ids.size)
@@ -87,7 +87,7 @@ def grouped(keys: np.ndarray, groups: int) -> Groups:
     return Groups(_placed(keys, starts[:-1].copy()), starts)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _placed(keys, free):
     members = np.empty(keys.size, np.int64)
     for i in range(keys.size):

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from watchnext.features import counters, history
+from watchnext.kernels import kernel
 from watchnext.schema import StateSpec
 
 HOUR_MS = 3_600_000.0
@@ -63,13 +63,13 @@ class State:
         return cls(np.zeros((users, layout.viewer)), np.zeros((videos, layout.item)), np.zeros((creators, layout.item)))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def is_nothing(kind, watch_ms, bits):
     """A log that writes down that nothing happened and a client that sends nothing leave the same state."""
     return kind == OUTCOME and watch_ms <= 0 and bits == 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def fold_item(layout, record, kind, known_at, amounts, watch_ms, bits):
     """Fold one event into its video's or creator's record, in place."""
     if not is_nothing(kind, watch_ms, bits):
@@ -77,7 +77,7 @@ def fold_item(layout, record, kind, known_at, amounts, watch_ms, bits):
         counters.add(record, 0, known_at, amounts, counted, layout.half_lives_ms)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def fold_viewer(layout, viewer, kind, known_at, video_row, creator_row, tags, amounts, watch_ms, bits):
     """Fold one event into its viewer's record, in place. `creator_row` -1 is no creator, `tags` end at -1."""
     if is_nothing(kind, watch_ms, bits):
@@ -98,7 +98,7 @@ def fold_viewer(layout, viewer, kind, known_at, video_row, creator_row, tags, am
         history.push_seen(viewer, layout.at_seen, layout.seen, video_row)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def fold_event(layout, viewer, video, creator, kind, known_at, video_row, creator_row, tags, amounts, watch_ms, bits):
     """Fold one event into all three records."""
     fold_viewer(layout, viewer, kind, known_at, video_row, creator_row, tags, amounts, watch_ms, bits)
@@ -107,14 +107,14 @@ def fold_event(layout, viewer, video, creator, kind, known_at, video_row, creato
         fold_item(layout, creator, kind, known_at, amounts, watch_ms, bits)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def read_counters(layout, viewer, as_of, user_out):
     """A viewer's own counters as of `as_of` onto `user_out` (block,); returns seconds since the last event, -1 if none."""
     counters.read(viewer, 0, as_of, layout.half_lives_ms, user_out)
     return max(as_of - viewer[0], 0.0) / 1000.0 if viewer[0] > 0 else -1.0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def read_viewer(layout, viewer, as_of, user_out, rows_out, history_out):
     """A viewer as of `as_of`: counters (block,), history rows (H,) and values (H, 3); returns seconds since the last event,
     -1 if none."""
@@ -123,7 +123,7 @@ def read_viewer(layout, viewer, as_of, user_out, rows_out, history_out):
     return read_counters(layout, viewer, as_of, user_out)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def read_crosses(layout, viewer, as_of, creator_row, tags, tag_out, creator_out):
     """A viewer's counters of a video's tags, summed, and of its creator, onto (block,) each."""
     width = 2 + layout.block
@@ -139,7 +139,7 @@ def read_crosses(layout, viewer, as_of, creator_row, tags, tag_out, creator_out)
             counters.read(viewer, at + 1, as_of, layout.half_lives_ms, creator_out)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def read_candidates(layout, viewer, videos, creators, as_of, rows, creator_rows, tag_rows, out):
     """Candidates `rows` (C,) of one viewer into `out` (C, 4, block): video, creator, user x tag, user x creator.
     `creator_rows` (V,), `tag_rows` (V, tags)."""

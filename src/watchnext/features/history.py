@@ -7,7 +7,8 @@ outcome bits]`.
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
+
+from watchnext.kernels import kernel
 
 WATCH = 4  # numbers a watch takes
 OUTCOME_BITS = {"click": 1, "long_view": 2, "like": 4, "share": 8, "follow": 16, "comment": 32, "hide": 64}
@@ -37,7 +38,7 @@ class Watches:
         return cls(*(np.concatenate(columns) for columns in zip(*(vars(p).values() for p in [none, *parts]), strict=True)))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def push(record, at, slots, video_row, known_at, watch_ms, bits):
     """Remember a watch in the ring of `slots` watches at `record[at:]`."""
     entry = at + 1 + int(record[at] % slots) * WATCH
@@ -48,7 +49,7 @@ def push(record, at, slots, video_row, known_at, watch_ms, bits):
     record[at] += 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def read(record, at, slots, as_of, rows, values):
     """Latest first into `rows` (H,) int32 (-1 where empty) and `values` (H, 3): seconds ago, watched seconds, outcome bits."""
     written = int(record[at])
@@ -63,7 +64,7 @@ def read(record, at, slots, as_of, rows, values):
             values[j, 2] = record[entry + 3]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def push_seen(record, at, slots, video_row):
     """Remember a watched video by name; one that is already there is not written twice."""
     for slot in range(slots):
@@ -73,7 +74,7 @@ def push_seen(record, at, slots, video_row):
     record[at] += 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _gather(at, length, as_of, video_rows, known_at, watch_ms, bits, rows, values):
     for i in range(at.size):
         for j in range(length[i]):

@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
 from watchnext.features import counters, history
 from watchnext.features.events import ByViewer, Log, in_order
 from watchnext.features.fold import OUTCOME, Layout, Reads, State, fold_item, fold_viewer, read_counters, read_crosses
 from watchnext.features.history import Watches
+from watchnext.kernels import kernel
 
 THREADS = 2
 CHUNK_ROWS, CHUNK_VIEWERS = 16_384, 1_024  # of one task: enough to be worth a thread, few enough for the cache
@@ -35,7 +35,7 @@ class AsOf:
     history_len: np.ndarray
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _items(layout, videos, creators, log, events, known_at, reads, visible, candidate):
     """Videos and creators through all `events`; impression i, of `reads`, into row i - log.pending of `candidate`."""
     scratch = np.zeros((2, layout.block))
@@ -61,7 +61,7 @@ def _items(layout, videos, creators, log, events, known_at, reads, visible, cand
             candidate[i - log.pending, :2] = scratch
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _watched(layout, records, log, events, starts, first):
     """How many watches the records hold, and how many more are to come."""
     n = 0
@@ -72,7 +72,7 @@ def _watched(layout, records, log, events, starts, first):
     return n
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _viewers(
     layout, records, log, places, pending, events, starts, known_at, reads, read_starts, first, visible, user, gap_s, candidate
 ):

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numba import njit
 
 from watchnext.features.arrays import load_arrays, save_arrays
 from watchnext.features.columns import Columns
 from watchnext.features.events import PER_ROW, Log
 from watchnext.features.fold import Layout
+from watchnext.kernels import kernel
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Items:
         return Items(_grown(self.videos, videos), _grown(self.creators, creators), self.pending)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _copy(source, rows, target, places):
     for i in range(rows.size):
         target[places[i]] = source[rows[i]]
