@@ -1,11 +1,12 @@
-"""Sampled softmax against a slow loop."""
+"""Objectives against slow loops."""
 
 import math
 
 import pytest
 import torch
 
-from watchnext.retrieval.losses import SampledSoftmax
+from watchnext.retrieval.losses import GBCE, SampledSoftmax, SharedSoftmax
+from watchnext.retrieval.partition import hits_of, log_partition
 
 
 def by_hand(queries, pool, positives, pool_rows, log_expected, temperature) -> float:
@@ -83,3 +84,80 @@ def test_the_temperature_is_learned():
     loss = SampledSoftmax(temperature=0.3)
     loss(queries, pool, positives=positives, pool_rows=rows, log_expected=log_expected).backward()
     assert loss.log_temperature.grad.abs() > 0
+
+
+def shared_example(seed: int, videos: int, pool: int):
+    generator = torch.Generator().manual_seed(seed)
+    table = torch.randn(videos, 4, generator=generator) * 0.5
+    queries = torch.randn(600, 4, generator=generator)  # more than one part of the partition
+    positives = torch.randint(videos, (600,), generator=generator)
+    rows = torch.randperm(videos, generator=generator)[:pool].sort().values
+    return queries, table, positives, rows
+
+
+def shared_by_hand(queries, table, positives, rows, temperature) -> float:
+    """Mean over queries of -log(e^own / (e^own + videos/pool * sum of e^negative)), own positive not among the negatives."""
+    losses = []
+    for query, positive in zip(queries.tolist(), positives.tolist(), strict=True):
+        dot = [sum(a * b for a, b in zip(query, video, strict=True)) / temperature for video in table.tolist()]
+        negatives = sum(math.exp(dot[row]) for row in rows.tolist() if row != positive) * len(table) / len(rows)
+        losses.append(math.log(math.exp(dot[positive]) + negatives) - dot[positive])
+    return sum(losses) / len(losses)
+
+
+@pytest.mark.parametrize(("videos", "pool"), [(40, 12), (40, 40), (5, 1)])
+def test_shared_softmax_against_a_slow_loop(videos, pool):
+    """With a pool of one, some queries have no negative at all: they have nothing to lose."""
+    queries, table, positives, rows = shared_example(0, videos, pool)
+    found = SharedSoftmax(temperature=0.5)(
+        queries, table[positives], table[rows], positives=positives, pool_rows=rows, videos=videos
+    )
+    assert float(found.detach()) == pytest.approx(shared_by_hand(queries, table, positives, rows, 0.5), rel=1e-4)
+
+
+def test_the_whole_catalogue_as_pool_is_the_full_softmax():
+    queries, table, positives, rows = shared_example(1, 30, 30)
+    found = SharedSoftmax(temperature=0.4)(queries, table[positives], table, positives=positives, pool_rows=rows, videos=30)
+    wanted = torch.nn.functional.cross_entropy(queries @ table.T / 0.4, positives)
+    torch.testing.assert_close(found.detach(), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_of_the_partition_are_autograds():
+    queries, table, positives, rows = shared_example(2, 40, 12)
+    grads = []
+    for written_out in (True, False):
+        q, t = queries.clone().requires_grad_(), table.clone().requires_grad_()
+        hits = hits_of(positives, rows, 40)
+        if written_out:
+            found = log_partition(q, t[rows], hits)
+        else:
+            found = (q @ t[rows].T).index_put(hits, torch.tensor(float("-inf"))).logsumexp(1)
+        (found * torch.linspace(-1, 1, 600)).sum().backward()
+        grads.append((found.detach(), q.grad, t.grad))
+    for fast, slow in zip(*grads, strict=True):
+        torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-4)
+
+
+def test_a_query_whose_only_negative_is_its_positive_has_finite_gradients():
+    table, rows = torch.randn(3, 4, generator=torch.Generator().manual_seed(0)).requires_grad_(), torch.tensor([1])
+    queries, positives = torch.ones(2, 4, requires_grad=True), torch.tensor([1, 2])
+    loss = SharedSoftmax(temperature=0.5)
+    loss(queries, table[positives], table[rows], positives=positives, pool_rows=rows, videos=3).backward()
+    assert queries.grad.isfinite().all()
+    assert not queries.grad[0].any()
+    assert queries.grad[1].any()
+
+
+@pytest.mark.parametrize("calibration", [0.0, 0.75, 1.0])
+def test_gbce_against_a_slow_loop(calibration):
+    queries, table, positives, rows = shared_example(3, 40, 12)
+    loss = GBCE(temperature=0.5, calibration=calibration)
+    found = loss(queries, table[positives], table[rows], positives=positives, pool_rows=rows, videos=40)
+    alpha, losses = 12 / 39, []
+    beta = alpha * (calibration * (1 - 1 / alpha) + 1 / alpha)
+    for query, positive in zip(queries.tolist(), positives.tolist(), strict=True):
+        sure = [1 / (1 + math.exp(-sum(a * b for a, b in zip(query, v, strict=True)) / 0.5)) for v in table.tolist()]
+        losses.append(-beta * math.log(sure[positive]) - sum(math.log(1 - sure[r]) for r in rows.tolist() if r != positive))
+    assert float(found.detach()) == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+    assert GBCE(temperature=0.5, calibration=0.0).beta(12, 40) == pytest.approx(1.0)
+    assert GBCE(temperature=0.5, calibration=1.0).beta(12, 40) == pytest.approx(alpha)

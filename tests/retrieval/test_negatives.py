@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from watchnext.retrieval.negatives import MixedNegatives
+from watchnext.retrieval.negatives import MixedNegatives, SharedUniform
 
 SHARES = torch.tensor([0.5, 0.3, 0.2, 0.0], dtype=torch.float64)
 
@@ -45,3 +45,13 @@ def test_the_seed_decides_the_draws():
     assert not torch.equal(draws[0], other.draw(1000))
     assert draws[0].min() >= 0
     assert draws[0].max() < 1000
+
+
+def test_a_shared_pool_holds_different_videos_and_is_seeded():
+    first, again, other = (SharedUniform(count=50, seed=seed).draw(80) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert (first.diff() > 0).all()
+    assert 30 < len(first) < 50
+    assert torch.equal(SharedUniform(count=None, seed=0).draw(7), torch.arange(7))
+    assert torch.equal(SharedUniform(count=9, seed=0).draw(7), torch.arange(7))

@@ -29,6 +29,8 @@ def export_graph(module: nn.Module, example: Mapping[str, Tensor], *, rows_vary:
     named = _Named(module, tuple(used)).eval()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # OpenVINO traces through torch.jit
+        # torch's own shape checks of recurrent layers; a branch of ours on a tensor still warns.
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning, module="torch.nn.modules.rnn")
         graph = ov.convert_model(named, example_input=tuple(used.values()))
     # A traced input keeps its position but not its name; unread ones are dropped by position below.
     for port, (name, value) in zip(graph.inputs, used.items(), strict=True):
@@ -49,3 +51,6 @@ def _rename(graph: ov.Model, name: str) -> None:
     graph.set_friendly_name(name)
     for place, node in enumerate(graph.get_ordered_ops()):
         node.set_friendly_name(f"{node.get_type_name()}_{place}")
+        if node.get_type_name() != "Parameter":
+            for port in node.outputs():  # compiling may fold a node into its input, which would then answer to both names
+                port.get_tensor().set_names(set())

@@ -1,4 +1,4 @@
-"""Training of the two-tower model: introduces features, network, negatives and loss to each other."""
+"""Training of the two-tower models: introduces data, network, negatives and loss to each other."""
 
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,12 @@ from watchnext.features.batches import Batches, FeatureSet
 from watchnext.nn.module import adam
 from watchnext.nn.weights import build_network, recipe_of, save_network
 from watchnext.retrieval.index import exact
-from watchnext.retrieval.negatives import MixedNegatives
+from watchnext.retrieval.leave_one_out import Histories, LeaveOneOut
+from watchnext.retrieval.negatives import MixedNegatives, SharedUniform
+from watchnext.retrieval.sequence_towers import SequenceTowers
+from watchnext.retrieval.spectral import SpectralStart
+from watchnext.retrieval.whole_catalogue import best, gains
+from watchnext.retrieval.windows import Windows
 from watchnext.types import TARGETS
 
 GUARD_QUERIES = 1000  # real queries that the index guard measures recall on
@@ -118,3 +123,79 @@ class RetrievalModule(pl.LightningModule):
         save_network(folder, self.network, schema=self.features.pipeline.schema, recipe=self.recipe)
         np.save(Path(folder) / "embeddings.npy", self.embeddings())
         np.save(Path(folder) / "queries.npy", self._queries())
+
+
+class SequenceModule(pl.LightningModule):
+    """Towers of a log of ids, trained on every place of every history, validated leave-one-out over the whole catalogue.
+
+    start      where video vectors start from; null is at random
+    positions  places in a batch
+    ranked     K of the validation recall and NDCG
+    """
+
+    def __init__(
+        self,
+        *,
+        split: LeaveOneOut,
+        network: partial,
+        loss: nn.Module,
+        negatives: SharedUniform,
+        start: SpectralStart | None,
+        learning_rate: float,
+        table_learning_rate: float,
+        positions: int,
+        ranked: int,
+    ) -> None:
+        super().__init__()
+        self.split, self.negatives, self.positions, self.ranked = split, negatives, positions, ranked
+        self.learning_rate, self.table_learning_rate = learning_rate, table_learning_rate
+        self.network: SequenceTowers = network(videos=split.train.videos)
+        self.loss = loss
+        if start is not None:
+            self.network.start_from(torch.from_numpy(start.vectors(split.train, self.network.dimension)))
+        self._gains: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def loader(self, split: str, *, seed: int) -> DataLoader:
+        """Training windows, or the places of those viewers who have a validation video."""
+        if split == "train":
+            return Windows(self.split.train, places=self.network.places, positions=self.positions, seed=seed).loader()
+        return DataLoader(torch.arange(len(self.split.viewers)), batch_size=1024)
+
+    def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
+        some = batch["targets"] < self.network.videos
+        queries, positives = self.network.queries(batch["histories"])[some], batch["targets"][some]
+        rows = self.negatives.draw(self.network.videos)
+        own, pool = self.network.video(positives), self.network.video(rows)
+        return self.loss(queries, own, pool, positives=positives, pool_rows=rows, videos=self.network.videos)
+
+    @torch.no_grad()
+    def scores(self, histories: Histories, viewers: np.ndarray) -> np.ndarray:
+        """Logits (B, V) float32 of the whole catalogue for what comes after the histories of `viewers`. A Scorer."""
+        training = self.network.training
+        self.network.eval()
+        rows, lengths = map(torch.from_numpy, histories.padded(viewers, self.network.places))
+        queries = self.network.query(rows, lengths) * self.loss.scale
+        found = (queries @ self.network.video(torch.arange(self.network.videos)).T).numpy()
+        self.network.train(training)
+        return found
+
+    def validation_step(self, places: Tensor, _: int) -> None:
+        at = places.numpy()
+        ranked = best(self.scores, self.split.train, self.split.viewers[at], self.ranked)
+        self._gains.append(gains(ranked, self.split.valid[at]))
+
+    def on_validation_epoch_end(self) -> None:
+        recall, ndcg = (float(np.concatenate(parts).mean()) for parts in zip(*self._gains, strict=True))
+        self._gains.clear()
+        self.log_dict({f"valid/recall_at_{self.ranked}": recall, f"valid/ndcg_at_{self.ranked}": ndcg}, prog_bar=True)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The table has its own rate: it starts from something, the encoder from nothing."""
+        table = self.network.table.weight
+        others = [parameter for parameter in self.parameters() if parameter is not table]
+        groups = [{"params": [table], "lr": self.table_learning_rate}, {"params": others, "lr": self.learning_rate}]
+        return torch.optim.Adam(groups)
+
+    def save(self, folder: Path) -> None:
+        self.network.save(folder)
+        np.save(Path(folder) / "embeddings.npy", self.network.video(torch.arange(self.network.videos)).detach().numpy())

@@ -10,6 +10,7 @@ from watchnext.features.encoding import InputSizes
 from watchnext.nn.attention import History, PooledAttention
 from watchnext.nn.cross import MLP
 from watchnext.nn.embeddings import QueryFeatures, VideoFeatures
+from watchnext.nn.encoders import encoder_of
 
 
 class VideoTower(nn.Module):
@@ -29,8 +30,29 @@ class VideoTower(nn.Module):
         return normalize(self.out(self.deep(torch.cat(parts, dim=-1))), dim=-1)
 
 
+class InOrder(nn.Module):
+    """What a history, latest first, comes to when it is read oldest first: the encoder's state at the last watch (B, D), zeros
+    for an empty one."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, query: Tensor, history: Tensor, mask: Tensor) -> Tensor:
+        count = mask.sum(-1, keepdim=True).long()
+        # Encoders want the padding behind. What is repeated there is behind the last watch, so no state sees it.
+        at = (count - 1 - torch.arange(mask.shape[1], device=mask.device)).clamp(min=0)
+        states = self.encoder(history.gather(1, at.unsqueeze(-1).expand_as(history)))
+        last = (count - 1).clamp(min=0).unsqueeze(-1).expand(-1, 1, states.shape[-1])
+        return states.gather(1, last).squeeze(1) * (count > 0)
+
+
 class QueryTower(nn.Module):
-    """User, context and history > unit vectors (B, dimension)."""
+    """User, context and history > unit vectors (B, dimension).
+
+    encoder  how the history is read: "attention" pools it without order, by the user and context; the others are those of
+             nn/encoders.py, of `blocks` layers
+    """
 
     def __init__(
         self,
@@ -42,11 +64,19 @@ class QueryTower(nn.Module):
         dimension: int,
         heads: int,
         dropout: float,
+        encoder: str,
+        blocks: int,
+        places: int,
     ) -> None:
         super().__init__()
         self.features = QueryFeatures(sizes=sizes, dimension=embedding)
         self.history = History(sizes=sizes, videos=videos, dimension=dimension)
-        self.attention = PooledAttention(query=self.features.width, dimension=dimension, heads=heads)
+        if encoder == "attention":
+            self.attention = PooledAttention(query=self.features.width, dimension=dimension, heads=heads)
+        else:
+            self.attention = InOrder(
+                encoder_of(encoder, dimension=dimension, heads=heads, blocks=blocks, places=places, dropout=dropout)
+            )
         self.deep = MLP(inputs=self.features.width + 2 * dimension, hidden=hidden, dropout=dropout)
         self.out = nn.Linear(hidden[-1], dimension)
 
@@ -62,11 +92,30 @@ class TwoTower(nn.Module):
     """The two towers share what they know of a video: its features embed alike as candidate and in the history."""
 
     def __init__(
-        self, *, sizes: InputSizes, embedding: int, hidden: tuple[int, ...], dimension: int, heads: int, dropout: float
+        self,
+        *,
+        sizes: InputSizes,
+        embedding: int,
+        hidden: tuple[int, ...],
+        dimension: int,
+        heads: int,
+        dropout: float,
+        encoder: str = "attention",
+        blocks: int = 1,
+        places: int = 50,
     ) -> None:
         super().__init__()
         videos = VideoFeatures(sizes=sizes, dimension=embedding)
         self.video = VideoTower(sizes=sizes, features=videos, hidden=hidden, dimension=dimension, dropout=dropout)
         self.query = QueryTower(
-            sizes=sizes, videos=videos, embedding=embedding, hidden=hidden, dimension=dimension, heads=heads, dropout=dropout
+            sizes=sizes,
+            videos=videos,
+            embedding=embedding,
+            hidden=hidden,
+            dimension=dimension,
+            heads=heads,
+            dropout=dropout,
+            encoder=encoder,
+            blocks=blocks,
+            places=places,
         )

@@ -1,0 +1,170 @@
+"""Leave-one-out retrieval over the whole catalogue: `python -m benchmarks.retrieval --sequences FILE`.
+
+FILE holds a line `user item item ...` a viewer, in time order. Each line's last item tests, the one before validates; towers,
+graphs, popularity and the weights of the merge never see a test item, and see a validation item only to choose by it and as the
+last watch of the history that asks at the test step. The recipe is conf/retrieval/sequences.yaml; words like
+`retrieval.module.positions=1024` override it. The last line is one JSON object.
+
+`epoch_s` is the median epoch's training, without validation; `train_s` all of the fit. `over_strongest_floor` holds 95%
+intervals of the gain over the best floor, viewers resampled in pairs. Of the floors, `popular` counts training
+watches, `recent` halves a watch's weight with every place before a viewer's last training watch, `transitions` and `graph` are
+those sources of the recipe alone.
+"""
+
+import argparse
+import json
+import sys
+import time
+import warnings
+from collections.abc import Mapping
+
+import numpy as np
+import polars as pl
+import pytorch_lightning as lightning
+from omegaconf import DictConfig
+
+from watchnext.data.sequences import Sequences
+from watchnext.data.tables import DataError
+from watchnext.dispatch import composed, instantiate
+from watchnext.retrieval.fusion import chosen, in_logs, pooled
+from watchnext.retrieval.leave_one_out import Histories, LeaveOneOut, histories_of, leave_one_out
+from watchnext.retrieval.module import SequenceModule
+from watchnext.retrieval.whole_catalogue import Scorer, best, constant, figures, gains, interval
+
+K = 10
+
+
+class EpochClock(lightning.Callback):
+    """Seconds of training in every epoch, validation left out."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self._began = time.perf_counter()
+
+    def on_validation_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self.seconds.append(time.perf_counter() - self._began)
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        found = {name: round(float(value), 4) for name, value in trainer.callback_metrics.items()}
+        print(f"epoch {trainer.current_epoch} {self.seconds[-1]:.2f} s {found}", file=sys.stderr)
+
+
+def read(path: str) -> tuple[Histories, pl.Series]:
+    """Histories in the order of the file's lines, and item ids. Raises DataError naming the first bad line."""
+    loaded = Sequences(path=path).read()
+    if loaded.rejected.height:
+        first = loaded.rejected.sort("row").row(0, named=True)
+        raise DataError(
+            f"{first['value']!r}: {first['reason']}, expected `user item item ...` and each user once "
+            f"({loaded.rejected.height} such lines); mend or delete them"
+        )
+    return histories_of(loaded.tables.impressions)
+
+
+def fit(config: DictConfig, split: LeaveOneOut) -> tuple[SequenceModule, EpochClock]:
+    lightning.seed_everything(config.seed, workers=True, verbose=False)
+    clock, recipe = EpochClock(), config.retrieval
+    module = instantiate(recipe.module)(split=split)
+    trainer = instantiate(
+        config.trainer,
+        max_epochs=recipe.max_epochs,
+        callbacks=[instantiate(recipe.best), clock],
+        logger=False,
+        enable_progress_bar=False,
+    )
+    trainer.fit(module, module.loader("train", seed=config.seed), module.loader("valid", seed=config.seed))
+    return module, clock
+
+
+def recent(histories: Histories) -> np.ndarray:
+    """Watches of each video (V,), halved with every place before the viewer's last."""
+    before = np.repeat(histories.starts[1:], histories.lengths) - 1 - np.arange(len(histories.rows))
+    return np.bincount(histories.rows, 0.5**before, minlength=histories.videos)
+
+
+def floors_of(recipe: DictConfig, train: Histories) -> dict[str, Scorer]:
+    return {
+        "popular": constant(train.counts.astype(float)),
+        "recent": constant(recent(train)),
+        "transitions": instantiate(recipe.transitions).fit(train).many,
+        "graph": instantiate(recipe.graph).fit(train).many,
+    }
+
+
+def predictions(ids: pl.Series, viewers: np.ndarray, ranked: Mapping[str, np.ndarray]) -> pl.DataFrame:
+    """A row a recommended item: line of the file (from 1), rank (from 1), item, and which ranking it is of."""
+    frames = []
+    for source, rows in ranked.items():
+        place, rank = np.nonzero(rows >= 0)
+        items = ids.gather(rows[place, rank])
+        frames.append(
+            pl.DataFrame({"line": viewers[place] + 1, "rank": rank + 1, "item": items}).with_columns(source=pl.lit(source))
+        )
+    return pl.concat(frames)
+
+
+def measure(config: DictConfig, histories: Histories, ids: pl.Series, *, held_out: str, out: str | None) -> dict:
+    """Train, choose the weights on validation items, and rank for the items `held_out`, valid or test."""
+    split, recipe = leave_one_out(histories), config.retrieval
+    began = time.perf_counter()
+    module, clock = fit(config, split)
+    train_s = time.perf_counter() - began
+    floors = floors_of(recipe, split.train)
+    sources = {name: in_logs(floors[name], recipe.merge.floor) for name in ("popular", "transitions", "graph")}
+    sources = {"towers": module.scores} | sources
+    pool = pooled(sources, split.train, split.viewers, named=recipe.merge.named)
+    weights = chosen(pool, split.valid, first="towers", grid=list(recipe.merge.grid), rounds=recipe.merge.rounds, k=K)
+    asking, wanted = (split.before_test, split.test) if held_out == "test" else (split.train, split.valid)
+    if held_out == "test":
+        pool = pooled(sources, asking, split.viewers, named=recipe.merge.named)
+    ranked = {name: best(scorer, asking, split.viewers, K) for name, scorer in {"towers": module.scores, **floors}.items()}
+    ranked["merged"] = pool.ranked(weights, K)
+    if out:
+        predictions(ids, split.viewers, {name: ranked[name] for name in ("towers", "merged")}).write_parquet(out)
+    found = figures(ranked["towers"], wanted) | figures(ranked["merged"], wanted, "merged_")
+    found |= {"train_s": train_s, "epoch_s": float(np.median(clock.seconds)), "epochs": len(clock.seconds)}
+    found |= {"floors": {name: figures(ranked[name], wanted) for name in floors}, "weights": weights}
+    found["over_strongest_floor"] = over_strongest(ranked, floors, wanted, seed=config.seed)
+    return found | {"run_s": time.perf_counter() - began, "held_out": held_out, "seed": config.seed}
+
+
+def over_strongest(ranked: Mapping[str, np.ndarray], floors: Mapping[str, Scorer], wanted: np.ndarray, *, seed: int) -> dict:
+    """How far towers and merge lie over the floor with the best NDCG: 95% intervals over viewers."""
+    strongest = max(floors, key=lambda name: gains(ranked[name], wanted)[1].mean())
+    found: dict = {"floor": strongest}
+    for name in ("towers", "merged"):
+        pairs = zip(("recall", "ndcg"), gains(ranked[name], wanted), gains(ranked[strongest], wanted), strict=True)
+        found[name] = {f"{metric}@{K}": list(interval(mine - floor, seed=seed)) for metric, mine, floor in pairs}
+    return found
+
+
+def rounded(found: object) -> object:
+    if isinstance(found, Mapping):
+        return {name: rounded(value) for name, value in found.items()}
+    if isinstance(found, list):
+        return [rounded(value) for value in found]
+    return round(found, 5) if isinstance(found, float) else found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sequences", required=True, metavar="FILE")
+    parser.add_argument("--predictions", metavar="FILE", help="also write the top 10 as Parquet: line, rank, item, source")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--held-out", choices=("test", "valid"), default="test", help="valid: for choosing a recipe")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    options = parser.parse_args()
+    config = composed(["retrieval=sequences", f"seed={options.seed}", *options.overrides])
+    warnings.filterwarnings("ignore", message=".*(does not have many workers|IterableDataset|treespec, LeafSpec).*")
+    try:
+        histories, ids = read(options.sequences)
+        found = measure(config, histories, ids, held_out=options.held_out, out=options.predictions)
+    except (DataError, ValueError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    print(json.dumps(rounded(found)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Ranking the whole catalogue for held-out videos: what leave-one-out figures are made of."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+
+from watchnext.retrieval.leave_one_out import Histories
+
+# histories, viewers (B,) > scores (B, V) that may be written to; -inf is never recommended.
+Scorer = Callable[[Histories, np.ndarray], np.ndarray]
+
+
+def best(scorer: Scorer, histories: Histories, viewers: np.ndarray, k: int, chunk: int = 1024) -> np.ndarray:
+    """Best `k` rows (T, k) for each of `viewers`, best first, without what their history holds; -1 behind the last.
+
+    Which of equal scores come first is undefined, but the same every time.
+    """
+    parts = [_best(scorer, histories, viewers[at : at + chunk], k) for at in range(0, len(viewers), chunk)]
+    return np.concatenate(parts) if parts else np.empty((0, k), np.int64)
+
+
+def _best(scorer: Scorer, histories: Histories, viewers: np.ndarray, k: int) -> np.ndarray:
+    scores = scorer(histories, viewers)
+    lengths = histories.lengths[viewers]
+    at = np.repeat(histories.starts[viewers + 1] - np.cumsum(lengths), lengths) + np.arange(lengths.sum())
+    scores[np.repeat(np.arange(len(viewers)), lengths), histories.rows[at]] = -np.inf
+    found, rows = torch.from_numpy(scores).topk(min(k, scores.shape[1]), dim=1)
+    ranked = torch.where(found > -torch.inf, rows, -1).numpy()
+    return np.pad(ranked, ((0, 0), (0, k - ranked.shape[1])), constant_values=-1)
+
+
+def gains(ranked: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Recall and NDCG (T,) of one wanted row each (T,) in `ranked` (T, k): with one relevant video, 1 / log2(1 + rank)."""
+    hits = ranked == wanted[:, None]
+    discount = 1.0 / np.log2(np.arange(2, ranked.shape[1] + 2))
+    return hits.any(axis=1).astype(float), hits @ discount
+
+
+def figures(ranked: np.ndarray, wanted: np.ndarray, prefix: str = "") -> Mapping[str, float]:
+    """Their means, called recall@k and ndcg@k; nan over nobody."""
+    k, parts = ranked.shape[1], gains(ranked, wanted)
+    return {
+        f"{prefix}{name}@{k}": float(np.mean(part)) if len(part) else float("nan")
+        for name, part in zip(("recall", "ndcg"), parts, strict=True)
+    }
+
+
+def interval(differences: np.ndarray, *, seed: int, resamples: int = 1000) -> tuple[float, float]:
+    """95% interval of the mean of (T,) paired differences, by resampling viewers (bootstrap, Efron 1979)."""
+    random, count = np.random.default_rng(seed), len(differences)
+    means = [differences[random.integers(count, size=count)].mean() for _ in range(resamples)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def constant(scores: np.ndarray) -> Scorer:
+    """The same scores (V,) for everyone: popularity."""
+    return lambda histories, viewers: np.tile(scores.astype(np.float64), (len(viewers), 1))
