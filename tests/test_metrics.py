@@ -119,6 +119,24 @@ def test_xauc_of_many_rows_takes_moments_and_is_exact():
     assert metrics.xauc(true, predicted) == pytest.approx(((agreement[later] + 1) / 2).mean(), abs=1e-12)
 
 
+@given(st.lists(st.tuples(few, few | odd, st.integers(0, 3)), max_size=25))
+def test_stratified_xauc_is_the_share_of_concordant_pairs_of_one_stratum(table):
+    won = [
+        0.5 if sunk(p) == sunk(q) else float((sunk(p) > sunk(q)) == (a > b))
+        for (a, p, s), (b, q, t) in itertools.combinations(table, 2)
+        if a != b and s == t
+    ]
+    assert same(metrics.stratified_xauc(*columns(table, 3)), sum(won) / len(won) if won else math.nan)
+
+
+def test_knowing_durations_alone_is_worth_nothing_inside_them():
+    generator = np.random.default_rng(0)
+    duration = np.repeat([10.0, 100.0], 500)
+    watched = duration * generator.random(1000)
+    assert metrics.xauc(watched, duration) > 0.7
+    assert metrics.stratified_xauc(watched, duration, duration) == 0.5
+
+
 @given(st.lists(st.lists(st.integers(-1, 6), max_size=6), min_size=1, max_size=5), st.integers(1, 6), st.data())
 def test_recall_counts_each_relevant_row_once(ranked, k, data):
     wanted = data.draw(st.lists(st.lists(st.integers(0, 6), max_size=4), min_size=len(ranked), max_size=len(ranked)))
@@ -153,6 +171,8 @@ def test_calibration_by_hand():
         metrics.mean_absolute_error([], []),
         metrics.xauc([], []),
         metrics.xauc([3.0, 3.0], [1.0, 2.0]),
+        metrics.stratified_xauc([], [], []),
+        metrics.stratified_xauc([1.0, 2.0], [1.0, 2.0], [0, 1]),
         metrics.coverage([], 0),
     ],
 )

@@ -208,6 +208,24 @@ def xauc(true_seconds: np.ndarray, predicted: np.ndarray) -> float:
     return float((_ascents(ranks) + only_predicted_tied / 2) / comparable)
 
 
+def stratified_xauc(true_seconds: np.ndarray, predicted: np.ndarray, strata: np.ndarray) -> float:
+    """XAUC inside each stratum, averaged with its comparable pairs as weight: the right ones among all pairs of one stratum.
+
+    With duration groups as strata, a model that only knows that long videos are watched longer has 0.5, where its XAUC is high.
+    nan unless two true values of one stratum differ.
+
+    >>> stratified_xauc([1.0, 5.0, 9.0, 8.0], [1.0, 2.0, 7.0, 7.0], ["short", "short", "long", "long"])
+    0.75
+    """
+    true_seconds, predicted, strata = _columns({"true_seconds": true_seconds, "predicted": predicted, "strata": strata})
+    _, strata = np.unique(strata, return_inverse=True)
+    order = np.argsort(strata, kind="stable")
+    parts = np.split(order, np.cumsum(np.bincount(strata))[:-1]) if len(order) else []
+    values = np.array([xauc(true_seconds[part], predicted[part]) for part in parts])
+    pairs = np.array([_pairs(len(part)) - _tied_pairs(true_seconds[part]) for part in parts])
+    return float(np.average(values[pairs > 0], weights=pairs[pairs > 0])) if pairs.any() else float("nan")
+
+
 def _pairs(counts: np.ndarray | int) -> int:
     return int(np.sum(counts * (counts - 1) // 2))
 

@@ -1,0 +1,129 @@
+"""Monotone curves from scores to what they are worth, fitted by isotonic regression or by Platt's method.
+
+A curve is piecewise linear and strictly ascending, so that it changes no order of scores: where isotonic regression is flat,
+and beyond what its rows have seen, it still rises by a hair.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+TILT = 1e-3  # part of the way to the end of the scale that a curve rises beyond its last knot
+MARGIN = 1e-6  # part of the scale that knots stay away from its ends
+FLATTEST = 0.01  # slope of a head that orders validation rows backwards
+PLATT_LOGITS = np.linspace(-14.0, 14.0, 561)  # knots of a Platt curve: it is 3e-4 of its value off between them
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Knots `scores` and `values` (K,) float64, both strictly ascending."""
+
+    scores: np.ndarray
+    values: np.ndarray
+
+    def __post_init__(self) -> None:
+        rising = all(len(knots) and (np.diff(knots) > 0).all() for knots in (self.scores, self.values))
+        if not rising or len(self.scores) != len(self.values):
+            raise ValueError("the knots of a curve are not strictly ascending; fit the calibration again")
+
+    def __call__(self, scores: np.ndarray) -> np.ndarray:
+        """Like `scores`, float64; nan stays nan."""
+        return np.interp(scores, self.scores, self.values)
+
+
+def _checked(targets: np.ndarray, scores: np.ndarray, highest: float) -> tuple[np.ndarray, np.ndarray]:
+    targets, scores = np.asarray(targets, np.float64), np.asarray(scores, np.float64)
+    if targets.ndim != 1 or targets.shape != scores.shape or not len(targets):
+        raise ValueError(f"calibration needs (N,) of both, N > 0; targets are {targets.shape}, scores {scores.shape}")
+    for name, values in (("target", targets), ("score", scores)):
+        outside = values[~((values >= 0) & (values <= highest))]
+        if len(outside):
+            raise ValueError(f"calibration was given the {name} {outside[0]:g}, expected one in [0, {highest:g}]")
+    return targets, scores
+
+
+@njit(cache=True)
+def _pooled(values, weights):
+    """Pool adjacent violators: the block of each value, (N,) int64 from 0."""
+    means, sums, firsts, blocks = np.empty(len(values)), np.empty(len(values)), np.empty(len(values), np.int64), 0
+    for i in range(len(values)):
+        mean, weight, first = values[i], weights[i], i
+        while blocks and means[blocks - 1] >= mean:
+            blocks -= 1
+            total = sums[blocks] + weight
+            mean = (means[blocks] * sums[blocks] + mean * weight) / total
+            weight, first = total, firsts[blocks]
+        means[blocks], sums[blocks], firsts[blocks] = mean, weight, first
+        blocks += 1
+    found = np.zeros(len(values), np.int64)
+    found[firsts[1:blocks]] = 1
+    return np.cumsum(found)
+
+
+def isotonic_blocks(targets: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Isotonic regression by pooling adjacent violators (Ayer et al. 1955): mean score, mean target and rows of every block,
+    both means strictly ascending; equal scores are one."""
+    distinct, which = np.unique(scores, return_inverse=True)
+    rows = np.bincount(which).astype(np.float64)
+    means = np.bincount(which, targets) / rows
+    block = _pooled(means, rows)
+    total = np.bincount(block, rows)
+    return np.bincount(block, distinct * rows) / total, np.bincount(block, means * rows) / total, total
+
+
+def fit_isotonic(targets: np.ndarray, scores: np.ndarray, *, highest: float = 1.0) -> Curve:
+    """Isotonic regression with a knot at the middle of every block (Oron & Flournoy, 2017), not steps.
+
+    targets, scores  (N,) in [0, highest]: outcomes and probabilities; or seconds of both, with `highest` a bound for them
+    """
+    places, values, _ = isotonic_blocks(*_checked(targets, scores, highest))
+    margin = MARGIN * highest
+    values = margin + values * (1.0 - 2.0 * MARGIN)
+    inside = (places > 0) & (places < highest)  # a block at an end of the scale gives its value to the end
+    low = values[0] * (1.0 - TILT * (places[0] > 0))
+    high = values[-1] + TILT * (places[-1] < highest) * (highest - values[-1])
+    return _strict(np.concatenate([[0.0], places[inside], [highest]]), np.concatenate([[low], values[inside], [high]]))
+
+
+def _strict(scores: np.ndarray, values: np.ndarray) -> Curve:
+    """Without knots that rounding has put at the one before."""
+    keep = np.append(True, (np.diff(scores) > 0) & (np.diff(values) > 0))
+    return Curve(scores[keep], values[keep])
+
+
+def fit_platt(targets: np.ndarray, probabilities: np.ndarray) -> Curve:
+    """sigmoid(slope x logit + intercept) with Platt's (1999) smoothed targets, by Newton's method; for few validation rows.
+
+    Deviations: a row's worth of belief in slope 1, so that one label alone has an answer; a slope below FLATTEST becomes that.
+    """
+    targets, probabilities = _checked(targets, probabilities, 1.0)
+    tiny = 1e-7
+    clipped = np.clip(probabilities, tiny, 1 - tiny)
+    logits, positives = np.log(clipped / (1 - clipped)), targets.sum()
+    smoothed = (targets * (positives + 1) + (1 - targets)) / np.where(targets > 0, positives + 2, len(targets) - positives + 2)
+    slope, intercept = _newton(logits, smoothed, belief=1.0)
+    if slope < FLATTEST:
+        slope, intercept = np.array([FLATTEST, 1.0]) * _newton(FLATTEST * logits, smoothed, belief=1e12)
+    knots = 1.0 / (1.0 + np.exp(-PLATT_LOGITS))
+    return _strict(knots, 1.0 / (1.0 + np.exp(-(slope * PLATT_LOGITS + intercept))))
+
+
+def _newton(x: np.ndarray, y: np.ndarray, *, belief: float) -> np.ndarray:
+    """Slope and intercept of a logistic regression of `y` in [0, 1] on `x`, the slope believed to be 1 as strongly as so many
+    rows say; steps that make it worse are halved."""
+    columns, prior, start = np.stack([x, np.ones(len(x))]), np.diag([belief, 1e-9]), np.array([1.0, 0.0])
+
+    def loss(weights: np.ndarray) -> float:
+        z = weights @ columns
+        return float((np.logaddexp(0.0, z) - y * z).sum() + (weights - start) @ prior @ (weights - start) / 2)
+
+    found, step = start.copy(), np.ones(2)
+    while np.abs(step).max() > 1e-9:
+        p = 1.0 / (1.0 + np.exp(-np.clip(found @ columns, -60.0, 60.0)))
+        gradient = columns @ (p - y) + prior @ (found - start)
+        step = np.linalg.solve((columns * (p * (1 - p))) @ columns.T + prior, gradient)
+        while not loss(found - step) <= loss(found) and np.abs(step).max() > 1e-9:
+            step = step / 2
+        found = found - step
+    return found

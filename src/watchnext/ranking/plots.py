@@ -1,0 +1,71 @@
+"""Plots of the ranking stage, small PNGs, the same bytes for the same numbers. Import it where something is plotted: matplotlib
+is no part of serving."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from watchnext.ranking.reliability import Reliability
+from watchnext.ranking.trade_off import Point
+
+INK, GRID = "#444444", "#e6e6e6"
+COLOURS = ("#1f6fb4", "#d9722a", "#3c9d63", "#a04fb0", "#b03a48", "#7a6a2f")
+
+
+def _axes(count: int) -> tuple[Figure, list[Axes]]:
+    """One row of axes, without the global state of pyplot."""
+    figure = Figure(figsize=(3.6 * count, 3.2), dpi=110, layout="constrained")
+    axes = [figure.add_subplot(1, count, place + 1) for place in range(count)]
+    for each in axes:
+        each.grid(color=GRID, linewidth=0.7)
+        each.spines[["top", "right"]].set_visible(False)
+        each.tick_params(colors=INK, labelsize=7)
+    return figure, axes
+
+
+def _save(figure: Figure, path: Path) -> None:
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.quantize(48, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+def reliability_plot(panels: Mapping[str, Mapping[str, Reliability]], path: Path) -> None:
+    """Title of a panel > name of a line > its reliability; a point a bin, the dotted line is perfect."""
+    figure, axes = _axes(len(panels))
+    for each, (title, lines) in zip(axes, panels.items(), strict=True):
+        for place, (name, line) in enumerate(lines.items()):
+            colour = COLOURS[place % len(COLOURS)]
+            each.plot(line.predicted, line.observed, color=colour, marker="o", markersize=2.5, linewidth=1, label=name)
+        highest = max([1e-3, *(float(values.max(initial=0.0)) for line in lines.values() for values in _both(line))])
+        each.plot([0, highest], [0, highest], color=INK, linewidth=0.8, linestyle=":")
+        each.set_title(title, fontsize=8, color=INK, loc="left")
+        each.set_xlabel("mean probability", fontsize=7, color=INK)
+        each.set_ylabel("share of positives", fontsize=7, color=INK)
+        if lines:
+            each.legend(fontsize=6, frameon=False, labelcolor=INK)
+    _save(figure, Path(path))
+
+
+def _both(line: Reliability) -> tuple[np.ndarray, np.ndarray]:
+    return line.predicted, line.observed
+
+
+def trade_off_plot(points: Sequence[Point], path: Path) -> None:
+    """The curve of both metrics; filled points are efficient, and every point has the share of the first head beside it."""
+    figure, (axes,) = _axes(1)
+    first, second = points[0].metrics
+    across, up = ([point.metrics[name] for point in points] for name in (first, second))
+    axes.plot(across, up, color=COLOURS[0], linewidth=1)
+    for point, x, y in zip(points, across, up, strict=True):
+        axes.plot([x], [y], "o", color=COLOURS[0], markersize=4, fillstyle="full" if point.efficient else "none")
+        axes.annotate(f"{point.share:.2f}", (x, y), fontsize=6, color=INK, xytext=(3, 3), textcoords="offset points")
+    axes.set_xlabel(first, fontsize=7, color=INK)
+    axes.set_ylabel(second, fontsize=7, color=INK)
+    _save(figure, Path(path))

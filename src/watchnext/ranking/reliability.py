@@ -1,0 +1,74 @@
+"""How far probabilities can be trusted: reliability by bin, calibration error by slice."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from watchnext import metrics
+
+DURATION_S = (7.0, 15.0, 30.0, 60.0, 180.0)
+VIDEO_AGE_H = (1.0, 24.0, 72.0, 168.0, 720.0)
+WATCHES = (1.0, 5.0, 20.0, 100.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Reliability:
+    """Of every bin, in order of probability: `rows` (n,), mean probability `predicted` (n,), share of positives `observed`."""
+
+    rows: np.ndarray
+    predicted: np.ndarray
+    observed: np.ndarray
+
+
+def reliability(labels: np.ndarray, probabilities: np.ndarray, *, bins: int = 10) -> Reliability:
+    """Bins of equal numbers of rows, equal probabilities in one bin; bins of equal width would hold a rare outcome in one."""
+    if not len(probabilities):
+        return Reliability(np.empty(0, np.int64), np.empty(0), np.empty(0))
+    edges = np.unique(np.quantile(probabilities, np.arange(1, bins) / bins))
+    _, which, rows = np.unique(np.searchsorted(edges, probabilities), return_inverse=True, return_counts=True)
+    predicted = np.bincount(which, np.asarray(probabilities, np.float64)) / rows
+    return Reliability(rows, predicted, np.bincount(which, np.asarray(labels) > 0) / rows)
+
+
+def buckets(values: np.ndarray, edges: Sequence[float], unit: str) -> np.ndarray:
+    """(N,) names like "7 to 15 s", "180 s and more", "unknown" for nan."""
+    names = [f"under {edges[0]:g} {unit}", *(f"{a:g} to {b:g} {unit}" for a, b in pairwise(edges))]
+    names = np.array([*names, f"{edges[-1]:g} {unit} and more", "unknown"])
+    values = np.asarray(values, np.float64)
+    return names[np.where(np.isnan(values), len(names) - 1, np.searchsorted(edges, values, side="right"))]
+
+
+def usual_slices(
+    *, surface: np.ndarray, duration_s: np.ndarray, video_age_h: np.ndarray, watches: np.ndarray
+) -> dict[str, np.ndarray]:
+    """By surface, duration, video age and the viewer's watches so far, each (N,); nan where unknown."""
+    return {
+        "surface": np.asarray(surface),
+        "duration": buckets(duration_s, DURATION_S, "s"),
+        "video_age": buckets(video_age_h, VIDEO_AGE_H, "h"),
+        "activity": buckets(watches, WATCHES, "watches"),
+    }
+
+
+def by_slice(labels: np.ndarray, probabilities: np.ndarray, slices: Mapping[str, np.ndarray]) -> list[dict[str, str | float]]:
+    """One row a value of every slice, after one over all rows: rows, mean probability, share of positives, ECE, AUC."""
+    labels, probabilities = np.asarray(labels), np.asarray(probabilities)
+    parts = [("all", "all", np.ones(len(labels), bool))] if len(labels) else []
+    for name, values in slices.items():
+        if len(values) != len(labels):
+            raise ValueError(f"slice {name!r} has {len(values)} rows, expected the {len(labels)} of the labels")
+        keys = np.asarray(values).astype(str)
+        parts += [(name, str(value), keys == value) for value in np.unique(keys)]
+    return [{"slice": name, "value": value, **_figures(labels[part], probabilities[part])} for name, value, part in parts]
+
+
+def _figures(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    return {
+        "rows": len(labels),
+        "predicted": float(probabilities.mean(dtype=np.float64)),
+        "observed": float((labels > 0).mean()),
+        "ece": metrics.ece(labels, probabilities),
+        "auc": metrics.auc(labels, probabilities),
+    }
