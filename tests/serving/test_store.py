@@ -7,14 +7,17 @@ import threading
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from watchnext.data.tables import OUTCOMES
+from watchnext.data.tables import OUTCOMES, Tables
 from watchnext.features.catalogue import Ids
 from watchnext.features.events import in_order
 from watchnext.features.fold import Reads, State, read_candidates, read_viewer
 from watchnext.features.folding import log_of
-from watchnext.features.replay import fold
+from watchnext.features.replay import fold, read_all
 from watchnext.serving import store as store_module
 from watchnext.serving.environment import StoreError
 from watchnext.serving.events import Event, id_key, id_of
@@ -88,6 +91,48 @@ def test_events_one_by_one_give_the_bits_of_the_folded_log(built, release, tmp_p
                 reads(layout, state.viewers[row], state.videos, state.creators, as_of, release),
             )
     assert done > 500
+    store.close()
+
+
+def random_impressions(random: np.random.Generator, users: list[int], videos: list[str]) -> pl.DataFrame:
+    """Forty impressions with times that tie and gaps of days, outcomes at once, after the watch or days late; the last viewer
+    comes once."""
+    n = 40
+    steps = random.choice([0, 0, 1, 800, 3_600_000, 90 * 3_600_000], n)
+    viewers = random.choice(users[:-1], n)
+    viewers[random.integers(n)] = users[-1]
+    watch_ms = random.choice([0, 0, 700, 5_000, 61_500], n)
+    late = random.choice([0, 0, 1, 2 * 3_600_000, 200 * 3_600_000], n)
+    time_ms = NOW + np.cumsum(steps)
+    frame = {"user_id": viewers, "video_id": random.choice(videos, n), "time_ms": time_ms, "watch_ms": watch_ms}
+    flags = {name: random.random(n) < 0.3 for name in OUTCOMES}
+    return pl.DataFrame({**frame, "received_ms": time_ms + watch_ms + late, **flags})
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32 - 1))
+def test_every_impression_reads_from_the_store_the_bits_that_training_reads(seed, built, release, tmp_path_factory):
+    """A random log, event by event through the store; before each impression what was known strictly before it."""
+    random, layout = np.random.default_rng(seed), release.layout
+    users = [release.user_ids.value(row) for row in range(5)]
+    videos = [release.video_ids.value(row) for row in random.choice(len(release.catalogue), 6, replace=False)]
+    impressions = random_impressions(random, users, videos)
+    tables = Tables(impressions, built[1].users, built[1].videos)
+    log = log_of(tables, release.catalogue, release.user_ids, release.pipeline.schema)
+    sizes = {"users": len(release.user_ids.ids), "videos": len(release.catalogue), "creators": len(release.state.creators)}
+    wanted = read_all(layout, State.empty(layout, **sizes), log, log.time_ms)
+    store = Store.open(tmp_path_factory.mktemp("store"), empty_of(release), durable=False)
+    creator_rows, tag_rows = np.array(release.catalogue.creator_rows), np.array(release.catalogue.tag_rows)
+    events = events_of(impressions, log)
+    for i, as_of in enumerate(log.time_ms):
+        while events and events[0].known_at < as_of:
+            store.apply([events.pop(0)])
+        viewer, row = store.viewer(impressions["user_id"][i]), log.video_rows[i : i + 1]
+        out = Reads.empty(layout, 1, 1)
+        out.gap_s[0] = read_viewer(layout, viewer, as_of, out.user[0], out.history_rows[0], out.history[0])
+        read_candidates(layout, viewer, store.videos, store.creators, as_of, row, creator_rows, tag_rows, out.candidate)
+        for name, values in vars(out).items():
+            np.testing.assert_array_equal(values[0], getattr(wanted, name)[i], err_msg=name)
     store.close()
 
 
