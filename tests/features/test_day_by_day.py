@@ -1,5 +1,6 @@
 """A log that grows, a day that comes late, a build that is cut off: always the bytes of one that is built at once."""
 
+import itertools
 from datetime import timedelta
 from pathlib import Path
 
@@ -135,16 +136,56 @@ def test_other_labels_or_another_catalogue_build_anew(log, world_schema, tmp_pat
     same(tmp_path / "a" / "features", tmp_path / "b" / "features")
 
 
-def test_days_whose_times_overlap_are_one_stretch(log, tmp_path):
+def test_a_stretch_goes_from_a_days_first_request_to_the_next_days(log, tmp_path):
     write_tables(log, tmp_path)
-    days = StoredTables.open(tmp_path).days
-    plan = Plan.of(days, SPLIT, "streaming")
-    assert [len(stretch.days) for stretch in plan.stretches] == [1] * 8
+    stored = StoredTables.open(tmp_path)
+    days, plan = stored.days, Plan.of(stored, SPLIT, "streaming")
+    assert [(stretch.days, stretch.end_ms, stretch.rows) for stretch in plan.stretches] == [((d,), None, d.rows) for d in days]
     assert (plan.starts, plan.opens) == ({1: days[6].first_ms, 2: days[7].first_ms}, {1: 6, 2: 7})
+
+
+def overlapping(log: Tables) -> Tables:
+    """What happens in the last two hours before midnight is in the file of the next day, as where sessions go on over it; but
+    every third impression is not."""
+    hour = (pl.col("time_ms") // 3_600_000) % 24
+    moved = pl.when((hour >= 22) & (pl.int_range(pl.len()) % 3 > 0)).then(pl.col("day") + timedelta(days=1)).otherwise("day")
+    last = log.impressions["day"].max()
+    frame = log.impressions.with_columns(day=pl.min_horizontal(moved, pl.lit(last)))
+    return Tables(frame, log.users, log.videos)
+
+
+def test_of_days_that_overlap_the_rest_is_in_the_next_stretch(log, tmp_path):
+    tables = overlapping(log)
+    write_tables(tables, tmp_path)
+    stored = StoredTables.open(tmp_path)
+    plan = Plan.of(stored, SPLIT, "streaming")
+    assert len(plan.stretches) == 8
+    assert any(len(stretch.days) == 2 for stretch in plan.stretches)
+    parts = [stretch.impressions(stored) for stretch in plan.stretches]
+    assert [len(part) for part in parts] == [stretch.rows for stretch in plan.stretches]
+    assert pl.concat(parts).equals(stored.all().impressions)
+    for earlier, later in itertools.pairwise(plan.stretches):
+        assert earlier.closes_ms <= later.start_ms
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_days_that_overlap_grow_into_the_bytes_of_a_whole_build(regime, log, world_schema, tmp_path):
+    tables, grown, at_once = overlapping(log), tmp_path / "grown", tmp_path / "once"
+    found = [build(until(tables, days), grown, world_schema, regime) for days in (5, 7, 8)]
+    build(until(tables, 8), at_once, world_schema, regime)
+    same(grown / "features", at_once / "features")
+    if regime == "streaming":  # the day before a new one is folded again where its end is another now
+        assert [each.kept >= least for each, least in zip(found, (0, 4, 6), strict=True)] == [True] * 3
+        assert found[-1].kept == 6
+
+
+def test_a_day_with_a_row_of_long_ago_is_one_with_the_days_between(log, world_schema, tmp_path):
     frame = log.impressions
     astray = frame.with_columns(
-        day=pl.when(pl.int_range(pl.len()) == 0).then(frame["day"][0] + timedelta(days=2)).otherwise("day")
+        day=pl.when(pl.int_range(pl.len()) == 40).then(frame["day"][40] + timedelta(days=2)).otherwise("day")
     )
-    write_tables(Tables(astray, log.users, log.videos), tmp_path)
-    plan = Plan.of(StoredTables.open(tmp_path).days, SPLIT, "streaming")
-    assert [len(stretch.days) for stretch in plan.stretches] == [3, 1, 1, 1, 1, 1]
+    tables = Tables(astray, log.users, log.videos)
+    build(tables, tmp_path, world_schema)
+    plan = Plan.of(StoredTables.open(tmp_path / "tables"), SPLIT, "streaming")
+    assert [len(stretch.days) for stretch in plan.stretches] == [1, 3, 1, 1, 1, 1, 1]
+    np.testing.assert_array_equal(np.load(tmp_path / "features" / "columns" / "time_ms.npy"), frame["time_ms"].to_numpy())

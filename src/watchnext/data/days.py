@@ -13,9 +13,12 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from watchnext.data.tables import DataError, Tables, in_order
+
+LATEST = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,10 @@ def write_tables(tables: Tables, folder: Path) -> None:
     finish(folder, [write_day(folder, str(day), parts[day,]) for day in sorted(day for (day,) in parts)])
 
 
+def _is_within(day: Day, start_ms: int | None, end_ms: int | None) -> bool:
+    return (start_ms is None or day.first_ms >= start_ms) and (end_ms is None or day.last_ms < end_ms)
+
+
 def read_parquet(path: Path, *, repair: str) -> pl.DataFrame:
     """Read one Parquet file; a missing or truncated one is named together with the command that mends it."""
     if not Path(path).exists():
@@ -107,10 +114,21 @@ class StoredTables:
     def videos(self) -> pl.DataFrame:
         return read_parquet(self.folder / "videos.parquet", repair=self.repair)
 
-    def impressions(self, days: Sequence[Day]) -> pl.DataFrame:
-        """The rows of some days in the order of the log, be their times apart or not."""
+    def impressions(self, days: Sequence[Day], start_ms: int | None = None, end_ms: int | None = None) -> pl.DataFrame:
+        """The rows of some days in the order of the log, be their times apart or not; those from `start_ms` on, before
+        `end_ms`."""
         parts = [read_parquet(day_file(self.folder, day.day), repair=self.repair) for day in days]
+        for place, (day, part) in enumerate(zip(days, parts, strict=True)):
+            if not _is_within(day, start_ms, end_ms):
+                parts[place] = part.filter(pl.col("time_ms").is_between(start_ms or 0, end_ms or LATEST, closed="left"))
         return parts[0] if len(parts) == 1 else in_order(pl.concat(parts))
+
+    def rows_within(self, day: Day, start_ms: int, end_ms: int | None) -> int:
+        """How many rows of a day lie in that time."""
+        if _is_within(day, start_ms, end_ms):
+            return day.rows
+        times = pl.scan_parquet(day_file(self.folder, day.day), hive_partitioning=False).select("time_ms").collect().to_series()
+        return int(times.is_between(start_ms, end_ms or LATEST, closed="left").sum())
 
     def all(self) -> Tables:
         """Everything, in memory."""

@@ -99,7 +99,7 @@ class Replay:
         with TemporaryDirectory(prefix="watchnext-replay-") as folder:
             store = Store.open(Path(folder), self.release, durable=False)
             try:
-                events, days_ms = sorted(events, key=lambda e: e.known_at), np.unique(day_starts(test))
+                events, days_ms = sorted(events, key=lambda e: e.known_at), day_starts(test)
                 stream = Stream(store, events, regime=self.regime, days_ms=days_ms)
                 return self._replayed(Recommender(self.release, store), stream, test)
             finally:

@@ -145,19 +145,24 @@ class FeatureBuilder:
     # ---- report ------------------------------------------------------------------------------------------------------
 
     def _report(self, folding: Folding, pipeline: FeaturePipeline) -> dict:
-        plan, entries = folding.plan, folding.ledger.entries
-        days = [(split, day) for stretch in plan.stretches for day, split in zip(stretch.days, stretch.split, strict=True)]
-        sums = {day: sums for entry in entries for day, sums in entry.sums.items()}
+        # Of a day that goes on behind the next one's first request there is a part in each stretch.
+        parts = [
+            (split, entry.sums[day.day])
+            for entry, stretch in zip(folding.ledger.entries, folding.plan.stretches, strict=True)
+            for day, split in zip(stretch.days, stretch.split, strict=True)
+        ]
         return {
             "regime": self.regime,
             "schema": self.schema.fingerprint,
             "data_hash": folding.stored.hash,
             "as_of_ms": folding.as_of_ms,
-            "impressions": {name: sum(day.rows for split, day in days if split == i) for i, name in enumerate(SPLITS)},
+            "impressions": {
+                name: int(sum(sums["rows"] for split, sums in parts if split == i)) for i, name in enumerate(SPLITS)
+            },
             **folding.sizes,
             "viewer_state_bytes": 8 * folding.layout.viewer,
             "inputs": asdict(pipeline.sizes),
-            "labels": rates((split, sums[day.day]) for split, day in days),
+            "labels": rates(parts),
         }
 
 

@@ -67,7 +67,7 @@ class Folding:
         regime: str,
         snapshots: int,
     ) -> None:
-        self.folder, self.stored, self.plan = folder, stored, Plan.of(stored.days, split, regime)
+        self.folder, self.stored, self.plan = folder, stored, Plan.of(stored, split, regime)
         self.schema, self.labels, self.regime = schema, labels, regime
         vector = schema.of("video", "vector")
         self.catalogue = Catalogue.of(
@@ -166,8 +166,8 @@ class Folding:
         """What `opening` needs beside the snapshots: which one, and what of the log was known between it and `as_of_ms`."""
         place = self.plan.opens[2]
         items, stretch = self.state.items(place), self.plan.stretches[place]
-        # None but where days overlap in time: then the stretch of the first test day begins before it.
-        impressions = self.stored.impressions(stretch.days).filter(pl.col("time_ms") < self.as_of_ms)
+        # None but where a later day begins before the first test day: then they are one stretch.
+        impressions = stretch.impressions(self.stored).filter(pl.col("time_ms") < self.as_of_ms)
         rest = log_of(Tables(impressions, self.stored.users, self.stored.videos), self.catalogue, self.users, self.schema)
         log = opening(items, rest)
         save_arrays(self.folder / "state" / "opening", {name: getattr(log, name) for name in PER_ROW})
@@ -176,12 +176,12 @@ class Folding:
 
     def load(self, stretch: Stretch) -> Loaded:
         """Read a stretch."""
-        impressions = self.stored.impressions(stretch.days)
+        impressions = stretch.impressions(self.stored)
         log = log_of(Tables(impressions, self.stored.users, self.stored.videos), self.catalogue, self.users, self.schema)
         names = impressions["day"].cast(pl.String)
         split_of = {day.day: split for day, split in zip(stretch.days, stretch.split, strict=True)}
         split = names.replace_strict(split_of, return_dtype=pl.Int8).to_numpy()
-        visible = visible_until(self.regime, impressions, split, self.plan.starts)
+        visible = visible_until(self.regime, impressions, split, self.plan.starts, self.plan.days_ms)
         duration_ms = np.asarray(self.catalogue.duration_ms)[log.video_rows]
         targets, ratio = self.labels.targets(impressions, duration_ms), watch_ratio(impressions, duration_ms)
         days = {day.day: (names == day.day).to_numpy() for day in stretch.days}

@@ -12,17 +12,21 @@ def split_starts(split: np.ndarray, time_ms: np.ndarray) -> dict[int, float]:
 
 
 def day_starts(impressions: pl.DataFrame) -> np.ndarray:
-    """(N,) float64: the time of the first request of each row's day."""
-    return impressions.select(pl.col("time_ms").min().over("day").cast(pl.Float64)).to_series().to_numpy()
+    """The times of the first request of each day, ascending, float64."""
+    return np.unique(impressions.group_by("day").agg(pl.col("time_ms").min().cast(pl.Float64))["time_ms"].to_numpy())
 
 
 def visible_until(
-    regime: str, impressions: pl.DataFrame, split: np.ndarray, starts: dict[int, float] | None = None
+    regime: str,
+    impressions: pl.DataFrame,
+    split: np.ndarray,
+    starts: dict[int, float] | None = None,
+    days_ms: np.ndarray | None = None,
 ) -> np.ndarray:
     """(N,) float64: every impression sees what was known strictly before this time. All rows but held-out ones stream.
 
-    frozen: held-out rows see the state at the start of their split, one of `starts` where `impressions` are not all. daily: at
-    the first request of their day. streaming: at their own.
+    frozen: held-out rows see the state at the start of their split. daily: at the last first request of a day. streaming: at
+    their own. Where `impressions` are not all, `starts` are those of the splits and `days_ms` those of the days.
     Raises ValueError naming a regime that is none of REGIMES.
     """
     if regime not in REGIMES:
@@ -30,7 +34,8 @@ def visible_until(
     time_ms = impressions["time_ms"].to_numpy().astype(np.float64)
     until = time_ms.copy()
     if regime == "daily":
-        until[split > 0] = day_starts(impressions)[split > 0]
+        days_ms = day_starts(impressions) if days_ms is None else days_ms
+        until[split > 0] = days_ms[np.searchsorted(days_ms, time_ms[split > 0], side="right") - 1]
     elif regime == "frozen":
         for held_out, start in (split_starts(split, time_ms) if starts is None else starts).items():
             until[split == held_out] = start

@@ -158,7 +158,7 @@ class LogState:
             raise DataError(f"{stored.folder} holds no impressions; look at rejected.parquet there for why")
         self.stored, self.schema, self.catalogue = stored, schema, catalogue
         self.users, self.layout = Ids.of(stored.users["user_id"]), Layout.of(schema.state)
-        stretches = unsplit(stored.days)
+        stretches = unsplit(stored)
         self._days = StateDays(
             Path(folder),
             stretches,
@@ -191,7 +191,7 @@ class LogState:
         return kept, why
 
     def _load(self, stretch: Stretch) -> Log:
-        impressions = self.stored.impressions(stretch.days)
+        impressions = stretch.impressions(self.stored)
         known = pl.Series(self.catalogue.ids.rows_of(impressions["video_id"]) >= 0)
         tables = Tables(impressions.filter(known), self.stored.users, self.stored.videos)
         return log_of(tables, self.catalogue, self.users, self.schema)

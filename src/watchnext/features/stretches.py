@@ -1,90 +1,100 @@
 """Which parts of the log were folded, and which are to be: the plan of a build, compared with the ledger of the last one.
 
-A stretch is a day of the log; days whose times overlap are one. What was built of a stretch stays as long as it, and all before
-it, are what they were.
+A stretch is a day of the log, from its first request to that of the next day: where days overlap in time, the rest of one is in
+the stretch of the other. What was built of a stretch stays as long as it, and all before it, are what they were.
 """
 
 import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from watchnext.data.days import Day
+from watchnext.data.days import Day, StoredTables
 from watchnext.data.splits import NO_SPLIT, TimeSplit
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """Some days of the log, split[i] of days[i] as in SPLITS (-1: in none). `sees` says what its held-out rows see."""
+    """The impressions of a log from `start_ms` on, and before `end_ms` where a day goes on behind it; `rows` of them.
+
+    days, split   the days that have some, and split[i] of days[i] as in SPLITS (-1: in none)
+    sees          what its held-out rows see
+    """
 
     days: tuple[Day, ...]
     split: tuple[int, ...]
     sees: str
-
-    @property
-    def rows(self) -> int:
-        return sum(day.rows for day in self.days)
-
-    @property
-    def first_ms(self) -> int:
-        return min(day.first_ms for day in self.days)
+    start_ms: int
+    end_ms: int | None
+    rows: int
 
     @property
     def closes_ms(self) -> float:
         """The next moment after its last request: a snapshot holds what was known strictly before."""
-        return float(np.nextafter(max(day.last_ms for day in self.days), np.inf))
+        return float(self.end_ms or np.nextafter(max(day.last_ms for day in self.days), np.inf))
 
     @property
     def identity(self) -> dict:
         """What must be the same for what was built of it to stay."""
-        return {"days": [[day.day, day.sha256] for day in self.days], "sees": self.sees}
+        cut = self.start_ms if any(day.first_ms < self.start_ms for day in self.days) else None
+        return {"days": [[day.day, day.sha256] for day in self.days], "within": [cut, self.end_ms], "sees": self.sees}
+
+    def impressions(self, stored: StoredTables) -> pl.DataFrame:
+        """Its rows, in the order of the log."""
+        return stored.impressions(self.days, self.start_ms, self.end_ms)
 
 
 @dataclass(frozen=True)
 class Plan:
     """The whole log as stretches. Of each held-out split (1 valid, 2 test), `starts` is its first time and `opens` the stretch
-    that this is in."""
+    that this is in; `days_ms` are the first times of all days, ascending."""
 
     stretches: tuple[Stretch, ...]
     starts: dict[int, float]
     opens: dict[int, int]
+    days_ms: np.ndarray
 
     @classmethod
-    def of(cls, days: Sequence[Day], split: TimeSplit, regime: str) -> "Plan":
+    def of(cls, stored: StoredTables, split: TimeSplit, regime: str) -> "Plan":
         """Raises DataError where a split would be empty."""
+        days = stored.days
         named = split.assign(pl.Series([day.day for day in days], dtype=pl.String).str.to_date()).tolist()
         of_day = dict(zip(days, named, strict=True))
         starts = {s: float(min(day.first_ms for day in days if of_day[day] == s)) for s in (1, 2) if s in named}
         found = []
-        for run in _runs(days):
-            held_out = [f"{day.day}={of_day[day]}" for day in run if of_day[day] > 0]
+        for stretch in unsplit(stored):
+            held_out = [f"{day.day}={of_day[day]}" for day in stretch.days if of_day[day] > 0]
             sees = "streaming"
             if held_out and regime != "streaming":
                 sees = " ".join([regime, *held_out, *([str(starts)] if regime == "frozen" else [])])
-            found.append(Stretch(tuple(run), tuple(of_day[day] for day in run), sees))
-        opens = {s: next(i for i, stretch in enumerate(found) if s in stretch.split) for s in starts}
-        return cls(tuple(found), starts, opens)
+            found.append(replace(stretch, split=tuple(of_day[day] for day in stretch.days), sees=sees))
+        opens = {s: sum(stretch.start_ms <= start for stretch in found) - 1 for s, start in starts.items()}
+        return cls(tuple(found), starts, opens, np.unique([float(day.first_ms) for day in days]))
 
 
-def unsplit(days: Sequence[Day]) -> tuple[Stretch, ...]:
-    """The log as stretches of which nothing is read."""
-    return tuple(Stretch(tuple(run), (NO_SPLIT,) * len(run), "nothing") for run in _runs(days))
-
-
-def _runs(days: Sequence[Day]) -> list[list[Day]]:
-    """Days one by one, but those together whose times overlap, and all between them."""
-    runs: list[list[Day]] = []
-    for day in days:
-        run = [day]
-        while runs and max(earlier.last_ms for earlier in runs[-1]) >= min(later.first_ms for later in run):
-            run = [*runs.pop(), *run]
-        runs.append(run)
-    return runs
+def unsplit(stored: StoredTables) -> tuple[Stretch, ...]:
+    """The log as stretches of which nothing is read, from one day's first request to the next day's. A day that begins before
+    the one that should come before it is one with it."""
+    begun: list[tuple[int, list[Day]]] = []
+    for day in stored.days:
+        start, own = day.first_ms, [day]
+        while begun and begun[-1][0] >= start:
+            own = begun.pop()[1] + own
+        begun.append((start, own))
+    found, going_on = [], []
+    for place, (start, own) in enumerate(begun):
+        days = tuple(day for day in [*going_on, *own] if day.last_ms >= start)
+        end = begun[place + 1][0] if place + 1 < len(begun) else None
+        going_on = [day for day in days if end is not None and day.last_ms >= end]
+        end = end if going_on else None
+        rows = sum(stored.rows_within(day, start, end) for day in days)
+        found.append(Stretch(days, (NO_SPLIT,) * len(days), "nothing", start, end, rows))
+    return tuple(found)
 
 
 @dataclass(frozen=True)
