@@ -53,9 +53,7 @@ def table(report: dict) -> str:
 def replayed_under(regime: str, config: DictConfig, release: Release) -> Replay:
     """The funnel is followed under the configured regime alone; under the others impressions are scored."""
     requests = config.evaluation.requests if regime == config.regime else 0
-    return Replay(
-        release=release, regime=regime, slate=config.evaluation.slate, requests=requests
-    )
+    return Replay(release=release, regime=regime, slate=config.evaluation.slate, requests=requests)
 
 
 def replay(config: DictConfig) -> None:
