@@ -16,20 +16,38 @@ from watchnext import tracking
 from watchnext.dispatch import composed, plain, write_report
 from watchnext.features.batches import FeatureSet
 from watchnext.nn.weights import written_aside
+from watchnext.ranking.fitting import Fitted, held_out
+from watchnext.ranking.fitting import fit as fit_ranker
 from watchnext.schema import SchemaError
 
 
-def fit(config: DictConfig, run: tracking.Run, features: FeatureSet, out: Path) -> dict[str, float]:
-    """Fit, test, and write the network to `out`; returns the test metrics."""
-    module = instantiate(config.model.module)(features=features)
-    best = instantiate(config.model.best)
-    logger = MLFlowLogger(run_id=run.id, tracking_uri=run.tracking_uri)
+def trained(config: DictConfig, run: tracking.Run, module: pl.LightningModule) -> dict[str, float]:
+    """Fit one network and measure its best epoch; Lightning keeps the figures of every epoch in the run."""
+    best, logger = instantiate(config.model.best), MLFlowLogger(run_id=run.id, tracking_uri=run.tracking_uri)
     trainer: pl.Trainer = instantiate(config.trainer, callbacks=[best, TQDMProgressBar(refresh_rate=10)], logger=logger)
     trainer.fit(module, module.loader("train", seed=config.seed), module.loader("valid", seed=config.seed))
-    trainer.validate(module, module.loader("valid", seed=config.seed), verbose=False)
-    found = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    trainer.test(module, module.loader("test", seed=config.seed), verbose=False)
-    found |= {name: float(value) for name, value in trainer.callback_metrics.items()} | {"best_epoch": float(best.epoch)}
+    found = {"best_epoch": float(best.epoch)}
+    for split, measure in (("valid", trainer.validate), ("test", trainer.test)):
+        measure(module, module.loader(split, seed=config.seed), verbose=False)
+        found |= {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return found
+
+
+def fitted(config: DictConfig, run: tracking.Run, module: Fitted) -> dict[str, float]:
+    """Fit trees or a committee, and measure them."""
+
+    def trainer(name: str, best: pl.Callback) -> pl.Trainer:
+        logger = MLFlowLogger(run_id=run.id, tracking_uri=run.tracking_uri, prefix=name)
+        return instantiate(config.trainer, callbacks=[best, TQDMProgressBar(refresh_rate=10)], logger=logger)
+
+    fit_ranker(module, None, name=config.model.name, seed=config.seed, trainer=trainer, log=run.log_metrics)
+    return held_out(module, "valid") | held_out(module, "test") | module.figures
+
+
+def fit(config: DictConfig, run: tracking.Run, features: FeatureSet, out: Path) -> dict[str, float]:
+    """Fit, measure, and write the model to `out`; returns its figures on held-out days."""
+    module = instantiate(config.model.module)(features=features)
+    found = (trained if isinstance(module, pl.LightningModule) else fitted)(config, run, module)
     with written_aside(out) as folder:
         module.save(folder)
         write_metrics(folder / "metrics.json", found)

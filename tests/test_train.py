@@ -32,6 +32,7 @@ for words in commands:
     print("\\nEXIT " + json.dumps(code), flush=True)
 """
 ONE_EPOCH = ["trainer.max_epochs=1"]
+FEW_TREES = "model.module.members.trees.module.rounds=3"
 
 
 def environment() -> dict[str, str]:
@@ -69,17 +70,18 @@ def place(tmp_path, world_folder) -> Path:
 
 
 def test_training_writes_a_network_and_a_finished_run_and_says_what_is_wrong(place, world_schema):
-    """Six command lines in one process: two equal trainings, another model, and three mistakes."""
-    (first, again, towers, *mistakes), errors = exits(
+    """Seven command lines in one process: two equal trainings, two other models, and three mistakes."""
+    (first, again, towers, committee, *mistakes), errors = exits(
         place,
         ["model=ranker", "out=first", *ONE_EPOCH],
         ["model=ranker", "out=again", *ONE_EPOCH],
         ["model=two_tower", "out=towers", "data=world", "data.outputs=outputs", "metrics=figures/towers.json", *ONE_EPOCH],
+        ["model=committee", "out=committee", FEW_TREES, *ONE_EPOCH],
         ["trainer.max_epoch=1"],
         ["model=rankr"],
         ["data.outputs=elsewhere"],
     )
-    assert [first, again, towers] == [0, 0, 0], errors
+    assert [first, again, towers, committee] == [0, 0, 0, 0], errors
 
     assert sorted(path.name for path in (place / "first").iterdir()) == ["metrics.json", "model.json", "weights.safetensors"]
     metrics = json.loads((place / "first/metrics.json").read_text())
@@ -88,8 +90,12 @@ def test_training_writes_a_network_and_a_finished_run_and_says_what_is_wrong(pla
         assert (place / "first" / name).read_bytes() == (place / "again" / name).read_bytes()
     assert {"embeddings.npy", "queries.npy"} <= {path.name for path in (place / "towers").iterdir()}
     assert json.loads((place / "figures/towers.json").read_text()) == json.loads((place / "towers/metrics.json").read_text())
-    assert statuses(place) == [("ranker", "FINISHED"), ("ranker", "FINISHED"), ("two_tower", "FINISHED")]
-    assert len(list((place / "mlruns").glob("*/artifacts/model/weights.safetensors"))) == 3
+    assert {"weight/trees/long_view", "test/gauc_long_view"} <= json.loads(
+        (place / "committee/metrics.json").read_text()
+    ).keys()
+    names = ("committee", "ranker", "ranker", "two_tower")
+    assert statuses(place) == [(name, "FINISHED") for name in names]
+    assert len(list((place / "mlruns").glob("*/artifacts/model/weights.safetensors"))) == 4
 
     assert "unknown key 'trainer.max_epoch'; did you mean trainer.max_epochs?" in mistakes[0]
     assert "ranker" in mistakes[1]

@@ -12,7 +12,10 @@ from watchnext.features.encoding import InputSizes
 from watchnext.metrics import auc
 from watchnext.nn.export import export_graph
 from watchnext.nn.weights import build_network, load_network
+from watchnext.ranking.boosted import BoostedModule
+from watchnext.ranking.committee import CommitteeModule
 from watchnext.ranking.heads import WATCH, Scorer, predictions
+from watchnext.ranking.losses import MultiTask
 from watchnext.ranking.module import RankingModule
 from watchnext.retrieval.module import RetrievalModule
 from watchnext.schema import FeatureSchema, SchemaError
@@ -115,14 +118,34 @@ def fitted(module, loss_of, steps: int) -> list[float]:
 # ---- ranking ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=of_kind(RankingModule))
+RANKERS = [model for kind in (RankingModule, BoostedModule, CommitteeModule) for model in of_kind(kind)]
+
+
+def overfitted(module, features, rows) -> None:
+    """Fit a model of any kind to `rows`, as far as it goes."""
+    if isinstance(module, CommitteeModule):
+        module.fit(rows, seed=0, member=lambda name, member, best, seed: overfitted(member, features, rows))
+    elif isinstance(module, BoostedModule):
+        module.parameters |= {"min_child_weight": 0.0, "lambda": 0.0, "subsample": 1.0, "eta": 0.3}
+        module.fit(rows, rows, seed=0, log=lambda values, step: None)
+    else:
+        inputs, targets = inputs_of(features, rows), torch.from_numpy(features.columns["targets"][rows])
+        fitted(module, lambda: module.loss(module.network(inputs), targets, torch.zeros(len(rows))), steps=250)
+
+
+@pytest.fixture(scope="module", params=RANKERS)
 def ranking(request, world_features):
     """A module overfitted to 32 rows, their inputs, and its losses before and after."""
     torch.manual_seed(0)
     module = instantiate(request.param.module)(features=world_features)
     rows = mixed_rows(world_features)
     inputs, targets = inputs_of(world_features, rows), torch.from_numpy(world_features.columns["targets"][rows])
-    losses = fitted(module, lambda: module.loss(module.network(inputs), targets), steps=250)
+    loss, losses = MultiTask(weights={"click": 0.5, "long_view": 1.0, "like": 0.5, "watch_s": 0.2}), []
+    for phase in (0, 1):
+        if phase:
+            overfitted(module, world_features, rows)
+        with torch.no_grad():
+            losses.append(loss(module.network.eval()(inputs), targets).item())
     return module, inputs, targets, losses
 
 

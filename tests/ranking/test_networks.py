@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from watchnext.ranking.dcn import DCN
+from watchnext.ranking.factorization import FactorizationMachine
 from watchnext.ranking.linear import LogisticRegression
 from watchnext.types import TARGETS
 
@@ -30,6 +31,25 @@ def test_logistic_regression_is_a_sum_of_weights(world_features):
                 [batch[name][i] for name in ("user_values", "query_values", "video_values", "candidate_values", "video_vector")]
             )
             torch.testing.assert_close(found[i], total + network.values.weight @ values, rtol=1e-4, atol=1e-5)
+
+
+def test_a_factorization_machine_is_a_sum_over_pairs(world_features):
+    torch.manual_seed(0)
+    sizes = world_features.pipeline.sizes
+    network = FactorizationMachine(sizes=sizes, targets=2, dimension=3)
+    batch = world_features.batch(np.array([40, 900, 1700]))
+    names = ("user_values", "query_values", "video_values", "candidate_values", "video_vector")
+    with torch.no_grad():
+        network.heads.weight.normal_()
+        found, linear = network(batch), network.weights(batch)
+        for i in range(3):
+            codes = torch.cat([batch["user_codes"][i], batch["context_codes"][i]])
+            vectors = [*network.query.codes(codes).view(-1, 3), *network.video.codes(batch["video_codes"][i]).view(-1, 3)]
+            vectors.append(network.video.tags(batch["video_tags"][i]))
+            numbers = torch.cat([batch[name][i] for name in names])
+            vectors += [vector * number for vector, number in zip(network.values, numbers, strict=True)]
+            pairs = sum(a * b for place, a in enumerate(vectors) for b in vectors[place + 1 :])
+            torch.testing.assert_close(found[i], linear[i] + network.heads(pairs), rtol=1e-3, atol=1e-4)
 
 
 def test_dcn_reads_every_input(world_features):

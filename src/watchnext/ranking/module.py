@@ -8,16 +8,22 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from watchnext import metrics
 from watchnext.features.batches import Batches, FeatureSet
+from watchnext.features.pipeline import FeaturePipeline
 from watchnext.nn.module import adam
 from watchnext.nn.weights import build_network, recipe_of, save_network
-from watchnext.ranking.heads import WATCH, predictions
+from watchnext.ranking.blind import Blind, hidden_places
+from watchnext.ranking.figures import figures
+from watchnext.ranking.groups import GroupedBatches
+from watchnext.ranking.heads import predictions
 from watchnext.types import TARGETS
 
 
 class RankingModule(pl.LightningModule):
-    """Any network `inputs > logits (N, T)` under any loss `(logits, targets) > scalar`."""
+    """Any network `inputs > logits (N, T)` under any loss `(logits, targets, groups) > scalar`.
+
+    hide  what it does not see of the inputs, some of `blind.HIDABLE`
+    """
 
     def __init__(
         self,
@@ -28,6 +34,7 @@ class RankingModule(pl.LightningModule):
         learning_rate: float,
         weight_decay: float,
         batch_size: int,
+        hide: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
         self.features, self.learning_rate, self.weight_decay, self.batch_size = (
@@ -36,7 +43,7 @@ class RankingModule(pl.LightningModule):
             weight_decay,
             batch_size,
         )
-        self.recipe = recipe_of(partial(network.func, **{**network.keywords, "targets": len(TARGETS)}), features.pipeline.sizes)
+        self.recipe = _recipe(network, features.pipeline, tuple(hide))
         self.network, self.loss = build_network(self.recipe), loss
         self._scored: list[tuple[Tensor, ...]] = []
 
@@ -45,12 +52,18 @@ class RankingModule(pl.LightningModule):
         rows = self.features.rows(split)
         if not len(rows):
             raise ValueError(f"there are no {split} impressions; check data.split")
-        return Batches(
-            features=self.features, rows=rows, batch_size=self.batch_size, shuffle=split == "train", seed=seed
-        ).loader()
+        common = {"features": self.features, "rows": rows, "batch_size": self.batch_size, "seed": seed}
+        if split == "train" and self.loss.within:
+            return GroupedBatches(within=self.loss.within, **common).loader()
+        return Batches(shuffle=split == "train", **common).loader()
 
-    def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
-        loss = self.loss(self.network(batch), batch["targets"])
+    def training_step(self, batch: dict[str, Tensor], place: int) -> Tensor:
+        loss = self.loss(self.network(batch), batch["targets"], batch.get("groups"))
+        if not loss.isfinite():
+            raise ValueError(
+                f"the loss of batch {place} is {loss.item()}; look at its inputs, or lower model.module.learning_rate, "
+                f"which is {self.learning_rate:g}. Nothing was written; what was trained before is as it was"
+            )
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["targets"]))
         return loss
 
@@ -68,17 +81,23 @@ class RankingModule(pl.LightningModule):
     def _log_metrics(self, split: str) -> None:
         scores, targets, users = (torch.cat(parts).numpy() for parts in zip(*self._scored, strict=True))
         self._scored.clear()
-        for place, name in enumerate(TARGETS):
-            score, target = scores[:, place], targets[:, place]
-            if place == WATCH:
-                self.log(f"{split}/mae_{name}", metrics.mean_absolute_error(target, score))
-                continue
-            self.log(f"{split}/auc_{name}", metrics.auc(target, score), prog_bar=name == "long_view")
-            self.log(f"{split}/gauc_{name}", metrics.gauc(target, score, users))
-            self.log(f"{split}/logloss_{name}", metrics.logloss(target, score))
+        for name, value in figures(scores, targets, users).items():
+            self.log(f"{split}/{name}", value, prog_bar=name == "auc_long_view")
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return adam(self, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
 
     def save(self, folder: Path) -> None:
         save_network(folder, self.network, schema=self.features.pipeline.schema, recipe=self.recipe)
+
+
+def _recipe(network: partial, pipeline: FeaturePipeline, hide: tuple[str, ...]) -> dict:
+    """What rebuilds the configured network, behind a blind where something is hidden."""
+    whole = recipe_of(partial(network.func, **{**network.keywords, "targets": len(TARGETS)}), pipeline.sizes)
+    if not hide:
+        return whole
+    arguments = {
+        "network": {"target": whole["target"], "arguments": whole["arguments"]},
+        "hidden": hidden_places(pipeline, hide),
+    }
+    return recipe_of(partial(Blind, targets=len(TARGETS), **arguments), pipeline.sizes)

@@ -1,0 +1,232 @@
+"""Every ranker on KuaiRand: `python -m benchmarks.ranking --root DIR --valid-start DAY --test-start DAY [--predictions DIR]`.
+
+From the published files through loader, validation, tables, the feature stage (streaming state) and every preset of conf/model
+that ranks; `key=value` words override conf/. Days are the log's own `date`. Figures are of `long_view` on the test days, by
+which nothing is chosen (`--held-out valid` gives those of the validation days, to choose by). The last line is one JSON object.
+
+GAUC weighs viewers with both labels by their positives; nDCG@5 averages over all viewers, 0 where none is positive.
+`rows_per_s` is impressions scored a second, encoding included; `train_s` all of the fit. With several seeds figures are means,
+`seeds` lists each, and Parquet holds the mean score. `over_xgboost` is committee minus xgboost: mean over seeds, 95% of 1,000
+resamples of viewers.
+"""
+
+import argparse
+import json
+import logging
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Mapping
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytorch_lightning as lightning
+import torch
+from omegaconf import DictConfig
+
+from watchnext import metrics
+from watchnext.data.days import StoredTables, write_tables
+from watchnext.data.splits import TimeSplit
+from watchnext.data.tables import DataError
+from watchnext.data.validation import validate
+from watchnext.dispatch import composed, instantiate
+from watchnext.features.__main__ import builder_of
+from watchnext.features.batches import FeatureSet
+from watchnext.features.encoding import PRIOR
+from watchnext.ranking.fitting import fit
+from watchnext.ranking.scoring import scored
+from watchnext.schema import FeatureSchema, SchemaError
+from watchnext.types import TARGETS
+
+LONG_VIEW = TARGETS.index("long_view")
+MODELS = ("logistic_regression", "factorization_machine", "mlp", "dcn", "preference", "xgboost", "committee")
+RESAMPLES = 1000
+
+
+def split_by(days: pl.Series, valid_start: date, test_start: date) -> TimeSplit:
+    """The split whose validation and test days begin at these dates. Raises DataError where a part would be empty."""
+    first, last = days.min(), days.max()
+    if not first < valid_start < test_start <= last:
+        raise DataError(f"the log spans {first} to {last}; expected first day < --valid-start < --test-start <= last day")
+    return TimeSplit(valid_days=(test_start - valid_start).days, test_days=(last - test_start).days + 1)
+
+
+def build(config: DictConfig, work: Path, valid_start: date, test_start: date) -> tuple[StoredTables, FeatureSet]:
+    """The log's tables and features below `work`."""
+    schema = FeatureSchema.load(f"conf/features/{config.data.features}.yaml")
+    tables = validate(instantiate(config.data.loader).read().tables, schema).tables
+    split = split_by(tables.impressions["day"].cast(pl.Date), valid_start, test_start)
+    write_tables(tables, work / "tables")
+    stored = StoredTables.open(work / "tables")
+    builder_of(config, schema, "streaming").build(stored, split, work / "features")
+    return stored, FeatureSet.load(work / "features")
+
+
+def trained(config: DictConfig, features: FeatureSet, seed: int) -> torch.nn.Module:
+    """The fitted network, trees or committee of one preset."""
+    lightning.seed_everything(seed, workers=True, verbose=False)
+
+    def trainer(name: str, best: lightning.Callback) -> lightning.Trainer:
+        quiet = {"logger": False, "enable_progress_bar": False}
+        return instantiate(config.trainer, callbacks=[best], **quiet)
+
+    module = instantiate(config.model.module)(features=features)
+    best = instantiate(config.model.best) if "best" in config.model else None
+    fit(module, best, name=config.model.name, seed=seed, trainer=trainer, log=lambda values, step: None)
+    for name, value in getattr(module, "figures", {}).items():
+        if name.endswith("long_view"):
+            print(f"  {name} {value:g}", file=sys.stderr)
+    return module.network
+
+
+def figures(label: np.ndarray, score: np.ndarray, users: np.ndarray) -> dict[str, float]:
+    return {
+        "auc": metrics.auc(label, score),
+        "gauc": metrics.gauc(label, score, users),
+        "ndcg@5": metrics.ndcg_at(label, score, users, 5),
+        "logloss": metrics.logloss(label, score),
+        "ece": metrics.ece(label, score),
+    }
+
+
+def floors_of(features: FeatureSet, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Scores without a model: nothing, and the smoothed long-view rate of the video, its creator and the viewer."""
+    state, columns = features.pipeline.schema.state, features.columns
+    slowest = len(state.half_lives_h)
+    places = [state.counts.index(name) * slowest + slowest - 1 for name in ("impression", "long_view")]
+    mean = float(columns["targets"][features.rows("train"), LONG_VIEW].mean())
+    counters = {
+        "video": columns["candidate"][rows, 0],
+        "creator": columns["candidate"][rows, 1],
+        "viewer": columns["user"][rows],
+    }
+    found = {"constant": np.full(len(rows), mean)}
+    for name, values in counters.items():
+        shown, long = values[:, places].astype(float).T
+        found[f"{name}_rate"] = np.clip((long + PRIOR * mean) / (shown + PRIOR), 0.0, 1.0)
+    return found
+
+
+class Resampled:
+    """Figures of scores under resamples of viewers, the same ones for every score: `drawn` (R, viewers) says how often."""
+
+    def __init__(self, label: np.ndarray, users: np.ndarray, *, seed: int = 0) -> None:
+        self.label, (names, self.viewers) = label > 0, np.unique(users, return_inverse=True)
+        random = np.random.default_rng(seed)
+        self.drawn = random.multinomial(len(names), np.full(len(names), 1 / len(names)), RESAMPLES).astype(np.float64)
+
+    def auc(self, score: np.ndarray) -> np.ndarray:
+        """AUC (R,) with rows weighed by how often their viewer was drawn."""
+        order = np.argsort(score, kind="stable")
+        place = np.concatenate([[0], np.cumsum(np.diff(score[order]) > 0)])
+        viewers, positive, found = self.viewers[order], self.label[order], []
+        for drawn in self.drawn:
+            weight = drawn[viewers]
+            above, below = (np.bincount(place, weight * side) for side in (positive, ~positive))
+            found.append(above @ (np.cumsum(below) - below / 2) / (above.sum() * below.sum()))
+        return np.array(found)
+
+    def gauc(self, score: np.ndarray) -> np.ndarray:
+        own = np.zeros(self.drawn.shape[1])
+        order = np.lexsort((score, self.viewers))
+        for rows in np.split(order, np.flatnonzero(np.diff(self.viewers[order])) + 1):
+            own[self.viewers[rows[0]]] = metrics.auc(self.label[rows], score[rows])
+        weights = np.where(np.isfinite(own), np.bincount(self.viewers, self.label), 0.0)
+        return self.drawn @ (weights * np.nan_to_num(own)) / (self.drawn @ weights)
+
+
+def over(resampled: Resampled, better: list[np.ndarray], other: list[np.ndarray]) -> dict[str, list[float]]:
+    """By how much scores exceed others, one pair a seed: mean over resamples, and the ends of the middle 95%."""
+    found = {}
+    for name in ("auc", "gauc"):
+        figure = getattr(resampled, name)
+        gains = np.mean([figure(a) - figure(b) for a, b in zip(better, other, strict=True)], axis=0)
+        found[name] = [round(float(value), 5) for value in (gains.mean(), *np.quantile(gains, [0.025, 0.975]))]
+    return found
+
+
+def keys_of(stored: StoredTables, features: FeatureSet, rows: np.ndarray) -> pl.DataFrame:
+    columns = features.columns
+    return pl.DataFrame(
+        {
+            "user_id": stored.users["user_id"].gather(columns["user_rows"][rows]),
+            "video_id": stored.videos["video_id"].gather(columns["video_rows"][rows]),
+            "time_ms": columns["time_ms"][rows].astype(np.int64),
+            "label": columns["targets"][rows, LONG_VIEW].astype(np.int8),
+        }
+    )
+
+
+def measure(configs: Mapping[str, DictConfig], stored: StoredTables, features: FeatureSet, options: argparse.Namespace) -> dict:
+    """Train every preset for every seed and measure it on the days `options.held_out`."""
+    rows = features.rows(options.held_out)
+    keys = keys_of(stored, features, rows)
+    label, users = keys["label"].to_numpy(), features.columns["user_rows"][rows]
+    models, scores = {}, {}
+    for name, config in configs.items():
+        runs, scores[name] = [], []
+        for seed in range(options.seeds):
+            began = time.perf_counter()
+            network = trained(config, features, seed)
+            train_s, began = time.perf_counter() - began, time.perf_counter()
+            scores[name].append(scored(features, network, rows)[:, LONG_VIEW].astype(np.float64))
+            rows_per_s = len(rows) / (time.perf_counter() - began)
+            runs.append(figures(label, scores[name][-1], users) | {"rows_per_s": rows_per_s, "train_s": train_s})
+            print(f"{name} seed {seed} {rounded(runs[-1])}", file=sys.stderr)
+        models[name] = {key: float(np.mean([run[key] for run in runs])) for key in runs[0]}
+        if options.seeds > 1:
+            models[name]["seeds"] = runs
+        if options.predictions:
+            options.predictions.mkdir(parents=True, exist_ok=True)
+            keys.with_columns(score=np.mean(scores[name], axis=0)).write_parquet(options.predictions / f"{name}.parquet")
+    floors = {name: figures(label, score, users) for name, score in floors_of(features, rows).items()}
+    found = {"models": models, "floors": floors, "held_out": options.held_out, "rows": len(rows)}
+    if {"committee", "xgboost"} <= scores.keys():
+        found["over_xgboost"] = over(Resampled(label, users), scores["committee"], scores["xgboost"])
+    return rounded(found)
+
+
+def rounded(found: object) -> object:
+    if isinstance(found, Mapping):
+        return {name: rounded(value) for name, value in found.items()}
+    if isinstance(found, list):
+        return [rounded(value) for value in found]
+    return round(found, 5) if isinstance(found, float) else found
+
+
+def options_of(words: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", required=True, metavar="DIR", help="the unpacked KuaiRand files")
+    parser.add_argument("--valid-start", required=True, type=date.fromisoformat, metavar="DAY")
+    parser.add_argument("--test-start", required=True, type=date.fromisoformat, metavar="DAY")
+    parser.add_argument("--predictions", type=Path, metavar="DIR", help="also write one Parquet a model")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--held-out", choices=("test", "valid"), default="test", help="valid: for choosing a recipe")
+    parser.add_argument("--work", type=Path, metavar="DIR", help="keep tables and features in this folder")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    options = options_of()
+    words = ["data=kuairand", f"data.loader.root={options.root}", *options.overrides]
+    configs = {name: composed([*words, f"model={name}"]) for name in options.models}
+    warnings.filterwarnings("ignore", message=".*(does not have many workers|IterableDataset|treespec, LeafSpec).*")
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    try:
+        with tempfile.TemporaryDirectory() as temporary:
+            work = options.work or Path(temporary)
+            first = next(iter(configs.values()))
+            stored, features = build(first, work, options.valid_start, options.test_start)
+            found = measure(configs, stored, features, options)
+    except (DataError, SchemaError, ValueError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

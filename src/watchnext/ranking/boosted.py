@@ -1,0 +1,171 @@
+"""Gradient-boosted trees, fitted by XGBoost; what is kept are the arrays of `trees.Trees`."""
+
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import xgboost
+
+from watchnext.features.batches import FeatureSet
+from watchnext.nn.weights import build_network, recipe_of, save_network
+from watchnext.ranking.heads import WATCH
+from watchnext.ranking.trees import Columns, Trees, depth_of
+from watchnext.types import TARGETS
+
+CHUNK = 16_384
+SHOWN = 10  # a figure is logged every so many rounds
+RATE = (1e-6, 1.0 - 1e-6)  # of a target that always or never happens
+Log = Callable[[Mapping[str, float], int], None]
+
+
+class Chunks(xgboost.DataIter):
+    """Impressions `rows` as XGBoost reads them: a chunk at a time, of which it keeps the bins."""
+
+    def __init__(self, features: FeatureSet, rows: np.ndarray, columns: Columns) -> None:
+        super().__init__(release_data=True)
+        self.features, self.rows, self.columns, self.at = features, rows, columns, 0
+
+    def next(self, input_data: Callable) -> bool:
+        if self.at >= len(self.rows):
+            return False
+        inputs = self.features.batch(self.rows[self.at : self.at + CHUNK])
+        input_data(data=self.columns(inputs).numpy())
+        self.at += CHUNK
+        return True
+
+    def reset(self) -> None:
+        self.at = 0
+
+
+class BoostedModule:
+    """One forest a target, histogram method; each ends at its best round on validation days.
+
+    network    a partial of Trees: which columns it reads
+    rounds     most trees of a target; it ends `patience` rounds after its best one, by log loss (watch time: error of log1p)
+    min_child  least sum of Hessians in a leaf
+    columns    share of the columns that each tree may read, `rows` the same of rows
+    """
+
+    def __init__(
+        self,
+        *,
+        features: FeatureSet,
+        network: partial,
+        rounds: int,
+        patience: int,
+        learning_rate: float,
+        max_depth: int,
+        min_child: float,
+        rows: float,
+        columns: float,
+        l2: float,
+        threads: int,
+    ) -> None:
+        self.features, self.rounds, self.patience = features, rounds, patience
+        self.parameters = {
+            "tree_method": "hist",
+            "eta": learning_rate,
+            "max_depth": max_depth,
+            "min_child_weight": min_child,
+            "subsample": rows,
+            "colsample_bytree": columns,
+            "lambda": l2,
+            "nthread": threads,
+        }
+        self._of, self.figures = network, {}
+        self.recipe = self._recipe({})
+        self.network: Trees = build_network(self.recipe)
+
+    def _recipe(self, shape: Mapping[str, int]) -> dict:
+        arguments = {**self._of.keywords, "targets": len(TARGETS), **shape}
+        return recipe_of(partial(self._of.func, **arguments), self.features.pipeline.sizes)
+
+    def fit(self, train: np.ndarray, valid: np.ndarray, *, seed: int, log: Log) -> None:
+        """Fit on the impressions `train`, stopping by `valid`; `log` takes figures and the round. Raises ValueError where
+        either is empty."""
+        for rows, name in ((train, "train"), (valid, "valid")):
+            if not len(rows):
+                raise ValueError(f"there are no {name} impressions; check data.split")
+        threads = self.parameters["nthread"]
+        learn = xgboost.QuantileDMatrix(Chunks(self.features, train, self.network.columns), nthread=threads)
+        check = xgboost.QuantileDMatrix(Chunks(self.features, valid, self.network.columns), ref=learn, nthread=threads)
+        forests, bases = [], []
+        for place, name in enumerate(TARGETS):
+            label, checked = (_label(self.features.columns["targets"][rows, place], place) for rows in (train, valid))
+            learn.set_label(label)
+            check.set_label(checked)
+            base = float(label.mean()) if place == WATCH else float(label.mean().clip(*RATE))
+            booster, history = self._boosted(learn, check, place, base, seed)
+            for step, value in enumerate(history):
+                if step % SHOWN == 0:
+                    log({f"valid/loss_{name}": value}, step)
+            forests.append(tree_arrays(booster, booster.best_iteration + 1))
+            self.figures[f"trees/{name}"] = booster.best_iteration + 1.0
+            bases.append(base if place == WATCH else np.log(base / (1 - base)))
+        self._fill(forests, bases)
+
+    def _boosted(self, learn, check, place: int, base: float, seed: int) -> tuple[xgboost.Booster, list[float]]:
+        """The trees of one target, and its loss on `check` after every round."""
+        objective, metric = ("reg:squarederror", "rmse") if place == WATCH else ("binary:logistic", "logloss")
+        told = {**self.parameters, "objective": objective, "eval_metric": metric, "base_score": base, "seed": seed}
+        history: dict = {}
+        booster = xgboost.train(
+            told,
+            learn,
+            self.rounds,
+            evals=[(check, "valid")],
+            early_stopping_rounds=self.patience,
+            evals_result=history,
+            verbose_eval=False,
+        )
+        return booster, history["valid"][metric]
+
+    def _fill(self, forests: list[dict[str, np.ndarray]], bases: list[float]) -> None:
+        """The network of all targets' trees, in the order of TARGETS."""
+        arrays = joined_forests(forests)
+        shape = {"trees": len(arrays["roots"]), "nodes": len(arrays["value"]), "depth": depth_of(arrays)}
+        self.recipe = self._recipe(shape)
+        self.network = build_network(self.recipe)
+        self.network.fill(arrays | {"intercept": np.array(bases, np.float32)})
+        self.network.eval()
+
+    def save(self, folder: Path) -> None:
+        save_network(folder, self.network, schema=self.features.pipeline.schema, recipe=self.recipe)
+
+
+def _label(values: np.ndarray, place: int) -> np.ndarray:
+    """What trees are fitted to: outcomes, and watch time as log1p seconds."""
+    return np.log1p(values) if place == WATCH else values.clip(0.0, 1.0)
+
+
+def tree_arrays(booster: xgboost.Booster, rounds: int) -> dict[str, np.ndarray]:
+    """The first `rounds` trees of one target, one after another."""
+    trees = json.loads(booster.save_raw("json"))["learner"]["gradient_booster"]["model"]["trees"][:rounds]
+    parts, first = [], 0
+    for tree in trees:
+        left, own = np.array(tree["left_children"]), np.arange(len(tree["left_children"]))
+        conditions, leaf = np.array(tree["split_conditions"], np.float32), left < 0
+        parts.append(
+            {
+                "feature": np.where(leaf, 0, tree["split_indices"]),
+                "threshold": conditions,
+                "left": first + np.where(leaf, own, left),
+                "right": first + np.where(leaf, own, tree["right_children"]),
+                "value": np.where(leaf, conditions, np.float32(0.0)),
+                "roots": np.array([first]),
+            }
+        )
+        first += len(left)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def joined_forests(forests: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The forests of T targets as the arrays of one `Trees`."""
+    sizes, trees = ([len(forest[name]) for forest in forests] for name in ("value", "roots"))
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    found = {name: np.concatenate([forest[name] for forest in forests]) for name in ("feature", "threshold", "value")}
+    for name in ("left", "right", "roots"):
+        found[name] = np.concatenate([forest[name] + start for forest, start in zip(forests, starts, strict=True)])
+    return found | {"of_target": np.repeat(np.eye(len(forests), dtype=np.float32), trees, axis=0)}

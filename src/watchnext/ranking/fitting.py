@@ -1,0 +1,56 @@
+"""Fits what a ranking preset describes, be it a network, trees, or a committee of both."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import pytorch_lightning as pl
+import torch
+
+from watchnext.features.batches import FeatureSet
+from watchnext.ranking.committee import CommitteeModule
+from watchnext.ranking.figures import figures
+from watchnext.ranking.scoring import scored
+
+TrainerOf = Callable[[str, pl.Callback], pl.Trainer]  # a member's name, and its best-epoch callback
+Log = Callable[[Mapping[str, float], int], None]
+
+
+class Fitted(Protocol):
+    """What fits itself: trees and committees. `figures` is what there is to tell of the fit."""
+
+    features: FeatureSet
+    network: torch.nn.Module
+    recipe: dict
+
+    @property
+    def figures(self) -> dict[str, float]: ...
+
+    def save(self, folder: Path) -> None: ...
+
+
+def fit(
+    module: Fitted | pl.LightningModule, best: pl.Callback | None, *, name: str, seed: int, trainer: TrainerOf, log: Log
+) -> None:
+    """Fit `module`; a network through `trainer(name, best)`, which keeps the figures of its epochs."""
+    if isinstance(module, pl.LightningModule):
+        trainer(name, best).fit(module, module.loader("train", seed=seed), module.loader("valid", seed=seed))
+        module.eval()
+        return
+    train, valid = (module.features.rows(split) for split in ("train", "valid"))
+    if isinstance(module, CommitteeModule):
+
+        def member(name: str, module: Fitted | pl.LightningModule, best: pl.Callback | None, seed: int) -> None:
+            torch.manual_seed(seed)
+            fit(module, best, name=name, seed=seed, trainer=trainer, log=log)
+
+        module.fit(valid, seed=seed, member=member)
+    else:
+        module.fit(train, valid, seed=seed, log=log)
+
+
+def held_out(module: Fitted, split: str) -> dict[str, float]:
+    """`figures` of a split, named `split/figure`."""
+    rows, columns = module.features.rows(split), module.features.columns
+    found = figures(scored(module.features, module.network, rows), columns["targets"][rows], columns["user_rows"][rows])
+    return {f"{split}/{name}": value for name, value in found.items()}

@@ -1,0 +1,114 @@
+"""A committee's weights, and a network that does not see everything."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from watchnext.metrics import auc, logloss
+from watchnext.ranking.blind import hidden_places
+from watchnext.ranking.committee import BOUNDS, CommitteeModule, platt, simplex
+from watchnext.ranking.linear import LogisticRegression
+from watchnext.ranking.losses import MultiTask
+from watchnext.ranking.mlp import DeepNetwork
+from watchnext.ranking.module import RankingModule
+from watchnext.types import TARGETS
+
+LONG_VIEW = TARGETS.index("long_view")
+MLP = partial(DeepNetwork, embedding=4, hidden=(8,), dropout=0.0)
+
+
+def member(network: partial, hide: tuple[str, ...] = ()) -> dict:
+    loss = MultiTask(weights={"long_view": 1.0})
+    rest = {"learning_rate": 0.01, "weight_decay": 0.0, "batch_size": 64}
+    return {"module": partial(RankingModule, network=network, loss=loss, hide=hide, **rest)}
+
+
+def committee(features, **value) -> CommitteeModule:
+    torch.manual_seed(0)
+    members = {"linear": member(partial(LogisticRegression)), "deep": member(MLP)}
+    members["blind"] = member(MLP, ("own_state", "user_id"))
+    return CommitteeModule(features=features, members=members, steps=4, value=value or {"auc": 1.0})
+
+
+def copies(module: CommitteeModule, features, rows) -> torch.Tensor:
+    """Logits (M, n, T) of the members by themselves."""
+    with torch.no_grad():
+        return torch.stack([each.network(features.batch(rows)) for each in module.members.values()])
+
+
+def test_weights_are_the_best_of_the_grid_and_scores_their_mean(world_features):
+    rows, module = world_features.rows("valid"), committee(world_features)
+    seeds = []
+    module.fit(rows, seed=5, member=lambda name, each, best, seed: seeds.append((name, seed)))
+    assert seeds == [("linear", 5), ("deep", 6), ("blind", 7)]
+    logits, label = copies(module, world_features, rows), world_features.columns["targets"][rows, LONG_VIEW]
+    mine = logits[:, :, LONG_VIEW].double().numpy()
+    best = max(auc(label, np.array(weights) / 4 @ mine) for weights in np.ndindex(5, 5, 5) if sum(weights) == 4)
+    with torch.no_grad():
+        found = module.network(world_features.batch(rows))
+    assert auc(label, found[:, LONG_VIEW].numpy()) == pytest.approx(best, abs=1e-6)
+    torch.testing.assert_close(found, module.network.joined(logits))
+    weights = [module.figures[f"weight/{name}/long_view"] for name in module.members]
+    assert sum(weights) == pytest.approx(1.0)
+    assert module.network.weights[:, LONG_VIEW].tolist() == weights
+
+
+def test_simplex_names_every_weighing_once_the_even_one_first():
+    found = [tuple((weights * 6).round().astype(int)) for weights in simplex(3, 6)]
+    assert found[0] == (2, 2, 2)
+    assert len(set(found)) == len(found) == 28
+    assert all(sum(weights) == 6 for weights in found)
+
+
+def test_platt_finds_the_scale_and_shift_that_were_hidden():
+    random = np.random.default_rng(0)
+    logit = random.normal(size=200_000) * 2
+    label = (random.random(len(logit)) < 1 / (1 + np.exp(-(0.6 * logit - 1.1)))).astype(float)
+    scale, shift = platt(logit, label)
+    assert (scale, shift) == (pytest.approx(0.6, abs=0.02), pytest.approx(-1.1, abs=0.02))
+    before, after = (logloss(label, 1 / (1 + np.exp(-x))) for x in (logit, scale * logit + shift))
+    assert after < before
+
+
+def test_platt_ends_where_likelihood_has_no_maximum():
+    assert platt(np.array([-1.0, 2.0]), np.array([1.0, 1.0])) == (1.0, 0.0)
+    found = platt(np.array([-9.0, -8.0, 7.0, 9.0]), np.array([0.0, 0.0, 1.0, 1.0]))
+    assert np.isfinite(found).all()
+    assert (BOUNDS[0] <= found).all()
+    assert (found <= BOUNDS[1]).all()
+    assert found[0] > 0
+
+
+def test_a_misspelt_aim_is_named(world_features):
+    with pytest.raises(ValueError, match="names 'ndcg', expected auc and gauc"):
+        committee(world_features, ndcg=1.0)
+
+
+def test_what_is_hidden_does_not_matter_and_the_rest_does(world_features):
+    module = committee(world_features).members["blind"]
+    batch = world_features.batch(world_features.rows("test")[-64:])
+    names = world_features.pipeline.value_names("candidate_values")
+    shuffled = batch["candidate_values"].flip(0)
+    own = torch.tensor([name.startswith("user x") for name in names])
+    turned = {
+        "history_values": batch["history_values"].flip(0),
+        "history_mask": 1 - batch["history_mask"],
+        "candidate_values": torch.where(own, shuffled, batch["candidate_values"]),
+    }
+    queries = world_features.pipeline.value_names("query_values")
+    assert all(name.startswith(("user ", "gap_s")) for name in queries)
+    turned["query_values"] = batch["query_values"].flip(0)
+    with torch.no_grad():
+        before = module.network(batch)
+        assert torch.equal(module.network({**batch, **turned}), before)
+        assert not torch.equal(module.network({**batch, "candidate_values": shuffled}), before)
+        assert not torch.equal(module.network({**batch, "user_codes": batch["user_codes"].flip(0)}), before)
+
+
+def test_only_the_id_is_hidden_of_who_it_is(world_features):
+    places = hidden_places(world_features.pipeline, ("user_id",))
+    assert places == {"user_codes": [0]}
+    with pytest.raises(ValueError, match="names 'history', expected some of own_state, user_id"):
+        hidden_places(world_features.pipeline, ("history",))

@@ -1,0 +1,67 @@
+"""The benchmark's own arithmetic: its split by dates, and figures under resamples."""
+
+from datetime import date
+
+import numpy as np
+import polars as pl
+import pytest
+from benchmarks.ranking import Resampled, floors_of, options_of, over, split_by
+
+from watchnext import metrics
+from watchnext.data.tables import DataError
+
+DAYS = pl.Series([date(2022, 4, day) for day in (25, 26, 28, 29, 30)])
+
+
+def test_days_begin_where_they_are_said_to():
+    split = split_by(DAYS, date(2022, 4, 27), date(2022, 4, 29))
+    assert split.assign(DAYS).tolist() == [0, 0, 1, 2, 2]
+
+
+@pytest.mark.parametrize(("valid", "test"), [(25, 27), (27, 27), (29, 27)])
+def test_dates_that_leave_a_part_empty_are_refused(valid, test):
+    with pytest.raises(DataError, match="the log spans 2022-04-25 to 2022-04-30; expected first day < --valid-start"):
+        split_by(DAYS, date(2022, 4, valid), date(2022, 4, test))
+
+
+def test_figures_under_a_resample_are_those_of_the_repeated_rows():
+    random = np.random.default_rng(0)
+    users, label = random.integers(0, 12, 150), (random.random(150) < 0.4).astype(int)
+    label[users == 3] = 1
+    score = random.normal(size=150).round(1)
+    resampled = Resampled(label, users)
+    assert resampled.drawn.shape == (1000, 12)
+    areas, gaucs = resampled.auc(score), resampled.gauc(score)
+    for r in range(5):
+        times = resampled.drawn[r].astype(int)
+        rows = [(row, copy) for row in range(150) for copy in range(times[users[row]])]
+        place, viewers = np.array([row for row, _ in rows]), [f"{users[row]} {copy}" for row, copy in rows]
+        assert areas[r] == pytest.approx(metrics.auc(label[place], score[place]))
+        assert gaucs[r] == pytest.approx(metrics.gauc(label[place], score[place], viewers))
+
+
+def test_a_better_score_lies_above_and_the_same_one_at_zero():
+    random = np.random.default_rng(1)
+    users, label = random.integers(0, 30, 400), (random.random(400) < 0.4).astype(int)
+    noise = random.normal(size=400)
+    found = over(Resampled(label, users), [noise + 3 * label], [noise])
+    assert all(found[name][1] > 0 for name in ("auc", "gauc"))
+    assert over(Resampled(label, users), [noise], [noise]) == {"auc": [0.0, 0.0, 0.0], "gauc": [0.0, 0.0, 0.0]}
+
+
+def test_floors_are_probabilities(world_features):
+    rows = world_features.rows("test")
+    found = floors_of(world_features, rows)
+    assert list(found) == ["constant", "video_rate", "creator_rate", "viewer_rate"]
+    for score in found.values():
+        assert score.shape == rows.shape
+        assert ((score >= 0) & (score <= 1)).all()
+
+
+def test_words_behind_the_models_are_overrides():
+    words = ["--root", "here", "--valid-start", "2022-05-01", "--test-start", "2022-05-03", "min_count=3"]
+    words += ["--models", "mlp", "dcn"]
+    options = options_of(words)
+    assert options.overrides == ["min_count=3"]
+    assert options.models == ["mlp", "dcn"]
+    assert options.test_start == date(2022, 5, 3)
