@@ -16,8 +16,9 @@ from watchnext import tracking
 
 TAGS = {"data_hash": "d1", "schema_fingerprint": "f1"}
 PREAMBLE = """
-    import os, sys, time
+    import os, signal, sys, time
     from pathlib import Path
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts the tests in the background has it ignored
     from watchnext import tracking
     TAGS = {"data_hash": "d1", "schema_fingerprint": "f1"}
     def started(run):
