@@ -175,7 +175,7 @@ def measure(configs: Mapping[str, DictConfig], stored: StoredTables, features: F
             scores[name].append(scored(features, network, rows)[:, LONG_VIEW].astype(np.float64))
             rows_per_s = len(rows) / (time.perf_counter() - began)
             runs.append(figures(label, scores[name][-1], users) | {"rows_per_s": rows_per_s, "train_s": train_s})
-            print(f"{name} seed {seed} {rounded(runs[-1])}", file=sys.stderr)
+            print(f"{name} seed {seed} {metrics.rounded(runs[-1], 5)}", file=sys.stderr)
         models[name] = {key: float(np.mean([run[key] for run in runs])) for key in runs[0]}
         if options.seeds > 1:
             models[name]["seeds"] = runs
@@ -186,15 +186,7 @@ def measure(configs: Mapping[str, DictConfig], stored: StoredTables, features: F
     found = {"models": models, "floors": floors, "held_out": options.held_out, "rows": len(rows)}
     if {"committee", "xgboost"} <= scores.keys():
         found["over_xgboost"] = over(Resampled(label, users), scores["committee"], scores["xgboost"])
-    return rounded(found)
-
-
-def rounded(found: object) -> object:
-    if isinstance(found, Mapping):
-        return {name: rounded(value) for name, value in found.items()}
-    if isinstance(found, list):
-        return [rounded(value) for value in found]
-    return round(found, 5) if isinstance(found, float) else found
+    return metrics.rounded(found, 5)
 
 
 def options_of(words: list[str] | None = None) -> argparse.Namespace:

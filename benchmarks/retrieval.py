@@ -26,6 +26,7 @@ from omegaconf import DictConfig
 from watchnext.data.sequences import Sequences
 from watchnext.data.tables import DataError
 from watchnext.dispatch import composed, instantiate
+from watchnext.metrics import rounded
 from watchnext.retrieval.fusion import chosen, in_logs, pooled
 from watchnext.retrieval.leave_one_out import Histories, LeaveOneOut, histories_of, leave_one_out
 from watchnext.retrieval.module import SequenceModule
@@ -140,14 +141,6 @@ def over_strongest(ranked: Mapping[str, np.ndarray], floors: Mapping[str, Scorer
     return found
 
 
-def rounded(found: object) -> object:
-    if isinstance(found, Mapping):
-        return {name: rounded(value) for name, value in found.items()}
-    if isinstance(found, list):
-        return [rounded(value) for value in found]
-    return round(found, 5) if isinstance(found, float) else found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sequences", required=True, metavar="FILE")
@@ -163,7 +156,7 @@ def main() -> None:
         found = measure(config, histories, ids, held_out=options.held_out, out=options.predictions)
     except (DataError, ValueError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
-    print(json.dumps(rounded(found)))
+    print(json.dumps(rounded(found, 5)))
 
 
 if __name__ == "__main__":

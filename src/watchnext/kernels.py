@@ -1,11 +1,12 @@
 """Compiled functions, kept on disk between runs until any source beside them changes."""
 
-import hashlib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 from numba import config, njit
+
+from watchnext.sources import code_digest
 
 
 def kernel(function: Callable | None = None, **options: object) -> Callable:
@@ -27,5 +28,4 @@ def kernel(function: Callable | None = None, **options: object) -> Callable:
 
 @cache
 def _folder(package: Path) -> str:
-    sources = b"".join(path.read_bytes() for path in sorted(package.glob("*.py")))
-    return str(package / "__pycache__" / f"kernels-{hashlib.sha256(sources).hexdigest()[:12]}")
+    return str(package / "__pycache__" / f"kernels-{code_digest(package)}")

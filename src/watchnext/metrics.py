@@ -4,7 +4,7 @@ Everywhere: labels are 0 or 1, `groups` says whose row it is (viewer, request), 
 finite (nan, +inf, -inf) sinks below every finite one. An average over nobody is nan. Arrays of unequal length raise ValueError.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -258,3 +258,12 @@ def coverage(rows: np.ndarray, catalogue_size: int) -> float:
     """
     rows = np.unique(np.asarray(rows, dtype=np.int64))
     return float(np.count_nonzero(rows >= 0) / catalogue_size) if catalogue_size else float("nan")
+
+
+def rounded(found: object, digits: int) -> object:
+    """Every float of nested mappings and lists to so many digits, for a report: what lies behind differs between processors."""
+    if isinstance(found, Mapping):
+        return {name: rounded(value, digits) for name, value in found.items()}
+    if isinstance(found, list):
+        return [rounded(value, digits) for value in found]
+    return round(found, digits) if isinstance(found, float) else found

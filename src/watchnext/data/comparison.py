@@ -5,10 +5,9 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
 
+from watchnext.data.plots import save
 from watchnext.data.statistics import RATIOS, Statistics
 from watchnext.data.tails import Tail
 
@@ -45,7 +44,7 @@ def picture(logs: Mapping[str, Statistics], path: Path) -> None:
         axes[8].plot(np.arange(24), log.hours, color=colour, linewidth=1.2, label=name)
     _named(axes[8], "Share of impressions", "hour UTC")
     axes[8].legend(fontsize=7, frameon=False)
-    _save(figure, path)
+    save(figure, path, colours=48)
 
 
 def _relative(tail: Tail) -> tuple[np.ndarray, np.ndarray]:
@@ -59,11 +58,3 @@ def _named(axes: Axes, title: str, along: str) -> None:
     axes.tick_params(labelsize=7)
     axes.grid(color="#e6e6e6", linewidth=0.7)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.quantize(48, dither=Image.Dither.NONE).save(path, optimize=True)

@@ -8,7 +8,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,12 +30,6 @@ class Day:
     first_ms: int
     last_ms: int
     sha256: str
-
-
-def code_digest(package: Path) -> str:
-    """16 hex digits over a package's own sources: what other code built is not carried on."""
-    sources = sorted(Path(package).glob("*.py"))
-    return hashlib.sha256(b"".join(path.name.encode() + path.read_bytes() for path in sources)).hexdigest()[:16]
 
 
 def day_file(folder: Path, day: str) -> Path:
@@ -66,14 +60,25 @@ def finish(folder: Path, days: Sequence[Day]) -> None:
     (Path(folder) / "days.json").write_text(json.dumps([asdict(day) for day in days], indent=1))
 
 
-def write_tables(tables: Tables, folder: Path) -> None:
-    """Write all of them; the same tables give the same bytes."""
+def begin(folder: Path, tables: Tables) -> None:
+    """Write users and videos; the folder is not finished until `finish`."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "days.json").unlink(missing_ok=True)
     write_table(tables.users, folder / "users.parquet")
     write_table(tables.videos, folder / "videos.parquet")
-    parts = tables.impressions.partition_by("day", as_dict=True)
-    finish(folder, [write_day(folder, str(day), parts[day,]) for day in sorted(day for (day,) in parts)])
+
+
+def by_day(impressions: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
+    """The rows of each day, in the order of the days."""
+    parts = impressions.partition_by("day", as_dict=True)
+    return ((str(day), parts[day,]) for day in sorted(day for (day,) in parts))
+
+
+def write_tables(tables: Tables, folder: Path) -> None:
+    """Write all of them; the same tables give the same bytes."""
+    begin(folder, tables)
+    finish(folder, [write_day(folder, day, rows) for day, rows in by_day(tables.impressions)])
 
 
 def _is_within(day: Day, start_ms: int | None, end_ms: int | None) -> bool:

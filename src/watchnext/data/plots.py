@@ -37,12 +37,13 @@ def _in_percent(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1))
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path, *, colours: int = 32) -> None:
     """In few colours: a third of the bytes, and no name or version of a program in them."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    image.quantize(32, dither=Image.Dither.NONE).save(path, optimize=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.quantize(colours, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def watch_ratio(percent: np.ndarray, at_least: np.ndarray, path: Path) -> None:
@@ -54,7 +55,7 @@ def watch_ratio(percent: np.ndarray, at_least: np.ndarray, path: Path) -> None:
     axes.set_xlim(0, 2)
     _in_percent(axes)
     _named(axes, "Impressions watched at least so much", "watch ratio")
-    _save(figure, path)
+    save(figure, path)
 
 
 def tails(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], path: Path) -> None:
@@ -64,7 +65,7 @@ def tails(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], path: Path) -> No
         axes.loglog(values, at_least, color=colour, label=name)
     axes.legend(fontsize=7, frameon=False, labelcolor=INK, loc="lower left")
     _named(axes, "Share with at least so many impressions", "impressions")
-    _save(figure, path)
+    save(figure, path)
 
 
 def days(names: list[str], impressions: np.ndarray, long_view: np.ndarray, path: Path) -> None:
@@ -81,7 +82,7 @@ def days(names: list[str], impressions: np.ndarray, long_view: np.ndarray, path:
         axes.set_xticks(shown, [names[place] for place in shown])
         axes.set_xlim(-0.6, len(names) - 0.4)
         _named(axes, title, "day")
-    _save(figure, path)
+    save(figure, path)
 
 
 def hours(share: np.ndarray, path: Path) -> None:
@@ -91,7 +92,7 @@ def hours(share: np.ndarray, path: Path) -> None:
     axes.set_xticks(range(0, 24, 3))
     _in_percent(axes)
     _named(axes, "Share of impressions", "local hour")
-    _save(figure, path)
+    save(figure, path)
 
 
 def occupancy(used: np.ndarray, limit: int, path: Path) -> None:
@@ -104,4 +105,4 @@ def occupancy(used: np.ndarray, limit: int, path: Path) -> None:
     axes.set_ylim(0, 1.02)
     _in_percent(axes)
     _named(axes, "Viewers that use at most so many bytes", "bytes; dashed is the limit")
-    _save(figure, path)
+    save(figure, path)

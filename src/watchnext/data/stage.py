@@ -12,11 +12,12 @@ import polars as pl
 from tqdm import tqdm
 
 from watchnext.data.canonical import CanonicalTables, DayFiles
-from watchnext.data.days import Day, StoredTables, code_digest, finish, read_parquet, write_day, write_table
+from watchnext.data.days import Day, StoredTables, begin, by_day, finish, read_parquet, write_day
 from watchnext.data.loaders import REJECTED, Loader
 from watchnext.data.tables import OUTCOMES, Tables
 from watchnext.data.validation import UNKNOWN, Validated, validate, validate_day
 from watchnext.schema import FeatureSchema
+from watchnext.sources import code_digest
 
 
 @dataclass(frozen=True)
@@ -42,25 +43,24 @@ class Written:
 def write_stage(loader: Loader, schema: FeatureSchema, folder: Path) -> Written:
     """Bring `folder` up to what `loader` reads. Raises DataError for what no row can answer for, before anything is written."""
     folder = Path(folder)
-    by_day = loader.by_day() if isinstance(loader, CanonicalTables) else None
-    if by_day is None:
+    in_days = loader.by_day() if isinstance(loader, CanonicalTables) else None
+    if in_days is None:
         loaded = loader.read()
         checked, kept = validate(loaded.tables, schema), 0
         refused = loaded.rejected
-        _begin(folder, checked.tables)
-        parts = checked.tables.impressions.partition_by("day", as_dict=True)
-        found = [_write(folder, str(day), parts[day,], "", [], {}) for day in sorted(day for (day,) in parts)]
+        begin(folder, checked.tables)
+        found = [_write(folder, day, rows, "", [], {}) for day, rows in by_day(checked.tables.impressions)]
     else:
-        loaded = loader.entities(by_day)
+        loaded = loader.entities(in_days)
         checked = validate(loaded.tables, schema)
         refused = loaded.rejected
         known = _known(folder, checked.tables, schema)
-        _begin(folder, checked.tables)
+        begin(folder, checked.tables)
         found = [
             known[day] if day in known and known[day].source == files.sha256 else _day(loader, files, checked, schema, folder)
-            for day, files in tqdm(by_day.items(), desc="tables", unit=" days")
+            for day, files in tqdm(in_days.items(), desc="tables", unit=" days")
         ]
-        kept = sum(each is known.get(day) for day, each in zip(by_day, found, strict=True))
+        kept = sum(each is known.get(day) for day, each in zip(in_days, found, strict=True))
     facts = {"under": _under(schema), "days": [asdict(each) for each in found]}
     (folder / "found.json").write_text(json.dumps(facts, indent=1))
     finish(folder, [Day(**each.day) for each in found if each.day["rows"]])
@@ -76,13 +76,6 @@ def write_stage(loader: Loader, schema: FeatureSchema, folder: Path) -> Written:
 def _under(schema: FeatureSchema) -> dict[str, str]:
     """What decides, beside the data, what a day comes out as."""
     return {"schema": schema.fingerprint, "code": code_digest(Path(__file__).parent)}
-
-
-def _begin(folder: Path, tables: Tables) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "days.json").unlink(missing_ok=True)  # not finished until it is there again
-    write_table(tables.users, folder / "users.parquet")
-    write_table(tables.videos, folder / "videos.parquet")
 
 
 def _known(folder: Path, tables: Tables, schema: FeatureSchema) -> dict[str, Found]:

@@ -14,6 +14,7 @@ from watchnext.dispatch import dispatch, plain, write_report
 from watchnext.evaluation.replay import Replay, funnel_metrics, ranking_metrics, skew
 from watchnext.features.batches import FeatureSet
 from watchnext.features.regimes import REGIMES
+from watchnext.metrics import rounded
 from watchnext.nn.weights import load_network
 from watchnext.ranking.scoring import scored
 from watchnext.schema import SchemaError
@@ -26,13 +27,6 @@ def flat(nested: dict, prefix: str = "") -> dict[str, float]:
     for name, value in nested.items():
         found |= flat(value, f"{prefix}{name}/") if isinstance(value, dict) else {f"{prefix}{name}": value}
     return {name: value for name, value in found.items() if isinstance(value, int | float)}
-
-
-def rounded(nested: dict) -> dict:
-    """Six digits: what lies behind them differs between processors."""
-    return {
-        name: rounded(v) if isinstance(v, dict) else round(v, 6) if isinstance(v, float) else v for name, v in nested.items()
-    }
 
 
 def table(report: dict) -> str:
@@ -79,7 +73,7 @@ def replay(config: DictConfig) -> None:
     }
     built = features.report["regime"]
     report["skew"] = skew(replayed[built].scores, scored(features, network, features.rows("test")))
-    report = rounded(report)
+    report = rounded(report, 6)
     facts = {
         "data_hash": features.report["data_hash"],
         "schema_fingerprint": features.report["schema"],

@@ -99,10 +99,10 @@ class FeatureBuilder:
     def _fit_stored(self, folding: Folding) -> FeaturePipeline:
         """Vocabularies of all training rows; means and rates of some, as their requests saw the log."""
         seen = Seen.nothing(len(folding.users.ids), len(folding.catalogue), folding.dictionaries.values)
-        chosen = sampled(sum(int((split == 0).sum()) for split in folding.splits()))
+        chosen = sampled(sum(int((columns["split"] == 0).sum()) for columns in folding.rows()))
         parts, trained = [], 0
-        for columns, split in zip(folding.rows(), folding.splits(), strict=True):
-            train = np.flatnonzero(split == 0)
+        for columns in folding.rows():
+            train = np.flatnonzero(columns["split"] == 0)
             seen.count(columns, train)
             mine = train[-trained % chosen.step :: chosen.step]
             parts.append({name: column[mine] for name, column in columns.items()})

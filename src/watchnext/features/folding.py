@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from tqdm import tqdm
 
-from watchnext.data.days import StoredTables, code_digest
+from watchnext.data.days import StoredTables
 from watchnext.data.splits import TimeSplit
 from watchnext.data.tables import Tables
 from watchnext.features.arrays import save_arrays
@@ -31,6 +31,7 @@ from watchnext.features.snapshots import Items, opening
 from watchnext.features.state_days import Rows, StateDays, read_ahead
 from watchnext.features.stretches import Entry, Plan, Stretch
 from watchnext.schema import FeatureSchema
+from watchnext.sources import code_digest
 from watchnext.types import TARGETS
 
 EPOCH = date(1970, 1, 1).toordinal()
@@ -138,8 +139,7 @@ class Folding:
         self.watches.resize(self._watched())
         self.dictionaries.save(self.folder / "context")
         self.days.end()
-        for columns, split in zip(self.rows(), self.splits(), strict=True):
-            columns["split"][:] = split
+        self._write_split()
 
     def rows(self) -> Iterator[dict[str, np.ndarray]]:
         """The columns of each stretch, mapped."""
@@ -148,12 +148,12 @@ class Folding:
             yield self.columns.rows(first, first + stretch.rows)
             first += stretch.rows
 
-    def splits(self) -> Iterator[np.ndarray]:
-        """Split (n,) int8 of the rows of each stretch."""
+    def _write_split(self) -> None:
+        """Of all rows anew: the days that it goes by move on with the log."""
         for stretch, columns in zip(self.plan.stretches, self.rows(), strict=True):
             days = [date.fromisoformat(day.day).toordinal() - EPOCH for day in stretch.days]
             place = np.searchsorted(days, columns["day"])
-            yield np.array(stretch.split, np.int8)[place]
+            columns["split"][:] = np.array(stretch.split, np.int8)[place]
 
     # ---- the state to start from ---------------------------------------------------------------------------------------
 

@@ -1,13 +1,12 @@
 """How many bytes of its fixed-size record a viewer uses: for the data card, and for whoever sets the bounds of the state."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 
 from watchnext.features.fold import Layout
 from watchnext.features.history import WATCH
-from watchnext.features.snapshots import Snapshots
+from watchnext.features.opening import opening_of
 
 NUMBER = 8  # bytes of a float64
 ROWS = 65_536  # viewers looked at together; a million records are 4 GB
@@ -23,9 +22,8 @@ def used_bytes(layout: Layout, viewers: np.ndarray) -> np.ndarray:
 
 def used_bytes_of(features: Path, layout: Layout) -> np.ndarray:
     """The same of what the feature stage left in `features`, as the test days begin."""
-    facts = json.loads((features / "state" / "opening.json").read_text())
-    sizes = {name: facts[name] for name in ("users", "videos", "creators")}
-    viewers = Snapshots(features / "state", layout, **sizes).viewers(facts["stretch"])
+    facts, state = opening_of(features, layout)
+    viewers = state.viewers(facts["stretch"])
     starts = range(0, facts["users"], ROWS)
     parts = [used_bytes(layout, viewers.load(np.arange(start, min(start + ROWS, facts["users"])))) for start in starts]
     return np.concatenate([np.zeros(0, np.int64), *parts])

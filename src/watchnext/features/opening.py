@@ -16,11 +16,17 @@ from watchnext.features.state_days import folded_on
 from watchnext.schema import FeatureSchema
 
 
+def opening_of(features: Path, layout: Layout) -> tuple[dict, Snapshots]:
+    """What `Folding.save_opening` said of it, and the snapshots that it lies in."""
+    facts = json.loads((features / "state" / "opening.json").read_text())
+    return facts, Snapshots(features / "state", layout, **{name: facts[name] for name in ("users", "videos", "creators")})
+
+
 def write_opening_state(features: Path, folder: Path, schema: FeatureSchema, catalogue: Catalogue) -> None:
     """Write everybody's records as of the first test request, of what the feature stage left in `features`, to `folder`:
     viewers.npy (U, layout.viewer), videos.npy, creators.npy."""
-    layout, facts = Layout.of(schema.state), json.loads((features / "state" / "opening.json").read_text())
-    state = Snapshots(features / "state", layout, **{name: facts[name] for name in ("users", "videos", "creators")})
+    layout = Layout.of(schema.state)
+    facts, state = opening_of(features, layout)
     items, viewers = state.items(facts["stretch"]), state.viewers(facts["stretch"])
     out = Columns(folder, {"viewers": (np.float64, (layout.viewer,))})
     out.resize(facts["users"])

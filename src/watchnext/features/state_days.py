@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from tqdm import tqdm
 
-from watchnext.data.days import StoredTables, code_digest
+from watchnext.data.days import StoredTables
 from watchnext.data.tables import DataError, Tables
 from watchnext.features.catalogue import Catalogue, Ids
 from watchnext.features.events import PER_ROW, Log
@@ -21,6 +21,7 @@ from watchnext.features.replay import CHUNK_VIEWERS, THREADS, AsOf, replay
 from watchnext.features.snapshots import Items, Snapshots, opening
 from watchnext.features.stretches import Entry, Ledger, Stretch, digest_of, unsplit
 from watchnext.schema import FeatureSchema
+from watchnext.sources import code_digest
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
 
+from watchnext.data.plots import save
 from watchnext.ranking.reliability import Reliability
 from watchnext.ranking.trade_off import Point
 
@@ -28,14 +27,6 @@ def _axes(count: int) -> tuple[Figure, list[Axes]]:
     return figure, axes
 
 
-def _save(figure: Figure, path: Path) -> None:
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.quantize(48, dither=Image.Dither.NONE).save(path, optimize=True)
-
-
 def reliability_plot(panels: Mapping[str, Mapping[str, Reliability]], path: Path) -> None:
     """Title of a panel > name of a line > its reliability; a point a bin, the dotted line is perfect."""
     figure, axes = _axes(len(panels))
@@ -50,7 +41,7 @@ def reliability_plot(panels: Mapping[str, Mapping[str, Reliability]], path: Path
         each.set_ylabel("share of positives", fontsize=7, color=INK)
         if lines:
             each.legend(fontsize=6, frameon=False, labelcolor=INK)
-    _save(figure, Path(path))
+    save(figure, Path(path), colours=48)
 
 
 def _both(line: Reliability) -> tuple[np.ndarray, np.ndarray]:
@@ -68,4 +59,4 @@ def trade_off_plot(points: Sequence[Point], path: Path) -> None:
         axes.annotate(f"{point.share:.2f}", (x, y), fontsize=6, color=INK, xytext=(3, 3), textcoords="offset points")
     axes.set_xlabel(first, fontsize=7, color=INK)
     axes.set_ylabel(second, fontsize=7, color=INK)
-    _save(figure, Path(path))
+    save(figure, Path(path), colours=48)

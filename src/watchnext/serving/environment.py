@@ -118,6 +118,11 @@ class Environment:
             self._env.close()
 
 
+def state_of(environment: Environment) -> str:
+    """Fingerprint of the state that the records belong to."""
+    return (environment.get("meta", b"state") or b"nothing").decode()
+
+
 @dataclass(frozen=True)
 class Bounded:
     """Keys remembered up to `limit` of them and `keep_ms` long, the oldest forgotten first."""

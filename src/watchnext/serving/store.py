@@ -27,6 +27,7 @@ from watchnext.serving.environment import (
     parts,
     place,
     settle,
+    state_of,
 )
 from watchnext.serving.events import Event, id_key, id_of, outcome_columns
 from watchnext.serving.records import Records, unpacked
@@ -256,7 +257,7 @@ def _take_over(folder: Path, release: Release, *, durable: bool, map_bytes: int)
     if (taken := claim(folder)) is None:
         return
     with closing(Environment(taken, durable=durable, map_bytes=map_bytes)) as environment:
-        if _state_of(environment) != release.state_fingerprint:
+        if state_of(environment) != release.state_fingerprint:
             return
         carry_current(folder, environment, map_bytes=map_bytes)
         Store(environment, release, None).replay(number(environment, "replayed"))
@@ -264,13 +265,9 @@ def _take_over(folder: Path, release: Release, *, durable: bool, map_bytes: int)
     log.info("the store %s is now %s, built from a log", folder, taken.name)
 
 
-def _state_of(environment: Environment) -> str:
-    return (environment.get("meta", b"state") or b"nothing").decode()
-
-
 def _require(environment: Environment, folder: Path, release: Release) -> None:
     """Records mean nothing under another schema or catalogue."""
-    found = _state_of(environment)
+    found = state_of(environment)
     if found != release.state_fingerprint:
         environment.close()
         raise StoreError(

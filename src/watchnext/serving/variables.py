@@ -10,7 +10,7 @@ from pathlib import Path
 
 from watchnext.features.pipeline import FeaturePipeline
 from watchnext.schema import SchemaError
-from watchnext.serving.environment import MAP_BYTES, Environment, StoreError, locked
+from watchnext.serving.environment import MAP_BYTES, Environment, StoreError, locked, state_of
 from watchnext.serving.manifest import ReleaseError, verified
 from watchnext.serving.release import CLOCKS, current
 from watchnext.serving.store import REPAIR
@@ -64,6 +64,6 @@ class Variables:
 
     def _state_of(self, name: str) -> str:
         environment = Environment(self.store / name, durable=True, map_bytes=MAP_BYTES)
-        found = (environment.get("meta", b"state") or b"nothing").decode()
+        found = state_of(environment)
         environment.close()
         return found
