@@ -26,11 +26,11 @@ from omegaconf import DictConfig
 from watchnext.data.sequences import Sequences
 from watchnext.data.tables import DataError
 from watchnext.dispatch import composed, instantiate
-from watchnext.metrics import rounded
+from watchnext.metrics import interval, rounded
 from watchnext.retrieval.fusion import chosen, in_logs, pooled
 from watchnext.retrieval.leave_one_out import Histories, LeaveOneOut, histories_of, leave_one_out
 from watchnext.retrieval.module import SequenceModule
-from watchnext.retrieval.whole_catalogue import Scorer, best, constant, figures, gains, interval
+from watchnext.retrieval.whole_catalogue import Scorer, best, constant, figures, gains
 
 K = 10
 

@@ -189,3 +189,42 @@ def test_wrong_inputs_are_named():
         metrics.recall_at([[1]], [[1], [2]], 5)
     with pytest.raises(ValueError, match="finite true values"):
         metrics.xauc([float("nan"), 1.0], [1.0, 2.0])
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=12))
+def test_gini_is_the_mean_difference_over_twice_the_mean(counts):
+    differences = [abs(a - b) for a, b in itertools.product(counts, counts)]
+    mean = sum(counts) / len(counts)
+    assert same(metrics.gini(counts), sum(differences) / len(counts) ** 2 / 2 / mean if mean else math.nan)
+
+
+def test_popularity_lift_leaves_out_who_has_no_rows():
+    popularity = np.array([8.0, 4.0, 2.0])
+    assert metrics.popularity_lift([[0], [], [1, 2]], [[], [1], [2]], popularity) == pytest.approx((8 + 3) / 2 / 3 - 1)
+    for ranked, watched in (([[]], [[1]]), ([[1]], [[]]), ([], [])):
+        assert math.isnan(metrics.popularity_lift(ranked, watched, popularity))
+    assert math.isnan(metrics.popularity_lift([[0]], [[0]], np.zeros(3)))
+
+
+def test_the_interval_of_a_mean_difference():
+    """Standard error of the mean of 400 normal draws of deviation 2 is .1; the interval is 1.96 of them to either side."""
+    differences = np.random.default_rng(0).normal(0.0, 2.0, 400)
+    differences += 3.0 - differences.mean()
+    low, high = metrics.interval(differences, seed=0)
+    assert (low, high) == pytest.approx((3 - 0.196, 3 + 0.196), abs=0.02)
+    assert metrics.interval(np.ones(5), seed=0) == (1.0, 1.0)
+    assert all(math.isnan(end) for end in metrics.interval(np.zeros(0), seed=0))
+
+
+def test_a_viewer_is_drawn_with_all_of_theirs():
+    """Each viewer four times over says no more than once, though there are four times as many rows."""
+    differences = np.random.default_rng(0).normal(0.0, 2.0, 400)
+    order = np.random.default_rng(1).permutation(1600)
+    viewers, repeated = np.repeat(np.arange(400), 4)[order], np.repeat(differences, 4)[order]
+    assert metrics.interval(repeated, seed=0, viewers=viewers) == pytest.approx(metrics.interval(differences, seed=0))
+    low, high = metrics.interval(repeated, seed=0)
+    assert high - low == pytest.approx(0.196, abs=0.02)
+
+
+def test_a_report_has_null_where_a_figure_is_nan():
+    assert metrics.rounded({"a": [math.nan, 0.123456], "b": {"c": 3}}, 3) == {"a": [None, 0.123], "b": {"c": 3}}

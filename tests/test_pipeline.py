@@ -85,13 +85,28 @@ def test_a_raw_feature_is_one_line_and_reaches_training_and_drift(project):
 def test_every_stage_of_the_funnel_is_measured_beside_its_floors(project):
     found = metrics(project, "evaluation")
     assert found["regime"] == "streaming"
-    assert set(found["funnel"]) == {"retrieval", "ranking", "slate", "popular", "recent popular", "random"}
+    assert set(found["funnel"]) == {"retrieval", "ranking", "slate", "popular", "recent popular", "popular now", "random"}
     for stage in found["funnel"].values():
         recalls = [value for name, value in stage.items() if name.startswith("recall@")]
         assert recalls == sorted(recalls)
         assert 0 <= recalls[0] <= recalls[-1] <= 1
     assert set(found["ranking"]) == {"frozen", "daily", "streaming"}
     assert all(0.5 < ranking["long_view"]["auc"] < 1 for ranking in found["ranking"].values())
+
+
+def test_retrieval_is_measured_by_source_beside_its_floors(project):
+    found = metrics(project, "evaluation")
+    retrieval = found["retrieval"]
+    assert set(retrieval["floors"]) == set(found["funnel"]) - {"retrieval", "ranking", "slate"}
+    assert {"two_tower", "popular", "fresh"} <= set(retrieval["sources"])
+    assert 0 < retrieval["relevant"]["outcome"]["long_view"] < retrieval["relevant"]["outcome"]["watched"]
+    # The stage of the funnel that is called retrieval, by another way: all candidates, of what was watched long.
+    assert 0 < retrieval["served"]["recall"]["outcome"]["long_view"] <= 1
+    assert retrieval["served"]["coverage"] == found["funnel"]["retrieval"]["coverage"]
+    for entry in (retrieval["merged"], *retrieval["sources"].values(), *retrieval["floors"].values()):
+        assert entry["recall@100"]["outcome"]["watched"] <= entry["recall@500"]["outcome"]["watched"]
+    assert sum(found["lost"].values()) == pytest.approx(1, abs=1e-5)
+    assert (project / "outputs" / "tiny" / "evaluation" / "retrieval.png").stat().st_size > 1000
 
 
 def test_nothing_measured_says_the_time(project):

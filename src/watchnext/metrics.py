@@ -159,22 +159,22 @@ def recall_at(ranked: np.ndarray | Sequence[np.ndarray], relevant: Sequence[np.n
     """
     if len(ranked) != len(relevant):
         raise ValueError(f"recall needs as many rankings as relevant sets, got {len(ranked)} and {len(relevant)}")
-    top, wanted = _keys([np.asarray(row)[:k] for row in ranked]), _keys(relevant)
+    (top, wanted), width = _keys([np.asarray(row)[:k] for row in ranked], relevant)
     if not len(wanted):
         return float("nan")
     hits = np.isin(wanted, top, assume_unique=True)
-    viewers = wanted["viewer"]
+    viewers = wanted // width
     counts = np.bincount(viewers)
     return _mean(np.bincount(viewers, weights=hits)[counts > 0] / counts[counts > 0])
 
 
-def _keys(rows: Sequence[np.ndarray]) -> np.ndarray:
-    """The distinct (viewer, row) pairs as one structured array; padding is dropped."""
-    arrays = [np.asarray(row, dtype=np.int64) for row in rows]
-    keys = np.empty(sum(map(len, arrays)), dtype=[("viewer", np.int64), ("row", np.int64)])
-    keys["viewer"] = np.repeat(np.arange(len(arrays)), [len(array) for array in arrays])
-    keys["row"] = np.concatenate(arrays) if arrays else ()
-    return np.unique(keys[keys["row"] >= 0])
+def _keys(*lists: Sequence[np.ndarray]) -> tuple[list[np.ndarray], int]:
+    """Of each of `lists` (B arrays of rows) the distinct pairs viewer * width + row, sorted, and that width; padding is
+    dropped."""
+    rows = [np.concatenate([np.zeros(0, np.int64), *(np.asarray(row, np.int64) for row in each)]) for each in lists]
+    viewers = [np.repeat(np.arange(len(each)), [len(row) for row in each]) for each in lists]
+    width = 1 + max((int(row.max(initial=0)) for row in rows), default=0)
+    return [np.unique((whose * width + row)[row >= 0]) for whose, row in zip(viewers, rows, strict=True)], width
 
 
 def mean_absolute_error(true_seconds: np.ndarray, predicted: np.ndarray) -> float:
@@ -260,10 +260,64 @@ def coverage(rows: np.ndarray, catalogue_size: int) -> float:
     return float(np.count_nonzero(rows >= 0) / catalogue_size) if catalogue_size else float("nan")
 
 
+def gini(counts: np.ndarray) -> float:
+    """Inequality of how often each video is named: 0 where all are equally often, towards 1 where one has everything.
+
+    Gini's index as Fleder & Hosanagar (Management Science 2009) use it for recommendations; `counts` (V,) has a place for
+    every video of the catalogue, also for those never named. nan where nothing is named.
+
+    >>> gini([0, 0, 2, 2])
+    0.5
+    """
+    counts = np.sort(np.asarray(counts, np.float64))
+    total, n = counts.sum(), len(counts)
+    return float(counts @ (2 * np.arange(1, n + 1) - n - 1) / (n * total)) if total else float("nan")
+
+
+def popularity_lift(ranked: Sequence[np.ndarray], watched: Sequence[np.ndarray], popularity: np.ndarray) -> float:
+    """How much more popular the videos named to viewers are than those they watch: 0 alike, 1 twice as popular.
+
+    Abdollahpouri et al. (RecSys 2020), over one group of all viewers: the mean popularity of a viewer's list, averaged over
+    viewers, against the same of what they watch. Deviation: "what they watch" is what they watch afterwards, not their past, so
+    that newcomers count. A viewer without rows is left out on that side; nan without any, or where what is watched has
+    popularity 0.
+
+    ranked, watched  B arrays of row numbers each, without padding
+    popularity       (V,) watches of every video
+
+    >>> popularity_lift([[0, 1], [0]], [[1], [2]], popularity=[8, 4, 4])
+    0.75
+    """
+    popularity = np.asarray(popularity, np.float64)
+    named, chosen = (_mean([popularity[np.asarray(r)].mean() for r in rows if len(r)]) for rows in (ranked, watched))
+    return named / chosen - 1 if chosen else float("nan")
+
+
+def interval(
+    differences: np.ndarray, *, seed: int, viewers: np.ndarray | None = None, resamples: int = 1000
+) -> tuple[float, float]:
+    """95% interval of the mean of (T,) paired differences, by resampling viewers (bootstrap, Efron 1979); nan over nobody.
+
+    `viewers` (T,) says whose each difference is: a viewer is drawn with all of theirs. None is one difference a viewer.
+    """
+    differences = np.asarray(differences, np.float64)
+    if not len(differences):
+        return float("nan"), float("nan")
+    _, whose = np.unique(np.arange(len(differences)) if viewers is None else viewers, return_inverse=True)
+    sums, sizes = np.bincount(whose, differences), np.bincount(whose)
+    random, count = np.random.default_rng(seed), len(sizes)
+    drawn = (random.integers(count, size=count) for _ in range(resamples))
+    low, high = np.percentile([sums[rows].sum() / sizes[rows].sum() for rows in drawn], [2.5, 97.5])
+    return float(low), float(high)
+
+
 def rounded(found: object, digits: int) -> object:
-    """Every float of nested mappings and lists to so many digits, for a report: what lies behind differs between processors."""
+    """Every float of nested mappings and lists to so many digits, for a report: what lies behind differs between processors.
+    nan becomes None, as JSON has none."""
     if isinstance(found, Mapping):
         return {name: rounded(value, digits) for name, value in found.items()}
     if isinstance(found, list):
         return [rounded(value, digits) for value in found]
-    return round(found, digits) if isinstance(found, float) else found
+    if isinstance(found, float):
+        return None if found != found else round(found, digits)
+    return found

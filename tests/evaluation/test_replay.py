@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from watchnext.data.tables import OUTCOMES
-from watchnext.evaluation.replay import Funnel, Stream, events_of, funnel_metrics, ranking_metrics, skew
+from watchnext.evaluation.replay import Stream, events_of, ranking_metrics, skew
 from watchnext.serving.events import Event
 
 DAY_MS = 86_400_000
@@ -67,23 +67,6 @@ def test_a_day_begins_with_its_first_request():
     assert store.applied == []
     stream.advance(180)
     assert store.applied == [90]
-
-
-def test_recall_after_each_stage_by_hand():
-    funnels = [
-        Funnel({"retrieval": np.array([1, 2, 3]), "slate": np.array([2])}, np.array([2, 9])),
-        Funnel({"retrieval": np.array([4, 5, 6]), "slate": np.array([4])}, np.array([4])),
-    ]
-    found = funnel_metrics(funnels, [1, 3], catalogue=10)
-    assert found["retrieval"]["recall@3"] == pytest.approx((1 / 2 + 1) / 2)
-    assert found["retrieval"]["recall@1"] == pytest.approx((0 + 1) / 2)
-    assert found["slate"]["recall@1"] == pytest.approx((1 / 2 + 1) / 2)
-    assert "recall@3" not in found["slate"]  # nobody got three
-    assert found["retrieval"]["coverage"] == pytest.approx(0.6)
-
-
-def test_nobody_to_follow_gives_no_table():
-    assert funnel_metrics([], [10], catalogue=10) == {}
 
 
 def test_ranking_figures_leave_out_what_could_not_be_scored():

@@ -7,7 +7,7 @@ import pytest
 
 from watchnext.retrieval.fusion import Pool, chosen, in_logs, pooled
 from watchnext.retrieval.leave_one_out import Histories
-from watchnext.retrieval.whole_catalogue import best, constant, figures, gains, interval
+from watchnext.retrieval.whole_catalogue import best, constant, figures, gains
 
 VIDEOS, VIEWERS = 30, 8
 
@@ -51,15 +51,6 @@ def test_recall_and_ndcg_of_one_wanted_video():
     assert ndcg.tolist() == pytest.approx([1.0, 1 / math.log2(4), 0.0])
     assert figures(ranked, np.array([5, 7, 8]), "x_") == pytest.approx({"x_recall@3": 2 / 3, "x_ndcg@3": 0.5})
     assert all(np.isnan(list(figures(np.empty((0, 3)), np.empty(0)).values())))
-
-
-def test_the_interval_of_a_mean_difference():
-    """Standard error of the mean of 400 normal draws of deviation 2 is .1; the interval is 1.96 of them to either side."""
-    differences = np.random.default_rng(0).normal(0.0, 2.0, 400)
-    differences += 3.0 - differences.mean()
-    low, high = interval(differences, seed=0)
-    assert (low, high) == pytest.approx((3 - 0.196, 3 + 0.196), abs=0.02)
-    assert interval(np.ones(5), seed=0) == (1.0, 1.0)
 
 
 def test_logs_are_of_shares_with_a_floor(histories):

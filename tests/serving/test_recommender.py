@@ -99,6 +99,26 @@ def test_two_tower_candidates_are_the_exact_nearest(recommender, release):
     assert set(candidates.rows[(candidates.sources & 1) > 0]) >= set(wanted[0][alive])
 
 
+def test_what_sources_find_is_what_the_merge_takes(recommender, release):
+    early = ask(release, as_of_ms=int(np.median(release.catalogue.upload_ms)))  # half of the catalogue is yet to come
+    for request in (ask(release), early):
+        found, candidates = recommender.found(request), recommender.retrieve(request)
+        quotas = release.retrieval["quotas"]
+        assert set(found) == set(quotas)
+        for bit, name in enumerate(SOURCES):
+            named = candidates.rows[(candidates.sources & 1 << bit) > 0]
+            assert set(named) == set(found[name])
+            assert len(named) <= quotas[name]
+    assert (release.catalogue.upload_ms[np.concatenate(list(found.values()))] <= early.as_of_ms).all()
+
+
+def test_sources_can_be_asked_for_more_than_their_quotas(recommender, release):
+    few, many = recommender.found(ask(release)), recommender.found(ask(release), 100)
+    for name, rows in few.items():
+        assert len(rows) < len(many[name]) <= 100
+        assert many[name][: len(rows)].tolist() == rows.tolist()
+
+
 @pytest.mark.parametrize("user_id", [999_999, "somebody"])
 def test_an_unknown_viewer_gets_a_full_slate(recommender, release, user_id):
     answer = recommender.recommend(ask(release, user_id=user_id, surface=None))

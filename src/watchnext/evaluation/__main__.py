@@ -11,7 +11,11 @@ from watchnext import tracking
 from watchnext.data.days import read_tables
 from watchnext.data.tables import DataError
 from watchnext.dispatch import dispatch, plain, write_report
-from watchnext.evaluation.replay import Replay, funnel_metrics, ranking_metrics, skew
+from watchnext.evaluation.funnel import funnel_metrics, lost
+from watchnext.evaluation.plots import retrieval_plot
+from watchnext.evaluation.replay import Replay, ranking_metrics, skew
+from watchnext.evaluation.retrieval import popularity_of, retrieval_metrics
+from watchnext.evaluation.text import table
 from watchnext.features.batches import FeatureSet
 from watchnext.features.regimes import REGIMES
 from watchnext.metrics import rounded
@@ -29,25 +33,11 @@ def flat(nested: dict, prefix: str = "") -> dict[str, float]:
     return {name: value for name, value in found.items() if isinstance(value, int | float)}
 
 
-def table(report: dict) -> str:
-    """The funnel as text, one stage a line."""
-    depths = sorted({int(name.partition("@")[2]) for stage in report["funnel"].values() for name in stage if "@" in name})
-    lines = [f"regime {report['regime']}, {report['requests']} requests; recall@K of what was watched long later that day"]
-    lines.append(f"  {'stage':<16}" + "".join(f"{'@' + str(k):>9}" for k in depths) + f"{'coverage':>10}")
-    for name, stage in report["funnel"].items():
-        cells = "".join(f"{stage[f'recall@{k}']:>9.4f}" if f"recall@{k}" in stage else " " * 9 for k in depths)
-        lines.append(f"  {name:<16}{cells}{stage['coverage']:>10.3f}")
-    for regime, targets in report["ranking"].items():
-        lines.append(f"ranking of {report['impressions']} test impressions, regime {regime}")
-        for target, figures in targets.items():
-            lines.append(f"  {target:<16}" + "  ".join(f"{name} {value:.4f}" for name, value in figures.items()))
-    return "\n".join(lines)
-
-
 def replayed_under(regime: str, config: DictConfig, release: Release) -> Replay:
     """The funnel is followed under the configured regime alone; under the others impressions are scored."""
     requests = config.evaluation.requests if regime == config.regime else 0
-    return Replay(release=release, regime=regime, slate=config.evaluation.slate, requests=requests)
+    options = config.evaluation
+    return Replay(release=release, regime=regime, slate=options.slate, requests=requests, depth=max(options.retrieval_k))
 
 
 def replay(config: DictConfig) -> None:
@@ -69,11 +59,22 @@ def replay(config: DictConfig) -> None:
         "requests": len(followed.funnels),
         "impressions": int((split == 2).sum()),
         "funnel": funnel_metrics(followed.funnels, config.evaluation.k, len(release.catalogue)),
+        "lost": lost(followed.funnels),
+        "retrieval": retrieval_metrics(
+            followed.funnels,
+            quotas=release.retrieval["quotas"],
+            k=config.evaluation.retrieval_k,
+            popularity=popularity_of(tables.impressions.filter(pl.Series(split != 2)), release.video_ids),
+            seed=config.seed,
+        ),
         "ranking": {regime: ranking_metrics(found.scores, test) for regime, found in replayed.items()},
     }
     built = features.report["regime"]
     report["skew"] = skew(replayed[built].scores, scored(features, network, features.rows("test")))
-    report = rounded(report, 6)
+    printed, report = table(report), rounded(report, 6)
+    picture = outputs / "evaluation" / "retrieval.png"
+    if report["retrieval"]:
+        retrieval_plot(report["retrieval"], picture)
     facts = {
         "data_hash": features.report["data_hash"],
         "schema_fingerprint": features.report["schema"],
@@ -82,8 +83,10 @@ def replay(config: DictConfig) -> None:
     }
     with tracking.start_run("evaluation", config=plain(config), tags=facts) as tracked:
         tracked.log_metrics(flat(report))
+        if report["retrieval"]:
+            tracked.log_file(picture)
     write_report(outputs / "metrics" / "evaluation.json", report)
-    print(table(report))
+    print(printed)
 
 
 if __name__ == "__main__":

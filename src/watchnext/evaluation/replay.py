@@ -1,12 +1,10 @@
 """Replay of held-out days: each request at its own time, through the code that will answer, on state as the regime allows.
 
-Every test impression is scored (AUC, GAUC, logloss). Of each viewer's first request of a day, or an even sample of those, the
-funnel is
-followed: how much of what the viewer watches long from then until the end of that day survives retrieval, ranking and the
-slate.
+Every test impression is scored (AUC, GAUC, logloss). Each viewer's first request of a day, or an even sample of those, is
+followed through the funnel: how much of what the viewer watches from then until the end of that day survives it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +15,7 @@ from tqdm import tqdm
 
 from watchnext import metrics
 from watchnext.data.tables import OUTCOMES, Tables
-from watchnext.evaluation.floors import Floors
+from watchnext.evaluation.funnel import Follower, Funnel
 from watchnext.features.regimes import day_starts
 from watchnext.serving.events import Event
 from watchnext.serving.recommender import Recommender
@@ -26,14 +24,6 @@ from watchnext.serving.store import Store
 from watchnext.types import TARGETS, Request
 
 PROBABILITIES = TARGETS[:3]
-
-
-@dataclass(frozen=True)
-class Funnel:
-    """What one followed request led to: video rows after each stage, best first, and those watched long (`relevant`)."""
-
-    stages: dict[str, np.ndarray]
-    relevant: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -81,12 +71,14 @@ class Stream:
 
 @dataclass(frozen=True)
 class Replay:
-    """slate  K of the slates; requests  how many requests are followed through the funnel at most, 0 only scores."""
+    """slate  K of the slates; requests  how many requests are followed through the funnel at most, 0 only scores; depth  how
+    many videos of each source and floor."""
 
     release: Release
     regime: str
     slate: int
     requests: int
+    depth: int
 
     def run(self, tables: Tables, split: np.ndarray) -> Replayed:
         """`split` (N,) as the feature stage saw it; rows with 2 are replayed, after those known at the release's as_of."""
@@ -108,8 +100,8 @@ class Replay:
     def _replayed(self, recommender: Recommender, stream: Stream, test: pl.DataFrame) -> Replayed:
         rows = self.release.video_ids.rows_of(test["video_id"])
         scores = np.full((len(test), len(TARGETS)), np.nan, np.float32)
-        floors = Floors(self.release, recommender.store)
-        followed = self._followed(test)
+        follower, followed = Follower(recommender, depth=self.depth), self._followed(test)
+        long_view = test["long_view"].to_numpy()
         funnels = []
         for request, place in tqdm(
             self._requests(test), total=test["request_id"].n_unique(), desc=f"evaluation: {self.regime}", unit=" requests"
@@ -117,8 +109,8 @@ class Replay:
             stream.advance(request.as_of_ms)
             scores[place] = recommender.score(request, rows[place])
             if request.request_id in followed:
-                relevant = np.unique(rows[followed[request.request_id]])
-                funnels.append(Funnel(self._stages(recommender, request, floors), relevant))
+                watched = np.array(followed[request.request_id])
+                funnels.append(follower.follow(request, rows[watched], long_view[watched]))
         return Replayed(scores, funnels)
 
     def _requests(self, test: pl.DataFrame) -> Iterator[tuple[Request, np.ndarray]]:
@@ -136,24 +128,16 @@ class Replay:
             )
 
     def _followed(self, test: pl.DataFrame) -> dict[str, list[int]]:
-        """Request id > places in `test` of what its viewer watched long from it until the end of the day: first requests of a
+        """Request id > places in `test` of what its viewer watched from it until the end of the day: first requests of a
         day."""
-        long = test.with_row_index("place").filter("long_view")
+        watched = test.with_row_index("place").filter(pl.col("watch_ms") > 0)
         days = test.group_by("user_id", "day", maintain_order=True).agg(pl.col("request_id").first())
         joined = days.join(
-            long.group_by("user_id", "day").agg("place"), on=["user_id", "day"], how="inner", maintain_order="left"
+            watched.group_by("user_id", "day").agg("place"), on=["user_id", "day"], how="inner", maintain_order="left"
         )
         step = max(1, -(-len(joined) // max(self.requests, 1)))
         chosen = joined.gather_every(step) if self.requests else joined.clear()
         return {str(request): places for request, places in chosen.select("request_id", "place").iter_rows()}
-
-    def _stages(self, recommender: Recommender, request: Request, floors: Floors) -> dict[str, np.ndarray]:
-        candidates = recommender.retrieve(request)
-        scored = recommender.rank(request, candidates)
-        order = np.argsort(-self.release.reranker.value.of(scored.predictions), kind="stable")
-        slate = recommender.rerank(request, scored)
-        found = {"retrieval": candidates.rows, "ranking": candidates.rows[order], "slate": candidates.rows[slate.picked]}
-        return found | floors.of(request)
 
 
 def ranking_metrics(scores: np.ndarray, test: pl.DataFrame) -> dict[str, dict[str, float]]:
@@ -169,19 +153,6 @@ def ranking_metrics(scores: np.ndarray, test: pl.DataFrame) -> dict[str, dict[st
     seconds = test["watch_ms"].to_numpy()[scored] / 1000.0
     watch = scores[scored, TARGETS.index("watch_s")]
     return found | {"watch_s": {"mae_s": metrics.mean_absolute_error(seconds, watch), "xauc": metrics.xauc(seconds, watch)}}
-
-
-def funnel_metrics(funnels: Sequence[Funnel], k: Sequence[int], catalogue: int) -> dict[str, dict[str, float]]:
-    """Recall@K of what is watched long that day, after every stage and for the floors; coverage is the share of the catalogue
-    shown."""
-    found = {}
-    for stage in funnels[0].stages if funnels else ():
-        ranked = [funnel.stages[stage] for funnel in funnels]
-        longest = max(len(rows) for rows in ranked)
-        entry = {f"recall@{n}": metrics.recall_at(ranked, [f.relevant for f in funnels], n) for n in k if n <= longest}
-        found[stage] = entry | {"candidates": float(np.mean([len(rows) for rows in ranked])),
-                                "coverage": metrics.coverage(np.concatenate(ranked), catalogue)}  # fmt: skip
-    return found
 
 
 def skew(scores: np.ndarray, offline: np.ndarray) -> float:

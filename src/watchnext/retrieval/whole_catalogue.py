@@ -46,14 +46,6 @@ def figures(ranked: np.ndarray, wanted: np.ndarray, prefix: str = "") -> Mapping
     }
 
 
-def interval(differences: np.ndarray, *, seed: int, resamples: int = 1000) -> tuple[float, float]:
-    """95% interval of the mean of (T,) paired differences, by resampling viewers (bootstrap, Efron 1979)."""
-    random, count = np.random.default_rng(seed), len(differences)
-    means = [differences[random.integers(count, size=count)].mean() for _ in range(resamples)]
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
-
-
 def constant(scores: np.ndarray) -> Scorer:
     """The same scores (V,) for everyone: popularity."""
     return lambda histories, viewers: np.tile(scores.astype(np.float64), (len(viewers), 1))

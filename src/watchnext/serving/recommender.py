@@ -4,7 +4,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,7 +14,7 @@ from watchnext.features import history
 from watchnext.features.expressions import HOUR_MS
 from watchnext.features.history import OUTCOME_BITS
 from watchnext.reranking.slate import Reranker
-from watchnext.retrieval.sources import FreshSource, PopularSource, merge
+from watchnext.retrieval.sources import Found, FreshSource, PopularSource, merge
 from watchnext.serving.answer import Answer, Laps
 from watchnext.serving.inputs import ContextError, Inputs, Query, named
 from watchnext.serving.reasons import Reasons
@@ -88,6 +88,13 @@ class Recommender:
         """What retrieval names for a request, before any rule."""
         return self._retrieved(self._strict(request), [])
 
+    def found(self, request: Request, k: int | None = None) -> Mapping[str, np.ndarray]:
+        """What each source names before the merge, source > rows (n,) best first: as many as its quota, or `k` of each. Videos
+        that do not exist yet are left out, so there may be fewer."""
+        quotas = self.release.retrieval["quotas"]
+        found = self._found(self._strict(request), quotas if k is None else dict.fromkeys(quotas, k), [])
+        return {name: self._existing(rows, request.as_of_ms) for name, (rows, _) in found.items()}
+
     def score(self, request: Request, rows: np.ndarray) -> np.ndarray:
         """Predictions (C, T) of the ranker for the videos `rows` (C,), whatever retrieval says."""
         return self._predicted(self._strict(request), np.asarray(rows, np.int64))
@@ -134,14 +141,25 @@ class Recommender:
         return self._inputs.query(request, record)
 
     def _retrieved(self, query: Query, why: list[str]) -> Candidates:
-        as_of, quotas = float(query.request.as_of_ms), self.release.retrieval["quotas"]
+        quotas = self.release.retrieval["quotas"]
+        found = self._found(query, quotas, why)
+        return merge(found, quotas, upload_ms=self._upload_ms, as_of_ms=float(query.request.as_of_ms))
+
+    def _found(self, query: Query, quotas: Mapping[str, int], why: list[str]) -> dict[str, Found]:
+        as_of = float(query.request.as_of_ms)
         found = {name: source.candidates(as_of, self.store.videos, quotas[name]) for name, source in self._sources.items()}
         try:
             found["two_tower"] = self._nearest(query, quotas["two_tower"])
         except Exception:
             log.exception("request %s is answered without its nearest videos", query.request.request_id)
             why.append("the query tower or its index failed: answered from the other sources")
-        return merge(found, quotas, upload_ms=self._upload_ms, as_of_ms=as_of)
+        return found
+
+    def _existing(self, rows: np.ndarray, as_of_ms: int) -> np.ndarray:
+        """Without padding (-1) and what is uploaded after `as_of_ms`; an unknown upload time is no obstacle."""
+        rows = np.asarray(rows, np.int64)
+        rows = rows[rows >= 0]
+        return rows[~(self._upload_ms[rows] > as_of_ms)]
 
     def _nearest(self, query: Query, k: int) -> tuple[np.ndarray, np.ndarray]:
         vector = self.release.query_tower(self._inputs.of_viewer(query))

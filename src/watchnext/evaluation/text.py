@@ -1,0 +1,86 @@
+"""The report as text for a person, before it is rounded: nan is a slice without anything in it."""
+
+import textwrap
+from collections.abc import Iterator, Mapping
+
+WIDTH = 9
+
+
+def table(report: Mapping) -> str:
+    """Funnel, where watched videos were lost, retrieval, ranking."""
+    return "\n".join([*_funnel(report), *_retrieval(report["retrieval"]), *_ranking(report)])
+
+
+def _funnel(report: Mapping) -> Iterator[str]:
+    depths = sorted({int(name.partition("@")[2]) for stage in report["funnel"].values() for name in stage if "@" in name})
+    yield f"regime {report['regime']}, {report['requests']} requests; recall@K of what was watched long later that day"
+    yield f"  {'stage':<16}" + "".join(f"{'@' + str(k):>9}" for k in depths) + f"{'coverage':>10}"
+    for name, stage in report["funnel"].items():
+        cells = "".join(f"{stage[f'recall@{k}']:>9.4f}" if f"recall@{k}" in stage else " " * 9 for k in depths)
+        yield f"  {name:<16}{cells}{stage['coverage']:>10.3f}"
+    shares = {name: value for name, value in report["lost"].items() if name != "shown"}
+    parts = ", ".join(f"{name} {value:.1%}" for name, value in shares.items())
+    yield f"of what was watched long, lost at {parts}; in the slate {report['lost']['shown']:.1%}"
+
+
+def named_lists(retrieval: Mapping) -> dict[str, Mapping]:
+    """Name > figures of every list in the report."""
+    found = {name: retrieval[name] for name in ("merged", "served", "slate")}
+    for part in ("sources", "floors"):
+        found |= {_named(f"{part}/{name}"): entry for name, entry in retrieval[part].items()}
+    return found
+
+
+def _named(path: str) -> str:
+    """ "floors/popular" as "floor: popular"."""
+    part, _, name = path.partition("/")
+    return f"{part.removesuffix('s')}: {name}"
+
+
+def depths_of(retrieval: Mapping) -> list[str]:
+    """ "recall@100", "recall@500"."""
+    return sorted((name for name in retrieval["merged"] if name.startswith("recall@")), key=lambda name: int(name[7:]))
+
+
+def _retrieval(retrieval: Mapping) -> Iterator[str]:
+    if not retrieval:
+        return
+    depths = depths_of(retrieval)
+    slices = [(part, value) for part, values in retrieval["relevant"].items() for value in values]
+    columns = [(depth, "outcome", "watched") for depth in depths[:-1]] + [(depths[-1], *each) for each in slices]
+    yield f"retrieval of what was watched (more than 0 s) later that day; {depths[-1]} by outcome, video age and activity"
+    titles = [f"{depth[6:]} {value.replace('_', ' ')}" if part == "outcome" else value for depth, part, value in columns]
+    yield from _headings([*titles, "coverage", "gini", "lift"])
+    yield f"  {'videos watched':<22}" + "".join(f"{retrieval['relevant'][part][value]:>{WIDTH},}" for _, part, value in columns)
+    for name, entry in named_lists(retrieval).items():
+        recalls = (_recall(entry, *column) for column in columns)
+        bias = (f"{entry[key]:>{WIDTH}.3f}" for key in ("coverage", "gini", "popularity_lift"))
+        yield f"  {name:<22}" + "".join((*recalls, *bias))
+    yield "  served and slate: recall of all their {:.0f} and {:.0f} videos".format(
+        *(retrieval[name]["candidates"] for name in ("served", "slate"))
+    )
+    for depth, gain in retrieval["gain"].items():
+        if gain:
+            yield (
+                f"  {depth} of merged less that of {_named(gain['over'])}: "
+                f"{gain['mean']:+.4f}, 95% {gain['low']:+.4f} to {gain['high']:+.4f}"
+            )
+
+
+def _headings(titles: list[str]) -> Iterator[str]:
+    wrapped = [textwrap.wrap(title, WIDTH - 1) for title in titles]
+    for line in range(max(map(len, wrapped))):
+        yield " " * 24 + "".join(f"{words[line] if line < len(words) else '':>{WIDTH}}" for words in wrapped)
+
+
+def _recall(entry: Mapping, depth: str, part: str, value: str) -> str:
+    """Of a list without depths, at the largest."""
+    recall = entry.get(depth) or entry.get("recall")
+    return f"{recall[part][value]:>{WIDTH}.4f}"
+
+
+def _ranking(report: Mapping) -> Iterator[str]:
+    for regime, targets in report["ranking"].items():
+        yield f"ranking of {report['impressions']} test impressions, regime {regime}"
+        for target, figures in targets.items():
+            yield f"  {target:<16}" + "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
