@@ -12,7 +12,7 @@ def funnel():
         watched = np.array(watched, np.int64)
         empty = {"user_id": 1, "watches": 0, "age_h": np.zeros(len(watched)), "fates": np.zeros(len(watched), np.int64)}
         long_view = np.ones(len(watched), bool) if long_view is None else np.array(long_view, bool)
-        parts = {"stages": {}, "sources": {}, "floors": {}}
+        parts = {"merged": watched[:0], "stages": {}, "sources": {}, "floors": {}}
         return Funnel(**{"watched": watched, "long_view": long_view, **empty, **parts, **fields})
 
     return made

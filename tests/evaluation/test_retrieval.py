@@ -8,13 +8,12 @@ import polars as pl
 import pytest
 
 from watchnext.evaluation.plots import retrieval_plot
-from watchnext.evaluation.retrieval import in_proportion, places, popularity_of, retrieval_metrics
+from watchnext.evaluation.retrieval import places, popularity_of, retrieval_metrics
 from watchnext.evaluation.text import table
 from watchnext.features.catalogue import Ids
 from watchnext.metrics import rounded
 
 VIDEOS = 60
-QUOTAS = {"two_tower": 6, "popular": 3, "silent": 2}
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +30,7 @@ def funnels(funnel):
             watches=int(random.choice([0, 3, 19, 20])),
             age_h=random.choice([3.0, 24.0, 900.0, math.nan], len(watched)),
             stages={"retrieval": random.permutation(VIDEOS)[:9], "slate": random.permutation(VIDEOS)[:4]},
+            merged=random.permutation(VIDEOS)[:15],
             sources=lists,
             floors={"random": random.permutation(VIDEOS)[:20]},
         )
@@ -40,7 +40,7 @@ def funnels(funnel):
 
 @pytest.fixture(scope="module")
 def report(funnels):
-    return retrieval_metrics(funnels, quotas=QUOTAS, k=[5, 15], popularity=np.arange(VIDEOS), seed=0)
+    return retrieval_metrics(funnels, k=[5, 15], popularity=np.arange(VIDEOS), seed=0)
 
 
 def slow_recall(funnels, ranked, k, keeps):
@@ -70,7 +70,7 @@ SLICES = {
 @pytest.mark.parametrize("k", [5, 15])
 def test_recall_of_every_list_and_slice_is_that_of_a_loop(funnels, report, k):
     lists = {
-        "merged": (report["merged"], [in_proportion(f.sources, QUOTAS, 15) for f in funnels]),
+        "merged": (report["merged"], [f.merged for f in funnels]),
         "popular": (report["sources"]["popular"], [f.sources["popular"] for f in funnels]),
         "silent": (report["sources"]["silent"], [f.sources["silent"] for f in funnels]),
         "random": (report["floors"]["random"], [f.floors["random"] for f in funnels]),
@@ -97,7 +97,7 @@ def test_every_watched_video_is_in_one_value_of_a_slice(funnels, report):
 def test_the_order_of_requests_changes_nothing_but_the_draws(funnels, report):
     shuffled = retrieval_metrics(
         [funnels[i] for i in np.random.default_rng(1).permutation(len(funnels))],
-        quotas=QUOTAS, k=[5, 15], popularity=np.arange(VIDEOS), seed=0,
+        k=[5, 15], popularity=np.arange(VIDEOS), seed=0,
     )  # fmt: skip
     assert rounded({**shuffled, "gain": {}}, 9) == rounded({**report, "gain": {}}, 9)
     assert shuffled["gain"]["recall@15"] == pytest.approx(report["gain"]["recall@15"])
@@ -112,24 +112,6 @@ def test_the_gain_is_over_the_best_list_without_a_model(report):
         expected = report["merged"][depth]["outcome"]["watched"] - untrained[best][depth]["outcome"]["watched"]
         assert gain["mean"] == pytest.approx(expected)
         assert gain["low"] < gain["mean"] < gain["high"]
-
-
-def test_quotas_grow_in_proportion():
-    """Of two to one: a gets its turns at 1/2, 1, 3/2, ..., b at 1, 2, ...; 1 and 2 are named by both, c has no quota."""
-    found = {"a": np.array([1, 2, 3, 4]), "b": np.array([2, 5, 1, 6]), "c": np.array([9])}
-    merged = in_proportion(found, {"a": 2, "b": 1, "c": 0}, 10)
-    assert merged.tolist() == [1, 2, 3, 4, 5, 6]
-    assert in_proportion(found, {"a": 1, "b": 1, "c": 0}, 10).tolist() == [1, 2, 5, 3, 4, 6]
-    assert in_proportion(found, {"a": 2, "b": 1, "c": 0}, 3).tolist() == [1, 2, 3]
-    assert in_proportion({}, {}, 3).tolist() == []
-
-
-def test_the_merge_of_the_served_quotas_names_what_is_served():
-    """Where no source names what another does, the first n rows are the quotas of n."""
-    found = {"a": np.arange(0, 30), "b": np.arange(100, 130), "c": np.arange(200, 230)}
-    for n in (1, 2):
-        merged = in_proportion(found, {"a": 6, "b": 3, "c": 1}, 10 * n)
-        assert {name: np.isin(rows, merged).sum() for name, rows in found.items()} == {"a": 6 * n, "b": 3 * n, "c": n}
 
 
 def test_places_are_those_of_a_search():
@@ -163,10 +145,11 @@ def test_a_slice_without_videos_is_null_and_can_be_printed_and_drawn(funnel, tmp
         [1, 2],
         age_h=np.array([900.0, 901.0]),
         stages={"retrieval": np.array([1]), "slate": np.array([], np.int64)},
+        merged=np.array([2, 1]),
         sources={"two_tower": np.array([1]), "popular": np.array([2])},
         floors={"random": np.array([3])},
     )
-    found = retrieval_metrics([only_old], quotas=QUOTAS, k=[5], popularity=np.zeros(VIDEOS), seed=0)
+    found = retrieval_metrics([only_old], k=[5], popularity=np.zeros(VIDEOS), seed=0)
     assert math.isnan(found["merged"]["recall@5"]["video_age"]["under 24 h"])
     assert math.isnan(found["merged"]["popularity_lift"])  # nothing that was watched was known before
     assert "nan" in table(whole(found))
@@ -177,10 +160,8 @@ def test_a_slice_without_videos_is_null_and_can_be_printed_and_drawn(funnel, tmp
 
 
 def test_nobody_followed_or_nothing_watched_is_said(funnels):
-    assert retrieval_metrics([], quotas=QUOTAS, k=[5], popularity=np.zeros(VIDEOS), seed=0) == {}
+    assert retrieval_metrics([], k=[5], popularity=np.zeros(VIDEOS), seed=0) == {}
     assert "retrieval of" not in table(whole({}))
-    idle = retrieval_metrics(
-        [f for f in funnels if not len(f.watched)], quotas=QUOTAS, k=[5], popularity=np.ones(VIDEOS), seed=0
-    )
+    idle = retrieval_metrics([f for f in funnels if not len(f.watched)], k=[5], popularity=np.ones(VIDEOS), seed=0)
     assert math.isnan(idle["merged"]["recall@5"]["outcome"]["watched"])
     assert idle["gain"] == {"recall@5": {}}

@@ -117,6 +117,7 @@ def test_sources_can_be_asked_for_more_than_their_quotas(recommender, release):
     for name, rows in few.items():
         assert len(rows) < len(many[name]) <= 100
         assert many[name][: len(rows)].tolist() == rows.tolist()
+    assert set(recommender.retrieve(ask(release), 100).rows) == set(np.concatenate(list(many.values())))
 
 
 @pytest.mark.parametrize("user_id", [999_999, "somebody"])

@@ -62,7 +62,6 @@ def replay(config: DictConfig) -> None:
         "lost": lost(followed.funnels),
         "retrieval": retrieval_metrics(
             followed.funnels,
-            quotas=release.retrieval["quotas"],
             k=config.evaluation.retrieval_k,
             popularity=popularity_of(tables.impressions.filter(pl.Series(split != 2)), release.video_ids),
             seed=config.seed,

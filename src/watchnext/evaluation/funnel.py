@@ -26,7 +26,8 @@ class Funnel:
     long_view  (R,) bool, those watched long
     age_h      (R,) hours since upload at the request, nan unknown
     fates      (R,) index into FATES
-    stages, sources, floors  name > rows best first; a stage also holds what it took over from the one before
+    merged     rows best first, of all sources asked for more than their quotas
+    stages, sources, floors  name > rows best first
     """
 
     user_id: int | str
@@ -35,6 +36,7 @@ class Funnel:
     long_view: np.ndarray
     age_h: np.ndarray
     fates: np.ndarray
+    merged: np.ndarray
     stages: Mapping[str, np.ndarray]
     sources: Mapping[str, np.ndarray]
     floors: Mapping[str, np.ndarray]
@@ -67,6 +69,7 @@ class Follower:
             long_view=np.bincount(of, long_view[existing], minlength=len(watched)) > 0,
             age_h=age_h[existing][first],
             fates=fates,
+            merged=self._recommender.retrieve(request, self._depth).rows[: self._depth],
             stages=stages,
             sources=self._recommender.found(request, self._depth),
             floors=self._floors.of(request),

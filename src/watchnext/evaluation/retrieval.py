@@ -25,9 +25,7 @@ Lists = Mapping[str, Sequence[np.ndarray]]  # name > rows of each of the N reque
 Slices = Mapping[str, Mapping[str, np.ndarray]]  # slice > value > (R,) bool, of the R videos watched after all requests
 
 
-def retrieval_metrics(
-    funnels: Sequence[Funnel], *, quotas: Mapping[str, int], k: Sequence[int], popularity: np.ndarray, seed: int
-) -> dict:
+def retrieval_metrics(funnels: Sequence[Funnel], *, k: Sequence[int], popularity: np.ndarray, seed: int) -> dict:
     """The report; {} if no request was followed.
 
     relevant  slice > value > number of watched videos
@@ -35,12 +33,12 @@ def retrieval_metrics(
               all requests the share of the catalogue named (`coverage`), `gini` and `popularity_lift`
     gain      recall of `merged` minus that of the best list without a trained model, with its interval over viewers
 
-    `popularity` (V,) is the watches of every video before the held-out days. Served and slate are as long as they are: their
-    recall is that of all of them.
+    `popularity` (V,) is the watches of every video before the held-out days. Merged and single sources are asked for more than
+    their quotas, as deep as `k` looks. Served and slate are as long as a request gets them: their recall is that of all.
     """
     if not funnels:
         return {}
-    lists, slices = lists_of(funnels, quotas, max(k)), slices_of(funnels)
+    lists, slices = lists_of(funnels), slices_of(funnels)
     requests = np.repeat(np.arange(len(funnels)), [len(funnel.watched) for funnel in funnels])
     watched = [funnel.watched for funnel in funnels]
     found = {"relevant": {name: {value: int(rows.sum()) for value, rows in of.items()} for name, of in slices.items()}}
@@ -65,9 +63,9 @@ def popularity_of(impressions: pl.DataFrame, video_ids: Ids) -> np.ndarray:
     return np.bincount(rows[rows >= 0], minlength=len(video_ids.ids))
 
 
-def lists_of(funnels: Sequence[Funnel], quotas: Mapping[str, int], depth: int) -> Lists:
+def lists_of(funnels: Sequence[Funnel]) -> Lists:
     lists = {
-        "merged": [in_proportion(funnel.sources, quotas, depth) for funnel in funnels],
+        "merged": [funnel.merged for funnel in funnels],
         "served": [funnel.stages["retrieval"] for funnel in funnels],
         "slate": [funnel.stages["slate"] for funnel in funnels],
     }
@@ -76,19 +74,6 @@ def lists_of(funnels: Sequence[Funnel], quotas: Mapping[str, int], depth: int) -
         names = dict.fromkeys(chain.from_iterable(of))  # a source that failed for a request named nothing
         lists |= {f"{part}/{name}": [each.get(name, np.zeros(0, np.int64)) for each in of] for name in names}
     return lists
-
-
-def in_proportion(found: Mapping[str, np.ndarray], quotas: Mapping[str, int], k: int) -> np.ndarray:
-    """The merged list at any length: the first `k` distinct rows that come in as all quotas grow in proportion.
-
-    The served merge fills fixed quotas source by source, and its order means nothing; here the first n rows are what quotas
-    for n videos altogether would name, the share of a source that runs dry going to the others.
-    """
-    named = [name for name in found if quotas.get(name)]
-    rows = np.concatenate([np.zeros(0, np.int64), *(found[name] for name in named)])
-    turn = np.concatenate([np.zeros(0), *((np.arange(len(found[name])) + 1) / quotas[name] for name in named)])
-    rows = rows[np.argsort(turn, kind="stable")]
-    return rows[np.sort(np.unique(rows, return_index=True)[1])][:k]
 
 
 def places(ranked: np.ndarray, wanted: np.ndarray) -> np.ndarray:

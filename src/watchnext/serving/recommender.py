@@ -84,15 +84,14 @@ class Recommender:
 
     # ---- stage by stage, for evaluation ------------------------------------------------------------------------------
 
-    def retrieve(self, request: Request) -> Candidates:
-        """What retrieval names for a request, before any rule."""
-        return self._retrieved(self._strict(request), [])
+    def retrieve(self, request: Request, k: int | None = None) -> Candidates:
+        """What retrieval names for a request, before any rule. `k` asks every source for so many instead of its quota."""
+        return self._retrieved(self._strict(request), [], k)
 
     def found(self, request: Request, k: int | None = None) -> Mapping[str, np.ndarray]:
-        """What each source names before the merge, source > rows (n,) best first: as many as its quota, or `k` of each. Videos
-        that do not exist yet are left out, so there may be fewer."""
-        quotas = self.release.retrieval["quotas"]
-        found = self._found(self._strict(request), quotas if k is None else dict.fromkeys(quotas, k), [])
+        """What each source names before the merge, source > rows (n,) best first: its quota, or `k`. Videos that do not exist
+        yet are left out, so there may be fewer."""
+        found = self._found(self._strict(request), self._quotas(k), [])
         return {name: self._existing(rows, request.as_of_ms) for name, (rows, _) in found.items()}
 
     def score(self, request: Request, rows: np.ndarray) -> np.ndarray:
@@ -140,10 +139,14 @@ class Recommender:
             record = np.zeros(self.release.layout.viewer)
         return self._inputs.query(request, record)
 
-    def _retrieved(self, query: Query, why: list[str]) -> Candidates:
-        quotas = self.release.retrieval["quotas"]
+    def _retrieved(self, query: Query, why: list[str], k: int | None = None) -> Candidates:
+        quotas = self._quotas(k)
         found = self._found(query, quotas, why)
         return merge(found, quotas, upload_ms=self._upload_ms, as_of_ms=float(query.request.as_of_ms))
+
+    def _quotas(self, k: int | None) -> Mapping[str, int]:
+        quotas = self.release.retrieval["quotas"]
+        return quotas if k is None else dict.fromkeys(quotas, k)
 
     def _found(self, query: Query, quotas: Mapping[str, int], why: list[str]) -> dict[str, Found]:
         as_of = float(query.request.as_of_ms)
