@@ -70,7 +70,7 @@ def _retrieval(retrieval: Mapping) -> Iterator[str]:
 def _headings(titles: list[str]) -> Iterator[str]:
     wrapped = [textwrap.wrap(title, WIDTH - 1) for title in titles]
     for line in range(max(map(len, wrapped))):
-        yield " " * 24 + "".join(f"{words[line] if line < len(words) else '':>{WIDTH}}" for words in wrapped)
+        yield (" " * 24 + "".join(f"{words[line] if line < len(words) else '':>{WIDTH}}" for words in wrapped)).rstrip()
 
 
 def _recall(entry: Mapping, depth: str, part: str, value: str) -> str:
