@@ -17,7 +17,9 @@ from watchnext.ranking.committee import CommitteeModule
 from watchnext.ranking.heads import WATCH, Scorer, predictions
 from watchnext.ranking.losses import MultiTask
 from watchnext.ranking.module import RankingModule
-from watchnext.retrieval.module import RetrievalModule
+from watchnext.retrieval.module import RetrievalModule, nearest_interest
+from watchnext.retrieval.negatives import Drawn
+from watchnext.retrieval.two_tower import OneViewer
 from watchnext.schema import FeatureSchema, SchemaError
 from watchnext.serving.graph import Graph
 from watchnext.types import TARGETS
@@ -237,6 +239,11 @@ def test_a_ranker_does_without_optional_features(ranking):
 # ---- retrieval -------------------------------------------------------------------------------------------------------
 
 
+def interests_of(queries: torch.Tensor) -> torch.Tensor:
+    """(B, D) or (B, K, D) > (B, K, D)."""
+    return queries.reshape(len(queries), -1, queries.shape[-1])
+
+
 @pytest.fixture(scope="module", params=of_kind(RetrievalModule))
 def retrieval(request, world_features):
     """A module overfitted to 32 pairs of different viewers and videos, their inputs, and its losses before and after."""
@@ -248,11 +255,13 @@ def retrieval(request, world_features):
         if user not in users and video not in videos and len(rows) < 32:
             rows, users, videos = [*rows, row], users | {user}, videos | {video}
     inputs = inputs_of(world_features, np.sort(rows))
-    of_rows, nothing = torch.from_numpy(world_features.columns["video_rows"][np.sort(rows)]), torch.zeros(32)
+    places = torch.arange(32)  # each pair's video is told from those of the other pairs
+    drawn = Drawn(places, torch.zeros(32), 32)
 
     def loss():
         pool = module.network.video(inputs)
-        return module.loss(module.network.query(inputs), pool, positives=of_rows, pool_rows=of_rows, log_expected=nothing)
+        queries = nearest_interest(module.network.query(inputs), pool)
+        return module.loss(queries, pool, pool, positives=places, drawn=drawn)
 
     return module, inputs, fitted(module, loss, steps=150)
 
@@ -267,13 +276,14 @@ def test_towers_overfit_32_pairs(retrieval):
     module, inputs, (before, after) = retrieval
     assert after < 0.1 * before
     with torch.no_grad():
-        best = (module.network.query(inputs) @ module.network.video(inputs).T).argmax(1)
+        scores = interests_of(module.network.query(inputs)) @ module.network.video(inputs).T
+    best = scores.amax(1).argmax(1)
     assert (best == torch.arange(32)).all()
 
 
 def test_towers_give_unit_vectors_row_by_row(retrieval, tower):
     vectors = tower(retrieval[1])
-    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(32))
+    torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(vectors.shape[:-1]))
     single = torch.cat([tower(taken(retrieval[1], slice(i, i + 1))) for i in range(32)])
     torch.testing.assert_close(vectors, single, rtol=1e-5, atol=1e-5)
 
@@ -314,14 +324,26 @@ def test_exported_towers_answer_as_torch_does(retrieval, tower, tmp_path, reques
     mine = {name: values for name, values in inputs.items() if name.startswith(OF_VIDEO) != is_query}
     vary = set() if is_query else set(mine)
     network = getattr(retrieval[0].network, request.node.callspec.params["tower"])
+    network = OneViewer(network) if is_query else network
     export_graph(network, taken(mine, slice(0, 1 if is_query else 3)), rows_vary=vary, path=tmp_path / "tower.xml")
     graph = Graph(tmp_path / "tower.xml")
     for rows in (slice(4, 5), slice(9, 10)) if is_query else (slice(0, 1), slice(3, 32)):
         some = taken(mine, rows)
-        np.testing.assert_allclose(graph({name: values.numpy() for name, values in some.items()}), tower(some).numpy(), **CLOSE)
+        np.testing.assert_allclose(
+            graph({name: values.numpy() for name, values in some.items()}), torch.no_grad()(network)(some).numpy(), **CLOSE
+        )
 
 
 def test_towers_do_without_optional_features(retrieval):
     network, inputs = build_network({**retrieval[0].recipe, "sizes": vars(BARE)}).eval(), bare_inputs(4)
     with torch.no_grad():
-        assert network.query(inputs).shape == network.video(inputs).shape
+        assert network.query(inputs).shape[-1] == network.video(inputs).shape[-1]
+
+
+def test_a_viewer_without_a_history_or_an_id_has_an_answer(retrieval):
+    """So it is served: the unknown row of the user table, no watch."""
+    inputs = {name: torch.zeros_like(values) if name.startswith(("history_", "user_")) else values
+              for name, values in retrieval[1].items()}  # fmt: skip
+    with torch.no_grad():
+        vectors = interests_of(retrieval[0].network.query(inputs))
+    torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(vectors.shape[:-1]))

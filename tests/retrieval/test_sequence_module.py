@@ -8,9 +8,9 @@ import pytorch_lightning as pl
 import torch
 
 from watchnext.retrieval.leave_one_out import Histories, leave_one_out
-from watchnext.retrieval.losses import SharedSoftmax
+from watchnext.retrieval.losses import SampledSoftmax
 from watchnext.retrieval.module import SequenceModule
-from watchnext.retrieval.negatives import SharedUniform
+from watchnext.retrieval.negatives import Negatives
 from watchnext.retrieval.sequence_towers import SequenceTowers
 from watchnext.retrieval.spectral import SpectralStart
 from watchnext.retrieval.whole_catalogue import best
@@ -34,8 +34,8 @@ def module_of(viewers: list[list[int]], *, seed: int = 0, dropout: float = 0.1, 
     return SequenceModule(
         split=leave_one_out(Histories.of(viewers, VIDEOS)),
         network=partial(SequenceTowers, **{**SIZES, **sizes, "dropout": dropout}),
-        loss=SharedSoftmax(temperature=0.1),
-        negatives=SharedUniform(count=40, seed=seed),
+        loss=SampledSoftmax(temperature=0.1),
+        negatives=partial(Negatives, in_batch=False, uniform=40),
         start=SpectralStart(**START, seed=seed),
         learning_rate=0.003,
         table_learning_rate=0.003,
@@ -143,3 +143,20 @@ def test_validation_asks_with_training_videos_alone():
     found = best(module.scores, module.split.train, module.split.viewers, 10)
     recall = float((found == module.split.valid[:, None]).any(axis=1).mean())
     assert float(module.trainer.callback_metrics["valid/recall_at_10"]) == pytest.approx(recall)
+
+
+def test_negatives_are_counted_from_what_comes_next():
+    """Of 1 2 3 2 (| 4 5 held out) the targets are 2 3 2; the second viewer has nothing held out."""
+    module = module_of([[1, 2, 3, 2, 4, 5], [6, 1]])
+    assert module.negatives.counts.nonzero().squeeze(1).tolist() == [1, 2, 3]
+    assert module.negatives.counts[[1, 2, 3]].tolist() == [1, 2, 1]
+
+
+def test_a_loss_that_is_no_number_stops_and_names_the_batch():
+    module = module_of(sequences())
+    with torch.no_grad():
+        module.network.table.weight.fill_(float("nan"))
+    with pytest.raises(
+        ValueError, match=r"the loss of batch 3 is nan; .* lower retrieval\.module\.learning_rate, which is 0\.003"
+    ):
+        module.training_step(next(iter(module.loader("train", seed=0))), 3)

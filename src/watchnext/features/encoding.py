@@ -17,7 +17,10 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class InputSizes:
-    """How large the network's inputs are: vocabulary sizes (code 0 included) and widths."""
+    """How large the network's inputs are: vocabulary sizes (code 0 included) and widths.
+
+    user_id, video_id  which of the user's and the video's codes says who or which it is; null is none
+    """
 
     user_codes: tuple[int, ...]
     context_codes: tuple[int, ...]
@@ -29,6 +32,8 @@ class InputSizes:
     candidate_values: int
     vector: int
     history: int = 5
+    user_id: int | None = 0
+    video_id: int | None = 0
 
     @classmethod
     def from_mapping(cls, sizes: Mapping) -> "InputSizes":

@@ -315,6 +315,10 @@ class FeaturePipeline:
         def vocabularies(features) -> tuple[int, ...]:
             return tuple(len(self.fitted[f"vocabulary.{f.name}"]) + 1 for f in features if f.kind == "categorical")
 
+        def place(entity: str, name: str) -> int | None:
+            names = [f.name for f in self.schema.columns(entity) if f.kind == "categorical"]
+            return names.index(name) if name in names else None
+
         widths = {
             block: self.fitted[f"scale.{block}"].shape[1]
             for block in ("user_values", "query_values", "video_values", "candidate_values")
@@ -326,6 +330,8 @@ class FeaturePipeline:
             video_codes=vocabularies(self.schema.columns("video")),
             tags=len(self.fitted.get("vocabulary.tags", ())) + 1,
             vector=(vector[0].dimension if vector else 0) + 1,
+            user_id=place("user", "user_id"),
+            video_id=place("video", "video_id"),
             **widths,
         )
 

@@ -12,6 +12,7 @@ from watchnext.monitoring.reference import reference
 from watchnext.nn.export import export_graph
 from watchnext.nn.weights import load_network
 from watchnext.ranking.heads import Scorer
+from watchnext.retrieval.two_tower import OneViewer
 from watchnext.serving.release import aside, assemble, publish
 
 QUERY_INPUTS = (
@@ -60,7 +61,7 @@ class ReleaseBuilder:
     def _export(self, towers: torch.nn.Module, ranker: torch.nn.Module, work: Path) -> None:
         inputs = self.features.batch(self.features.rows("valid")[:EXAMPLE])
         query = {name: inputs[name][:1] for name in QUERY_INPUTS}
-        export_graph(towers.query, query, rows_vary=set(), path=work / "query_tower.xml")
+        export_graph(OneViewer(towers.query), query, rows_vary=set(), path=work / "query_tower.xml")
         candidates = {name: inputs[name] for name in CANDIDATE_INPUTS}
         export_graph(Scorer(ranker), {**query, **candidates}, rows_vary=set(CANDIDATE_INPUTS), path=work / "ranker.xml")
 

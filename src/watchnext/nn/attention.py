@@ -47,6 +47,23 @@ class PooledAttention(nn.Module):
         return self.out((weights.unsqueeze(-1) * v).sum(2).reshape(-1, width))
 
 
+class InterestAttention(nn.Module):
+    """Several vectors of a history, one an interest: (B, H, D), mask (B, H) > (B, K, D), each by attention from a query that is
+    learned (ComiRec-SA, Cen et al., KDD 2020). Deviation: each interest has a vector to start from, which is all that an empty
+    history leaves of it."""
+
+    def __init__(self, *, dimension: int, interests: int) -> None:
+        super().__init__()
+        self.key = nn.Linear(dimension, dimension)
+        self.weigh = nn.Linear(dimension, interests, bias=False)
+        self.start = nn.Parameter(torch.randn(interests, dimension) * dimension**-0.5)
+
+    def forward(self, history: Tensor, mask: Tensor) -> Tensor:
+        logits = self.weigh(torch.tanh(self.key(history))).transpose(1, 2)
+        weights = logits.masked_fill(mask.unsqueeze(1) < 0.5, FAR).softmax(-1)
+        return self.start + weights @ history
+
+
 class TargetAttention(nn.Module):
     """DIN (Zhou et al., KDD 2018): the history as this candidate sees it.
 

@@ -8,6 +8,24 @@ from torch import Tensor, nn
 from watchnext.features.encoding import InputSizes
 
 
+class IdDropout(nn.Module):
+    """In training, the code at `place` of codes (..., F) becomes 0 (unknown) with this probability, row by row, so that a model
+    learns to do without an id (DropoutNet, Volkovs et al., NeurIPS 2017). `place` null leaves the codes as they are."""
+
+    def __init__(self, *, place: int | None, probability: float) -> None:
+        super().__init__()
+        if not 0.0 <= probability < 1.0:
+            raise ValueError(f"id dropout is {probability}, expected at least 0 and below 1")
+        self.place, self.probability = place, probability
+
+    def forward(self, codes: Tensor) -> Tensor:
+        if not self.training or self.place is None or not self.probability:
+            return codes
+        codes = codes.clone()
+        codes[..., self.place] *= torch.rand(codes.shape[:-1], device=codes.device) >= self.probability
+        return codes
+
+
 class CodeEmbeddings(nn.Module):
     """F categorical features as one table: codes (..., F) > (..., F * dimension). Code 0 (missing, unseen, rare) is learned
     too."""
@@ -44,25 +62,28 @@ class TagEmbeddings(nn.Module):
 class VideoFeatures(nn.Module):
     """What a video is: its codes, tags and content vector, side by side (..., width). Shared by candidates and history."""
 
-    def __init__(self, *, sizes: InputSizes, dimension: int) -> None:
+    def __init__(self, *, sizes: InputSizes, dimension: int, id_dropout: float = 0.0) -> None:
         super().__init__()
+        self.dropped = IdDropout(place=sizes.video_id, probability=id_dropout)
         self.codes = CodeEmbeddings(sizes=sizes.video_codes, dimension=dimension)
         self.tags = TagEmbeddings(size=sizes.tags, dimension=dimension)
         self.width = self.codes.width + self.tags.width + sizes.vector
 
     def forward(self, codes: Tensor, tags: Tensor, vector: Tensor) -> Tensor:
-        return torch.cat([self.codes(codes), self.tags(tags), vector], dim=-1)
+        return torch.cat([self.codes(self.dropped(codes)), self.tags(tags), vector], dim=-1)
 
 
 class QueryFeatures(nn.Module):
     """Who asks and when: user and context codes, user and as-of values, side by side (B, width)."""
 
-    def __init__(self, *, sizes: InputSizes, dimension: int) -> None:
+    def __init__(self, *, sizes: InputSizes, dimension: int, id_dropout: float = 0.0) -> None:
         super().__init__()
+        self.dropped = IdDropout(place=sizes.user_id, probability=id_dropout)
         self.codes = CodeEmbeddings(sizes=sizes.user_codes + sizes.context_codes, dimension=dimension)
         self.width = self.codes.width + sizes.user_values + sizes.query_values
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        parts = [self.codes(torch.cat([inputs[name] for name in ("user_codes", "context_codes") if name in inputs], dim=-1))]
+        codes = [self.dropped(inputs["user_codes"])] + [inputs[name] for name in ("context_codes",) if name in inputs]
+        parts = [self.codes(torch.cat(codes, dim=-1))]
         # Exported graphs have no empty inputs.
         return torch.cat(parts + [inputs[name] for name in ("user_values", "query_values") if name in inputs], dim=-1)

@@ -1,4 +1,4 @@
-"""What both Lightning modules need of training: the optimizer, and the best epoch instead of the last."""
+"""What the Lightning modules need of training: the optimizer, a look at the loss, and the best epoch instead of the last."""
 
 import pytorch_lightning as pl
 import torch
@@ -15,6 +15,17 @@ def adam(network: nn.Module, *, learning_rate: float, weight_decay: float) -> to
         [{"params": groups[True], "weight_decay": weight_decay}, {"params": groups[False], "weight_decay": 0.0}],
         lr=learning_rate,
     )
+
+
+def finite(loss: Tensor, place: int, *, key: str, learning_rate: float) -> Tensor:
+    """The loss of batch `place`. Raises ValueError naming the batch, and the learning rate by its `key` in the configuration,
+    where it is nan or infinite."""
+    if not loss.isfinite():
+        raise ValueError(
+            f"the loss of batch {place} is {loss.item()}; look at its inputs, or lower {key}, "
+            f"which is {learning_rate:g}. Nothing was written; what was trained before is as it was"
+        )
+    return loss
 
 
 class BestWeights(pl.Callback):

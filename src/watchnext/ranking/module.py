@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from watchnext.features.batches import Batches, FeatureSet
 from watchnext.features.pipeline import FeaturePipeline
-from watchnext.nn.module import adam
+from watchnext.nn.module import adam, finite
 from watchnext.nn.weights import build_network, recipe_of, save_network
 from watchnext.ranking.blind import Blind, hidden_places
 from watchnext.ranking.figures import figures
@@ -59,11 +59,7 @@ class RankingModule(pl.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], place: int) -> Tensor:
         loss = self.loss(self.network(batch), batch["targets"], batch.get("groups"))
-        if not loss.isfinite():
-            raise ValueError(
-                f"the loss of batch {place} is {loss.item()}; look at its inputs, or lower model.module.learning_rate, "
-                f"which is {self.learning_rate:g}. Nothing was written; what was trained before is as it was"
-            )
+        finite(loss, place, key="model.module.learning_rate", learning_rate=self.learning_rate)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["targets"]))
         return loss
 

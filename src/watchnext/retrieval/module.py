@@ -6,22 +6,39 @@ from pathlib import Path
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from watchnext.features.batches import Batches, FeatureSet
-from watchnext.nn.module import adam
+from watchnext.nn.module import adam, finite
 from watchnext.nn.weights import build_network, recipe_of, save_network
 from watchnext.retrieval.index import exact
 from watchnext.retrieval.leave_one_out import Histories, LeaveOneOut
-from watchnext.retrieval.negatives import MixedNegatives, SharedUniform
+from watchnext.retrieval.losses import Objective
 from watchnext.retrieval.sequence_towers import SequenceTowers
 from watchnext.retrieval.spectral import SpectralStart
 from watchnext.retrieval.whole_catalogue import best, gains
 from watchnext.retrieval.windows import Windows
 from watchnext.types import TARGETS
 
-GUARD_QUERIES = 1000  # real queries that the index guard measures recall on
+GUARD_QUERIES = 1000  # real viewers whose queries the index guard measures recall on
+
+
+def nearest_interest(queries: Tensor, own: Tensor) -> Tensor:
+    """Of queries (B, D) or (B, K, D), the one of each row (B, D) that is nearest to its positive's vector `own` (B, D): the
+    interest that trains (ComiRec, Cen et al., KDD 2020)."""
+    if queries.dim() == 2:
+        return queries
+    found = (queries @ own.unsqueeze(-1)).squeeze(-1).argmax(1)
+    return queries[torch.arange(len(queries), device=queries.device), found]
+
+
+def of_interests(rows: np.ndarray, scores: np.ndarray, k: int) -> np.ndarray:
+    """Best `k` of one viewer's answers (K, N) to its interests: a video counts once, by its best score. Fewer where there are
+    fewer."""
+    order = np.argsort(-scores.ravel(), kind="stable")
+    _, first = np.unique(rows.ravel()[order], return_index=True)
+    return rows.ravel()[order[np.sort(first)[:k]]]
 
 
 class RetrievalModule(pl.LightningModule):
@@ -34,8 +51,8 @@ class RetrievalModule(pl.LightningModule):
         *,
         features: FeatureSet,
         network: partial,
-        loss: nn.Module,
-        negatives: MixedNegatives,
+        loss: Objective,
+        negatives: partial,
         positive: str,
         recall_at: int,
         learning_rate: float,
@@ -43,13 +60,13 @@ class RetrievalModule(pl.LightningModule):
         batch_size: int,
     ) -> None:
         super().__init__()
-        self.features, self.negatives, self.positive, self.recall_at = features, negatives, TARGETS.index(positive), recall_at
+        self.features, self.positive, self.recall_at = features, TARGETS.index(positive), recall_at
         self.learning_rate, self.weight_decay, self.batch_size = learning_rate, weight_decay, batch_size
         self.recipe = recipe_of(network, features.pipeline.sizes)
         self.network, self.loss = build_network(self.recipe), loss
         self._videos = {name: torch.from_numpy(np.array(values)) for name, values in features.videos.items()}
         counts = np.bincount(features.columns["video_rows"][self._positives("train")], minlength=len(features.catalogue))
-        self._shares = torch.from_numpy(counts / max(counts.sum(), 1))
+        self.negatives = negatives(counts=torch.from_numpy(counts))
         self._found: list[tuple[Tensor, Tensor]] = []
 
     def _positives(self, split: str) -> np.ndarray:
@@ -71,13 +88,15 @@ class RetrievalModule(pl.LightningModule):
         """Video vectors (N, D) of catalogue rows."""
         return self.network.video({name: values[rows] for name, values in self._videos.items()})
 
-    def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
+    def training_step(self, batch: dict[str, Tensor], place: int) -> Tensor:
         positives = batch["video_rows"]
-        rows = torch.cat([positives, self.negatives.draw(len(self.features.catalogue))])
-        log_expected = self.negatives.log_expected(rows, shares=self._shares, batch=len(positives)).float()
-        loss = self.loss(
-            self.network.query(batch), self.videos(rows), positives=positives, pool_rows=rows, log_expected=log_expected
-        )
+        drawn = self.negatives.draw(positives)
+        rows, at = torch.cat([positives, drawn.rows]).unique(return_inverse=True)
+        vectors = self.videos(rows)  # each video once, so that its dropout is one as positive and as negative
+        own, pool = vectors[at[: len(positives)]], vectors[at[len(positives) :]]
+        queries = nearest_interest(self.network.query(batch), own)
+        loss = self.loss(queries, own, pool, positives=positives, drawn=drawn)
+        finite(loss, place, key="model.module.learning_rate", learning_rate=self.learning_rate)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(positives))
         return loss
 
@@ -95,8 +114,10 @@ class RetrievalModule(pl.LightningModule):
     def _log_recall(self, split: str) -> None:
         queries, wanted = (torch.cat(parts).numpy() for parts in zip(*self._found, strict=True))
         self._found.clear()
-        rows, _ = exact(self.embeddings(), queries, self.recall_at)
-        recall = float((rows == wanted[:, None]).any(axis=1).mean())
+        rows, scores = exact(self.embeddings(), queries.reshape(-1, queries.shape[-1]), self.recall_at)
+        rows, scores = (part.reshape(len(wanted), -1, part.shape[-1]) for part in (rows, scores))
+        found = [row in of_interests(*answers, self.recall_at) for row, *answers in zip(wanted, rows, scores, strict=True)]
+        recall = float(np.mean(found))
         self.log(f"{split}/recall_at_{self.recall_at}", recall, prog_bar=True)
 
     @torch.no_grad()
@@ -113,7 +134,7 @@ class RetrievalModule(pl.LightningModule):
     def _queries(self) -> np.ndarray:
         rows = self._positives("valid")
         chosen = rows[:: max(1, len(rows) // GUARD_QUERIES)][:GUARD_QUERIES]
-        return self.network.eval().query(self.features.batch(chosen)).numpy()
+        return self.network.eval().query(self.features.batch(chosen)).flatten(0, -2).numpy()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return adam(self, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
@@ -123,6 +144,12 @@ class RetrievalModule(pl.LightningModule):
         save_network(folder, self.network, schema=self.features.pipeline.schema, recipe=self.recipe)
         np.save(Path(folder) / "embeddings.npy", self.embeddings())
         np.save(Path(folder) / "queries.npy", self._queries())
+
+
+def _targets(histories: Histories) -> np.ndarray:
+    """How often each video (V,) is what comes next: all but first watches."""
+    firsts = histories.rows[histories.starts[:-1][histories.lengths > 0]]
+    return histories.counts - np.bincount(firsts, minlength=histories.videos)
 
 
 class SequenceModule(pl.LightningModule):
@@ -138,8 +165,8 @@ class SequenceModule(pl.LightningModule):
         *,
         split: LeaveOneOut,
         network: partial,
-        loss: nn.Module,
-        negatives: SharedUniform,
+        loss: Objective,
+        negatives: partial,
         start: SpectralStart | None,
         learning_rate: float,
         table_learning_rate: float,
@@ -147,10 +174,10 @@ class SequenceModule(pl.LightningModule):
         ranked: int,
     ) -> None:
         super().__init__()
-        self.split, self.negatives, self.positions, self.ranked = split, negatives, positions, ranked
+        self.split, self.positions, self.ranked = split, positions, ranked
         self.learning_rate, self.table_learning_rate = learning_rate, table_learning_rate
         self.network: SequenceTowers = network(videos=split.train.videos)
-        self.loss = loss
+        self.loss, self.negatives = loss, negatives(counts=torch.from_numpy(_targets(split.train)))
         if start is not None:
             self.network.start_from(torch.from_numpy(start.vectors(split.train, self.network.dimension)))
         self._gains: list[tuple[np.ndarray, np.ndarray]] = []
@@ -161,12 +188,13 @@ class SequenceModule(pl.LightningModule):
             return Windows(self.split.train, places=self.network.places, positions=self.positions, seed=seed).loader()
         return DataLoader(torch.arange(len(self.split.viewers)), batch_size=1024)
 
-    def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
+    def training_step(self, batch: dict[str, Tensor], place: int) -> Tensor:
         some = batch["targets"] < self.network.videos
         queries, positives = self.network.queries(batch["histories"])[some], batch["targets"][some]
-        rows = self.negatives.draw(self.network.videos)
-        own, pool = self.network.video(positives), self.network.video(rows)
-        return self.loss(queries, own, pool, positives=positives, pool_rows=rows, videos=self.network.videos)
+        drawn = self.negatives.draw(positives)
+        own, pool = self.network.video(positives), self.network.video(drawn.rows)
+        loss = self.loss(queries, own, pool, positives=positives, drawn=drawn)
+        return finite(loss, place, key="retrieval.module.learning_rate", learning_rate=self.learning_rate)
 
     @torch.no_grad()
     def scores(self, histories: Histories, viewers: np.ndarray) -> np.ndarray:

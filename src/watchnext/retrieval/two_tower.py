@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from watchnext.features.encoding import InputSizes
-from watchnext.nn.attention import History, PooledAttention
+from watchnext.nn.attention import History, InterestAttention, PooledAttention
 from watchnext.nn.cross import MLP
 from watchnext.nn.embeddings import QueryFeatures, VideoFeatures
 from watchnext.nn.encoders import encoder_of
@@ -48,10 +48,11 @@ class InOrder(nn.Module):
 
 
 class QueryTower(nn.Module):
-    """User, context and history > unit vectors (B, dimension).
+    """User, context and history > unit vectors (B, dimension), or (B, interests, dimension) of several interests.
 
-    encoder  how the history is read: "attention" pools it without order, by the user and context; the others are those of
-             nn/encoders.py, of `blocks` layers
+    encoder    how the history is read: "attention" pools it without order, by the user and context; the others are those of
+               nn/encoders.py, of `blocks` layers
+    interests  vectors a viewer: a video is as near as it is to the nearest of them
     """
 
     def __init__(
@@ -64,12 +65,14 @@ class QueryTower(nn.Module):
         dimension: int,
         heads: int,
         dropout: float,
+        id_dropout: float,
         encoder: str,
         blocks: int,
         places: int,
+        interests: int,
     ) -> None:
         super().__init__()
-        self.features = QueryFeatures(sizes=sizes, dimension=embedding)
+        self.features = QueryFeatures(sizes=sizes, dimension=embedding, id_dropout=id_dropout)
         self.history = History(sizes=sizes, videos=videos, dimension=dimension)
         if encoder == "attention":
             self.attention = PooledAttention(query=self.features.width, dimension=dimension, heads=heads)
@@ -77,19 +80,27 @@ class QueryTower(nn.Module):
             self.attention = InOrder(
                 encoder_of(encoder, dimension=dimension, heads=heads, blocks=blocks, places=places, dropout=dropout)
             )
-        self.deep = MLP(inputs=self.features.width + 2 * dimension, hidden=hidden, dropout=dropout)
+        self.interests = InterestAttention(dimension=dimension, interests=interests) if interests > 1 else None
+        width = self.features.width + (3 if interests > 1 else 2) * dimension
+        self.deep = MLP(inputs=width, hidden=hidden, dropout=dropout)
         self.out = nn.Linear(hidden[-1], dimension)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         query, mask = self.features(inputs), inputs["history_mask"]
         history = self.history(inputs)
         mean = history.sum(1) / mask.sum(-1, keepdim=True).clamp(min=1.0)
-        pooled = self.attention(query, history, mask)
-        return normalize(self.out(self.deep(torch.cat([query, pooled, mean], dim=-1))), dim=-1)
+        known = torch.cat([query, self.attention(query, history, mask), mean], dim=-1)
+        if self.interests is not None:
+            interests = self.interests(history, mask)
+            known = torch.cat([known.unsqueeze(1).expand(-1, interests.shape[1], -1), interests], dim=-1)
+        return normalize(self.out(self.deep(known)), dim=-1)
 
 
 class TwoTower(nn.Module):
-    """The two towers share what they know of a video: its features embed alike as candidate and in the history."""
+    """The two towers share what they know of a video: its features embed alike as candidate and in the history.
+
+    id_dropout  how often training hides which video, and which viewer, it is
+    """
 
     def __init__(
         self,
@@ -100,12 +111,14 @@ class TwoTower(nn.Module):
         dimension: int,
         heads: int,
         dropout: float,
+        id_dropout: float = 0.0,
         encoder: str = "attention",
         blocks: int = 1,
         places: int = 50,
+        interests: int = 1,
     ) -> None:
         super().__init__()
-        videos = VideoFeatures(sizes=sizes, dimension=embedding)
+        videos = VideoFeatures(sizes=sizes, dimension=embedding, id_dropout=id_dropout)
         self.video = VideoTower(sizes=sizes, features=videos, hidden=hidden, dimension=dimension, dropout=dropout)
         self.query = QueryTower(
             sizes=sizes,
@@ -115,7 +128,20 @@ class TwoTower(nn.Module):
             dimension=dimension,
             heads=heads,
             dropout=dropout,
+            id_dropout=id_dropout,
             encoder=encoder,
             blocks=blocks,
             places=places,
+            interests=interests,
         )
+
+
+class OneViewer(nn.Module):
+    """A query tower as it is exported and served: inputs of one viewer > (K, dimension), a row an interest."""
+
+    def __init__(self, query: nn.Module) -> None:
+        super().__init__()
+        self.query = query
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        return self.query(inputs).flatten(0, -2)
