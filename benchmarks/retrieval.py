@@ -71,6 +71,7 @@ def fit(config: DictConfig, split: LeaveOneOut) -> tuple[SequenceModule, EpochCl
     trainer = instantiate(
         config.trainer,
         max_epochs=recipe.max_epochs,
+        limit_train_batches=recipe.epoch_batches,
         callbacks=[instantiate(recipe.best), clock],
         logger=False,
         enable_progress_bar=False,
@@ -114,9 +115,9 @@ def measure(config: DictConfig, histories: Histories, ids: pl.Series, *, held_ou
     train_s = time.perf_counter() - began
     floors = floors_of(recipe, split.train)
     sources = {name: in_logs(floors[name], recipe.merge.floor) for name in ("popular", "transitions", "graph")}
-    sources = {"towers": module.scores} | sources
+    sources["towers"] = module.scores
     pool = pooled(sources, split.train, split.viewers, named=recipe.merge.named)
-    weights = chosen(pool, split.valid, first="towers", grid=list(recipe.merge.grid), rounds=recipe.merge.rounds, k=K)
+    weights = chosen(pool, split.valid, grid=list(recipe.merge.grid), rounds=recipe.merge.rounds, k=K)
     asking, wanted = (split.before_test, split.test) if held_out == "test" else (split.train, split.valid)
     if held_out == "test":
         pool = pooled(sources, asking, split.viewers, named=recipe.merge.named)

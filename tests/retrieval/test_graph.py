@@ -5,7 +5,7 @@ import pytest
 
 from watchnext.retrieval.graph import Edges, GraphSource, co_watches
 from watchnext.retrieval.leave_one_out import Histories
-from watchnext.retrieval.spectral import SpectralStart, leading_vectors
+from watchnext.retrieval.spectral import SpectralStart, _degrees, _times, leading_vectors
 
 VIDEOS = 12
 CHOICES = {"window": 3, "distance_power": 0.5, "backward": 0.2, "source_power": 0.4, "target_power": 0.1,
@@ -81,11 +81,17 @@ def test_a_graph_that_was_not_fitted_says_so():
 
 
 def test_leading_vectors_span_those_of_a_full_decomposition(viewers):
-    edges = co_watches(Histories.of(viewers, VIDEOS), window=3, distance_power=0.5, backward=1.0)
-    found = leading_vectors(edges, dimension=3, rounds=300, seed=0)
-    values, exact = np.linalg.eigh(dense(edges))
+    """Of the scaled matrix that a start multiplies by, written out here."""
+    histories, scales = Histories.of(viewers, VIDEOS), np.random.default_rng(1).random(VIDEOS)
+    matrix = scales[:, None] * dense(co_watches(histories, window=3, distance_power=0.5, backward=1.0)) * scales
+    log = histories.rows, histories.starts, np.array([0.0, 1.0, 2**-0.5, 3**-0.5])
+    found = leading_vectors(lambda v: _times(*log, scales, v), size=VIDEOS, dimension=3, rounds=300, seed=0)
+    values, exact = np.linalg.eigh(matrix)
     wanted = exact[:, np.argsort(-np.abs(values))[:3]]
     np.testing.assert_allclose(np.abs(found.T @ wanted), np.eye(3), atol=1e-6)
+    degree = np.zeros(VIDEOS)
+    _degrees(*log, degree)
+    np.testing.assert_allclose(scales * degree * scales, (matrix / scales).sum(1) * scales, rtol=1e-9)
 
 
 def test_a_start_has_unit_length_on_average_and_noise_for_the_unwatched(viewers):

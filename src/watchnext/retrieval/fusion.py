@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from watchnext.retrieval.leave_one_out import Histories
-from watchnext.retrieval.whole_catalogue import Scorer, best
+from watchnext.retrieval.whole_catalogue import Scorer, at_once, best
 
 
 def in_logs(scorer: Scorer, floor: float) -> Scorer:
@@ -43,8 +43,11 @@ class Pool:
         return np.pad(rows, ((0, 0), (0, k - rows.shape[1])), constant_values=-1)
 
 
-def pooled(sources: Mapping[str, Scorer], histories: Histories, viewers: np.ndarray, *, named: int, chunk: int = 1024) -> Pool:
-    """The pool of each viewer: the best `named` unseen videos of each source."""
+def pooled(
+    sources: Mapping[str, Scorer], histories: Histories, viewers: np.ndarray, *, named: int, chunk: int | None = None
+) -> Pool:
+    """The pool of each viewer: the best `named` unseen videos of each source. `chunk` viewers are scored at once."""
+    chunk = chunk or at_once(histories.videos)
     parts = [_pooled(sources, histories, viewers[at : at + chunk], named) for at in range(0, len(viewers), chunk)]
     width = named * len(sources)
     rows = np.concatenate([rows for rows, _ in parts]) if parts else np.empty((0, width), np.int64)
@@ -77,25 +80,35 @@ def _given(scores: np.ndarray) -> Scorer:
     return lambda histories, viewers: scores.copy()
 
 
-def chosen(pool: Pool, wanted: np.ndarray, *, first: str, grid: Sequence[float], rounds: int, k: int) -> dict[str, float]:
-    """Weights with the best sum of recall@k and NDCG@k on `wanted` (T,), one source at a time. `first` keeps weight 1."""
-    weights = {name: 1.0 if name == first else 0.0 for name in pool.scores}
+def chosen(pool: Pool, wanted: np.ndarray, *, grid: Sequence[float], rounds: int, k: int) -> dict[str, float]:
+    """Weights by the recall@k and NDCG@k of `wanted` (T,), the simplest first.
+
+    Starts from the best single source, of equals the first. Then one source at a time has the best weight above 0 of the
+    `grid`, if viewers gain more by it than one standard error (Breiman et al., CART, 1984), else 0.
+    """
     # Whom no source names their video for, no weights help.
     viewers, places = np.nonzero(pool.rows == wanted[:, None])
     scores = {name: values[viewers] for name, values in pool.scores.items()}
+    alone = {name: _gains(values, places, k).sum() for name, values in scores.items()}
+    weights = dict.fromkeys(scores, 0.0) | {max(alone, key=alone.__getitem__): 1.0}
     for _ in range(rounds):
         for name in scores:
-            if name != first:
-                others = sum(weight * scores[other] for other, weight in weights.items() if other != name and weight)
-                tried = {value: _quality(others, scores[name], value, places, k) for value in grid}
-                weights[name] = max(tried, key=tried.__getitem__)  # the first of equals: the smallest weight
+            others = [np.float32(weight) * scores[other] for other, weight in weights.items() if other != name and weight]
+            if others:  # one alone is the same with any weight
+                weights[name] = _weight(sum(others), scores[name], grid, places, k)
     return weights
 
 
-def _quality(others: np.ndarray, scores: np.ndarray, weight: float, places: np.ndarray, k: int) -> float:
-    """Sum of the recall and the NDCG of the videos at `places` (T,) when `scores` (T, C) join the sum with a weight."""
-    total = others + np.float32(weight) * scores if weight else others
+def _weight(others: np.ndarray, scores: np.ndarray, grid: Sequence[float], places: np.ndarray, k: int) -> float:
+    without = _gains(others, places, k)
+    gained = {weight: _gains(others + np.float32(weight) * scores, places, k) - without for weight in grid if weight > 0}
+    best = max(gained, key=lambda weight: gained[weight].sum())  # the first of equals
+    return best if gained[best].sum() > np.sqrt((gained[best] ** 2).sum()) else 0.0
+
+
+def _gains(total: np.ndarray, places: np.ndarray, k: int) -> np.ndarray:
+    """Recall plus NDCG of the videos at `places` (T,) under scores (T, C), one a viewer."""
     own = total[np.arange(len(places)), places][:, None]
     before = np.arange(total.shape[1]) < places[:, None]
     ranks = ((total > own) | ((total == own) & before)).sum(axis=1)
-    return float((1.0 + 1.0 / np.log2(ranks[ranks < k] + 2)).sum())
+    return np.where(ranks < k, 1.0 + 1.0 / np.log2(ranks + 2), 0.0)

@@ -11,11 +11,17 @@ from watchnext.retrieval.leave_one_out import Histories
 Scorer = Callable[[Histories, np.ndarray], np.ndarray]
 
 
-def best(scorer: Scorer, histories: Histories, viewers: np.ndarray, k: int, chunk: int = 1024) -> np.ndarray:
+def at_once(videos: int) -> int:
+    """Viewers to score at once, so that their scores stay below 2^24, 128 MiB in double precision."""
+    return max(min(1024, 2**24 // max(videos, 1)), 1)
+
+
+def best(scorer: Scorer, histories: Histories, viewers: np.ndarray, k: int, chunk: int | None = None) -> np.ndarray:
     """Best `k` rows (T, k) for each of `viewers`, best first, without what their history holds; -1 behind the last.
 
-    Which of equal scores come first is undefined, but the same every time.
+    `chunk` viewers are scored at once. Which of equal scores come first is undefined, but the same every time.
     """
+    chunk = chunk or at_once(histories.videos)
     parts = [_best(scorer, histories, viewers[at : at + chunk], k) for at in range(0, len(viewers), chunk)]
     return np.concatenate(parts) if parts else np.empty((0, k), np.int64)
 
