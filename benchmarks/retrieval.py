@@ -71,7 +71,6 @@ def fit(config: DictConfig, split: LeaveOneOut) -> tuple[SequenceModule, EpochCl
     trainer = instantiate(
         config.trainer,
         max_epochs=recipe.max_epochs,
-        limit_train_batches=recipe.epoch_batches,
         callbacks=[instantiate(recipe.best), clock],
         logger=False,
         enable_progress_bar=False,

@@ -261,7 +261,7 @@ def retrieval(request, world_features):
     def loss():
         pool = module.network.video(inputs)
         queries = nearest_interest(module.network.query(inputs), pool)
-        return module.loss(queries, pool, pool, positives=places, drawn=drawn)
+        return module.loss(queries, pool, pool, drawn=drawn, masked=(places, places))
 
     return module, inputs, fitted(module, loss, steps=150)
 

@@ -26,7 +26,7 @@ def example(seed: int, videos: int, pool: int, dtype=torch.float64):
 
 
 def loss_of(loss, queries, table, positives, drawn):
-    return loss(queries, table[positives], table[drawn.rows], positives=positives, drawn=drawn)
+    return loss(queries, table[positives], table[drawn.rows], drawn=drawn, masked=drawn.hits(positives))
 
 
 def softmax_by_hand(query, table, positive, drawn, temperature):
@@ -94,19 +94,19 @@ def test_a_copy_of_the_positive_is_no_negative(loss):
     """Wherever the copy's vector lies, and whatever it weighs, the loss stays."""
     queries, table, positives, drawn = example(2, 12, 12)
     pool = table.clone()
-    found = [loss(queries[:1], table[positives[:1]], pool, positives=positives[:1], drawn=drawn)]
+    found = [loss(queries[:1], table[positives[:1]], pool, drawn=drawn, masked=drawn.hits(positives[:1]))]
     pool[positives[0]] += 5.0
     weighed = drawn.log_weights.clone()
     weighed[positives[0]] += 3.0
     moved = Drawn(drawn.rows, weighed, drawn.videos)
-    found.append(loss(queries[:1], table[positives[:1]], pool, positives=positives[:1], drawn=moved))
+    found.append(loss(queries[:1], table[positives[:1]], pool, drawn=moved, masked=moved.hits(positives[:1])))
     torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=0)
 
 
 def test_alone_with_itself_there_is_nothing_to_lose():
     vector, rows = torch.ones(1, 3), torch.tensor([4])
     drawn = Drawn(rows, torch.zeros(1), 9)
-    assert float(SampledSoftmax(temperature=0.1)(vector, vector, vector, positives=rows, drawn=drawn).detach()) == 0.0
+    assert float(SampledSoftmax(temperature=0.1)(vector, vector, vector, drawn=drawn, masked=drawn.hits(rows)).detach()) == 0.0
 
 
 def test_the_whole_catalogue_as_pool_is_the_full_softmax():

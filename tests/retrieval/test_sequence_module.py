@@ -40,6 +40,7 @@ def module_of(viewers: list[list[int]], *, seed: int = 0, dropout: float = 0.1, 
         learning_rate=0.003,
         table_learning_rate=0.003,
         positions=64,
+        batches=100,
         ranked=10,
     )
 

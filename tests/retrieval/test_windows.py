@@ -17,8 +17,8 @@ def viewers() -> list[list[int]]:
     return [[next(rows) for _ in range(size)] for size in sizes]
 
 
-def windows(viewers, seed: int = 0) -> Windows:
-    return Windows(Histories.of(viewers, VIDEOS), places=5, positions=20, seed=seed)
+def windows(viewers, seed: int = 0, batches: int = 1000) -> Windows:
+    return Windows(Histories.of(viewers, VIDEOS), places=5, positions=20, batches=batches, seed=seed)
 
 
 def test_every_watch_but_the_first_is_a_target_once(viewers):
@@ -60,3 +60,10 @@ def test_epochs_differ_and_a_seed_repeats_them(viewers):
 def test_without_two_watches_there_is_nothing_to_predict():
     with pytest.raises(ValueError, match="no history has two watches"):
         windows([[1], [], [2]])
+
+
+def test_a_short_epoch_holds_other_batches_each_time(viewers):
+    made = windows(viewers, batches=3)
+    first, second = ({row for batch in made for row in batch["targets"].flatten().tolist()} for _ in range(2))
+    assert len(list(made)) == 3
+    assert first != second

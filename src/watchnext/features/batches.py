@@ -88,10 +88,14 @@ class FeatureSet:
 
 
 class Batches(IterableDataset):
-    """Batches of `rows`, reshuffled every epoch from one seed where `shuffle`; the last one may be smaller."""
+    """Batches of `rows`, reshuffled every epoch from one seed where `shuffle`; the last one may be smaller. `along` are columns
+    that come with the inputs as they are."""
 
-    def __init__(self, *, features: FeatureSet, rows: np.ndarray, batch_size: int, shuffle: bool, seed: int) -> None:
+    def __init__(
+        self, *, features: FeatureSet, rows: np.ndarray, batch_size: int, shuffle: bool, seed: int, along: tuple[str, ...] = ()
+    ) -> None:
         self.features, self.rows, self.batch_size, self.shuffle = features, rows, batch_size, shuffle
+        self.along = along
         self._random = np.random.default_rng(seed)
 
     def __len__(self) -> int:
@@ -101,7 +105,9 @@ class Batches(IterableDataset):
         rows = self._random.permutation(self.rows) if self.shuffle else self.rows
         for start in range(0, len(rows), self.batch_size):
             # Sorted within the batch, the gather walks the map forwards.
-            yield self.features.batch(np.sort(rows[start : start + self.batch_size]))
+            some = np.sort(rows[start : start + self.batch_size])
+            columns = {name: torch.from_numpy(self.features.columns[name][some]) for name in self.along}
+            yield self.features.batch(some) | columns
 
     def loader(self) -> DataLoader:
         return DataLoader(self, batch_size=None, num_workers=0)

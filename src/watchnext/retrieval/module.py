@@ -15,6 +15,7 @@ from watchnext.nn.weights import build_network, recipe_of, save_network
 from watchnext.retrieval.index import exact
 from watchnext.retrieval.leave_one_out import Histories, LeaveOneOut
 from watchnext.retrieval.losses import Objective
+from watchnext.retrieval.negatives import Drawn
 from watchnext.retrieval.sequence_towers import SequenceTowers
 from watchnext.retrieval.spectral import SpectralStart
 from watchnext.retrieval.whole_catalogue import best, gains
@@ -65,6 +66,7 @@ class RetrievalModule(pl.LightningModule):
         self.recipe = recipe_of(network, features.pipeline.sizes)
         self.network, self.loss = build_network(self.recipe), loss
         self._videos = {name: torch.from_numpy(np.array(values)) for name, values in features.videos.items()}
+        self._upload_ms = torch.from_numpy(np.array(features.catalogue.upload_ms))
         counts = np.bincount(features.columns["video_rows"][self._positives("train")], minlength=len(features.catalogue))
         self.negatives = negatives(counts=torch.from_numpy(counts))
         self._found: list[tuple[Tensor, Tensor]] = []
@@ -80,9 +82,8 @@ class RetrievalModule(pl.LightningModule):
             raise ValueError(
                 f"the {split} days hold no impression with {TARGETS[self.positive]}; check data.split and model.module.positive"
             )
-        return Batches(
-            features=self.features, rows=rows, batch_size=self.batch_size, shuffle=split == "train", seed=seed
-        ).loader()
+        common = {"features": self.features, "rows": rows, "batch_size": self.batch_size, "seed": seed}
+        return Batches(shuffle=split == "train", along=("time_ms",), **common).loader()
 
     def videos(self, rows: Tensor) -> Tensor:
         """Video vectors (N, D) of catalogue rows."""
@@ -95,10 +96,16 @@ class RetrievalModule(pl.LightningModule):
         vectors = self.videos(rows)  # each video once, so that its dropout is one as positive and as negative
         own, pool = vectors[at[: len(positives)]], vectors[at[len(positives) :]]
         queries = nearest_interest(self.network.query(batch), own)
-        loss = self.loss(queries, own, pool, positives=positives, drawn=drawn)
+        loss = self.loss(queries, own, pool, drawn=drawn, masked=self._no_negatives(drawn, positives, batch["time_ms"]))
         finite(loss, place, key="model.module.learning_rate", learning_rate=self.learning_rate)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(positives))
         return loss
+
+    def _no_negatives(self, drawn: Drawn, positives: Tensor, time_ms: Tensor) -> tuple[Tensor, Tensor]:
+        """Pairs of queries and members of the pool: the own positive, and what was uploaded after the query. Videos that nobody
+        could be shown would else be learned as what nobody wants, the latest ones most. Unknown upload times are early."""
+        late = self._upload_ms[drawn.rows] > time_ms[:, None]
+        return (late | (drawn.rows == positives[:, None])).nonzero(as_tuple=True)
 
     def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
         self._found.append((self.network.query(batch), batch["video_rows"]))
@@ -157,6 +164,7 @@ class SequenceModule(pl.LightningModule):
 
     start      where video vectors start from; null is at random
     positions  places in a batch
+    batches    in an epoch, at most
     ranked     K of the validation recall and NDCG
     """
 
@@ -171,12 +179,14 @@ class SequenceModule(pl.LightningModule):
         learning_rate: float,
         table_learning_rate: float,
         positions: int,
+        batches: int,
         ranked: int,
     ) -> None:
         super().__init__()
-        self.split, self.positions, self.ranked = split, positions, ranked
+        self.split, self.ranked = split, ranked
         self.learning_rate, self.table_learning_rate = learning_rate, table_learning_rate
         self.network: SequenceTowers = network(videos=split.train.videos)
+        self._windows = {"places": self.network.places, "positions": positions, "batches": batches}
         self.loss, self.negatives = loss, negatives(counts=torch.from_numpy(_targets(split.train)))
         if start is not None:
             self.network.start_from(torch.from_numpy(start.vectors(split.train, self.network.dimension)))
@@ -185,7 +195,7 @@ class SequenceModule(pl.LightningModule):
     def loader(self, split: str, *, seed: int) -> DataLoader:
         """Training windows, or the places of those viewers who have a validation video."""
         if split == "train":
-            return Windows(self.split.train, places=self.network.places, positions=self.positions, seed=seed).loader()
+            return Windows(self.split.train, **self._windows, seed=seed).loader()
         return DataLoader(torch.arange(len(self.split.viewers)), batch_size=1024)
 
     def training_step(self, batch: dict[str, Tensor], place: int) -> Tensor:
@@ -193,7 +203,7 @@ class SequenceModule(pl.LightningModule):
         queries, positives = self.network.queries(batch["histories"])[some], batch["targets"][some]
         drawn = self.negatives.draw(positives)
         own, pool = self.network.video(positives), self.network.video(drawn.rows)
-        loss = self.loss(queries, own, pool, positives=positives, drawn=drawn)
+        loss = self.loss(queries, own, pool, drawn=drawn, masked=drawn.hits(positives))
         return finite(loss, place, key="retrieval.module.learning_rate", learning_rate=self.learning_rate)
 
     @torch.no_grad()

@@ -14,11 +14,12 @@ class Windows(IterableDataset):
     """Batches {"histories": (B, H), "targets": (B, H)} int64, `videos` where there is nothing; targets are the next watches.
 
     A history longer than `places` is cut into windows that overlap by one watch, so that each watch but the first is a target
-    once. A batch holds windows of about one length and at most `positions` places; epochs are shuffled from one seed.
+    once. A batch holds windows of about one length and at most `positions` places; epochs are shuffled from one seed,
+    and end after `batches`, other ones each time.
     """
 
-    def __init__(self, histories: Histories, *, places: int, positions: int, seed: int) -> None:
-        self.histories, self.positions = histories, positions
+    def __init__(self, histories: Histories, *, places: int, positions: int, batches: int, seed: int) -> None:
+        self.histories, self.positions, self.batches = histories, positions, batches
         targets = np.maximum(histories.lengths - 1, 0)
         windows = -(-targets // places)
         if not windows.sum():
@@ -36,7 +37,7 @@ class Windows(IterableDataset):
             width = lengths[order[min(start + self._most(lengths[order[start]]), len(order)) - 1]]
             batches.append(order[start : start + self._most(width)])
             start += len(batches[-1])
-        for batch in self._random.permutation(len(batches)):
+        for batch in self._random.permutation(len(batches))[: self.batches]:
             yield self._batch(batches[batch])
 
     def _most(self, length: int) -> int:
