@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-SOURCES = ("two_tower", "popular", "fresh")  # bit i of Candidates.sources is SOURCES[i]
+# Bit i of Candidates.sources is SOURCES[i]. Served logs and precomputed slates hold these bits: new sources go to the end, and
+# none moves. Bit 1 was `popular` before it went by surface and region.
+SOURCES = ("two_tower", "trending", "fresh", "related", "transitions", "followed", "continue")
 TARGETS = ("click", "long_view", "like", "watch_s")  # columns of Scored.predictions: three probabilities, then seconds
 
 
@@ -39,8 +41,8 @@ class Viewer:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Retrieval's answer: distinct video `rows` (C,) int64, the `sources` that named each as bits (C,) uint16, and the
-    retrieval `scores` (C,) float32."""
+    """Retrieval's answer, best first: distinct video `rows` (C,) int64, the `sources` that named each as bits (C,) uint16, and
+    the retrieval `scores` (C,) float32."""
 
     rows: np.ndarray
     sources: np.ndarray
@@ -48,6 +50,10 @@ class Candidates:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def named_by(self, source: str) -> np.ndarray:
+        """Whether a source named each (C,) bool."""
+        return (self.sources >> SOURCES.index(source) & 1).astype(bool)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ DAY_MS = 86_400_000
 
 def impressions(*rows: tuple[int, int, int, int, int | None]) -> pl.DataFrame:
     frame = pl.DataFrame(rows, schema=["user_id", "video_id", "time_ms", "watch_ms", "received_ms"], orient="row")
-    return frame.with_columns(pl.lit(False).alias(name) for name in OUTCOMES).with_columns(pl.lit(True).alias("click"))
+    flags = frame.with_columns(pl.lit(False).alias(name) for name in OUTCOMES)
+    return flags.with_columns(pl.lit(True).alias("click"), pl.lit("home").alias("surface"))
 
 
 def test_an_impression_is_shown_at_its_time_and_known_after_its_watch():
@@ -27,6 +28,7 @@ def test_an_impression_is_shown_at_its_time_and_known_after_its_watch():
         ("outcome", 9, 500),
     ]
     assert all(e.click for e in events if e.kind == "outcome")
+    assert {e.surface for e in events} == {"home"}
     assert not any(e.click for e in events if e.kind == "shown")
 
 

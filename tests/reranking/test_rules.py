@@ -10,9 +10,10 @@ from watchnext.types import Viewer
 ROWS = np.arange(5)
 
 
-def situation(*, seen=(), region=None, region_bits=None, unavailable=None, **facts):
+def situation(*, seen=(), region=None, region_bits=None, unavailable=None, continued=(), **facts):
     viewer = Viewer(0, np.zeros(0), np.array(seen), region)  # no seen videos: an empty float array, on purpose
-    return Situation(viewer=viewer, facts=SimpleNamespace(**facts), region_bits=region_bits or {}, unavailable=unavailable)
+    return Situation(viewer=viewer, facts=SimpleNamespace(**facts), region_bits=region_bits or {},
+                     unavailable=unavailable, continued=np.array(continued))  # fmt: skip
 
 
 def taken(filter_, asked, rows=ROWS):
@@ -22,6 +23,19 @@ def taken(filter_, asked, rows=ROWS):
 def test_seen():
     assert taken(Seen(), situation(seen=[3, 1, 9])) == [1, 3]
     assert taken(Seen(), situation()) == []
+
+
+def test_of_what_was_left_midway_the_best_valued_few_pass():
+    asked = situation(seen=[3, 1, 2, 4], continued=[2, 3, 4])
+    assert taken(Seen(continued=2), asked, rows=np.array([4, 0, 1, 3, 2])) == [1, 2]
+    assert taken(Seen(continued=0), asked) == [1, 2, 3, 4]
+    assert taken(Seen(continued=9), asked) == [1]
+
+
+def test_what_is_watched_on_is_no_copy_of_itself_but_of_another():
+    prints = np.array([7, 0, 7, 9, 0, 9])
+    assert taken(Duplicate(), situation(fingerprints=prints, seen=[5], continued=[5])) == [2, 3]
+    assert taken(Duplicate(), situation(fingerprints=prints, seen=[5], continued=[5]), rows=np.array([5, 0])) == []
 
 
 @pytest.mark.parametrize(("highest", "out"), [("safe", [1, 2, 3]), ("mature", [2, 3])])

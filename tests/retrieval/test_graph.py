@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from watchnext.retrieval.graph import Edges, GraphSource, co_watches
+from watchnext.retrieval.graph import Edges, GraphSource, co_watches, linked
 from watchnext.retrieval.leave_one_out import Histories
 from watchnext.retrieval.spectral import SpectralStart, _degrees, _times, leading_vectors
 
@@ -56,15 +56,20 @@ def test_scores_are_the_decayed_sum_over_the_last_watches(viewers):
     np.testing.assert_array_equal(source.many(histories, some), [source.scores(np.array(viewers[i], np.int64)) for i in some])
 
 
-def test_candidates_are_new_and_best_first(viewers):
-    source = GraphSource(**CHOICES).fit(Histories.of(viewers, VIDEOS))
-    watched = np.array([0, 1])
-    rows, scores = source.candidates(watched, k=4)
-    assert not set(rows.tolist()) & {0, 1}
-    assert (np.diff(scores) <= 0).all()
-    assert len(source.candidates(watched, k=1000)[0]) < VIDEOS - 2  # what nobody watched is not led to
-    assert len(source.candidates(np.array([], np.int64), k=4)[0]) == 0
-    assert len(source.candidates(np.array([VIDEOS - 1]), k=4)[0]) == 0
+@pytest.mark.parametrize("room", [1, 7, 30, 10**9])
+def test_a_graph_in_parts_is_the_graph_in_one(viewers, room):
+    histories = Histories.of(viewers, VIDEOS)
+    chosen = {"window": 3, "distance_power": 0.5, "backward": 0.2, "source_power": 0.4, "target_power": 0.1}
+    raw = by_hand(viewers, 3, 0.5, 0.2)
+    out, into = raw.sum(1, keepdims=True), raw.sum(0, keepdims=True)
+    wanted = np.divide(raw, np.maximum(out, 1e-9) ** 0.4 * np.maximum(into, 1e-9) ** 0.1)
+    found = linked(histories, **chosen, neighbours=4, room=room)
+    for row in range(VIDEOS):
+        best = np.sort(wanted[row][wanted[row] > 0])[::-1][:4]
+        mine = slice(found.starts[row], found.starts[row + 1])
+        np.testing.assert_allclose(np.sort(found.weights[mine])[::-1], best, rtol=1e-9)
+        np.testing.assert_allclose(wanted[row, found.neighbours[mine]], found.weights[mine], rtol=1e-9)
+    assert linked(Histories.of([[], [3]], VIDEOS), **chosen, neighbours=4, room=room).starts.tolist() == [0] * (VIDEOS + 1)
 
 
 def test_only_the_strongest_edges_stay():

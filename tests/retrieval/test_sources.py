@@ -1,114 +1,250 @@
-"""Popular and fresh videos by hand, and the merge of sources."""
+"""Every source against its contract and a slow oracle, on random catalogues; then each one's own cases by hand."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
-from watchnext.retrieval.sources import FreshSource, PopularSource, merge
+from watchnext.features.history import OUTCOME_BITS
+from watchnext.retrieval.graph import GraphSource
+from watchnext.retrieval.leave_one_out import Histories
+from watchnext.retrieval.sources import (
+    Asked,
+    ContinueSource,
+    FollowedSource,
+    FreshSource,
+    Source,
+    distinct,
+    eligible,
+    slot_of,
+)
+from watchnext.retrieval.trending import Counted, Trending, TrendingSource
+from watchnext.retrieval.walk import WalkSource
 from watchnext.schema import StateSpec
-from watchnext.types import SOURCES
 
 HOUR = 3_600_000.0
-STATE = StateSpec(counts=("impression", "click"), half_lives_h=(1.0, 4.0))
 NOW = 1_000 * HOUR
-# [last, impressions@1h, @4h, clicks@1h, @4h]: 8 clicks two half-lives ago, 3 just now, none, 2.5 half a life ago
-VIDEOS = np.array([[NOW - 8 * HOUR, 90, 90, 0, 8], [NOW, 1, 1, 0, 3], [NOW, 99, 99, 9, 0], [NOW - 2 * HOUR, 0, 0, 0, 3.0]])
-NEVER = np.zeros(9)
-QUOTAS = {"two_tower": 3, "popular": 2, "fresh": 2}
+STATE = StateSpec(counts=("impression", "long_view"), half_lives_h=(1.0, 4.0))
+VIDEOS, CREATORS = 60, 9
+NOTHING = {"rows": np.zeros(0, np.int64), "ago_s": np.zeros(0), "watch_s": np.zeros(0), "bits": np.zeros(0, np.int64),
+           "creators": np.zeros(0, np.int64), "engagement": np.zeros(0)}  # fmt: skip
+GRAPH = {"window": 3, "distance_power": 0.5, "backward": 0.2, "source_power": 0.4, "target_power": 0.0, "neighbours": 8,
+         "last": 4, "decay": 0.7}  # fmt: skip
 
 
-def popular(refresh_s: float = 60.0) -> PopularSource:
-    return PopularSource(state=STATE, count="click", half_life_h=4.0, refresh_s=refresh_s)
+@dataclass
+class Catalogue:
+    upload_ms: np.ndarray
+    creator_rows: np.ndarray
+    duration_ms: np.ndarray
+    videos: np.ndarray
 
 
-def test_popular_by_hand():
-    rows, scores = popular().candidates(NOW, VIDEOS, 10)
-    assert rows.tolist() == [1, 3, 0]  # nobody clicked video 2
-    assert scores.tolist() == pytest.approx([3.0, 3.0 * 0.5**0.5, 2.0])
-    assert popular().candidates(NOW, VIDEOS, 2)[0].tolist() == [1, 3]
+def catalogue_of(random, n: int = VIDEOS) -> Catalogue:
+    videos = np.zeros((n, 5))
+    videos[:, 0] = np.where(random.random(n) < 0.2, 0.0, NOW - random.integers(0, 9, n) * HOUR)
+    videos[:, 1:] = random.uniform(0, 9, (n, 4)) * (videos[:, :1] > 0)
+    upload_ms = NOW - random.integers(-8, 30, n) * HOUR  # some at the very moment, some still to come
+    return Catalogue(
+        upload_ms=np.where(random.random(n) < 0.1, np.nan, upload_ms),
+        creator_rows=random.integers(-1, CREATORS, n).astype(np.int32),
+        duration_ms=np.where(random.random(n) < 0.1, np.nan, random.integers(10, 60, n) * 1000.0),
+        videos=videos,
+    )
 
 
-def test_popular_ties_are_in_catalogue_order_and_nothing_comes_of_nothing():
-    same = np.tile(VIDEOS[1], (4, 1))
-    assert popular().candidates(NOW, same, 3)[0].tolist() == [0, 1, 2]
-    rows, scores = popular().candidates(NOW, np.zeros((4, 5)), 3)
-    assert len(rows) == len(scores) == 0
+def asked_of(random, catalogue: Catalogue) -> Asked:
+    watches = random.integers(0, 12)
+    creators = random.permutation(CREATORS + 2)[: random.integers(0, 5)]  # some have no video
+    return Asked(
+        as_of_ms=NOW,
+        surface=random.choice(["home", "next", "moon", None]),
+        region=random.choice(["de", "fr", "mars", None]),
+        rows=random.integers(0, 15, watches),
+        ago_s=np.sort(random.integers(0, 72, watches) * 3600.0),
+        watch_s=random.integers(0, 60, watches).astype(np.float64),
+        bits=random.integers(0, 128, watches),
+        creators=creators,
+        engagement=random.integers(0, 4, len(creators)).astype(np.float64),
+        videos=catalogue.videos,
+    )
 
 
-def test_popular_is_ranked_anew_after_its_time():
-    source, after = popular(60.0), VIDEOS.copy()
-    source.candidates(NOW, VIDEOS, 1)
-    after[2, 4] = 50.0
-    assert source.candidates(NOW + 59_999, after, 1)[0].tolist() == [1]
-    assert source.candidates(NOW + 60_000, after, 1)[0].tolist() == [2]
-    assert source.candidates(NOW, VIDEOS, 1)[0].tolist() == [1]  # a replay that goes back in time
+@dataclass
+class Case:
+    """A source, and the slow way to all that it may name, best first."""
+
+    source: Source
+    oracle: Callable[[Asked], list[int]]
 
 
-def test_popular_without_waiting_is_always_ranked_anew():
-    source, after = popular(0.0), VIDEOS.copy()
-    source.candidates(NOW, VIDEOS, 1)
-    after[2, 4] = 50.0
-    assert source.candidates(NOW, after, 1)[0].tolist() == [2]
+def fresh(random, catalogue) -> Case:
+    source = FreshSource(upload_ms=catalogue.upload_ms, state=STATE, max_age_h=10.0, min_impressions=3.0, refresh_s=0.0)
+
+    def oracle(asked):
+        there = [row for row in range(VIDEOS) if catalogue.upload_ms[row] < NOW]
+        shown = {row: asked.videos[row, 2] * 0.5 ** ((NOW - asked.videos[row, 0]) / HOUR / 4) for row in there}
+        young = [row for row in there if catalogue.upload_ms[row] >= NOW - 10 * HOUR and shown[row] < 3]
+        newest = sorted(there, key=lambda row: (-catalogue.upload_ms[row], -row))
+        first = sorted(young, key=lambda row: (shown[row], newest.index(row)))
+        return first + [row for row in newest if row not in first]
+
+    return Case(source, oracle)
 
 
-@pytest.mark.parametrize(("count", "half_life_h"), [("like", 4.0), ("click", 2.0)])
-def test_popularity_that_is_not_kept_is_named(count, half_life_h):
-    with pytest.raises(
-        ValueError, match=f"popularity by '{count}' at {half_life_h} h is not kept; the state has impression, click"
+def followed(random, catalogue) -> Case:
+    source = FollowedSource(creator_rows=catalogue.creator_rows, upload_ms=catalogue.upload_ms, per_creator=2, creators=3)
+
+    def oracle(asked):
+        by_follow = [catalogue.creator_rows[row] for row, bits in zip(asked.rows, asked.bits, strict=True) if bits & 16]
+        liked = sorted(zip(-asked.engagement, range(len(asked.creators)), strict=True))
+        by_liking = [asked.creators[i] for value, i in liked if value < 0]
+        chosen = list(dict.fromkeys(c for c in [*by_follow, *by_liking] if c >= 0))[:3]
+        rows = []
+        for creator in chosen:
+            mine = [r for r in range(VIDEOS) if catalogue.creator_rows[r] == creator and catalogue.upload_ms[r] < NOW]
+            rows += sorted(mine, key=lambda row: (-catalogue.upload_ms[row], row))[:2]
+        return sorted(rows, key=lambda row: (-catalogue.upload_ms[row], row))
+
+    return Case(source, oracle)
+
+
+def continued(random, catalogue) -> Case:
+    source = ContinueSource(duration_ms=catalogue.duration_ms, min_s=5.0, max_share=0.7, max_age_h=24.0)
+
+    def oracle(asked):
+        found, known = [], set()
+        for row, ago_s, watch_s, bits in zip(asked.rows, asked.ago_s, asked.watch_s, asked.bits, strict=True):
+            midway = 5 <= watch_s < 0.7 * catalogue.duration_ms[row] / 1000
+            if row not in known and midway and ago_s <= 24 * 3600 and not bits & OUTCOME_BITS["hide"]:
+                found.append(row)
+            known.add(row)
+        return found
+
+    return Case(source, oracle)
+
+
+def walk(random, catalogue) -> Case:
+    viewers = [random.integers(0, VIDEOS - 5, size).tolist() for size in (0, 3, 20, 40)]
+    graph = GraphSource(**GRAPH).fit(Histories.of(viewers, VIDEOS))
+    source = WalkSource(edges=graph.edges, last=GRAPH["last"], decay=GRAPH["decay"])
+
+    def oracle(asked):
+        watched = list(dict.fromkeys(asked.rows.tolist()))[:4]
+        scores = graph.scores(np.array(watched[::-1], np.int64))
+        named = [row for row in np.flatnonzero(scores) if row not in watched]
+        return sorted(named, key=lambda row: (-round(scores[row], 12), row))
+
+    return Case(source, oracle)
+
+
+def trending(random, catalogue) -> Case:
+    counted = Counted.nothing(regions=["de", "fr"], segments=[("home", "de"), ("next", "fr")], videos=VIDEOS,
+                              landmark_ms=NOW - 50 * HOUR, half_life_h=5.0)  # fmt: skip
+    counts, events = Trending(counted), []
+    for _ in range(200):
+        where = random.choice(["home", "next", "other"]), random.choice(["de", "fr", "br"])
+        events.append((int(random.integers(0, 20)), NOW - float(random.uniform(1, 60)) * HOUR, where))
+    rows, times, places = zip(*events, strict=True)
+    counts.count(np.array(rows), np.array(times), counts.lines(places))
+    source = TrendingSource(trending=counts, prior=4.0, refresh_s=0.0)
+
+    def oracle(asked):
+        def shares(kept, above, prior):
+            own = dict.fromkeys(range(VIDEOS), 0.0)
+            for row, at, place in events:
+                if kept(place):
+                    own[row] += 0.5 ** ((NOW - at) / HOUR / 5)
+            total = sum(own.values()) + prior
+            return {row: (own[row] + prior * above.get(row, 0.0)) / total for row in own}
+
+        found = shares(lambda place: True, {}, 0.0)
+        if asked.region in ("de", "fr"):
+            found = shares(lambda place: place[1] == asked.region, found, 4.0)
+        if (asked.surface, asked.region) in (("home", "de"), ("next", "fr")):
+            found = shares(lambda place: place == (asked.surface, asked.region), found, 4.0)
+        return sorted((row for row in found if found[row] > 0), key=lambda row: (-found[row], row))
+
+    return Case(source, oracle)
+
+
+@pytest.mark.parametrize("make", [fresh, followed, continued, walk, trending])
+@pytest.mark.parametrize("seed", range(6))
+def test_every_source_names_the_best_of_what_the_slow_way_names(make, seed):
+    random = np.random.default_rng(seed)
+    catalogue = catalogue_of(random)
+    case = make(random, catalogue)
+    for _ in range(5):
+        asked = asked_of(random, catalogue)
+        wanted = case.oracle(asked)
+        for k in (0, 1, 4, 1000):
+            rows = case.source.candidates(asked, k)
+            assert rows.dtype.kind == "i"
+            assert rows.tolist() == wanted[:k]
+            assert len(set(rows.tolist())) == len(rows)
+
+
+@pytest.mark.parametrize("make", [followed, continued, walk])
+def test_a_viewer_without_a_past_is_named_nothing_by_sources_of_the_past(make):
+    random = np.random.default_rng(0)
+    catalogue = catalogue_of(random)
+    assert len(make(random, catalogue).source.candidates(Asked(as_of_ms=NOW, videos=catalogue.videos, **NOTHING), 10)) == 0
+
+
+def test_of_an_empty_catalogue_nothing_is_named():
+    none, asked = np.zeros(0), Asked(as_of_ms=NOW, videos=np.zeros((0, 5)), **NOTHING)
+    counted = Counted.nothing(regions=[], segments=[], videos=0, landmark_ms=NOW, half_life_h=1.0)
+    edges = GraphSource(**GRAPH).fit(Histories.of([], 0)).edges
+    for source in (
+        FreshSource(upload_ms=none, state=STATE, max_age_h=1.0, min_impressions=1.0, refresh_s=1.0),
+        FollowedSource(creator_rows=none.astype(np.int32), upload_ms=none, per_creator=1, creators=1),
+        ContinueSource(duration_ms=none, min_s=1.0, max_share=0.5, max_age_h=1.0),
+        TrendingSource(trending=Trending(counted), prior=1.0, refresh_s=1.0),
+        WalkSource(edges=edges, last=3, decay=0.5),
     ):
-        PopularSource(state=STATE, count=count, half_life_h=half_life_h, refresh_s=1.0)
+        assert source.candidates(asked, 5).tolist() == []
 
 
-def test_fresh_by_hand():
-    source = FreshSource(upload_ms=np.array([NOW - HOUR, np.nan, NOW - 3 * HOUR, NOW, NOW + 1, NOW - 2 * HOUR]))
-    rows, scores = source.candidates(NOW, VIDEOS, 2)
-    assert rows.tolist() == [0, 5]
-    assert scores.tolist() == [-1.0, -2.0]
-    assert source.candidates(NOW, VIDEOS, 9)[0].tolist() == [0, 5, 2]
-    assert source.candidates(NOW + 1, VIDEOS, 2)[0].tolist() == [3, 0]
-    assert source.candidates(NOW - 9 * HOUR, VIDEOS, 2)[0].tolist() == []
-    assert source.candidates(NOW, VIDEOS, 0)[0].tolist() == []
+def test_nobody_is_followed_where_no_video_has_a_creator():
+    source = FollowedSource(creator_rows=np.full(3, -1, np.int32), upload_ms=np.full(3, NOW - 1), per_creator=1, creators=1)
+    one = {"rows": np.array([1]), "ago_s": np.ones(1), "watch_s": np.ones(1), "bits": np.array([OUTCOME_BITS["follow"]])}
+    watched = Asked(as_of_ms=NOW, videos=np.zeros((3, 5)), creators=np.array([0]), engagement=np.ones(1), **one)
+    assert source.candidates(watched, 5).tolist() == []
 
 
 def test_nothing_is_fresh_where_no_upload_time_is_known():
-    assert FreshSource(upload_ms=np.full(3, np.nan)).candidates(NOW, VIDEOS, 2)[0].tolist() == []
+    source = FreshSource(upload_ms=np.full(3, np.nan), state=STATE, max_age_h=9.0, min_impressions=9.0, refresh_s=1.0)
+    assert source.candidates(Asked(as_of_ms=NOW, videos=np.zeros((3, 5)), **NOTHING), 5).tolist() == []
 
 
-def found(rows, scores=None):
-    return np.array(rows, np.int64), np.array(scores if scores is not None else np.arange(len(rows), 0, -1.0))
+def test_fresh_gives_a_new_upload_its_minimum_and_then_lets_it_age():
+    upload_ms, videos = NOW - np.array([1.0, 2.0, 3.0, 30.0]) * HOUR, np.zeros((4, 5))
+    videos[:, 0], videos[:, 2] = NOW, [5, 0, 4, 0]
+    source = FreshSource(upload_ms=upload_ms, state=STATE, max_age_h=24.0, min_impressions=5.0, refresh_s=60.0)
+    asked = Asked(as_of_ms=NOW, videos=videos, **NOTHING)
+    assert source.candidates(asked, 4).tolist() == [1, 2, 0, 3]  # shown never, four times; enough; too old to be helped
+    after = videos.copy()
+    after[1, 2] = 9
+    assert source.candidates(replace(asked, as_of_ms=NOW + 59_999, videos=after), 2).tolist() == [1, 2]
+    assert source.candidates(replace(asked, as_of_ms=NOW + 60_000, videos=after), 2).tolist() == [2, 0]
+    assert source.candidates(replace(asked, as_of_ms=NOW - 90 * 60_000.0), 2).tolist() == [1, 2]  # a replay that goes back
 
 
-def test_merge_names_every_source_once_and_keeps_the_first_score():
-    sources = {
-        "two_tower": found([4, 2, 7], [0.9, 0.8, 0.7]),
-        "popular": found([2, 5], [30, 20]),
-        "fresh": found([5, 2], [-1, -2]),
-    }
-    merged = merge(sources, QUOTAS, upload_ms=NEVER, as_of_ms=NOW)
-    assert merged.rows.tolist() == [4, 2, 7, 5]
-    bits = {name: 1 << bit for bit, name in enumerate(SOURCES)}
-    assert merged.sources.tolist() == [
-        bits["two_tower"],
-        bits["two_tower"] | bits["popular"] | bits["fresh"],
-        bits["two_tower"],
-        bits["popular"] | bits["fresh"],
-    ]
-    assert merged.scores.tolist() == pytest.approx([0.9, 0.8, 0.7, 20.0])
-    assert (merged.rows.dtype, merged.sources.dtype, merged.scores.dtype) == (np.int64, np.uint16, np.float32)
+def test_eligible_takes_out_padding_the_future_and_the_seen_and_goes_on_behind_them():
+    upload_ms = np.array([NOW + 1, NOW, np.nan, NOW + 1, 0.0, 0.0, 0.0])
+    rows = np.array([0, -1, 1, 3, 2, 5, 6, 4])
+    found = eligible(rows, 3, seen=np.array([5]), upload_ms=upload_ms, as_of_ms=NOW)
+    assert found.tolist() == [1, 2, 6]
+    assert eligible(rows[:0], 3, seen=np.array([5]), upload_ms=upload_ms, as_of_ms=NOW).tolist() == []
 
 
-def test_merge_keeps_to_the_quotas():
-    merged = merge({"two_tower": found([0, 1, 2, 3, 4]), "fresh": found([8, 7, 6])}, QUOTAS, upload_ms=NEVER, as_of_ms=NOW)
-    assert merged.rows.tolist() == [0, 1, 2, 8, 7]
+def test_distinct_keeps_the_first_of_each():
+    assert distinct(np.array([4, 2, 4, 9, 2])).tolist() == [4, 2, 9]
 
 
-def test_merge_drops_padding_and_videos_of_the_future_and_goes_on_behind_them():
-    upload_ms = NEVER.copy()
-    upload_ms[[0, 3]] = NOW + 1
-    upload_ms[1], upload_ms[2] = NOW, np.nan
-    merged = merge({"two_tower": found([0, -1, 1, 3, 2, 5, 6])}, QUOTAS, upload_ms=upload_ms, as_of_ms=NOW)
-    assert merged.rows.tolist() == [1, 2, 5]
-
-
-def test_merge_of_nothing_is_no_candidate():
-    for sources in ({}, {"popular": found([])}, {"two_tower": found([-1, -1])}):
-        assert len(merge(sources, QUOTAS, upload_ms=NEVER, as_of_ms=NOW)) == 0
+@pytest.mark.parametrize(("count", "half_life_h"), [("like", 4.0), ("long_view", 2.0)])
+def test_a_count_that_is_not_kept_is_named(count, half_life_h):
+    with pytest.raises(ValueError, match=f"'{count}' at {half_life_h} h is not kept; the state has impression, long_view"):
+        slot_of(STATE, count, half_life_h)
+    assert slot_of(STATE, "long_view") == 3

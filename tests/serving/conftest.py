@@ -1,6 +1,7 @@
 """One small real release: random tables through the feature stage, random networks through the export."""
 
 import json
+import shutil
 import warnings
 from pathlib import Path
 
@@ -8,17 +9,19 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from watchnext.data.splits import TimeSplit
 from watchnext.data.tables import OUTCOMES, Tables
 from watchnext.features.batches import FeatureSet
 from watchnext.nn.export import export_graph
+from watchnext.retrieval.__main__ import graph, trending
 from watchnext.retrieval.index import VideoIndex
 from watchnext.retrieval.two_tower import TwoTower
 from watchnext.schema import FeatureSchema
 from watchnext.serving.release import Release, aside, assemble, publish, switch
 from watchnext.serving.store import Store
-from watchnext.types import TARGETS
+from watchnext.types import SOURCES, TARGETS
 
 CONF = Path(__file__).parents[2] / "conf"
 START_MS, HOUR_MS = 1_700_000_000_000, 3_600_000
@@ -36,10 +39,19 @@ RERANKING = {
     "diversity": {"trade_off": 0.8},
     "exploration": {"epsilon": 0.05},
 }
+GRAPH = {"distance_power": 0.5, "source_power": 0.4, "target_power": 0.0, "neighbours": 20}
 RETRIEVAL = {
-    "quotas": {"two_tower": 40, "popular": 20, "fresh": 10},
-    "popular": {"count": "long_view", "half_life_h": 24.0, "refresh_s": 60.0},
-}
+    "quotas": {
+        "two_tower": 40, "trending": 20, "fresh": 10, "related": 20, "transitions": 10, "followed": 10, "continue": 3
+    },
+    "merge": {"constant": 60.0, "weights": dict.fromkeys(SOURCES, 1.0)},
+    "trending": {"count": "long_view", "half_life_h": 24.0, "segments": 4, "prior": 5.0, "refresh_s": 60.0},
+    "fresh": {"max_age_h": 48.0, "min_impressions": 3.0, "refresh_s": 60.0},
+    "followed": {"count": "long_view", "creators": 4, "per_creator": 3},
+    "continue": {"min_s": 2.0, "max_share": 0.7, "max_age_h": 72.0},
+    "related": {"least": "watch", "graph": GRAPH | {"window": 5, "backward": 0.2}, "walk": {"last": 5, "decay": 0.7}},
+    "transitions": {"least": "watch", "graph": GRAPH | {"window": 1, "backward": 0.0}, "walk": {"last": 1, "decay": 1.0}},
+}  # fmt: skip
 
 
 def chosen(random, values, n, missing=0.0):
@@ -137,7 +149,7 @@ def built(feature_stage, tmp_path_factory) -> tuple[Path, Tables]:
 
 @pytest.fixture(scope="session")
 def exported(built, tmp_path_factory) -> Path:
-    """graphs/ and index/ of random weights."""
+    """Networks and an index of random weights, and what the sources count of the log."""
     folder = tmp_path_factory.mktemp("models")
     features = FeatureSet.load(built[0])
     torch.manual_seed(1)
@@ -155,8 +167,18 @@ def exported(built, tmp_path_factory) -> Path:
     with torch.no_grad():
         vectors = towers.video(videos).numpy()
     VideoIndex.build(vectors, factory="Flat", parameters="").save(folder / "index")
+    looked_up(built[0], folder)
     pl.DataFrame({"hour": [1, 2]}).write_parquet(folder / "reference.parquet")
     return folder
+
+
+def looked_up(features: Path, folder: Path) -> None:
+    """graph/ and trending/, as the stages of those names write them."""
+    outputs = features.parent
+    config = OmegaConf.create({"data": {"outputs": str(outputs)}, "retrieval": RETRIEVAL})
+    for stage in (graph, trending):
+        stage(config)
+        shutil.copytree(outputs / stage.__name__, folder / stage.__name__)
 
 
 def stage_release(built, exported, root: Path) -> Path:
@@ -168,6 +190,8 @@ def stage_release(built, exported, root: Path) -> Path:
         query_tower=exported / "query_tower.xml",
         ranker=exported / "ranker.xml",
         index=exported / "index",
+        graph=exported / "graph",
+        trending=exported / "trending",
         reranking=RERANKING,
         retrieval=RETRIEVAL,
         reference=exported / "reference.parquet",

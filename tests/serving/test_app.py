@@ -147,6 +147,14 @@ def test_a_shown_slate_is_counted(api, store, viewer):
     }
 
 
+def test_events_carry_the_surface_they_are_of(api, store, viewer):
+    before = store.position
+    slate = api("POST", "/v1/recommend", body={"user_id": viewer, "k": 10, "surface": "home"}).json()
+    api.outcome(viewer, slate["items"][0]["video_id"], "a", surface="home")
+    api.outcome(viewer, slate["items"][1]["video_id"], "b")
+    assert [event.surface for event in store.journal(before)] == ["home"] * (len(slate["items"]) + 1) + [""]
+
+
 def test_an_answer_reaches_the_served_log(api, served, tmp_path, viewer):
     slate = api.slate(viewer)
     served.close()

@@ -49,6 +49,21 @@ def test_what_does_not_hold_is_not_used(recommender, as_of_ms, release, store):
     assert precomputed(Recommender(other, store), request) is None
 
 
+def test_what_was_left_midway_before_is_kept_until_it_is_watched_on(recommender, release, store):
+    catalogue, as_of_ms = release.catalogue, release.as_of_ms + 10
+    allowed = (catalogue.safety == 0) & (catalogue.regions == 0) & (catalogue.fingerprints == 0)
+    row = np.flatnonzero(allowed & (catalogue.duration_ms > 20_000) & (catalogue.upload_ms < release.as_of_ms))[0]
+    about = {"kind": "outcome", "user_id": 105, "video_id": release.video_ids.value(row), "watch_ms": 5_000}
+    store.apply([Event(known_at=as_of_ms - 1, **about)])
+    precompute(recommender, [105], k=90, as_of_ms=as_of_ms, store=store)
+    whole = recommender.recommend(Request(f"batch-{release.id}-{as_of_ms}-105", 105, 90, as_of_ms))
+    request = Request("q", 105, len(whole.ids), as_of_ms + 10)
+    assert row in precomputed(recommender, request).rows
+    store.apply([Event(known_at=as_of_ms + 1, **about)])
+    assert precomputed(recommender, request) is None  # one is missing
+    assert row not in precomputed(recommender, replace(request, k=len(whole.ids) - 1)).rows
+
+
 def test_what_was_watched_or_withdrawn_since_is_left_out(recommender, as_of_ms, store):
     request = Request("q", 105, 5, as_of_ms + 10)
     first, second, *_ = precomputed(recommender, request).ids

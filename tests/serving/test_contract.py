@@ -53,6 +53,7 @@ def test_context_is_bounded():
 def test_an_outcome_says_false_unless_told():
     event = OutcomeEvent.model_validate(OUTCOME)
     assert (event.watch_ms, event.click, event.long_view, event.hide, event.request_id) == (0, False, False, False, None)
+    assert event.surface is None
 
 
 @pytest.mark.parametrize(
@@ -63,6 +64,7 @@ def test_an_outcome_says_false_unless_told():
         ("click", 1),
         ("key", "k" * 65),
         ("key", ""),
+        ("surface", ""),
         ("type", "shown"),
         ("rating", 5),
     ],

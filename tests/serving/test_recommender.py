@@ -10,6 +10,7 @@ from watchnext.retrieval.index import exact
 from watchnext.serving.events import Event
 from watchnext.serving.inputs import named
 from watchnext.serving.recommender import ContextError, Recommender
+from watchnext.serving.release import ReleaseError
 from watchnext.serving.store import Store
 from watchnext.types import SOURCES, TARGETS, Request
 
@@ -96,7 +97,8 @@ def test_two_tower_candidates_are_the_exact_nearest(recommender, release):
     wanted, _ = exact(vectors, vector, 40)
     candidates = recommender.retrieve(ask(release))
     alive = release.catalogue.upload_ms[wanted[0]] <= release.as_of_ms + 1
-    assert set(candidates.rows[(candidates.sources & 1) > 0]) >= set(wanted[0][alive])
+    fresh = wanted[0][alive & ~np.isin(wanted[0], query.viewer.seen)]
+    assert set(candidates.rows[candidates.named_by("two_tower")]) >= set(fresh)
 
 
 def test_what_sources_find_is_what_the_merge_takes(recommender, release):
@@ -133,20 +135,20 @@ def test_what_was_watched_is_not_shown_again_and_speaks_in_reasons(recommender, 
     known_at = release.as_of_ms + 2
     store.apply(
         [
-            Event(kind="outcome", user_id=7, video_id=each, known_at=known_at, watch_ms=9_000, long_view=True)
+            Event(kind="outcome", user_id=7, video_id=each, known_at=known_at, watch_ms=61_500, long_view=True)
             for each in first.ids
         ]
     )
     again = ask(release, user_id=7, as_of_ms=known_at + 1, k=30)
     later = recommender.recommend(again)
     assert not set(first.ids) & set(later.ids)
-    assert later.removed["seen"] == np.isin(first.rows, recommender.retrieve(again).rows).sum() > 0
+    assert not np.isin(first.rows, recommender.retrieve(again).rows).any()  # nor does a source waste its quota on them
     watched = set(release.catalogue.creator_rows[first.rows]) - {-1}
     for row, sentences in zip(later.rows, later.reasons, strict=True):
         assert ("from a creator you watch" in sentences) == (release.catalogue.creator_rows[row] in watched)
     assert [each["video_id"] for each in recommender.history(7, known_at + 1_000, 3)] == first.ids[::-1][:3]
     assert recommender.history(7, known_at + 1_000, 1)[0] == {
-        "video_id": first.ids[-1], "ago_s": 1.0, "watch_s": 9.0, "outcomes": ["long_view"],
+        "video_id": first.ids[-1], "ago_s": 1.0, "watch_s": 61.5, "outcomes": ["long_view"],
     }  # fmt: skip
 
 
@@ -184,9 +186,72 @@ def test_a_ranker_of_nan_is_a_broken_one(release, store):
     assert len(answer.ids) == 10
 
 
+def test_every_source_is_found_and_merged_with_its_name(recommender, release, store):
+    user = max(store.viewer_ids(30), key=lambda each: store.viewer(each)[release.layout.at_history])
+    request = ask(release, user_id=user)
+    found, candidates = recommender.found(request), recommender.retrieve(request)
+    quotas, seen = release.retrieval["quotas"], recommender._strict(request).viewer.seen
+    assert set(found) == set(SOURCES)
+    for name, rows in found.items():
+        assert len(set(rows.tolist())) == len(rows) <= quotas[name]
+        assert (release.catalogue.upload_ms[rows] <= request.as_of_ms).all()
+        assert np.isin(rows, seen).all() if name == "continue" else not np.isin(rows, seen).any()
+        assert set(candidates.rows[candidates.named_by(name)]) == set(rows)
+    assert sum(len(rows) > 0 for rows in found.values()) >= 6
+    assert (np.diff(candidates.scores) <= 0).all()
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if name != "two_tower"])
+def test_one_source_that_fails_is_named_and_the_others_answer(recommender, release, name, monkeypatch):
+    monkeypatch.setattr(recommender._sources[name], "candidates", raising)
+    answer = recommender.recommend(ask(release))
+    assert answer.why == (f"the source {name} failed: answered from the others",)
+    assert len(answer.ids) == 10
+    assert not any(name in names for names in answer.sources)
+    assert name not in recommender.found(ask(release))
+
+
+def test_an_unknown_surface_and_region_are_answered_as_everywhere(recommender, release):
+    nowhere = recommender.found(ask(release, surface="moon", region="mars"))["trending"]
+    anywhere = recommender.found(ask(release, user_id="somebody", surface=None))["trending"]
+    assert len(nowhere) > 10
+    seen = recommender._strict(ask(release)).viewer.seen
+    assert [row for row in nowhere if row in anywhere] == [row for row in anywhere if row not in seen]
+
+
+def test_a_newcomer_is_named_nothing_by_sources_of_the_past(recommender, release):
+    found = recommender.found(ask(release, user_id="somebody"))
+    assert {name for name, rows in found.items() if len(rows)} == {"two_tower", "trending", "fresh"}
+
+
+def left_midway(store, release, user_id: int, *rows: int) -> None:
+    about = {"kind": "outcome", "user_id": user_id, "known_at": release.as_of_ms + 1, "watch_ms": 5_000}
+    store.apply([Event(video_id=release.video_ids.value(row), **about) for row in rows])
+
+
+def test_what_was_left_midway_comes_back_a_few_a_slate(recommender, release, store):
+    catalogue = release.catalogue
+    allowed = (catalogue.safety == 0) & (catalogue.regions == 0) & (catalogue.fingerprints == 0)
+    midway = np.flatnonzero(allowed & (catalogue.duration_ms > 20_000) & (catalogue.upload_ms < release.as_of_ms))[:3]
+    left_midway(store, release, 7, *midway)
+    request = ask(release, user_id=7, as_of_ms=release.as_of_ms + 2, k=80)
+    assert recommender.found(request)["continue"].tolist() == midway[::-1].tolist()
+    answer = recommender.recommend(request)
+    again = [place for place, names in enumerate(answer.sources) if "continue" in names]
+    assert len(again) == 2 == np.isin(answer.rows, midway).sum()
+    assert answer.removed["seen"] == 1
+    assert all("you left it midway" in answer.reasons[place] for place in again)
+
+
+def test_a_quota_without_a_weight_or_of_an_unknown_source_is_refused_by_name(release, store):
+    for quotas in ({"fresh": 3}, release.retrieval["quotas"] | {"popular": 3}):
+        with pytest.raises(ReleaseError, match="popular" if "popular" in quotas else "continue, followed"):
+            Recommender(replace(release, retrieval={**release.retrieval, "quotas": quotas}), store)
+
+
 def test_a_broken_query_tower_leaves_the_other_sources(release, store):
     answer = Recommender(replace(release, query_tower=raising), store).recommend(ask(release))
-    assert answer.degraded
+    assert answer.why == ("the source two_tower failed: answered from the others",)
     assert answer.ids
     assert not any("two_tower" in names for names in answer.sources)
 

@@ -72,6 +72,14 @@ def test_parts_of_another_build_are_refused_though_every_byte_is_right(staged, t
         Release.load(publish(staging, tmp_path / "releases", MANIFEST))
 
 
+@pytest.mark.parametrize("part", ["related", "transitions", "trending"])
+def test_what_was_counted_of_another_catalogue_is_refused(staged, tmp_path, part):
+    staging = staged()
+    np.save(staging / part / "catalogue.npy", np.array(["another"]))
+    with pytest.raises(ReleaseError, match=f"catalogue of `{part}`: another.*not built together"):
+        Release.load(publish(staging, tmp_path / "releases", MANIFEST))
+
+
 def test_the_same_content_is_the_same_release(staged, tmp_path):
     root = tmp_path / "releases"
     first = publish(staged(), root, MANIFEST)
@@ -86,7 +94,7 @@ def test_an_id_is_never_given_to_other_content(staged, tmp_path):
     root = tmp_path / "releases"
     publish(staged(), root, MANIFEST | {"id": "r1"})
     other = staged()
-    (other / "retrieval.json").write_text(json.dumps({**RETRIEVAL, "quotas": {"two_tower": 1, "popular": 1, "fresh": 1}}))
+    (other / "retrieval.json").write_text(json.dumps({**RETRIEVAL, "quotas": {"two_tower": 1}}))
     with pytest.raises(ReleaseError, match=r"r1 exists with other content"):
         publish(other, root, MANIFEST | {"id": "r1"})
 

@@ -22,6 +22,7 @@ from watchnext.serving import store as store_module
 from watchnext.serving.environment import StoreError
 from watchnext.serving.events import Event, id_key, id_of
 from watchnext.serving.store import Store, build_store
+from watchnext.serving.trending import TrendingNow
 
 NOW = 1_800_000_000_000
 
@@ -242,6 +243,54 @@ def test_it_reopens_as_it_was_left(release, tmp_path):
     store.apply([Event(kind="restored", user_id="", video_id="v004", known_at=NOW + 6)])
     assert not store.unavailable.any()
     store.close()
+
+
+def trending_of(store) -> np.ndarray:
+    counts = store.trending.counts
+    return np.array([counts.shares(counts.levels(*place), NOW, 0.0) for place in ((None, None), (None, "de"), ("home", "de"))])
+
+
+def test_what_trends_is_counted_at_once_and_after_a_restart_as_before(release, tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "CHUNK", 3)
+    store = Store.open(tmp_path / "store", release, durable=False)
+    before = trending_of(store)
+    store.apply([outcome(known_at=release.as_of_ms - 1, long_view=True, video_id="v003")])  # of a time that the log covers
+    np.testing.assert_array_equal(trending_of(store), before)
+    german = next(user for row, user in enumerate(release.user_ids.ids.tolist()) if release.user_regions[row] == "de")
+    liked = {"user_id": german, "surface": "home", "watch_ms": 9_000}
+    long_views = [outcome(**liked, long_view=True, known_at=release.as_of_ms + i) for i in range(5)]
+    # Only long views count; a stranger's everywhere.
+    store.apply([*long_views, outcome(**liked, like=True, known_at=release.as_of_ms), replace(long_views[0], kind="shown")])
+    store.apply([outcome(user_id="nobody", video_id="v002", long_view=True, known_at=release.as_of_ms + 9)])
+    after, row = trending_of(store), int(release.video_ids.rows(["v001"])[0])
+    assert (after[:, row] > before[:, row]).all()
+    assert after[0, release.video_ids.rows(["v002"])[0]] > before[0, release.video_ids.rows(["v002"])[0]]
+    store.close()
+    again = Store.open(tmp_path / "store", release, durable=False)
+    assert again.position == 9
+    np.testing.assert_allclose(trending_of(again), after, rtol=1e-5)
+    again.close()
+
+
+def test_after_a_restart_only_the_end_of_the_journal_is_counted(release, tmp_path, monkeypatch):
+    half_life_ms = release.trending.half_life_h[0] * 3_600_000
+    store = Store.open(tmp_path / "store", release, durable=False)
+    old = [outcome(known_at=release.as_of_ms + 1, long_view=True)]
+    store.apply(old)
+    store.apply(
+        [outcome(known_at=int(release.as_of_ms + 9 * half_life_ms), video_id=f"v00{i}", long_view=True) for i in (2, 3)]
+    )
+    store.close()
+
+    def counted() -> list[str]:
+        taken = []
+        monkeypatch.setattr(TrendingNow, "take", lambda self, events, rows: taken.extend(event.video_id for event in events))
+        Store.open(tmp_path / "store", release, durable=False).close()
+        return taken
+
+    assert counted() == ["v003", "v002"]
+    monkeypatch.setattr(store_module, "CAUGHT_UP", 1)
+    assert counted() == ["v003"]
 
 
 def test_one_process_holds_a_store(release, store, tmp_path):

@@ -37,13 +37,14 @@ class Replayed:
 
 def events_of(impressions: pl.DataFrame) -> list[Event]:
     """The two events of every impression, in fold order (known_at, event id)."""
-    columns = impressions.select("user_id", "video_id", "time_ms", "watch_ms", "received_ms", *OUTCOMES)
+    columns = impressions.select("user_id", "video_id", "surface", "time_ms", "watch_ms", "received_ms", *OUTCOMES)
     events = []
-    for user, video, time_ms, watch_ms, received_ms, *flags in columns.iter_rows():
-        events.append(Event(kind="shown", user_id=user, video_id=video, known_at=time_ms))
+    for user, video, surface, time_ms, watch_ms, received_ms, *flags in columns.iter_rows():
+        about = {"user_id": user, "video_id": video, "surface": surface or ""}
+        events.append(Event(kind="shown", known_at=time_ms, **about))
         known_at = time_ms + watch_ms if received_ms is None else received_ms
         outcomes = dict(zip(OUTCOMES, flags, strict=True))
-        events.append(Event(kind="outcome", user_id=user, video_id=video, known_at=known_at, watch_ms=watch_ms, **outcomes))
+        events.append(Event(kind="outcome", known_at=known_at, watch_ms=watch_ms, **about, **outcomes))
     return sorted(events, key=lambda event: event.known_at)
 
 

@@ -1,5 +1,6 @@
 """Ids outside, row numbers inside: the catalogue of videos as dense arrays, and the index from ids to rows."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -135,6 +136,12 @@ class Catalogue:
     @cached_property
     def ids(self) -> Ids:
         return Ids(self.video_ids)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits of which video is which row."""
+        kind = f"{self.video_ids.dtype}{self.video_ids.shape}".encode()
+        return hashlib.sha256(kind + np.ascontiguousarray(self.video_ids).tobytes()).hexdigest()[:16]
 
     @property
     def region_bits(self) -> dict[str, int]:

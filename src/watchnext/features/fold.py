@@ -153,6 +153,16 @@ def read_candidates(layout, viewer, videos, creators, as_of, rows, creator_rows,
         read_crosses(layout, viewer, as_of, creator_row, tag_rows[row], out[i, 2], out[i, 3])
 
 
+def creators_of(layout: Layout, viewer: np.ndarray, as_of: float, slot: int) -> tuple[np.ndarray, np.ndarray]:
+    """The creators that a viewer's record remembers (n,) int64, and its counter at place `slot` of their blocks (n,), as of
+    `as_of`."""
+    table = viewer[layout.at_creators :][: layout.creators * (2 + layout.block)].reshape(layout.creators, -1)
+    table = table[table[:, 0] > 0]
+    half_life_ms = layout.half_lives_ms[slot % layout.half_lives_ms.size]
+    faded = np.exp(-np.maximum(as_of - table[:, 1], 0.0) * counters.LN2 / half_life_ms)
+    return table[:, 0].astype(np.int64) - 1, table[:, 2 + slot] * faded
+
+
 @dataclass(frozen=True)
 class Reads:
     """Raw state as of N requests. `user` (N, block), `history_rows` (N, H) int32, `history` (N, H, 3), `gap_s` (N,) -1 none,

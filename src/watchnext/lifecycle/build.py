@@ -74,6 +74,8 @@ class ReleaseBuilder:
                 query_tower=work / "query_tower.xml",
                 ranker=work / "ranker.xml",
                 index=self.outputs / "index",
+                graph=self.outputs / "graph",
+                trending=self.outputs / "trending",
                 reranking=self.reranking,
                 retrieval=self.retrieval,
                 reference=work / "reference.parquet",

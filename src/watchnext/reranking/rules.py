@@ -7,7 +7,7 @@ in the config is dropped first, so that a slate is not shorter than it need be.
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -32,12 +32,14 @@ class VideoFacts(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Situation:
-    """What a filter may read besides the rows. `region_bits` maps a region to its bit *number*; `unavailable` is (V,) bool."""
+    """What a filter may read besides the rows. `region_bits` maps a region to its bit *number*; `unavailable` is (V,) bool;
+    `continued` (n,) are the rows of seen videos that stand among the candidates to be watched on."""
 
     viewer: Viewer
     facts: VideoFacts
     region_bits: Mapping[str, int]
     unavailable: np.ndarray | None = None
+    continued: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 class Filter(ABC):
@@ -93,28 +95,38 @@ class Region(Filter):
 
 @dataclass(frozen=True, kw_only=True)
 class Seen(Filter):
-    """The viewer has seen it."""
+    """The viewer has seen it. Of those that the source `continue` names, the `continued` best valued may stay."""
 
     name: ClassVar[str] = "seen"
+    continued: int = 2
+
+    def __post_init__(self) -> None:
+        require_number("rules.seen.continued", self.continued, low=0)
 
     def removes(self, rows: np.ndarray, situation: Situation) -> np.ndarray:
-        return np.isin(rows, situation.viewer.seen)
+        seen = np.isin(rows, situation.viewer.seen)
+        midway = np.isin(rows, situation.continued)
+        return seen & ~(midway & (np.cumsum(midway) <= self.continued))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Duplicate(Filter):
-    """A copy of a better valued candidate or, unless `of_seen` is off, of a video that the viewer has seen."""
+    """A copy of a better valued candidate or, unless `of_seen` is off, of a video that the viewer has seen; one that is to be
+    watched on is no copy of itself."""
 
     name: ClassVar[str] = "duplicate"
     of_seen: bool = True
 
     def removes(self, rows: np.ndarray, situation: Situation) -> np.ndarray:
         prints = situation.facts.fingerprints[rows]
-        copies = np.ones(len(rows), bool)
-        copies[np.unique(prints, return_index=True)[1]] = False  # the first of equal ones is the best valued
+        of_seen = np.zeros(len(rows), bool)
         if self.of_seen:
-            copies |= np.isin(prints, situation.facts.fingerprints[np.asarray(situation.viewer.seen, np.int64)])
-        return copies & (prints != 0)
+            seen = situation.facts.fingerprints[np.asarray(situation.viewer.seen, np.int64)]
+            of_seen = np.isin(prints, seen) & ~np.isin(rows, situation.continued)
+        left = np.flatnonzero(~of_seen)
+        first = np.zeros(len(rows), bool)
+        first[left[np.unique(prints[left], return_index=True)[1]]] = True  # of equal ones the best valued
+        return ~first & (prints != 0)
 
 
 class Tally:

@@ -93,7 +93,8 @@ class Reranker:
             raise RerankingError(f"k is {k}, expected 0 or more")
         rows, values = scored.candidates.rows, self.value.of(scored.predictions)
         order = np.lexsort((rows, -values))
-        situation = Situation(viewer=viewer, facts=facts, region_bits=region_bits, unavailable=unavailable)
+        continued = rows[scored.candidates.named_by("continue")]
+        situation = Situation(viewer=viewer, facts=facts, region_bits=region_bits, unavailable=unavailable, continued=continued)
         left, removed = self._filtered(order, rows, situation)
         tallies = [cap.tally(rows[left], facts) for cap in self._caps]
         marginal = self.diversity.begin(rows[left], values[left], facts)

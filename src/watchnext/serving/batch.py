@@ -1,6 +1,6 @@
 """Slates computed ahead: every viewer's into the store, and back out while they still hold."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from watchnext.serving.answer import Answer
 from watchnext.serving.environment import parts
 from watchnext.serving.recommender import Recommender
 from watchnext.serving.store import Store
-from watchnext.types import Candidates, Request, Scored, Slate
+from watchnext.types import SOURCES, Candidates, Request, Scored, Slate
 
 TOGETHER = 500  # slates a transaction
 DAY_MS = 86_400_000
@@ -57,15 +57,21 @@ def precomputed(recommender: Recommender, request: Request, *, max_age_ms: int =
     age_ms = request.as_of_ms - kept["as_of_ms"]
     if kept["release"] != recommender.release.id or not 0 <= age_ms <= max_age_ms or kept["degraded"]:
         return None
-    left = _still_good(recommender, request, np.array(kept["rows"], np.int64))[: request.k]
+    left = _still_good(recommender, request, kept)[: request.k]
     return _answer(recommender, request, kept, left) if len(left) == request.k else None
 
 
-def _still_good(recommender: Recommender, request: Request, rows: np.ndarray) -> np.ndarray:
-    """Places of the rows neither withdrawn nor watched since."""
+def _still_good(recommender: Recommender, request: Request, kept: Mapping) -> np.ndarray:
+    """Places of the rows neither withdrawn nor watched since; what was to be watched on had been seen before."""
     layout, store = recommender.release.layout, recommender.store
-    seen = history.seen(store.viewer(request.user_id), layout.at_seen, layout.seen)
-    return np.flatnonzero(~(np.isin(rows, seen) | store.unavailable[rows]))
+    rows, record = np.array(kept["rows"], np.int64), store.viewer(request.user_id)
+    watched = np.isin(rows, history.seen(record, layout.at_seen, layout.seen))
+    lately, since_s = np.empty(layout.history, np.int32), (request.as_of_ms - kept["as_of_ms"]) / 1000.0
+    values = np.empty((layout.history, 3))
+    history.read(record, layout.at_history, layout.history, float(request.as_of_ms), lately, values)
+    midway = np.array(kept["sources"], np.int64) >> SOURCES.index("continue") & 1
+    before = (midway > 0) & ~np.isin(rows, lately[values[:, 0] <= since_s])
+    return np.flatnonzero(~((watched & ~before) | store.unavailable[rows]))
 
 
 def _packed(answer: Answer) -> bytes:

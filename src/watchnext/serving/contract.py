@@ -101,6 +101,7 @@ class OutcomeEvent(Strict):
     user_id: Id
     video_id: Id
     request_id: Word | None = None
+    surface: Word | None = Field(None, description="where it was shown; counts for what is trending there")
     watch_ms: int = Field(0, ge=0, le=WATCH_MS)
     click: bool = False
     long_view: bool = False

@@ -59,7 +59,7 @@ class Desk:
     def _count_shown(self, request: Request, ids: Sequence) -> bool:
         """A slate is worth more than its count: where the store fails, the viewer gets it all the same."""
         about = {"kind": "shown", "user_id": request.user_id, "known_at": request.as_of_ms, "request_id": request.request_id}
-        shown = [Event(video_id=each, **about) for each in ids]
+        shown = [Event(video_id=each, surface=request.surface or "", **about) for each in ids]
         try:
             self._store.apply(shown)
         except StoreError:
@@ -151,8 +151,9 @@ class Desk:
 
 
 def _event(given: OutcomeEvent, known_at: int) -> Event:
-    fields = given.model_dump(exclude={"type", "request_id"})
-    return Event(kind="outcome", known_at=known_at, request_id=given.request_id or "", **fields)
+    fields = given.model_dump(exclude={"type", "request_id", "surface"})
+    where = {"request_id": given.request_id or "", "surface": given.surface or ""}
+    return Event(kind="outcome", known_at=known_at, **where, **fields)
 
 
 def _finite(value: float) -> float | None:

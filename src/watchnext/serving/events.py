@@ -18,6 +18,7 @@ class Event:
 
     known_at    ms UTC, when the server learned of it
     request_id  of the answer that showed it; "" unknown
+    surface     where it was shown; "" unknown
     key         idempotency key; without one, an outcome counts once for a request and video
     """
 
@@ -34,6 +35,7 @@ class Event:
     comment: bool = False
     hide: bool = False
     request_id: str = ""
+    surface: str = ""
     key: str = ""
 
     def __post_init__(self) -> None:

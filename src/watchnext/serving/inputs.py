@@ -8,8 +8,9 @@ import numpy as np
 
 from watchnext.features import history
 from watchnext.features.encoding import MISSING, joined, names_of
-from watchnext.features.fold import Reads, read_candidates, read_viewer
+from watchnext.features.fold import Reads, creators_of, read_candidates, read_viewer
 from watchnext.features.pipeline import FeaturePipeline
+from watchnext.retrieval.sources import Asked, slot_of
 from watchnext.schema import Feature
 from watchnext.serving.release import Release
 from watchnext.serving.store import Store
@@ -42,6 +43,7 @@ class Inputs:
         # In memory and writable: read at every candidate, and what the fold was compiled for.
         self._creator_rows, self._tag_rows = np.array(release.catalogue.creator_rows), np.array(release.catalogue.tag_rows)
         self._upload_ms = np.array(release.catalogue.upload_ms)
+        self._liking = slot_of(self._pipeline.schema.state, release.retrieval["followed"]["count"])
         self._context = {feature.name: feature for feature in self._pipeline.schema.columns("context")}
 
     def query(self, request: Request, record: np.ndarray) -> Query:
@@ -54,6 +56,26 @@ class Inputs:
         reads.gap_s[0] = read_viewer(self._layout, record, as_of, reads.user[0], reads.history_rows[0], reads.history[0])
         blocks = self._pipeline.query(self._context_columns(request), np.array([as_of]), reads)
         return Query(request, Viewer(row=row, state=record, seen=seen, region=region or None), blocks)
+
+    def asked(self, query: Query) -> Asked:
+        """What sources may know of the request."""
+        layout, record, as_of = self._layout, query.viewer.state, float(query.request.as_of_ms)
+        rows, values = np.empty(layout.history, np.int32), np.empty((layout.history, 3))
+        history.read(record, layout.at_history, layout.history, as_of, rows, values)
+        watched = rows >= 0
+        creators, engagement = creators_of(layout, record, as_of, self._liking)
+        return Asked(
+            as_of_ms=as_of,
+            surface=query.request.surface,
+            region=query.viewer.region,
+            rows=rows[watched].astype(np.int64),
+            ago_s=values[watched, 0],
+            watch_s=values[watched, 1],
+            bits=values[watched, 2].astype(np.int64),
+            creators=creators,
+            engagement=engagement,
+            videos=self._store.videos,
+        )
 
     def of_viewer(self, query: Query) -> dict[str, np.ndarray]:
         """The viewer's inputs alone, one row each."""

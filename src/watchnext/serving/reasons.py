@@ -25,14 +25,18 @@ class Reasons:
     ) -> list[list[str]]:
         """One list a video (K), from its counters (K, 4, block), source bits, age (nan unknown) and whether chance chose it."""
         liking = counters[:, :, self._slots].sum(axis=2)
-        two_tower, popular = (sources >> SOURCES.index(name) & 1 for name in ("two_tower", "popular"))
+        named = {name: sources >> bit & 1 for bit, name in enumerate(SOURCES)}
         near = "similar to what you watched" if has_history else "chosen for viewers like you"
         facts = {
             "explored at random": explored,
+            "you left it midway": named["continue"],
             "from a creator you watch": liking[:, USER_CREATOR] >= ENOUGH,
             "about what you watch": liking[:, USER_TAG] >= ENOUGH,
-            near: two_tower,
-            "popular now": popular,
+            "new from a creator you follow or like": named["followed"],
+            near: named["two_tower"],
+            "often watched together with what you watched": named["related"],
+            "often watched next": named["transitions"],
+            "popular now": named["trending"],
             "new upload": age_h <= NEW_H,
         }
         said = [[sentence for sentence, holds in facts.items() if holds[place]] for place in range(len(sources))]

@@ -14,11 +14,13 @@ from watchnext.features import history
 from watchnext.features.expressions import HOUR_MS
 from watchnext.features.history import OUTCOME_BITS
 from watchnext.reranking.slate import Reranker
-from watchnext.retrieval.sources import Found, FreshSource, PopularSource, merge
+from watchnext.retrieval.merge import merge
+from watchnext.retrieval.sources import Asked, eligible
 from watchnext.serving.answer import Answer, Laps
 from watchnext.serving.inputs import ContextError, Inputs, Query, named
 from watchnext.serving.reasons import Reasons
 from watchnext.serving.release import Release
+from watchnext.serving.sources import sources_of
 from watchnext.serving.store import Store, StoreError
 from watchnext.types import TARGETS, Candidates, Request, Scored, Slate
 
@@ -55,10 +57,7 @@ class Recommender:
         self._upload_ms = np.array(release.catalogue.upload_ms)
         state = release.pipeline.schema.state
         self._reasons = Reasons(state, release.layout)
-        self._sources = {
-            "popular": PopularSource(state=state, **release.retrieval["popular"]),
-            "fresh": FreshSource(upload_ms=self._upload_ms),
-        }
+        self._sources = sources_of(release, store)
         whole = release.reranker
         self._unranked = Reranker(
             value=RetrievalOrder(), rules=whole.rules, diversity=whole.diversity, exploration=whole.exploration
@@ -85,14 +84,14 @@ class Recommender:
     # ---- stage by stage, for evaluation ------------------------------------------------------------------------------
 
     def retrieve(self, request: Request, k: int | None = None) -> Candidates:
-        """What retrieval names for a request, before any rule. `k` asks every source for so many instead of its quota."""
+        """What retrieval names for a request, before any rule. With `k` every source is asked for so many instead of its
+        quota, and so many are kept."""
         return self._retrieved(self._strict(request), [], k)
 
     def found(self, request: Request, k: int | None = None) -> Mapping[str, np.ndarray]:
         """What each source names before the merge, source > rows (n,) best first: its quota, or `k`. Videos that do not exist
-        yet are left out, so there may be fewer."""
-        found = self._found(self._strict(request), self._quotas(k), [])
-        return {name: self._existing(rows, request.as_of_ms) for name, (rows, _) in found.items()}
+        yet, or were seen (but by `continue`), are left out, so there may be fewer."""
+        return self._found(self._strict(request), [], k)
 
     def score(self, request: Request, rows: np.ndarray) -> np.ndarray:
         """Predictions (C, T) of the ranker for the videos `rows` (C,), whatever retrieval says."""
@@ -140,29 +139,28 @@ class Recommender:
         return self._inputs.query(request, record)
 
     def _retrieved(self, query: Query, why: list[str], k: int | None = None) -> Candidates:
-        quotas = self._quotas(k)
-        found = self._found(query, quotas, why)
-        return merge(found, quotas, upload_ms=self._upload_ms, as_of_ms=float(query.request.as_of_ms))
+        settings = self.release.retrieval["merge"]
+        return merge(self._found(query, why, k), **(settings if k is None else {**settings, "most": k}))
 
-    def _quotas(self, k: int | None) -> Mapping[str, int]:
-        quotas = self.release.retrieval["quotas"]
-        return quotas if k is None else dict.fromkeys(quotas, k)
-
-    def _found(self, query: Query, quotas: Mapping[str, int], why: list[str]) -> dict[str, Found]:
-        as_of = float(query.request.as_of_ms)
-        found = {name: source.candidates(as_of, self.store.videos, quotas[name]) for name, source in self._sources.items()}
-        try:
-            found["two_tower"] = self._nearest(query, quotas["two_tower"])
-        except Exception:
-            log.exception("request %s is answered without its nearest videos", query.request.request_id)
-            why.append("the query tower or its index failed: answered from the other sources")
+    def _found(self, query: Query, why: list[str], k: int | None = None) -> dict[str, np.ndarray]:
+        asked, found = self._inputs.asked(query), {}
+        for name, quota in self.release.retrieval["quotas"].items():
+            most = quota if k is None else k
+            seen = query.viewer.seen if name != "continue" else query.viewer.seen[:0]
+            try:
+                rows = self._named(name, query, asked, most, len(seen))
+            except Exception:
+                log.exception("request %s is answered without the source %s", query.request.request_id, name)
+                why.append(f"the source {name} failed: answered from the others")
+            else:
+                found[name] = eligible(rows, most, seen=seen, upload_ms=self._upload_ms, as_of_ms=asked.as_of_ms)
         return found
 
-    def _existing(self, rows: np.ndarray, as_of_ms: int) -> np.ndarray:
-        """Without padding (-1) and what is uploaded after `as_of_ms`; an unknown upload time is no obstacle."""
-        rows = np.asarray(rows, np.int64)
-        rows = rows[rows >= 0]
-        return rows[~(self._upload_ms[rows] > as_of_ms)]
+    def _named(self, name: str, query: Query, asked: Asked, most: int, seen: int) -> np.ndarray:
+        """A source's list, longer by as many as may be `seen`."""
+        if name == "two_tower":
+            return self._nearest(query, most)[0]
+        return self._sources[name].candidates(asked, most + seen)
 
     def _nearest(self, query: Query, k: int) -> tuple[np.ndarray, np.ndarray]:
         vector = self.release.query_tower(self._inputs.of_viewer(query))

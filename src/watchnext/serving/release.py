@@ -10,7 +10,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
@@ -22,7 +22,9 @@ from watchnext.features.fold import Layout, State
 from watchnext.features.opening import write_opening_state
 from watchnext.features.pipeline import FeaturePipeline
 from watchnext.reranking.slate import Reranker
+from watchnext.retrieval.graph import Edges
 from watchnext.retrieval.index import VideoIndex
+from watchnext.retrieval.trending import Counted
 from watchnext.serving.environment import link, sync_folder
 from watchnext.serving.graph import Graph
 from watchnext.serving.manifest import REPAIR, ReleaseError, digest_of, files_of, sha256_of, verified
@@ -30,6 +32,8 @@ from watchnext.serving.manifest import REPAIR, ReleaseError, digest_of, files_of
 CLOCKS = ("release", "wall")
 GIVEN = ("data", "regime", "as_of_ms", "clock", "journal")  # what the maker of a release states; `publish` adds the rest
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+WALKS = ("related", "transitions")  # sources that walk a graph of that name
+EDGES = ("starts", "neighbours", "weights")
 FEATURE_PARTS = ("pipeline", "catalogue", "users", "user_table", "videos")
 
 
@@ -50,6 +54,8 @@ class Release:
     query_tower: Graph
     ranker: Graph
     index: VideoIndex
+    walks: Mapping[str, Edges]
+    trending: Counted
     reranker: Reranker
     retrieval: Mapping
 
@@ -60,6 +66,7 @@ class Release:
         manifest = verified(folder)
         pipeline, catalogue = FeaturePipeline.load(folder / "pipeline"), Catalogue.load(folder / "catalogue")
         user_table = load_arrays(folder / "user_table")
+        looked_up = {name: load_arrays(folder / name) for name in (*WALKS, "trending")}
         release = cls(
             folder=folder,
             manifest=manifest,
@@ -74,15 +81,19 @@ class Release:
             query_tower=Graph(folder / "graphs" / "query_tower.xml"),
             ranker=Graph(folder / "graphs" / "ranker.xml"),
             index=VideoIndex.load(folder / "index"),
+            walks={name: Edges(*(arrays[part] for part in EDGES)) for name, arrays in looked_up.items() if name in WALKS},
+            trending=Counted(**{field.name: looked_up["trending"][field.name] for field in fields(Counted)}),
             reranker=Reranker.from_config(json.loads((folder / "reranking.json").read_text())),
             retrieval=json.loads((folder / "retrieval.json").read_text()),
         )
-        release._require_one_build()
+        release._require_one_build({name: str(arrays["catalogue"][0]) for name, arrays in looked_up.items()})
         return release
 
-    def _require_one_build(self) -> None:
-        """Parts of different builds would answer nonsense without an error."""
+    def _require_one_build(self, counted_for: Mapping[str, str]) -> None:
+        """Parts of different builds would answer nonsense without an error. `counted_for` is the catalogue of each part that
+        was counted from a log."""
         claims = (
+            *((f"catalogue of `{name}`", found, self.catalogue.fingerprint) for name, found in counted_for.items()),
             ("schema", self.pipeline.schema.fingerprint, self.manifest["schema"]),
             ("state", self.state_fingerprint, self.manifest["state"]),
             ("videos in the index", len(self.index), len(self.catalogue)),
@@ -149,16 +160,21 @@ def assemble(
     query_tower: Path,
     ranker: Path,
     index: Path,
+    graph: Path,
+    trending: Path,
     reranking: Mapping,
     retrieval: Mapping,
     reference: Path,
 ) -> None:
-    """Copy the parts: the feature stage's folder, two graphs (.xml, .bin beside), the index folder, settings, a sample."""
+    """Copy the parts: the feature stage's folder, two networks (.xml, .bin beside), the folders of the index, of the graphs to
+    walk and of what is trending, settings, a sample."""
     for part in FEATURE_PARTS:
         shutil.copytree(Path(features) / part, staging / part, copy_function=shutil.copyfile)
     schema = FeaturePipeline.load(staging / "pipeline").schema
     write_opening_state(Path(features), staging / "state", schema, Catalogue.load(staging / "catalogue"))
-    shutil.copytree(index, staging / "index", copy_function=shutil.copyfile)
+    folders = {"index": Path(index), "trending": Path(trending)} | {name: Path(graph) / name for name in WALKS}
+    for name, folder in folders.items():
+        shutil.copytree(folder, staging / name, copy_function=shutil.copyfile)
     (staging / "graphs").mkdir()
     for name, graph in (("query_tower", query_tower), ("ranker", ranker)):
         for suffix in (".xml", ".bin"):

@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import IO
 
@@ -33,6 +34,7 @@ from watchnext.serving.events import Event, id_key, id_of, outcome_columns
 from watchnext.serving.records import Records, unpacked
 from watchnext.serving.release import Release
 from watchnext.serving.seed import CHUNK, carry, journal_length, load_state, number, put_meta
+from watchnext.serving.trending import TrendingNow
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,7 @@ HOUR_MS = 3_600_000
 KEYS_KEPT, KEYS_KEPT_MS = 1_000_000, 7 * 24 * HOUR_MS  # a client may repeat itself for this long
 SHOWN_KEPT, SHOWN_KEPT_MS = 1_000_000, 24 * HOUR_MS
 QUARANTINE_KEPT = 10_000
+CAUGHT_UP = 1_000_000  # events of the journal that are counted again for what is trending, when a store is opened
 REPAIR = "python -m watchnext.serving build-store"
 
 
@@ -49,6 +52,7 @@ class Store:
 
     videos (V, layout.item), creators (R, layout.item)   float64, as of the last commit
     unavailable (V,) bool                                withdrawn since the release was built
+    trending                                             what is watched now by surface and region, as of the last commit
     """
 
     def __init__(self, environment: Environment, release: Release, lock: IO | None) -> None:
@@ -66,6 +70,7 @@ class Store:
         self.videos = np.zeros((len(release.catalogue), self.layout.item))
         self.creators = np.zeros((max(len(release.catalogue.creator_names), 1), self.layout.item))
         self.unavailable = np.zeros(len(release.catalogue), bool)
+        self.trending = TrendingNow(release)
         self.position = self.last_known_at = 0
         self._load()
 
@@ -82,7 +87,9 @@ class Store:
                 _build(folder, release, durable=durable, map_bytes=map_bytes)
             environment = Environment(folder / "current", durable=durable, map_bytes=map_bytes)
             _require(environment, folder, release)
-            return cls(environment, release, lock)
+            store = cls(environment, release, lock)
+            store._catch_up()
+            return store
         except BaseException:
             lock.close()
             raise
@@ -146,6 +153,7 @@ class Store:
                 txn.put(b"last_known_at", place(latest), db=self.tables["meta"])
             records.publish()
             self._publish_withdrawals(accepted, rows[chosen])
+            self.trending.take(accepted, rows[chosen])
             self.position, self.last_known_at = self.position + len(accepted), latest
         return results
 
@@ -201,6 +209,14 @@ class Store:
             self.unavailable[withdrawn[withdrawn >= 0]] = True
         self.position = journal_length(self._environment)
         self.last_known_at = number(self._environment, "last_known_at")
+
+    def _catch_up(self) -> None:
+        """Count what is trending of the journal: its end, as far as it matters, and no more than CAUGHT_UP events of it."""
+        since_ms = self.trending.since_ms(self.last_known_at)
+        with self._environment.read() as txn:
+            for part in parts(latest_of(txn, self.tables["journal"], since_ms, CAUGHT_UP), CHUNK):
+                rows = self._video_ids.rows([event.video_id for event in part])
+                self.trending.take([event for event, row in zip(part, rows, strict=True) if row >= 0], rows[rows >= 0])
 
     def replay(self, start: int, *, since_ms: int = 0) -> int:
         """Fold what the journal holds already, from position `start` on, but what was known before `since_ms`; returns how many
@@ -280,6 +296,16 @@ def journal_of(txn: lmdb.Transaction, table: object, start: int) -> Iterator[Eve
         if cursor.set_range(place(start)):
             for packed in cursor.iternext(keys=False, values=True):
                 yield Event.from_bytes(packed)
+
+
+def latest_of(txn: lmdb.Transaction, table: object, since_ms: float, most: int) -> Iterator[Event]:
+    """The last `most` events of a journal at most, latest first, back to the first that was known before `since_ms`."""
+    with txn.cursor(table) as cursor:
+        for packed in islice(cursor.iterprev(keys=False, values=True), most) if cursor.last() else ():
+            event = Event.from_bytes(packed)
+            if event.known_at < since_ms:
+                return
+            yield event
 
 
 def _withdraw(txn: lmdb.Transaction, table: object, event: Event) -> None:

@@ -7,6 +7,8 @@ const ACTIONS = {
   Like: (length) => ({ watch_ms: length, click: true, long_view: true, like: true }),
   Hide: () => ({ watch_ms: 0, click: false, long_view: false, like: false, hide: true }),
 };
+const SOURCES = { two_tower: "taste", trending: "what is popular now", fresh: "new uploads", related: "what is watched together",
+  transitions: "what is watched next", followed: "creators you follow or like", continue: "what you left midway" };
 const UNKNOWN_LENGTH_MS = 30_000;
 const state = { viewers: [], shown: null, asking: null };
 
@@ -76,7 +78,7 @@ function card(item, place, before) {
   const facts = [creator_id != null && `by ${name(creator_id)}`, age(age_h), Number.isFinite(item.score) && `value ${item.score.toFixed(3)}`];
   const body = el("div", { cls: "body" }, el("h3", { text: label }), el("p", { cls: "soft", text: facts.filter(Boolean).join(" · ") }),
     tags?.length && chips(tags), item.reasons?.length && el("p", { cls: "why", text: item.reasons.join(" · ") }),
-    bars(item.predictions ?? {}, duration_ms), item.sources?.length && el("p", { cls: "soft", text: `found by ${item.sources.join(", ")}` }));
+    bars(item.predictions ?? {}, duration_ms), item.sources?.length && el("p", { cls: "soft", text: `found by ${item.sources.map((source) => SOURCES[source] ?? source).join(", ")}` }));
   const article = el("article", { cls: `card ${mark?.[0] ?? ""}`, vars: { "--hue": hue(tags?.[0]) } }, thumb, body,
     el("div", { cls: "acts" }, ...Object.keys(ACTIONS).map(act)));
   const line = el("li", {}, article);
