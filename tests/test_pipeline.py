@@ -170,6 +170,8 @@ def test_a_stage_without_its_input_names_the_stage_to_run(project, tmp_path):
     for words, repair in (
         (("-m", "watchnext.features", "build", "data=tiny"), "dvc repro tables"),
         (("-m", "watchnext.retrieval", "index", "data=tiny"), "dvc repro two_tower"),
+        (("-m", "watchnext.retrieval", "graph", "data=tiny"), "dvc repro"),
+        (("-m", "watchnext.retrieval", "trending", "data=tiny"), "dvc repro"),
         (("-m", "watchnext.lifecycle", "release", "data=tiny"), "dvc repro"),
     ):
         found = run(tmp_path, *words)

@@ -17,6 +17,7 @@ from watchnext.retrieval.sources import (
     Source,
     distinct,
     eligible,
+    ranked,
     slot_of,
 )
 from watchnext.retrieval.trending import Counted, Trending, TrendingSource
@@ -248,3 +249,11 @@ def test_a_count_that_is_not_kept_is_named(count, half_life_h):
     with pytest.raises(ValueError, match=f"'{count}' at {half_life_h} h is not kept; the state has impression, long_view"):
         slot_of(STATE, count, half_life_h)
     assert slot_of(STATE, "long_view") == 3
+
+
+@pytest.mark.parametrize("k", [0, 1, 3, 50, 200])
+def test_ranked_is_the_beginning_of_a_full_sort(k):
+    random = np.random.default_rng(0)
+    rows, scores = random.permutation(100), random.integers(0, 9, 100).astype(np.float32)
+    wanted = sorted(range(100), key=lambda place: (-scores[place], rows[place]))
+    assert ranked(rows, scores, k).tolist() == wanted[:k]

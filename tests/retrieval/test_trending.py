@@ -7,7 +7,7 @@ import pytest
 from test_sources import HOUR, NOTHING, NOW
 
 from watchnext.retrieval.sources import Asked
-from watchnext.retrieval.trending import FAR, Counted, Trending, TrendingSource, best
+from watchnext.retrieval.trending import FAR, Counted, Trending, TrendingSource
 
 ASKED = Asked(as_of_ms=NOW, surface="home", region="de", videos=np.zeros((4, 5)), **NOTHING)
 
@@ -100,10 +100,3 @@ def test_a_ranking_is_made_anew_after_its_time():
 
 def test_of_nothing_counted_nothing_trends():
     assert TrendingSource(trending=trending(), prior=1.0, refresh_s=60.0).candidates(ASKED, 5).tolist() == []
-
-
-@pytest.mark.parametrize("k", [0, 1, 3, 50, 200])
-def test_the_best_are_those_of_a_full_sort(k):
-    values = np.random.default_rng(0).integers(0, 9, 100).astype(np.float32)
-    wanted = sorted((row for row in range(100) if values[row] > 0), key=lambda row: (-values[row], row))
-    assert best(values, k).tolist() == wanted[:k]

@@ -44,7 +44,7 @@ RETRIEVAL = {
     "quotas": {
         "two_tower": 40, "trending": 20, "fresh": 10, "related": 20, "transitions": 10, "followed": 10, "continue": 3
     },
-    "merge": {"constant": 60.0, "weights": dict.fromkeys(SOURCES, 1.0)},
+    "merge": {"constant": 60.0, "most": 200, "weights": dict.fromkeys(SOURCES, 1.0)},
     "trending": {"count": "long_view", "half_life_h": 24.0, "segments": 4, "prior": 5.0, "refresh_s": 60.0},
     "fresh": {"max_age_h": 48.0, "min_impressions": 3.0, "refresh_s": 60.0},
     "followed": {"count": "long_view", "creators": 4, "per_creator": 3},

@@ -4,13 +4,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from watchnext.retrieval.sources import ranked
 from watchnext.types import SOURCES, Candidates
 
 
-def merge(found: Mapping[str, np.ndarray], *, weights: Mapping[str, float], constant: float) -> Candidates:
+def merge(found: Mapping[str, np.ndarray], *, weights: Mapping[str, float], constant: float, most: int) -> Candidates:
     """Weighted reciprocal rank fusion of distinct rows, best first (Cormack, Clarke and Buettcher, SIGIR 2009: weights are 1
     and the constant is 60 there): a video scores sum of weight / (constant + place), places from 1. Of equal scores the lower
-    row comes first. Only places count, as the sources' scores have nothing in common."""
+    row comes first; the best `most` stay. Only places count, as the sources' scores have nothing in common."""
     names = [name for name in SOURCES if len(found.get(name, ()))]
     if not names:
         return Candidates(np.zeros(0, np.int64), np.zeros(0, np.uint16), np.zeros(0, np.float32))
@@ -19,5 +20,5 @@ def merge(found: Mapping[str, np.ndarray], *, weights: Mapping[str, float], cons
     bits = np.repeat([1 << SOURCES.index(name) for name in names], [len(found[name]) for name in names])
     scores = np.bincount(which, shares)
     sources = np.bincount(which, bits)  # a source names a video once, so a sum of its bits is their union
-    order = np.lexsort((rows, -scores))
+    order = ranked(rows, scores, most)
     return Candidates(rows[order], sources[order].astype(np.uint16), scores[order].astype(np.float32))

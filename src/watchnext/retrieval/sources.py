@@ -45,10 +45,21 @@ class Source(Protocol):
 
 
 def eligible(rows: np.ndarray, k: int, *, seen: np.ndarray, upload_ms: np.ndarray, as_of_ms: float) -> np.ndarray:
-    """The first `k` of `rows` that were uploaded by then (or nobody knows when) and are not `seen`; without the padding -1."""
+    """The first `k` of `rows` that were uploaded by then (or nobody knows when) and are not in `seen` (sorted); without the
+    padding -1."""
     rows = rows[rows >= 0]
-    late = upload_ms[rows] > as_of_ms
-    return rows[~(late | np.isin(rows, seen))][:k]
+    out = upload_ms[rows] > as_of_ms
+    if len(seen):
+        out |= seen[np.minimum(np.searchsorted(seen, rows), len(seen) - 1)] == rows
+    return rows[~out][:k]
+
+
+def ranked(rows: np.ndarray, scores: np.ndarray, k: int) -> np.ndarray:
+    """Places of the best `k` scores, best first, of equal ones the lower row, without a sort of all."""
+    places = np.arange(len(rows))
+    if 0 < k < len(rows):
+        places = np.flatnonzero(scores >= np.partition(scores, len(scores) - k)[len(scores) - k])
+    return places[np.lexsort((rows[places], -scores[places]))][:k]
 
 
 def distinct(rows: np.ndarray) -> np.ndarray:

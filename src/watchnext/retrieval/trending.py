@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from watchnext.retrieval.sources import HOUR_MS, Asked
+from watchnext.retrieval.sources import HOUR_MS, Asked, ranked
 
 EVERYWHERE = 0
 FAR = 64.0  # half-lives behind the landmark at which it is moved
@@ -113,16 +113,8 @@ class TrendingSource:
         levels = self._trending.levels(asked.surface, asked.region)
         at, rows = self._ranked.get(levels, (-np.inf, None))
         if not at <= asked.as_of_ms < at + self._refresh_ms:
-            rows = best(self._trending.shares(levels, asked.as_of_ms, self._prior), RANKED)
+            shares = self._trending.shares(levels, asked.as_of_ms, self._prior)
+            watched = np.flatnonzero(shares > 0)
+            rows = watched[ranked(watched, shares[watched], RANKED)]
             self._ranked[levels] = (asked.as_of_ms, rows)
         return rows[:k]
-
-
-def best(values: np.ndarray, k: int) -> np.ndarray:
-    """Rows of the best `k` values above 0, best first, of equals the lower row, without a sort of all."""
-    if 0 < k < len(values):
-        least = np.partition(values, len(values) - k)[len(values) - k]
-        rows = np.flatnonzero(values >= max(least, np.finfo(values.dtype).tiny))
-    else:
-        rows = np.flatnonzero(values > 0)
-    return rows[np.argsort(-values[rows], kind="stable")][:k]

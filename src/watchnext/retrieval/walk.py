@@ -4,7 +4,7 @@ import numpy as np
 
 from watchnext.kernels import kernel
 from watchnext.retrieval.graph import Edges
-from watchnext.retrieval.sources import Asked
+from watchnext.retrieval.sources import Asked, ranked
 
 
 @kernel
@@ -36,8 +36,7 @@ class WalkSource:
         edges = int((starts[watched + 1] - starts[watched]).sum())
         table, sums = (np.zeros(1 << (2 * edges).bit_length(), kind) for kind in (np.int64, np.float64))
         _walk(starts, self._edges.neighbours, self._edges.weights, watched, self._steps, table, sums)
-        found = table > 0
+        found = np.flatnonzero(table)
         rows, scores = table[found] - 1, sums[found]
-        order = np.lexsort((rows, -scores))
-        rows = rows[order]
+        rows = rows[ranked(rows, scores, k + len(watched))]
         return rows[~np.isin(rows, watched)][:k]
