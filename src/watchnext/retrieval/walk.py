@@ -26,16 +26,17 @@ class WalkSource:
     """Videos that the viewer's `last` distinct watches lead to, the j-th from the end with weight decay^j, without those."""
 
     def __init__(self, *, edges: Edges, last: int, decay: float) -> None:
-        self._edges = edges
+        # Views of what may be mapped: numba looks at a memmap for longer than the walk takes.
+        self._starts, self._neighbours, self._weights = map(np.asarray, (edges.starts, edges.neighbours, edges.weights))
         self._steps = decay ** np.arange(last)
 
     def candidates(self, asked: Asked, k: int) -> np.ndarray:
         first = np.sort(np.unique(asked.rows, return_index=True)[1])[: len(self._steps)]
         watched = asked.rows[first]
-        starts = self._edges.starts
+        starts = self._starts
         edges = int((starts[watched + 1] - starts[watched]).sum())
         table, sums = (np.zeros(1 << (2 * edges).bit_length(), kind) for kind in (np.int64, np.float64))
-        _walk(starts, self._edges.neighbours, self._edges.weights, watched, self._steps, table, sums)
+        _walk(starts, self._neighbours, self._weights, watched, self._steps, table, sums)
         found = np.flatnonzero(table)
         rows, scores = table[found] - 1, sums[found]
         rows = rows[ranked(rows, scores, k + len(watched))]
