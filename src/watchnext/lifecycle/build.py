@@ -10,7 +10,7 @@ import torch
 from watchnext.features.batches import FeatureSet
 from watchnext.monitoring.reference import reference
 from watchnext.nn.export import export_graph
-from watchnext.nn.weights import load_network
+from watchnext.nn.weights import fingerprint, load_network
 from watchnext.ranking.heads import Scorer
 from watchnext.retrieval.two_tower import OneViewer
 from watchnext.serving.release import aside, assemble, publish
@@ -87,6 +87,7 @@ class ReleaseBuilder:
                 "as_of_ms": report["as_of_ms"],
                 "clock": self.clock,
                 "journal": 0,
+                "towers": fingerprint(self.outputs / "two_tower"),
             }
             return publish(staging, self.releases, facts)
         finally:

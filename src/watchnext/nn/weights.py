@@ -1,5 +1,6 @@
 """A trained network as a folder: safetensors, its schema, and the recipe that built it. No pickle."""
 
+import hashlib
 import importlib
 import json
 import os
@@ -58,6 +59,12 @@ def _distinct(network: nn.Module) -> dict[str, Tensor]:
     for name, tensor in sorted(network.state_dict().items()):
         first.setdefault(tensor.data_ptr() or name, (name, tensor.contiguous()))
     return dict(first.values())
+
+
+def fingerprint(folder: Path) -> str:
+    """16 hex digits over the weights that `save_network` wrote."""
+    with open(Path(folder) / "weights.safetensors", "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def load_network(folder: Path, *, schema: FeatureSchema, repair: str) -> nn.Module:

@@ -7,31 +7,50 @@ from omegaconf import DictConfig
 
 from watchnext.data.days import StoredTables
 from watchnext.data.tables import DataError
-from watchnext.dispatch import dispatch, plain, write_report
+from watchnext.dispatch import dispatch, instantiate, plain, write_report
 from watchnext.features.arrays import save_arrays
 from watchnext.features.batches import FeatureSet
+from watchnext.nn.weights import fingerprint
 from watchnext.retrieval.graph import linked
-from watchnext.retrieval.index import VideoIndexError, build_guarded
+from watchnext.retrieval.guard import Probe
+from watchnext.retrieval.index import VideoIndexError
 from watchnext.retrieval.logs import counted, training_watches
+from watchnext.retrieval.segments import VideoIndex
+
+
+def probe_of(towers: Path, features: FeatureSet, limit: int) -> Probe:
+    """The validation queries that the towers left, at most `limit`, and what their viewers had watched last."""
+    queries, rows = np.load(towers / "queries.npy"), np.load(towers / "query_rows.npy")
+    chosen = slice(None, None, max(1, -(-len(rows) // limit)))
+    watched = features.reads(rows[chosen]).history_rows
+    return Probe(queries[chosen], [np.unique(found[found >= 0]) for found in watched])
 
 
 def index(config: DictConfig) -> None:
-    """Index the trained video vectors, guarded by recall against exact search on validation queries."""
-    outputs = Path(config.data.outputs)
+    """Index the trained video vectors, guarded by recall against exact search under real filters and after changes."""
+    outputs, options = Path(config.data.outputs), config.index
     towers, folder = outputs / "two_tower", outputs / "index"
-    if not (towers / "embeddings.npy").exists():
-        raise VideoIndexError(f"{towers} holds no video vectors; run `dvc repro two_tower`")
-    vectors, queries = np.load(towers / "embeddings.npy"), np.load(towers / "queries.npy")
-    options = config.index
-    built, recall = build_guarded(
-        vectors, queries, factory=options.factory, parameters=options.parameters, k=options.k, floor=options.floor
+    if not (towers / "query_rows.npy").exists():
+        raise VideoIndexError(f"{towers} holds no video vectors or validation queries; run `dvc repro two_tower`")
+    features, vectors = FeatureSet.load(outputs / "features"), np.load(towers / "embeddings.npy")
+    if len(vectors) != len(features.catalogue):
+        raise VideoIndexError(
+            f"{towers} holds {len(vectors)} vectors, the catalogue {len(features.catalogue)} videos; run `dvc repro two_tower`"
+        )
+    built = VideoIndex.build(
+        vectors, recipe=instantiate(options.recipe), precision=options.precision, towers=fingerprint(towers)
     )
+    probe = probe_of(towers, features, options.queries)
+    found = instantiate(options.guard).check(built, vectors, features.catalogue, probe)
     built.save(folder)
+    written = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     report = {
-        "factory": options.factory,
         "videos": len(built),
         "dimension": built.dimension,
-        f"recall@{options.k}": round(recall, 6),
+        "bytes_per_video": round(written / len(built), 1),
+        f"recall@{options.guard.k}": {
+            when: {name: round(recall, 6) for name, recall in recalls.items()} for when, recalls in found.items()
+        },
     }
     write_report(outputs / "metrics" / "index.json", report)
     print(f"{folder}: {report}")

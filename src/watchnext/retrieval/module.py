@@ -137,20 +137,26 @@ class RetrievalModule(pl.LightningModule):
         self.network.train(training)
         return vectors
 
-    @torch.no_grad()
-    def _queries(self) -> np.ndarray:
+    def _query_rows(self) -> np.ndarray:
         rows = self._positives("valid")
-        chosen = rows[:: max(1, len(rows) // GUARD_QUERIES)][:GUARD_QUERIES]
-        return self.network.eval().query(self.features.batch(chosen)).flatten(0, -2).numpy()
+        return rows[:: max(1, len(rows) // GUARD_QUERIES)][:GUARD_QUERIES]
+
+    @torch.no_grad()
+    def _queries(self, rows: np.ndarray) -> np.ndarray:
+        return self.network.eval().query(self.features.batch(rows)).flatten(0, -2).numpy()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return adam(self, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
 
     def save(self, folder: Path) -> None:
-        """Network, catalogue vectors (embeddings.npy) and validation queries (queries.npy)."""
+        """Network, catalogue vectors (embeddings.npy), validation queries (queries.npy) and their impressions
+        (query_rows.npy)."""
         save_network(folder, self.network, schema=self.features.pipeline.schema, recipe=self.recipe)
         np.save(Path(folder) / "embeddings.npy", self.embeddings())
-        np.save(Path(folder) / "queries.npy", self._queries())
+        rows = self._query_rows()
+        queries = self._queries(rows)
+        np.save(Path(folder) / "queries.npy", queries)
+        np.save(Path(folder) / "query_rows.npy", rows.repeat(len(queries) // max(len(rows), 1)))  # several vectors a viewer
 
 
 def _targets(histories: Histories) -> np.ndarray:
