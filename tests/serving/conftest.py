@@ -16,7 +16,7 @@ from watchnext.data.tables import OUTCOMES, Tables
 from watchnext.features.batches import FeatureSet
 from watchnext.nn.export import export_graph
 from watchnext.retrieval.__main__ import graph, trending
-from watchnext.retrieval.index import VideoIndex
+from watchnext.retrieval.segments import VideoIndex
 from watchnext.retrieval.two_tower import TwoTower
 from watchnext.schema import FeatureSchema
 from watchnext.serving.release import Release, aside, assemble, publish, switch
@@ -166,7 +166,7 @@ def exported(built, tmp_path_factory) -> Path:
     videos = {name: torch.from_numpy(np.array(values[:-1])) for name, values in features.videos.items()}
     with torch.no_grad():
         vectors = towers.video(videos).numpy()
-    VideoIndex.build(vectors, factory="Flat", parameters="").save(folder / "index")
+    VideoIndex.build(vectors, recipe=None, towers="tiny").save(folder / "index")
     looked_up(built[0], folder)
     pl.DataFrame({"hour": [1, 2]}).write_parquet(folder / "reference.parquet")
     return folder
@@ -203,7 +203,7 @@ def make_release(built, exported, root: Path, **changes) -> Path:
     """Publish a release under `root` and let it serve."""
     staging = stage_release(built, exported, root)
     as_of_ms = json.loads((built[0] / "report.json").read_text())["as_of_ms"]
-    manifest = {"data": "tiny", "regime": "streaming", "as_of_ms": as_of_ms, "clock": "release", "journal": 0}
+    manifest = {"data": "tiny", "regime": "streaming", "as_of_ms": as_of_ms, "clock": "release", "journal": 0, "towers": "tiny"}
     folder = publish(staging, root, manifest | changes)
     switch(root, folder.name)
     return folder

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from watchnext.features.batches import FeatureSet
+from watchnext.reranking.rules import Duplicate, Filter, Situation
+from watchnext.reranking.slate import Reranker
 from watchnext.retrieval.index import exact
 from watchnext.serving.events import Event
 from watchnext.serving.inputs import named
@@ -90,15 +92,66 @@ def test_candidate_order_changes_no_score(recommender, release):
     assert recommender.score(ask(release), rows[:0]).shape == (0, len(TARGETS))
 
 
-def test_two_tower_candidates_are_the_exact_nearest(recommender, release):
-    query = recommender._strict(ask(release))
+def usable(recommender, query) -> np.ndarray:
+    """Rows that every filter of the re-ranking lets through by itself, copies of each other aside, asked one rule at a time."""
+    release, rows = recommender.release, np.arange(len(recommender.release.catalogue))
+    situation = Situation(viewer=query.viewer, facts=release.catalogue, region_bits=release.region_bits,
+                          unavailable=recommender.store.unavailable)  # fmt: skip
+    out = [rule.removes(rows, situation) for rule in release.reranker.rules if isinstance(rule, Filter)
+           and not isinstance(rule, Duplicate)]  # fmt: skip
+    of_seen = release.catalogue.fingerprints[query.viewer.seen]
+    out.append(np.isin(release.catalogue.fingerprints, of_seen[of_seen != 0]))
+    out.append(release.catalogue.upload_ms > query.request.as_of_ms)
+    return rows[~np.any(out, axis=0)]
+
+
+def first_of_copies(release, rows):
+    prints, found = set(), []
+    for row in rows.tolist():
+        if (mark := int(release.catalogue.fingerprints[row])) not in prints or not mark:
+            found.append(row)
+            prints.add(mark)
+    return found
+
+
+@pytest.mark.parametrize("user_id", [100, 105, 112, 999_999])
+@pytest.mark.parametrize("region", ["de", "nowhere"])
+def test_two_tower_candidates_are_the_exact_nearest_of_what_the_rules_let_through(recommender, release, store, user_id, region):
+    store.apply(
+        [Event(kind="withdrawn", user_id="", video_id=each, known_at=release.as_of_ms) for each in ("v003", "v050", "v101")]
+    )
+    query = recommender._strict(ask(release, user_id=user_id, region=region))
     vector = release.query_tower(recommender._inputs.of_viewer(query))
-    vectors = np.stack([release.index._index.reconstruct(i) for i in range(len(release.index))])
-    wanted, _ = exact(vectors, vector, 40)
-    candidates = recommender.retrieve(ask(release))
-    alive = release.catalogue.upload_ms[wanted[0]] <= release.as_of_ms + 1
-    fresh = wanted[0][alive & ~np.isin(wanted[0], query.viewer.seen)]
-    assert set(candidates.rows[candidates.named_by("two_tower")]) >= set(fresh)
+    rows, vectors = usable(recommender, query), release.index.built.vectors
+    assert 3 < len(rows) < len(vectors) - 3
+    nearest = rows[exact(vectors[rows], vector, len(rows))[0][0]]
+    wanted = first_of_copies(release, nearest)
+    for k in (1, 20, 500):
+        found, scores = recommender._nearest(query, k)
+        assert found.tolist() == wanted[:k]
+        np.testing.assert_allclose(scores, vectors[found] @ vector[0], rtol=1e-5)
+
+
+def test_several_query_vectors_keep_each_videos_best_score(release, store):
+    recommender = Recommender(release, store)
+    query = recommender._strict(ask(release))
+    vectors = np.vstack([release.query_tower(recommender._inputs.of_viewer(query)), -np.eye(8, dtype=np.float32)[:2]])
+    several = Recommender(replace(release, query_tower=lambda _: vectors), store)
+    rows = usable(recommender, query)
+    best = (release.index.built.vectors[rows] @ vectors.T).max(1)
+    wanted = first_of_copies(release, rows[np.argsort(-best, kind="stable")])
+    found, scores = several._nearest(query, 30)
+    assert found.tolist() == wanted[:30]
+    np.testing.assert_allclose(scores, best[np.searchsorted(rows, found)], rtol=1e-5)
+
+
+def test_what_no_rule_forbids_is_not_hidden(release, store):
+    lenient = replace(release, reranker=Reranker.from_config(
+        {**release.reranker.to_config(), "rules": {"creator_cap": {"most": 2}}}))  # fmt: skip
+    recommender = Recommender(lenient, store)
+    found, _ = recommender._nearest(recommender._strict(ask(release)), 500)
+    uploaded = np.flatnonzero(~(release.catalogue.upload_ms > release.as_of_ms + 1))
+    assert sorted(found.tolist()) == uploaded.tolist()
 
 
 def test_what_sources_find_is_what_the_merge_takes(recommender, release):

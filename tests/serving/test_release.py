@@ -12,7 +12,7 @@ from watchnext.serving.graph import Graph
 from watchnext.serving.manifest import verified
 from watchnext.serving.release import Release, ReleaseError, current, publish, switch
 
-MANIFEST = {"data": "tiny", "regime": "streaming", "as_of_ms": 5, "clock": "release", "journal": 0}
+MANIFEST = {"data": "tiny", "regime": "streaming", "as_of_ms": 5, "clock": "release", "journal": 0, "towers": "tiny"}
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_one_flipped_byte_in_any_file_is_refused_by_name(published):
     Release.load(published)
 
 
-@pytest.mark.parametrize("name", ["graphs/ranker.bin", "index/videos.faiss", "manifest.json"])
+@pytest.mark.parametrize("name", ["graphs/ranker.bin", "index/codes.npy", "manifest.json"])
 def test_a_missing_or_truncated_file_is_refused_by_name(published, name):
     whole = (published / name).read_bytes()
     (published / name).write_bytes(whole[:-1])
@@ -78,6 +78,11 @@ def test_what_was_counted_of_another_catalogue_is_refused(staged, tmp_path, part
     np.save(staging / part / "catalogue.npy", np.array(["another"]))
     with pytest.raises(ReleaseError, match=f"catalogue of `{part}`: another.*not built together"):
         Release.load(publish(staging, tmp_path / "releases", MANIFEST))
+
+
+def test_an_index_of_other_towers_is_refused(staged, tmp_path):
+    with pytest.raises(ReleaseError, match=r"towers of the index's vectors: tiny, expected other; .*not built together"):
+        Release.load(publish(staged(), tmp_path / "releases", MANIFEST | {"towers": "other"}))
 
 
 def test_the_same_content_is_the_same_release(staged, tmp_path):

@@ -15,8 +15,10 @@ from watchnext.features.expressions import HOUR_MS
 from watchnext.features.history import OUTCOME_BITS
 from watchnext.reranking.slate import Reranker
 from watchnext.retrieval.merge import merge
+from watchnext.retrieval.queries import best_of
 from watchnext.retrieval.sources import Asked, eligible
 from watchnext.serving.answer import Answer, Laps
+from watchnext.serving.eligible import Eligible
 from watchnext.serving.inputs import ContextError, Inputs, Query, named
 from watchnext.serving.reasons import Reasons
 from watchnext.serving.release import Release
@@ -57,6 +59,7 @@ class Recommender:
         self._upload_ms = np.array(release.catalogue.upload_ms)
         state = release.pipeline.schema.state
         self._reasons = Reasons(state, release.layout)
+        self._eligible = Eligible(release.reranker.rules, release.catalogue, release.region_bits)
         self._sources = sources_of(release, store)
         whole = release.reranker
         self._unranked = Reranker(
@@ -163,9 +166,18 @@ class Recommender:
         return self._sources[name].candidates(asked, most + seen)
 
     def _nearest(self, query: Query, k: int) -> tuple[np.ndarray, np.ndarray]:
-        vector = self.release.query_tower(self._inputs.of_viewer(query))
-        rows, scores = self.release.index.search(vector, k)
-        return rows[0], scores[0]
+        """Best `k` by the better of the viewer's query vectors, all of which the filters will let through; of copies the
+        nearest."""
+        vectors = self.release.query_tower(self._inputs.of_viewer(query))
+        allowed = self._eligible.of(query.viewer, as_of_ms=float(query.request.as_of_ms), unavailable=self.store.unavailable)
+        wanted = k
+        while True:
+            found = self.release.index.search(vectors, wanted, allowed)
+            rows, scores = best_of(*found)
+            kept = self._eligible.without_copies(rows)[:k]
+            if len(kept) == k or len(rows) < wanted:
+                return rows[kept], scores[kept]
+            wanted *= 2  # what copies left open
 
     def _ranked(self, query: Query, candidates: Candidates, laps: Laps, why: list[str]) -> Scored:
         """The candidates with their predictions, or with nan for all of them and the reason in `why`."""

@@ -23,14 +23,16 @@ from watchnext.features.opening import write_opening_state
 from watchnext.features.pipeline import FeaturePipeline
 from watchnext.reranking.slate import Reranker
 from watchnext.retrieval.graph import Edges
-from watchnext.retrieval.index import VideoIndex
+from watchnext.retrieval.live import LiveIndex
+from watchnext.retrieval.segments import VideoIndex
 from watchnext.retrieval.trending import Counted
 from watchnext.serving.environment import link, sync_folder
 from watchnext.serving.graph import Graph
 from watchnext.serving.manifest import REPAIR, ReleaseError, digest_of, files_of, sha256_of, verified
 
 CLOCKS = ("release", "wall")
-GIVEN = ("data", "regime", "as_of_ms", "clock", "journal")  # what the maker of a release states; `publish` adds the rest
+# What the maker of a release states; `publish` adds the rest.
+GIVEN = ("data", "regime", "as_of_ms", "clock", "journal", "towers")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 WALKS = ("related", "transitions")  # sources that walk a graph of that name
 EDGES = ("starts", "neighbours", "weights")
@@ -53,7 +55,7 @@ class Release:
     state: State
     query_tower: Graph
     ranker: Graph
-    index: VideoIndex
+    index: LiveIndex
     walks: Mapping[str, Edges]
     trending: Counted
     reranker: Reranker
@@ -80,7 +82,7 @@ class Release:
             state=State(**load_arrays(folder / "state")),
             query_tower=Graph(folder / "graphs" / "query_tower.xml"),
             ranker=Graph(folder / "graphs" / "ranker.xml"),
-            index=VideoIndex.load(folder / "index"),
+            index=LiveIndex(VideoIndex.load(folder / "index", verified=True)),
             walks={name: Edges(*(arrays[part] for part in EDGES)) for name, arrays in looked_up.items() if name in WALKS},
             trending=Counted(**{field.name: looked_up["trending"][field.name] for field in fields(Counted)}),
             reranker=Reranker.from_config(json.loads((folder / "reranking.json").read_text())),
@@ -96,6 +98,7 @@ class Release:
             *((f"catalogue of `{name}`", found, self.catalogue.fingerprint) for name, found in counted_for.items()),
             ("schema", self.pipeline.schema.fingerprint, self.manifest["schema"]),
             ("state", self.state_fingerprint, self.manifest["state"]),
+            ("towers of the index's vectors", self.index.towers, self.manifest.get("towers")),
             ("videos in the index", len(self.index), len(self.catalogue)),
             ("videos in the state", len(self.state.videos), len(self.catalogue)),
             ("width of a viewer's state", self.state.viewers.shape[1], self.layout.viewer),
