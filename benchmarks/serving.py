@@ -70,7 +70,7 @@ def measure(release: Release, folder: Path, *, requests: int, k: int) -> dict:
 def sizes(release: Release) -> dict:
     """Bytes a viewer's and a video's state take, and what the release holds of a video."""
     parts = ("catalogue", "videos", "index")
-    folder = {part: sum(path.stat().st_size for path in (release.folder / part).iterdir()) for part in parts}
+    folder = {part: sum(path.stat().st_size for path in (release.folder / part).rglob("*.*")) for part in parts}
     return {
         "viewer_state_bytes": 8 * release.layout.viewer,
         "video_state_bytes": 8 * release.layout.item,

@@ -1,0 +1,216 @@
+"""The vector index at scale: `python -m benchmarks.index --videos 1000000`.
+
+A world is simulated, goes through the feature stage, and trains the two towers for `--steps` batches; above a million videos
+the video tower then embeds a larger world of the same tastes. Queries are held-out long views. Every search is filtered: by a
+region (half of the creators are licensed there), by safety (what is safe, 94%) and by 500 seen videos, drawn from the viewer's
+own 3,000 nearest, where a filter hurts. `narrow` is a region of one creator in twenty.
+
+Building has all cores; searching has one. Recall is that of the exact answer under the same filters. `bytes_per_video` is all
+that is on disk; of 64-wide vectors 256 B are the float32 ones that have the last word, which are mapped, and `resident_bytes`
+is the rest. `build_s` is k-means, lists and codes. `peak_mb` is the largest resident size of building and searching, mapped
+files included; it is not that of making the vectors. `--work DIR` keeps what was made. The last line is one JSON object.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+LARGEST_TRAINED = 1_000_000
+K, SEEN, NEAR = 500, 500, 3_000
+SEED = 0
+
+
+def peak_mb() -> int:
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def make_towers(work: Path, videos: int, users: int, steps: int) -> None:
+    """World > features > trained towers, in `work`/towers. The last of three days is left over, the second is validation."""
+    import pytorch_lightning as pl
+
+    from watchnext.data.canonical import CanonicalTables
+    from watchnext.data.days import StoredTables
+    from watchnext.data.splits import TimeSplit
+    from watchnext.data.stage import write_stage
+    from watchnext.data.world import World
+    from watchnext.data.world_files import write_world
+    from watchnext.dispatch import composed, instantiate
+    from watchnext.features.batches import FeatureSet
+    from watchnext.features.build import FeatureBuilder
+    from watchnext.features.labels import Labels
+    from watchnext.nn.weights import written_aside
+    from watchnext.schema import FeatureSchema
+
+    schema = FeatureSchema.load(Path("conf/features/world.yaml"))
+    if not (work / "features" / "report.json").exists():
+        write_world(World(users=users, videos=videos, days=3, seed=SEED), work / "log", threads=2, quiet=True)
+        write_stage(CanonicalTables(root=str(work / "log"), features="conf/features/world.yaml"), schema, work / "tables")
+        builder = FeatureBuilder(schema=schema, labels=Labels(), utc_offset_h=0, regime="streaming", min_count=5)
+        builder.build(StoredTables.open(work / "tables"), TimeSplit(valid_days=1, test_days=1), work / "features")
+    pl.seed_everything(SEED, verbose=False)
+    options = ["model=two_tower", "model.module.batch_size=1024", "model.module.learning_rate=0.005"]
+    module = instantiate(composed(options).model.module)(features=FeatureSet.load(work / "features"))
+    trainer = pl.Trainer(max_steps=steps, accelerator="cpu", logger=False, enable_checkpointing=False,
+                         enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0)  # fmt: skip
+    trainer.fit(module, module.loader("train", seed=SEED))
+    with written_aside(work / "towers") as folder:
+        module.save(folder)
+
+
+def make_catalogue(work: Path, videos: int, folder: Path) -> None:
+    """vectors (V, D), creators (V,) and safety (V,) of a world of `videos`, block by block, in `folder`."""
+    import polars as pl
+    import torch
+
+    from watchnext.data.world import World
+    from watchnext.features.catalogue import Catalogue
+    from watchnext.features.pipeline import FeaturePipeline
+    from watchnext.nn.weights import load_network, written_aside
+
+    pipeline = FeaturePipeline.load(work / "features" / "pipeline")
+    network = load_network(work / "towers", schema=pipeline.schema, repair="rm -r towers")
+    state, dimension = pipeline.schema.state, pipeline.sizes.vector - 1
+    parts: list[tuple[np.ndarray, ...]] = []
+    for table in World(users=1_000, videos=videos, days=3, seed=SEED).video_tables():
+        frame = pl.from_arrow(table)
+        of_part = Catalogue.of(frame, tags_per_video=state.tags_per_video, dimension=dimension)
+        inputs = pipeline.videos(frame, of_part.vectors)
+        with torch.no_grad():
+            vectors = network.video({name: torch.from_numpy(values[:-1]) for name, values in inputs.items()}).numpy()
+        parts.append((vectors, frame["creator_id"].to_numpy(), of_part.safety))
+    with written_aside(folder) as aside:
+        for name, arrays in zip(("vectors", "creators", "safety"), zip(*parts, strict=True), strict=True):
+            np.save(aside / f"{name}.npy", np.concatenate(arrays))
+
+
+def build(catalogue: Path, folder: Path, lists: int, compared: int, found: Path) -> None:
+    from watchnext.retrieval.lists import Lists
+    from watchnext.retrieval.segments import VideoIndex
+
+    vectors = np.load(catalogue / "vectors.npy", mmap_mode="r")
+    began, cpu = time.perf_counter(), time.process_time()
+    index = VideoIndex.build(vectors, recipe=Lists(lists=lists, compared=compared))
+    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+    index.save(folder)
+    sizes = {path.name: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    facts = {
+        "build_s": round(seconds, 1),
+        "build_cpu_s": round(cpu, 1),
+        "bytes_per_video": round(sum(sizes.values()) / len(index), 1),
+        "resident_bytes": round((sum(sizes.values()) - sizes["vectors.npy"]) / len(index) + 4, 1),  # 4: the place of a row
+        "peak_mb": peak_mb(),
+    }
+    found.write_text(json.dumps(facts))
+
+
+def search(catalogue: Path, folder: Path, towers: Path, queries: int, found: Path) -> None:
+    """Recall and time of every query, one at a time, on one core."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    from watchnext.retrieval.allowed import Shelf
+    from watchnext.retrieval.live import LiveIndex
+    from watchnext.retrieval.segments import VideoIndex
+
+    vectors, safety = np.load(catalogue / "vectors.npy", mmap_mode="r"), np.load(catalogue / "safety.npy")
+    _, creators = np.unique(np.load(catalogue / "creators.npy"), return_inverse=True)
+    every, random = np.load(towers / "queries.npy"), np.random.default_rng(SEED)
+    chosen = every[:: max(len(every) // queries, 1)][:queries]
+    live = LiveIndex(VideoIndex.load(folder))
+    licensed = random.random(creators.max() + 1)
+    shelves = {name: Shelf((licensed < part)[creators] & (safety == 0)) for name, part in (("", 0.5), ("narrow_", 0.05))}
+    facts = {"queries": len(chosen), "kept": round(float(shelves[""].mask.mean()), 3),
+             "narrow_kept": round(float(shelves["narrow_"].mask.mean()), 3)}  # fmt: skip
+    probes = _probes(vectors, chosen, {name: shelf.mask for name, shelf in shelves.items()}, random)
+    for name, shelf in shelves.items():
+        facts |= _measured(live, chosen, shelf, name, probes)
+    facts["peak_mb"] = peak_mb()
+    found.write_text(json.dumps(facts))
+
+
+def _probes(vectors: np.ndarray, queries: np.ndarray, masks: dict[str, np.ndarray], random: np.random.Generator) -> list[dict]:
+    """Of every query the seen rows, and the exact answer under each mask without them."""
+    probes = []
+    for query in queries:
+        scores = vectors @ query
+        seen = random.choice(np.argpartition(-scores, NEAR)[:NEAR], SEEN, replace=False)
+        probe = {"seen": seen}
+        for name, mask in masks.items():
+            allowed = mask.copy()
+            allowed[seen] = False
+            rows = np.flatnonzero(allowed)
+            probe[name] = rows[np.argpartition(-scores[rows], K)[:K]]
+        probes.append(probe)
+    return probes
+
+
+def _measured(live, queries: np.ndarray, shelf, name: str, probes: list[dict]) -> dict:
+    from watchnext.retrieval.allowed import Allowed
+
+    for query, probe in zip(queries[:20], probes, strict=False):  # compiles, and fills the caches that serving has full
+        live.search(query[None], K, Allowed(shelf, probe["seen"]))
+    times, cpu, hits = [], [], 0
+    for query, probe in zip(queries, probes, strict=True):
+        began, cpu_began = time.perf_counter(), time.thread_time()
+        rows, _ = live.search(query[None], K, Allowed(shelf, probe["seen"]))
+        cpu.append(1e3 * (time.thread_time() - cpu_began))
+        times.append(1e3 * (time.perf_counter() - began))
+        hits += len(np.intersect1d(rows[0], probe[name]))
+    return {
+        f"{name}recall@{K}": round(hits / (K * len(queries)), 5),
+        f"{name}p50_ms": round(float(np.median(times)), 3),
+        f"{name}p99_ms": round(float(np.quantile(times, 0.99)), 3),
+        f"{name}cpu_p50_ms": round(float(np.median(cpu)), 3),
+    }
+
+
+def apart(function: Callable, *arguments: object) -> None:
+    """In a process of its own, so that its peak is its own. Raises where it fails."""
+    process = multiprocessing.get_context("spawn").Process(target=function, args=arguments)
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise SystemExit(f"{function.__name__} ended with {process.exitcode}")
+
+
+def measured(work: Path, options: argparse.Namespace) -> dict:
+    catalogue, folder, found = work / f"catalogue-{options.videos}", work / "index", work / "found.json"
+    if not (work / "towers").exists():
+        apart(make_towers, work, min(options.videos, LARGEST_TRAINED), options.users, options.steps)
+    if not catalogue.exists():
+        apart(make_catalogue, work, options.videos, catalogue)
+    apart(build, catalogue, folder, options.lists, options.compared, found)
+    facts = json.loads(found.read_text())
+    os.environ["OMP_NUM_THREADS"] = "1"
+    apart(search, catalogue, folder, work / "towers", options.queries, found)
+    searched = json.loads(found.read_text())
+    searched["peak_mb"] = max(facts.pop("peak_mb"), searched.pop("peak_mb"))
+    return {"videos": options.videos, "lists": options.lists, "compared": options.compared} | searched | facts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--videos", type=int, default=1_000_000)
+    parser.add_argument("--users", type=int, default=150_000)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--queries", type=int, default=300)
+    parser.add_argument("--lists", type=int, default=2048)
+    parser.add_argument("--compared", type=int, default=12_000)
+    parser.add_argument("--work", type=Path)
+    options = parser.parse_args()
+    if options.work is not None:
+        options.work.mkdir(parents=True, exist_ok=True)
+        print(json.dumps(measured(options.work, options)))
+        return
+    with TemporaryDirectory(prefix="watchnext-benchmark-", dir=".") as folder:
+        print(json.dumps(measured(Path(folder), options)))
+
+
+if __name__ == "__main__":
+    main()
