@@ -1,11 +1,13 @@
 """Codes and values > vectors."""
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from watchnext.features.encoding import InputSizes
+from watchnext.nn.tables import FULL, Table
 
 
 class IdDropout(nn.Module):
@@ -28,15 +30,14 @@ class IdDropout(nn.Module):
 
 class CodeEmbeddings(nn.Module):
     """F categorical features as one table: codes (..., F) > (..., F * dimension). Code 0 (missing, unseen, rare) is learned
-    too."""
+    too. `table` makes one of nn/tables.py."""
 
-    def __init__(self, *, sizes: tuple[int, ...], dimension: int) -> None:
+    def __init__(self, *, sizes: tuple[int, ...], dimension: int, table: partial = FULL) -> None:
         super().__init__()
         starts = [sum(sizes[:place]) for place in range(len(sizes))]
         self.register_buffer("starts", torch.tensor(starts, dtype=torch.int32), persistent=False)
-        self.table = nn.Embedding(max(sum(sizes), 1), dimension)
         # Small at first, so that what a rare value says is near nothing until it was seen.
-        nn.init.normal_(self.table.weight, std=0.01)
+        self.table: Table = table(rows=max(sum(sizes), 1), dimension=dimension, std=0.01)
         self.width = len(sizes) * dimension
 
     def forward(self, codes: Tensor) -> Tensor:
@@ -60,12 +61,15 @@ class TagEmbeddings(nn.Module):
 
 
 class VideoFeatures(nn.Module):
-    """What a video is: its codes, tags and content vector, side by side (..., width). Shared by candidates and history."""
+    """What a video is: its codes, tags and content vector, side by side (..., width). Shared by candidates and history.
 
-    def __init__(self, *, sizes: InputSizes, dimension: int, id_dropout: float = 0.0) -> None:
+    table  makes the table of its codes, the id among them
+    """
+
+    def __init__(self, *, sizes: InputSizes, dimension: int, id_dropout: float = 0.0, table: partial = FULL) -> None:
         super().__init__()
         self.dropped = IdDropout(place=sizes.video_id, probability=id_dropout)
-        self.codes = CodeEmbeddings(sizes=sizes.video_codes, dimension=dimension)
+        self.codes = CodeEmbeddings(sizes=sizes.video_codes, dimension=dimension, table=table)
         self.tags = TagEmbeddings(size=sizes.tags, dimension=dimension)
         self.width = self.codes.width + self.tags.width + sizes.vector
 

@@ -34,17 +34,34 @@ def written_aside(folder: Path) -> Iterator[Path]:
     aside.rename(folder)
 
 
+def described(part: partial) -> dict:
+    """A configured partial, JSON-ready; partials among its arguments too."""
+    arguments = {name: described(value) if isinstance(value, partial) else value for name, value in part.keywords.items()}
+    target = f"{part.func.__module__}.{part.func.__qualname__}"
+    return json.loads(json.dumps({"target": target, "arguments": arguments}, default=list))
+
+
+def rebuilt(description: Mapping) -> partial:
+    """The partial that was described."""
+    module, name = description["target"].rsplit(".", 1)
+    arguments = {key: _argument(value) for key, value in description["arguments"].items()}
+    return partial(getattr(importlib.import_module(module), name), **arguments)
+
+
+def _argument(value: object) -> object:
+    if isinstance(value, list):
+        return tuple(value)
+    return rebuilt(value) if isinstance(value, Mapping) else value
+
+
 def recipe_of(network: partial, sizes: InputSizes) -> dict:
     """What rebuilds the network that the configured partial makes for inputs of these sizes, JSON-ready."""
-    target = f"{network.func.__module__}.{network.func.__qualname__}"
-    return json.loads(json.dumps({"target": target, "arguments": {**network.keywords}, "sizes": asdict(sizes)}, default=list))
+    return described(network) | {"sizes": json.loads(json.dumps(asdict(sizes), default=list))}
 
 
 def build_network(recipe: Mapping) -> nn.Module:
     """The untrained network of a recipe."""
-    module, name = recipe["target"].rsplit(".", 1)
-    arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in recipe["arguments"].items()}
-    return getattr(importlib.import_module(module), name)(sizes=InputSizes.from_mapping(recipe["sizes"]), **arguments)
+    return rebuilt(recipe)(sizes=InputSizes.from_mapping(recipe["sizes"]))
 
 
 def save_network(folder: Path, network: nn.Module, *, schema: FeatureSchema, recipe: Mapping) -> None:

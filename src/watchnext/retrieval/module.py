@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from watchnext.features.batches import Batches, FeatureSet
 from watchnext.nn.module import adam, finite
+from watchnext.nn.rowwise import RowWise, clip_gradients
 from watchnext.nn.weights import build_network, recipe_of, save_network
 from watchnext.retrieval.index import exact
 from watchnext.retrieval.leave_one_out import Histories, LeaveOneOut
@@ -235,10 +236,20 @@ class SequenceModule(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The table has its own rate: it starts from something, the encoder from nothing."""
-        table = self.network.table.weight
-        others = [parameter for parameter in self.parameters() if parameter is not table]
-        groups = [{"params": [table], "lr": self.table_learning_rate}, {"params": others, "lr": self.learning_rate}]
-        return torch.optim.Adam(groups)
+        tables = list(self.network.table.parameters())
+        known = set(map(id, tables))
+        others = [parameter for parameter in self.parameters() if id(parameter) not in known]
+        return RowWise([{"params": tables, "lr": self.table_learning_rate}, {"params": others, "lr": self.learning_rate}])
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """By norm: Lightning's own fails on sparse gradients."""
+        if gradient_clip_val:
+            clip_gradients(self.parameters(), gradient_clip_val)
 
     def save(self, folder: Path) -> None:
         self.network.save(folder)

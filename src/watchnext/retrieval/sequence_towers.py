@@ -1,6 +1,7 @@
 """Two towers for a log that knows ids and their order: every place of a history asks for what came next."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -9,11 +10,14 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from watchnext.nn.encoders import encoder_of
+from watchnext.nn.tables import FULL, Table
+from watchnext.nn.weights import described, rebuilt
 
 
 class SequenceTowers(nn.Module):
     """Video tower: a table of vectors. Query tower: the same vectors of the history, through an encoder.
 
+    table       makes one of nn/tables.py
     gain        length of a video's vector as the encoder reads it, in units of sqrt(dimension)
     places      watches the encoder is shown, the last ones
     """
@@ -29,20 +33,20 @@ class SequenceTowers(nn.Module):
         places: int,
         gain: float,
         dropout: float,
+        table: partial = FULL,
     ) -> None:
         super().__init__()
         self.recipe = {"videos": videos, "dimension": dimension, "encoder": encoder, "heads": heads, "blocks": blocks,
-                       "places": places, "gain": gain, "dropout": dropout}  # fmt: skip
+                       "places": places, "gain": gain, "dropout": dropout, "table": described(table)}  # fmt: skip
         self.videos, self.dimension, self.places = videos, dimension, places
-        self.table = nn.Embedding(videos + 1, dimension, padding_idx=videos)  # the last row is the padding
-        nn.init.normal_(self.table.weight, std=dimension**-0.5)
+        # The last row is the padding. No loss sees it, as places only know what lies before them, so it learns nothing.
+        self.table: Table = table(rows=videos + 1, dimension=dimension, std=dimension**-0.5)
         self.encoder = encoder_of(encoder, dimension=dimension, heads=heads, blocks=blocks, places=places, dropout=dropout)
         self.length, self.dropout = gain * dimension**0.5, nn.Dropout(dropout)
 
-    @torch.no_grad()
     def start_from(self, vectors: Tensor) -> None:
-        """Video vectors (V, D) to train on from."""
-        self.table.weight[:-1] = vectors
+        """Video vectors (V, D) to train on from. Raises ValueError for a table whose rows share vectors."""
+        self.table.start_from(vectors)
 
     def video(self, rows: Tensor) -> Tensor:
         """Unit vectors (..., D) of video rows (...)."""
@@ -69,6 +73,7 @@ class SequenceTowers(nn.Module):
         """In evaluation mode. Raises FileNotFoundError where nothing was saved."""
         if not (Path(folder) / "model.json").exists():
             raise FileNotFoundError(f"{folder} holds no towers; train them and call save() first")
-        towers = cls(**json.loads((Path(folder) / "model.json").read_text()))
+        recipe = json.loads((Path(folder) / "model.json").read_text())
+        towers = cls(**recipe | {"table": rebuilt(recipe["table"])})
         towers.load_state_dict(load_file(Path(folder) / "weights.safetensors"))
         return towers.eval()

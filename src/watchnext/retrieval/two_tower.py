@@ -1,6 +1,7 @@
 """Two towers: a viewer at a moment and a video meet in one space, by inner product."""
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from watchnext.nn.attention import History, InterestAttention, PooledAttention
 from watchnext.nn.cross import MLP
 from watchnext.nn.embeddings import QueryFeatures, VideoFeatures
 from watchnext.nn.encoders import encoder_of
+from watchnext.nn.tables import FULL
 
 
 class VideoTower(nn.Module):
@@ -100,6 +102,7 @@ class TwoTower(nn.Module):
     """The two towers share what they know of a video: its features embed alike as candidate and in the history.
 
     id_dropout  how often training hides which video, and which viewer, it is
+    table       makes the table of a video's codes, one of nn/tables.py
     """
 
     def __init__(
@@ -116,9 +119,10 @@ class TwoTower(nn.Module):
         blocks: int = 1,
         places: int = 50,
         interests: int = 1,
+        table: partial = FULL,
     ) -> None:
         super().__init__()
-        videos = VideoFeatures(sizes=sizes, dimension=embedding, id_dropout=id_dropout)
+        videos = VideoFeatures(sizes=sizes, dimension=embedding, id_dropout=id_dropout, table=table)
         self.video = VideoTower(sizes=sizes, features=videos, hidden=hidden, dimension=dimension, dropout=dropout)
         self.query = QueryTower(
             sizes=sizes,

@@ -1,0 +1,95 @@
+"""Id tables: rows (...) of integers below `rows` > vectors (..., dimension). One interface, three prices.
+
+Every table is built by `rows`, `dimension` and `std`, the standard deviation its vectors start with; what else there is to say is
+the recipe's. With `sparse` a gradient holds the rows that a batch touched and no others; only nn/rowwise.py can step on that.
+"""
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+
+class FullTable(nn.Embedding):
+    """A vector of its own for every row: 4 * rows * dimension bytes."""
+
+    def __init__(self, *, rows: int, dimension: int, std: float, sparse: bool = False) -> None:
+        super().__init__(rows, dimension, sparse=sparse)
+        nn.init.normal_(self.weight, std=std)
+
+    @torch.no_grad()
+    def start_from(self, vectors: Tensor) -> None:
+        """The first rows become `vectors` (V, D)."""
+        self.weight[: len(vectors)] = vectors
+
+
+class QuotientRemainderTable(nn.Module):
+    """A vector an id, as the product of two that are shared: 4 * (ceil(rows / collisions) + collisions) * dimension bytes.
+
+    Compositional embeddings (Shi et al., KDD 2020) of the quotient and the remainder by ceil(rows / collisions): no two rows
+    share both, so no two have one vector, which hashing cannot promise. Each remainder is shared by up to `collisions` rows.
+    Deviation: quotients start at .5 to 1.5 of either sign, so that rows that share a remainder start unlike each other.
+    """
+
+    def __init__(self, *, rows: int, dimension: int, std: float, collisions: int, sparse: bool = False) -> None:
+        super().__init__()
+        _require(collisions=collisions)
+        self.width = -(-rows // collisions)
+        self.remainders = FullTable(rows=self.width, dimension=dimension, std=std, sparse=sparse)
+        self.quotients = FullTable(rows=collisions, dimension=dimension, std=1.0, sparse=sparse)
+        with torch.no_grad():
+            sizes = torch.empty_like(self.quotients.weight).uniform_(0.5, 1.5)
+            self.quotients.weight.copy_(sizes.copysign(self.quotients.weight))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.remainders(rows % self.width) * self.quotients(rows // self.width)
+
+    def start_from(self, vectors: Tensor) -> None:
+        raise ValueError(NO_START.format(kind="quotient-remainder"))
+
+
+class HashedTable(nn.Module):
+    """The sum of `hashes` of `buckets` shared vectors: 4 * buckets * dimension bytes, whatever the number of rows.
+
+    Hash embeddings (Svenstrup et al., NeurIPS 2017). Deviations: no weights an id, which would be memory that grows with the
+    rows; instead each term has a sign that is hashed too (Weinberger et al., ICML 2009). Rows that agree in all hashes are one;
+    of pairs, about 1 in (2 * buckets) ** hashes do.
+    """
+
+    def __init__(self, *, rows: int, dimension: int, std: float, buckets: int, hashes: int = 2, sparse: bool = False) -> None:
+        super().__init__()
+        _require(rows=rows, buckets=buckets, hashes=hashes)
+        self.buckets = buckets
+        # Constants, not drawn: a row has the same buckets in every process.
+        factors = [_odd(number) for number in range(hashes)]
+        self.register_buffer("factors", torch.tensor(factors, dtype=torch.int64), persistent=False)
+        self.table = FullTable(rows=buckets, dimension=dimension, std=std * hashes**-0.5, sparse=sparse)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        mixed = (rows.long().unsqueeze(-1) + 1) * self.factors  # wraps at 64 bits
+        mixed = (mixed ^ (mixed >> 29)) * GOLDEN
+        signs = 1.0 - 2.0 * ((mixed >> 32) & 1)
+        return (self.table(((mixed >> 33) & 0x7FFFFFFF) % self.buckets) * signs.unsqueeze(-1)).sum(-2)
+
+    def start_from(self, vectors: Tensor) -> None:
+        raise ValueError(NO_START.format(kind="hashed"))
+
+
+Table = FullTable | QuotientRemainderTable | HashedTable
+FULL = partial(FullTable)
+NO_START = "a {kind} table shares its vectors, so it cannot start from given ones; leave the start out (`start: null`)"
+GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # 2**64 over the golden ratio (Knuth), as a signed number
+
+
+def _odd(number: int) -> int:
+    """A fixed odd 64-bit number, signed: the mixing of SplitMix64 (Steele et al., OOPSLA 2014)."""
+    word = (number + 1) * 0x9E3779B97F4A7C15 % 2**64
+    word = (word ^ word >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    word = (word ^ word >> 27) * 0x94D049BB133111EB % 2**64
+    return ((word ^ word >> 31) | 1) - 2**63
+
+
+def _require(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} is {size}, expected at least 1")
