@@ -1,13 +1,14 @@
 """The sequence towers on tables of many ids: `python -m benchmarks.tables --videos 10000000`.
 
-Histories of 20 watches: a viewer has two interests of 100 videos each, stays in one with probability .8, and moves on in it by one
-place, or two, or three, each half as likely as the one before. Videos of an interest are in no order by row. The towers of
-conf/retrieval/sequences.yaml train on them as in benchmarks/training.py, each table in a process of its own, on `--steps` batches.
+Histories of 20 watches: a viewer has two interests of 100 videos each, stays in one with probability .8, and moves on in it
+by one place, or two, or three, each half as likely as the one before. Videos of an interest are in no order by row. The
+towers of conf/retrieval/sequences.yaml train on them as in benchmarks/training.py, each table in a process of its own, on
+`--steps` batches.
 
 `table_mb` and `optimizer_mb` are what the id table and its optimizer's state hold, `peak_mb` the highest resident size of the
-process, histories with it. `recall@10` is that of the last watch of 2,000 viewers among all videos; null above a million videos.
-`billion_gb` is table and optimizer, by their bytes a row, for 1e9 rows; "full_adam" is the table under dense Adam, which also has
-a gradient of the table's size. The last line is one JSON object.
+process, histories with it. `recall@10` is that of the last watch of 2,000 viewers among all videos; null above a million
+videos. `billion_gb` is table and optimizer for 1e9 rows, by their bytes a row. "full_adam" is the table under dense Adam, whose
+gradient is as large as the table and stands in `peak_mb` alone. The last line is one JSON object.
 """
 
 import argparse
@@ -81,13 +82,6 @@ def recall(module: SequenceModule) -> float:
     return figures(ranked, split.test[:ASKED])["recall@10"]
 
 
-def billion(tables: dict[str, dict]) -> dict[str, float]:
-    needed = {kind: found["bytes_per_video"] for kind, found in tables.items()}
-    if "full" in tables:
-        needed["full_adam"] = 4 * tables["full"]["table_mb"] / tables["full"]["optimizer_mb"] * 4
-    return needed
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=int, default=10_000_000)
@@ -109,7 +103,8 @@ def main() -> None:
             with ProcessPoolExecutor(1, mp_context=spawn) as pool:  # a fresh process each, for its own peak
                 tables[kind] = pool.submit(measure, path, kind, **sizes).result()
     found = {"videos": options.videos, "viewers": viewers, "watches": viewers * LENGTH, "steps": options.steps}
-    print(json.dumps(rounded(found | {"tables": tables, "billion_gb": billion(tables)}, 4)))
+    billion = {kind: one["bytes_per_video"] for kind, one in tables.items()}  # bytes a row are GB a billion rows
+    print(json.dumps(rounded(found | {"tables": tables, "billion_gb": billion}, 4)))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
 """Training of the sequence towers on the simulated world: `python -m benchmarks.training --users 1000000 --videos 1000000`.
 
 A viewer's history is what they viewed long in `--days` days of the world's log; `--work DIR` keeps it. The towers of
-conf/retrieval/sequences.yaml, 64 wide, with 256 shared negatives and a sparse table, train through Lightning for `--steps` batches
-of at most 6,400 places. An example is one predicted watch; the first batches and all before them are outside of `examples_per_s`.
-`examples_per_cpu_s` divides by the processor's seconds, all threads added, which programs beside this one disturb less. `peak_mb`
-is the highest resident size of a process that trains and does nothing else.
+conf/retrieval/sequences.yaml, 64 wide, with 256 shared negatives and a sparse table, train through Lightning for `--steps`
+batches of at most 6,400 places. An example is one predicted watch; the first batches and all before them are outside of
+`examples_per_s`. `examples_per_cpu_s` divides by the processor's seconds, all threads added, which programs beside this one
+disturb less. `peak_mb` is the highest resident size of a process that trains and does nothing else.
 
 `--rectools PYTHON` names an interpreter that has RecTools 0.19: after ours, its SASRec trains on the histories of the first
-`--rectools-users` viewers, on as many threads, with the same width, block, places, negatives and places a batch (128 histories of
-50), its own defaults otherwise. Its catalogue is what those viewers watched (`rectools_videos`), which is smaller than ours. The
-last line is one JSON object.
+`--rectools-users` viewers, on as many threads, with the same width, block, places, negatives and places a batch (128
+histories of 50), its own defaults otherwise. Its catalogue is what those viewers watched (`rectools_videos`), which is
+smaller than ours. The last line is one JSON object.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from watchnext.retrieval.module import SequenceModule
 
 WARM = 20  # batches before the clock starts
 LARGE = ["retrieval=sequences", "retrieval.module.start=null", "retrieval.module.network.table.sparse=true",
-         "retrieval.module.network.dimension=64", "retrieval.module.negatives.count=256", "retrieval.module.positions=6400",
+         "retrieval.module.network.dimension=64", "retrieval.module.negatives.uniform=256", "retrieval.module.positions=6400",
          "retrieval.module.table_learning_rate=0.05"]  # fmt: skip
 
 

@@ -9,9 +9,9 @@ import torch
 
 from watchnext.nn.tables import FullTable, HashedTable, QuotientRemainderTable
 from watchnext.retrieval.leave_one_out import Histories, leave_one_out
-from watchnext.retrieval.losses import SharedSoftmax
+from watchnext.retrieval.losses import SampledSoftmax
 from watchnext.retrieval.module import SequenceModule
-from watchnext.retrieval.negatives import SharedUniform
+from watchnext.retrieval.negatives import Negatives
 from watchnext.retrieval.sequence_towers import SequenceTowers
 from watchnext.retrieval.spectral import SpectralStart
 from watchnext.retrieval.whole_catalogue import best
@@ -53,12 +53,13 @@ def module_of(table: partial, *, start: SpectralStart | None = None) -> Sequence
     return SequenceModule(
         split=leave_one_out(Histories.of(walks(), VIDEOS)),
         network=partial(SequenceTowers, **sizes, table=table),
-        loss=SharedSoftmax(temperature=0.1),
-        negatives=SharedUniform(count=40, seed=0),
+        loss=SampledSoftmax(temperature=0.1),
+        negatives=partial(Negatives, in_batch=False, uniform=40),
         start=start,
         learning_rate=0.01,
         table_learning_rate=0.1,
         positions=128,
+        batches=100,
         ranked=10,
     )
 

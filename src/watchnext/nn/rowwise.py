@@ -12,8 +12,8 @@ class RowWise(torch.optim.Adam):
     """Adam, and row-wise Adagrad for tables with sparse gradients: a table of (N, D) has a state of N numbers, not 2 N D.
 
     A row's rate falls with the square root of the sum, over the steps that touched it, of its mean squared gradient (Adagrad,
-    Duchi et al., JMLR 2011; one number a row as in DLRM, Mudigere et al., ISCA 2022, and FBGEMM's EXACT_ROWWISE_ADAGRAD). Without
-    sparse gradients this is torch's Adam. A sparse gradient is None after the step, as after `zero_grad`.
+    Duchi et al., JMLR 2011; one number a row as in DLRM, Mudigere et al., ISCA 2022, and FBGEMM's EXACT_ROWWISE_ADAGRAD).
+    Without sparse gradients this is torch's Adam. A sparse gradient is None after the step, as after `zero_grad`.
     """
 
     @torch.no_grad()
@@ -44,8 +44,8 @@ class RowWise(torch.optim.Adam):
 
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[nn.Parameter], most: float) -> Tensor:
-    """Scale all gradients so that their joint norm is at most `most`; the norm before. As torch's `clip_grad_norm_`, which fails
-    on sparse ones."""
+    """Scale all gradients so that their joint norm is at most `most`; the norm before. As torch's `clip_grad_norm_`, which
+    fails on sparse ones."""
     values = []
     for parameter in parameters:
         if parameter.grad is None:

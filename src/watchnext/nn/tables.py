@@ -1,7 +1,8 @@
 """Id tables: rows (...) of integers below `rows` > vectors (..., dimension). One interface, three prices.
 
-Every table is built by `rows`, `dimension` and `std`, the standard deviation its vectors start with; what else there is to say is
-the recipe's. With `sparse` a gradient holds the rows that a batch touched and no others; only nn/rowwise.py can step on that.
+Every table is built by `rows`, `dimension` and `std`, the standard deviation its vectors start with; what else there is to
+say is the recipe's. With `sparse` a gradient holds the rows that a batch touched and no others; only nn/rowwise.py can step
+on that.
 """
 
 from functools import partial
@@ -29,6 +30,7 @@ class QuotientRemainderTable(nn.Module):
     Compositional embeddings (Shi et al., KDD 2020) of the quotient and the remainder by ceil(rows / collisions): no two rows
     share both, so no two have one vector, which hashing cannot promise. Each remainder is shared by up to `collisions` rows.
     Deviation: quotients start at .5 to 1.5 of either sign, so that rows that share a remainder start unlike each other.
+
     """
 
     def __init__(self, *, rows: int, dimension: int, std: float, collisions: int, sparse: bool = False) -> None:
@@ -54,6 +56,7 @@ class HashedTable(nn.Module):
     Hash embeddings (Svenstrup et al., NeurIPS 2017). Deviations: no weights an id, which would be memory that grows with the
     rows; instead each term has a sign that is hashed too (Weinberger et al., ICML 2009). Rows that agree in all hashes are one;
     of pairs, about 1 in (2 * buckets) ** hashes do.
+
     """
 
     def __init__(self, *, rows: int, dimension: int, std: float, buckets: int, hashes: int = 2, sparse: bool = False) -> None:
