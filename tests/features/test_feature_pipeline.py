@@ -50,6 +50,7 @@ VIDEOS = pl.DataFrame(
         "size": [0.0, 9.0, 99.0],
         "tags": [["x", "y", "z"], None, ["y", "new"]],
         "upload_ms": [0, None, 50 * HOUR_MS],
+        "duration_ms": [1500, None, 30_000],
     }
 )
 VECTORS = np.array([[3.0, 4.0], [0.0, 0.0], [0.0, -2.0]], np.float32)

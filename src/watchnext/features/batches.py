@@ -19,13 +19,15 @@ from watchnext.features.fold import Reads
 from watchnext.features.history import Watches, gathered
 from watchnext.features.pipeline import FeaturePipeline
 
+NO_INPUTS = ("targets", "user_rows", "video_rows", "position", "propensity")  # of a batch: what serving does not have
+
 
 @dataclass(frozen=True)
 class FeatureSet:
     """The output folder of the feature stage, mapped.
 
     columns   one row an impression: `targets` (N, T), `user_rows`, `video_rows`, `time_ms`, `split` (place in SPLITS, -1 in
-              none), and what was read of the state, which `blocks` encodes
+              none), `position` and `propensity`, and what was read of the state, which `blocks` encodes
     users, videos   static blocks, (U + 1, ...) and (V + 1, ...)
     """
 
@@ -79,11 +81,13 @@ class FeatureSet:
         return blocks | {"candidate_values": self.pipeline.candidates(upload_ms, as_of, reads.candidate)}
 
     def batch(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
-        """Every input of `rows`, plus `targets`, `user_rows` and `video_rows`, as tensors."""
+        """Every input of `rows`, plus what NO_INPUTS names, as tensors."""
         blocks = self.blocks(rows)
         user_rows, video_rows = (self.columns[name][rows].astype(np.int64) for name in ("user_rows", "video_rows"))
         inputs = joined(blocks, self.users, self.videos, user_rows, video_rows)
         inputs |= {"targets": self.columns["targets"][rows], "user_rows": user_rows, "video_rows": video_rows}
+        position, propensity = self.columns["position"][rows].astype(np.int64), self.columns["propensity"][rows]
+        inputs |= {"position": position, "propensity": propensity}
         return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in inputs.items()}
 
 

@@ -101,6 +101,8 @@ class Folding:
             "day": (np.int32, ()),
             "split": (np.int8, ()),
             "targets": (np.float32, (len(TARGETS),)),
+            "position": (np.int16, ()),
+            "propensity": (np.float32, ()),
             "user": (np.float32, (block,)),
             "gap_s": (np.float32, ()),
             "candidate": (np.float32, (4, block)),
@@ -187,7 +189,8 @@ class Folding:
         days = {day.day: (names == day.day).to_numpy() for day in stretch.days}
         sums = {day: self.labels.sums(targets[here], ratio[here]) for day, here in days.items()}
         columns = {"user_rows": log.user_rows, "video_rows": log.video_rows, "time_ms": log.time_ms, "targets": targets}
-        columns |= {"day": impressions["day"].cast(pl.Int32).to_numpy(), **self.dictionaries.columns(impressions)}
+        columns |= {"day": impressions["day"].cast(pl.Int32).to_numpy(), **_exposure(impressions)}
+        columns |= self.dictionaries.columns(impressions)
         self.dictionaries.save(self.folder / "context")  # before the ledger names what is in them
         return Loaded(log, visible, columns, sums, self.dictionaries.lengths)
 
@@ -239,6 +242,13 @@ class Folding:
         for name in AS_OF:
             mapped[name][rows] = getattr(out, name)
         return watched
+
+
+def _exposure(impressions: pl.DataFrame) -> dict[str, np.ndarray]:
+    """How each impression came to be shown: `position`, -1 where it was not logged, and `propensity`, nan likewise. Training
+    may use it, a network's inputs never hold it."""
+    position = impressions["position"].fill_null(-1).to_numpy()
+    return {"position": position, "propensity": impressions["propensity"].fill_null(np.nan).to_numpy()}
 
 
 def _behind_pending(log: Log, visible: np.ndarray) -> np.ndarray:

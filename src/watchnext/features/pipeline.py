@@ -6,6 +6,7 @@ Inputs of every network, by name (N rows; static blocks are gathered by row numb
     context_codes (N, Fc)   query_values (N, .)  the request's context, the viewer's counters and gap
     history_rows (N, H)   history_values (N, H, 5)   latest watch first, row -1 behind the first one ever
     video_codes (N, Fv)   video_tags (N, tags)   video_values (N, .)   video_vector (N, D + 1)   the video's columns
+    video_duration_s (N, 1)                      0 where unknown; watch-time heads read it
     candidate_values (N, .)                      age, video, creator, user x tag and user x creator counters
 
 Code 0 is missing, unseen in training or too rare. The last row of a static block stands for an unknown entity, so that row -1
@@ -265,7 +266,13 @@ class FeaturePipeline:
             tags[:-1] = np.append(encode(np.array(names, dtype=np.str_), vocabulary), 0)[rows]  # -1 finds the 0
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         unit = np.concatenate([vectors / np.maximum(norms, 1e-12), norms > 0], axis=1, dtype=np.float32)
-        return {**blocks, "video_tags": tags, "video_vector": np.concatenate([unit, np.zeros((1, unit.shape[1]), np.float32)])}
+        seconds = np.nan_to_num(raw(videos["duration_ms"], "numerical")) / 1000.0
+        return {
+            **blocks,
+            "video_tags": tags,
+            "video_vector": np.concatenate([unit, np.zeros((1, unit.shape[1]), np.float32)]),
+            "video_duration_s": np.append(seconds, 0.0).astype(np.float32)[:, None],
+        }
 
     def _static(self, entity: str, frame: pl.DataFrame, values: np.ndarray) -> dict[str, np.ndarray]:
         features = [f for f in self.schema.columns(entity) if f.kind == "categorical"]

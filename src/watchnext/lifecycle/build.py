@@ -12,6 +12,7 @@ from watchnext.monitoring.reference import reference
 from watchnext.nn.export import export_graph
 from watchnext.nn.weights import fingerprint, load_network
 from watchnext.ranking.heads import Scorer
+from watchnext.ranking.scoring import Ranker
 from watchnext.retrieval.two_tower import OneViewer
 from watchnext.serving.release import aside, assemble, publish
 
@@ -26,7 +27,7 @@ QUERY_INPUTS = (
     "history_values",
     "history_mask",
 )
-CANDIDATE_INPUTS = ("video_codes", "video_tags", "video_vector", "video_values", "candidate_values")
+CANDIDATE_INPUTS = ("video_codes", "video_tags", "video_vector", "video_values", "video_duration_s", "candidate_values")
 EXAMPLE = 3  # candidates the graph is traced with; any number may follow
 
 
@@ -49,10 +50,10 @@ class ReleaseBuilder:
         """
         features, schema = self.features, self.features.pipeline.schema
         towers = load_network(self.outputs / "two_tower", schema=schema, repair="dvc repro two_tower")
-        ranker = load_network(self.outputs / "ranker", schema=schema, repair="dvc repro ranker")
+        ranker = Ranker.load(self.outputs / "ranker", schema=schema, repair="dvc repro ranker")
         work = aside(self.releases)
         try:
-            self._export(towers, ranker, work)
+            self._export(towers, ranker.network, work)
             reference(features, ranker, "valid").write_parquet(work / "reference.parquet")
             return self._publish(work)
         finally:
@@ -73,6 +74,7 @@ class ReleaseBuilder:
                 features=self.features.folder,
                 query_tower=work / "query_tower.xml",
                 ranker=work / "ranker.xml",
+                calibration=self.outputs / "ranker" / "calibration",
                 index=self.outputs / "index",
                 graph=self.outputs / "graph",
                 trending=self.outputs / "trending",
