@@ -49,9 +49,12 @@ def rebuilt(description: Mapping) -> partial:
 
 
 def _argument(value: object) -> object:
+    """JSON > arguments: lists as tuples, and what has a target and arguments as the partial that it was."""
     if isinstance(value, list):
-        return tuple(value)
-    return rebuilt(value) if isinstance(value, Mapping) else value
+        return tuple(_argument(each) for each in value)
+    if not isinstance(value, Mapping):
+        return value
+    return rebuilt(value) if "target" in value else {key: _argument(each) for key, each in value.items()}
 
 
 def recipe_of(network: partial, sizes: InputSizes) -> dict:

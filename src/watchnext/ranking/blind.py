@@ -1,13 +1,13 @@
 """A network that does not see some of the inputs, whatever the network."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from watchnext.features.encoding import InputSizes
 from watchnext.features.pipeline import FeaturePipeline
-from watchnext.nn.weights import build_network
 from watchnext.schema import Feature
 
 HIDABLE = ("own_state", "user_id")
@@ -40,12 +40,11 @@ def _is_code(feature: Feature) -> bool:
 
 
 class Blind(nn.Module):
-    """The `network` (a recipe's target and arguments) with the columns `hidden` of its inputs at 0: the mean, or unknown."""
+    """The `network` with the columns `hidden` of its inputs at 0: the mean, or unknown."""
 
-    def __init__(self, *, sizes: InputSizes, targets: int, network: Mapping, hidden: Mapping[str, list[int]]) -> None:
+    def __init__(self, *, sizes: InputSizes, targets: int, network: partial, hidden: Mapping[str, Sequence[int]]) -> None:
         super().__init__()
-        arguments = {**network["arguments"], "targets": targets}
-        self.network = build_network({**network, "arguments": arguments, "sizes": vars(sizes)})
+        self.network = network(sizes=sizes, targets=targets)
         self.hidden = tuple(hidden)
         widths = {name: len(size) if isinstance(size, tuple) else size for name, size in vars(sizes).items()}
         widths |= {"history_values": sizes.history, "history_mask": 1}  # any number of places: one factor for all

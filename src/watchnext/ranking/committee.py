@@ -32,9 +32,9 @@ class Member(Protocol):
 class Committee(nn.Module):
     """Logits (C, targets): scale * weighted mean of the members' logits + shift, each target with its own numbers."""
 
-    def __init__(self, *, sizes: InputSizes, targets: int, members: tuple[Mapping, ...]) -> None:
+    def __init__(self, *, sizes: InputSizes, targets: int, members: tuple[partial, ...]) -> None:
         super().__init__()
-        self.members = nn.ModuleList(build_network({**member, "sizes": vars(sizes)}) for member in members)
+        self.members = nn.ModuleList(member(sizes=sizes) for member in members)
         self.register_buffer("weights", torch.full((len(members), targets), 1.0 / len(members)))
         self.register_buffer("scale", torch.ones(targets))
         self.register_buffer("shift", torch.zeros(targets))
