@@ -8,6 +8,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+from watchnext.features.batches import NO_INPUTS
 from watchnext.features.encoding import InputSizes
 from watchnext.metrics import auc
 from watchnext.nn.export import export_graph
@@ -54,7 +55,7 @@ def of_kind(kind: type) -> list:
 
 def inputs_of(features, rows) -> dict[str, torch.Tensor]:
     batch = features.batch(np.asarray(rows))
-    return {name: values for name, values in batch.items() if name not in ("targets", "user_rows", "video_rows")}
+    return {name: values for name, values in batch.items() if name not in NO_INPUTS}
 
 
 def taken(inputs, rows, only=("",)) -> dict[str, torch.Tensor]:
@@ -91,7 +92,8 @@ def bare_inputs(rows: int) -> dict[str, torch.Tensor]:
     inputs = {name: torch.zeros(rows, width, dtype=torch.int32) for name, width in codes.items()}
     history = {"codes": torch.zeros(rows, 3, 1, dtype=torch.int32), "tags": torch.zeros(rows, 3, 2, dtype=torch.int32),
                "vector": torch.zeros(rows, 3, 1), "values": torch.rand(rows, 3, 5), "mask": torch.ones(rows, 3)}  # fmt: skip
-    return inputs | {"video_vector": torch.zeros(rows, 1)} | {f"history_{name}": values for name, values in history.items()}
+    inputs |= {"video_vector": torch.zeros(rows, 1), "video_duration_s": torch.zeros(rows, 1)}
+    return inputs | {f"history_{name}": values for name, values in history.items()}
 
 
 def mixed_rows(features) -> np.ndarray:
@@ -132,7 +134,8 @@ def overfitted(module, features, rows) -> None:
         module.fit(rows, rows, seed=0, log=lambda values, step: None)
     else:
         inputs, targets = inputs_of(features, rows), torch.from_numpy(features.columns["targets"][rows])
-        fitted(module, lambda: module.loss(module.network(inputs), targets, torch.zeros(len(rows))), steps=250)
+        batch = inputs | {"targets": targets, "groups": torch.zeros(len(rows))}
+        fitted(module, lambda: module.objective(batch), steps=250)
 
 
 @pytest.fixture(scope="module", params=RANKERS)

@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from watchnext import metrics
-from watchnext.ranking.debias import PositionBias, effective_rows, inverse_propensities, weighted_mean
+from watchnext.ranking.debias import InversePropensity, PositionBias, effective_rows, weighted_mean
 from watchnext.ranking.watch_time.duration_quantile import DurationQuantile
 from watchnext.ranking.watch_time.regression import LogSeconds
 
@@ -95,9 +95,15 @@ def shown_to_those_who_like(rows: int, seed: int) -> tuple[np.ndarray, ...]:
     return video, random.random(rows) < likes[kind, video], policy[kind, video], likes.mean(0)
 
 
+def inverse(propensities: np.ndarray, most: float = 20.0) -> np.ndarray:
+    """Weights of the rows that they are normalised over."""
+    made = InversePropensity(propensities=propensities, most=most)
+    return made(torch.from_numpy(np.array(propensities, np.float64))).numpy()
+
+
 def test_inverse_propensities_bring_back_who_was_not_asked():
     video, liked, propensity, truth = shown_to_those_who_like(40_000, seed=0)
-    weights = inverse_propensities(propensity)
+    weights = inverse(propensity)
     errors = []
     for used in (weights, np.ones(len(weights))):
         taste = torch.nn.Parameter(torch.zeros(20))
@@ -113,10 +119,10 @@ def test_inverse_propensities_bring_back_who_was_not_asked():
 
 
 def test_weights_by_hand():
-    weights = inverse_propensities(np.array([0.5, 0.25, 0.001, np.nan]), most=3.0)
+    weights = inverse(np.array([0.5, 0.25, 0.001, np.nan]), most=3.0)
     assert weights.tolist() == pytest.approx([2 / 6, 4 / 6, 12 / 6, 1.0])
-    assert inverse_propensities(np.full(3, np.nan)).tolist() == [1.0, 1.0, 1.0]
-    assert inverse_propensities(np.empty(0)).tolist() == []
+    assert inverse(np.full(3, np.nan)).tolist() == [1.0, 1.0, 1.0]
+    assert inverse(np.empty(0)).tolist() == []
     assert effective_rows(np.array([1.0, 1.0, 0.0])) == 2.0
     assert effective_rows(np.empty(0)) == 0.0
     losses = torch.tensor([[1.0, 10.0], [5.0, 30.0]])
@@ -126,11 +132,11 @@ def test_weights_by_hand():
 
 def test_wrong_propensities_are_named():
     with pytest.raises(ValueError, match=r"has the propensity 0, expected one in \(0, 1\]; null means not logged"):
-        inverse_propensities(np.array([0.5, 0.0]))
+        inverse(np.array([0.5, 0.0]))
     with pytest.raises(ValueError, match=r"has the propensity 1\.5"):
-        inverse_propensities(np.array([1.5]))
+        inverse(np.array([1.5]))
     with pytest.raises(ValueError, match=r"clipped at 0\.5 times"):
-        inverse_propensities(np.array([0.5]), most=0.5)
+        inverse(np.array([0.5]), most=0.5)
 
 
 def test_quantiles_within_durations_take_the_duration_out_of_the_preference():

@@ -23,10 +23,6 @@ def module_of(features, loss: str) -> RankingModule:
     return instantiate(config.model.module)(features=features)
 
 
-def loss_of(module: RankingModule, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    return module.loss(module.network(batch), batch["targets"], batch.get("groups"))
-
-
 @pytest.mark.parametrize("loss", LOSSES)
 def test_any_network_learns_under_any_loss(world_features, loss):
     module = module_of(world_features, loss)
@@ -37,7 +33,7 @@ def test_any_network_learns_under_any_loss(world_features, loss):
         total = 0.0
         for batch in batches:
             optimizer.zero_grad()
-            found = loss_of(module, batch)
+            found = module.objective(batch)
             found.backward()
             optimizer.step()
             total += found.item()
@@ -53,7 +49,7 @@ def test_losses_over_viewers_order_a_viewers_videos(world_features, loss):
     for _ in range(15):
         for batch in module.loader("train", seed=0):
             optimizer.zero_grad()
-            loss_of(module, batch).backward()
+            module.objective(batch).backward()
             optimizer.step()
     module.eval()
     batch = world_features.batch(world_features.rows("train"))

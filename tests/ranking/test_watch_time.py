@@ -9,9 +9,11 @@ import torch
 
 from watchnext import metrics
 from watchnext.features.arrays import load_arrays, save_arrays
+from watchnext.features.batches import NO_INPUTS
 from watchnext.nn.export import export_graph
 from watchnext.nn.weights import build_network, load_network, recipe_of, save_network
 from watchnext.ranking.heads import WATCH, Scorer
+from watchnext.ranking.linear import LogisticRegression
 from watchnext.ranking.watch_time import expectation
 from watchnext.ranking.watch_time.duration_quantile import DurationQuantile
 from watchnext.ranking.watch_time.fitting import SHORTEST_S, duration_edges, middle_quantile
@@ -145,29 +147,30 @@ def test_numpy_torch_and_the_exported_graph_agree(kind, train, tmp_path):
 
 @EVERY
 def test_a_network_with_a_head_is_a_ranking_network(kind, train, world_features, tmp_path):
-    """Rebuilt from its recipe and exported, it answers the head's seconds; in training it gives the head its logits."""
+    """Rebuilt from its recipe and exported, it answers the head's seconds."""
     from watchnext.serving.graph import Graph
 
     rows = world_features.rows("valid")[:12]
-    durations = np.nan_to_num(world_features.catalogue.duration_ms[world_features.columns["video_rows"][rows]]) / 1000
-    batch = world_features.batch(rows) | {"duration_s": floats(durations)}
-    inner = {"target": "watchnext.ranking.linear.LogisticRegression", "arguments": {}}
-    head = {"target": f"{kind.__module__}.{kind.__qualname__}", "arguments": {}}
-    whole = partial(WatchTimeNetwork, targets=len(TARGETS), network=inner, watch_time=head)
-    recipe = recipe_of(whole, world_features.pipeline.sizes)
-    network = build_network(recipe)
+    batch = world_features.batch(rows)
+    inner = partial(LogisticRegression)
+    recipe = recipe_of(
+        partial(WatchTimeNetwork, targets=len(TARGETS), network=inner, watch_time=partial(kind)), world_features.pipeline.sizes
+    )
+    network = build_network(recipe).eval()
     network.watch_time.fit(train[1], train[2])
-    raw = network.train()(batch)
+    raw, duration = network.network(batch), batch["video_duration_s"][:, 0]
+    expected = np.nan_to_num(world_features.catalogue.duration_ms[batch["video_rows"]]) / 1000
+    assert duration.numpy() == pytest.approx(expected)
     assert raw.shape == (12, WATCH + network.watch_time.logits)
-    assert network.watch_time.loss(raw[:, WATCH:], batch["targets"][:, WATCH], batch["duration_s"]).isfinite()
-    found = Scorer(network.eval())(batch).detach()
+    assert network.watch_time.loss(raw[:, WATCH:], batch["targets"][:, WATCH], duration).isfinite()
+    found = Scorer(network)(batch).detach()
     assert found[:, :WATCH].numpy() == pytest.approx(raw[:, :WATCH].sigmoid().detach().numpy())
-    seconds = network.watch_time.seconds(raw[:, WATCH:], batch["duration_s"]).detach().numpy()
+    seconds = network.watch_time.seconds(raw[:, WATCH:], duration).detach().numpy()
     assert found[:, WATCH].numpy() == pytest.approx(seconds, rel=1e-4, abs=1e-5)
     save_network(tmp_path, network, schema=world_features.pipeline.schema, recipe=recipe)
     again = load_network(tmp_path, schema=world_features.pipeline.schema, repair="dvc repro ranker")
     assert torch.equal(Scorer(again)(batch), found)
-    inputs = {name: value for name, value in batch.items() if name not in ("targets", "user_rows", "video_rows")}
+    inputs = {name: value for name, value in batch.items() if name not in NO_INPUTS}
     export_graph(Scorer(again), inputs, rows_vary=set(inputs), path=tmp_path / "ranker.xml")
     served = Graph(tmp_path / "ranker.xml")({name: value.numpy() for name, value in inputs.items()})
     assert served == pytest.approx(found.numpy(), rel=1e-3, abs=1e-4)

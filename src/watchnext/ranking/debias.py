@@ -37,26 +37,32 @@ class PositionBias(nn.Module):
         return self.table[rows] - self.table[self.reference]
 
 
-def inverse_propensities(propensities: np.ndarray, *, most: float = 20.0) -> np.ndarray:
-    """(N,) weights that undo what the logging policy preferred to show, mean 1 (self-normalised; Swaminathan & Joachims, 2015).
+class InversePropensity(nn.Module):
+    """Weights that undo what the logging policy preferred to show, mean 1 over the training rows that it is made of
+    (self-normalised; Swaminathan & Joachims, 2015).
 
     propensities  (N,) probability with which the policy showed this video here, nan where it was not logged: weight 1
-    most          clipped at so many times the median weight: less variance for some bias. Raises ValueError for a propensity
-                  outside (0, 1]
+    most          clipped at so many times the median weight: less variance for some bias
+
+    Raises ValueError for a propensity outside (0, 1].
     """
-    propensities = np.asarray(propensities, np.float64)
-    known = ~np.isnan(propensities)
-    logged = propensities[known]
-    outside = logged[~((logged > 0) & (logged <= 1))]
-    if len(outside):
-        raise ValueError(f"a shown video has the propensity {outside[0]:g}, expected one in (0, 1]; null means not logged")
-    if not most >= 1.0:
-        raise ValueError(f"weights are clipped at {most} times their median, expected 1 or more")
-    weights = np.ones(len(propensities))
-    if len(logged):
-        clipped = np.minimum(1.0 / logged, most * np.median(1.0 / logged))
-        weights[known] = clipped / clipped.mean()
-    return weights
+
+    def __init__(self, *, propensities: np.ndarray, most: float) -> None:
+        super().__init__()
+        logged = np.asarray(propensities, np.float64)
+        logged = logged[~np.isnan(logged)]
+        outside = logged[~((logged > 0) & (logged <= 1))]
+        if len(outside):
+            raise ValueError(f"a shown video has the propensity {outside[0]:g}, expected one in (0, 1]; null means not logged")
+        if not most >= 1.0:
+            raise ValueError(f"weights are clipped at {most} times their median, expected 1 or more")
+        self.highest = float(most * np.median(1.0 / logged)) if len(logged) else 1.0
+        self.mean = float(np.minimum(1.0 / logged, self.highest).mean()) if len(logged) else 1.0
+
+    def forward(self, propensity: Tensor) -> Tensor:
+        """(N,) > weights (N,)."""
+        clipped = propensity.reciprocal().clamp(max=self.highest) / self.mean
+        return torch.where(propensity.isnan(), torch.ones_like(propensity), clipped)
 
 
 def effective_rows(weights: np.ndarray) -> float:

@@ -1,5 +1,8 @@
-"""What a ranking network learns from: (logits (N, T), targets (N, T), groups (N,)) > scalar.
+"""What a ranking network learns from: (logits (N, T), targets (N, T), groups (N,), watch (N,), weights (N,)) > scalar.
 
+`watch` is the loss of each row's watch time where a head of `watch_time` reads the last columns of the logits; None where the
+last column is log1p seconds. `weights` are those of rows, as `debias` makes them; None is 1 each. `heads` of a loss are the
+targets that it trains; what a network says of others means nothing.
 `groups` says which rows belong together: those of a viewer, or of a request, as the loss's `within` asks; None without one.
 Within a viewer over time, beware of the viewer's own counters: a long view raises them for all later rows, so that of two rows
 of one viewer the one with the lower counter is more often the long view, although viewers with high counters watch longer.
@@ -12,6 +15,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from watchnext.ranking.debias import weighted_mean
 from watchnext.ranking.groups import GROUPS
 from watchnext.ranking.heads import WATCH
 from watchnext.types import TARGETS
@@ -38,6 +42,13 @@ def _same(groups: Tensor | None) -> Tensor:
     return groups.unsqueeze(1) == groups.unsqueeze(0)
 
 
+def _mean(losses: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean of `losses` (P,), under `weights` (P,) where there are some; 0 without any."""
+    if not len(losses):
+        return losses.sum()
+    return losses.mean() if weights is None else weighted_mean(losses, weights)
+
+
 class MultiTask(nn.Module):
     """Weighted sum over targets: cross entropy for outcomes, Huber on log1p seconds for watch time.
 
@@ -51,48 +62,75 @@ class MultiTask(nn.Module):
         if unknown := [name for name in weights if name not in TARGETS]:
             raise ValueError(f"the loss weighs {unknown[0]!r}, expected some of {', '.join(TARGETS)}")
         self.register_buffer("weights", torch.tensor([float(weights.get(name, 0.0)) for name in TARGETS]), persistent=False)
+        self.heads = tuple(name for name in TARGETS if weights.get(name))
 
-    def forward(self, logits: Tensor, targets: Tensor, groups: Tensor | None = None) -> Tensor:
-        outcomes = nn.functional.binary_cross_entropy_with_logits(logits, targets.clamp(0.0, 1.0), reduction="none")
-        seconds = nn.functional.smooth_l1_loss(logits[:, WATCH], targets[:, WATCH].log1p(), reduction="none")
-        losses = torch.cat([outcomes[:, :WATCH], seconds.unsqueeze(-1), outcomes[:, WATCH + 1 :]], dim=-1)
-        return (losses.mean(0) * self.weights).sum()
+    def forward(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        groups: Tensor | None = None,
+        watch: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        happened = targets[:, :WATCH].clamp(0.0, 1.0)
+        outcomes = nn.functional.binary_cross_entropy_with_logits(logits[:, :WATCH], happened, reduction="none")
+        if watch is None:
+            watch = nn.functional.smooth_l1_loss(logits[:, WATCH], targets[:, WATCH].log1p(), reduction="none")
+        losses = torch.cat([outcomes, watch.unsqueeze(-1)], dim=-1)
+        mean = losses.mean(0) if weights is None else weighted_mean(losses, weights)
+        return (mean * self.weights).sum()
 
 
 class Pairwise(nn.Module):
     """RankNet (Burges et al., ICML 2005) within a group: mean over its pairs of log(1 + exp(other - positive)).
 
-    Every pair of the batch counts alike, so a group with many pairs weighs more. 0 where no group has both labels.
+    Every pair of the batch counts alike, so a group with many pairs weighs more, or as its positive row weighs (Joachims et
+    al., WSDM 2017). 0 where no group has both labels.
     """
 
     def __init__(self, *, target: str, within: str) -> None:
         super().__init__()
-        self.place, self.within = place_of(target), _checked(within)
+        self.place, self.within, self.heads = place_of(target), _checked(within), (target,)
 
-    def forward(self, logits: Tensor, targets: Tensor, groups: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        groups: Tensor | None,
+        watch: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
         logit, label = logits[:, self.place], targets[:, self.place]
         pairs = _same(groups) & (label.unsqueeze(1) > label.unsqueeze(0))
         better, worse = pairs.nonzero(as_tuple=True)
-        return nn.functional.softplus(logit[worse] - logit[better]).sum() / max(len(better), 1)
+        return _mean(nn.functional.softplus(logit[worse] - logit[better]), None if weights is None else weights[better])
 
 
 class Listwise(nn.Module):
     """Softmax over a group: mean over its positives of -log(exp(positive) / sum of exp over the group).
 
     ListNet's top-one probability (Cao et al., ICML 2007) with the labels as the true distribution, so GAUC's weights: a group
-    counts by its positives. Groups with one label only say nothing and are left out; 0 where none is left.
+    counts by its positives, or by what these weigh. Groups with one label only say nothing and are left out; 0 where none is
+    left.
     """
 
     def __init__(self, *, target: str, within: str) -> None:
         super().__init__()
-        self.place, self.within = place_of(target), _checked(within)
+        self.place, self.within, self.heads = place_of(target), _checked(within), (target,)
 
-    def forward(self, logits: Tensor, targets: Tensor, groups: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        groups: Tensor | None,
+        watch: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
         logit, positive = logits[:, self.place], targets[:, self.place] > 0
         same = _same(groups)
         total = logit.expand(len(logit), -1).masked_fill(~same, -torch.inf).logsumexp(1)
         counted = positive & (same & ~positive.unsqueeze(0)).any(1)
-        return ((total - logit) * counted).sum() / counted.sum().clamp(min=1)
+        return _mean((total - logit)[counted], None if weights is None else weights[counted])
 
 
 class Mixture(nn.Module):
@@ -107,7 +145,16 @@ class Mixture(nn.Module):
         if len(grouped) > 1:
             raise ValueError(f"the mixture ranks within {' and '.join(sorted(grouped))}, expected one of them")
         self.within = next(iter(grouped), None)
+        self.heads = tuple(name for name in TARGETS if any(name in loss.heads for loss in self.losses.values()))
 
-    def forward(self, logits: Tensor, targets: Tensor, groups: Tensor | None = None) -> Tensor:
-        parts = [self.weights[name] * loss(logits, targets, groups) for name, loss in self.losses.items()]
+    def forward(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        groups: Tensor | None = None,
+        watch: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        given = (logits, targets, groups, watch, weights)
+        parts = [self.weights[name] * loss(*given) for name, loss in self.losses.items()]
         return torch.stack(parts).sum()
