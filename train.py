@@ -18,6 +18,7 @@ from watchnext.features.batches import FeatureSet
 from watchnext.nn.weights import written_aside
 from watchnext.ranking.fitting import Fitted, held_out
 from watchnext.ranking.fitting import fit as fit_ranker
+from watchnext.ranking.trust import trust
 from watchnext.schema import SchemaError
 
 
@@ -50,6 +51,8 @@ def fit(config: DictConfig, run: tracking.Run, features: FeatureSet, out: Path) 
     found = (trained if isinstance(module, pl.LightningModule) else fitted)(config, run, module)
     with written_aside(out) as folder:
         module.save(folder)
+        if "calibration" in config.model:
+            found |= trust(features, module.network, plain(config.model.calibration), folder)
         write_metrics(folder / "metrics.json", found)
     if config.metrics:
         write_metrics(Path(config.metrics), found)

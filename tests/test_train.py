@@ -83,10 +83,14 @@ def test_training_writes_a_network_and_a_finished_run_and_says_what_is_wrong(pla
     )
     assert [first, again, towers, committee] == [0, 0, 0, 0], errors
 
-    assert sorted(path.name for path in (place / "first").iterdir()) == ["metrics.json", "model.json", "weights.safetensors"]
+    plots = [f"reliability_{name}.png" for name in ("click", "like", "long_view")]
+    expected = ["calibration", "metrics.json", "model.json", "reliability.json", *plots, "weights.safetensors"]
+    assert sorted(path.name for path in (place / "first").iterdir()) == expected
     metrics = json.loads((place / "first/metrics.json").read_text())
     assert {"test/auc_long_view", "valid/auc_long_view", "test/mae_watch_s", "best_epoch"} <= metrics.keys()
-    for name in ("metrics.json", "weights.safetensors"):
+    assert {"test/ece_long_view", "uncalibrated/ece_long_view"} <= metrics.keys()
+    assert "calibration" not in {path.name for path in (place / "towers").iterdir()}
+    for name in ("metrics.json", "weights.safetensors", "calibration/watch_s/values.npy", "reliability_click.png"):
         assert (place / "first" / name).read_bytes() == (place / "again" / name).read_bytes()
     assert {"embeddings.npy", "queries.npy"} <= {path.name for path in (place / "towers").iterdir()}
     assert json.loads((place / "figures/towers.json").read_text()) == json.loads((place / "towers/metrics.json").read_text())

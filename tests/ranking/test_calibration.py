@@ -8,7 +8,7 @@ import pytest
 
 from watchnext import metrics
 from watchnext.ranking.calibration import Calibration
-from watchnext.ranking.curves import FLATTEST, MARGIN, TILT, Curve, fit_isotonic, fit_platt, isotonic_blocks
+from watchnext.ranking.curves import FLATTEST, MARGIN, MOST_SCORES, TILT, Curve, fit_isotonic, fit_platt, isotonic_blocks
 from watchnext.ranking.plots import reliability_plot
 from watchnext.ranking.reliability import buckets, by_slice, reliability, usual_slices
 from watchnext.types import TARGETS
@@ -191,7 +191,7 @@ def test_slices_by_hand():
         surface=np.array(["home", "home", "search"]),
         duration_s=np.array([5.0, 300.0, 20.0]),
         video_age_h=np.array([0.5, np.nan, 30.0]),
-        watches=np.array([0, 3, 500]),
+        impressions=np.array([0, 3, 500]),
     )
     table = by_slice(np.array([1, 0, 1]), np.array([0.9, 0.4, 0.7]), slices)
     assert table[0]["slice"] == "all"
@@ -219,3 +219,12 @@ def test_the_plot_has_the_same_bytes_for_the_same_numbers(tmp_path):
         reliability_plot(panels, tmp_path / name)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_many_scores_make_a_bounded_and_gentle_curve():
+    labels, probabilities, _ = drawn(20_000, seed=9)
+    curve = fit_isotonic(labels, probabilities)
+    assert len(curve.scores) <= MOST_SCORES + 2
+    inside = slice(1, -1)
+    assert (np.diff(curve.values[inside]) / np.diff(curve.scores[inside])).max() < 50
+    assert curve(probabilities).mean() == pytest.approx(labels.mean(), abs=2e-3)

@@ -13,8 +13,10 @@ from omegaconf import OmegaConf
 
 from watchnext.data.splits import TimeSplit
 from watchnext.data.tables import OUTCOMES, Tables
-from watchnext.features.batches import FeatureSet
+from watchnext.features.batches import NO_INPUTS, FeatureSet
 from watchnext.nn.export import export_graph
+from watchnext.ranking.calibration import Calibration
+from watchnext.ranking.curves import Curve
 from watchnext.retrieval.__main__ import graph, trending
 from watchnext.retrieval.segments import VideoIndex
 from watchnext.retrieval.two_tower import TwoTower
@@ -155,7 +157,7 @@ def exported(built, tmp_path_factory) -> Path:
     torch.manual_seed(1)
     towers = TwoTower(sizes=features.pipeline.sizes, embedding=4, hidden=(16,), dimension=8, heads=2, dropout=0.0).eval()
     batch = features.batch(np.arange(5))
-    inputs = {name: values for name, values in batch.items() if name not in ("targets", "user_rows", "video_rows")}
+    inputs = {name: values for name, values in batch.items() if name not in NO_INPUTS}
     of_video = {name for name in inputs if name.startswith(("video_", "candidate_"))}
     one = {name: values if name in of_video else values[:1] for name, values in inputs.items()}
     query = {name: values[:1] for name, values in inputs.items() if name not in of_video}
@@ -166,6 +168,8 @@ def exported(built, tmp_path_factory) -> Path:
     videos = {name: torch.from_numpy(np.array(values[:-1])) for name, values in features.videos.items()}
     with torch.no_grad():
         vectors = towers.video(videos).numpy()
+    curve = Curve(np.array([0.0, 0.4, 1.0]), np.array([0.05, 0.3, 0.9]))
+    Calibration({"long_view": curve, "watch_s": Curve(np.array([0.0, 1e4]), np.array([1.0, 2e4]))}).save(folder / "calibration")
     VideoIndex.build(vectors, recipe=None, towers="tiny").save(folder / "index")
     looked_up(built[0], folder)
     pl.DataFrame({"hour": [1, 2]}).write_parquet(folder / "reference.parquet")
@@ -189,6 +193,7 @@ def stage_release(built, exported, root: Path) -> Path:
         features=built[0],
         query_tower=exported / "query_tower.xml",
         ranker=exported / "ranker.xml",
+        calibration=exported / "calibration",
         index=exported / "index",
         graph=exported / "graph",
         trending=exported / "trending",

@@ -76,7 +76,7 @@ def test_serving_scores_the_inputs_that_training_saw(built, release, tmp_path):
     assert shown["time_ms"] == release.as_of_ms
     for name, values in served.items():
         np.testing.assert_array_equal(values, batch[name], err_msg=name)
-    expected = release.ranker(batch)
+    expected = release.calibration(release.ranker(batch))
     np.testing.assert_allclose(recommender.score(request, batch["video_rows"]), expected, rtol=1e-6)
     for name, values in named(release.pipeline, batch).items():
         np.testing.assert_array_equal(named(release.pipeline, served)[name], values, err_msg=name)

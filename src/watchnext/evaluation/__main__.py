@@ -19,8 +19,7 @@ from watchnext.evaluation.text import table
 from watchnext.features.batches import FeatureSet
 from watchnext.features.regimes import REGIMES
 from watchnext.metrics import rounded
-from watchnext.nn.weights import load_network
-from watchnext.ranking.scoring import scored
+from watchnext.ranking.scoring import Ranker
 from watchnext.schema import SchemaError
 from watchnext.serving.release import Release, ReleaseError
 
@@ -51,7 +50,7 @@ def replay(config: DictConfig) -> None:
     split = np.asarray(features.columns["split"])
     replayed = {regime: replayed_under(regime, config, release).run(tables, split) for regime in REGIMES}
     followed = replayed[config.regime]
-    network = load_network(outputs / "ranker", schema=features.pipeline.schema, repair="dvc repro ranker")
+    ranker = Ranker.load(outputs / "ranker", schema=features.pipeline.schema, repair="dvc repro ranker")
     test = tables.impressions.filter(pl.Series(split == 2))
     report = {
         "release": name,
@@ -69,7 +68,7 @@ def replay(config: DictConfig) -> None:
         "ranking": {regime: ranking_metrics(found.scores, test) for regime, found in replayed.items()},
     }
     built = features.report["regime"]
-    report["skew"] = skew(replayed[built].scores, scored(features, network, features.rows("test")))
+    report["skew"] = skew(replayed[built].scores, ranker.scored(features, features.rows("test")))
     printed, report = table(report), rounded(report, 6)
     picture = outputs / "evaluation" / "retrieval.png"
     if report["retrieval"]:

@@ -10,7 +10,6 @@ from watchnext import tracking
 from watchnext.dispatch import dispatch, plain
 from watchnext.lifecycle import pipeline as stages
 from watchnext.lifecycle.promote import enter, model_name, promote, serving_id
-from watchnext.reranking.value import RerankingError
 from watchnext.schema import SchemaError
 from watchnext.serving.release import ReleaseError
 
@@ -62,5 +61,5 @@ def pipeline(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    errors = (SchemaError, ReleaseError, RerankingError, FileNotFoundError, LookupError, subprocess.CalledProcessError)
+    errors = (SchemaError, ReleaseError, ValueError, FileNotFoundError, LookupError, subprocess.CalledProcessError)
     dispatch("watchnext.lifecycle", {"release": release, "promote": promoted, "pipeline": pipeline}, errors)

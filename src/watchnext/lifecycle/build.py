@@ -46,11 +46,14 @@ class ReleaseBuilder:
     def build(self) -> Path:
         """Export, assemble aside, publish; returns the release folder. The same parts give the same release.
 
-        Raises FileNotFoundError or SchemaError naming the stage to run where a part is missing or of another schema.
+        Raises FileNotFoundError or SchemaError naming the stage to run where a part is missing or of another
+        schema, ValueError where the value weighs a head that the ranker lacks.
         """
         features, schema = self.features, self.features.pipeline.schema
         towers = load_network(self.outputs / "two_tower", schema=schema, repair="dvc repro two_tower")
         ranker = Ranker.load(self.outputs / "ranker", schema=schema, repair="dvc repro ranker")
+        weights = self.reranking["value"]["weights"]
+        ranker.require((name for name, weight in weights.items() if weight), by="reranking.value.weights")
         work = aside(self.releases)
         try:
             self._export(towers, ranker.network, work)

@@ -11,7 +11,7 @@ from watchnext.dispatch import dispatch, plain, write_report
 from watchnext.features.batches import FeatureSet
 from watchnext.monitoring.drift import Drift, drift_report
 from watchnext.monitoring.reference import reference
-from watchnext.nn.weights import load_network
+from watchnext.ranking.scoring import Ranker
 from watchnext.schema import FeatureSchema, SchemaError
 from watchnext.serving.manifest import ReleaseError
 from watchnext.serving.release import current
@@ -35,9 +35,8 @@ def held_out(config: DictConfig) -> pl.DataFrame:
     """The test days as the feature stage built them, scored by the pipeline's ranker."""
     outputs = Path(config.data.outputs)
     features = FeatureSet.load(outputs / "features")
-    return reference(
-        features, load_network(outputs / "ranker", schema=features.pipeline.schema, repair="dvc repro ranker"), "test"
-    )
+    ranker = Ranker.load(outputs / "ranker", schema=features.pipeline.schema, repair="dvc repro ranker")
+    return reference(features, ranker, "test")
 
 
 def compared(config: DictConfig, release: Path) -> Drift:

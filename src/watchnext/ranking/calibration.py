@@ -1,5 +1,6 @@
 """Predictions > what they are worth: one curve a head, fitted on validation rows, served from plain arrays. No torch."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from watchnext.features.arrays import load_arrays, save_arrays
 from watchnext.ranking.curves import Curve, fit_isotonic, fit_platt
 from watchnext.types import TARGETS
 
+log = logging.getLogger(__name__)
 METHODS: dict[str, Callable[[np.ndarray, np.ndarray], Curve]] = {"isotonic": fit_isotonic, "platt": fit_platt}
 LONGEST_S = 86400.0  # a day: watch times are calibrated up to it
 
@@ -23,15 +25,23 @@ class Calibration:
     @classmethod
     def fit(cls, predictions: np.ndarray, targets: np.ndarray, *, methods: Mapping[str, str]) -> "Calibration":
         """Of validation rows: `predictions` and `targets` (N, T), columns as in TARGETS; `methods` names isotonic or platt a
-        target. Raises ValueError for a misspelt one, for Platt on seconds, and for rows that cannot be used."""
+        target, or None to pass it through. A target of which the rows show one class only, or no watch at all, says nothing
+        of its probabilities: it passes through, with a warning in the log.
+
+        Raises ValueError for a misspelt one, for Platt on seconds, and for rows that cannot be used.
+        """
         curves = {}
         for target, method in methods.items():
-            if target not in TARGETS or method not in METHODS:
+            if target not in TARGETS or method not in (*METHODS, None):
                 raise ValueError(
                     f"calibration of {target!r} by {method!r}: expected one of {', '.join(TARGETS)} by {', '.join(METHODS)}"
                 )
+            if method is None:
+                continue
             happened, scores = (columns[:, TARGETS.index(target)].astype(np.float64) for columns in (targets, predictions))
-            if target != "watch_s":
+            if len(happened) and happened.min() == happened.max():
+                log.warning("%s is %g in all validation rows: its predictions pass uncalibrated", target, happened[0])
+            elif target != "watch_s":
                 curves[target] = METHODS[method](np.clip(happened, 0.0, 1.0), scores)
             elif method == "isotonic":
                 curves[target] = fit_isotonic(*(np.minimum(c, LONGEST_S) for c in (happened, scores)), highest=LONGEST_S)

@@ -10,6 +10,7 @@ import numpy as np
 from numba import njit
 
 TILT = 1e-3  # part of the way to the end of the scale that a curve rises beyond its last knot
+MOST_SCORES = 200  # that a fit tells apart
 MARGIN = 1e-6  # part of the scale that knots stay away from its ends
 FLATTEST = 0.01  # slope of a head that orders validation rows backwards
 PLATT_LOGITS = np.linspace(-14.0, 14.0, 561)  # knots of a Platt curve: it is 3e-4 of its value off between them
@@ -73,17 +74,28 @@ def isotonic_blocks(targets: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray
 
 
 def fit_isotonic(targets: np.ndarray, scores: np.ndarray, *, highest: float = 1.0) -> Curve:
-    """Isotonic regression with a knot at the middle of every block (Oron & Flournoy, 2017), not steps.
+    """Isotonic regression with a knot at the middle of every block (Oron & Flournoy, 2017), not steps. Deviation: of many
+    scores, neighbours count as one, so that no curve is steep enough to show the last digits in which two programs differ.
 
     targets, scores  (N,) in [0, highest]: outcomes and probabilities; or seconds of both, with `highest` a bound for them
     """
-    places, values, _ = isotonic_blocks(*_checked(targets, scores, highest))
+    targets, scores = _checked(targets, scores, highest)
+    places, values, _ = isotonic_blocks(targets, _snapped(scores))
     margin = MARGIN * highest
     values = margin + values * (1.0 - 2.0 * MARGIN)
     inside = (places > 0) & (places < highest)  # a block at an end of the scale gives its value to the end
     low = values[0] * (1.0 - TILT * (places[0] > 0))
     high = values[-1] + TILT * (places[-1] < highest) * (highest - values[-1])
     return _strict(np.concatenate([[0.0], places[inside], [highest]]), np.concatenate([[low], values[inside], [high]]))
+
+
+def _snapped(scores: np.ndarray) -> np.ndarray:
+    """(N,) scores in at most MOST_SCORES groups of equal size, each as its group's mean."""
+    if len(np.unique(scores)) <= MOST_SCORES:
+        return scores
+    edges = np.unique(np.quantile(scores, np.arange(1, MOST_SCORES) / MOST_SCORES))
+    _, group = np.unique(np.searchsorted(edges, scores, side="right"), return_inverse=True)
+    return (np.bincount(group, scores) / np.bincount(group))[group]
 
 
 def _strict(scores: np.ndarray, values: np.ndarray) -> Curve:

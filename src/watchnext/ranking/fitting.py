@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 
@@ -51,6 +52,12 @@ def fit(
 
 def held_out(module: Fitted, split: str) -> dict[str, float]:
     """`figures` of a split, named `split/figure`."""
-    rows, columns = module.features.rows(split), module.features.columns
-    found = figures(scored(module.features, module.network, rows), columns["targets"][rows], columns["user_rows"][rows])
+    return figures_of(module.features, scored(module.features, module.network, module.features.rows(split)), split)
+
+
+def figures_of(features: FeatureSet, predictions: np.ndarray, split: str) -> dict[str, float]:
+    """`figures` of the predictions (n, T) of a split's impressions, named `split/figure`."""
+    rows, columns = features.rows(split), features.columns
+    duration_s = features.videos["video_duration_s"][columns["video_rows"][rows], 0]
+    found = figures(predictions, columns["targets"][rows], columns["user_rows"][rows], duration_s)
     return {f"{split}/{name}": value for name, value in found.items()}

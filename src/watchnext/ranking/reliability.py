@@ -10,7 +10,7 @@ from watchnext import metrics
 
 DURATION_S = (7.0, 15.0, 30.0, 60.0, 180.0)
 VIDEO_AGE_H = (1.0, 24.0, 72.0, 168.0, 720.0)
-WATCHES = (1.0, 5.0, 20.0, 100.0)
+IMPRESSIONS = (1.0, 5.0, 20.0, 100.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,14 +41,15 @@ def buckets(values: np.ndarray, edges: Sequence[float], unit: str) -> np.ndarray
 
 
 def usual_slices(
-    *, surface: np.ndarray, duration_s: np.ndarray, video_age_h: np.ndarray, watches: np.ndarray
+    *, surface: np.ndarray, duration_s: np.ndarray, video_age_h: np.ndarray, impressions: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """By surface, duration, video age and the viewer's watches so far, each (N,); nan where unknown."""
+    """By surface, duration, video age and the impressions that the state remembers of the viewer, each (N,); nan
+    where unknown."""
     return {
         "surface": np.asarray(surface),
         "duration": buckets(duration_s, DURATION_S, "s"),
         "video_age": buckets(video_age_h, VIDEO_AGE_H, "h"),
-        "activity": buckets(watches, WATCHES, "watches"),
+        "activity": buckets(impressions, IMPRESSIONS, "impressions"),
     }
 
 

@@ -197,7 +197,7 @@ class Recommender:
     def _predicted(self, query: Query, rows: np.ndarray) -> np.ndarray:
         if not len(rows):  # a graph need not take zero rows
             return np.zeros((0, len(TARGETS)), np.float32)
-        return self.release.ranker(self._inputs.of(query, rows)[0])
+        return self.release.calibration(self.release.ranker(self._inputs.of(query, rows)[0]))
 
     def _reranked(self, query: Query, scored: Scored) -> Slate:
         ranked = not len(scored) or np.isfinite(scored.predictions).any()

@@ -21,6 +21,7 @@ from watchnext.features.catalogue import Catalogue, Ids
 from watchnext.features.fold import Layout, State
 from watchnext.features.opening import write_opening_state
 from watchnext.features.pipeline import FeaturePipeline
+from watchnext.ranking.calibration import Calibration
 from watchnext.reranking.slate import Reranker
 from watchnext.retrieval.graph import Edges
 from watchnext.retrieval.live import LiveIndex
@@ -55,6 +56,7 @@ class Release:
     state: State
     query_tower: Graph
     ranker: Graph
+    calibration: Calibration
     index: LiveIndex
     walks: Mapping[str, Edges]
     trending: Counted
@@ -82,6 +84,7 @@ class Release:
             state=State(**load_arrays(folder / "state")),
             query_tower=Graph(folder / "graphs" / "query_tower.xml"),
             ranker=Graph(folder / "graphs" / "ranker.xml"),
+            calibration=Calibration.load(folder / "calibration"),
             index=LiveIndex(VideoIndex.load(folder / "index", verified=True)),
             walks={name: Edges(*(arrays[part] for part in EDGES)) for name, arrays in looked_up.items() if name in WALKS},
             trending=Counted(**{field.name: looked_up["trending"][field.name] for field in fields(Counted)}),
@@ -162,6 +165,7 @@ def assemble(
     features: Path,
     query_tower: Path,
     ranker: Path,
+    calibration: Path,
     index: Path,
     graph: Path,
     trending: Path,
@@ -169,12 +173,14 @@ def assemble(
     retrieval: Mapping,
     reference: Path,
 ) -> None:
-    """Copy the parts: the feature stage's folder, two networks (.xml, .bin beside), the folders of the index, of the graphs to
-    walk and of what is trending, settings, a sample."""
+    """Copy the parts: the feature stage's folder, two networks (.xml, .bin beside), the ranker's calibration if it has one, the
+    folders of the index, of the graphs to walk and of what is trending, settings, a sample."""
     for part in FEATURE_PARTS:
         shutil.copytree(Path(features) / part, staging / part, copy_function=shutil.copyfile)
     schema = FeaturePipeline.load(staging / "pipeline").schema
     write_opening_state(Path(features), staging / "state", schema, Catalogue.load(staging / "catalogue"))
+    if Path(calibration).exists():
+        shutil.copytree(calibration, staging / "calibration", copy_function=shutil.copyfile)
     folders = {"index": Path(index), "trending": Path(trending)} | {name: Path(graph) / name for name in WALKS}
     for name, folder in folders.items():
         shutil.copytree(folder, staging / name, copy_function=shutil.copyfile)

@@ -1,0 +1,116 @@
+"""Which framing, and which watch-time head: `python -m benchmarks.framing [key=value ...]`, on the built features of a log.
+
+Trains the network of conf/model/dcn.yaml under every conf/loss and, with the usual loss, under every conf/watch_time; figures
+are of the validation days. `score` is what ranks by: the long-view head, or the seconds where no outcome is trained. Of
+seconds, `raw` are as predicted, `calibrated` by curves fitted on one half of the viewers and measured on the other, both ways;
+`truth` compares with the world's own expectation of a video that is looked at (`World.truth`), where the log is the sample.
+The last line is one JSON object.
+"""
+
+import argparse
+import json
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as lightning
+from omegaconf import DictConfig
+
+from watchnext import metrics
+from watchnext.dispatch import composed, instantiate
+from watchnext.features.batches import FeatureSet
+from watchnext.ranking.calibration import Calibration
+from watchnext.ranking.fitting import figures_of, fit
+from watchnext.ranking.heads import WATCH
+from watchnext.ranking.scoring import scored
+from watchnext.types import TARGETS
+
+LONG_VIEW = TARGETS.index("long_view")
+LOSSES = ("multi_task", "classification", "regression", "pairwise", "listwise", "mixture")
+HEADS = ("log_seconds", "weighted_odds", "duration_quantile", "ordinal", "tree", "mixture")
+
+
+def predictions_of(config: DictConfig, features: FeatureSet, rows: np.ndarray) -> np.ndarray:
+    """Predictions (n, T) of `rows` by the network that the configuration describes, trained."""
+    lightning.seed_everything(config.seed, workers=True, verbose=False)
+    module = instantiate(config.model.module)(features=features)
+
+    def trainer(name: str, best: lightning.Callback) -> lightning.Trainer:
+        return instantiate(config.trainer, callbacks=[best], logger=False, enable_progress_bar=False)
+
+    best = instantiate(config.model.best)
+    fit(module, best, name="dcn", seed=config.seed, trainer=trainer, log=lambda values, step: None)
+    return scored(features, module.network, rows)
+
+
+def cross_calibrated(predictions: np.ndarray, targets: np.ndarray, users: np.ndarray) -> np.ndarray:
+    """(n, T) seconds calibrated by curves of the viewers in the other half."""
+    found = predictions.copy()
+    for half in (0, 1):
+        mine = users % 2 == half
+        found[mine] = Calibration.fit(predictions[~mine], targets[~mine], methods={"watch_s": "isotonic"})(predictions[mine])
+    return found
+
+
+def of_framing(features: FeatureSet, predictions: np.ndarray, rows: np.ndarray, loss: str) -> dict[str, float]:
+    """AUC, GAUC and nDCG@5 of long views by what the framing ranks by."""
+    score = predictions[:, WATCH if loss == "regression" else LONG_VIEW]
+    label, users = features.columns["targets"][rows, LONG_VIEW], features.columns["user_rows"][rows]
+    found = {"auc": metrics.auc(label, score), "gauc": metrics.gauc(label, score, users)}
+    found["ndcg@5"] = metrics.ndcg_at(label, score, users, 5)
+    return found | ({"ece": metrics.ece(label, score)} if loss != "regression" else {})
+
+
+def of_head(features: FeatureSet, predictions: np.ndarray, rows: np.ndarray, truth: np.ndarray | None) -> dict[str, dict]:
+    """Seconds as predicted and calibrated, against the log and against the truth (n,)."""
+    targets, users = features.columns["targets"][rows], features.columns["user_rows"][rows]
+    found = {}
+    for name, values in (("raw", predictions), ("calibrated", cross_calibrated(predictions, targets, users))):
+        figures = figures_of(features, values, "valid")
+        found[name] = {key.removeprefix("valid/"): figures[key] for key in figures if key.endswith("watch_s")}
+        if truth is not None:
+            seconds = values[:, WATCH].astype(np.float64)
+            found[name] |= {
+                "truth_rmse": float(np.sqrt(np.mean((seconds - truth) ** 2))),
+                "truth_xauc": metrics.xauc(truth, seconds),
+            }
+    return found
+
+
+def truth_of(features: FeatureSet, rows: np.ndarray) -> np.ndarray:
+    """Expected seconds (n,) of the sample's impressions."""
+    world = instantiate(composed(["data=world"]).data.loader)
+    columns = {name: features.columns[name][rows] for name in ("user_rows", "video_rows", "time_ms")}
+    return world.truth(*(values.astype(np.int64) for values in columns.values())).watch_ms / 1000.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--losses", nargs="*", choices=LOSSES, default=LOSSES)
+    parser.add_argument("--heads", nargs="*", choices=HEADS, default=HEADS)
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore", message=".*(does not have many workers|IterableDataset|treespec, LeafSpec).*")
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    words = ["model=dcn", *options.overrides]
+    config = composed(words)
+    features = FeatureSet.load(Path(config.data.outputs) / "features")
+    rows = features.rows("valid")
+    found: dict = {"framing": {}, "watch_time": {}, "rows": len(rows)}
+    for loss in options.losses:
+        predictions = predictions_of(composed([*words, f"loss@model.module.loss={loss}"]), features, rows)
+        found["framing"][loss] = of_framing(features, predictions, rows, loss)
+        print(loss, metrics.rounded(found["framing"][loss], 4), file=sys.stderr, flush=True)
+    truth = truth_of(features, rows) if options.heads and config.data.name == "sample" else None
+    for head in options.heads:
+        predictions = predictions_of(composed([*words, f"+watch_time@model.module.watch_time={head}"]), features, rows)
+        found["watch_time"][head] = of_head(features, predictions, rows, truth)
+        found["watch_time"][head] |= of_framing(features, predictions, rows, "multi_task")
+        print(head, metrics.rounded(found["watch_time"][head], 4), file=sys.stderr, flush=True)
+    print(json.dumps(metrics.rounded(found, 4)))
+
+
+if __name__ == "__main__":
+    main()
