@@ -4,7 +4,10 @@ A simulated log in which viewers stop looking down a slate after what they liked
 shows what is popular. The network of conf/model/mlp.yaml learns long views plainly, with the position as an input of training,
 with inverse propensities, and with both. Measured against `World.truth`, the probability of a long view of a video that is
 looked at, on held-out requests that were filled at random, where what was shown says nothing of the policy: Pearson and rank
-correlation (2 x XAUC - 1), root mean squared error, and mean predicted over mean true. The last line is one JSON object.
+correlation (2 x XAUC - 1), root mean squared error, and mean predicted over mean true.
+
+This policy puts a slate in no order, so that the position costs its log little. `placed` is of slates that stand in order of
+popularity, drawn by `World.step`: there the place looks like popularity. The last line is one JSON object.
 """
 
 import argparse
@@ -16,9 +19,11 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import torch
 from benchmarks.framing import LONG_VIEW, predictions_of
 
 from watchnext import metrics
+from watchnext.data.behaviour import DAY_MS
 from watchnext.data.days import StoredTables, write_tables
 from watchnext.data.logging_policy import Policy
 from watchnext.data.mechanisms import Mechanisms
@@ -28,6 +33,7 @@ from watchnext.data.world import World
 from watchnext.dispatch import composed
 from watchnext.features.__main__ import builder_of
 from watchnext.features.batches import FeatureSet
+from watchnext.ranking.debias import PositionBias
 from watchnext.schema import FeatureSchema
 
 WAYS = {"plain": [], "position": ["+debias@model.module=position"], "propensity": ["+debias@model.module=propensity"],
@@ -41,6 +47,48 @@ def against(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
         "rmse": float(np.sqrt(np.mean((truth - predicted) ** 2))),
         "mean_ratio": float(predicted.mean() / truth.mean()),
     }
+
+
+def slates(world: World, requests: int, seed: int) -> tuple[np.ndarray, ...]:
+    """Slates of ten random videos, the popular ones first: features (N, 3), position, what was watched long, and the truth."""
+    random, start = np.random.default_rng(seed), world.start_ms + 2 * DAY_MS
+    users = random.integers(0, len(world.viewers), requests)
+    uploaded = np.flatnonzero(world.catalogue["upload_ms"] < start)
+    videos = random.permuted(np.tile(uploaded, (requests, 1)), axis=1)[:, :10]
+    popularity = world.popularity(videos, start)
+    order = np.argsort(-popularity - 0.3 * random.normal(size=popularity.shape), axis=1)
+    videos, popularity = (np.take_along_axis(values, order, axis=1) for values in (videos, popularity))
+    latent = world.catalogue["latent"][videos]
+    match = (world.taste(users, start)[:, None] * latent).sum(-1) / np.linalg.norm(latent, axis=-1)
+    length = np.log(world.catalogue["duration_ms"][videos] / 30_000.0)
+    truth = world.truth(users[:, None], videos, start, followed=np.zeros(videos.shape, bool)).probability["long_view"]
+    steps = [
+        world.step(user, slate, start, "discover").happened["long_view"] for user, slate in zip(users, videos, strict=True)
+    ]
+    features = np.stack([popularity, match, length], -1).reshape(-1, 3).astype(np.float32)
+    return features, np.tile(np.arange(10), requests), np.stack(steps).reshape(-1), truth.reshape(-1)
+
+
+def placed(world: World, requests: int) -> dict[str, dict[str, float]]:
+    """A small network of such slates without and with a tower for the position, against the truth of others."""
+    features, position, label, _ = slates(world, requests, seed=0)
+    fresh, _, _, truth = slates(world, 500, seed=1)
+    mean, deviation = features.mean(0), features.std(0)
+    found = {}
+    for name, bias in (("plain", None), ("position", PositionBias(positions=10, logits=1))):
+        torch.manual_seed(0)
+        network = torch.nn.Sequential(torch.nn.Linear(3, 24), torch.nn.SiLU(), torch.nn.Linear(24, 1))
+        optimizer = torch.optim.Adam([*network.parameters(), *(bias.parameters() if bias else ())], 0.02)
+        inputs, target = torch.from_numpy((features - mean) / deviation), torch.from_numpy(label.astype(np.float32))
+        for _ in range(300):
+            logits = network(inputs) + (bias(torch.from_numpy(position)) if bias else 0.0)
+            optimizer.zero_grad()
+            torch.nn.functional.binary_cross_entropy_with_logits(logits[:, 0], target).backward()
+            optimizer.step()
+        with torch.no_grad():
+            predicted = network(torch.from_numpy((fresh - mean) / deviation))[:, 0].sigmoid().numpy()
+        found[name] = against(truth, predicted.astype(np.float64))
+    return found
 
 
 def main() -> None:
@@ -69,7 +117,8 @@ def main() -> None:
             predicted = predictions_of(composed([*words, *how]), features, rows)[:, LONG_VIEW].astype(np.float64)
             found[name] = against(truth, predicted)
             print(name, metrics.rounded(found[name], 4), file=sys.stderr, flush=True)
-    print(json.dumps({"ways": metrics.rounded(found, 4), "rows": len(rows), "impressions": len(tables.impressions)}))
+    found = {"ways": found, "placed": placed(world, 2000), "rows": len(rows), "impressions": len(tables.impressions)}
+    print(json.dumps(metrics.rounded(found, 4)))
 
 
 if __name__ == "__main__":
