@@ -12,11 +12,12 @@ from watchnext.metrics import rounded
 from watchnext.ranking.fitting import figures_of
 from watchnext.ranking.heads import WATCH
 from watchnext.ranking.plots import reliability_plot
-from watchnext.ranking.reliability import by_slice, reliability, usual_slices
+from watchnext.ranking.reliability import Reliability, by_slice, reliability, usual_slices
 from watchnext.ranking.scoring import Ranker, scored
 from watchnext.types import TARGETS
 
 HOUR_MS = 3_600_000.0
+ROWS_A_BIN = 50
 SHOWN = ("surface", "duration", "video_age", "activity")
 
 
@@ -43,12 +44,15 @@ def _report(features: FeatureSet, raw: np.ndarray, served: np.ndarray, folder: P
         tables[name] = rounded(by_slice(label, served[:, place], slices), 6)
         panels = {"all": {"calibrated": reliability(label, served[:, place]), "before": reliability(label, raw[:, place])}}
         for title in SHOWN:
-            keys = slices[title]
-            panels[title.replace("_", " ")] = {
-                str(key): reliability(label[keys == key], served[keys == key, place]) for key in np.unique(keys)[:6]
-            }
+            parts = {str(key): slices[title] == key for key in np.unique(slices[title])}
+            panels[title.replace("_", " ")] = {key: _line(label[part], served[part, place]) for key, part in parts.items()}
         reliability_plot(panels, folder / f"reliability_{name}.png")
     (folder / "reliability.json").write_text(json.dumps(tables, indent=1))
+
+
+def _line(label: np.ndarray, probability: np.ndarray) -> Reliability:
+    """Of one slice: as many bins as have ROWS_A_BIN rows, ten at most, as a bin of few rows is noise."""
+    return reliability(label, probability, bins=min(10, max(1, len(label) // ROWS_A_BIN)))
 
 
 def slices_of(features: FeatureSet, rows: np.ndarray) -> dict[str, np.ndarray]:
