@@ -1,4 +1,7 @@
-"""Train one model, tracked: `python train.py model=ranker trainer.max_epochs=1`. Every choice stands in conf/."""
+"""Train one model, tracked: `python train.py model=ranker trainer.max_epochs=1`. Every choice stands in conf/.
+
+A training that was cut short goes on after its last whole epoch when the same command is given again.
+"""
 
 import sys
 import warnings
@@ -15,78 +18,70 @@ from pytorch_lightning.loggers import MLFlowLogger
 from watchnext import tracking
 from watchnext.dispatch import composed, plain, write_report
 from watchnext.features.batches import FeatureSet
+from watchnext.metrics import rounded
+from watchnext.nn.checkpoints import Checkpoints, unfinished
+from watchnext.nn.module import fit_and_measure
 from watchnext.nn.weights import written_aside
-from watchnext.ranking.fitting import Fitted, held_out
-from watchnext.ranking.fitting import fit as fit_ranker
+from watchnext.ranking import fitting
 from watchnext.ranking.trust import trust
 from watchnext.schema import SchemaError
 
-
-def trained(config: DictConfig, run: tracking.Run, module: pl.LightningModule) -> dict[str, float]:
-    """Fit one network and measure its best epoch; Lightning keeps the figures of every epoch in the run."""
-    best, logger = instantiate(config.model.best), MLFlowLogger(run_id=run.id, tracking_uri=run.tracking_uri)
-    trainer: pl.Trainer = instantiate(config.trainer, callbacks=[best, TQDMProgressBar(refresh_rate=10)], logger=logger)
-    trainer.fit(module, module.loader("train", seed=config.seed), module.loader("valid", seed=config.seed))
-    found = {"best_epoch": float(best.epoch)}
-    for split, measure in (("valid", trainer.validate), ("test", trainer.test)):
-        measure(module, module.loader(split, seed=config.seed), verbose=False)
-        found |= {name: float(value) for name, value in trainer.callback_metrics.items()}
-    return found
+UNFINISHED = Path("runs/checkpoints")
 
 
-def fitted(config: DictConfig, run: tracking.Run, module: Fitted) -> dict[str, float]:
-    """Fit trees or a committee, and measure them."""
+def fit(
+    config: DictConfig, run: tracking.Run, module: pl.LightningModule | fitting.Fitted, kept: Checkpoints
+) -> dict[str, float]:
+    """Fit, and measure on held-out days; Lightning logs every epoch's figures in the run."""
 
-    def trainer(name: str, best: pl.Callback) -> pl.Trainer:
-        logger = MLFlowLogger(run_id=run.id, tracking_uri=run.tracking_uri, prefix=name)
-        return instantiate(config.trainer, callbacks=[best, TQDMProgressBar(refresh_rate=10)], logger=logger)
+    def trainer(name: str, callbacks: list[pl.Callback]) -> pl.Trainer:
+        prefix = "" if name == config.model.name else name
+        logger = MLFlowLogger(run_id=run.id, tracking_uri=run.tracking_uri, prefix=prefix)
+        return instantiate(config.trainer, callbacks=[*callbacks, TQDMProgressBar(refresh_rate=10)], logger=logger)
 
-    fit_ranker(module, None, name=config.model.name, seed=config.seed, trainer=trainer, log=run.log_metrics)
-    return held_out(module, "valid") | held_out(module, "test") | module.figures
+    told = {"name": config.model.name, "seed": config.seed, "trainer": trainer, "checkpoints": kept}
+    if isinstance(module, pl.LightningModule):
+        return fit_and_measure(module, instantiate(config.model.best), **told)
+    return fitting.fit_and_measure(module, log=run.log_metrics, **told)
 
 
-def fit(config: DictConfig, run: tracking.Run, features: FeatureSet, out: Path) -> dict[str, float]:
-    """Fit, measure, and write the model to `out`; returns its figures on held-out days."""
-    module = instantiate(config.model.module)(features=features)
-    found = (trained if isinstance(module, pl.LightningModule) else fitted)(config, run, module)
+def write(config: DictConfig, run: tracking.Run, module: pl.LightningModule | fitting.Fitted, found: dict, out: Path) -> None:
+    """The model and its figures, to `out` and into the run. Six digits: what lies behind them differs between processors."""
     with written_aside(out) as folder:
         module.save(folder)
         if "calibration" in config.model:
-            found |= trust(features, module.network, plain(config.model.calibration), folder)
-        write_metrics(folder / "metrics.json", found)
+            found |= trust(module.features, module.network, plain(config.model.calibration), folder)
+        report = rounded(dict(sorted(found.items())), 6)
+        write_report(folder / "metrics.json", report)
     if config.metrics:
-        write_metrics(Path(config.metrics), found)
+        write_report(Path(config.metrics), report)
     run.log_metrics(found)
     for path in sorted(out.iterdir()):
         run.log_file(path, folder="model")
-    return found
-
-
-def write_metrics(path: Path, found: dict[str, float]) -> None:
-    """Six digits: what lies behind them differs between processors."""
-    write_report(path, {name: round(value, 6) for name, value in sorted(found.items())})
 
 
 @hydra.main(version_base=None, config_path="conf", config_name="config")
 def main(config: DictConfig) -> None:
+    name, whole = config.model.name, plain(config)
     out = Path(config.out or Path(HydraConfig.get().runtime.output_dir) / "model")
     # Batches are made in this process, so their count is right; the other is Lightning's own affair with torch.
     warnings.filterwarnings("ignore", message=".*(IterableDataset` has `__len__`|treespec, LeafSpec).*")
     try:
         features = FeatureSet.load(Path(config.data.outputs) / "features")
         pl.seed_everything(config.seed, workers=True, verbose=False)
-        report = features.report
-        facts = {
-            "data": config.data.name,
-            "data_hash": report["data_hash"],
-            "schema_fingerprint": report["schema"],
-            "regime": report["regime"],
-        }
-        with tracking.start_run(config.model.name, config=plain(config), tags=facts) as run:
-            found = fit(config, run, features, out)
+        what = {key: whole[key] for key in ("model", "trainer", "seed")} | {"features": features.report}
+        tags = {"data": config.data.name} | features.provenance
+        with (
+            unfinished(UNFINISHED, name, what) as kept,
+            tracking.start_run(name, config=whole, tags=tags, continues=kept.run) as run,
+        ):
+            kept.run = run.id
+            module = instantiate(config.model.module)(features=features)
+            found = fit(config, run, module, kept)
+            write(config, run, module, found, out)
     except (FileNotFoundError, SchemaError, ValueError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
-    print(f"{config.model.name} > {out}\n" + "\n".join(f"  {name:<28}{value:.4f}" for name, value in sorted(found.items())))
+    print(f"{name} > {out}\n" + "\n".join(f"  {key:<28}{value:.4f}" for key, value in sorted(found.items())))
 
 
 if __name__ == "__main__":

@@ -69,9 +69,9 @@ def trained(config: DictConfig, features: FeatureSet, seed: int) -> torch.nn.Mod
     """The fitted network, trees or committee of one preset."""
     lightning.seed_everything(seed, workers=True, verbose=False)
 
-    def trainer(name: str, best: lightning.Callback) -> lightning.Trainer:
+    def trainer(name: str, callbacks: list[lightning.Callback]) -> lightning.Trainer:
         quiet = {"logger": False, "enable_progress_bar": False}
-        return instantiate(config.trainer, callbacks=[best], **quiet)
+        return instantiate(config.trainer, callbacks=callbacks, **quiet)
 
     module = instantiate(config.model.module)(features=features)
     best = instantiate(config.model.best) if "best" in config.model else None

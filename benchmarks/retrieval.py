@@ -27,6 +27,7 @@ from watchnext.data.sequences import Sequences
 from watchnext.data.tables import DataError
 from watchnext.dispatch import composed, instantiate
 from watchnext.metrics import interval, rounded
+from watchnext.nn.module import fit_network
 from watchnext.retrieval.fusion import chosen, in_logs, pooled
 from watchnext.retrieval.leave_one_out import Histories, LeaveOneOut, histories_of, leave_one_out
 from watchnext.retrieval.module import SequenceModule
@@ -67,15 +68,13 @@ def read(path: str) -> tuple[Histories, pl.Series]:
 def fit(config: DictConfig, split: LeaveOneOut) -> tuple[SequenceModule, EpochClock]:
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     clock, recipe = EpochClock(), config.retrieval
+
+    def trainer(name: str, callbacks: list[lightning.Callback]) -> lightning.Trainer:
+        quiet = {"logger": False, "enable_progress_bar": False}
+        return instantiate(config.trainer, max_epochs=recipe.max_epochs, callbacks=[*callbacks, clock], **quiet)
+
     module = instantiate(recipe.module)(split=split)
-    trainer = instantiate(
-        config.trainer,
-        max_epochs=recipe.max_epochs,
-        callbacks=[instantiate(recipe.best), clock],
-        logger=False,
-        enable_progress_bar=False,
-    )
-    trainer.fit(module, module.loader("train", seed=config.seed), module.loader("valid", seed=config.seed))
+    fit_network(module, instantiate(recipe.best), name="towers", seed=config.seed, trainer=trainer)
     return module, clock
 
 

@@ -103,19 +103,22 @@ class Run:
 
 
 @contextmanager
-def start_run(name: str, *, config: Mapping, tags: Mapping[str, str]) -> Iterator[Run]:
+def start_run(name: str, *, config: Mapping, tags: Mapping[str, str], continues: str | None = None) -> Iterator[Run]:
     """A run around the block: FINISHED, FAILED after an exception, KILLED after SIGTERM (which exits 143) or Ctrl-C.
 
-    config  plain composed config; logged as parameters (values cut at 500 characters) and whole as `config.yaml`
-    tags    must hold data_hash and schema_fingerprint; the git commit is added
+    config     plain composed config; logged as parameters (values cut at 500 characters) and whole as `config.yaml`
+    tags       must hold data_hash and schema_fingerprint; the git commit is added
+    continues  id of a run of the same config that was cut short: it runs again where the store still knows it. After kill -9
+               it says RUNNING until then.
     """
     if missing := [tag for tag in REQUIRED_TAGS if tag not in tags]:
         raise ValueError(f"run {name!r} lacks the tag {' and '.join(missing)}; pass tags={{{missing[0]!r}: ...}} to start_run")
     with _Sigterm() as sigterm:
-        run = _open(name, tags)
+        run = _open(name, tags, continues)
         status = "FAILED"
         try:
-            run._log_config(config)
+            if run.id != continues:
+                run._log_config(config)
             sigterm.release()
             yield run
             status = "FINISHED"
@@ -129,12 +132,20 @@ def start_run(name: str, *, config: Mapping, tags: Mapping[str, str]) -> Iterato
                 run._end("KILLED")
 
 
-def _open(name: str, tags: Mapping[str, str]) -> Run:
+def _open(name: str, tags: Mapping[str, str], continues: str | None) -> Run:
     uri = tracking_uri()
     with _store(uri) as client:
         experiment = _experiment(client, uri)
+        if continues and _known(client, experiment, continues):
+            client.update_run(continues, status="RUNNING")
+            return Run(client=client, id=continues, tracking_uri=uri)
     created = client.create_run(experiment, run_name=name, tags={**_git(), **{key: str(value) for key, value in tags.items()}})
     return Run(client=client, id=created.info.run_id, tracking_uri=uri)
+
+
+def _known(client: "MlflowClient", experiment: str, run_id: str) -> bool:
+    """Whether the store holds this run; a store that was moved or emptied does not."""
+    return any(run.info.run_id == run_id for run in client.search_runs([experiment], f"attributes.run_id = '{run_id}'"))
 
 
 class _Sigterm:

@@ -158,7 +158,11 @@ def test_batches_hold_every_row_once_and_shuffle_by_their_seed(world_features):
     def epochs(seed: int, shuffle: bool = True) -> list[np.ndarray]:
         batches = Batches(features=world_features, rows=rows, batch_size=500, shuffle=shuffle, seed=seed)
         assert len(batches) == len(list(batches)) == -(-len(rows) // 500)
-        return [np.concatenate([batch["targets"].numpy() for batch in batches.loader()]) for _ in range(2)]
+        found = []
+        for epoch in (0, 1):
+            batches.set_epoch(epoch)
+            found.append(np.concatenate([batch["targets"].numpy() for batch in batches.loader()]))
+        return found
 
     first, second = epochs(1)
     assert len(first) == len(second) == len(rows)

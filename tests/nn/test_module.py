@@ -1,4 +1,5 @@
-"""The optimizer's groups, and the best epoch's weights in a real, tiny training."""
+"""The optimizer's groups; epochs that repeat, the best one's weights, and going on after an interruption, in a real, tiny
+training."""
 
 import math
 import warnings
@@ -6,55 +7,142 @@ import warnings
 import pytest
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
-from watchnext.nn.module import BestWeights, adam
+from watchnext.nn import module as nn_module
+from watchnext.nn.checkpoints import Checkpoints
+from watchnext.nn.module import BestWeights, Bf16Training, adam, fit_network
+
+
+class Rows(IterableDataset):
+    """Two batches of two rows, which the epoch decides."""
+
+    epoch = -1
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return 2
+
+    def __iter__(self):
+        yield from torch.rand(2, 2, 3, generator=torch.Generator().manual_seed(self.epoch))
 
 
 class Scripted(pl.LightningModule):
-    """Its weight is the number of the epoch it was last trained in; validation answers from a list."""
+    """Counts its epochs, draws, and learns; validation answers from a list."""
 
     def __init__(self, scores) -> None:
         super().__init__()
-        self.scores = scores
-        self.layer = torch.nn.Linear(1, 1, bias=False)
+        torch.manual_seed(0)
+        self.scores, self.layer = scores, torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Dropout(0.5))
+        self.register_buffer("trained_in", torch.tensor(-1))
+
+    def loader(self, split: str, *, seed: int) -> DataLoader:
+        return DataLoader(Rows(), batch_size=None)
 
     def training_step(self, batch, _):
-        with torch.no_grad():
-            self.layer.weight.fill_(self.current_epoch)
-        return self.layer(batch).sum() * 0.0
+        self.trained_in.fill_(self.current_epoch)
+        return (self.layer(batch) - torch.rand(2)).square().mean() * 100.0
 
     def validation_step(self, batch, _):
-        self.log("valid/score", torch.tensor(self.scores[self.current_epoch]))
+        self.log("valid/score", torch.tensor(self.scores[self.current_epoch]), batch_size=2)
 
     def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.0)
+        return adam(self, learning_rate=0.01, weight_decay=0.1)
 
 
-def trained(scores, patience: int) -> tuple[float, int, int]:
-    """Weight at the end, the best epoch, epochs run."""
+class Cut(pl.Callback):
+    """An interruption in the middle of an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_batch_end(self, trainer, *_) -> None:
+        if trainer.current_epoch == self.epoch:
+            raise InterruptedError
+
+
+def trained(scores, patience: int, *, seed: int = 0, cut: int = -1, kept=None, clip: float = 0.5, plugins=None):
+    """The module at the end, the best epoch, epochs run."""
     best, module = BestWeights(monitor="valid/score", patience=patience), Scripted(scores)
-    trainer = pl.Trainer(max_epochs=len(scores), callbacks=[best], logger=False, accelerator="cpu", num_sanity_val_steps=0,
-                         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
-    rows = DataLoader(torch.ones(2, 1), batch_size=2)
+
+    def trainer(name: str, callbacks) -> pl.Trainer:
+        return pl.Trainer(
+            max_epochs=len(scores), callbacks=[*callbacks, Cut(cut)], logger=False, accelerator="cpu", num_sanity_val_steps=0,
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, gradient_clip_val=clip,
+            plugins=plugins)  # fmt: skip
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning would rather have more workers
-        trainer.fit(module, rows, rows)
-    return float(module.layer.weight.detach()), best.epoch, trainer.current_epoch
+        fitted = fit_network(module, best, name="scripted", seed=seed, trainer=trainer, checkpoints=kept)
+    return module, best.epoch, fitted.current_epoch
 
 
-@pytest.mark.parametrize(
-    ("scores", "patience", "expected"),
-    [
-        ([0.1, 0.5, 0.4, 0.3], 9, (1.0, 1, 4)),  # put back at the end
-        ([0.5, 0.4, 0.3, 0.9], 2, (0.0, 0, 3)),  # stopped before the last one
-        ([0.5, 0.4, 0.6, 0.5, 0.4, 0.9], 2, (2.0, 2, 5)),
-        ([math.nan, 0.2, 0.1], 9, (1.0, 1, 3)),  # nothing to measure at first is worse than anything
-        ([0.3, math.nan, math.nan, 0.9], 2, (0.0, 0, 3)),
-    ],
-)
+RUNS = [
+    ([0.1, 0.5, 0.4, 0.3], 9, (1, 1, 4)),  # put back at the end
+    ([0.5, 0.4, 0.3, 0.9], 2, (0, 0, 3)),  # stopped before the last one
+    ([0.5, 0.4, 0.6, 0.5, 0.4, 0.9], 2, (2, 2, 5)),
+    ([math.nan, 0.2, 0.1], 9, (1, 1, 3)),  # nothing to measure at first is worse than anything
+    ([0.3, math.nan, math.nan, 0.9], 2, (0, 0, 3)),
+]
+
+
+@pytest.mark.parametrize(("scores", "patience", "expected"), RUNS)
 def test_the_best_epoch_is_kept_and_patience_ends_it(scores, patience, expected):
-    assert trained(scores, patience) == expected
+    module, *rest = trained(scores, patience)
+    assert (int(module.trained_in), *rest) == expected
+
+
+def same(first: pl.LightningModule, second: pl.LightningModule) -> bool:
+    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    return all(torch.equal(one, two) for one, two in pairs)
+
+
+@pytest.mark.parametrize(("scores", "patience", "expected"), RUNS)
+def test_an_interrupted_training_ends_as_an_undisturbed_one(scores, patience, expected, tmp_path, capsys):
+    """Cut once in every epoch, and once more after the end."""
+    whole, kept = trained(scores, patience)[0], Checkpoints(tmp_path)
+    epochs = expected[2]
+    for epoch in range(epochs):
+        with pytest.raises(InterruptedError):
+            trained(scores, patience, cut=epoch, kept=kept)
+        assert len(list(tmp_path.glob("*.ckpt"))) == (epoch > 0)
+    for _ in range(2):
+        module, *rest = trained(scores, patience, kept=kept)
+        assert (int(module.trained_in), *rest) == expected
+        assert same(module, whole)
+    said = capsys.readouterr().out
+    assert [f"resumed after epoch {epoch} " in said for epoch in range(epochs)] == [True] * epochs
+
+
+def test_a_seed_decides_the_weights_and_clipping_changes_them(tmp_path):
+    scores = [0.1, 0.2, 0.3]
+    first, again, other, free = (
+        trained(scores, 9, seed=seed, clip=clip)[0] for seed, clip in ((0, 0.5), (0, 0.5), (1, 0.5), (0, 0.0))
+    )
+    assert same(first, again)
+    assert not same(first, other)
+    assert not same(first, free)
+
+
+def test_bf16_is_chosen_by_what_the_processor_has(monkeypatch):
+    for tiles, avx, expected in (
+        (True, False, Bf16Training),
+        (False, True, Bf16Training),
+        (False, False, pl.plugins.Precision),
+    ):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda tiles=tiles: tiles)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda avx=avx: avx)
+        assert type(nn_module.fastest_precision()) is expected
+
+
+def test_bf16_trains_other_weights_in_f32():
+    scores = [0.1, 0.2]
+    plain, half = trained(scores, 9)[0], trained(scores, 9, plugins=[Bf16Training()])[0]
+    assert not same(plain, half)
+    assert {tensor.dtype for tensor in half.state_dict().values()} == {torch.float32, torch.int64}
+    torch.testing.assert_close(half.layer[0].weight, plain.layer[0].weight, rtol=0.05, atol=0.02)
 
 
 def test_tables_and_biases_do_not_decay():

@@ -10,7 +10,11 @@ from watchnext.ranking.groups import GroupedBatches, groups_of
 
 def batches(features, rows, *, seed: int, within: str = "viewer", epochs: int = 1) -> list[list[dict]]:
     made = GroupedBatches(features=features, rows=rows, within=within, batch_size=64, seed=seed)
-    return [list(made) for _ in range(epochs)]
+    found = []
+    for epoch in range(epochs):
+        made.set_epoch(epoch)
+        found.append(list(made))
+    return found
 
 
 @pytest.mark.parametrize("within", ["viewer", "request"])

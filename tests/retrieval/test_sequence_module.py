@@ -7,6 +7,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from watchnext.nn.checkpoints import Checkpoints
+from watchnext.nn.module import fit_network
 from watchnext.retrieval.leave_one_out import Histories, leave_one_out
 from watchnext.retrieval.losses import SampledSoftmax
 from watchnext.retrieval.module import SequenceModule
@@ -45,18 +47,35 @@ def module_of(viewers: list[list[int]], *, seed: int = 0, dropout: float = 0.1, 
     )
 
 
-def trained(module: SequenceModule, epochs: int, seed: int = 0) -> SequenceModule:
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_epochs=epochs,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        deterministic=True,
-        num_sanity_val_steps=0,
-    )
-    trainer.fit(module, module.loader("train", seed=seed), module.loader("valid", seed=seed))
+class Cut(pl.Callback):
+    """An interruption in the second batch of an epoch."""
+
+    def __init__(self, epoch: int | None) -> None:
+        self.epoch = epoch
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, place) -> None:
+        if (trainer.current_epoch, place) == (self.epoch, 1):
+            raise InterruptedError
+
+
+def trained(
+    module: SequenceModule, epochs: int, seed: int = 0, *, cut: int | None = None, kept: Checkpoints | None = None
+) -> SequenceModule:
+    def trainer(name: str, callbacks: list[pl.Callback]) -> pl.Trainer:
+        return pl.Trainer(
+            accelerator="cpu",
+            max_epochs=epochs,
+            callbacks=[*callbacks, Cut(cut)],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            deterministic=True,
+            num_sanity_val_steps=0,
+        )
+
+    last = pl.Callback()  # in the place of a best epoch, which validation would choose
+    fit_network(module, last, name="towers", seed=seed, trainer=trainer, checkpoints=kept)
     return module
 
 
@@ -127,6 +146,16 @@ def test_one_seed_gives_one_result():
     first, again, other = (trained(module_of(sequences(), seed=seed), 2, seed) for seed in (0, 0, 1))
     assert all(torch.equal(a, b) for a, b in zip(weights(first), weights(again), strict=True))
     assert not torch.equal(first.network.table.weight, other.network.table.weight)
+
+
+def test_an_interrupted_training_ends_with_the_very_weights(tmp_path):
+    whole, kept = trained(module_of(sequences()), 4), Checkpoints(tmp_path)
+    for epoch in (2, 3):
+        with pytest.raises(InterruptedError):
+            trained(module_of(sequences()), 4, cut=epoch, kept=kept)
+    again = trained(module_of(sequences()), 4, kept=kept)
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(again), strict=True))
+    assert not torch.equal(whole.network.table.weight, module_of(sequences()).network.table.weight)
 
 
 def test_held_out_videos_train_nothing():

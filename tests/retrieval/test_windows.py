@@ -48,8 +48,12 @@ def test_a_long_history_is_cut_from_its_end(viewers):
 
 def test_epochs_differ_and_a_seed_repeats_them(viewers):
     def epochs(seed: int) -> list[list[torch.Tensor]]:
-        made = windows(viewers, seed)
-        return [[batch["targets"] for batch in made] for _ in range(2)]
+        made, found = windows(viewers, seed), []
+        for epoch in (0, 1):
+            made.set_epoch(epoch)
+            found.append([batch["targets"] for batch in made])
+            assert len(found[-1]) == len(made)
+        return found
 
     first, again, other = epochs(0), epochs(0), epochs(1)
     assert all(torch.equal(a, b) for x, y in zip(first, again, strict=True) for a, b in zip(x, y, strict=True))

@@ -45,6 +45,16 @@ class FeatureSet:
         """What the feature stage said of itself: regime, as_of_ms, sizes."""
         return json.loads((self.folder / "report.json").read_text())
 
+    @property
+    def provenance(self) -> dict[str, str]:
+        """What a run is tagged with: which data, under which schema, seen in which regime."""
+        report = self.report
+        return {
+            "data_hash": report["data_hash"],
+            "schema_fingerprint": report["schema"],
+            "regime": report["regime"],
+        }
+
     @classmethod
     def load(cls, folder: str | Path) -> "FeatureSet":
         """Raises FileNotFoundError naming `dvc repro features` where the stage has not run."""
@@ -92,7 +102,7 @@ class FeatureSet:
 
 
 class Batches(IterableDataset):
-    """Batches of `rows`, reshuffled every epoch from one seed where `shuffle`; the last one may be smaller. `along` are columns
+    """Batches of `rows`, where `shuffle` in an order that seed and epoch decide; the last one may be smaller. `along` are columns
     that come with the inputs as they are."""
 
     def __init__(
@@ -100,13 +110,17 @@ class Batches(IterableDataset):
     ) -> None:
         self.features, self.rows, self.batch_size, self.shuffle = features, rows, batch_size, shuffle
         self.along = along
-        self._random = np.random.default_rng(seed)
+        self._seed, self._epoch = seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
 
     def __len__(self) -> int:
         return -(-len(self.rows) // self.batch_size)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        rows = self._random.permutation(self.rows) if self.shuffle else self.rows
+        random = np.random.default_rng((self._seed, self._epoch))
+        rows = random.permutation(self.rows) if self.shuffle else self.rows
         for start in range(0, len(rows), self.batch_size):
             # Sorted within the batch, the gather walks the map forwards.
             some = np.sort(rows[start : start + self.batch_size])

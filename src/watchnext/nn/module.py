@@ -1,8 +1,18 @@
-"""What the Lightning modules need of training: the optimizer, a look at the loss, and the best epoch instead of the last."""
+"""What every Lightning module needs of training: the optimizer, a look at the loss, epochs that repeat, the best epoch instead
+of the last, and a place to go on from."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.precision import MixedPrecision, Precision
 from torch import Tensor, nn
+
+from watchnext.nn.checkpoints import Checkpoints
+
+TrainerOf = Callable[[str, list[pl.Callback]], pl.Trainer]  # a network's name, and what its training needs to be called
 
 
 def adam(network: nn.Module, *, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
@@ -28,14 +38,35 @@ def finite(loss: Tensor, place: int, *, key: str, learning_rate: float) -> Tenso
     return loss
 
 
+class SeededEpochs(pl.Callback):
+    """Makes an epoch a function of the weights, the optimizer's state, `seed` and the epoch's number alone: one that is run
+    after a restart is the one that would have been."""
+
+    def __init__(self, *, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        trainer.train_dataloader.dataset.set_epoch(trainer.current_epoch)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: object, place: int) -> None:
+        """At the first batch, not before: making a loader's iterator draws from torch's generator too, and after a restart
+        Lightning makes it earlier."""
+        if place == 0:
+            drawn = np.random.SeedSequence((self.seed, trainer.current_epoch)).generate_state(1, np.uint64)
+            torch.manual_seed(int(drawn[0]))
+
+
 class BestWeights(pl.Callback):
     """Keeps the weights of the epoch with the best `monitor` in memory and puts them back at the end; stops after `patience`
     worse ones."""
 
     def __init__(self, *, monitor: str, patience: int) -> None:
         self.monitor, self.patience = monitor, patience
-        self.best, self.epoch = float("-inf"), -1
+        self.best, self.epoch, self._stop = float("-inf"), -1, False
         self._weights: dict[str, Tensor] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        trainer.should_stop |= self._stop  # its patience had ended when it was interrupted
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.sanity_checking:
@@ -45,8 +76,79 @@ class BestWeights(pl.Callback):
             self.best, self.epoch = value, trainer.current_epoch
             self._weights = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
         elif trainer.current_epoch - self.epoch >= self.patience:
-            trainer.should_stop = True
+            trainer.should_stop = self._stop = True
 
     def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if self._weights:
             module.load_state_dict(self._weights)
+
+    def state_dict(self) -> dict:
+        return {"best": self.best, "epoch": self.epoch, "stop": self._stop, "weights": self._weights}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.best, self.epoch, self._stop, self._weights = (state[name] for name in ("best", "epoch", "stop", "weights"))
+
+
+class KeptEpochs(pl.Callback):
+    """Writes where the training of `name` stands after every epoch: weights, optimizer, best epoch and patience."""
+
+    def __init__(self, *, checkpoints: Checkpoints, name: str) -> None:
+        self._checkpoints, self._name = checkpoints, name
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._checkpoints.write(self._name, trainer.current_epoch, trainer.save_checkpoint)
+
+
+class Bf16Training(MixedPrecision):
+    """Training steps compute in bf16 around f32 weights; what is measured is what will serve, in f32."""
+
+    def __init__(self) -> None:
+        super().__init__("bf16-mixed", "cpu")
+
+    def val_step_context(self) -> AbstractContextManager:
+        return nullcontext()
+
+    test_step_context = val_step_context
+
+
+def has_bf16() -> bool:
+    """Whether this processor multiplies bf16 in hardware; elsewhere bf16 is slower than f32."""
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
+def fastest_precision() -> Precision:
+    """bf16 where the processor has it, else f32; see conf/trainer/fast.yaml."""
+    return Bf16Training() if has_bf16() else Precision()
+
+
+def fit_network(
+    module: pl.LightningModule,
+    best: pl.Callback,
+    *,
+    name: str,
+    seed: int,
+    trainer: TrainerOf,
+    checkpoints: Checkpoints | None = None,
+) -> pl.Trainer:
+    """Fit `module`, going on after the last epoch that `checkpoints` hold of `name`; returns the trainer that did."""
+    callbacks, reached = [SeededEpochs(seed=seed), best], None
+    if checkpoints is not None:
+        callbacks.append(KeptEpochs(checkpoints=checkpoints, name=name))
+        reached = checkpoints.latest(name)
+    fitting = trainer(name, callbacks)
+    loaders = (module.loader(split, seed=seed) for split in ("train", "valid"))
+    fitting.fit(module, *loaders, ckpt_path=reached, weights_only=True)
+    module.eval()
+    return fitting
+
+
+def fit_and_measure(
+    module: pl.LightningModule, best: BestWeights, *, name: str, seed: int, trainer: TrainerOf, checkpoints: Checkpoints
+) -> dict[str, float]:
+    """`fit_network`, and what the best epoch's weights reach on validation and test days."""
+    fitted = fit_network(module, best, name=name, seed=seed, trainer=trainer, checkpoints=checkpoints)
+    found = {"best_epoch": float(best.epoch)}
+    for split, measure in (("valid", fitted.validate), ("test", fitted.test)):
+        measure(module, module.loader(split, seed=seed), verbose=False)
+        found |= {name: float(value) for name, value in fitted.callback_metrics.items()}
+    return found

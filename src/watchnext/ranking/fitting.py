@@ -9,11 +9,12 @@ import pytorch_lightning as pl
 import torch
 
 from watchnext.features.batches import FeatureSet
+from watchnext.nn.checkpoints import Checkpoints
+from watchnext.nn.module import TrainerOf, fit_network
 from watchnext.ranking.committee import CommitteeModule
 from watchnext.ranking.figures import figures
 from watchnext.ranking.scoring import scored
 
-TrainerOf = Callable[[str, pl.Callback], pl.Trainer]  # a member's name, and its best-epoch callback
 Log = Callable[[Mapping[str, float], int], None]
 
 
@@ -31,23 +32,38 @@ class Fitted(Protocol):
 
 
 def fit(
-    module: Fitted | pl.LightningModule, best: pl.Callback | None, *, name: str, seed: int, trainer: TrainerOf, log: Log
+    module: Fitted | pl.LightningModule,
+    best: pl.Callback | None,
+    *,
+    name: str,
+    seed: int,
+    trainer: TrainerOf,
+    log: Log,
+    checkpoints: Checkpoints | None = None,
 ) -> None:
-    """Fit `module`; a network through `trainer(name, best)`, which keeps the figures of its epochs."""
+    """Fit `module`; a network, or each that a committee has, goes on where `checkpoints` hold an epoch of it. Trees start anew:
+    they take seconds."""
     if isinstance(module, pl.LightningModule):
-        trainer(name, best).fit(module, module.loader("train", seed=seed), module.loader("valid", seed=seed))
-        module.eval()
+        fit_network(module, best, name=name, seed=seed, trainer=trainer, checkpoints=checkpoints)
         return
     train, valid = (module.features.rows(split) for split in ("train", "valid"))
     if isinstance(module, CommitteeModule):
 
         def member(name: str, module: Fitted | pl.LightningModule, best: pl.Callback | None, seed: int) -> None:
             torch.manual_seed(seed)
-            fit(module, best, name=name, seed=seed, trainer=trainer, log=log)
+            fit(module, best, name=name, seed=seed, trainer=trainer, log=log, checkpoints=checkpoints)
 
         module.fit(valid, seed=seed, member=member)
     else:
         module.fit(train, valid, seed=seed, log=log)
+
+
+def fit_and_measure(
+    module: Fitted, *, name: str, seed: int, trainer: TrainerOf, log: Log, checkpoints: Checkpoints
+) -> dict[str, float]:
+    """`fit` trees or a committee; their figures on validation and test days, and of the fit."""
+    fit(module, None, name=name, seed=seed, trainer=trainer, log=log, checkpoints=checkpoints)
+    return held_out(module, "valid") | held_out(module, "test") | module.figures
 
 
 def held_out(module: Fitted, split: str) -> dict[str, float]:

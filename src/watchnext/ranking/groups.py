@@ -21,7 +21,7 @@ def groups_of(features: FeatureSet, rows: np.ndarray, within: str) -> np.ndarray
 
 
 class GroupedBatches(IterableDataset):
-    """Batches of `rows` with `groups` (N,), whole groups in random order, new every epoch from one seed.
+    """Batches of `rows` with `groups` (N,), whole groups in an order that seed and epoch decide.
 
     A group is cut only at the border of two batches, so at most two of a batch are not whole.
     """
@@ -29,13 +29,17 @@ class GroupedBatches(IterableDataset):
     def __init__(self, *, features: FeatureSet, rows: np.ndarray, within: str, batch_size: int, seed: int) -> None:
         self.features, self.rows, self.batch_size = features, rows, batch_size
         self.groups = groups_of(features, rows, within)
-        self._random = np.random.default_rng(seed)
+        self._seed, self._epoch = seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
 
     def __len__(self) -> int:
         return -(-len(self.rows) // self.batch_size)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        place = self._random.permutation(int(self.groups.max(initial=-1)) + 1)
+        random = np.random.default_rng((self._seed, self._epoch))
+        place = random.permutation(int(self.groups.max(initial=-1)) + 1)
         order = np.argsort(place[self.groups], kind="stable")
         for start in range(0, len(order), self.batch_size):
             mine = np.sort(order[start : start + self.batch_size])  # so that the gather walks the map forwards

@@ -14,8 +14,8 @@ class Windows(IterableDataset):
     """Batches {"histories": (B, H), "targets": (B, H)} int64, `videos` where there is nothing; targets are the next watches.
 
     A history longer than `places` is cut into windows that overlap by one watch, so that each watch but the first is a target
-    once. A batch holds windows of about one length and at most `positions` places; epochs are shuffled from one seed,
-    and end after `batches`, other ones each time.
+    once. A batch holds windows of about one length and at most `positions` places; seed and epoch shuffle them, and an epoch ends
+    after `batches`, other ones each time.
     """
 
     def __init__(self, histories: Histories, *, places: int, positions: int, batches: int, seed: int) -> None:
@@ -27,21 +27,37 @@ class Windows(IterableDataset):
         place = np.arange(windows.sum()) - np.repeat(np.cumsum(windows) - windows, windows)
         self._ends = np.repeat(histories.starts[1:], windows) - place * places
         self._begins = np.maximum(self._ends - places - 1, np.repeat(histories.starts[:-1], windows))
-        self._random = np.random.default_rng(seed)
+        self._borders = self._cut(np.sort(self._lengths))
+        self._seed, self._epoch = seed, 0
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        lengths = self._ends - self._begins - 1
-        order = np.argsort(lengths + self._random.random(len(lengths)), kind="stable")  # shuffled among equals
-        batches, start = [], 0
-        while start < len(order):
-            width = lengths[order[min(start + self._most(lengths[order[start]]), len(order)) - 1]]
-            batches.append(order[start : start + self._most(width)])
-            start += len(batches[-1])
-        for batch in self._random.permutation(len(batches))[: self.batches]:
-            yield self._batch(batches[batch])
+    @property
+    def _lengths(self) -> np.ndarray:
+        return self._ends - self._begins - 1
+
+    def _cut(self, lengths: np.ndarray) -> list[int]:
+        """Where each batch of windows of ascending `lengths` begins; the same in every epoch."""
+        borders = [0]
+        while borders[-1] < len(lengths):
+            start = borders[-1]
+            width = lengths[min(start + self._most(lengths[start]), len(lengths)) - 1]
+            borders.append(min(start + self._most(width), len(lengths)))
+        return borders[:-1]
 
     def _most(self, length: int) -> int:
         return max(self.positions // int(length), 1)
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._borders[: self.batches])
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        random, lengths = np.random.default_rng((self._seed, self._epoch)), self._lengths
+        order = np.argsort(lengths + random.random(len(lengths)), kind="stable")  # shuffled among equals
+        batches = np.split(order, self._borders[1:])
+        for batch in random.permutation(len(batches))[: self.batches]:
+            yield self._batch(batches[batch])
 
     def _batch(self, windows: np.ndarray) -> dict[str, Tensor]:
         begins, ends = self._begins[windows][:, None], self._ends[windows][:, None]
