@@ -1,5 +1,6 @@
 """Runs and the registry in a real SQLite store; signals and races in real processes."""
 
+import contextlib
 import math
 import os
 import shutil
@@ -165,6 +166,24 @@ def test_a_run_ends_as_what_it_was(error, status):
         raise error
     assert client().get_run(run.id).info.status == status
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_run_that_was_cut_short_goes_on_and_one_that_is_gone_starts_anew():
+    with contextlib.suppress(SystemExit), tracking.start_run("cut", config={"a": 1}, tags=TAGS) as first:
+        first.log_metrics({"loss": 2.0}, step=0)
+        raise SystemExit(143)
+    assert client().get_run(first.id).info.status == "KILLED"
+    with tracking.start_run("cut", config={"a": 1, "out": "elsewhere"}, tags=TAGS, continues=first.id) as again:
+        assert client().get_run(first.id).info.status == "RUNNING"
+        again.log_metrics({"loss": 1.0}, step=1)
+    assert again.id == first.id
+    assert client().get_run(first.id).info.status == "FINISHED"
+    assert [point.value for point in client().get_metric_history(first.id, "loss")] == [2.0, 1.0]
+    assert client().get_run(first.id).data.params == {"a": "1"}
+    with tracking.start_run("cut", config={"a": 1}, tags=TAGS, continues="0" * 32) as other:
+        pass
+    assert other.id not in (first.id, "0" * 32)
+    assert client().get_run(other.id).data.params == {"a": "1"}
 
 
 def test_a_run_without_its_provenance_is_refused():

@@ -38,12 +38,8 @@ ONE_EPOCH = ["trainer.max_epochs=1"]
 FEW_TREES = "model.module.members.trees.module.rounds=3"
 
 
-# Which model is cut short by what, once the named network has some epochs behind it.
-CUT = {
-    "two_tower": (signal.SIGKILL, "two_tower", ["trainer.max_epochs=6", "model.best.patience=100"]),
-    "ranker": (signal.SIGKILL, "ranker", ["trainer.max_epochs=6", "model.best.patience=100"]),
-    "committee": (signal.SIGTERM, "linear", ["trainer.max_epochs=3", FEW_TREES]),
-}
+CUT = ("two_tower", "ranker")
+SIX_EPOCHS = ["trainer.max_epochs=6", "model.best.patience=100"]
 
 
 def environment() -> dict[str, str]:
@@ -146,41 +142,36 @@ def test_sigterm_while_training_exits_143_and_leaves_no_half_output(place):
     assert process.returncode == 143, errors
     assert not [path for path in place.iterdir() if "model" in path.name]
     assert statuses(place) == [("ranker", "KILLED")]
+    assert list(place.glob("runs/checkpoints/ranker-*/what.json"))  # so that it can go on
 
 
 def cut_short(place: Path, model: str) -> str:
-    """Start training `model`, and kill it at a random moment after some epochs; returns what it said."""
-    by, network, words = CUT[model]
-    process = started(place, TRAIN, f"model={model}", "out=cut", *words)
+    """Start training `model`, and kill -9 it at a random moment after its first epoch; returns when that was."""
+    process = started(place, TRAIN, f"model={model}", "out=cut", *SIX_EPOCHS)
     guard = threading.Timer(200, process.kill)
     guard.start()
-    moment = random.uniform(0.0, 0.2)
-    while process.poll() is None and not list(place.glob(f"runs/checkpoints/{model}-*/{network}.*.ckpt")):
+    while process.poll() is None and not list(place.glob(f"runs/checkpoints/{model}-*/*.ckpt")):
         time.sleep(0.01)
+    moment = random.uniform(0.0, 0.2)
     time.sleep(moment)
-    process.send_signal(by)
+    process.kill()
     _, errors = process.communicate(timeout=60)
     guard.cancel()
-    assert process.returncode == (143 if by == signal.SIGTERM else -by), errors
-    return f"{model} was cut {moment:.3f} s after its first epoch"
+    assert process.returncode == -signal.SIGKILL, errors
+    return f"{model} was killed {moment:.3f} s after its first epoch"
 
 
-def test_what_was_cut_short_ends_as_if_undisturbed(place):
+def test_what_was_killed_ends_as_if_undisturbed(place):
     """Weights and figures byte for byte; the run goes on, and nothing is left behind."""
-    whole = {model: [f"model={model}", f"out=whole/{model}", *words] for model, (_, _, words) in CUT.items()}
-    codes, errors = exits(place, *whole.values())
-    assert codes == [0, 0, 0], errors
+    codes, errors = exits(place, *([f"model={model}", f"out=whole/{model}", *SIX_EPOCHS] for model in CUT))
+    assert codes == [0, 0], errors
     told = [cut_short(place, model) for model in CUT]
-    assert sorted(statuses(place)) == sorted(
-        [*((model, "FINISHED") for model in CUT), ("committee", "KILLED"), ("ranker", "RUNNING"), ("two_tower", "RUNNING")]
-    )
-    again = [[f"model={model}", f"out=again/{model}", *words] for model, (_, _, words) in CUT.items()]
-    process = started(place, "-c", SEVERAL, TRAIN, json.dumps(again))
-    said, errors = process.communicate(timeout=240)
-    for model, (_, network, _) in CUT.items():
-        assert re.search(rf"resumed after epoch \d+ from runs/checkpoints/{model}-\w+/{network}\.", said), (told, said, errors)
+    assert statuses(place) == [(model, status) for model in sorted(CUT) for status in ("FINISHED", "RUNNING")]
+    commands = [[f"model={model}", f"out=again/{model}", *SIX_EPOCHS] for model in CUT]
+    said, errors = started(place, "-c", SEVERAL, TRAIN, json.dumps(commands)).communicate(timeout=240)
+    for model in CUT:
+        assert re.search(rf"resumed after epoch \d+ from runs/checkpoints/{model}-\w+/{model}\.", said), (told, said, errors)
         for name in ("weights.safetensors", "metrics.json"):
             assert (place / "again" / model / name).read_bytes() == (place / "whole" / model / name).read_bytes(), (told, name)
-    assert re.search(r"resumed after epoch \d+ from runs/checkpoints/committee-\w+/dcn\.", said)  # and was done
-    assert statuses(place) == sorted((model, "FINISHED") for model in [*CUT, *CUT])
+    assert statuses(place) == [(model, "FINISHED") for model in sorted([*CUT, *CUT])]
     assert not list((place / "runs/checkpoints").iterdir())

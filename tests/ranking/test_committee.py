@@ -4,11 +4,15 @@ from functools import partial
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from watchnext.metrics import auc, logloss
+from watchnext.nn.checkpoints import Checkpoints
+from watchnext.nn.module import BestWeights
 from watchnext.ranking.blind import hidden_places
 from watchnext.ranking.committee import BOUNDS, CommitteeModule, platt, simplex
+from watchnext.ranking.fitting import fit
 from watchnext.ranking.linear import LogisticRegression
 from watchnext.ranking.losses import MultiTask
 from watchnext.ranking.mlp import DeepNetwork
@@ -22,7 +26,8 @@ MLP = partial(DeepNetwork, embedding=4, hidden=(8,), dropout=0.0)
 def member(network: partial, hide: tuple[str, ...] = ()) -> dict:
     loss = MultiTask(weights={"long_view": 1.0})
     rest = {"learning_rate": 0.01, "weight_decay": 0.0, "batch_size": 64}
-    return {"module": partial(RankingModule, network=network, loss=loss, hide=hide, **rest)}
+    best = BestWeights(monitor="valid/auc_long_view", patience=2)
+    return {"module": partial(RankingModule, network=network, loss=loss, hide=hide, **rest), "best": best}
 
 
 def committee(features, **value) -> CommitteeModule:
@@ -53,6 +58,37 @@ def test_weights_are_the_best_of_the_grid_and_scores_their_mean(world_features):
     weights = [module.figures[f"weight/{name}/long_view"] for name in module.members]
     assert sum(weights) == pytest.approx(1.0)
     assert module.network.weights[:, LONG_VIEW].tolist() == weights
+
+
+class Cut(pl.Callback):
+    def on_train_epoch_start(self, trainer, module) -> None:
+        if trainer.current_epoch == 1:
+            raise InterruptedError
+
+
+def fitted(module: CommitteeModule, kept: Checkpoints | None = None, cut: str = "") -> list[str]:
+    """Fit it, or until the second epoch of the member `cut`; returns which members trained an epoch."""
+    seen = []
+
+    def trainer(name: str, callbacks: list[pl.Callback]) -> pl.Trainer:
+        note = pl.callbacks.LambdaCallback(on_train_epoch_start=lambda trainer, module: seen.append(name))
+        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+        cuts = [Cut()] if name == cut else []
+        return pl.Trainer(accelerator="cpu", max_epochs=2, callbacks=[*callbacks, *cuts, note], num_sanity_val_steps=0, **quiet)
+
+    fit(module, None, name="committee", seed=0, trainer=trainer, log=lambda values, step: None, checkpoints=kept)
+    return seen
+
+
+@pytest.mark.filterwarnings("ignore:.*(does not have many workers|IterableDataset|treespec, LeafSpec).*")
+def test_members_that_were_done_are_not_trained_again(world_features, tmp_path):
+    whole, again, kept = committee(world_features), committee(world_features), Checkpoints(tmp_path)
+    assert fitted(whole) == ["linear", "linear", "deep", "deep", "blind", "blind"]
+    with pytest.raises(InterruptedError):
+        fitted(committee(world_features), kept, cut="deep")
+    assert fitted(again, kept) == ["deep", "blind", "blind"]
+    pairs = zip(whole.network.state_dict().items(), again.network.state_dict().values(), strict=True)
+    assert [name for (name, one), two in pairs if not torch.equal(one, two)] == []
 
 
 def test_simplex_names_every_weighing_once_the_even_one_first():

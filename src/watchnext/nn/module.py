@@ -3,6 +3,7 @@ of the last, and a place to go on from."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import numpy as np
 import pytorch_lightning as pl
@@ -96,7 +97,7 @@ class KeptEpochs(pl.Callback):
         self._checkpoints, self._name = checkpoints, name
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._checkpoints.write(self._name, trainer.current_epoch, trainer.save_checkpoint)
+        self._checkpoints.write(self._name, trainer.current_epoch, partial(trainer.save_checkpoint, weights_only=False))
 
 
 class Bf16Training(MixedPrecision):

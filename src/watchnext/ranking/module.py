@@ -80,7 +80,7 @@ class RankingModule(pl.LightningModule):
     def objective(self, batch: dict[str, Tensor]) -> Tensor:
         """What a batch is trained on, a scalar."""
         targets = batch["targets"]
-        logits = (self.network.network if self.watch_time else self.network)(batch)
+        logits = (self.network.network if self.watch_time else self.network)(batch).float()  # a loss has too few digits in bf16
         if self.position_bias is not None:
             logits = logits + self.position_bias(batch["position"])
         watch = None
