@@ -55,7 +55,7 @@ def started(folder: Path, *words: str) -> subprocess.Popen:
 def exits(folder: Path, *commands: list[str]) -> tuple[list[int | str], str]:
     """What each `python train.py ...` exits with, run one after another in one process, and what they said on stderr."""
     process = started(folder, "-c", SEVERAL, TRAIN, json.dumps(commands))
-    out, errors = process.communicate(timeout=240)
+    out, errors = process.communicate(timeout=480)
     found = [json.loads(line[5:]) for line in out.splitlines() if line.startswith("EXIT ")]
     assert len(found) == len(commands), errors
     return found, errors
@@ -168,7 +168,7 @@ def test_what_was_killed_ends_as_if_undisturbed(place):
     told = [cut_short(place, model) for model in CUT]
     assert statuses(place) == [(model, status) for model in sorted(CUT) for status in ("FINISHED", "RUNNING")]
     commands = [[f"model={model}", f"out=again/{model}", *SIX_EPOCHS] for model in CUT]
-    said, errors = started(place, "-c", SEVERAL, TRAIN, json.dumps(commands)).communicate(timeout=240)
+    said, errors = started(place, "-c", SEVERAL, TRAIN, json.dumps(commands)).communicate(timeout=480)
     for model in CUT:
         assert re.search(rf"resumed after epoch \d+ from runs/checkpoints/{model}-\w+/{model}\.", said), (told, said, errors)
         for name in ("weights.safetensors", "metrics.json"):
