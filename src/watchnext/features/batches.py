@@ -102,8 +102,8 @@ class FeatureSet:
 
 
 class Batches(IterableDataset):
-    """Batches of `rows`, where `shuffle` in an order that seed and epoch decide; the last one may be smaller. `along` are columns
-    that come with the inputs as they are."""
+    """Batches of `rows`, where `shuffle` in an order that seed and epoch decide; the last one may be smaller. `along` are
+    columns that come with the inputs as they are."""
 
     def __init__(
         self, *, features: FeatureSet, rows: np.ndarray, batch_size: int, shuffle: bool, seed: int, along: tuple[str, ...] = ()

@@ -14,8 +14,8 @@ class Windows(IterableDataset):
     """Batches {"histories": (B, H), "targets": (B, H)} int64, `videos` where there is nothing; targets are the next watches.
 
     A history longer than `places` is cut into windows that overlap by one watch, so that each watch but the first is a target
-    once. A batch holds windows of about one length and at most `positions` places; seed and epoch shuffle them, and an epoch ends
-    after `batches`, other ones each time.
+    once. A batch holds windows of about one length and at most `positions` places; seed and epoch shuffle them, and an epoch
+    ends after `batches`, other ones each time.
     """
 
     def __init__(self, histories: Histories, *, places: int, positions: int, batches: int, seed: int) -> None:
