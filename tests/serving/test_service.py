@@ -71,7 +71,7 @@ def test_a_day_of_a_server(start, release, tmp_path):
     assert first["release"] == release.id
     assert 0 <= first["as_of_ms"] - release.as_of_ms < 600_000
     video = first["items"][0]["video_id"]
-    event = {"type": "outcome", "user_id": viewer, "video_id": video, "watch_ms": 20_000, "click": True, "key": "k1"}
+    event = {"type": "outcome", "user_id": viewer, "video_id": video, "watch_ms": 61_500, "click": True, "key": "k1"}
     assert post(server, "/v1/events", {"events": [event]}) == {"accepted": 1, "duplicates": 0, "unknown": 0}
     second = post(server, "/v1/recommend", {"user_id": viewer, "k": 100})
     assert video not in [item["video_id"] for item in second["items"]]
