@@ -98,7 +98,7 @@ def test_retrieval_is_measured_by_source_beside_its_floors(project):
     found = metrics(project, "evaluation")
     retrieval = found["retrieval"]
     assert set(retrieval["floors"]) == set(found["funnel"]) - {"retrieval", "ranking", "slate"}
-    assert {"two_tower", "popular", "fresh"} <= set(retrieval["sources"])
+    assert {"two_tower", "trending", "fresh"} <= set(retrieval["sources"])
     assert 0 < retrieval["relevant"]["outcome"]["long_view"] < retrieval["relevant"]["outcome"]["watched"]
     # The stage of the funnel that is called retrieval, by another way: all candidates, of what was watched long.
     assert 0 < retrieval["served"]["recall"]["outcome"]["long_view"] <= 1
