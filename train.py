@@ -20,12 +20,15 @@ from watchnext.dispatch import composed, plain, write_report
 from watchnext.features.batches import FeatureSet
 from watchnext.metrics import rounded
 from watchnext.nn.checkpoints import Checkpoints, unfinished
-from watchnext.nn.module import fit_and_measure
+from watchnext.nn.module import NothingToLearnError, fit_and_measure
 from watchnext.nn.weights import written_aside
 from watchnext.ranking import fitting
 from watchnext.ranking.trust import trust
+from watchnext.ranking.unranked import UnrankedModule
+from watchnext.retrieval.content import ContentModule
 from watchnext.schema import SchemaError
 
+Given = ContentModule | UnrankedModule  # nothing of them is fitted
 UNFINISHED = Path("runs/checkpoints")
 
 
@@ -45,11 +48,30 @@ def fit(
     return fitting.fit_and_measure(module, log=run.log_metrics, **told)
 
 
-def write(config: DictConfig, run: tracking.Run, module: pl.LightningModule | fitting.Fitted, found: dict, out: Path) -> None:
+def learned(
+    config: DictConfig, run: tracking.Run, features: FeatureSet, kept: Checkpoints
+) -> tuple[pl.LightningModule | fitting.Fitted | Given, dict[str, float]]:
+    """The model and its figures. Where there is nothing to learn, the preset's `cold` stands in, if it has one."""
+    try:
+        module = instantiate(config.model.module)(features=features)
+        return module, module.figures if isinstance(module, Given) else fit(config, run, module, kept)
+    except NothingToLearnError as error:
+        if "cold" not in config.model:
+            raise
+        cold = config.model.cold
+        print(f"WARNING: {config.model.name} is not trained, {cold.name} stands in for it: {error}", file=sys.stderr)
+        run.set_tag("stood_in_by", cold.name)
+        module = instantiate(cold.module)(features=features)
+        return module, module.figures
+
+
+def write(
+    config: DictConfig, run: tracking.Run, module: pl.LightningModule | fitting.Fitted | Given, found: dict, out: Path
+) -> None:
     """The model and its figures, to `out` and into the run. Six digits: what lies behind them differs between processors."""
     with written_aside(out) as folder:
         module.save(folder)
-        if "calibration" in config.model:
+        if "calibration" in config.model and not isinstance(module, Given):
             found |= trust(module.features, module.network, plain(config.model.calibration), folder)
         report = rounded(dict(sorted(found.items())), 6)
         write_report(folder / "metrics.json", report)
@@ -76,8 +98,7 @@ def main(config: DictConfig) -> None:
             tracking.start_run(name, config=whole, tags=tags, continues=kept.run) as run,
         ):
             kept.run = run.id
-            module = instantiate(config.model.module)(features=features)
-            found = fit(config, run, module, kept)
+            module, found = learned(config, run, features, kept)
             write(config, run, module, found, out)
     except (FileNotFoundError, SchemaError, ValueError) as error:
         sys.exit(f"{type(error).__name__}: {error}")

@@ -125,3 +125,51 @@ def test_a_truncated_day_is_named(world_schema, root, tmp_path):
     file.write_bytes(file.read_bytes()[:-40])
     with pytest.raises(DataError, match=r"date=.*part-0.parquet cannot be read as Parquet .*it may be truncated"):
         write_stage(loader(root), world_schema, tmp_path / "out")
+
+
+# ---- a catalogue without a log ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("users", ["none", "all", "empty"])
+@pytest.mark.parametrize("impressions", ["none", "empty"])
+def test_a_catalogue_without_a_log_has_its_tables(users, impressions, world_tables, world_schema, tmp_path):
+    tables = {"videos": world_tables.videos}
+    tables |= {"all": {"users": world_tables.users}, "empty": {"users": world_tables.users.clear()}}.get(users, {})
+    tables |= {"empty": {"impressions": world_tables.impressions.clear()}}.get(impressions, {})
+    for name, frame in tables.items():
+        (tmp_path / "log").mkdir(exist_ok=True)
+        frame.write_parquet(tmp_path / "log" / f"{name}.parquet")
+    if users == "none" and impressions == "empty":  # a log of nobody is a log that lacks a table
+        with pytest.raises(DataError, match=r"users\.parquet is missing"):
+            write_stage(loader(tmp_path / "log"), world_schema, tmp_path / "out")
+        return
+    report = write_stage(loader(tmp_path / "log"), world_schema, tmp_path / "out").report
+    assert (report["impressions"], report["videos"], report["rejected"]) == (0, len(world_tables.videos), {})
+    stored = StoredTables.open(tmp_path / "out")
+    assert stored.days == ()
+    assert stored.videos.equals(world_tables.videos)
+    assert len(stored.users) == (len(world_tables.users) if users == "all" else 0)
+
+
+def test_a_catalogue_without_a_video_is_refused_before_anything_is_written(world_tables, world_schema, root, tmp_path):
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    for name in ("impressions", "users", "videos"):
+        getattr(world_tables, name).write_parquet(whole / f"{name}.parquet")
+    for place in (root, whole):
+        world_tables.videos.clear().write_parquet(place / "videos.parquet")
+        with pytest.raises(DataError, match=r"the catalogue is empty: .*it has none.*python -m watchnext\.data check PATH"):
+            write_stage(loader(place), world_schema, tmp_path / "out")
+    world_tables.videos.with_columns(duration_ms=pl.lit(-1, pl.Int64)).write_parquet(whole / "videos.parquet")
+    with pytest.raises(DataError, match=f"the catalogue is empty: .*duration_ms is below.*: {len(world_tables.videos)}"):
+        write_stage(loader(whole), world_schema, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_log_of_which_nothing_is_left_is_no_missing_log(world_tables, world_schema, root, tmp_path):
+    world_tables.users.with_columns(pl.col("user_id") + 1_000_000_000).write_parquet(root / "users.parquet")
+    with pytest.raises(DataError, match=r"no impression passes \(unknown user: \d+\)"):
+        write_stage(loader(root), world_schema, tmp_path / "out")
+    assert set(pl.read_parquet(tmp_path / "out" / "rejected.parquet")["reason"]) == {"unknown user"}
+    with pytest.raises(DataError, match="days.json is missing"):
+        StoredTables.open(tmp_path / "out")

@@ -16,6 +16,9 @@ from watchnext.dispatch import dispatch, instantiate, plain
 from watchnext.schema import FeatureSchema, SchemaError
 
 
+NO_LOG = "there are no impressions: the release will know the catalogue alone (content and freshness), nothing is learned"
+
+
 def tables(config: DictConfig) -> None:
     """Bring the raw log of `data` into the canonical, validated tables; of a log in days, those that changed."""
     schema = FeatureSchema.load(f"conf/features/{config.data.features}.yaml")
@@ -28,6 +31,8 @@ def tables(config: DictConfig) -> None:
     )
     for reason, count in report["rejected"].items():
         print(f"  rejected {count:>8,}  {reason}")
+    if not report["impressions"]:
+        print(NO_LOG)
 
 
 def world(config: DictConfig) -> None:
@@ -74,6 +79,8 @@ def check(config: DictConfig) -> int:
     found = findings(sources, schema)
     print(", ".join(f"{len(source.frame):,} {name}" for name, source in sources.items()) + f" in {config.path}")
     print("\n".join(map(str, found)) or "nothing is wrong")
+    if sources["impressions"].frame.is_empty():
+        print(NO_LOG)
     if found:
         print("\nRows count from 0 within a file. `python -m watchnext.data describe` says what is expected")
     return int(bool(found))

@@ -66,9 +66,11 @@ class DayFiles:
 class CanonicalTables:
     """`impressions`, `users` and `videos` in `root`: `<table>.parquet`, `<table>.csv`, or a folder `<table>/` of either, whose
     files are read in the order of their paths. A folder `key=value` below it (Hive) gives the column `key`, and `date=...`
-    the column `day`, where that is a column of the table and the file lacks it.
+    the column `day`, where that is a column of the table and the file lacks it. Without `impressions` it is a catalogue that has no
+    log yet; it need not list users then.
 
-    features  the YAML file of the feature schema, which a CSV needs: it says which raw feature is a number
+    features  the YAML file of the feature schema, which a CSV needs, as it says which raw feature is a number, and a catalogue
+              without a log, as it says which columns the tables would have
     repair    the command named where a file is missing or broken
     """
 
@@ -79,6 +81,8 @@ class CanonicalTables:
 
     def by_day(self) -> dict[str, DayFiles] | None:
         """Day > its files, in order, of impressions in Parquet under `date=` folders; None where they are not so."""
+        if "impressions" not in _needed(self.root):
+            return None
         files = _files(self.root, "impressions", self.repair)
         days = [_partition(file.relative_to(self.root)).get("day") for file in files]
         if files[0].suffix != ".parquet" or None in days or NO_PARTITION in days:
@@ -143,7 +147,7 @@ class CanonicalTables:
 def sources_of(root: Path, schema: FeatureSchema, *, repair: str) -> dict[str, Source]:
     """All three tables. Raises DataError naming every one that cannot be read."""
     sources, wrong = {}, []
-    for table in TABLES:
+    for table in _needed(root):
         try:
             sources[table] = _untyped(root, table, schema, repair)
         except DataError as error:
@@ -151,7 +155,23 @@ def sources_of(root: Path, schema: FeatureSchema, *, repair: str) -> dict[str, S
     if wrong:
         raise DataError("\n".join(wrong))
     number_ids = _number_ids(sources)
-    return {table: _typed(root, table, source, schema, number_ids) for table, source in sources.items()}
+    typed = {table: _typed(root, table, source, schema, number_ids) for table, source in sources.items()}
+    return {table: typed[table] if table in typed else _nothing(table, schema, typed) for table in TABLES}
+
+
+def _needed(root: Path) -> tuple[str, ...]:
+    """The tables that `root` must hold: all, but of a catalogue without a log those that are there."""
+    there = tuple(table for table in TABLES if _paths(root, table))
+    return there if "videos" in there and "impressions" not in there else tuple(TABLES)
+
+
+def _nothing(table: str, schema: FeatureSchema, others: Mapping[str, Source]) -> Source:
+    """A table without rows, whose ids are of the kind that the others have."""
+    kinds = {name: kind for other in others.values() for name, kind in other.frame.schema.items()}
+    columns = {}
+    for name, one in expected_columns(table, schema).items():
+        columns[name] = kinds.get(name, one.types[0]) if one.types == Id else one.types[0]
+    return Source(pl.DataFrame(schema=columns), (), (), pl.DataFrame(schema=REJECTED))
 
 
 def _number_ids(sources: Mapping[str, Source]) -> list[str]:
@@ -180,9 +200,14 @@ def _untyped(root: Path, table: str, schema: FeatureSchema, repair: str) -> Sour
     return Source(frame, files, tuple(map(len, frames)), pl.DataFrame(schema=REJECTED))
 
 
+def _paths(root: Path, table: str) -> list[Path]:
+    """Where the table is; one place is enough."""
+    return [path for path in (root / f"{table}.parquet", root / f"{table}.csv", root / table) if path.exists()]
+
+
 def _files(root: Path, table: str, repair: str) -> tuple[Path, ...]:
     """One file, or those of the folder: of one kind, nothing hidden."""
-    found = [path for path in (root / f"{table}.parquet", root / f"{table}.csv", root / table) if path.exists()]
+    found = _paths(root, table)
     if not found:
         raise DataError(
             f"{root / table}.parquet is missing; run `{repair}`. A file {table}.csv or a folder {table}/ of either would do too"

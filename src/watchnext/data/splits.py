@@ -30,6 +30,13 @@ class TimeSplit:
     def __str__(self) -> str:
         return ", ".join(f"{name}={days}" for name, days in vars(self).items())
 
+    def is_too_long_for(self, day: pl.Series | np.ndarray) -> bool:
+        """Whether days (N,) span fewer calendar days than the split takes, one of them to train on. So few are nobody's mistake:
+        every log begins so."""
+        day = pl.Series(values=day).cast(pl.Date)
+        takes = self.warmup_days + 1 + self.gap_days + self.valid_days + self.test_days
+        return day.is_empty() or (day.max() - day.min()).days + 1 < takes
+
     def assign(self, day: pl.Series | np.ndarray) -> np.ndarray:
         """Split (N,) int8 of each row, by its calendar day; NO_SPLIT in the gap and the warm-up. Raises DataError where a
         split would be empty."""

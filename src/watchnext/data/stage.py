@@ -14,7 +14,7 @@ from tqdm import tqdm
 from watchnext.data.canonical import CanonicalTables, DayFiles
 from watchnext.data.days import Day, StoredTables, begin, by_day, finish, read_parquet, write_day
 from watchnext.data.loaders import REJECTED, Loader
-from watchnext.data.tables import OUTCOMES, Tables
+from watchnext.data.tables import OUTCOMES, DataError, Tables
 from watchnext.data.validation import UNKNOWN, Validated, validate, validate_day
 from watchnext.schema import FeatureSchema
 from watchnext.sources import code_digest
@@ -41,19 +41,22 @@ class Written:
 
 
 def write_stage(loader: Loader, schema: FeatureSchema, folder: Path) -> Written:
-    """Bring `folder` up to what `loader` reads. Raises DataError for what no row can answer for, before anything is written."""
+    """Bring `folder` up to what `loader` reads. Raises DataError for what no row can answer for, and for a catalogue without a
+    video, before anything is written; and for a log of which every row is rejected, whose folder is left unfinished."""
     folder = Path(folder)
     in_days = loader.by_day() if isinstance(loader, CanonicalTables) else None
     if in_days is None:
         loaded = loader.read()
         checked, kept = validate(loaded.tables, schema), 0
         refused = loaded.rejected
+        _require_videos(checked)
         begin(folder, checked.tables)
         found = [_write(folder, day, rows, "", [], {}) for day, rows in by_day(checked.tables.impressions)]
     else:
         loaded = loader.entities(in_days)
         checked = validate(loaded.tables, schema)
         refused = loaded.rejected
+        _require_videos(checked)
         known = _known(folder, checked.tables, schema)
         begin(folder, checked.tables)
         found = [
@@ -63,14 +66,36 @@ def write_stage(loader: Loader, schema: FeatureSchema, folder: Path) -> Written:
         kept = sum(each is known.get(day) for day, each in zip(in_days, found, strict=True))
     facts = {"under": _under(schema), "days": [asdict(each) for each in found]}
     (folder / "found.json").write_text(json.dumps(facts, indent=1))
-    finish(folder, [Day(**each.day) for each in found if each.day["rows"]])
     rejected = pl.concat(
         [refused, checked.rejected, *(pl.DataFrame(each.rejected, schema=REJECTED, orient="row") for each in found)]
     )
     rejected.write_parquet(folder / "rejected.parquet")
+    days = [Day(**each.day) for each in found if each.day["rows"]]
+    _require_sound(days, rejected, folder)
+    finish(folder, days)
     report = _report(StoredTables.open(folder), rejected, found, dict(checked.filled))
     (folder / "report.json").write_text(json.dumps(report, indent=1))
     return Written(report, kept)
+
+
+def _require_videos(checked: Validated) -> None:
+    if checked.tables.videos.is_empty():
+        rejected = checked.rejected.filter(table="videos")
+        reasons = "; ".join(f"{reason}: {rows}" for reason, rows in rejected["reason"].value_counts(sort=True).rows())
+        raise DataError(
+            f"the catalogue is empty: no row of the videos table passes ({reasons or 'it has none'}), expected at least one video; "
+            "`python -m watchnext.data check PATH` says what is wrong with a table, `describe` what is expected of it"
+        )
+
+
+def _require_sound(days: Sequence[Day], rejected: pl.DataFrame, folder: Path) -> None:
+    """A log of which nothing is left is not a catalogue without a log."""
+    reasons = rejected.filter(table="impressions")["reason"].value_counts(sort=True).rows()
+    if reasons and not days:
+        raise DataError(
+            f"no impression passes ({'; '.join(f'{reason}: {rows}' for reason, rows in reasons)}); look at "
+            f"{folder / 'rejected.parquet'}, or leave the impressions out to build from the catalogue alone"
+        )
 
 
 def _under(schema: FeatureSchema) -> dict[str, str]:

@@ -39,14 +39,33 @@ def replayed_under(regime: str, config: DictConfig, release: Release) -> Replay:
     return Replay(release=release, regime=regime, slate=options.slate, requests=requests, depth=max(options.retrieval_k))
 
 
+def nothing(release: str, regime: str) -> dict:
+    """The report where no day is held out."""
+    return {
+        "release": release,
+        "regime": regime,
+        "requests": 0,
+        "impressions": 0,
+        "funnel": {},
+        "lost": {},
+        "retrieval": {},
+        "ranking": {},
+        "skew": None,
+    }
+
+
 def replay(config: DictConfig) -> None:
     """Replay the test days through the release that the pipeline built; the table, with floors, goes to metrics and MLflow."""
     if config.regime not in REGIMES:
         raise ValueError(f"regime is {config.regime!r}, expected one of {', '.join(REGIMES)}")
     outputs = Path(config.data.outputs)
     name = json.loads((outputs / "release.json").read_text())["release"]
-    release = Release.load(Path(config.data.releases) / name)
-    tables, features = read_tables(outputs / "tables"), FeatureSet.load(outputs / "features")
+    release, features = Release.load(Path(config.data.releases) / name), FeatureSet.load(outputs / "features")
+    if not len(features.rows("test")):
+        write_report(outputs / "metrics" / "evaluation.json", nothing(name, config.regime))
+        print(f"{name}: no data, as there are no test days to replay")
+        return
+    tables = read_tables(outputs / "tables")
     split = np.asarray(features.columns["split"])
     replayed = {regime: replayed_under(regime, config, release).run(tables, split) for regime in REGIMES}
     followed = replayed[config.regime]

@@ -34,6 +34,9 @@ def build(config: DictConfig) -> None:
         f"{outputs / 'features'}: {built.report['impressions']}, regime {built.report['regime']}, "
         f"{built.report['viewer_state_bytes']} bytes a viewer; {built.kept} days were there, {built.folded} folded"
     )
+    if not built.report["impressions"]["train"]:
+        takes = f"{len(stored.days)} days of log are fewer than data.split takes ({instantiate(config.data.split)})"
+        print(f"nothing is learned: {takes if stored.days else 'there are no impressions'}")
 
 
 def tripwire(config: DictConfig) -> int:
@@ -49,7 +52,9 @@ def tripwire(config: DictConfig) -> int:
     report, leaks = Tripwire(**config.tripwire).check(stored, features, builder)
     path = outputs / "metrics" / "tripwire.json"
     write_report(path, report)
-    for target, highest in report["checks"]["single_feature"]["highest"].items():
+    if not report["checks"]:
+        print("no impression is learned from: there is nothing to check")
+    for target, highest in report["checks"].get("single_feature", {}).get("highest", {}).items():
         print(f"{target}: best alone is {highest['feature']}, AUC {highest['auc']} of at most {config.tripwire.ceiling}")
     for leak in leaks:
         print(leak, file=sys.stderr)

@@ -15,7 +15,7 @@ from watchnext.features.arrays import load_arrays
 from watchnext.features.catalogue import Catalogue
 from watchnext.features.context import Dictionaries
 from watchnext.features.encoding import joined
-from watchnext.features.fold import Reads
+from watchnext.features.fold import Layout, Reads
 from watchnext.features.history import Watches, gathered
 from watchnext.features.pipeline import FeaturePipeline
 
@@ -89,6 +89,20 @@ class FeatureSet:
         blocks = self.pipeline.query(self.dictionaries.raw(context), as_of, reads)
         upload_ms = self._upload_ms[self.columns["video_rows"][rows]]
         return blocks | {"candidate_values": self.pipeline.candidates(upload_ms, as_of, reads.candidate)}
+
+    def newcomers(self, count: int) -> dict[str, torch.Tensor]:
+        """Every input of the first `count` videos for viewers of whom nothing is known; it needs no log."""
+        state, as_of = self.pipeline.schema.state, np.full(count, float(self.report["as_of_ms"]))
+        reads = Reads.none(Layout.of(state), count)
+        columns = {
+            name: np.full(count, -1 if kind is np.int32 else np.nan, kind)
+            for name, (kind, _) in self.dictionaries.kinds.items()
+        }
+        blocks = self.pipeline.query(self.dictionaries.raw(columns), as_of, reads)
+        videos = np.arange(count) % len(self.catalogue)
+        blocks |= {"candidate_values": self.pipeline.candidates(self._upload_ms[videos], as_of, reads.candidate)}
+        inputs = joined(blocks, self.users, self.videos, np.full(count, -1), videos)
+        return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in inputs.items()}
 
     def batch(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
         """Every input of `rows`, plus what NO_INPUTS names, as tensors."""

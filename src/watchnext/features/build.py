@@ -67,7 +67,7 @@ class FeatureBuilder:
         folder.mkdir(parents=True, exist_ok=True)
         folding = self._folding(stored, split, folder)
         kept, why = folding.begin()
-        if why:
+        if why and folding.plan.stretches:
             print(f"{folder}: rebuilding from {folding.plan.stretches[kept].days[0].day} on: {why}")
         folding.run(kept)
         folding.save_opening()
@@ -97,16 +97,19 @@ class FeatureBuilder:
     # ---- fit ---------------------------------------------------------------------------------------------------------
 
     def _fit_stored(self, folding: Folding) -> FeaturePipeline:
-        """Vocabularies of all training rows; means and rates of some, as their requests saw the log."""
+        """Vocabularies of all training rows; means and rates of some, as their requests saw the log. Where there are none,
+        vocabularies of all users and videos; means and rates are 0 then, and deviations 1."""
         seen = Seen.nothing(len(folding.users.ids), len(folding.catalogue), folding.dictionaries.values)
         chosen = sampled(sum(int((columns["split"] == 0).sum()) for columns in folding.rows()))
-        parts, trained = [], 0
+        parts, trained = [folding.columns.rows(0, 0)], 0
         for columns in folding.rows():
             train = np.flatnonzero(columns["split"] == 0)
             seen.count(columns, train)
             mine = train[-trained % chosen.step :: chosen.step]
             parts.append({name: column[mine] for name, column in columns.items()})
             trained += len(train)
+        if not trained:
+            seen.users[:], seen.videos[:] = self.min_count, self.min_count
         sample = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         context = folding.dictionaries.raw(sample)
         none = np.zeros((len(sample["gap_s"]), 0))  # of histories nothing is fitted

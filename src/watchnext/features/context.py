@@ -75,7 +75,8 @@ class Dictionaries:
         for feature in self._features:
             values = columns[_column(feature.name)]
             if feature.kind == "categorical":
-                known = raw(self.values[feature.name], "categorical") if feature.name in self.values else np.zeros(0, np.int64)
+                # Of what never occurred nothing says that it is a number.
+                known = raw(self.values[feature.name], "categorical") if feature.name in self.values else np.zeros(0, np.str_)
                 values = np.append(known, MISSING if known.dtype.kind == "i" else "")[values]  # -1 finds the last
             found[feature.name] = values
         return found

@@ -175,6 +175,15 @@ class Reads:
     candidate: np.ndarray
 
     @classmethod
+    def none(cls, layout: Layout, requests: int) -> "Reads":
+        """Those of viewers and videos of whom nothing is known."""
+        found = cls.empty(layout, requests, requests)
+        for values in vars(found).values():
+            values[:] = 0
+        found.history_rows[:], found.gap_s[:] = -1, -1.0
+        return found
+
+    @classmethod
     def empty(cls, layout: Layout, requests: int, candidates: int) -> "Reads":
         h, block = layout.history, layout.block
         return cls(

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from watchnext.data.days import StoredTables
 from watchnext.data.splits import TimeSplit
-from watchnext.data.tables import Tables
+from watchnext.data.tables import DataError, Tables
 from watchnext.features.arrays import save_arrays
 from watchnext.features.catalogue import Catalogue, Ids
 from watchnext.features.columns import Columns
@@ -88,7 +88,7 @@ class Folding:
             rows=rows,
             settings={"schema": schema.fingerprint, "labels": vars(labels), "code": code_digest(Path(__file__).parent)},
             # All but the last days, and nothing of the held-out ones.
-            through=max(0, min(len(stretches) - snapshots, *self.plan.opens.values())),
+            through=max(0, min([len(stretches) - snapshots, *self.plan.opens.values()])),
         )
         self.state, self.ledger = self.days.snapshots, self.days.ledger
 
@@ -161,20 +161,41 @@ class Folding:
 
     @property
     def as_of_ms(self) -> int:
-        """When the state of a release ends: the first request of the test days."""
-        return int(self.plan.starts[2])
+        """When the state of a release ends: the first request of the test days. A log too short to have some ends with its last
+        request, none with the last upload. Raises DataError where not even that is known."""
+        if 2 in self.plan.starts:
+            return int(self.plan.starts[2])
+        ends = [day.last_ms for day in self.stored.days] or self._uploads_ms
+        if not len(ends):
+            raise DataError(
+                "there are no impressions, and no video has an upload_ms: nothing says which video to show first; "
+                "give the videos their upload_ms, or a log"
+            )
+        return int(max(ends)) + 1
+
+    @property
+    def _uploads_ms(self) -> np.ndarray:
+        return self.catalogue.upload_ms[np.isfinite(self.catalogue.upload_ms)]
 
     def save_opening(self) -> None:
         """What `opening` needs beside the snapshots: which one, and what of the log was known between it and `as_of_ms`."""
-        place = self.plan.opens[2]
-        items, stretch = self.state.items(place), self.plan.stretches[place]
-        # None but where a later day begins before the first test day: then they are one stretch.
-        impressions = stretch.impressions(self.stored).filter(pl.col("time_ms") < self.as_of_ms)
-        rest = log_of(Tables(impressions, self.stored.users, self.stored.videos), self.catalogue, self.users, self.schema)
-        log = opening(items, rest)
+        place = self.plan.opens.get(2, len(self.plan.stretches))
+        items = self.state.items(place)
+        log = opening(items, self._rest(place)) if 2 in self.plan.opens else self._pending(items)
         save_arrays(self.folder / "state" / "opening", {name: getattr(log, name) for name in PER_ROW})
         facts = {"stretch": place, "as_of_ms": self.as_of_ms, "pending": log.pending, **self.sizes}
         (self.folder / "state" / "opening.json").write_text(json.dumps(facts))
+
+    def _rest(self, place: int) -> Log:
+        """The impressions of a stretch before `as_of_ms`: none but where a later day begins before the first test day, as then
+        they are one stretch."""
+        impressions = self.plan.stretches[place].impressions(self.stored).filter(pl.col("time_ms") < self.as_of_ms)
+        return log_of(Tables(impressions, self.stored.users, self.stored.videos), self.catalogue, self.users, self.schema)
+
+    def _pending(self, items: Items) -> Log:
+        """The impressions whose outcomes are still to come, and nothing else."""
+        of_videos = {name: np.array(getattr(self.catalogue, name)) for name in ("creator_rows", "tag_rows")}
+        return Log(**items.pending, **of_videos, pending=len(items.pending["time_ms"]))
 
     def load(self, stretch: Stretch) -> Loaded:
         """Read a stretch."""

@@ -61,9 +61,11 @@ class Plan:
 
     @classmethod
     def of(cls, stored: StoredTables, split: TimeSplit, regime: str) -> "Plan":
-        """Raises DataError where a split would be empty."""
+        """Of a log shorter than the split takes, or of none, every row is in no split. Raises DataError where one of the splits
+        of a longer log would be empty."""
         days = stored.days
-        named = split.assign(pl.Series([day.day for day in days], dtype=pl.String).str.to_date()).tolist()
+        dates = pl.Series([day.day for day in days], dtype=pl.String).str.to_date()
+        named = [NO_SPLIT] * len(days) if split.is_too_long_for(dates) else split.assign(dates).tolist()
         of_day = dict(zip(days, named, strict=True))
         starts = {s: float(min(day.first_ms for day in days if of_day[day] == s)) for s in (1, 2) if s in named}
         found = []

@@ -185,9 +185,11 @@ class Tripwire:
     requests: int
 
     def check(self, stored: StoredTables, features: FeatureSet, builder: FeatureBuilder) -> tuple[dict, list[Leak]]:
-        """What was checked and found, JSON-ready, and the leaks."""
+        """What was checked and found, JSON-ready, and the leaks; nothing of a log from which nothing is learned."""
         if features.report["data_hash"] != stored.hash:
             raise ValueError(f"{features.folder} was not built from the tables in {stored.folder}; run `dvc repro features`")
+        if not len(features.rows("train")):
+            return {"regime": builder.regime, "checks": {}, "leaks": []}, []
         tables = stored.all()
         split, user_rows = np.asarray(features.columns["split"]), np.asarray(features.columns["user_rows"])
         rebuild = Rebuild.of(builder, tables, split, user_rows, features.catalogue, limit=self.rows)

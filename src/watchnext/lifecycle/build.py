@@ -13,6 +13,7 @@ from watchnext.nn.export import export_graph
 from watchnext.nn.weights import fingerprint, load_network
 from watchnext.ranking.heads import Scorer
 from watchnext.ranking.scoring import Ranker
+from watchnext.ranking.unranked import Unranked
 from watchnext.retrieval.two_tower import OneViewer
 from watchnext.serving.release import aside, assemble, publish
 
@@ -63,9 +64,11 @@ class ReleaseBuilder:
             shutil.rmtree(work, ignore_errors=True)
 
     def _export(self, towers: torch.nn.Module, ranker: torch.nn.Module, work: Path) -> None:
-        inputs = self.features.batch(self.features.rows("valid")[:EXAMPLE])
+        inputs = self.features.newcomers(EXAMPLE)
         query = {name: inputs[name][:1] for name in QUERY_INPUTS}
         export_graph(OneViewer(towers.query), query, rows_vary=set(), path=work / "query_tower.xml")
+        if isinstance(ranker, Unranked):
+            return
         candidates = {name: inputs[name] for name in CANDIDATE_INPUTS}
         export_graph(Scorer(ranker), {**query, **candidates}, rows_vary=set(CANDIDATE_INPUTS), path=work / "ranker.xml")
 
@@ -76,7 +79,7 @@ class ReleaseBuilder:
                 staging,
                 features=self.features.folder,
                 query_tower=work / "query_tower.xml",
-                ranker=work / "ranker.xml",
+                ranker=exported if (exported := work / "ranker.xml").exists() else None,
                 calibration=self.outputs / "ranker" / "calibration",
                 index=self.outputs / "index",
                 graph=self.outputs / "graph",

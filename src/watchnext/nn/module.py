@@ -16,6 +16,10 @@ from watchnext.nn.checkpoints import Checkpoints
 TrainerOf = Callable[[str, list[pl.Callback]], pl.Trainer]  # a network's name, and what its training needs to be called
 
 
+class NothingToLearnError(ValueError):
+    """A split without a row to learn from, or to measure by; the message names it."""
+
+
 def adam(network: nn.Module, *, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
     """AdamW; embedding tables, gains and biases do not decay, as a rare row would shrink with every batch it is not in."""
     tables = {id(module.weight) for module in network.modules() if isinstance(module, nn.Embedding)}
@@ -146,7 +150,10 @@ def fit_network(
 def fit_and_measure(
     module: pl.LightningModule, best: BestWeights, *, name: str, seed: int, trainer: TrainerOf, checkpoints: Checkpoints
 ) -> dict[str, float]:
-    """`fit_network`, and what the best epoch's weights reach on validation and test days."""
+    """`fit_network`, and what the best epoch's weights reach on validation and test days. Raises what a split's loader raises
+    before anything is trained."""
+    for split in ("train", "valid", "test"):
+        module.loader(split, seed=seed)
     fitted = fit_network(module, best, name=name, seed=seed, trainer=trainer, checkpoints=checkpoints)
     found = {"best_epoch": float(best.epoch)}
     for split, measure in (("valid", fitted.validate), ("test", fitted.test)):

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from watchnext.features.batches import Batches, FeatureSet
 from watchnext.features.pipeline import FeaturePipeline
-from watchnext.nn.module import adam, finite
+from watchnext.nn.module import NothingToLearnError, adam, finite
 from watchnext.nn.weights import build_network, recipe_of, save_network
 from watchnext.ranking.blind import Blind, hidden_places
 from watchnext.ranking.debias import InversePropensity
@@ -68,10 +68,10 @@ class RankingModule(pl.LightningModule):
         self._scored: list[tuple[Tensor, ...]] = []
 
     def loader(self, split: str, *, seed: int) -> DataLoader:
-        """Impressions of a split; only training ones are shuffled. Raises ValueError where there are none."""
+        """Impressions of a split; only training ones are shuffled. Raises NothingToLearnError where there are none."""
         rows = self.features.rows(split)
         if not len(rows):
-            raise ValueError(f"there are no {split} impressions; check data.split")
+            raise NothingToLearnError(f"there are no {split} impressions; check data.split")
         common = {"features": self.features, "rows": rows, "batch_size": self.batch_size, "seed": seed}
         if split == "train" and self.loss.within:
             return GroupedBatches(within=self.loss.within, **common).loader()

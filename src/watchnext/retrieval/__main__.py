@@ -19,9 +19,12 @@ from watchnext.retrieval.segments import VideoIndex
 
 
 def probe_of(towers: Path, features: FeatureSet, limit: int) -> Probe:
-    """The validation queries that the towers left, at most `limit`, and what their viewers had watched last."""
+    """The queries that the towers left, at most `limit`, and what their viewers had watched last; nothing where
+    the queries are of no impression."""
     queries, rows = np.load(towers / "queries.npy"), np.load(towers / "query_rows.npy")
-    chosen = slice(None, None, max(1, -(-len(rows) // limit)))
+    chosen = slice(None, None, max(1, -(-len(queries) // limit)))
+    if not len(rows):
+        return Probe(queries[chosen], [np.zeros(0, np.int64)] * len(queries[chosen]))
     watched = features.reads(rows[chosen]).history_rows
     return Probe(queries[chosen], [np.unique(found[found >= 0]) for found in watched])
 

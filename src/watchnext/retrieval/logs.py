@@ -82,6 +82,8 @@ def _events(stored: StoredTables, count: str, until_ms: int) -> Iterator[pl.Data
 def _most_active(stored: StoredTables, count: str, until_ms: int, most: int) -> tuple[list[str], list[tuple[str, str]]]:
     """Regions, and pairs of surface and region, by how many events they have."""
     counts = [part.group_by("surface", "region").len() for part in _events(stored, count, until_ms)]
+    if not counts:
+        return [], []
     pairs = pl.concat(counts).group_by("surface", "region").agg(pl.col("len").sum())
     regions = pairs.filter(pl.col("region") != "").group_by("region").agg(pl.col("len").sum())
     regions = regions.sort("len", "region", descending=[True, False])

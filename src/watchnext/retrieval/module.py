@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from watchnext.features.batches import Batches, FeatureSet
-from watchnext.nn.module import adam, finite
+from watchnext.nn.module import NothingToLearnError, adam, finite
 from watchnext.nn.rowwise import RowWise, clip_gradients
 from watchnext.nn.weights import build_network, recipe_of, save_network
 from watchnext.retrieval.index import exact
@@ -77,10 +77,10 @@ class RetrievalModule(pl.LightningModule):
         return rows[self.features.columns["targets"][rows, self.positive] > 0]
 
     def loader(self, split: str, *, seed: int) -> DataLoader:
-        """Positives of a split; only training ones are shuffled. Raises ValueError where there are none."""
+        """Positives of a split; only training ones are shuffled. Raises NothingToLearnError where there are none."""
         rows = self._positives(split)
         if not len(rows):
-            raise ValueError(
+            raise NothingToLearnError(
                 f"the {split} days hold no impression with {TARGETS[self.positive]}; check data.split and model.module.positive"
             )
         common = {"features": self.features, "rows": rows, "batch_size": self.batch_size, "seed": seed}

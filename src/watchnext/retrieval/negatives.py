@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from watchnext.nn.module import NothingToLearnError
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -47,7 +49,7 @@ class Negatives:
         if uniform == 0 and not popular and not in_batch:
             raise ValueError("negatives of no kind: set uniform, popular or in_batch (uniform null is the whole catalogue)")
         if popular and not counts.sum():
-            raise ValueError(f"{popular} popular negatives of a catalogue without a positive; set popular to 0")
+            raise NothingToLearnError(f"{popular} popular negatives of a catalogue without a positive; set popular to 0")
         self.counts, self.in_batch, self.uniform, self.popular, self.power = counts, in_batch, uniform, popular, power
         self._total = max(float(counts.sum()), 1.0)
         self._until = counts.double().pow(power).mul(counts > 0).cumsum(0) if popular else torch.zeros(1)

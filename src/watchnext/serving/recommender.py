@@ -169,6 +169,8 @@ class Recommender:
         """Best `k` by the better of the viewer's query vectors, all of which the filters will let through; of copies the
         nearest."""
         vectors = self.release.query_tower(self._inputs.of_viewer(query))
+        if not vectors.any():  # a query without a direction is near nothing
+            return np.zeros(0, np.int64), np.zeros(0, np.float32)
         allowed = self._eligible.of(query.viewer, as_of_ms=float(query.request.as_of_ms), unavailable=self.store.unavailable)
         wanted = k
         while True:
@@ -182,6 +184,8 @@ class Recommender:
     def _ranked(self, query: Query, candidates: Candidates, laps: Laps, why: list[str]) -> Scored:
         """The candidates with their predictions, or with nan for all of them and the reason in `why`."""
         unknown = np.full((len(candidates), len(TARGETS)), np.nan, np.float32)
+        if self.release.ranker is None:
+            return Scored(candidates, unknown)
         if laps.total_ms > self._budget_ms:
             why.append("no time was left to rank: answered in retrieval order")
             return Scored(candidates, unknown)
@@ -195,8 +199,8 @@ class Recommender:
         return Scored(candidates, predictions)
 
     def _predicted(self, query: Query, rows: np.ndarray) -> np.ndarray:
-        if not len(rows):  # a graph need not take zero rows
-            return np.zeros((0, len(TARGETS)), np.float32)
+        if self.release.ranker is None or not len(rows):  # a graph need not take zero rows
+            return np.full((len(rows), len(TARGETS)), np.nan, np.float32)
         return self.release.calibration(self.release.ranker(self._inputs.of(query, rows)[0]))
 
     def _reranked(self, query: Query, scored: Scored) -> Slate:

@@ -55,7 +55,7 @@ class Release:
     video_ids: Ids
     state: State
     query_tower: Graph
-    ranker: Graph
+    ranker: Graph | None  # None predicts nothing: the release answers in retrieval order
     calibration: Calibration
     index: LiveIndex
     walks: Mapping[str, Edges]
@@ -83,7 +83,7 @@ class Release:
             video_ids=Ids(catalogue.video_ids),
             state=State(**load_arrays(folder / "state")),
             query_tower=Graph(folder / "graphs" / "query_tower.xml"),
-            ranker=Graph(folder / "graphs" / "ranker.xml"),
+            ranker=Graph(folder / "graphs" / "ranker.xml") if "graphs/ranker.xml" in manifest["files"] else None,
             calibration=Calibration.load(folder / "calibration"),
             index=LiveIndex(VideoIndex.load(folder / "index", verified=True)),
             walks={name: Edges(*(arrays[part] for part in EDGES)) for name, arrays in looked_up.items() if name in WALKS},
@@ -164,7 +164,7 @@ def assemble(
     *,
     features: Path,
     query_tower: Path,
-    ranker: Path,
+    ranker: Path | None,
     calibration: Path,
     index: Path,
     graph: Path,
@@ -173,8 +173,8 @@ def assemble(
     retrieval: Mapping,
     reference: Path,
 ) -> None:
-    """Copy the parts: the feature stage's folder, two networks (.xml, .bin beside), the ranker's calibration if it has one, the
-    folders of the index, of the graphs to walk and of what is trending, settings, a sample."""
+    """Copy the parts: the feature stage's folder, two networks (.xml, .bin beside; the ranker may lack), the ranker's
+    calibration if it has one, the folders of the index, of the graphs to walk and of what is trending, settings, a sample."""
     for part in FEATURE_PARTS:
         shutil.copytree(Path(features) / part, staging / part, copy_function=shutil.copyfile)
     schema = FeaturePipeline.load(staging / "pipeline").schema
@@ -186,7 +186,7 @@ def assemble(
         shutil.copytree(folder, staging / name, copy_function=shutil.copyfile)
     (staging / "graphs").mkdir()
     for name, graph in (("query_tower", query_tower), ("ranker", ranker)):
-        for suffix in (".xml", ".bin"):
+        for suffix in (".xml", ".bin") if graph else ():
             shutil.copyfile(Path(graph).with_suffix(suffix), staging / "graphs" / f"{name}{suffix}")
     (staging / "reference").mkdir()
     shutil.copyfile(reference, staging / "reference" / "reference.parquet")
