@@ -91,7 +91,7 @@ def test_weights_go_to_the_source_that_knows():
     knows = (rows == wanted[:, None]).astype(np.float32)
     scores = {"a": random.random((200, 20)), "b": knows * 0.5, "c": random.random((200, 20))}
     pool = Pool(rows, scores)
-    weights = chosen(pool, wanted, grid=[1.0, 4.0], rounds=2, k=3)
+    weights = chosen(pool, wanted, grid=[0.0, 1.0, 4.0], rounds=2, k=3)
     assert weights == {"a": 0.0, "b": 1.0, "c": 0.0}
     assert gains(pool.ranked(weights, 3), wanted)[1].mean() == 1.0
 
@@ -105,28 +105,27 @@ def test_two_sources_that_know_half_each_are_merged():
     scores = {
         name: np.where(knows & mine[:, None], 2.0, random.random((300, 20))) for name, mine in (("a", even), ("b", ~even))
     }
-    weights = chosen(Pool(rows, scores), wanted, grid=[0.1, 0.5, 1.0, 2.0], rounds=2, k=1)
+    weights = chosen(Pool(rows, scores), wanted, grid=[0.0, 0.1, 0.5, 1.0, 2.0], rounds=2, k=1)
     assert all(weights.values())
     found = Pool(rows, scores).ranked(weights, 1)[:, 0]
     assert (found == wanted).mean() > 0.9 > max((np.argmax(values, 1) == wanted).mean() for values in scores.values())
 
 
-def test_a_source_that_gains_less_than_its_error_stays_out():
-    """`b` puts the wanted video first for 6 viewers and another one for 5 whom `a` serves: a gain by chance. Of equal ones the
-    first is taken."""
-    wanted = np.full(100, 2)
-    rows = np.tile(np.arange(3), (100, 1))
+def test_of_equals_the_simpler_is_chosen():
+    """`a` serves 94 viewers of 100; `b` the other 6, but puts another video first for as many whom `a` serves, then for one
+    less."""
+    wanted, rows = np.full(100, 2), np.tile(np.arange(3), (100, 1))
     good, bad = np.array([0.0, 1.0, 2.0]), np.array([2.0, 1.0, 0.0])
-    a = np.where(np.arange(100)[:, None] < 94, good, bad)
-    b = np.zeros((100, 3))
+    a, b = np.where(np.arange(100)[:, None] < 94, good, bad), np.zeros((100, 3))
     b[94:] = [0.0, 0.0, 9.0]
-    b[:5] = [0.0, 9.0, 0.0]
-    assert chosen(Pool(rows, {"a": a, "b": b}), wanted, grid=[1.0], rounds=2, k=1) == {"a": 1.0, "b": 0.0}
-    b[:5] = 0.0
-    assert chosen(Pool(rows, {"a": a, "b": b}), wanted, grid=[1.0], rounds=2, k=1) == {"a": 1.0, "b": 1.0}
-    assert chosen(Pool(rows, {"a": a, "b": a}), wanted, grid=[1.0], rounds=2, k=1) == {"a": 1.0, "b": 0.0}
-    nobody = np.full(100, 7)
-    assert chosen(Pool(rows, {"a": a, "b": b}), nobody, grid=[1.0], rounds=2, k=1) == {"a": 1.0, "b": 0.0}
+    b[:6] = [0.0, 9.0, 0.0]
+    choices = {"grid": [0.0, 0.5, 1.0], "rounds": 2, "k": 1}
+    assert chosen(Pool(rows, {"a": a, "b": b}), wanted, **choices) == {"a": 1.0, "b": 0.0}
+    assert chosen(Pool(rows, {"a": a, "b": a}), wanted, **choices) == {"a": 1.0, "b": 0.0}
+    assert chosen(Pool(rows, {"a": a, "b": b}), np.full(100, 7), **choices) == {"a": 1.0, "b": 0.0}
+    b[0] = 0.0
+    assert chosen(Pool(rows, {"a": a, "b": b}), wanted, **choices) == {"a": 0.5, "b": 0.5}
+    assert chosen(Pool(rows, {"b": b, "a": a}), wanted, **choices) == {"b": 0.5, "a": 0.5}
 
 
 @pytest.mark.parametrize("videos", [1, 20_000, 10_000_000, 100_000_000])

@@ -175,6 +175,14 @@ def test_validation_asks_with_training_videos_alone():
     assert float(module.trainer.callback_metrics["valid/recall_at_10"]) == pytest.approx(recall)
 
 
+def test_many_viewers_are_validated_in_part(monkeypatch):
+    module = module_of(sequences())
+    everyone = torch.cat(list(module.loader("valid", seed=0))).tolist()
+    assert everyone == list(range(32))
+    monkeypatch.setattr("watchnext.retrieval.module.VALIDATED", 10)
+    assert torch.cat(list(module.loader("valid", seed=0))).tolist() == everyone[::4]
+
+
 def test_negatives_are_counted_from_what_comes_next():
     """Of 1 2 3 2 (| 4 5 held out) the targets are 2 3 2; the second viewer has nothing held out."""
     module = module_of([[1, 2, 3, 2, 4, 5], [6, 1]])

@@ -24,6 +24,7 @@ from watchnext.retrieval.windows import Windows
 from watchnext.types import TARGETS
 
 GUARD_QUERIES = 1000  # real viewers whose queries the index guard measures recall on
+VALIDATED = 20_000  # viewers that an epoch of a log of ids is validated on, at most
 
 
 def nearest_interest(queries: Tensor, own: Tensor) -> Tensor:
@@ -200,10 +201,11 @@ class SequenceModule(pl.LightningModule):
         self._gains: list[tuple[np.ndarray, np.ndarray]] = []
 
     def loader(self, split: str, *, seed: int) -> DataLoader:
-        """Training windows, or the places of those viewers who have a validation video."""
+        """Training windows, or the places of viewers who have a validation video, every n-th where they are many."""
         if split == "train":
             return Windows(self.split.train, **self._windows, seed=seed).loader()
-        return DataLoader(torch.arange(len(self.split.viewers)), batch_size=1024)
+        places = torch.arange(len(self.split.viewers))
+        return DataLoader(places[:: -(-len(places) // VALIDATED)], batch_size=1024)
 
     def training_step(self, batch: dict[str, Tensor], place: int) -> Tensor:
         some = batch["targets"] < self.network.videos
