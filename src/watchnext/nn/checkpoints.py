@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ import torch
 from filelock import FileLock, Timeout
 
 import watchnext
+from watchnext.durable import synced
 from watchnext.sources import code_digest
 
 KEPT = 3  # unfinished trainings; a checkpoint is about four times the size of its network
@@ -37,21 +37,17 @@ class Checkpoints:
         be loaded without a word."""
         aside = self.folder / f".{name}.aside"
         save(aside)
-        with open(aside, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-            os.fsync(file.fileno())
+        synced(aside)
         before = self._epochs(name)
-        aside.replace(self.folder / f"{name}.{epoch}.{digest}.ckpt")
-        _synced(self.folder)
+        aside.replace(self.folder / f"{name}.{epoch}.{_digest(aside)}.ckpt")
+        synced(self.folder)
         for _, path in before:
             path.unlink()
 
     def latest(self, name: str) -> Path | None:
         """The last epoch that was written of `name`, None before the first; one that was damaged is removed. Says which."""
         for epoch, path in reversed(self._epochs(name)):
-            with open(path, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-            if digest == path.name.split(".")[-2]:
+            if _digest(path) == path.name.split(".")[-2]:
                 print(f"resumed after epoch {epoch} from {path}", flush=True)
                 return path
             print(f"{path} is not what was written, so it is left out", flush=True)
@@ -133,10 +129,6 @@ def _bounded(folder: Path) -> None:
             continue
 
 
-def _synced(folder: Path) -> None:
-    """A rename outlives a power cut only once its folder was written too."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -152,11 +152,10 @@ def fit_and_measure(
 ) -> dict[str, float]:
     """`fit_network`, and what the best epoch's weights reach on validation and test days. Raises what a split's loader raises
     before anything is trained."""
-    for split in ("train", "valid", "test"):
-        module.loader(split, seed=seed)
+    loaders = {split: module.loader(split, seed=seed) for split in ("valid", "test")}
     fitted = fit_network(module, best, name=name, seed=seed, trainer=trainer, checkpoints=checkpoints)
     found = {"best_epoch": float(best.epoch)}
     for split, measure in (("valid", fitted.validate), ("test", fitted.test)):
-        measure(module, module.loader(split, seed=seed), verbose=False)
+        measure(module, loaders[split], verbose=False)
         found |= {name: float(value) for name, value in fitted.callback_metrics.items()}
     return found

@@ -10,6 +10,7 @@ A loss over such pairs learns the artefact, and GAUC rewards it. Train it on net
 state (`model=preference`), or within requests.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import torch
@@ -81,12 +82,8 @@ class MultiTask(nn.Module):
         return (mean * self.weights).sum()
 
 
-class Pairwise(nn.Module):
-    """RankNet (Burges et al., ICML 2005) within a group: mean over its pairs of log(1 + exp(other - positive)).
-
-    Every pair of the batch counts alike, so a group with many pairs weighs more, or as its positive row weighs (Joachims et
-    al., WSDM 2017). 0 where no group has both labels.
-    """
+class WithinGroups(nn.Module, ABC):
+    """A loss over the order of one target among the rows of a group, some of GROUPS."""
 
     def __init__(self, *, target: str, within: str) -> None:
         super().__init__()
@@ -100,13 +97,28 @@ class Pairwise(nn.Module):
         watch: Tensor | None = None,
         weights: Tensor | None = None,
     ) -> Tensor:
-        logit, label = logits[:, self.place], targets[:, self.place]
-        pairs = _same(groups) & (label.unsqueeze(1) > label.unsqueeze(0))
+        losses, rows = self._losses(logits[:, self.place], targets[:, self.place] > 0, _same(groups))
+        return _mean(losses, None if weights is None else weights[rows])
+
+    @abstractmethod
+    def _losses(self, logit: Tensor, positive: Tensor, same: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses (P,) and the rows that weigh them; `logit` (N,), `positive` (N,) bool, and `same` (N, N) bool as `_same`."""
+
+
+class Pairwise(WithinGroups):
+    """RankNet (Burges et al., ICML 2005) within a group: mean over its pairs of log(1 + exp(other - positive)).
+
+    Every pair of the batch counts alike, so a group with many pairs weighs more, or as its positive row weighs (Joachims et
+    al., WSDM 2017). 0 where no group has both labels.
+    """
+
+    def _losses(self, logit: Tensor, positive: Tensor, same: Tensor) -> tuple[Tensor, Tensor]:
+        pairs = same & positive.unsqueeze(1) & ~positive.unsqueeze(0)
         better, worse = pairs.nonzero(as_tuple=True)
-        return _mean(nn.functional.softplus(logit[worse] - logit[better]), None if weights is None else weights[better])
+        return nn.functional.softplus(logit[worse] - logit[better]), better
 
 
-class Listwise(nn.Module):
+class Listwise(WithinGroups):
     """Softmax over a group: mean over its positives of -log(exp(positive) / sum of exp over the group).
 
     ListNet's top-one probability (Cao et al., ICML 2007) with the labels as the true distribution, so GAUC's weights: a group
@@ -114,23 +126,10 @@ class Listwise(nn.Module):
     left.
     """
 
-    def __init__(self, *, target: str, within: str) -> None:
-        super().__init__()
-        self.place, self.within, self.heads = place_of(target), _checked(within), (target,)
-
-    def forward(
-        self,
-        logits: Tensor,
-        targets: Tensor,
-        groups: Tensor | None,
-        watch: Tensor | None = None,
-        weights: Tensor | None = None,
-    ) -> Tensor:
-        logit, positive = logits[:, self.place], targets[:, self.place] > 0
-        same = _same(groups)
+    def _losses(self, logit: Tensor, positive: Tensor, same: Tensor) -> tuple[Tensor, Tensor]:
         total = logit.expand(len(logit), -1).masked_fill(~same, -torch.inf).logsumexp(1)
         counted = positive & (same & ~positive.unsqueeze(0)).any(1)
-        return _mean((total - logit)[counted], None if weights is None else weights[counted])
+        return (total - logit)[counted], counted
 
 
 class Mixture(nn.Module):

@@ -19,6 +19,8 @@ from typing import IO
 
 import lmdb
 
+from watchnext.durable import synced
+
 LINKS = ("current", "next", "taking")
 MAP_BYTES = 16 << 30  # address space, not disk: the file grows as it is written
 TABLES = (
@@ -259,13 +261,4 @@ def link(folder: Path, name: str, target: str) -> None:
     aside.unlink(missing_ok=True)
     os.symlink(target, aside)
     os.replace(aside, folder / name)
-    sync_folder(folder)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames inside `folder` last through a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    synced(folder)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from watchnext.durable import synced
 from watchnext.features.arrays import load_arrays
 from watchnext.features.catalogue import Catalogue, Ids
 from watchnext.features.fold import Layout, State
@@ -27,7 +28,7 @@ from watchnext.retrieval.graph import Edges
 from watchnext.retrieval.live import LiveIndex
 from watchnext.retrieval.segments import VideoIndex
 from watchnext.retrieval.trending import Counted
-from watchnext.serving.environment import link, sync_folder
+from watchnext.serving.environment import link
 from watchnext.serving.graph import Graph
 from watchnext.serving.manifest import REPAIR, ReleaseError, digest_of, files_of, sha256_of, verified
 
@@ -208,9 +209,9 @@ def publish(staging: Path, root: Path, manifest: Mapping) -> Path:
         shutil.rmtree(staging)
         return target
     for path in [*staging.rglob("*"), staging]:
-        sync_folder(path)  # an fsync works on files and folders alike
+        synced(path)
     os.rename(staging, target)
-    sync_folder(Path(root))
+    synced(Path(root))
     return target
 
 
