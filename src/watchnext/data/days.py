@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 
 from watchnext.data.tables import DataError, Tables, in_order
+from watchnext.files import sha256_of
 
 LATEST = np.iinfo(np.int64).max
 
@@ -41,10 +42,8 @@ def write_day(folder: Path, day: str, impressions: pl.DataFrame) -> Day:
     impressions, path = in_order(impressions), day_file(folder, day)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_table(impressions, path)
-    with open(path, "rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     times = impressions["time_ms"]
-    return Day(day, len(impressions), times[0], times[-1], sha256)
+    return Day(day, len(impressions), times[0], times[-1], sha256_of(path))
 
 
 def write_table(frame: pl.DataFrame, path: Path) -> None:

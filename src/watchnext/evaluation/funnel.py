@@ -7,11 +7,11 @@ import numpy as np
 
 from watchnext import metrics
 from watchnext.evaluation.floors import Floors
+from watchnext.features.fold import HOUR_MS
 from watchnext.reranking.rules import Filter
 from watchnext.serving.recommender import Recommender
 from watchnext.types import Request, Scored, Slate
 
-HOUR_MS = 3_600_000.0
 # Where a video that is watched later ends: not named, taken out by a filter, valued too low, kept out of the slate by a cap,
 # diversity or exploration though valued high enough, or shown.
 FATES = ("retrieval", "filters", "ranking", "re-ranking", "shown")

@@ -11,7 +11,7 @@ import torch
 from filelock import FileLock, Timeout
 
 import watchnext
-from watchnext.durable import synced
+from watchnext.files import sha256_of, synced
 from watchnext.sources import code_digest
 
 KEPT = 3  # unfinished trainings; a checkpoint is about four times the size of its network
@@ -39,7 +39,7 @@ class Checkpoints:
         save(aside)
         synced(aside)
         before = self._epochs(name)
-        aside.replace(self.folder / f"{name}.{epoch}.{_digest(aside)}.ckpt")
+        aside.replace(self.folder / f"{name}.{epoch}.{sha256_of(aside)[:16]}.ckpt")
         synced(self.folder)
         for _, path in before:
             path.unlink()
@@ -47,7 +47,7 @@ class Checkpoints:
     def latest(self, name: str) -> Path | None:
         """The last epoch that was written of `name`, None before the first; one that was damaged is removed. Says which."""
         for epoch, path in reversed(self._epochs(name)):
-            if _digest(path) == path.name.split(".")[-2]:
+            if sha256_of(path)[:16] == path.name.split(".")[-2]:
                 print(f"resumed after epoch {epoch} from {path}", flush=True)
                 return path
             print(f"{path} is not what was written, so it is left out", flush=True)
@@ -127,8 +127,3 @@ def _bounded(folder: Path) -> None:
                 shutil.rmtree(other)
         except Timeout:
             continue
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -1,6 +1,5 @@
 """A trained network as a folder: safetensors, its schema, and the recipe that built it. No pickle."""
 
-import hashlib
 import importlib
 import json
 import os
@@ -15,6 +14,7 @@ from safetensors.torch import load_model, save_file
 from torch import Tensor, nn
 
 from watchnext.features.encoding import InputSizes
+from watchnext.files import sha256_of
 from watchnext.schema import FeatureSchema
 
 
@@ -83,8 +83,7 @@ def _distinct(network: nn.Module) -> dict[str, Tensor]:
 
 def fingerprint(folder: Path) -> str:
     """16 hex digits over the weights that `save_network` wrote."""
-    with open(Path(folder) / "weights.safetensors", "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return sha256_of(Path(folder) / "weights.safetensors")[:16]
 
 
 def load_network(folder: Path, *, schema: FeatureSchema, repair: str) -> nn.Module:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from watchnext.features.batches import FeatureSet
+from watchnext.features.fold import HOUR_MS
 from watchnext.metrics import rounded
 from watchnext.ranking.fitting import figures_of
 from watchnext.ranking.heads import WATCH
@@ -16,7 +17,6 @@ from watchnext.ranking.reliability import Reliability, by_slice, reliability, us
 from watchnext.ranking.scoring import Ranker, scored
 from watchnext.types import TARGETS
 
-HOUR_MS = 3_600_000.0
 ROWS_A_BIN = 50
 SHOWN = ("surface", "duration", "video_age", "activity")
 

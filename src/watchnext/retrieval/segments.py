@@ -11,12 +11,13 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from watchnext.features.arrays import load_arrays, save_arrays
+from watchnext.files import files_below, sha256_of
 from watchnext.retrieval.allowed import Allowed, Shelf, clear, counted, packed, standing
 from watchnext.retrieval.codes import WIDEST, Codes, best
 from watchnext.retrieval.index import Library, LibraryIndex, VideoIndexError
 from watchnext.retrieval.lists import ListIndex, Lists
 from watchnext.retrieval.queries import CHUNK, require_finite, require_queries
-from watchnext.retrieval.sealed import files_of, require_whole, sha256_of
+from watchnext.retrieval.sealed import SEAL, require_whole
 
 NARROW = 0.1  # what keeps a smaller part of the catalogue is compared whole
 KINDS: Mapping[str, type[Lists | Library]] = {"lists": Lists, "library": Library}
@@ -168,9 +169,9 @@ class VideoIndex:
             "dimension": self.dimension,
             "residual": self.codes.residual,
             "reach": self.codes.reach,
-            "files": {name: sha256_of(folder / name) for name in files_of(folder)},
+            "files": {name: sha256_of(folder / name) for name in files_below(folder, but=SEAL)},
         }
-        (folder / "index.json").write_text(json.dumps(meta, indent=1))
+        (folder / SEAL).write_text(json.dumps(meta, indent=1))
 
     @classmethod
     def load(cls, folder: Path, *, verified: bool = False) -> "VideoIndex":
@@ -178,7 +179,7 @@ class VideoIndex:
         somebody has compared their sha256 already."""
         folder = Path(folder)
         try:
-            meta = json.loads((folder / "index.json").read_text())
+            meta = json.loads((folder / SEAL).read_text())
             if not verified:
                 require_whole(folder, meta["files"])
             recipe = None if meta["kind"] == "exact" else KINDS[meta["kind"]](**meta["options"])

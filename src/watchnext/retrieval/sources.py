@@ -6,10 +6,9 @@ from typing import Protocol
 import numpy as np
 
 from watchnext.features.counters import LN2
+from watchnext.features.fold import HOUR_MS
 from watchnext.features.history import OUTCOME_BITS
 from watchnext.schema import StateSpec
-
-HOUR_MS = 3_600_000.0
 
 
 @dataclass(frozen=True, kw_only=True)

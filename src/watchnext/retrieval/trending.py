@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from watchnext.retrieval.sources import HOUR_MS, Asked, ranked
+from watchnext.features.fold import HOUR_MS
+from watchnext.retrieval.sources import Asked, ranked
 
 EVERYWHERE = 0
 FAR = 64.0  # half-lives behind the landmark at which it is moved

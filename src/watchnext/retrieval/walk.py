@@ -4,7 +4,7 @@ import numpy as np
 
 from watchnext.kernels import kernel
 from watchnext.retrieval.graph import Edges
-from watchnext.retrieval.sources import Asked, ranked
+from watchnext.retrieval.sources import Asked, distinct, ranked
 
 
 @kernel
@@ -31,8 +31,7 @@ class WalkSource:
         self._steps = decay ** np.arange(last)
 
     def candidates(self, asked: Asked, k: int) -> np.ndarray:
-        first = np.sort(np.unique(asked.rows, return_index=True)[1])[: len(self._steps)]
-        watched = asked.rows[first]
+        watched = distinct(asked.rows)[: len(self._steps)]
         starts = self._starts
         edges = int((starts[watched + 1] - starts[watched]).sum())
         table, sums = (np.zeros(1 << (2 * edges).bit_length(), kind) for kind in (np.int64, np.float64))

@@ -19,7 +19,7 @@ from typing import IO
 
 import lmdb
 
-from watchnext.durable import synced
+from watchnext.files import synced
 
 LINKS = ("current", "next", "taking")
 MAP_BYTES = 16 << 30  # address space, not disk: the file grows as it is written

@@ -5,7 +5,10 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from watchnext.files import files_below, sha256_of
+
 REPAIR = "dvc repro release"
+SEAL = "manifest.json"
 
 
 class ReleaseError(RuntimeError):
@@ -16,7 +19,7 @@ def verified(folder: Path) -> dict:
     """The manifest, after comparing every file with it. Raises ReleaseError naming the first that differs."""
     folder = Path(folder)
     manifest = _manifest(folder)
-    found, expected = set(files_of(folder)), set(manifest["files"])
+    found, expected = set(files_below(folder, but=SEAL)), set(manifest["files"])
     for names, what in ((expected - found, "is missing"), (found - expected, "is not in the manifest")):
         if names:
             raise ReleaseError(f"{folder / min(names)} {what}; run `{REPAIR}`")
@@ -27,7 +30,7 @@ def verified(folder: Path) -> dict:
 
 
 def _manifest(folder: Path) -> dict:
-    path = folder / "manifest.json"
+    path = folder / SEAL
     try:
         manifest = json.loads(path.read_bytes())
         claimed = manifest.pop("digest")
@@ -38,17 +41,6 @@ def _manifest(folder: Path) -> dict:
     if digest_of(manifest) != claimed:
         raise ReleaseError(f"{path} is damaged: its digest is not its own; run `{REPAIR}`")
     return manifest
-
-
-def files_of(folder: Path) -> list[str]:
-    """Every file below, relative, sorted, the manifest aside."""
-    paths = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
-    return sorted(path for path in paths if path != "manifest.json")
-
-
-def sha256_of(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest_of(manifest: Mapping) -> str:

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from watchnext.durable import synced
 from watchnext.features.arrays import load_arrays
 from watchnext.features.catalogue import Catalogue, Ids
 from watchnext.features.fold import Layout, State
 from watchnext.features.opening import write_opening_state
 from watchnext.features.pipeline import FeaturePipeline
+from watchnext.files import files_below, sha256_of, synced
 from watchnext.ranking.calibration import Calibration
 from watchnext.reranking.slate import Reranker
 from watchnext.retrieval.graph import Edges
@@ -30,7 +30,7 @@ from watchnext.retrieval.segments import VideoIndex
 from watchnext.retrieval.trending import Counted
 from watchnext.serving.environment import link
 from watchnext.serving.graph import Graph
-from watchnext.serving.manifest import REPAIR, ReleaseError, digest_of, files_of, sha256_of, verified
+from watchnext.serving.manifest import REPAIR, SEAL, ReleaseError, digest_of, verified
 
 CLOCKS = ("release", "wall")
 # What the maker of a release states; `publish` adds the rest.
@@ -201,7 +201,7 @@ def publish(staging: Path, root: Path, manifest: Mapping) -> Path:
     `manifest` has GIVEN, and `id` unless the content shall name it. Raises ReleaseError for an id that other content has.
     """
     sealed = _sealed(staging, manifest)
-    (staging / "manifest.json").write_text(json.dumps(sealed, indent=1))
+    (staging / SEAL).write_text(json.dumps(sealed, indent=1))
     target = Path(root) / sealed["id"]
     if target.exists():
         if verified(target)["files"] != sealed["files"]:
@@ -226,7 +226,7 @@ def _sealed(staging: Path, manifest: Mapping) -> dict:
     sealed = {name: manifest[name] for name in GIVEN}
     sealed["schema"] = pipeline.schema.fingerprint
     sealed["state"] = state_fingerprint(pipeline, Catalogue.load(staging / "catalogue"))
-    sealed["files"] = {name: sha256_of(staging / name) for name in files_of(staging)}
+    sealed["files"] = {name: sha256_of(staging / name) for name in files_below(staging, but=SEAL)}
     sealed["id"] = manifest.get("id") or f"{manifest['data']}-{digest_of(sealed)[:12]}"
     if not NAME.fullmatch(sealed["id"]) or sealed["id"] == "current":
         raise ReleaseError(f"the release id is {sealed['id']!r}, expected letters, digits, '.', '_' and '-', and not 'current'")
