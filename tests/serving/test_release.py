@@ -85,6 +85,14 @@ def test_an_index_of_other_towers_is_refused(staged, tmp_path):
         Release.load(publish(staged(), tmp_path / "releases", MANIFEST | {"towers": "other"}))
 
 
+@pytest.mark.parametrize("part", ["trending", "related", "index", "users"])
+def test_a_release_of_another_version_is_refused_by_what_it_lacks(staged, tmp_path, part):
+    staging = staged()
+    shutil.rmtree(staging / part)
+    with pytest.raises(ReleaseError, match=f"holds no {part}, as another version built it; run .* promote"):
+        Release.load(publish(staging, tmp_path / "releases", MANIFEST))
+
+
 def test_the_same_content_is_the_same_release(staged, tmp_path):
     root = tmp_path / "releases"
     first = publish(staged(), root, MANIFEST)

@@ -66,9 +66,11 @@ class Release:
 
     @classmethod
     def load(cls, folder: Path) -> "Release":
-        """Verify every byte, then load. Raises ReleaseError naming the file that is damaged, missing or too many."""
+        """Verify every byte, then load. Raises ReleaseError naming the file that is damaged, missing or too many, or the part
+        that a release of another version lacks."""
         folder = Path(folder).resolve()
         manifest = verified(folder)
+        _require_parts(folder, manifest)
         pipeline, catalogue = FeaturePipeline.load(folder / "pipeline"), Catalogue.load(folder / "catalogue")
         user_table = load_arrays(folder / "user_table")
         looked_up = {name: load_arrays(folder / name) for name in (*WALKS, "trending")}
@@ -141,6 +143,15 @@ class Release:
     @cached_property
     def state_fingerprint(self) -> str:
         return state_fingerprint(self.pipeline, self.catalogue)
+
+
+def _require_parts(folder: Path, manifest: Mapping) -> None:
+    missing = {*FEATURE_PARTS, "state", "index", *WALKS, "trending"} - {name.split("/")[0] for name in manifest["files"]}
+    if missing:
+        raise ReleaseError(
+            f"{folder} holds no {min(missing)}, as another version built it; run `{REPAIR}`, and then "
+            "`python -m watchnext.lifecycle promote`"
+        )
 
 
 def state_fingerprint(pipeline: FeaturePipeline, catalogue: Catalogue) -> str:
