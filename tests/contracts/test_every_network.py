@@ -15,9 +15,11 @@ from watchnext.nn.export import export_graph
 from watchnext.nn.weights import build_network, load_network
 from watchnext.ranking.boosted import BoostedModule
 from watchnext.ranking.committee import CommitteeModule
+from watchnext.ranking.forest import INPUT
 from watchnext.ranking.heads import WATCH, Scorer, predictions
 from watchnext.ranking.losses import MultiTask
 from watchnext.ranking.module import RankingModule
+from watchnext.ranking.trees import forest_of
 from watchnext.retrieval.content import ContentModule
 from watchnext.retrieval.module import RetrievalModule, nearest_interest
 from watchnext.retrieval.negatives import Drawn
@@ -218,18 +220,20 @@ def test_the_exported_ranker_scores_as_torch_does(ranking, tmp_path):
     """Any number of candidates of one viewer, whoever it is; the same weights give the same bytes."""
     module, inputs, _, _ = ranking
     scorer = torch.no_grad()(Scorer(module.network))
+    forest = forest_of(module.network)
+    answer = (lambda given: {INPUT: forest(given)}) if forest else (lambda given: {})
     of_video = {name for name in inputs if name.startswith(OF_VIDEO)}
+    example = shared_viewer(taken(inputs, slice(0, 3)))
+    example |= {INPUT: torch.zeros(3, len(TARGETS))} if forest else {}
     for name in ("a", "b"):
-        export_graph(
-            Scorer(module.network), shared_viewer(taken(inputs, slice(0, 3))), rows_vary=of_video, path=tmp_path / f"{name}.xml"
-        )
+        export_graph(Scorer(module.network), example, rows_vary={*of_video, INPUT}, path=tmp_path / f"{name}.xml")
     for ending in ("xml", "bin"):
         assert (tmp_path / f"a.{ending}").read_bytes() == (tmp_path / f"b.{ending}").read_bytes()
     graph = Graph(tmp_path / "a.xml")
     for start, candidates in ((0, 1), (5, 3), (2, 30)):
         some = shared_viewer(taken(inputs, slice(start, start + candidates)))
-        found = graph({name: values.numpy() for name, values in some.items()})
-        np.testing.assert_allclose(found, scorer(some).numpy(), **CLOSE)
+        given = {name: values.numpy() for name, values in some.items()}
+        np.testing.assert_allclose(graph(given | answer(given)), scorer(some).numpy(), **CLOSE)
 
 
 def test_a_ranker_does_without_optional_features(ranking):

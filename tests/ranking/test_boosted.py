@@ -1,5 +1,6 @@
 """Boosted trees as arrays: what XGBoost says, on inputs it has and has not seen."""
 
+import copy
 from functools import partial
 
 import numpy as np
@@ -9,9 +10,10 @@ import xgboost
 
 from watchnext.nn.weights import load_network
 from watchnext.ranking.boosted import BoostedModule, joined_forests, tree_arrays
+from watchnext.ranking.forest import Forest, Nodes
 from watchnext.ranking.heads import WATCH
 from watchnext.ranking.scoring import scored
-from watchnext.ranking.trees import Columns, Trees, depth_of
+from watchnext.ranking.trees import Trees, forest_of
 from watchnext.types import TARGETS
 
 SETTINGS = {"rounds": 25, "patience": 5, "learning_rate": 0.2, "max_depth": 4, "min_child": 2.0, "rows": 0.9, "columns": 0.7}
@@ -41,15 +43,14 @@ def test_arrays_answer_as_xgboost_does():
     fresh = random.normal(size=(300, 6)).round(2).astype(np.float32)
     for rounds in (1, 7, 12):
         arrays = joined_forests([tree_arrays(booster, rounds)])
-        shape = {"trees": rounds, "nodes": len(arrays["value"]), "depth": depth_of(arrays)}
-        trees = Trees.__new__(Trees)
-        torch.nn.Module.__init__(trees)
-        for name, values in (arrays | {"intercept": np.array([np.log(0.25 / 0.75)], np.float32)}).items():
-            trees.register_buffer(name, torch.from_numpy(values))
-        trees.depth = shape["depth"]
+        nodes = Nodes(**arrays, intercept=np.array([np.log(0.25 / 0.75)], np.float32))
         for columns in (data, fresh):
             told = booster.predict(xgboost.DMatrix(columns), output_margin=True, iteration_range=(0, rounds))
-            np.testing.assert_allclose(trees.logits(torch.from_numpy(columns))[:, 0], told, rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(nodes.logits(columns, np.zeros(6, bool))[:, 0], told, rtol=1e-5, atol=1e-5)
+            once = np.array([True, False, True, True, False, False])
+            alike = np.where(once, columns[:1], columns)
+            told = booster.predict(xgboost.DMatrix(alike), output_margin=True, iteration_range=(0, rounds))
+            np.testing.assert_allclose(nodes.logits(alike, once)[:, 0], told, rtol=1e-5, atol=1e-5)
 
 
 def test_a_fit_learns_stops_and_tells(boosted, world_features):
@@ -83,15 +84,46 @@ def test_saved_trees_are_arrays_and_keep_their_scores(boosted, world_features, t
 def test_columns_leave_wide_codes_out_and_count_what_the_history_shares(world_features):
     sizes = world_features.pipeline.sizes
     batch = world_features.batch(world_features.rows("test")[:40])
-    narrow, wide = (Columns(sizes=sizes, watches=3, cardinality=most)(batch) for most in (5, 10**9))
+    inputs = {name: values.numpy() for name, values in batch.items()}
+    narrow, wide = (Trees(sizes=sizes, targets=1, watches=3, cardinality=most).columns(inputs)[0] for most in (5, 10**9))
     left_out = sum(size > 5 for size in sizes.user_codes + sizes.context_codes + sizes.video_codes)
     assert wide.shape[1] - narrow.shape[1] == left_out > 0
     count, same = narrow[:, -1 - len(sizes.video_codes)], narrow[:, -len(sizes.video_codes) :]
+    assert count.max() > 3
     for i in range(40):
-        watched = batch["history_codes"][i][batch["history_mask"][i] > 0]
+        watched = inputs["history_codes"][i][inputs["history_mask"][i] > 0]
         assert count[i] == len(watched)
-        for place, code in enumerate(batch["video_codes"][i]):
+        for place, code in enumerate(inputs["video_codes"][i]):
             assert same[i, place] == (int((watched[:, place] == code).sum()) if code else 0)
+        for place in range(3):
+            last = inputs["history_values"][i, place] * (place < len(watched))
+            at = -1 - len(sizes.video_codes) - sizes.history * (4 - place)
+            np.testing.assert_array_equal(narrow[i, at : at + sizes.history], last)
+
+
+def test_a_viewers_columns_are_found_out_and_a_saved_forest_answers_alike(boosted, world_features, tmp_path):
+    network = boosted[0].network
+    rows = world_features.rows("test")[:30]
+    inputs = {name: values.numpy() for name, values in world_features.batch(rows).items()}
+    videos = {name: values for name, values in inputs.items() if name.startswith(("video_", "candidate_"))}
+    one = {**{name: values[4:5] for name, values in inputs.items()}, **videos}
+    many = {**{name: np.repeat(values[4:5], 30, axis=0) for name, values in inputs.items()}, **videos}
+    assert network.columns(one)[1].any()
+    assert not network.columns(many)[1].any()
+    wanted = network({name: torch.from_numpy(values) for name, values in many.items()}).numpy()
+    forest_of(network).save(tmp_path)
+    np.testing.assert_array_equal(Forest.load(tmp_path)(one), wanted)
+
+
+def test_a_child_before_its_parent_and_two_forests_are_refused(boosted):
+    network = boosted[0].network
+    arrays = {name: values.numpy().copy() for name, values in network.named_buffers()}
+    inner = int(np.flatnonzero(arrays["left"] > np.arange(len(arrays["left"])))[-1])
+    arrays["left"][inner] = inner - 1
+    with pytest.raises(ValueError, match="child stands before its parent"):
+        network.fill(arrays)
+    with pytest.raises(ValueError, match="holds 2 forests, expected one at most"):
+        forest_of(torch.nn.ModuleList([network, copy.deepcopy(network)]))
 
 
 @pytest.mark.parametrize("label", [0.0, 1.0])

@@ -83,6 +83,23 @@ class Replay:
 
     def run(self, tables: Tables, split: np.ndarray) -> Replayed:
         """`split` (N,) as the feature stage saw it; rows with 2 are replayed, after those known at the release's as_of."""
+        test = tables.impressions.filter(pl.Series(split == 2))
+        rows = self.release.video_ids.rows_of(test["video_id"])
+        scores = np.full((len(test), len(TARGETS)), np.nan, np.float32)
+        followed, long_view = self._followed(test), test["long_view"].to_numpy()
+        follower, funnels = None, []
+        count, title = test["request_id"].n_unique(), f"evaluation: {self.regime}"
+        for recommender, request, place in tqdm(self.asked(tables, split), total=count, desc=title, unit=" requests"):
+            follower = follower or Follower(recommender, depth=self.depth)
+            scores[place] = recommender.score(request, rows[place])
+            if request.request_id in followed:
+                watched = np.array(followed[request.request_id])
+                funnels.append(follower.follow(request, rows[watched], long_view[watched]))
+        return Replayed(scores, funnels)
+
+    def asked(self, tables: Tables, split: np.ndarray) -> Iterator[tuple[Recommender, Request, np.ndarray]]:
+        """Each held-out request in time order, with its places among the test impressions and the recommender, whose store has
+        by then seen what the regime allows."""
         as_of = self.release.as_of_ms
         known_at = (pl.col("time_ms") + pl.col("watch_ms")).alias("known")
         test = tables.impressions.filter(pl.Series(split == 2))
@@ -94,25 +111,12 @@ class Replay:
             try:
                 events, days_ms = sorted(events, key=lambda e: e.known_at), day_starts(test)
                 stream = Stream(store, events, regime=self.regime, days_ms=days_ms)
-                return self._replayed(Recommender(self.release, store), stream, test)
+                recommender = Recommender(self.release, store)
+                for request, place in self._requests(test):
+                    stream.advance(request.as_of_ms)
+                    yield recommender, request, place
             finally:
                 store.close()
-
-    def _replayed(self, recommender: Recommender, stream: Stream, test: pl.DataFrame) -> Replayed:
-        rows = self.release.video_ids.rows_of(test["video_id"])
-        scores = np.full((len(test), len(TARGETS)), np.nan, np.float32)
-        follower, followed = Follower(recommender, depth=self.depth), self._followed(test)
-        long_view = test["long_view"].to_numpy()
-        funnels = []
-        for request, place in tqdm(
-            self._requests(test), total=test["request_id"].n_unique(), desc=f"evaluation: {self.regime}", unit=" requests"
-        ):
-            stream.advance(request.as_of_ms)
-            scores[place] = recommender.score(request, rows[place])
-            if request.request_id in followed:
-                watched = np.array(followed[request.request_id])
-                funnels.append(follower.follow(request, rows[watched], long_view[watched]))
-        return Replayed(scores, funnels)
 
     def _requests(self, test: pl.DataFrame) -> Iterator[tuple[Request, np.ndarray]]:
         """(request, its places in `test`), in time order. A log's request may show anything: k is the slate's."""

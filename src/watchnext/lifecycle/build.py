@@ -11,11 +11,15 @@ from watchnext.features.batches import FeatureSet
 from watchnext.monitoring.reference import reference
 from watchnext.nn.export import export_graph
 from watchnext.nn.weights import fingerprint, load_network
+from watchnext.ranking.forest import INPUT
 from watchnext.ranking.heads import Scorer
 from watchnext.ranking.scoring import Ranker
+from watchnext.ranking.trees import forest_of
 from watchnext.ranking.unranked import Unranked
 from watchnext.retrieval.two_tower import OneViewer
+from watchnext.serving.graph import TREES
 from watchnext.serving.release import aside, assemble, publish
+from watchnext.types import TARGETS
 
 QUERY_INPUTS = (
     "user_codes",
@@ -69,8 +73,11 @@ class ReleaseBuilder:
         export_graph(OneViewer(towers.query), query, rows_vary=set(), path=work / "query_tower.xml")
         if isinstance(ranker, Unranked):
             return
-        candidates = {name: inputs[name] for name in CANDIDATE_INPUTS}
-        export_graph(Scorer(ranker), {**query, **candidates}, rows_vary=set(CANDIDATE_INPUTS), path=work / "ranker.xml")
+        given = query | {name: inputs[name] for name in CANDIDATE_INPUTS}
+        if forest := forest_of(ranker):
+            forest.save(work / TREES)
+            given[INPUT] = torch.zeros(EXAMPLE, len(TARGETS))
+        export_graph(Scorer(ranker), given, rows_vary={*CANDIDATE_INPUTS, INPUT}, path=work / "ranker.xml")
 
     def _publish(self, work: Path) -> Path:
         staging = aside(self.releases)

@@ -10,8 +10,9 @@ import xgboost
 
 from watchnext.features.batches import FeatureSet
 from watchnext.nn.weights import build_network, recipe_of, save_network
+from watchnext.ranking.forest import Columns
 from watchnext.ranking.heads import WATCH
-from watchnext.ranking.trees import Columns, Trees, depth_of
+from watchnext.ranking.trees import Trees
 from watchnext.types import TARGETS
 
 CHUNK = 16_384
@@ -31,7 +32,7 @@ class Chunks(xgboost.DataIter):
         if self.at >= len(self.rows):
             return False
         inputs = self.features.batch(self.rows[self.at : self.at + CHUNK])
-        input_data(data=self.columns(inputs).numpy())
+        input_data(data=self.columns({name: values.numpy() for name, values in inputs.items()})[0])
         self.at += CHUNK
         return True
 
@@ -125,7 +126,7 @@ class BoostedModule:
     def _fill(self, forests: list[dict[str, np.ndarray]], bases: list[float]) -> None:
         """The network of all targets' trees, in the order of TARGETS."""
         arrays = joined_forests(forests)
-        shape = {"trees": len(arrays["roots"]), "nodes": len(arrays["value"]), "depth": depth_of(arrays)}
+        shape = {"trees": len(arrays["roots"]), "nodes": len(arrays["value"])}
         self.recipe = self._recipe(shape)
         self.network = build_network(self.recipe)
         self.network.fill(arrays | {"intercept": np.array(bases, np.float32)})
@@ -168,4 +169,4 @@ def joined_forests(forests: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray
     found = {name: np.concatenate([forest[name] for forest in forests]) for name in ("feature", "threshold", "value")}
     for name in ("left", "right", "roots"):
         found[name] = np.concatenate([forest[name] + start for forest, start in zip(forests, starts, strict=True)])
-    return found | {"of_target": np.repeat(np.eye(len(forests), dtype=np.float32), trees, axis=0)}
+    return found | {"target": np.repeat(np.arange(len(forests)), trees)}

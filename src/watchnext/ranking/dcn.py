@@ -1,4 +1,4 @@
-"""The flagship: DCN-V2 beside a body of tasks, over all features and the history as each candidate sees it."""
+"""DCN-V2 beside a body of tasks, over all features and the history as each candidate sees it, and a bent line a number."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -10,6 +10,23 @@ from watchnext.features.encoding import InputSizes
 from watchnext.nn.attention import ContentAffinity
 from watchnext.nn.cross import CrossNetwork
 from watchnext.nn.embeddings import QueryFeatures, VideoFeatures
+from watchnext.nn.pieces import Pieces
+
+OF_VIEWER, OF_VIDEO = ("user_values", "query_values"), ("video_values", "candidate_values")
+
+
+class Bends(nn.Module):
+    """Logits (N, targets) as a sum of one bent line a number: the numbers `names` of the inputs in pieces, through one layer.
+    The wide part beside a deep one (Cheng et al., 2016), for numbers instead of crossed categories."""
+
+    def __init__(self, *, sizes: InputSizes, names: tuple[str, ...], targets: int) -> None:
+        super().__init__()
+        self.names = names
+        self.pieces = Pieces(values=sum(getattr(sizes, name) for name in names))
+        self.weigh = nn.Linear(self.pieces.width, targets)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        return self.weigh(self.pieces(torch.cat([inputs[name] for name in self.names if name in inputs], dim=-1)))
 
 
 class DCN(nn.Module):
@@ -43,6 +60,8 @@ class DCN(nn.Module):
         width += self.interest.width if self.interest else 0
         self.cross = CrossNetwork(inputs=width, layers=cross_layers, rank=rank)
         self.tasks = tasks(inputs=width, crossed=width, targets=targets, hidden=hidden, dropout=dropout)
+        parts = [names for names in (OF_VIEWER, OF_VIDEO) if any(getattr(sizes, name) for name in names)]
+        self.bends = nn.ModuleList(Bends(sizes=sizes, names=names, targets=targets) for names in parts)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         video = self.video(inputs["video_codes"], inputs["video_tags"], inputs["video_vector"])
@@ -54,4 +73,7 @@ class DCN(nn.Module):
             parts.append(self.interest(video, inputs))
         query = self.query(inputs).expand(video.shape[0], -1)
         features = torch.cat([query, *parts], dim=-1)
-        return self.tasks(features, self.cross(features))
+        logits = self.tasks(features, self.cross(features))
+        for bends in self.bends:  # the viewer's apart, so that they are computed once where the inputs have one row
+            logits = logits + bends(inputs)
+        return logits

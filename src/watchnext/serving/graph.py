@@ -1,14 +1,19 @@
-"""An exported network on OpenVINO: named arrays in, one array out."""
+"""An exported network on OpenVINO: named arrays in, one array out; and a ranker, which may have trees beside it."""
 
 import os
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from watchnext.ranking.forest import INPUT, Forest
+
 os.environ.setdefault("OPENVINO_TELEMETRY", "0")
 import openvino as ov
+
+TREES = "trees"  # the folder of a ranker's trees, beside its graph
 
 
 class Graph:
@@ -36,3 +41,20 @@ class Graph:
         if not hasattr(self._local, "request"):
             self._local.request = self._compiled.create_infer_request()
         return self._local.request
+
+
+@dataclass(frozen=True)
+class CompiledRanker:
+    """Inputs > predictions (C, T). What the graph cannot follow at pace, its trees, is read before it and given to it."""
+
+    graph: Graph
+    forest: Forest | None
+
+    @classmethod
+    def load(cls, folder: Path) -> "CompiledRanker":
+        """Of `ranker.xml` in `folder`, and what stands beside it."""
+        trees = Path(folder) / TREES
+        return cls(Graph(Path(folder) / "ranker.xml"), Forest.load(trees) if trees.exists() else None)
+
+    def __call__(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        return self.graph({**inputs, INPUT: self.forest(inputs)} if self.forest else inputs)

@@ -29,7 +29,7 @@ from watchnext.retrieval.live import LiveIndex
 from watchnext.retrieval.segments import VideoIndex
 from watchnext.retrieval.trending import Counted
 from watchnext.serving.environment import link
-from watchnext.serving.graph import Graph
+from watchnext.serving.graph import TREES, CompiledRanker, Graph
 from watchnext.serving.manifest import REPAIR, SEAL, ReleaseError, digest_of, verified
 
 CLOCKS = ("release", "wall")
@@ -56,7 +56,7 @@ class Release:
     video_ids: Ids
     state: State
     query_tower: Graph
-    ranker: Graph | None  # None predicts nothing: the release answers in retrieval order
+    ranker: CompiledRanker | None  # None predicts nothing: the release answers in retrieval order
     calibration: Calibration
     index: LiveIndex
     walks: Mapping[str, Edges]
@@ -86,7 +86,7 @@ class Release:
             video_ids=Ids(catalogue.video_ids),
             state=State(**load_arrays(folder / "state")),
             query_tower=Graph(folder / "graphs" / "query_tower.xml"),
-            ranker=Graph(folder / "graphs" / "ranker.xml") if "graphs/ranker.xml" in manifest["files"] else None,
+            ranker=CompiledRanker.load(folder / "graphs") if "graphs/ranker.xml" in manifest["files"] else None,
             calibration=Calibration.load(folder / "calibration"),
             index=LiveIndex(VideoIndex.load(folder / "index", verified=True)),
             walks={name: Edges(*(arrays[part] for part in EDGES)) for name, arrays in looked_up.items() if name in WALKS},
@@ -185,8 +185,9 @@ def assemble(
     retrieval: Mapping,
     reference: Path,
 ) -> None:
-    """Copy the parts: the feature stage's folder, two networks (.xml, .bin beside; the ranker may lack), the ranker's
-    calibration if it has one, the folders of the index, of the graphs to walk and of what is trending, settings, a sample."""
+    """Copy the parts: the feature stage's folder, two networks (.xml, .bin and perhaps a folder trees beside; the ranker may
+    lack), the ranker's calibration if it has one, the folders of the index, of the graphs to walk and of what is trending,
+    settings, a sample."""
     for part in FEATURE_PARTS:
         shutil.copytree(Path(features) / part, staging / part, copy_function=shutil.copyfile)
     schema = FeaturePipeline.load(staging / "pipeline").schema
@@ -200,6 +201,8 @@ def assemble(
     for name, graph in (("query_tower", query_tower), ("ranker", ranker)):
         for suffix in (".xml", ".bin") if graph else ():
             shutil.copyfile(Path(graph).with_suffix(suffix), staging / "graphs" / f"{name}{suffix}")
+    if ranker and (trees := Path(ranker).with_name(TREES)).exists():
+        shutil.copytree(trees, staging / "graphs" / TREES, copy_function=shutil.copyfile)
     (staging / "reference").mkdir()
     shutil.copyfile(reference, staging / "reference" / "reference.parquet")
     for name, settings in (("reranking", reranking), ("retrieval", retrieval)):
