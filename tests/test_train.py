@@ -38,7 +38,7 @@ ONE_EPOCH = ["trainer.max_epochs=1"]
 FEW_TREES = "model.module.members.trees.module.rounds=3"
 
 
-CUT = ("two_tower", "ranker")
+CUT = ("two_tower", "dcn")
 SIX_EPOCHS = ["trainer.max_epochs=6", "model.best.patience=100"]
 
 
@@ -80,10 +80,10 @@ def test_training_writes_a_network_and_a_finished_run_and_says_what_is_wrong(pla
     """Seven command lines in one process: two equal trainings, two other models, and three mistakes."""
     (first, again, towers, committee, *mistakes), errors = exits(
         place,
-        ["model=ranker", "out=first", *ONE_EPOCH],
-        ["model=ranker", "out=again", *ONE_EPOCH],
+        ["model=dcn", "out=first", *ONE_EPOCH],
+        ["model=dcn", "out=again", *ONE_EPOCH],
         ["model=two_tower", "out=towers", "data=world", "data.outputs=outputs", "metrics=figures/towers.json", *ONE_EPOCH],
-        ["model=committee", "out=committee", FEW_TREES, *ONE_EPOCH],
+        ["model=ranker", "out=committee", FEW_TREES, *ONE_EPOCH],
         ["trainer.max_epoch=1"],
         ["model=rankr"],
         ["data.outputs=elsewhere"],
@@ -104,7 +104,7 @@ def test_training_writes_a_network_and_a_finished_run_and_says_what_is_wrong(pla
     assert {"weight/trees/long_view", "test/gauc_long_view"} <= json.loads(
         (place / "committee/metrics.json").read_text()
     ).keys()
-    names = ("committee", "ranker", "ranker", "two_tower")
+    names = ("dcn", "dcn", "ranker", "two_tower")
     assert statuses(place) == [(name, "FINISHED") for name in names]
     assert len(list((place / "mlruns").glob("*/artifacts/model/weights.safetensors"))) == 4
 
@@ -123,7 +123,7 @@ def test_training_writes_a_network_and_a_finished_run_and_says_what_is_wrong(pla
 
 def test_a_mistake_exits_1_and_writes_nothing(place):
     shutil.rmtree(place / "outputs")
-    process = started(place, TRAIN, "model=ranker", "out=model")
+    process = started(place, TRAIN, "model=dcn", "out=model")
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "run `dvc repro features`" in errors
@@ -132,7 +132,7 @@ def test_a_mistake_exits_1_and_writes_nothing(place):
 
 
 def test_sigterm_while_training_exits_143_and_leaves_no_half_output(place):
-    process = started(place, TRAIN, "model=ranker", "out=model", "trainer.max_epochs=100000", "model.best.patience=100000")
+    process = started(place, TRAIN, "model=dcn", "out=model", "trainer.max_epochs=100000", "model.best.patience=100000")
     guard = threading.Timer(120, process.kill)
     guard.start()
     next((line for line in process.stdout if "train/loss" in line), None)  # the progress bar, from inside the first epoch on
@@ -141,8 +141,8 @@ def test_sigterm_while_training_exits_143_and_leaves_no_half_output(place):
     guard.cancel()
     assert process.returncode == 143, errors
     assert not [path for path in place.iterdir() if "model" in path.name]
-    assert statuses(place) == [("ranker", "KILLED")]
-    assert list(place.glob("runs/checkpoints/ranker-*/what.json"))  # so that it can go on
+    assert statuses(place) == [("dcn", "KILLED")]
+    assert list(place.glob("runs/checkpoints/dcn-*/what.json"))  # so that it can go on
 
 
 def cut_short(place: Path, model: str) -> str:

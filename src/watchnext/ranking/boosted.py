@@ -9,6 +9,7 @@ import numpy as np
 import xgboost
 
 from watchnext.features.batches import FeatureSet
+from watchnext.nn.module import NothingToLearnError
 from watchnext.nn.weights import build_network, recipe_of, save_network
 from watchnext.ranking.forest import Columns
 from watchnext.ranking.heads import WATCH
@@ -84,11 +85,11 @@ class BoostedModule:
         return recipe_of(partial(self._of.func, **arguments), self.features.pipeline.sizes)
 
     def fit(self, train: np.ndarray, valid: np.ndarray, *, seed: int, log: Log) -> None:
-        """Fit on the impressions `train`, stopping by `valid`; `log` takes figures and the round. Raises ValueError where
-        either is empty."""
+        """Fit on the impressions `train`, stopping by `valid`; `log` takes figures and the round. Raises NothingToLearnError
+        where either is empty."""
         for rows, name in ((train, "train"), (valid, "valid")):
             if not len(rows):
-                raise ValueError(f"there are no {name} impressions; check data.split")
+                raise NothingToLearnError(f"there are no {name} impressions; check data.split")
         threads = self.parameters["nthread"]
         learn = xgboost.QuantileDMatrix(Chunks(self.features, train, self.network.columns), nthread=threads)
         check = xgboost.QuantileDMatrix(Chunks(self.features, valid, self.network.columns), ref=learn, nthread=threads)

@@ -24,6 +24,7 @@ class Bends(nn.Module):
         self.names = names
         self.pieces = Pieces(values=sum(getattr(sizes, name) for name in names))
         self.weigh = nn.Linear(self.pieces.width, targets)
+        nn.init.zeros_(self.weigh.weight)  # so many small lines at random would be noise that training has to undo first
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         return self.weigh(self.pieces(torch.cat([inputs[name] for name in self.names if name in inputs], dim=-1)))

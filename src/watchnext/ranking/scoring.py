@@ -47,7 +47,7 @@ class Ranker:
             if name not in self.heads:
                 raise ValueError(
                     f"{by} asks the ranker for {name!r}, but it was trained for {', '.join(self.heads)} alone; leave it out "
-                    f"there, or train with a loss that has it: `python train.py loss@model.module.loss=multi_task`"
+                    f"there, or train with a loss that has it: `python train.py model=dcn loss@model.module.loss=multi_task`"
                 )
 
     @classmethod
