@@ -78,7 +78,7 @@ class TargetAttention(nn.Module):
         self.of_history = nn.Linear(dimension, hidden)
         self.of_candidate = nn.Linear(dimension, hidden, bias=False)
         self.of_product = nn.Linear(dimension, hidden, bias=False)
-        self.activate = nn.GELU(approximate="tanh")
+        self.activate = nn.GELU()
         self.weigh = nn.Linear(hidden, 1)
 
     def forward(self, candidate: Tensor, history: Tensor, mask: Tensor) -> Tensor:
