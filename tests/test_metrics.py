@@ -50,6 +50,18 @@ def test_auc_is_the_share_of_won_pairs(table):
     assert same(metrics.auc(labels, scores), slow_auc([row[:2] for row in table]))
 
 
+def slow_ranks(scores: list[float]) -> list[float]:
+    return [sum(s < mine for s in scores) + (sum(s == mine for s in scores) + 1) / 2 for mine in scores]
+
+
+@given(seconds)
+def test_rank_correlation_is_the_correlation_of_ranks(table):
+    left, right = columns(table, 2) if table else (np.zeros(0), np.zeros(0))
+    ranks = [slow_ranks([sunk(value) for value in values]) for values in (left, right)]
+    both = len(table) and all(np.ptp(values) for values in ranks)
+    assert same(metrics.rank_correlation(left, right), np.corrcoef(*ranks)[0, 1] if both else math.nan)
+
+
 @given(rows)
 def test_gauc_averages_each_viewers_auc_by_positives(table):
     total = weight = 0.0

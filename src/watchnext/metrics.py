@@ -188,6 +188,19 @@ def mean_absolute_error(true_seconds: np.ndarray, predicted: np.ndarray) -> floa
     return _mean(np.where(finite, np.abs(true_seconds - np.where(finite, predicted, 0.0)), np.inf))
 
 
+def rank_correlation(left: np.ndarray, right: np.ndarray) -> float:
+    """Spearman's: the correlation of ranks, tied values sharing their mean rank. nan where either column is constant.
+
+    >>> rank_correlation([1.0, 2.0, 3.0, 4.0], [0.1, 0.2, 0.9, 0.3])
+    0.8
+    """
+    left, right = _columns({"left": _sunk(left), "right": _sunk(right)})
+    one = np.zeros(len(left), np.int64)
+    ranks = [_averaged_ranks(one, values) - (len(values) + 1) / 2 for values in (left, right)] if len(left) else [one, one]
+    spread = np.sqrt((ranks[0] @ ranks[0]) * (ranks[1] @ ranks[1]))
+    return float(ranks[0] @ ranks[1] / spread) if spread else float("nan")
+
+
 def xauc(true_seconds: np.ndarray, predicted: np.ndarray) -> float:
     """Share of pairs with different true values that the predictions order alike, a tied prediction counting half.
 

@@ -26,7 +26,7 @@ def history(dimension: int) -> torch.Tensor:
 
 
 def gelu(x: float) -> float:
-    return 0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    return 0.5 * x * (1 + math.erf(x / math.sqrt(2)))
 
 
 def test_target_attention_weighs_each_watch_by_an_mlp_of_both_and_their_product():

@@ -34,13 +34,17 @@ def release(config: DictConfig) -> None:
     tags = {"data_hash": report["data_hash"], "schema_fingerprint": report["schema"], "regime": report["regime"]}
     with tracking.start_run("release", config=plain(config), tags=tags) as run:
         built = builder.build()
+        run.log_metrics({f"agreement/{name}": value for name, value in built.agreement.items()})
         found = json.loads((outputs / "ranker" / "metrics.json").read_text())
         serves = enter(
-            built, data=config.data.name, run=run, metrics={name: found[name] for name in sorted(found) if "test/" in name}
+            built.folder,
+            data=config.data.name,
+            run=run,
+            metrics={name: found[name] for name in sorted(found) if "test/" in name},
         )
-    (outputs / "release.json").write_text(json.dumps({"release": built.name}, indent=1))
+    (outputs / "release.json").write_text(json.dumps({"release": built.folder.name}, indent=1))
     how = f"`python -m watchnext.lifecycle promote data={config.data.name}` lets it serve"
-    print(f"{built}: {'serves' if serves else f'challenger; {how}'}")
+    print(f"{built.folder}: {'serves' if serves else f'challenger; {how}'}")
 
 
 def promoted(config: DictConfig) -> None:

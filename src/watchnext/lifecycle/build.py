@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from watchnext.features.batches import FeatureSet
+from watchnext.lifecycle.agreement import CANDIDATE_INPUTS, agreement, require_agreement
 from watchnext.monitoring.reference import reference
 from watchnext.nn.export import export_graph
 from watchnext.nn.weights import fingerprint, load_network
@@ -17,7 +18,7 @@ from watchnext.ranking.scoring import Ranker
 from watchnext.ranking.trees import forest_of
 from watchnext.ranking.unranked import Unranked
 from watchnext.retrieval.two_tower import OneViewer
-from watchnext.serving.graph import TREES
+from watchnext.serving.graph import TREES, CompiledRanker
 from watchnext.serving.release import aside, assemble, publish
 from watchnext.types import TARGETS
 
@@ -32,8 +33,16 @@ QUERY_INPUTS = (
     "history_values",
     "history_mask",
 )
-CANDIDATE_INPUTS = ("video_codes", "video_tags", "video_vector", "video_values", "video_duration_s", "candidate_values")
 EXAMPLE = 3  # candidates the graph is traced with; any number may follow
+
+
+@dataclass(frozen=True)
+class Built:
+    """The release's folder, and how near the compiled ranker is to the trained one (lifecycle/agreement.py); empty without
+    one."""
+
+    folder: Path
+    agreement: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -48,11 +57,12 @@ class ReleaseBuilder:
     reranking: Mapping
     retrieval: Mapping
 
-    def build(self) -> Path:
-        """Export, assemble aside, publish; returns the release folder. The same parts give the same release.
+    def build(self) -> Built:
+        """Export, compare, assemble aside, publish. The same parts give the same release.
 
         Raises FileNotFoundError or SchemaError naming the stage to run where a part is missing or of another
-        schema, ValueError where the value weighs a head that the ranker lacks.
+        schema, ValueError where the value weighs a head that the ranker lacks, AgreementError where the compiled ranker
+        answers otherwise than the trained one.
         """
         features, schema = self.features, self.features.pipeline.schema
         towers = load_network(self.outputs / "two_tower", schema=schema, repair="dvc repro two_tower")
@@ -62,8 +72,9 @@ class ReleaseBuilder:
         work = aside(self.releases)
         try:
             self._export(towers, ranker.network, work)
+            found = self._compared(ranker.network, work / "ranker.xml")
             reference(features, ranker, "valid").write_parquet(work / "reference.parquet")
-            return self._publish(work)
+            return Built(self._publish(work), found)
         finally:
             shutil.rmtree(work, ignore_errors=True)
 
@@ -78,6 +89,13 @@ class ReleaseBuilder:
             forest.save(work / TREES)
             given[INPUT] = torch.zeros(EXAMPLE, len(TARGETS))
         export_graph(Scorer(ranker), given, rows_vary={*CANDIDATE_INPUTS, INPUT}, path=work / "ranker.xml")
+
+    def _compared(self, ranker: torch.nn.Module, exported: Path) -> dict[str, float]:
+        if not exported.exists():
+            return {}
+        found = agreement(CompiledRanker.load(exported.parent), ranker, self.features, self.features.rows("valid"))
+        require_agreement(found)
+        return found
 
     def _publish(self, work: Path) -> Path:
         staging = aside(self.releases)

@@ -78,7 +78,7 @@ class TargetAttention(nn.Module):
         self.of_history = nn.Linear(dimension, hidden)
         self.of_candidate = nn.Linear(dimension, hidden, bias=False)
         self.of_product = nn.Linear(dimension, hidden, bias=False)
-        self.activate = nn.GELU(approximate="tanh")
+        self.activate = nn.GELU()
         self.weigh = nn.Linear(hidden, 1)
 
     def forward(self, candidate: Tensor, history: Tensor, mask: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ class TargetAttention(nn.Module):
         hidden = self.of_history(history) + self.of_candidate(target) + self.of_product(history * target)
         weights = self.weigh(self.activate(hidden)).squeeze(-1) * mask
         # Not a softmax: as in DIN, the strength of interest may grow with the number of related watches.
-        return (weights.unsqueeze(-1) * history).sum(1) / mask.sum(-1, keepdim=True).clamp(min=1.0).sqrt()
+        return _by_viewer(weights, history) / mask.sum(-1, keepdim=True).clamp(min=1.0).sqrt()
 
 
 class ContentAffinity(nn.Module):
@@ -98,6 +98,12 @@ class ContentAffinity(nn.Module):
 
     def forward(self, candidate: Tensor, history: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         # The last column says whether the vector is there; it is no direction.
-        cosine = (history[..., :-1] * candidate[:, None, :-1]).sum(-1) * mask
-        weighted = torch.cat([cosine.unsqueeze(-1), cosine.unsqueeze(-1) * values], dim=-1).sum(1)
+        cosine = _by_viewer(candidate[:, :-1], history[..., :-1].transpose(1, 2)) * mask
+        weighted = torch.cat([cosine.sum(1, keepdim=True), _by_viewer(cosine, values)], dim=-1)
         return weighted / mask.sum(-1, keepdim=True).clamp(min=1.0)
+
+
+def _by_viewer(rows: Tensor, matrices: Tensor) -> Tensor:
+    """(C, M) rows times the matrix (B, M, N) of their viewer, B = C or 1: (C, N). A product of matrices, as one that is written
+    out walks over (C, M, N) numbers."""
+    return (rows.unsqueeze(1) @ matrices).squeeze(1)

@@ -10,7 +10,7 @@ class MLP(nn.Sequential):
     def __init__(self, *, inputs: int, hidden: tuple[int, ...], dropout: float) -> None:
         layers: list[nn.Module] = []
         for width in hidden:
-            layers += [nn.Linear(inputs, width), nn.GELU(approximate="tanh"), nn.Dropout(dropout)]
+            layers += [nn.Linear(inputs, width), nn.GELU(), nn.Dropout(dropout)]
             inputs = width
         super().__init__(*layers)
 

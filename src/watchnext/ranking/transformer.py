@@ -51,7 +51,7 @@ class _Block(nn.Module):
         self.heads, self.scale = heads, (dimension // heads) ** -0.5
         self.before_attention, self.before_deep = nn.LayerNorm(dimension), nn.LayerNorm(dimension)
         self.query, self.key, self.value, self.out = (nn.Linear(dimension, dimension) for _ in range(4))
-        self.deep = nn.Sequential(nn.Linear(dimension, 2 * dimension), nn.GELU(approximate="tanh"), nn.Dropout(dropout),
+        self.deep = nn.Sequential(nn.Linear(dimension, 2 * dimension), nn.GELU(), nn.Dropout(dropout),
                                   nn.Linear(2 * dimension, dimension))  # fmt: skip
         self.dropout = nn.Dropout(dropout)
 

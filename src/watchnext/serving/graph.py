@@ -16,12 +16,20 @@ import openvino as ov
 TREES = "trees"  # the folder of a ranker's trees, beside its graph
 
 
-class Graph:
-    """`<path>.xml` with its weights beside it, compiled for the CPU. Any thread may call it: each has its own request."""
+def has_bf16() -> bool:
+    """Whether this processor multiplies bf16 in hardware."""
+    return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
-    def __init__(self, path: Path, *, threads: int = 1) -> None:
-        # f32 is asked for, as bf16 machines would otherwise answer other scores than the ones that were evaluated.
-        options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+
+class Graph:
+    """`<path>.xml` with its weights beside it, compiled for the CPU. Any thread may call it: each has its own request.
+
+    precision  f32 or bf16. It is always asked for: left to itself, a processor with bf16 would answer other scores than the
+               ones that were evaluated.
+    """
+
+    def __init__(self, path: Path, *, threads: int = 1, precision: str = "f32") -> None:
+        options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
         self._compiled = ov.Core().compile_model(str(path), "CPU", options)
         self._types = {port.get_any_name(): port.get_element_type().to_dtype() for port in self._compiled.inputs}
         self._local = threading.local()
@@ -51,10 +59,10 @@ class CompiledRanker:
     forest: Forest | None
 
     @classmethod
-    def load(cls, folder: Path) -> "CompiledRanker":
-        """Of `ranker.xml` in `folder`, and what stands beside it."""
+    def load(cls, folder: Path, *, precision: str = "f32") -> "CompiledRanker":
+        """Of `ranker.xml` in `folder`, and what stands beside it; `precision` as in `Graph`."""
         trees = Path(folder) / TREES
-        return cls(Graph(Path(folder) / "ranker.xml"), Forest.load(trees) if trees.exists() else None)
+        return cls(Graph(Path(folder) / "ranker.xml", precision=precision), Forest.load(trees) if trees.exists() else None)
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         return self.graph({**inputs, INPUT: self.forest(inputs)} if self.forest else inputs)

@@ -1,0 +1,112 @@
+"""Features and scores of one viewer's candidates, as they are served: `python -m benchmarks.scoring --candidates 500`.
+
+In process and on one core, on the release that `dvc repro` built, over a fresh store in a temporary folder. A request reads
+the viewer's record, the records of candidates drawn from the whole catalogue, encodes both (`features_ms`), runs the compiled
+ranker and calibrates (`model_ms`); known viewers take turns, and the first requests are left out. Medians and the 99th
+percentile are of f32, and of bf16 where the processor has it, else null; at the top stand those of bf16 if there are any.
+`rank/...` and `apart` compare the compiled ranker with the trained network on held-out impressions. The last line is one JSON
+object.
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from torch.backends.cpu import get_cpu_capability
+
+from watchnext.features.batches import FeatureSet
+from watchnext.lifecycle.agreement import agreement
+from watchnext.metrics import rounded
+from watchnext.ranking.scoring import Ranker
+from watchnext.serving.graph import CompiledRanker, has_bf16
+from watchnext.serving.inputs import Inputs
+from watchnext.serving.recommender import Recommender
+from watchnext.serving.release import Release
+from watchnext.serving.store import Store
+from watchnext.types import Request
+
+WARM = 50  # requests before the clock starts
+
+
+class Scoring:
+    """What `Recommender.score` does, with a look at the clock between features and model."""
+
+    def __init__(self, release: Release, store: Store, ranker: CompiledRanker) -> None:
+        self._release, self._store, self._ranker = release, store, ranker
+        self._inputs = Inputs(release, store)
+
+    def __call__(self, request: Request, rows: np.ndarray) -> tuple[np.ndarray, float, float]:
+        """Predictions (C, T), and the ms that features and model took."""
+        began = time.perf_counter()
+        inputs, _ = self._inputs.of(self._inputs.query(request, self._store.viewer(request.user_id)), rows)
+        encoded = time.perf_counter()
+        predictions = self._release.calibration(self._ranker(inputs))
+        return predictions, 1e3 * (encoded - began), 1e3 * (time.perf_counter() - encoded)
+
+
+def requests_of(release: Release, store: Store, *, count: int, candidates: int, seed: int) -> list[tuple[Request, np.ndarray]]:
+    """Viewers in turn, a second apart, each with candidates in no order."""
+    random, users = np.random.default_rng(seed), store.viewer_ids(count)
+    return [
+        (
+            Request(str(place), users[place % len(users)], 20, release.as_of_ms + 1 + 1000 * place),
+            random.choice(len(release.catalogue), candidates, replace=False),
+        )
+        for place in range(count)
+    ]
+
+
+def measured(scoring: Scoring, asked: list[tuple[Request, np.ndarray]]) -> dict[str, float]:
+    for request, rows in asked[:WARM]:
+        scoring(request, rows)
+    features_ms, model_ms = np.array([scoring(request, rows)[1:] for request, rows in asked[WARM:]]).T
+    return {
+        "p50_ms": float(np.median(features_ms + model_ms)),
+        "p99_ms": float(np.percentile(features_ms + model_ms, 99)),
+        "features_ms": float(np.median(features_ms)),
+        "model_ms": float(np.median(model_ms)),
+    }
+
+
+def of_precision(precision: str, release: Release, outputs: Path, store: Store, asked: list) -> dict[str, float]:
+    compiled = CompiledRanker.load(release.folder / "graphs", precision=precision)
+    scoring = Scoring(release, store, compiled)
+    if precision == "f32":  # the clock must not look at other code than what serves
+        np.testing.assert_array_equal(scoring(*asked[0])[0], Recommender(release, store).score(*asked[0]))
+    features = FeatureSet.load(outputs / "features")
+    ranker = Ranker.load(outputs / "ranker", schema=features.pipeline.schema, repair="dvc repro ranker")
+    return measured(scoring, asked) | agreement(compiled, ranker.network, features, features.rows("valid"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--candidates", type=int, default=500)
+    parser.add_argument("--requests", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--outputs", type=Path, default=Path("outputs"))
+    parser.add_argument("--releases", type=Path, default=Path("releases"))
+    options = parser.parse_args()
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    release = Release.load(options.releases / json.loads((options.outputs / "release.json").read_text())["release"])
+    with TemporaryDirectory(prefix="watchnext-benchmark-") as folder:
+        store = Store.open(Path(folder), release)
+        asked = requests_of(release, store, count=WARM + options.requests, candidates=options.candidates, seed=options.seed)
+        found: dict[str, Mapping | None] = {"f32": of_precision("f32", release, options.outputs, store, asked), "bf16": None}
+        if has_bf16():
+            found["bf16"] = of_precision("bf16", release, options.outputs, store, asked)
+        store.close()
+    best = "bf16" if found["bf16"] else "f32"
+    about = {"precision": best, "cores": 1, "instructions": get_cpu_capability(), "release": release.id}
+    about |= {"videos": len(release.catalogue), "candidates": options.candidates, "requests": options.requests}
+    print(
+        json.dumps(rounded({**{name: found[best][name] for name in found[best] if name.endswith("_ms")}, **about, **found}, 6))
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""No release leaves whose compiled ranker answers otherwise than the trained network."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from watchnext.lifecycle import build
+from watchnext.lifecycle.agreement import AgreementError, agreement, require_agreement
+from watchnext.lifecycle.build import ReleaseBuilder
+from watchnext.nn.weights import build_network, recipe_of, save_network
+from watchnext.ranking.dcn import DCN
+from watchnext.ranking.din import DIN
+from watchnext.ranking.tasks import SharedBottom
+from watchnext.retrieval.two_tower import TwoTower
+from watchnext.serving.graph import CompiledRanker
+from watchnext.types import TARGETS
+
+ONE = TARGETS.index("long_view")
+RANKER = partial(
+    DCN, targets=len(TARGETS), embedding=4, attention=8, interest=partial(DIN), cross_layers=1, rank=4,
+    tasks=partial(SharedBottom), hidden=(16,), dropout=0.0,
+)  # fmt: skip
+TOWERS = partial(TwoTower, embedding=4, hidden=(16,), dimension=8, heads=2, dropout=0.0)
+
+
+@pytest.fixture(scope="module")
+def ranker(world_features) -> torch.nn.Module:
+    torch.manual_seed(3)
+    network = build_network(recipe_of(RANKER, world_features.pipeline.sizes))
+    with torch.no_grad():  # a head that nothing was learned for
+        network.tasks.heads.weight[TARGETS.index("like")] = 0.0
+    return network.eval()
+
+
+@pytest.fixture
+def builder(world_features, ranker, tmp_path) -> ReleaseBuilder:
+    """Over trained parts up to the ranker; there is nothing yet that a release would be assembled from."""
+    sizes, schema = world_features.pipeline.sizes, world_features.pipeline.schema
+    for name, network, part in (("ranker", ranker, RANKER), ("two_tower", None, TOWERS)):
+        recipe = recipe_of(part, sizes)
+        (tmp_path / name).mkdir()
+        save_network(tmp_path / name, network or build_network(recipe), schema=schema, recipe=recipe)
+    reranking = {"value": {"weights": {"long_view": 1.0}}}
+    return ReleaseBuilder(
+        data="tiny", features=world_features, outputs=tmp_path, releases=tmp_path / "releases", clock="release",
+        reranking=reranking, retrieval={},
+    )  # fmt: skip
+
+
+def perturbed(ranker: torch.nn.Module, export):
+    """`export`, after which one weight of the head for long views is another."""
+    weight = ranker.tasks.heads.weight[ONE, 2].item()
+
+    def exported(module, example, *, rows_vary, path):
+        export(module, example, rows_vary=rows_vary, path=path)
+        whole, old = path.with_suffix(".bin").read_bytes(), np.float32(weight).tobytes()
+        if old in whole:
+            path.with_suffix(".bin").write_bytes(whole.replace(old, np.float32(weight + 20.0).tobytes(), 1))
+
+    return exported
+
+
+def test_what_is_exported_answers_as_the_network_does(builder, ranker, world_features, tmp_path):
+    builder._export(build_network(recipe_of(TOWERS, world_features.pipeline.sizes)).eval(), ranker, tmp_path)
+    found = agreement(CompiledRanker.load(tmp_path), ranker, world_features, world_features.rows("valid"))
+    assert set(found) == {"apart", *(f"rank/{name}" for name in TARGETS)}
+    assert found["apart"] < 1e-4
+    assert min(value for name, value in found.items() if name != "apart") > 0.9999
+    require_agreement(found)
+
+
+def test_one_wrong_weight_in_the_compiled_ranker_and_nothing_is_released(builder, ranker, monkeypatch):
+    monkeypatch.setattr(build, "export_graph", perturbed(ranker, build.export_graph))
+    with pytest.raises(
+        AgreementError, match=r"long_view 0?\S+, expected above 0\.999; worst difference .*`dvc repro"
+    ) as caught:
+        builder.build()
+    assert "rank/click" not in str(caught.value)
+    assert list(builder.releases.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [({"rank/like": 0.999}, "rank/like 0.99900"), ({"rank/like": float("nan")}, "rank/like nan"), ({"apart": 0.01}, "0.01000")],
+)
+def test_a_figure_at_its_limit_or_unknown_is_refused(wrong, named):
+    good = {**{f"rank/{name}": 1.0 for name in TARGETS}, "apart": 0.0099}
+    require_agreement(good)
+    with pytest.raises(AgreementError, match=named):
+        require_agreement(good | wrong)
