@@ -146,5 +146,5 @@ def test_what_is_hidden_does_not_matter_and_the_rest_does(world_features):
 def test_only_the_id_is_hidden_of_who_it_is(world_features):
     places = hidden_places(world_features.pipeline, ("user_id",))
     assert places == {"user_codes": [0]}
-    with pytest.raises(ValueError, match="names 'history', expected some of own_state, user_id"):
-        hidden_places(world_features.pipeline, ("history",))
+    with pytest.raises(ValueError, match="names 'watches', expected some of own_state, user_id, "):
+        hidden_places(world_features.pipeline, ("watches",))

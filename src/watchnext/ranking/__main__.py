@@ -1,19 +1,27 @@
-"""`python -m watchnext.ranking trade-off`: what the weights of the value buy."""
+"""`python -m watchnext.ranking trade-off | importance | ablation | learning-curve`: what the weights of the value buy, and what
+a ranker owes to which inputs and to how many days."""
 
-from collections.abc import Callable, Mapping
+import logging
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from omegaconf import DictConfig
+from tqdm import tqdm
 
-from watchnext.data.splits import SPLITS
+from watchnext import tracking
 from watchnext.dispatch import dispatch, instantiate, plain, write_report
 from watchnext.features.batches import FeatureSet
 from watchnext.metrics import rounded
+from watchnext.ranking.figures import markdown_of
 from watchnext.ranking.groups import groups_of
-from watchnext.ranking.plots import trade_off_plot
-from watchnext.ranking.scoring import Ranker
+from watchnext.ranking.importance import importance
+from watchnext.ranking.plots import learning_curve_plot, trade_off_plot, worse_plot
+from watchnext.ranking.retrained import ablation, learning_curve
+from watchnext.ranking.scoring import Ranker, held_out_rows
 from watchnext.ranking.trade_off import Point, markdown, mean_of_top, trade_off
 from watchnext.schema import SchemaError
 from watchnext.types import TARGETS
@@ -26,8 +34,7 @@ def curve(features: FeatureSet, ranker: Ranker, value: Callable, *, weights: Map
     `value(weights=...)` gives an object whose `of(predictions)` is the value of every row.
     """
     ranker.require((first, second), by="trade_off")
-    if split not in SPLITS or not len(rows := features.rows(split)):
-        raise ValueError(f"there are no {split!r} impressions, expected one of {', '.join(SPLITS)} that has some")
+    rows = held_out_rows(features, split)
     predictions, groups = ranker.scored(features, rows), groups_of(features, rows, "request")
     targets = features.columns["targets"][rows]
 
@@ -56,5 +63,68 @@ def trade_off_command(config: DictConfig) -> None:
     print(f"{markdown(points)}\n\n{outputs / 'trade_off'}: trade_off.png, trade_off.json")
 
 
+def progress(steps: Iterable, title: str) -> Iterable:
+    return tqdm(steps, desc=title, mininterval=1.0)
+
+
+def reported(config: DictConfig, name: str, plotted: str, plot: Callable, made: Callable[[FeatureSet], dict]) -> None:
+    """What `made` finds, as <data.outputs>/reports/<name>.json and .png, as a tracked run, and as a table."""
+    folder, features = Path(config.data.outputs) / "reports", FeatureSet.load(Path(config.data.outputs) / "features")
+    with tracking.start_run(name, config=plain(config), tags={"data": config.data.name} | features.provenance) as run:
+        found = made(features)
+        write_report(folder / f"{name}.json", rounded(found, 6))
+        plot(found[plotted], folder / f"{name}.png")
+        for path in (folder / f"{name}.json", folder / f"{name}.png"):
+            run.log_file(path)
+    print(f"{markdown_of(found)}\n\n{folder}: {name}.png, {name}.json")
+
+
+def importance_command(config: DictConfig) -> None:
+    """How much worse the trained ranker is with the inputs of each group permuted; validation days."""
+    told, folder = plain(config.report), Path(config.report.ranker)
+    settings = {key: told[key] for key in ("head", "split", "groups", "rows", "repeats")} | {"seed": config.seed}
+
+    def made(features: FeatureSet) -> dict:
+        ranker = Ranker.load(folder, schema=features.pipeline.schema, repair=f"python train.py out={folder}")
+        return importance(features, ranker, **settings, progress=progress)
+
+    reported(config, "importance", "worse_by", worse_plot, made)
+
+
+def _trained_anew(config: DictConfig, *own: str) -> dict:
+    """What `ablation` and `learning_curve` are told beside the features."""
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*(does not have many workers|IterableDataset|treespec, LeafSpec).*")
+    told = plain(config.report)
+
+    def preset() -> tuple:
+        return instantiate(config.model.module), instantiate(config.model.best) if "best" in config.model else None
+
+    def trainer(name: str, callbacks: list) -> object:
+        return instantiate(config.trainer, callbacks=callbacks, logger=False, enable_progress_bar=False)
+
+    return {"preset": preset, "trainer": trainer, "progress": progress} | {key: told[key] for key in own}
+
+
+def ablation_command(config: DictConfig) -> None:
+    """How much worse `model` is when it is trained without each group of inputs; validation days, several seeds."""
+    settings = _trained_anew(config, "head", "split", "groups", "seeds")
+    reported(config, "ablation", "worse_by", worse_plot, lambda features: ablation(features=features, **settings))
+
+
+def learning_curve_command(config: DictConfig) -> None:
+    """How good `model` is after training on the latest impressions, a share of all; validation days, several seeds."""
+    settings = _trained_anew(config, "head", "split", "shares", "seeds")
+    made = partial(learning_curve, **settings)
+    reported(config, "learning_curve", "sizes", learning_curve_plot, lambda features: made(features=features))
+
+
+COMMANDS = {
+    "trade-off": trade_off_command,
+    "importance": importance_command,
+    "ablation": ablation_command,
+    "learning-curve": learning_curve_command,
+}
+
 if __name__ == "__main__":
-    dispatch("watchnext.ranking", {"trade-off": trade_off_command}, (SchemaError, FileNotFoundError, ValueError))
+    dispatch("watchnext.ranking", COMMANDS, (SchemaError, FileNotFoundError, ValueError))

@@ -8,35 +8,26 @@ from torch import Tensor, nn
 
 from watchnext.features.encoding import InputSizes
 from watchnext.features.pipeline import FeaturePipeline
-from watchnext.schema import Feature
+from watchnext.ranking.input_groups import GROUPS, input_groups
 
-HIDABLE = ("own_state", "user_id")
+OWN_STATE = ("user_counters", "gap", "history", "user_tag_counters", "user_creator_counters")
+HIDABLE = ("own_state", *GROUPS)
+MASKED = ("history_codes", "history_tags", "history_vector")  # nothing reads them where the mask is 0
 
 
 def hidden_places(pipeline: FeaturePipeline, hide: tuple[str, ...]) -> dict[str, list[int]]:
     """Input block > its hidden columns.
 
-    own_state  what a viewer's own earlier outcomes changed: history, counters, user x tag, user x creator, gap
-    user_id    who it is
+    hide  groups of `input_groups`, or `own_state` for OWN_STATE, what a viewer's own earlier outcomes changed
     """
     if unknown := [name for name in hide if name not in HIDABLE]:
         raise ValueError(f"hide names {unknown[0]!r}, expected some of {', '.join(HIDABLE)}")
-    schema, found = pipeline.schema, {}
-    if "own_state" in hide:
-        computed = [f.name for f in schema.of("user", "numerical") if f.expression]
-        own = ("user ", *computed)
-        for block, starts in (("query_values", own), ("candidate_values", ("user x",))):
-            names = pipeline.value_names(block)
-            found[block] = [place for place, name in enumerate(names) if name.startswith(starts)]
-        found |= {"history_mask": [0], "history_values": list(range(pipeline.sizes.history))}
-    if "user_id" in hide:
-        codes = [f.name for f in schema.columns("user") if _is_code(f)]
-        found["user_codes"] = [place for place, name in enumerate(codes) if name == "user_id"]
-    return {block: places for block, places in found.items() if places}
-
-
-def _is_code(feature: Feature) -> bool:
-    return feature.kind == "categorical"
+    wanted = {group for name in hide for group in (OWN_STATE if name == "own_state" else (name,))}
+    found: dict[str, list[int]] = {}
+    for group, blocks in input_groups(pipeline).items():
+        for block, places in blocks.items() if group in wanted else ():
+            found.setdefault(block, []).extend(places)
+    return {block: sorted(places) for block, places in found.items() if block not in MASKED}
 
 
 class Blind(nn.Module):
@@ -47,9 +38,11 @@ class Blind(nn.Module):
         self.network = network(sizes=sizes, targets=targets)
         self.hidden = tuple(hidden)
         widths = {name: len(size) if isinstance(size, tuple) else size for name, size in vars(sizes).items()}
-        widths |= {"history_values": sizes.history, "history_mask": 1}  # any number of places: one factor for all
+        # Any number of watches and tags: one factor for all.
+        widths |= {"history_values": sizes.history, "history_mask": 1, "video_tags": 1}
+        widths |= {"video_vector": sizes.vector, "video_duration_s": 1}
         for block, places in hidden.items():
-            shown = torch.ones(widths[block], dtype=torch.int32 if block.endswith("_codes") else torch.float32)
+            shown = torch.ones(widths[block], dtype=torch.int32 if block.endswith(("_codes", "_tags")) else torch.float32)
             shown[[place for place in places if place < widths[block]]] = 0
             self.register_buffer(f"shown_{block}", shown, persistent=False)
 

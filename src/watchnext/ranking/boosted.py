@@ -11,6 +11,7 @@ import xgboost
 from watchnext.features.batches import FeatureSet
 from watchnext.nn.module import NothingToLearnError
 from watchnext.nn.weights import build_network, recipe_of, save_network
+from watchnext.ranking.blind import hidden_places
 from watchnext.ranking.forest import Columns
 from watchnext.ranking.heads import WATCH
 from watchnext.ranking.trees import Trees
@@ -23,22 +24,38 @@ Log = Callable[[Mapping[str, float], int], None]
 
 
 class Chunks(xgboost.DataIter):
-    """Impressions `rows` as XGBoost reads them: a chunk at a time, of which it keeps the bins."""
+    """Impressions `rows` as XGBoost reads them: a chunk at a time, of which it keeps the bins. The columns `hidden` of the
+    inputs are 0."""
 
-    def __init__(self, features: FeatureSet, rows: np.ndarray, columns: Columns) -> None:
+    def __init__(self, features: FeatureSet, rows: np.ndarray, columns: Columns, hidden: Mapping[str, list[int]]) -> None:
         super().__init__(release_data=True)
-        self.features, self.rows, self.columns, self.at = features, rows, columns, 0
+        self.features, self.rows, self.columns, self.hidden, self.at = features, rows, columns, hidden, 0
 
     def next(self, input_data: Callable) -> bool:
         if self.at >= len(self.rows):
             return False
         inputs = self.features.batch(self.rows[self.at : self.at + CHUNK])
+        for block, places in self.hidden.items():
+            inputs[block][..., places] = 0
         input_data(data=self.columns({name: values.numpy() for name, values in inputs.items()})[0])
         self.at += CHUNK
         return True
 
     def reset(self) -> None:
         self.at = 0
+
+
+class Told(xgboost.callback.TrainingCallback):
+    """Calls `log` with the validation loss of `target` and the round, every SHOWN rounds; what it raises ends the fit."""
+
+    def __init__(self, target: str, log: Log) -> None:
+        self._name, self._log = f"valid/loss_{target}", log
+
+    def after_iteration(self, model: xgboost.Booster, epoch: int, evals_log: dict) -> bool:
+        if epoch % SHOWN == 0:
+            (values,) = evals_log["valid"].values()
+            self._log({self._name: float(values[-1])}, epoch)
+        return False
 
 
 class BoostedModule:
@@ -48,6 +65,7 @@ class BoostedModule:
     rounds     most trees of a target; it ends `patience` rounds after its best one, by log loss (watch time: error of log1p)
     min_child  least sum of Hessians in a leaf
     columns    share of the columns that each tree may read, `rows` the same of rows
+    hide       inputs that training does not see, some of `blind.HIDABLE`: nothing splits by what is always 0
     """
 
     def __init__(
@@ -64,6 +82,7 @@ class BoostedModule:
         columns: float,
         l2: float,
         threads: int,
+        hide: tuple[str, ...] = (),
     ) -> None:
         self.features, self.rounds, self.patience = features, rounds, patience
         self.parameters = {
@@ -77,6 +96,7 @@ class BoostedModule:
             "nthread": threads,
         }
         self._of, self.figures = network, {}
+        self._hidden = hidden_places(features.pipeline, tuple(hide))
         self.recipe = self._recipe({})
         self.network: Trees = build_network(self.recipe)
 
@@ -85,44 +105,40 @@ class BoostedModule:
         return recipe_of(partial(self._of.func, **arguments), self.features.pipeline.sizes)
 
     def fit(self, train: np.ndarray, valid: np.ndarray, *, seed: int, log: Log) -> None:
-        """Fit on the impressions `train`, stopping by `valid`; `log` takes figures and the round. Raises NothingToLearnError
-        where either is empty."""
+        """Fit on the impressions `train`, stopping by `valid`; `log` takes figures and the round, while it fits. Raises
+        NothingToLearnError where either is empty."""
         for rows, name in ((train, "train"), (valid, "valid")):
             if not len(rows):
                 raise NothingToLearnError(f"there are no {name} impressions; check data.split")
         threads = self.parameters["nthread"]
-        learn = xgboost.QuantileDMatrix(Chunks(self.features, train, self.network.columns), nthread=threads)
-        check = xgboost.QuantileDMatrix(Chunks(self.features, valid, self.network.columns), ref=learn, nthread=threads)
+        chunks = [Chunks(self.features, rows, self.network.columns, self._hidden) for rows in (train, valid)]
+        learn = xgboost.QuantileDMatrix(chunks[0], nthread=threads)
+        check = xgboost.QuantileDMatrix(chunks[1], ref=learn, nthread=threads)
         forests, bases = [], []
         for place, name in enumerate(TARGETS):
             label, checked = (_label(self.features.columns["targets"][rows, place], place) for rows in (train, valid))
             learn.set_label(label)
             check.set_label(checked)
             base = float(label.mean()) if place == WATCH else float(label.mean().clip(*RATE))
-            booster, history = self._boosted(learn, check, place, base, seed)
-            for step, value in enumerate(history):
-                if step % SHOWN == 0:
-                    log({f"valid/loss_{name}": value}, step)
+            booster = self._boosted(learn, check, place, base, seed, Told(name, log))
             forests.append(tree_arrays(booster, booster.best_iteration + 1))
             self.figures[f"trees/{name}"] = booster.best_iteration + 1.0
             bases.append(base if place == WATCH else np.log(base / (1 - base)))
         self._fill(forests, bases)
 
-    def _boosted(self, learn, check, place: int, base: float, seed: int) -> tuple[xgboost.Booster, list[float]]:
-        """The trees of one target, and its loss on `check` after every round."""
+    def _boosted(self, learn, check, place: int, base: float, seed: int, told: Told) -> xgboost.Booster:
+        """The trees of one target, stopped by its loss on `check`."""
         objective, metric = ("reg:squarederror", "rmse") if place == WATCH else ("binary:logistic", "logloss")
-        told = {**self.parameters, "objective": objective, "eval_metric": metric, "base_score": base, "seed": seed}
-        history: dict = {}
-        booster = xgboost.train(
-            told,
+        parameters = {**self.parameters, "objective": objective, "eval_metric": metric, "base_score": base, "seed": seed}
+        return xgboost.train(
+            parameters,
             learn,
             self.rounds,
             evals=[(check, "valid")],
             early_stopping_rounds=self.patience,
-            evals_result=history,
             verbose_eval=False,
+            callbacks=[told],
         )
-        return booster, history["valid"][metric]
 
     def _fill(self, forests: list[dict[str, np.ndarray]], bases: list[float]) -> None:
         """The network of all targets' trees, in the order of TARGETS."""

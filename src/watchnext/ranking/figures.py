@@ -1,11 +1,15 @@
 """Predictions of held-out impressions > figures by target, the same for every model."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
 from watchnext import metrics
 from watchnext.ranking.heads import WATCH
 from watchnext.ranking.reliability import DURATION_S
 from watchnext.types import TARGETS
+
+TITLES = {"auc": "AUC", "gauc": "GAUC", "logloss": "log loss"}
 
 
 def figures(predictions: np.ndarray, targets: np.ndarray, users: np.ndarray, duration_s: np.ndarray) -> dict[str, float]:
@@ -20,12 +24,41 @@ def figures(predictions: np.ndarray, targets: np.ndarray, users: np.ndarray, dur
         if place == WATCH:
             found |= _of_seconds(score, target, np.searchsorted(DURATION_S, duration_s, side="right"))
             continue
-        found[f"auc_{name}"] = metrics.auc(target, score)
-        found[f"gauc_{name}"] = metrics.gauc(target, score, users)
+        found |= {f"{figure}_{name}": value for figure, value in of_head(score, target, users).items()}
         found[f"ndcg5_{name}"] = metrics.ndcg_at(target, score, users, 5)
-        found[f"logloss_{name}"] = metrics.logloss(target, score)
         found[f"ece_{name}"] = metrics.ece(target, score)
     return found
+
+
+def outcome(head: str) -> int:
+    """The column of a head that predicts an outcome. Raises ValueError for watch time and for a misspelt one."""
+    if head not in TARGETS or TARGETS.index(head) == WATCH:
+        outcomes = ", ".join(name for name in TARGETS if name != TARGETS[WATCH])
+        raise ValueError(f"report.head is {head!r}, expected one of {outcomes}")
+    return TARGETS.index(head)
+
+
+def of_head(score: np.ndarray, label: np.ndarray, users: np.ndarray) -> dict[str, float]:
+    """AUC, GAUC and log loss of one outcome's probabilities, (N,) each."""
+    return {
+        "auc": metrics.auc(label, score),
+        "gauc": metrics.gauc(label, score, users),
+        "logloss": metrics.logloss(label, score),
+    }
+
+
+def mean_and_spread(found: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Figure > mean and standard deviation over repetitions; the latter is nan for one."""
+    values = {name: np.array([each[name] for each in found]) for name in found[0]}
+    spread = {name: float(each.std(ddof=1)) if len(each) > 1 else float("nan") for name, each in values.items()}
+    return {name: {"mean": float(each.mean()), "spread": spread[name]} for name, each in values.items()}
+
+
+def differences(whole: Sequence[Mapping[str, float]], less: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """By how much figures are worse in `less`, paired: positive where AUC and GAUC fell and where log loss rose."""
+    signs = {"auc": 1.0, "gauc": 1.0, "logloss": -1.0}
+    pairs = zip(whole, less, strict=True)
+    return mean_and_spread([{name: sign * (a[name] - b[name]) + 0.0 for name, sign in signs.items()} for a, b in pairs])
 
 
 def _of_seconds(score: np.ndarray, target: np.ndarray, strata: np.ndarray) -> dict[str, float]:
@@ -36,3 +69,19 @@ def _of_seconds(score: np.ndarray, target: np.ndarray, strata: np.ndarray) -> di
         "stratified_xauc_watch_s": metrics.stratified_xauc(target, score, strata),
         "mean_ratio_watch_s": float(score.mean(dtype=np.float64)) / watched if watched else float("nan"),
     }
+
+
+def markdown_of(report: Mapping) -> str:
+    """A line a group, the most important first, or a line a size: figures with their spread."""
+    if "sizes" in report:
+        lines = [(f"{size['rows']:,}", size) for size in report["sizes"]]
+    else:
+        lines = sorted(report["worse_by"].items(), key=lambda line: -line[1]["auc"]["mean"])
+    cells = [
+        f"| {name} | " + " | ".join(f"{found[key]['mean']:.4f} ± {found[key]['spread']:.4f}" for key in TITLES) + " |"
+        for name, found in lines
+    ]
+    what, sign = ("training impressions", "") if "sizes" in report else ("inputs", " worse by")
+    return "\n".join(
+        [f"| {what} | {' | '.join(f'{title}{sign}' for title in TITLES.values())} |", "| --- |" + " ---: |" * 3, *cells]
+    )

@@ -1,6 +1,7 @@
 """Fits what a ranking preset describes, be it a network, trees, or a committee of both."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +17,9 @@ from watchnext.ranking.figures import figures
 from watchnext.ranking.scoring import scored
 
 Log = Callable[[Mapping[str, float], int], None]
+Preset = Callable[
+    [], tuple[partial, pl.Callback | None]
+]  # a module without its features, and its best epoch's keeper: new ones
 
 
 class Fitted(Protocol):
@@ -56,6 +60,16 @@ def fit(
         module.fit(valid, seed=seed, member=member)
     else:
         module.fit(train, valid, seed=seed, log=log)
+
+
+def fitted(preset: Preset, features: FeatureSet, *, seed: int, trainer: TrainerOf) -> Fitted:
+    """What a preset describes, made and trained anew without a trace but the result; a network has `network` and `features`
+    alike."""
+    pl.seed_everything(seed, workers=True, verbose=False)
+    make, best = preset()
+    module = make(features=features)
+    fit(module, best, name="model", seed=seed, trainer=trainer, log=lambda values, step: None)
+    return module
 
 
 def fit_and_measure(

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from watchnext.data.plots import save
+from watchnext.ranking.figures import TITLES
 from watchnext.ranking.reliability import Reliability
 from watchnext.ranking.trade_off import Point
 
@@ -59,4 +60,34 @@ def trade_off_plot(points: Sequence[Point], path: Path) -> None:
         axes.annotate(f"{point.share:.2f}", (x, y), fontsize=6, color=INK, xytext=(3, 3), textcoords="offset points")
     axes.set_xlabel(first, fontsize=7, color=INK)
     axes.set_ylabel(second, fontsize=7, color=INK)
+    save(figure, Path(path), colours=48)
+
+
+def worse_plot(worse_by: Mapping[str, Mapping[str, Mapping[str, float]]], path: Path) -> None:
+    """A bar a group and figure, by how much the figure is worse, with its spread; the groups in the order given, from above."""
+    figure, panels = _axes(len(TITLES))
+    figure.set_figheight(1.0 + 0.2 * len(worse_by))
+    names, places = list(worse_by), np.arange(len(worse_by))
+    for axes, (key, title) in zip(panels, TITLES.items(), strict=True):
+        means, spreads = (np.array([worse_by[name][key][what] for name in names]) for what in ("mean", "spread"))
+        axes.barh(places, means, xerr=np.nan_to_num(spreads), color=COLOURS[0], ecolor=INK, height=0.6, error_kw={"lw": 0.8})
+        axes.set_yticks(places, names if axes is panels[0] else [""] * len(names))
+        axes.invert_yaxis()
+        axes.set_axisbelow(True)
+        axes.set_title(f"{title} is worse by", fontsize=8, color=INK, loc="left")
+    save(figure, Path(path), colours=48)
+
+
+def learning_curve_plot(sizes: Sequence[Mapping], path: Path) -> None:
+    """A panel a figure: its mean and spread by training impressions, on a logarithmic axis."""
+    figure, panels = _axes(len(TITLES))
+    rows = [size["rows"] for size in sizes]
+    for axes, (key, title) in zip(panels, TITLES.items(), strict=True):
+        means, spreads = (np.array([size[key][what] for size in sizes]) for what in ("mean", "spread"))
+        axes.errorbar(rows, means, np.nan_to_num(spreads), color=COLOURS[0], marker="o", markersize=3, linewidth=1, capsize=2)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(rows, [f"{each:,}" for each in rows], fontsize=6)
+        axes.minorticks_off()
+        axes.set_title(title, fontsize=8, color=INK, loc="left")
+        axes.set_xlabel("training impressions", fontsize=7, color=INK)
     save(figure, Path(path), colours=48)

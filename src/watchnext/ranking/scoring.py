@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from watchnext.data.splits import SPLITS
 from watchnext.features.batches import FeatureSet
 from watchnext.nn.weights import load_network
 from watchnext.ranking.calibration import Calibration
@@ -18,12 +19,27 @@ from watchnext.types import TARGETS
 CHUNK = 1024
 
 
+def held_out_rows(features: FeatureSet, split: str) -> np.ndarray:
+    """The rows (n,) of a split. Raises ValueError for one that is none or has none."""
+    if split not in SPLITS or not len(rows := features.rows(split)):
+        raise ValueError(f"there are no {split!r} impressions, expected one of {', '.join(SPLITS)} that has some")
+    return rows
+
+
 @torch.no_grad()
 def scored(features: FeatureSet, network: torch.nn.Module, rows: np.ndarray) -> np.ndarray:
     """Predictions (n, T) of the impressions `rows` (n,) of the feature set."""
     scorer = Scorer(network).eval()
     parts = [scorer(features.batch(rows[start : start + CHUNK])).numpy() for start in range(0, len(rows), CHUNK)]
     return np.concatenate(parts) if parts else np.zeros((0, len(TARGETS)), np.float32)
+
+
+@torch.no_grad()
+def predicted(network: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> np.ndarray:
+    """Predictions (n, T) of inputs (n, ...) that are in memory, n at least 1."""
+    scorer, rows = Scorer(network).eval(), len(inputs["video_codes"])
+    chunks = ({name: block[start : start + CHUNK] for name, block in inputs.items()} for start in range(0, rows, CHUNK))
+    return np.concatenate([scorer(chunk).numpy() for chunk in chunks])
 
 
 @dataclass(frozen=True)
