@@ -5,6 +5,7 @@ A training that was cut short goes on after its last whole epoch when the same c
 
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
 import hydra
@@ -12,15 +13,13 @@ import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import TQDMProgressBar
-from pytorch_lightning.loggers import MLFlowLogger
 
 from watchnext import tracking
 from watchnext.dispatch import composed, plain, write_report
 from watchnext.features.batches import FeatureSet
 from watchnext.metrics import rounded
 from watchnext.nn.checkpoints import Checkpoints, unfinished
-from watchnext.nn.module import NothingToLearnError, fit_and_measure
+from watchnext.nn.module import NothingToLearnError, fit_and_measure, tracked
 from watchnext.nn.weights import written_aside
 from watchnext.ranking import fitting
 from watchnext.ranking.trust import trust
@@ -36,12 +35,7 @@ def fit(
     config: DictConfig, run: tracking.Run, module: pl.LightningModule | fitting.Fitted, kept: Checkpoints
 ) -> dict[str, float]:
     """Fit, and measure on held-out days; Lightning logs every epoch's figures in the run."""
-
-    def trainer(name: str, callbacks: list[pl.Callback]) -> pl.Trainer:
-        prefix = "" if name == config.model.name else name
-        logger = MLFlowLogger(run_id=run.id, tracking_uri=run.tracking_uri, prefix=prefix)
-        return instantiate(config.trainer, callbacks=[*callbacks, TQDMProgressBar(refresh_rate=10)], logger=logger)
-
+    trainer = tracked(partial(instantiate, config.trainer), model=config.model.name, run=run)
     told = {"name": config.model.name, "seed": config.seed, "trainer": trainer, "checkpoints": kept}
     if isinstance(module, pl.LightningModule):
         return fit_and_measure(module, instantiate(config.model.best), **told)

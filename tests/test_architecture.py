@@ -17,6 +17,7 @@ FIXED = (
     "pyproject.toml",
     "README.md",
     "train.py",
+    "tune.py",
     "dvc.yaml",
     "LICENSE",
     "Makefile",

@@ -34,6 +34,8 @@ STORES = ("mlflow", "sqlalchemy")  # a signal waits until their code has returne
 PUT_OFFS = 100  # for at most this many twentieths of a second
 TERMINATED = 128 + signal.SIGTERM  # the exit code of a terminated program, 143
 
+PARENT = "mlflow.parentRunId"  # MLflow's own name
+
 SQLITE = "sqlite:///"
 LONGEST_PARAM = 500
 PARAMS_PER_CALL = 100  # MLflow's own limit
@@ -103,14 +105,18 @@ class Run:
 
 
 @contextmanager
-def start_run(name: str, *, config: Mapping, tags: Mapping[str, str], continues: str | None = None) -> Iterator[Run]:
+def start_run(
+    name: str, *, config: Mapping, tags: Mapping[str, str], continues: str | None = None, parent: Run | None = None
+) -> Iterator[Run]:
     """A run around the block: FINISHED, FAILED after an exception, KILLED after SIGTERM (which exits 143) or Ctrl-C.
 
     config     plain composed config; logged as parameters (values cut at 500 characters) and whole as `config.yaml`
     tags       must hold data_hash and schema_fingerprint; the git commit is added
     continues  id of a run of the same config that was cut short: it runs again where the store still knows it. After kill -9
                it says RUNNING until then.
+    parent     a started run that this one is shown under
     """
+    tags = {**tags, **({PARENT: parent.id} if parent else {})}
     if missing := [tag for tag in REQUIRED_TAGS if tag not in tags]:
         raise ValueError(f"run {name!r} lacks the tag {' and '.join(missing)}; pass tags={{{missing[0]!r}: ...}} to start_run")
     with _Sigterm() as sigterm:

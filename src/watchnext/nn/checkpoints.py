@@ -59,11 +59,11 @@ class Checkpoints:
 
 
 @contextmanager
-def unfinished(root: Path, name: str, what: Mapping) -> Iterator[Checkpoints]:
-    """The checkpoints of the training of `name` that `what` describes, JSON-ready, by this code on this machine. They are
-    removed where the block ends well, and otherwise kept for the next one of the very same.
+def described_folder(root: Path, name: str, what: Mapping, *, most: int) -> Iterator[Path]:
+    """The folder of the work on `name` that `what` describes, JSON-ready, by this code on this machine: the next work on the
+    very same finds it again, until `most` newer ones were begun.
 
-    Raises ValueError where another process is training the very same.
+    Raises ValueError where another process works in it.
     """
     what = {**what, **surroundings()}
     told = json.dumps(what, indent=1, sort_keys=True)
@@ -74,7 +74,15 @@ def unfinished(root: Path, name: str, what: Mapping) -> Iterator[Checkpoints]:
     folder.mkdir(parents=True, exist_ok=True)
     with _held(folder):
         (folder / "what.json").write_text(told)
-        _bounded(folder)
+        _bounded(folder, most)
+        yield folder
+
+
+@contextmanager
+def unfinished(root: Path, name: str, what: Mapping) -> Iterator[Checkpoints]:
+    """The checkpoints of the training of `name` that `what` describes, as in `described_folder`. They are removed where the
+    block ends well, and otherwise kept for the next one of the very same."""
+    with described_folder(root, name, what, most=KEPT) as folder:
         yield Checkpoints(folder)
         shutil.rmtree(folder)
 
@@ -119,9 +127,9 @@ def _others(folder: Path, prefix: str = "") -> list[Path]:
     return sorted(found, key=lambda path: path.stat().st_mtime_ns)
 
 
-def _bounded(folder: Path) -> None:
-    """Remove the oldest folders above KEPT, those in use aside."""
-    for other in _others(folder)[: -(KEPT - 1)]:
+def _bounded(folder: Path, most: int) -> None:
+    """Remove the oldest folders above `most`, those in use aside."""
+    for other in _others(folder)[: -(most - 1)]:
         try:
             with FileLock(other / "lock", timeout=0):
                 shutil.rmtree(other)

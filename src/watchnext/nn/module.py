@@ -8,10 +8,13 @@ from functools import partial
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.loggers import MLFlowLogger
 from pytorch_lightning.plugins.precision import MixedPrecision, Precision
 from torch import Tensor, nn
 
 from watchnext.nn.checkpoints import Checkpoints
+from watchnext.tracking import Run
 
 TrainerOf = Callable[[str, list[pl.Callback]], pl.Trainer]  # a network's name, and what its training needs to be called
 
@@ -124,6 +127,17 @@ def has_bf16() -> bool:
 def fastest_precision() -> Precision:
     """bf16 where the processor has it, else f32; see conf/trainer/fast.yaml."""
     return Bf16Training() if has_bf16() else Precision()
+
+
+def tracked(trainer: Callable[..., pl.Trainer], *, model: str, run: Run, along: tuple[pl.Callback, ...] = ()) -> TrainerOf:
+    """Trainers that log every epoch's figures in `run`, each network's but that of `model` itself under its own name, with the
+    callbacks `along` after those asked for."""
+
+    def made(name: str, callbacks: list[pl.Callback]) -> pl.Trainer:
+        logger = MLFlowLogger(run_id=run.id, tracking_uri=run.tracking_uri, prefix="" if name == model else name)
+        return trainer(callbacks=[*callbacks, *along, TQDMProgressBar(refresh_rate=10)], logger=logger)
+
+    return made
 
 
 def fit_network(

@@ -1,0 +1,176 @@
+"""The one door to optuna: what is varied, and a study of trials on disk that goes on where it was cut short.
+
+The sampler is TPE (Bergstra et al., NeurIPS 2011), seeded anew for every trial by how many have ended, so that a study which
+was killed tries what it would have tried. The pruner is the median rule (Golovin et al., KDD 2017).
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+Pruned = optuna.TrialPruned
+Space = Mapping[str, BaseDistribution]
+LEAF = ({"choices"}, {"low", "high"}, {"low", "high", "log"})
+DIGITS = 4  # of a number that was drawn between low and high
+
+
+def space_of(declared: Mapping, prefix: str = "") -> dict[str, BaseDistribution]:
+    """Dotted key > what it is drawn from. `declared` is nested as the configuration is, and ends in `{low, high}`, with `log:
+    true` for even draws of the logarithm, or in `{choices}`; whole ends give whole numbers. Raises ValueError naming the key.
+    """
+    found: dict[str, BaseDistribution] = {}
+    for name, value in declared.items():
+        key = f"{prefix}{name}"
+        if not isinstance(value, Mapping) or not value:
+            raise ValueError(f"tune.space.{key} is {value!r}, expected {{low: 1, high: 9}} or {{choices: [1, 9]}}")
+        if {"low", "high", "choices"} & set(value):
+            found[key] = _distribution(key, value)
+        else:
+            found |= space_of(value, f"{key}.")
+    return found
+
+
+def _distribution(key: str, told: Mapping) -> BaseDistribution:
+    if set(told) not in LEAF:
+        raise ValueError(f"tune.space.{key} has {', '.join(told)}, expected low and high, perhaps log, or choices alone")
+    if "choices" in told:
+        return CategoricalDistribution([text(value) for value in told["choices"]])
+    low, high = told["low"], told["high"]
+    kind = IntDistribution if isinstance(low, int) and isinstance(high, int) else FloatDistribution
+    try:
+        return kind(low, high, log=bool(told.get("log", False)))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"tune.space.{key} goes from {low} to {high}: {error}") from None
+
+
+def text(value: object) -> str:
+    """As an override's value."""
+    if isinstance(value, float):
+        value = float(f"{value:.{DIGITS}g}")
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def overrides_of(settings: Mapping[str, object]) -> list[str]:
+    return [f"{key}={text(value)}" for key, value in settings.items()]
+
+
+def _lies_in(value: object, distribution: BaseDistribution) -> bool:
+    if isinstance(distribution, CategoricalDistribution):
+        return text(value) in distribution.choices
+    return isinstance(value, int | float) and distribution.low <= value <= distribution.high
+
+
+class Trial:
+    """One setting that is tried. `run` is the id that it is tracked under; a trial that was cut short has one when it is tried
+    again."""
+
+    def __init__(self, trial: optuna.Trial) -> None:
+        self._trial = trial
+        self.overrides = overrides_of(trial.params)
+
+    @property
+    def run(self) -> str | None:
+        return self._trial.user_attrs.get("run")
+
+    @run.setter
+    def run(self, id: str) -> None:
+        self._trial.set_user_attr("run", id)
+
+    def report(self, value: float, step: int) -> None:
+        """A figure on the way, more being better. Raises Pruned where it is below the median of earlier trials."""
+        self._trial.report(value, step)
+        if self._trial.should_prune():
+            raise Pruned(f"{value:.4f} at step {step}")
+
+    def ends(self, objective: Callable[[], float]) -> str:
+        """Run it to its end: the figure that it reaches, `pruned ...` or `failed: ...`. What raises ValueError, or reaches no
+        finite figure, has failed and is not tried again."""
+        study, number = self._trial.study, self._trial.number
+        try:
+            value = objective()
+            if not math.isfinite(value):
+                raise ValueError(f"it reached {value}; validation days with one class only have no such figure")
+        except Pruned as pruned:
+            study.tell(number, state=TrialState.PRUNED)
+            return f"pruned, {pruned}"
+        except ValueError as error:
+            self._trial.set_user_attr("error", str(error))
+            study.tell(number, state=TrialState.FAIL)
+            return f"failed: {error}"
+        study.tell(number, value)
+        return f"{value:.5f}"
+
+
+class Study:
+    """The trials in `folder`/study.db.
+
+    space    what is varied
+    first    key > value that the configuration has: tried before anything is drawn, as far as it lies in the space
+    startup  first trials that are drawn at random, none of which is pruned
+    warmup   steps that every trial may take
+    """
+
+    def __init__(
+        self, folder: Path, *, space: Space, first: Mapping[str, object], seed: int, startup: int, warmup: int
+    ) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.space, self._seed, self._startup = dict(space), seed, startup
+        self._study = optuna.create_study(
+            storage=f"sqlite:///{Path(folder).absolute() / 'study.db'}",  # a journal file does not outlive half a line
+            study_name="tune",
+            direction="maximize",
+            load_if_exists=True,
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=startup, n_warmup_steps=warmup),
+        )
+        if not self._study.get_trials(deepcopy=False):
+            own = {key: value for key, value in first.items() if _lies_in(value, self.space[key])}
+            self._study.enqueue_trial(
+                {k: text(v) if isinstance(self.space[k], CategoricalDistribution) else v for k, v in own.items()}
+            )
+        self._try_again()
+
+    def _try_again(self) -> None:
+        """What was running when its process was killed has failed, and waits to be tried again."""
+        for trial in self._study.get_trials(states=(TrialState.RUNNING,)):
+            self._study.enqueue_trial(trial.params, user_attrs=trial.user_attrs)
+            self._study.tell(trial.number, state=TrialState.FAIL)
+
+    @property
+    def run(self) -> str | None:
+        """The id that the study is tracked under."""
+        return self._study.user_attrs.get("run")
+
+    @run.setter
+    def run(self, id: str) -> None:
+        self._study.set_user_attr("run", id)
+
+    @property
+    def ended(self) -> list[FrozenTrial]:
+        """The trials that count: those that were killed do not."""
+        trials = self._study.get_trials(deepcopy=False)
+        return [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED) or "error" in t.user_attrs]
+
+    @property
+    def spent_s(self) -> float:
+        return sum(trial.duration.total_seconds() for trial in self.ended)
+
+    def trials(self, most: int, seconds: float | None) -> Iterator[Trial]:
+        """Trials until `most` have ended, or they took `seconds` together; the one that is running then ends. Those of earlier
+        processes count."""
+        while len(self.ended) < most and (seconds is None or self.spent_s < seconds):
+            seed = self._seed + 1000 * len(self.ended)
+            self._study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=self._startup)
+            yield Trial(self._study.ask(self.space))
+
+    @property
+    def best(self) -> tuple[float, list[str]]:
+        """The best figure and the overrides that reach it. Raises ValueError where no trial reached one."""
+        if not any(trial.state == TrialState.COMPLETE for trial in self.ended):
+            said = [trial.user_attrs["error"] for trial in self.ended if "error" in trial.user_attrs]
+            raise ValueError(f"none of {len(self.ended)} trials reached a figure; the last failure: {(said or ['none'])[-1]}")
+        return self._study.best_value, overrides_of(self._study.best_params)

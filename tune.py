@@ -1,0 +1,124 @@
+"""Tune one model, tracked: `python tune.py model=ranker tune.trials=20`, and any key=value of `train.py`.
+
+Settings are drawn from the space of conf/tune/<model>.yaml and judged by validation days alone; test days are not read. What
+was cut short, even by `kill -9`, goes on when the same command is given again, and so does a search with a larger budget. The
+last line is the command that trains the best setting; it also stands in best.txt beside the study, below `runs/tuning/`.
+"""
+
+import logging
+import shlex
+import sys
+import warnings
+from functools import partial
+from pathlib import Path
+
+import pytorch_lightning as pl
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import LambdaCallback
+
+from watchnext import tracking
+from watchnext.dispatch import composed, plain
+from watchnext.features.batches import FeatureSet
+from watchnext.nn.checkpoints import described_folder
+from watchnext.nn.module import NothingToLearnError, fit_network, tracked
+from watchnext.ranking import fitting
+from watchnext.ranking.committee import CommitteeModule
+from watchnext.schema import SchemaError
+from watchnext.tuning import Study, Trial, overrides_of, space_of
+from watchnext.types import TARGETS
+
+STUDIES, MOST = Path("runs/tuning"), 20
+
+
+def reached(config: DictConfig, features: FeatureSet, run: tracking.Run, trial: Trial) -> float:
+    """Train as train.py does; the figure of the best epoch, or of the whole fit where there are no epochs."""
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    module = instantiate(config.model.module)(features=features)
+    told = {"name": config.model.name, "seed": config.seed}
+    trainer = partial(tracked, partial(instantiate, config.trainer), model=config.model.name, run=run)
+    if isinstance(module, pl.LightningModule):
+        best = instantiate(config.model.best)
+
+        def report(trainer: pl.Trainer, _: pl.LightningModule) -> None:
+            trial.report(float(trainer.callback_metrics[best.monitor]), trainer.current_epoch)
+
+        fit_network(module, best, trainer=trainer(along=(LambdaCallback(on_validation_end=report),)), **told)
+        return best.best
+    return fitted(module, config.tune.monitor, run, trial, trainer=trainer(), **told)
+
+
+def fitted(module: fitting.Fitted, monitor: str, run: tracking.Run, trial: Trial, **told) -> float:
+    """The figure `monitor` of trees or a committee; trees are watched by the loss of its head."""
+    head = next((name for name in TARGETS if monitor.endswith(name)), None)
+
+    def log(values: dict[str, float], step: int) -> None:
+        run.log_metrics(values, step)
+        loss = values.get(f"valid/loss_{head}")
+        if loss is not None and not isinstance(module, CommitteeModule):
+            trial.report(-loss, step)
+
+    fitting.fit(module, None, log=log, **told)
+    found = fitting.held_out(module, "valid")
+    if monitor not in found:
+        raise ValueError(f"tune.monitor is {monitor!r}, expected one of {', '.join(found)}")
+    run.log_metrics(found)
+    return found[monitor]
+
+
+def searched(config: DictConfig, words: list[str], features: FeatureSet, study: Study) -> None:
+    """Try settings until the budget is spent; each is a run below the study's."""
+    name, tags = config.model.name, {"data": config.data.name} | features.provenance
+    with tracking.start_run(f"tune {name}", config=plain(config), tags=tags, continues=study.run) as parent:
+        study.run = parent.id
+        for trial in study.trials(config.tune.trials, config.tune.seconds):
+            own, number = composed([*words, *trial.overrides]), len(study.ended)
+            run_of = {"config": plain(own), "tags": tags, "continues": trial.run, "parent": parent}
+            with tracking.start_run(f"{name} {number}", **run_of) as run:
+                trial.run = run.id
+                said = trial.ends(partial(reached, own, features, run, trial))
+                run.set_tag("ended", said)
+            print(f"trial {number + 1} of {config.tune.trials}: {said}  {' '.join(trial.overrides)}", flush=True)
+        parent.log_metrics({"best": study.best[0]})
+
+
+def tune(words: list[str]) -> None:
+    config = composed(words)
+    if "space" not in config.get("tune", {}):
+        spaces = sorted(path.stem for path in Path("conf/tune").glob("*.yaml") if path.stem != "default")
+        raise ValueError(f"nothing says what to vary of this model: there is conf/tune for {', '.join(spaces)}; add a file")
+    whole, features = plain(config), FeatureSet.load(Path(config.data.outputs) / "features")
+    for split in ("train", "valid"):
+        if not len(features.rows(split)):
+            raise NothingToLearnError(f"there are no {split} impressions; check data.split")
+    space = space_of(whole["tune"]["space"])
+    composed([*words, *overrides_of(dict.fromkeys(space))])  # names a misspelt key together with the right ones
+    first = {key: plain_of(config, key) for key in space}
+    what = {key: whole[key] for key in ("model", "trainer", "seed")} | {"features": features.report}
+    what["tune"] = {key: value for key, value in whole["tune"].items() if key not in ("trials", "seconds")}
+    with described_folder(STUDIES, config.model.name, what, most=MOST) as folder:
+        rules = {key: config.tune[key] for key in ("startup", "warmup")}
+        study = Study(folder, space=space, first=first, seed=config.seed, **rules)
+        searched(config, words, features, study)
+        value, best = study.best
+        kept = [word for word in words if not word.lstrip("+~").startswith(("tune.", "tune="))]
+        line = shlex.join(["python", "train.py", *kept, *best])
+        (folder / "best.txt").write_text(f"{line}\n")
+        print(f"{value:.5f} is the best of {len(study.ended)} trials, {study.spent_s:.0f} s, see {folder}\n{line}")
+
+
+def plain_of(config: DictConfig, key: str) -> object:
+    found = OmegaConf.select(config, key)
+    return OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
+
+
+if __name__ == "__main__":
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        sys.exit(print(__doc__))
+    # Batches are made in this process, so their count is right; the other is Lightning's own affair with torch.
+    warnings.filterwarnings("ignore", message=".*(IterableDataset` has `__len__`|treespec, LeafSpec).*")
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    try:
+        tune(sys.argv[1:])
+    except (FileNotFoundError, SchemaError, ValueError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
