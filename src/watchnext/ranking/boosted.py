@@ -12,7 +12,8 @@ from torch import Tensor
 from watchnext.features.batches import FeatureSet
 from watchnext.nn.module import NothingToLearnError
 from watchnext.nn.weights import build_network, recipe_of, save_network
-from watchnext.ranking.blind import Blind, hidden_places
+from watchnext.ranking.blind import hidden_places
+from watchnext.ranking.forest import Columns
 from watchnext.ranking.heads import WATCH
 from watchnext.ranking.trees import Trees
 from watchnext.types import TARGETS
@@ -24,17 +25,20 @@ Log = Callable[[Mapping[str, float], int], None]
 
 
 class Chunks(xgboost.DataIter):
-    """Impressions `rows` as XGBoost reads them: a chunk at a time, of which it keeps the bins."""
+    """Impressions `rows` as XGBoost reads them: a chunk at a time, of which it keeps the bins. The columns `hidden` of the
+    inputs are 0."""
 
-    def __init__(self, features: FeatureSet, rows: np.ndarray, columns: Callable[[dict], np.ndarray]) -> None:
+    def __init__(self, features: FeatureSet, rows: np.ndarray, columns: Columns, hidden: Mapping[str, list[int]]) -> None:
         super().__init__(release_data=True)
-        self.features, self.rows, self.columns, self.at = features, rows, columns, 0
+        self.features, self.rows, self.columns, self.hidden, self.at = features, rows, columns, hidden, 0
 
     def next(self, input_data: Callable) -> bool:
         if self.at >= len(self.rows):
             return False
         inputs = self.features.batch(self.rows[self.at : self.at + CHUNK])
-        input_data(data=self.columns(inputs))
+        for block, places in self.hidden.items():
+            inputs[block][..., places] = 0
+        input_data(data=self.columns({name: values.numpy() for name, values in inputs.items()})[0])
         self.at += CHUNK
         return True
 
@@ -62,7 +66,7 @@ class BoostedModule:
     rounds     most trees of a target; it ends `patience` rounds after its best one, by log loss (watch time: error of log1p)
     min_child  least sum of Hessians in a leaf
     columns    share of the columns that each tree may read, `rows` the same of rows
-    hide       what it does not see of the inputs, some of `blind.HIDABLE`
+    hide       inputs that training does not see, some of `blind.HIDABLE`: nothing splits by what is always 0
     """
 
     def __init__(
@@ -93,7 +97,7 @@ class BoostedModule:
             "nthread": threads,
         }
         self._of, self.figures = network, {}
-        self._hidden = hidden_places(features.pipeline, tuple(hide)) if hide else None
+        self._hidden = hidden_places(features.pipeline, tuple(hide))
         self.recipe = self._recipe({})
         self.network: Trees | Blind = build_network(self.recipe)
 
@@ -115,8 +119,9 @@ class BoostedModule:
             if not len(rows):
                 raise NothingToLearnError(f"there are no {name} impressions; check data.split")
         threads = self.parameters["nthread"]
-        learn = xgboost.QuantileDMatrix(Chunks(self.features, train, self._columns), nthread=threads)
-        check = xgboost.QuantileDMatrix(Chunks(self.features, valid, self._columns), ref=learn, nthread=threads)
+        chunks = [Chunks(self.features, rows, self.network.columns, self._hidden) for rows in (train, valid)]
+        learn = xgboost.QuantileDMatrix(chunks[0], nthread=threads)
+        check = xgboost.QuantileDMatrix(chunks[1], ref=learn, nthread=threads)
         forests, bases = [], []
         for place, name in enumerate(TARGETS):
             label, checked = (_label(self.features.columns["targets"][rows, place], place) for rows in (train, valid))
