@@ -47,9 +47,5 @@ class Blind(nn.Module):
             self.register_buffer(f"shown_{block}", shown, persistent=False)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        return self.network(self.shown(inputs))
-
-    def shown(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The inputs as the network sees them."""
-        seen = {block: inputs[block] * getattr(self, f"shown_{block}") for block in self.hidden if block in inputs}
-        return {**inputs, **seen}
+        shown = {block: inputs[block] * getattr(self, f"shown_{block}") for block in self.hidden if block in inputs}
+        return self.network({**inputs, **shown})

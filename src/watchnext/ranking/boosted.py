@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import xgboost
-from torch import Tensor
 
 from watchnext.features.batches import FeatureSet
 from watchnext.nn.module import NothingToLearnError
@@ -99,18 +98,11 @@ class BoostedModule:
         self._of, self.figures = network, {}
         self._hidden = hidden_places(features.pipeline, tuple(hide))
         self.recipe = self._recipe({})
-        self.network: Trees | Blind = build_network(self.recipe)
+        self.network: Trees = build_network(self.recipe)
 
     def _recipe(self, shape: Mapping[str, int]) -> dict:
-        network = partial(self._of.func, **{**self._of.keywords, **shape})
-        if self._hidden is not None:
-            network = partial(Blind, network=network, hidden=self._hidden)
-        return recipe_of(partial(network.func, **{**network.keywords, "targets": len(TARGETS)}), self.features.pipeline.sizes)
-
-    def _columns(self, inputs: dict[str, Tensor]) -> np.ndarray:
-        """What trees read of the inputs."""
-        trees, seen = (self.network, inputs) if self._hidden is None else (self.network.network, self.network.shown(inputs))
-        return trees.columns({name: values.numpy() for name, values in seen.items()})[0]
+        arguments = {**self._of.keywords, "targets": len(TARGETS), **shape}
+        return recipe_of(partial(self._of.func, **arguments), self.features.pipeline.sizes)
 
     def fit(self, train: np.ndarray, valid: np.ndarray, *, seed: int, log: Log) -> None:
         """Fit on the impressions `train`, stopping by `valid`; `log` takes figures and the round, while it fits. Raises
@@ -154,8 +146,7 @@ class BoostedModule:
         shape = {"trees": len(arrays["roots"]), "nodes": len(arrays["value"])}
         self.recipe = self._recipe(shape)
         self.network = build_network(self.recipe)
-        trees = self.network if self._hidden is None else self.network.network
-        trees.fill(arrays | {"intercept": np.array(bases, np.float32)})
+        self.network.fill(arrays | {"intercept": np.array(bases, np.float32)})
         self.network.eval()
 
     def save(self, folder: Path) -> None:

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from watchnext.features.encoding import InputSizes
-from watchnext.ranking.blind import Blind
 from watchnext.ranking.forest import CODES, INPUT, Columns, Forest, Nodes
 
 INTEGERS = ("feature", "left", "right")
@@ -56,11 +55,8 @@ class Trees(nn.Module):
 
 
 def forest_of(network: nn.Module) -> Forest | None:
-    """The trees inside of a network. Raises ValueError where it has more than one forest, as an exported graph reads one, or
-    where something is hidden from it, as a forest by itself would see it."""
+    """The trees inside of a network. Raises ValueError where it has more than one forest: an exported graph reads one."""
     found = [module for module in network.modules() if isinstance(module, Trees)]
-    if any(isinstance(part, Trees) for module in network.modules() if isinstance(module, Blind) for part in module.modules()):
-        raise ValueError("the ranker holds trees that something is hidden from; train them without `hide` to release them")
     if len(found) > 1:
         raise ValueError(f"the ranker holds {len(found)} forests, expected one at most; drop members of the committee")
     return found[0].forest if found else None
