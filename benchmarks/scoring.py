@@ -4,8 +4,8 @@ In process and on one core, on the release that `dvc repro` built, over a fresh 
 the viewer's record, the records of candidates drawn from the whole catalogue, encodes both (`features_ms`), runs the compiled
 ranker and calibrates (`model_ms`); known viewers take turns, and the first requests are left out. Medians and the 99th
 percentile are of f32, and of bf16 where the processor has it, else null; at the top stand those of bf16 if there are any.
-`rank/...` and `apart` compare the compiled ranker with the trained network on held-out impressions. The last line is one JSON
-object.
+`cpu_ms` is the mean of the processor's time, which programs beside this one disturb less. `rank/...` and `apart` compare the
+compiled ranker with the trained network on held-out impressions. The last line is one JSON object.
 """
 
 import argparse
@@ -64,12 +64,15 @@ def requests_of(release: Release, store: Store, *, count: int, candidates: int, 
 def measured(scoring: Scoring, asked: list[tuple[Request, np.ndarray]]) -> dict[str, float]:
     for request, rows in asked[:WARM]:
         scoring(request, rows)
+    worked = time.process_time()
     features_ms, model_ms = np.array([scoring(request, rows)[1:] for request, rows in asked[WARM:]]).T
+    cpu_ms = 1e3 * (time.process_time() - worked) / len(features_ms)
     return {
         "p50_ms": float(np.median(features_ms + model_ms)),
         "p99_ms": float(np.percentile(features_ms + model_ms, 99)),
         "features_ms": float(np.median(features_ms)),
         "model_ms": float(np.median(model_ms)),
+        "cpu_ms": cpu_ms,
     }
 
 
