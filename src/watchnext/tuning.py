@@ -137,7 +137,10 @@ class Study:
     def _try_again(self) -> None:
         """What was running when its process was killed has failed, and waits to be tried again."""
         for trial in self._study.get_trials(states=(TrialState.RUNNING,)):
-            self._study.enqueue_trial(trial.params, user_attrs=trial.user_attrs)
+            whole = trial.params.keys() == self.space.keys()
+            if wanted := trial.params if whole else trial.system_attrs.get("fixed_params"):
+                self._study.enqueue_trial(wanted, user_attrs=trial.user_attrs)
+            # Else it was killed while it was drawn: what is drawn next, by the same seed, is that setting.
             self._study.tell(trial.number, state=TrialState.FAIL)
 
     @property
