@@ -9,20 +9,18 @@ The last line is one JSON object.
 
 import argparse
 import json
-import logging
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
-import pytorch_lightning as lightning
 from omegaconf import DictConfig
 
 from watchnext import metrics
 from watchnext.dispatch import composed, instantiate
 from watchnext.features.batches import FeatureSet
+from watchnext.ranking.__main__ import training_of
 from watchnext.ranking.calibration import Calibration
-from watchnext.ranking.fitting import figures_of, fit
+from watchnext.ranking.fitting import figures_of, fitted
 from watchnext.ranking.heads import WATCH
 from watchnext.ranking.scoring import scored
 from watchnext.types import TARGETS
@@ -34,15 +32,7 @@ HEADS = ("log_seconds", "weighted_odds", "duration_quantile", "ordinal", "tree",
 
 def predictions_of(config: DictConfig, features: FeatureSet, rows: np.ndarray) -> np.ndarray:
     """Predictions (n, T) of `rows` by the network that the configuration describes, trained."""
-    lightning.seed_everything(config.seed, workers=True, verbose=False)
-    module = instantiate(config.model.module)(features=features)
-
-    def trainer(name: str, best: lightning.Callback) -> lightning.Trainer:
-        return instantiate(config.trainer, callbacks=[best], logger=False, enable_progress_bar=False)
-
-    best = instantiate(config.model.best)
-    fit(module, best, name="dcn", seed=config.seed, trainer=trainer, log=lambda values, step: None)
-    return scored(features, module.network, rows)
+    return scored(features, fitted(features=features, seed=config.seed, **training_of(config)).network, rows)
 
 
 def cross_calibrated(predictions: np.ndarray, targets: np.ndarray, users: np.ndarray) -> np.ndarray:
@@ -92,8 +82,6 @@ def main() -> None:
     parser.add_argument("--heads", nargs="*", choices=HEADS, default=HEADS)
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     options = parser.parse_args()
-    warnings.filterwarnings("ignore", message=".*(does not have many workers|IterableDataset|treespec, LeafSpec).*")
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     words = ["model=dcn", *options.overrides]
     config = composed(words)
     features = FeatureSet.load(Path(config.data.outputs) / "features")

@@ -13,9 +13,7 @@ training maps. The last line is one JSON object.
 import argparse
 import json
 import os
-import resource
 import time
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +22,7 @@ import numpy as np
 import polars as pl
 import pytorch_lightning as lightning
 import torch
+from benchmarks.training import fit_steps, peak_mb
 from torch.profiler import ProfilerActivity, profile
 
 from watchnext.data.days import StoredTables, write_tables
@@ -112,18 +111,8 @@ def fit(features: FeatureSet, overrides: list[str], *, steps: int, seed: int) ->
         ["model=dcn", "trainer=fast", *network, "model.module.hide=[]", "model.module.batch_size=4096", *overrides]
     )
     lightning.seed_everything(seed, workers=True, verbose=False)
-    warnings.filterwarnings("ignore", message=".*(does not have many workers|IterableDataset|treespec, LeafSpec).*")
     module, clock = instantiate(config.model.module)(features=features), RowClock(steps=steps)
-    trainer = instantiate(
-        config.trainer,
-        max_epochs=-1,
-        max_steps=WARM + steps + LOOKED_AT,
-        limit_val_batches=0,
-        callbacks=[clock],
-        logger=False,
-        enable_progress_bar=False,
-    )
-    trainer.fit(module, module.loader("train", seed=seed))
+    fit_steps(config, module, steps=WARM + steps + LOOKED_AT, seed=seed, callbacks=[clock])
     return module, clock
 
 
@@ -170,7 +159,7 @@ def main() -> None:
         "input_ms": alone_ms,
         "shares": clock.shares(),
         "training_rows": len(features.rows("train")),
-        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_mb": peak_mb(),
         "anonymous_mb": held,
         "mapped_mb": mapped / 2**20,
     }, 3)))  # fmt: skip

@@ -12,18 +12,15 @@ members; `over_xgboost` is what it gains on them: mean over seeds, 95% of 1,000 
 
 import argparse
 import json
-import logging
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-import pytorch_lightning as lightning
 import torch
 from omegaconf import DictConfig
 
@@ -36,7 +33,8 @@ from watchnext.dispatch import composed, instantiate
 from watchnext.features.__main__ import builder_of
 from watchnext.features.batches import FeatureSet
 from watchnext.features.encoding import PRIOR
-from watchnext.ranking.fitting import fit
+from watchnext.ranking.__main__ import training_of
+from watchnext.ranking.fitting import fitted
 from watchnext.ranking.scoring import scored
 from watchnext.schema import FeatureSchema, SchemaError
 from watchnext.types import TARGETS
@@ -67,15 +65,7 @@ def build(config: DictConfig, work: Path, valid_start: date, test_start: date) -
 
 def trained(config: DictConfig, features: FeatureSet, seed: int) -> torch.nn.Module:
     """The fitted network, trees or committee of one preset."""
-    lightning.seed_everything(seed, workers=True, verbose=False)
-
-    def trainer(name: str, callbacks: list[lightning.Callback]) -> lightning.Trainer:
-        quiet = {"logger": False, "enable_progress_bar": False}
-        return instantiate(config.trainer, callbacks=callbacks, **quiet)
-
-    module = instantiate(config.model.module)(features=features)
-    best = instantiate(config.model.best) if "best" in config.model else None
-    fit(module, best, name=config.model.name, seed=seed, trainer=trainer, log=lambda values, step: None)
+    module = fitted(features=features, seed=seed, **training_of(config))
     for name, value in getattr(module, "figures", {}).items():
         if name.endswith("long_view"):
             print(f"  {name} {value:g}", file=sys.stderr)
@@ -207,8 +197,6 @@ def main() -> None:
     options = options_of()
     words = ["data=kuairand", f"data.loader.root={options.root}", *options.overrides]
     configs = {name: composed([*words, f"model={name}"]) for name in options.models}
-    warnings.filterwarnings("ignore", message=".*(does not have many workers|IterableDataset|treespec, LeafSpec).*")
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     try:
         with tempfile.TemporaryDirectory() as temporary:
             work = options.work or Path(temporary)

@@ -22,11 +22,12 @@ from torch.backends.cpu import get_cpu_capability
 from watchnext.features.batches import FeatureSet
 from watchnext.lifecycle.agreement import agreement
 from watchnext.metrics import rounded
+from watchnext.nn.module import has_bf16
 from watchnext.ranking.scoring import Ranker
-from watchnext.serving.graph import CompiledRanker, has_bf16
+from watchnext.serving.graph import CompiledRanker
 from watchnext.serving.inputs import Inputs
 from watchnext.serving.recommender import Recommender
-from watchnext.serving.release import Release
+from watchnext.serving.release import Release, last_built
 from watchnext.serving.store import Store
 from watchnext.types import Request
 
@@ -95,7 +96,7 @@ def main() -> None:
     parser.add_argument("--releases", type=Path, default=Path("releases"))
     options = parser.parse_args()
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    release = Release.load(options.releases / json.loads((options.outputs / "release.json").read_text())["release"])
+    release = Release.load(last_built(options.releases, options.outputs))
     with TemporaryDirectory(prefix="watchnext-benchmark-") as folder:
         store = Store.open(Path(folder), release)
         asked = requests_of(release, store, count=WARM + options.requests, candidates=options.candidates, seed=options.seed)
@@ -106,9 +107,8 @@ def main() -> None:
     best = "bf16" if found["bf16"] else "f32"
     about = {"precision": best, "cores": 1, "instructions": get_cpu_capability(), "release": release.id}
     about |= {"videos": len(release.catalogue), "candidates": options.candidates, "requests": options.requests}
-    print(
-        json.dumps(rounded({**{name: found[best][name] for name in found[best] if name.endswith("_ms")}, **about, **found}, 6))
-    )
+    times = {name: value for name, value in found[best].items() if name.endswith("_ms")}
+    print(json.dumps(rounded(times | about | found, 6)))
 
 
 if __name__ == "__main__":

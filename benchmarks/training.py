@@ -26,6 +26,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytorch_lightning as lightning
+from omegaconf import DictConfig
 
 from watchnext.data.tables import OUTCOMES
 from watchnext.data.world import World
@@ -65,22 +66,22 @@ class StepClock(lightning.Callback):
         return {"examples_per_s": self.examples / self.wall, "examples_per_cpu_s": self.examples / self.cpu}
 
 
+def fit_steps(
+    config: DictConfig, module: lightning.LightningModule, *, steps: int, seed: int, callbacks: list[lightning.Callback]
+) -> None:
+    """Train for `steps` batches, without validation and without a word."""
+    warnings.filterwarnings("ignore", message=".*(does not have many workers|IterableDataset|treespec, LeafSpec).*")
+    limits = {"max_epochs": -1, "max_steps": steps, "limit_val_batches": 0}
+    trainer = instantiate(config.trainer, **limits, callbacks=callbacks, logger=False, enable_progress_bar=False)
+    trainer.fit(module, module.loader("train", seed=seed))
+
+
 def fit(split: LeaveOneOut, overrides: list[str], *, steps: int, seed: int) -> tuple[SequenceModule, StepClock]:
     """The towers after `steps` batches of the recipe under `overrides`, without validation."""
     config = composed([*LARGE, f"seed={seed}", *overrides])
     lightning.seed_everything(seed, workers=True, verbose=False)
-    warnings.filterwarnings("ignore", message=".*(does not have many workers|IterableDataset|treespec, LeafSpec).*")
     module, clock = instantiate(config.retrieval.module)(split=split), StepClock()
-    trainer = instantiate(
-        config.trainer,
-        max_epochs=-1,
-        max_steps=WARM + steps,
-        limit_val_batches=0,
-        callbacks=[clock],
-        logger=False,
-        enable_progress_bar=False,
-    )
-    trainer.fit(module, module.loader("train", seed=seed))
+    fit_steps(config, module, steps=WARM + steps, seed=seed, callbacks=[clock])
     return module, clock
 
 

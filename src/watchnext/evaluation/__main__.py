@@ -1,6 +1,5 @@
 """`python -m watchnext.evaluation replay`: how good the release is on days it never saw."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ from watchnext.features.regimes import REGIMES
 from watchnext.metrics import rounded
 from watchnext.ranking.scoring import Ranker
 from watchnext.schema import SchemaError
-from watchnext.serving.release import Release, ReleaseError
+from watchnext.serving.release import Release, ReleaseError, last_built
 
 
 def flat(nested: dict, prefix: str = "") -> dict[str, float]:
@@ -59,8 +58,8 @@ def replay(config: DictConfig) -> None:
     if config.regime not in REGIMES:
         raise ValueError(f"regime is {config.regime!r}, expected one of {', '.join(REGIMES)}")
     outputs = Path(config.data.outputs)
-    name = json.loads((outputs / "release.json").read_text())["release"]
-    release, features = Release.load(Path(config.data.releases) / name), FeatureSet.load(outputs / "features")
+    release, features = Release.load(last_built(config.data.releases, outputs)), FeatureSet.load(outputs / "features")
+    name = release.id
     if not len(features.rows("test")):
         write_report(outputs / "metrics" / "evaluation.json", nothing(name, config.regime))
         print(f"{name}: no data, as there are no test days to replay")

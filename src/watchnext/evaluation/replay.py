@@ -5,6 +5,7 @@ followed through the funnel: how much of what the viewer watches from then until
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -87,19 +88,20 @@ class Replay:
         rows = self.release.video_ids.rows_of(test["video_id"])
         scores = np.full((len(test), len(TARGETS)), np.nan, np.float32)
         followed, long_view = self._followed(test), test["long_view"].to_numpy()
-        follower, funnels = None, []
-        count, title = test["request_id"].n_unique(), f"evaluation: {self.regime}"
-        for recommender, request, place in tqdm(self.asked(tables, split), total=count, desc=title, unit=" requests"):
-            follower = follower or Follower(recommender, depth=self.depth)
-            scores[place] = recommender.score(request, rows[place])
-            if request.request_id in followed:
-                watched = np.array(followed[request.request_id])
-                funnels.append(follower.follow(request, rows[watched], long_view[watched]))
+        count, title, funnels = test["request_id"].n_unique(), f"evaluation: {self.regime}", []
+        with self.opened(tables, split) as (recommender, requests):
+            follower = Follower(recommender, depth=self.depth)
+            for request, place in tqdm(requests, total=count, desc=title, unit=" requests"):
+                scores[place] = recommender.score(request, rows[place])
+                if request.request_id in followed:
+                    watched = np.array(followed[request.request_id])
+                    funnels.append(follower.follow(request, rows[watched], long_view[watched]))
         return Replayed(scores, funnels)
 
-    def asked(self, tables: Tables, split: np.ndarray) -> Iterator[tuple[Recommender, Request, np.ndarray]]:
-        """Each held-out request in time order, with its places among the test impressions and the recommender, whose store has
-        by then seen what the regime allows."""
+    @contextmanager
+    def opened(self, tables: Tables, split: np.ndarray) -> Iterator[tuple[Recommender, Iterator[tuple[Request, np.ndarray]]]]:
+        """A recommender, and the held-out requests in time order with their places among the test impressions. When a request
+        comes, the recommender's store has seen what the regime allows."""
         as_of = self.release.as_of_ms
         known_at = (pl.col("time_ms") + pl.col("watch_ms")).alias("known")
         test = tables.impressions.filter(pl.Series(split == 2))
@@ -111,12 +113,14 @@ class Replay:
             try:
                 events, days_ms = sorted(events, key=lambda e: e.known_at), day_starts(test)
                 stream = Stream(store, events, regime=self.regime, days_ms=days_ms)
-                recommender = Recommender(self.release, store)
-                for request, place in self._requests(test):
-                    stream.advance(request.as_of_ms)
-                    yield recommender, request, place
+                yield Recommender(self.release, store), self._streamed(stream, test)
             finally:
                 store.close()
+
+    def _streamed(self, stream: Stream, test: pl.DataFrame) -> Iterator[tuple[Request, np.ndarray]]:
+        for request, place in self._requests(test):
+            stream.advance(request.as_of_ms)
+            yield request, place
 
     def _requests(self, test: pl.DataFrame) -> Iterator[tuple[Request, np.ndarray]]:
         """(request, its places in `test`), in time order. A log's request may show anything: k is the slate's."""

@@ -14,7 +14,7 @@ from watchnext.monitoring.reference import reference
 from watchnext.ranking.scoring import Ranker
 from watchnext.schema import FeatureSchema, SchemaError
 from watchnext.serving.manifest import ReleaseError
-from watchnext.serving.release import current
+from watchnext.serving.release import current, last_built
 from watchnext.serving.served import shown
 
 
@@ -52,7 +52,7 @@ def drift(config: DictConfig) -> int:
     outputs = Path(config.data.outputs)
     as_stage = config.monitoring.window == "held_out"
     releases = Path(config.data.releases)
-    release = releases / json.loads((outputs / "release.json").read_text())["release"] if as_stage else current(releases)
+    release = last_built(releases, outputs) if as_stage else current(releases)
     found = compared(config, release)
     folder = outputs / "drift" / ("" if as_stage else "served")
     found.write(folder)

@@ -91,11 +91,10 @@ def importance_command(config: DictConfig) -> None:
     reported(config, "importance", "worse_by", worse_plot, made)
 
 
-def _trained_anew(config: DictConfig, *own: str) -> dict:
-    """What `ablation` and `learning_curve` are told beside the features."""
+def training_of(config: DictConfig) -> dict:
+    """What `fitted` is told of `model`: its preset, and trainers that say nothing."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*(does not have many workers|IterableDataset|treespec, LeafSpec).*")
-    told = plain(config.report)
 
     def preset() -> tuple:
         return instantiate(config.model.module), instantiate(config.model.best) if "best" in config.model else None
@@ -103,7 +102,13 @@ def _trained_anew(config: DictConfig, *own: str) -> dict:
     def trainer(name: str, callbacks: list) -> object:
         return instantiate(config.trainer, callbacks=callbacks, logger=False, enable_progress_bar=False)
 
-    return {"preset": preset, "trainer": trainer, "progress": progress} | {key: told[key] for key in own}
+    return {"preset": preset, "trainer": trainer}
+
+
+def _trained_anew(config: DictConfig, *own: str) -> dict:
+    """What `ablation` and `learning_curve` are told beside the features."""
+    told = plain(config.report)
+    return training_of(config) | {"progress": progress} | {key: told[key] for key in own}
 
 
 def ablation_command(config: DictConfig) -> None:

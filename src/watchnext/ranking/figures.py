@@ -30,14 +30,6 @@ def figures(predictions: np.ndarray, targets: np.ndarray, users: np.ndarray, dur
     return found
 
 
-def outcome(head: str) -> int:
-    """The column of a head that predicts an outcome. Raises ValueError for watch time and for a misspelt one."""
-    if head not in TARGETS or TARGETS.index(head) == WATCH:
-        outcomes = ", ".join(name for name in TARGETS if name != TARGETS[WATCH])
-        raise ValueError(f"report.head is {head!r}, expected one of {outcomes}")
-    return TARGETS.index(head)
-
-
 def of_head(score: np.ndarray, label: np.ndarray, users: np.ndarray) -> dict[str, float]:
     """AUC, GAUC and log loss of one outcome's probabilities, (N,) each."""
     return {

@@ -17,9 +17,8 @@ from watchnext.ranking.figures import figures
 from watchnext.ranking.scoring import scored
 
 Log = Callable[[Mapping[str, float], int], None]
-Preset = Callable[
-    [], tuple[partial, pl.Callback | None]
-]  # a module without its features, and its best epoch's keeper: new ones
+# A module without its features, and the keeper of its best epoch; new ones at every call.
+Preset = Callable[[], tuple[partial, pl.Callback | None]]
 
 
 class Fitted(Protocol):

@@ -123,6 +123,6 @@ class Forest:
     @classmethod
     def load(cls, folder: Path) -> "Forest":
         arrays = {name: np.array(values) for name, values in load_arrays(folder).items()}
-        kept = {name: arrays[f"kept.{name}"].tolist() for name in CODES if f"kept.{name}" in arrays}
+        kept = {name: arrays[f"kept.{name}"].tolist() for name in CODES}
         nodes = Nodes(*(arrays[field.name] for field in fields(Nodes)))
         return cls(Columns(int(arrays["watches"][0]), kept), nodes)

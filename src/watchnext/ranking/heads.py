@@ -11,6 +11,14 @@ WATCH = TARGETS.index("watch_s")
 LOG_SECONDS = 12.0  # log1p of 45 hours: no prediction is longer
 
 
+def outcome(head: str, *, told: str) -> int:
+    """The column of a head that predicts an outcome. Raises ValueError, which begins with `told`, for watch time and for a
+    misspelt one."""
+    if head not in TARGETS or TARGETS.index(head) == WATCH:
+        raise ValueError(f"{told} {head!r}, expected one of {', '.join(name for name in TARGETS if name != TARGETS[WATCH])}")
+    return TARGETS.index(head)
+
+
 def predictions(logits: Tensor) -> Tensor:
     """(N, T) probabilities, and expected seconds for the watch-time column, which the network gives as log1p seconds."""
     probabilities = logits.sigmoid()

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from watchnext.features.batches import FeatureSet
-from watchnext.ranking.figures import differences, of_head, outcome
+from watchnext.ranking.figures import differences, of_head
+from watchnext.ranking.heads import outcome
 from watchnext.ranking.input_groups import Places, named_groups
 from watchnext.ranking.scoring import Ranker, held_out_rows, predicted
 
@@ -43,7 +44,7 @@ def importance(
 
     Raises ValueError for a split without impressions, a head that is no outcome and a group that there is not.
     """
-    column, chosen = outcome(head), named_groups(features.pipeline, groups)
+    column, chosen = outcome(head, told="report.head is"), named_groups(features.pipeline, groups)
     ranker.require((head,), by="report.head")
     some = held_out_rows(features, split)
     some = some[:: -(-len(some) // rows)]

@@ -18,16 +18,8 @@ from torch import Tensor, nn
 
 from watchnext.ranking.debias import weighted_mean
 from watchnext.ranking.groups import GROUPS
-from watchnext.ranking.heads import WATCH
+from watchnext.ranking.heads import WATCH, outcome
 from watchnext.types import TARGETS
-
-
-def place_of(target: str) -> int:
-    """Column of a 0/1 target. Raises ValueError for a misspelt one and for watch time."""
-    if target not in TARGETS or target == TARGETS[WATCH]:
-        outcomes = ", ".join(name for name in TARGETS if name != TARGETS[WATCH])
-        raise ValueError(f"the loss ranks by {target!r}, expected one of {outcomes}")
-    return TARGETS.index(target)
 
 
 def _checked(within: str) -> str:
@@ -87,7 +79,7 @@ class WithinGroups(nn.Module, ABC):
 
     def __init__(self, *, target: str, within: str) -> None:
         super().__init__()
-        self.place, self.within, self.heads = place_of(target), _checked(within), (target,)
+        self.place, self.within, self.heads = outcome(target, told="the loss ranks by"), _checked(within), (target,)
 
     def forward(
         self,

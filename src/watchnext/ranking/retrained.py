@@ -8,8 +8,9 @@ import numpy as np
 
 from watchnext.features.batches import FeatureSet
 from watchnext.nn.module import TrainerOf
-from watchnext.ranking.figures import differences, mean_and_spread, of_head, outcome
+from watchnext.ranking.figures import differences, mean_and_spread, of_head
 from watchnext.ranking.fitting import Preset, fitted
+from watchnext.ranking.heads import outcome
 from watchnext.ranking.importance import Progress
 from watchnext.ranking.input_groups import named_groups
 from watchnext.ranking.scoring import held_out_rows, scored
@@ -34,7 +35,7 @@ def latest(features: FeatureSet, share: float) -> FeatureSet:
 
 
 def _measured(preset: Preset, features: FeatureSet, head: str, split: str, seed: int, trainer: TrainerOf) -> dict[str, float]:
-    rows, column = held_out_rows(features, split), outcome(head)
+    rows, column = held_out_rows(features, split), outcome(head, told="report.head is")
     network = fitted(preset, features, seed=seed, trainer=trainer).network
     label, users = features.columns["targets"][rows, column], features.columns["user_rows"][rows]
     return of_head(scored(features, network, rows)[:, column], label, users)

@@ -26,11 +26,9 @@ def held_out_rows(features: FeatureSet, split: str) -> np.ndarray:
     return rows
 
 
-@torch.no_grad()
 def scored(features: FeatureSet, network: torch.nn.Module, rows: np.ndarray) -> np.ndarray:
     """Predictions (n, T) of the impressions `rows` (n,) of the feature set."""
-    scorer = Scorer(network).eval()
-    parts = [scorer(features.batch(rows[start : start + CHUNK])).numpy() for start in range(0, len(rows), CHUNK)]
+    parts = [predicted(network, features.batch(rows[start : start + CHUNK])) for start in range(0, len(rows), CHUNK)]
     return np.concatenate(parts) if parts else np.zeros((0, len(TARGETS)), np.float32)
 
 

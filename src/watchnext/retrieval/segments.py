@@ -183,7 +183,7 @@ class VideoIndex:
             if not verified:
                 require_whole(folder, meta["files"])
             recipe = None if meta["kind"] == "exact" else KINDS[meta["kind"]](**meta["options"])
-            arrays = {name: np.asarray(array) for name, array in load_arrays(folder).items()}
+            arrays = load_arrays(folder)
             codes = Codes(arrays["codes"], np.array(arrays["scale"]), meta["residual"], meta["reach"])
             near = recipe.load(folder) if recipe is not None and meta["videos"] else None
         except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:

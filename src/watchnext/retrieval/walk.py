@@ -26,8 +26,7 @@ class WalkSource:
     """Videos that the viewer's `last` distinct watches lead to, the j-th from the end with weight decay^j, without those."""
 
     def __init__(self, *, edges: Edges, last: int, decay: float) -> None:
-        # Views of what may be mapped: numba looks at a memmap for longer than the walk takes.
-        self._starts, self._neighbours, self._weights = map(np.asarray, (edges.starts, edges.neighbours, edges.weights))
+        self._starts, self._neighbours, self._weights = edges.starts, edges.neighbours, edges.weights
         self._steps = decay ** np.arange(last)
 
     def candidates(self, asked: Asked, k: int) -> np.ndarray:

@@ -16,11 +16,6 @@ import openvino as ov
 TREES = "trees"  # the folder of a ranker's trees, beside its graph
 
 
-def has_bf16() -> bool:
-    """Whether this processor multiplies bf16 in hardware."""
-    return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-
-
 class Graph:
     """`<path>.xml` with its weights beside it, compiled for the CPU. Any thread may call it: each has its own request.
 

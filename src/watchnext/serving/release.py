@@ -256,6 +256,11 @@ def switch(root: Path, release_id: str) -> None:
     link(Path(root), "current", release_id)
 
 
+def last_built(root: Path, outputs: Path) -> Path:
+    """The folder of the release that the pipeline with these outputs built last. Raises FileNotFoundError without one."""
+    return Path(root) / json.loads((Path(outputs) / "release.json").read_text())["release"]
+
+
 def current(root: Path) -> Path:
     """The folder of the release that serves. Raises ReleaseError where there is none."""
     path = Path(root) / "current"
