@@ -9,8 +9,8 @@ import torch
 import xgboost
 
 from watchnext.nn.weights import load_network
-from watchnext.ranking.boosted import BoostedModule, joined_forests, tree_arrays
-from watchnext.ranking.forest import Forest, Nodes
+from watchnext.ranking.boosted import BoostedModule, split_arrays, trees_of
+from watchnext.ranking.forest import LEAVES, Forest, Splits
 from watchnext.ranking.heads import WATCH
 from watchnext.ranking.scoring import scored
 from watchnext.ranking.trees import Trees, forest_of
@@ -35,22 +35,36 @@ def boosted(world_features):
     return fitted(world_features, world_features.rows("train"), world_features.rows("valid"))
 
 
-def test_arrays_answer_as_xgboost_does():
+@pytest.mark.parametrize("depth", [1, 5, 8])
+def test_arrays_answer_as_xgboost_does(depth):
     random = np.random.default_rng(0)
-    data, label = random.normal(size=(400, 6)).round(2).astype(np.float32), random.random(400) < 0.4
-    told = {"objective": "binary:logistic", "base_score": 0.25, "max_depth": 5, "nthread": 1, "eta": 0.7}
-    booster = xgboost.train(told, xgboost.DMatrix(data, label), 12)
+    data, label = random.normal(size=(700, 6)).round(2).astype(np.float32), random.random(700) < 0.4
+    told = {"objective": "binary:logistic", "base_score": 0.25, "max_depth": depth, "nthread": 1, "eta": 0.7}
+    booster = xgboost.train(told | {"min_child_weight": 0}, xgboost.DMatrix(data, label), 12)
     fresh = random.normal(size=(300, 6)).round(2).astype(np.float32)
     for rounds in (1, 7, 12):
-        arrays = joined_forests([tree_arrays(booster, rounds)])
-        nodes = Nodes(**arrays, intercept=np.array([np.log(0.25 / 0.75)], np.float32))
-        for columns in (data, fresh):
+        arrays = split_arrays([trees_of(booster, rounds)])
+        assert (len(arrays["target"]) > rounds) == (depth == 8)  # trees of more than LEAVES leaves come in pieces
+        splits = Splits(**arrays, intercept=np.array([np.log(0.25 / 0.75)], np.float32))
+        for columns in (data, fresh, fresh[:1]):
             told = booster.predict(xgboost.DMatrix(columns), output_margin=True, iteration_range=(0, rounds))
-            np.testing.assert_allclose(nodes.logits(columns, np.zeros(6, bool))[:, 0], told, rtol=1e-5, atol=1e-5)
+            found = splits.logits(np.ascontiguousarray(columns.T), np.zeros(6, bool))[:, 0]
+            np.testing.assert_allclose(found, told, rtol=1e-5, atol=1e-5)
             once = np.array([True, False, True, True, False, False])
             alike = np.where(once, columns[:1], columns)
             told = booster.predict(xgboost.DMatrix(alike), output_margin=True, iteration_range=(0, rounds))
-            np.testing.assert_allclose(nodes.logits(alike, once)[:, 0], told, rtol=1e-5, atol=1e-5)
+            found = splits.logits(np.ascontiguousarray(alike.T), once)[:, 0]
+            np.testing.assert_allclose(found, told, rtol=1e-5, atol=1e-5)
+
+
+def test_a_tree_of_all_leaves_uses_every_bit():
+    """A chain: each split strikes one leaf more, so that the last bit, the sign, is reached."""
+    chain = 31.0
+    for leaf in reversed(range(LEAVES - 1)):
+        chain = (0, float(leaf + 1), float(leaf), chain)
+    splits = Splits(**split_arrays([[chain]]), intercept=np.zeros(1, np.float32))
+    asked = np.arange(LEAVES, dtype=np.float32)
+    np.testing.assert_array_equal(splits.logits(asked[None], np.zeros(1, bool))[:, 0], asked)
 
 
 def test_a_fit_learns_stops_and_tells(boosted, world_features):
@@ -64,7 +78,7 @@ def test_a_fit_learns_stops_and_tells(boosted, world_features):
             assert np.square(found[:, place] - label[:, place]).mean() < np.square(mean[place] - label[:, place]).mean(), name
         assert 1 <= module.figures[f"trees/{name}"] <= SETTINGS["rounds"]
     assert {next(iter(values)) for _, values in logged} == {f"valid/loss_{name}" for name in TARGETS}
-    assert sum(module.figures.values()) == len(module.network.roots)
+    assert sum(module.figures.values()) == len(module.network.target)
 
 
 def test_the_same_seed_gives_the_same_trees(boosted, world_features):
@@ -85,7 +99,7 @@ def test_columns_leave_wide_codes_out_and_count_what_the_history_shares(world_fe
     sizes = world_features.pipeline.sizes
     batch = world_features.batch(world_features.rows("test")[:40])
     inputs = {name: values.numpy() for name, values in batch.items()}
-    narrow, wide = (Trees(sizes=sizes, targets=1, watches=3, cardinality=most).columns(inputs)[0] for most in (5, 10**9))
+    narrow, wide = (Trees(sizes=sizes, targets=1, watches=3, cardinality=most).columns(inputs)[0].T for most in (5, 10**9))
     left_out = sum(size > 5 for size in sizes.user_codes + sizes.context_codes + sizes.video_codes)
     assert wide.shape[1] - narrow.shape[1] == left_out > 0
     count, same = narrow[:, -1 - len(sizes.video_codes)], narrow[:, -len(sizes.video_codes) :]
@@ -115,13 +129,8 @@ def test_a_viewers_columns_are_found_out_and_a_saved_forest_answers_alike(booste
     np.testing.assert_array_equal(Forest.load(tmp_path)(one), wanted)
 
 
-def test_a_child_before_its_parent_and_two_forests_are_refused(boosted):
+def test_two_forests_are_refused(boosted):
     network = boosted[0].network
-    arrays = {name: values.numpy().copy() for name, values in network.named_buffers()}
-    inner = int(np.flatnonzero(arrays["left"] > np.arange(len(arrays["left"])))[-1])
-    arrays["left"][inner] = inner - 1
-    with pytest.raises(ValueError, match="child stands before its parent"):
-        network.fill(arrays)
     with pytest.raises(ValueError, match="holds 2 forests, expected one at most"):
         forest_of(torch.nn.ModuleList([network, copy.deepcopy(network)]))
 

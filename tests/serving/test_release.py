@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from conftest import RETRIEVAL, stage_release
+from watchnext.features.arrays import save_arrays
 from watchnext.serving import release as release_module
 from watchnext.serving.graph import Graph
 from watchnext.serving.manifest import verified
@@ -90,6 +91,13 @@ def test_a_release_of_another_version_is_refused_by_what_it_lacks(staged, tmp_pa
     staging = staged()
     shutil.rmtree(staging / part)
     with pytest.raises(ReleaseError, match=f"holds no {part}, as another version built it; run .* promote"):
+        Release.load(publish(staging, tmp_path / "releases", MANIFEST))
+
+
+def test_trees_of_another_version_are_refused(staged, tmp_path):
+    staging = staged()
+    save_arrays(staging / "graphs" / "trees", {"left": np.zeros(3), "roots": np.zeros(1)})
+    with pytest.raises(ReleaseError, match="holds no graphs/trees/above.npy, as another version built it; run .* promote"):
         Release.load(publish(staging, tmp_path / "releases", MANIFEST))
 
 

@@ -68,8 +68,7 @@ class TargetAttention(nn.Module):
     """DIN (Zhou et al., KDD 2018): the history as this candidate sees it.
 
     (C, D) candidates, (B, H, D) history with B = C or B = 1 (one viewer), mask (B, H) > (C, D). The activation unit is an MLP
-    over
-    history, candidate and their product; deviation: GELU instead of Dice, so that one row and a batch agree.
+    over history, candidate and their product; deviation: ReLU instead of Dice, so that one row and a batch agree.
     """
 
     def __init__(self, *, dimension: int, hidden: int) -> None:
@@ -78,15 +77,25 @@ class TargetAttention(nn.Module):
         self.of_history = nn.Linear(dimension, hidden)
         self.of_candidate = nn.Linear(dimension, hidden, bias=False)
         self.of_product = nn.Linear(dimension, hidden, bias=False)
-        self.activate = nn.GELU()
+        self.activate = nn.ReLU()
         self.weigh = nn.Linear(hidden, 1)
 
     def forward(self, candidate: Tensor, history: Tensor, mask: Tensor) -> Tensor:
-        target = candidate.unsqueeze(1)
-        hidden = self.of_history(history) + self.of_candidate(target) + self.of_product(history * target)
+        # An exported graph is asked for one viewer; a trace cannot decide it by the shape.
+        hidden = (self._of_one_viewer if torch.jit.is_tracing() else self._of_each)(candidate, history)
         weights = self.weigh(self.activate(hidden)).squeeze(-1) * mask
         # Not a softmax: as in DIN, the strength of interest may grow with the number of related watches.
         return _by_viewer(weights, history) / mask.sum(-1, keepdim=True).clamp(min=1.0).sqrt()
+
+    def _of_each(self, candidate: Tensor, history: Tensor) -> Tensor:
+        target = candidate.unsqueeze(1)
+        return self.of_history(history) + self.of_candidate(target) + self.of_product(history * target)
+
+    def _of_one_viewer(self, candidate: Tensor, history: Tensor) -> Tensor:
+        """The same, with what is linear in the candidate as one matrix a watch, so that a candidate costs one product."""
+        matrices = self.of_candidate.weight + self.of_product.weight * history[0].unsqueeze(1)  # (H, hidden, D)
+        hidden = candidate @ matrices.flatten(0, 1).T + self.of_history(history).flatten(1)
+        return hidden.unflatten(1, (history.shape[1], -1))
 
 
 class ContentAffinity(nn.Module):

@@ -4,7 +4,9 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import openvino as ov
+import openvino.opset13 as ops
 import torch
 from torch import Tensor, nn
 
@@ -41,9 +43,43 @@ def export_graph(module: nn.Module, example: Mapping[str, Tensor], *, rows_vary:
     for port in list(graph.inputs):
         if not port.get_target_inputs():
             graph.remove_parameter(port.get_node())
+    _share(graph)
     _rename(graph, type(module).__name__)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     ov.save_model(graph, str(path), compress_to_fp16=False)
+
+
+def _share(graph: ov.Model) -> None:
+    """A layer that reads one row, repeated, beside rows of their own becomes the sum of two: of the one row, once
+    a request, and of the others, once a candidate."""
+    for layer in graph.get_ordered_ops():
+        if layer.get_type_name() != "MatMul" or not layer.get_attributes()["transpose_b"]:
+            continue
+        read, weights = layer.input_value(0), layer.input_value(1).get_node()
+        if read.get_node().get_type_name() != "Concat" or weights.get_type_name() != "Constant" or len(read.partial_shape) != 2:
+            continue
+        parts, at = ([], []), 0  # of rows of their own, and of one that is repeated
+        for part in read.get_node().input_values():
+            end, single = at + part.partial_shape[1].get_length(), _single(part)
+            parts[single is not None].append((single or part, weights.get_data()[:, at:end]))
+            at = end
+        if all(parts):
+            own, shared = (_layer(read_by) for read_by in parts)
+            layer.output(0).replace(ops.add(own, shared).output(0))
+
+
+def _single(rows: ov.Output) -> ov.Output | None:
+    """The one row that is repeated to make `rows`, if so."""
+    node = rows.get_node()
+    once = node.get_type_name() == "Broadcast" and node.input_value(0).partial_shape[0] == ov.Dimension(1)
+    return node.input_value(0) if once else None
+
+
+def _layer(parts: list[tuple[ov.Output, np.ndarray]]) -> ov.Node:
+    """[part | part | ...] times the columns of the weights that belong to each."""
+    read, weights = zip(*parts, strict=True)
+    joined = ops.concat(list(read), axis=1) if len(read) > 1 else read[0]
+    return ops.matmul(joined, ops.constant(np.ascontiguousarray(np.concatenate(weights, axis=1))), False, True)
 
 
 def _rename(graph: ov.Model, name: str) -> None:

@@ -8,7 +8,7 @@ BORDERS = (-6.0, -2.0, -1.3, -0.8, -0.4, 0.0, 0.4, 0.8, 1.3, 2.0, 6.0)
 
 
 class Pieces(nn.Module):
-    """Values (N, F) > (N, F * pieces): how much of each piece between two borders lies below the value, 0 to 1.
+    """Values (N, F) > (N, pieces * F): how much of each piece between two borders lies below the value, 0 to 1.
 
     Piecewise linear encoding (Gorishniy et al., NeurIPS 2022). Deviation: the borders are the same for all values, as these are
     scaled already, instead of quantiles of each.
@@ -17,9 +17,9 @@ class Pieces(nn.Module):
     def __init__(self, *, values: int) -> None:
         super().__init__()
         borders = torch.tensor(BORDERS)
-        self.register_buffer("start", borders[:-1], persistent=False)
-        self.register_buffer("length", borders[1:] - borders[:-1], persistent=False)
+        self.register_buffer("start", borders[:-1, None], persistent=False)
+        self.register_buffer("scale", 1.0 / borders.diff()[:, None], persistent=False)
         self.width = values * (len(BORDERS) - 1)
 
     def forward(self, values: Tensor) -> Tensor:
-        return ((values.unsqueeze(-1) - self.start) / self.length).clamp(0.0, 1.0).flatten(-2)
+        return ((values.unsqueeze(-2) - self.start) * self.scale).clamp(0.0, 1.0).flatten(-2)

@@ -1,4 +1,4 @@
-"""Gradient-boosted trees, fitted by XGBoost; what is kept are the arrays of `trees.Trees`."""
+"""Gradient-boosted trees, fitted by XGBoost; what is kept are the arrays of `forest.Splits`."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from watchnext.features.batches import FeatureSet
 from watchnext.nn.module import NothingToLearnError
 from watchnext.nn.weights import build_network, recipe_of, save_network
 from watchnext.ranking.blind import hidden_places
-from watchnext.ranking.forest import Columns
+from watchnext.ranking.forest import LEAVES, Columns
 from watchnext.ranking.heads import WATCH
 from watchnext.ranking.trees import Trees
 from watchnext.types import TARGETS
@@ -37,7 +37,7 @@ class Chunks(xgboost.DataIter):
         inputs = self.features.batch(self.rows[self.at : self.at + CHUNK])
         for block, places in self.hidden.items():
             inputs[block][..., places] = 0
-        input_data(data=self.columns({name: values.numpy() for name, values in inputs.items()})[0])
+        input_data(data=self.columns({name: values.numpy() for name, values in inputs.items()})[0].T)
         self.at += CHUNK
         return True
 
@@ -121,7 +121,7 @@ class BoostedModule:
             check.set_label(checked)
             base = float(label.mean()) if place == WATCH else float(label.mean().clip(*RATE))
             booster = self._boosted(learn, check, place, base, seed, Told(name, log))
-            forests.append(tree_arrays(booster, booster.best_iteration + 1))
+            forests.append(trees_of(booster, booster.best_iteration + 1))
             self.figures[f"trees/{name}"] = booster.best_iteration + 1.0
             bases.append(base if place == WATCH else np.log(base / (1 - base)))
         self._fill(forests, bases)
@@ -140,10 +140,10 @@ class BoostedModule:
             callbacks=[told],
         )
 
-    def _fill(self, forests: list[dict[str, np.ndarray]], bases: list[float]) -> None:
+    def _fill(self, forests: list[list], bases: list[float]) -> None:
         """The network of all targets' trees, in the order of TARGETS."""
-        arrays = joined_forests(forests)
-        shape = {"trees": len(arrays["roots"]), "nodes": len(arrays["value"])}
+        arrays = split_arrays(forests)
+        shape = {"trees": len(arrays["target"]), "splits": len(arrays["feature"])}
         self.recipe = self._recipe(shape)
         self.network = build_network(self.recipe)
         self.network.fill(arrays | {"intercept": np.array(bases, np.float32)})
@@ -158,32 +158,65 @@ def _label(values: np.ndarray, place: int) -> np.ndarray:
     return np.log1p(values) if place == WATCH else values.clip(0.0, 1.0)
 
 
-def tree_arrays(booster: xgboost.Booster, rounds: int) -> dict[str, np.ndarray]:
-    """The first `rounds` trees of one target, one after another."""
+Tree = float | tuple[int, float, "Tree", "Tree"]  # a leaf's value, or the column and threshold of a split, left and right
+
+
+def trees_of(booster: xgboost.Booster, rounds: int) -> list[Tree]:
+    """The first `rounds` trees of one target."""
     trees = json.loads(booster.save_raw("json"))["learner"]["gradient_booster"]["model"]["trees"][:rounds]
-    parts, first = [], 0
-    for tree in trees:
-        left, own = np.array(tree["left_children"]), np.arange(len(tree["left_children"]))
-        conditions, leaf = np.array(tree["split_conditions"], np.float32), left < 0
-        parts.append(
-            {
-                "feature": np.where(leaf, 0, tree["split_indices"]),
-                "threshold": conditions,
-                "left": first + np.where(leaf, own, left),
-                "right": first + np.where(leaf, own, tree["right_children"]),
-                "value": np.where(leaf, conditions, np.float32(0.0)),
-                "roots": np.array([first]),
-            }
-        )
-        first += len(left)
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return [_read(tree, 0) for tree in trees]
 
 
-def joined_forests(forests: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The forests of T targets as the arrays of one `Trees`."""
-    sizes, trees = ([len(forest[name]) for forest in forests] for name in ("value", "roots"))
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    found = {name: np.concatenate([forest[name] for forest in forests]) for name in ("feature", "threshold", "value")}
-    for name in ("left", "right", "roots"):
-        found[name] = np.concatenate([forest[name] + start for forest, start in zip(forests, starts, strict=True)])
-    return found | {"target": np.repeat(np.arange(len(forests)), trees)}
+def _read(tree: Mapping[str, list], node: int) -> Tree:
+    condition, left = tree["split_conditions"][node], tree["left_children"][node]
+    if left < 0:
+        return condition
+    return tree["split_indices"][node], condition, _read(tree, left), _read(tree, tree["right_children"][node])
+
+
+def split_arrays(forests: list[list[Tree]]) -> dict[str, np.ndarray]:
+    """The trees of T targets as arrays of `forest.Splits`; one with more than LEAVES leaves as several, whose sum it is."""
+    trees = [(piece, place) for place, forest in enumerate(forests) for tree in forest for piece in _pieces(tree, LEAVES)]
+    splits, values, first = [], np.zeros((len(trees), LEAVES), np.float32), [0]
+    for number, (tree, _) in enumerate(trees):
+        leaves: list[float] = []
+        _lay(tree, splits, leaves)
+        values[number, : len(leaves)] = leaves
+        first.append(len(splits))
+    feature, threshold, below, above = zip(*splits, strict=True) if splits else ((), (), (), ())
+    return {
+        "feature": np.array(feature, np.int32),
+        "threshold": np.array(threshold, np.float32),
+        "below": np.array(below, np.uint32).view(np.int32),
+        "above": np.array(above, np.uint32).view(np.int32),
+        "first": np.array(first, np.int32),
+        "value": values,
+        "target": np.array([place for _, place in trees], np.int32),
+    }
+
+
+def _leaves(tree: Tree) -> int:
+    return _leaves(tree[2]) + _leaves(tree[3]) if isinstance(tree, tuple) else 1
+
+
+def _pieces(tree: Tree, most: int) -> list[Tree]:
+    """Trees of at most `most` leaves whose sum is `tree`: each half of a larger one, where the other half is 0."""
+    if _leaves(tree) <= most:
+        return [tree]
+    feature, threshold, left, right = tree
+    halves = [(feature, threshold, piece, 0.0) for piece in _pieces(left, most - 1)]
+    return halves + [(feature, threshold, 0.0, piece) for piece in _pieces(right, most - 1)]
+
+
+def _lay(tree: Tree, splits: list[tuple[int, float, int, int]], leaves: list[float]) -> int:
+    """Append splits and leaves, from left to right; the bits of its leaves."""
+    if not isinstance(tree, tuple):
+        leaves.append(tree)
+        return 1 << len(leaves) - 1
+    feature, threshold, left, right = tree
+    place = len(splits)
+    splits.append(())
+    below = _lay(left, splits, leaves)
+    above = _lay(right, splits, leaves)
+    splits[place] = feature, threshold, below, above
+    return below | above

@@ -18,7 +18,7 @@ class DIN(nn.Module):
         super().__init__()
         self.history = History(sizes=sizes, videos=videos, dimension=dimension)
         self.candidate = nn.Linear(videos.width, dimension)
-        self.attention = TargetAttention(dimension=dimension, hidden=dimension)
+        self.attention = TargetAttention(dimension=dimension, hidden=dimension // 2)
         self.width = 2 * dimension
 
     def forward(self, video: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:

@@ -12,12 +12,13 @@ from watchnext.kernels import kernel
 INPUT = "trees"  # what an exported network reads the logits of its trees from
 VALUES = ("query_values", "candidate_values", "user_values", "video_values")
 CODES = ("context_codes", "user_codes", "video_codes")
-BLOCK = 64  # rows that go through all trees together, so that their columns stay near the processor
+BLOCK = 256  # rows that go through all trees together, so that their columns stay near the processor
+LEAVES = 32  # most leaves of a tree: one bit each
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Network inputs > one row of numbers each: values, codes as numbers, tags, the content vector, and the history in sums.
+    """Network inputs > columns of numbers: values, codes as numbers, tags, the content vector, and the history in sums.
 
     watches  how many of the last watches stand in their own columns (gap, seconds, outcomes)
     kept     of each of CODES, the places that are read
@@ -27,16 +28,16 @@ class Columns:
     kept: Mapping[str, list[int]]
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Columns (N, width) float32, and which of them (width,) the inputs give once for all rows."""
+        """Columns (width, N) float32, and which of them (width,) the inputs give once for all rows."""
         rows = len(inputs["video_codes"])
         parts = [inputs[name] for name in VALUES if name in inputs]
         parts += [inputs[name][:, self.kept[name]] for name in CODES if name in inputs]
         parts += [inputs["video_tags"], inputs["video_vector"], *self._history(inputs)]
-        found = np.empty((rows, sum(part.shape[1] for part in parts)), np.float32)
-        once, at = np.zeros(found.shape[1], bool), 0
+        found = np.empty((sum(part.shape[1] for part in parts), rows), np.float32)
+        once, at = np.zeros(len(found), bool), 0
         for part in parts:
-            found[:, at : at + part.shape[1]] = part
-            once[at : at + part.shape[1]] = len(part) == 1
+            found[at : at + part.shape[1]] = part.T
+            once[at : at + part.shape[1]] = len(part) == 1 < rows
             at += part.shape[1]
         return found, once
 
@@ -46,62 +47,89 @@ class Columns:
         count = mask.sum(1, keepdims=True)
         last = np.zeros((len(values), self.watches, values.shape[2]), values.dtype)
         last[:, : values.shape[1]] = values[:, : self.watches]
-        codes = inputs["video_codes"][:, None]
-        same = (inputs["history_codes"] == codes) & (codes > 0) & (mask[..., None] > 0)
-        return [last.reshape(len(last), -1), values.sum(1) / np.maximum(count, 1.0), count, same.sum(1)]
+        same = _shared(inputs["video_codes"], inputs["history_codes"], mask)
+        return [last.reshape(len(last), -1), values.sum(1) / np.maximum(count, 1.0), count, same]
+
+
+@kernel
+def _shared(codes, history, mask):
+    """Codes (C, F), history (B, H, F), mask (B, H), B = C or 1 > (C, F): how many watches have the candidate's code."""
+    found = np.zeros(codes.shape, np.float32)
+    for row in range(len(codes)):
+        viewer = row if len(history) > 1 else 0
+        for watch in range(history.shape[1]):
+            if mask[viewer, watch] > 0:
+                for place in range(codes.shape[1]):
+                    found[row, place] += 0 < codes[row, place] == history[viewer, watch, place]
+    return found
 
 
 @dataclass(frozen=True)
-class Nodes:
-    """Trees of all targets. A row goes left where its number is below; a leaf leads to itself.
+class Splits:
+    """Trees of all targets. A row goes right at a split where its number is not below `threshold`.
 
-    feature, threshold, left, right, value  (nodes,); children stand behind their parents
-    roots, target  (trees,): where each begins, and the column of the logits that its leaf is added to
-    intercept      (targets,)
+    A row's leaf is found without walking (QuickScorer, Lucchese et al., SIGIR 2015): leaves are bits, from left to right, each
+    split that sends a row right strikes out the leaves on its left, in any order, and the lowest bit that stays is the leaf. So
+    many rows go through a split at once.
+
+    feature, threshold  (splits,); those of a tree stand together
+    below, above        (splits,) int32: the leaves on the left and on the right, bit by bit
+    first               (trees + 1,): where the splits of a tree begin
+    value               (trees, LEAVES)
+    target              (trees,): the column of the logits that a tree's leaf is added to
+    intercept           (targets,)
     """
 
     feature: np.ndarray
     threshold: np.ndarray
-    left: np.ndarray
-    right: np.ndarray
+    below: np.ndarray
+    above: np.ndarray
+    first: np.ndarray
     value: np.ndarray
-    roots: np.ndarray
     target: np.ndarray
     intercept: np.ndarray
 
     def logits(self, columns: np.ndarray, once: np.ndarray) -> np.ndarray:
-        """(N, targets) float32 of columns (N, width) float32; those `once` (width,) are alike in all rows. What they decide is
+        """(N, targets) float32 of columns (width, N) float32; those `once` (width,) are alike in all rows. What they decide is
         decided before any row is read: of the trees, a viewer's candidates only meet the splits that tell them apart."""
-        found = np.tile(self.intercept, (len(columns), 1))
-        _add(columns, once & (len(columns) > 1), self.feature, self.threshold, self.left, self.right, self.value, self.roots,
-             self.target, found)  # fmt: skip
-        return found
+        found = np.repeat(self.intercept[:, None], columns.shape[1], axis=1)
+        _add(columns, once, self.feature, self.threshold, self.below, self.above, self.first, self.value, self.target, found)
+        return found.T
 
 
 @kernel(boundscheck=False)
-def _add(columns, once, feature, threshold, left, right, value, roots, target, found):
-    nodes = feature.size
-    to = np.arange(nodes).astype(np.int32)  # the first node below that a row's own columns decide, or a leaf
-    children, height = np.empty(2 * nodes, np.int32), np.zeros(nodes, np.int32)
-    for n in range(nodes - 1, -1, -1):
-        below, above = to[left[n]], to[right[n]]
-        children[2 * n], children[2 * n + 1] = below, above
-        if left[n] != n:
-            if once[feature[n]]:
-                to[n] = below if columns[0, feature[n]] < threshold[n] else above
-            height[n] = 1 + max(height[below], height[above])
-    at = np.empty(BLOCK, np.int32)
-    for start in range(0, len(columns), BLOCK):
-        rows = min(BLOCK, len(columns) - start)
-        for tree in range(roots.size):
-            root, column = to[roots[tree]], target[tree]
-            at[:rows] = root
-            for _ in range(height[root]):
-                for row in range(rows):  # no branch, as where a row goes cannot be guessed; a leaf leads to itself
-                    n = at[row]
-                    at[row] = children[2 * n + (columns[start + row, feature[n]] >= threshold[n])]
+def _add(columns, once, feature, threshold, below, above, first, value, target, found):
+    alive = np.empty(target.size, np.int32)  # a tree's leaves that the columns `once` leave
+    met, last = np.empty(feature.size, np.int32), np.empty(target.size, np.int32)  # the splits that each tree still has
+    count = 0
+    for tree in range(target.size):
+        leaves = np.int32(-1)
+        for split in range(first[tree], first[tree + 1]):
+            if once[feature[split]]:
+                leaves &= ~(above[split] if columns[feature[split], 0] < threshold[split] else below[split])
+        for split in range(first[tree], first[tree + 1]):
+            if not once[feature[split]] and leaves & below[split]:
+                met[count] = split
+                count += 1
+        alive[tree], last[tree] = leaves, count
+    left, lowest = np.empty(BLOCK, np.int32), np.empty(BLOCK, np.float32)
+    bits = lowest.view(np.int32)
+    for start in range(0, columns.shape[1], BLOCK):
+        rows = min(BLOCK, columns.shape[1] - start)
+        at = 0
+        for tree in range(target.size):
+            left[:rows] = alive[tree]
+            while at < last[tree]:
+                split = met[at]
+                column, border, kept = columns[feature[split], start : start + rows], threshold[split], ~below[split]
+                for row in range(rows):
+                    left[row] &= kept if column[row] >= border else np.int32(-1)
+                at += 1
+            for row in range(rows):  # the exponent of a power of two is the place of its bit
+                lowest[row] = np.float32(left[row] & -left[row])
+            leaf, sums = value[tree], found[target[tree], start : start + rows]
             for row in range(rows):
-                found[start + row, column] += value[at[row]]
+                sums[row] += leaf[((bits[row] >> 23) & 255) - 127]
 
 
 @dataclass(frozen=True)
@@ -109,20 +137,20 @@ class Forest:
     """What a release holds of a network's trees."""
 
     columns: Columns
-    nodes: Nodes
+    splits: Splits
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         """Logits (C, targets) of candidates whose viewer's inputs have C rows, or one."""
-        return self.nodes.logits(*self.columns(inputs))
+        return self.splits.logits(*self.columns(inputs))
 
     def save(self, folder: Path) -> None:
         kept = {f"kept.{name}": np.array(places, np.int32) for name, places in self.columns.kept.items()}
-        arrays = {field.name: getattr(self.nodes, field.name) for field in fields(Nodes)}
+        arrays = {field.name: getattr(self.splits, field.name) for field in fields(Splits)}
         save_arrays(folder, arrays | kept | {"watches": np.array([self.columns.watches], np.int32)})
 
     @classmethod
     def load(cls, folder: Path) -> "Forest":
         arrays = {name: np.array(values) for name, values in load_arrays(folder).items()}
         kept = {name: arrays[f"kept.{name}"].tolist() for name in CODES}
-        nodes = Nodes(*(arrays[field.name] for field in fields(Nodes)))
-        return cls(Columns(int(arrays["watches"][0]), kept), nodes)
+        splits = Splits(*(arrays[field.name] for field in fields(Splits)))
+        return cls(Columns(int(arrays["watches"][0]), kept), splits)

@@ -7,13 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from watchnext.features.encoding import InputSizes
-from watchnext.ranking.forest import CODES, INPUT, Columns, Forest, Nodes
-
-INTEGERS = ("feature", "left", "right")
+from watchnext.ranking.forest import CODES, INPUT, LEAVES, Columns, Forest, Splits
 
 
 class Trees(nn.Module):
-    """Logits (N, targets) of fitted trees. Its arrays are those of `forest.Nodes`.
+    """Logits (N, targets) of fitted trees. Its arrays are those of `forest.Splits`.
 
     An exported graph cannot follow trees at the pace of a compiled loop: where the inputs hold `forest.INPUT`, the logits (N,
     targets) are those.
@@ -23,23 +21,21 @@ class Trees(nn.Module):
     """
 
     def __init__(
-        self, *, sizes: InputSizes, targets: int, watches: int, cardinality: int, trees: int = 1, nodes: int = 1
+        self, *, sizes: InputSizes, targets: int, watches: int, cardinality: int, trees: int = 0, splits: int = 0
     ) -> None:
         super().__init__()
         of = dict(zip(CODES, (sizes.context_codes, sizes.user_codes, sizes.video_codes), strict=True))
         kept = {name: [place for place, size in enumerate(of[name]) if size <= cardinality] for name in CODES}
         self.columns = Columns(watches, kept)
-        for name in INTEGERS:
-            self.register_buffer(name, torch.zeros(nodes, dtype=torch.int32))
-        for name in ("threshold", "value"):
-            self.register_buffer(name, torch.zeros(nodes))
-        for name in ("roots", "target"):
-            self.register_buffer(name, torch.zeros(trees, dtype=torch.int32))
+        for name, count in (("feature", splits), ("below", splits), ("above", splits), ("first", trees + 1), ("target", trees)):
+            self.register_buffer(name, torch.zeros(count, dtype=torch.int32))
+        self.register_buffer("threshold", torch.zeros(splits))
+        self.register_buffer("value", torch.zeros(trees, LEAVES))
         self.register_buffer("intercept", torch.zeros(targets))
 
     @property
     def forest(self) -> Forest:
-        return Forest(self.columns, Nodes(**{name: values.numpy() for name, values in self.named_buffers()}))
+        return Forest(self.columns, Splits(**{name: values.numpy() for name, values in self.named_buffers()}))
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         if INPUT in inputs:
@@ -47,9 +43,7 @@ class Trees(nn.Module):
         return torch.from_numpy(self.forest({name: values.numpy() for name, values in inputs.items()}))
 
     def fill(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Take the arrays of fitted trees. Raises ValueError where a child stands before its parent."""
-        if (np.minimum(arrays["left"], arrays["right"]) < np.arange(len(arrays["left"]))).any():
-            raise ValueError("a tree's child stands before its parent, expected parents first")
+        """Take the arrays of fitted trees."""
         for name, values in arrays.items():
             getattr(self, name).copy_(torch.from_numpy(values))
 

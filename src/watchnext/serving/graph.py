@@ -38,7 +38,7 @@ class Graph:
         if missing := self._types.keys() - inputs.keys():
             raise KeyError(f"the graph needs {', '.join(sorted(missing))}, but was given {', '.join(sorted(inputs))}")
         fed = {name: np.ascontiguousarray(inputs[name], dtype) for name, dtype in self._types.items()}
-        return self._request().infer(fed)[0].copy()  # the request's buffer is overwritten by its next call
+        return self._request().infer(fed, share_inputs=True)[0].copy()  # the request's buffer is overwritten by its next call
 
     def _request(self) -> ov.InferRequest:
         if not hasattr(self._local, "request"):

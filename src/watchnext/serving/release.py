@@ -23,6 +23,7 @@ from watchnext.features.opening import write_opening_state
 from watchnext.features.pipeline import FeaturePipeline
 from watchnext.files import files_below, sha256_of, synced
 from watchnext.ranking.calibration import Calibration
+from watchnext.ranking.forest import Splits
 from watchnext.reranking.slate import Reranker
 from watchnext.retrieval.graph import Edges
 from watchnext.retrieval.live import LiveIndex
@@ -147,6 +148,8 @@ class Release:
 
 def _require_parts(folder: Path, manifest: Mapping) -> None:
     missing = {*FEATURE_PARTS, "state", "index", *WALKS, "trending"} - {name.split("/")[0] for name in manifest["files"]}
+    if any(name.startswith(f"graphs/{TREES}/") for name in manifest["files"]):
+        missing |= {f"graphs/{TREES}/{field.name}.npy" for field in fields(Splits)} - manifest["files"].keys()
     if missing:
         raise ReleaseError(
             f"{folder} holds no {min(missing)}, as another version built it; run `{REPAIR}`, and then "
