@@ -4,7 +4,7 @@ A simulated log in which viewers stop looking down a slate after what they liked
 shows what is popular. The network of conf/model/mlp.yaml learns long views plainly, with the position as an input of training,
 with inverse propensities, and with both. Measured against `World.truth`, the probability of a long view of a video that is
 looked at, on held-out requests that were filled at random, where what was shown says nothing of the policy: Pearson and rank
-correlation (2 x XAUC - 1), root mean squared error, and mean predicted over mean true.
+correlation (2 x XAUC - 1), root mean squared error, and mean predicted over mean true; means over seeds of training.
 
 This policy puts a slate in no order, so that the position costs its log little. `placed` is of slates that stand in order of
 popularity, drawn by `World.step`: there the place looks like popularity. The last line is one JSON object.
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from benchmarks.framing import LONG_VIEW, predictions_of
+from benchmarks.framing import LONG_VIEW, over_seeds, predictions_of
 
 from watchnext import metrics
 from watchnext.data.behaviour import DAY_MS
@@ -95,6 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, size in (("users", 1000), ("videos", 1500), ("days", 7)):
         parser.add_argument(f"--{name}", type=int, default=size)
+    parser.add_argument("--seeds", type=int, default=1, help="of training; the log stays")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     options = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*(does not have many workers|IterableDataset|treespec, LeafSpec).*")
@@ -114,8 +115,9 @@ def main() -> None:
         pairs = (features.columns[name][rows].astype(np.int64) for name in ("user_rows", "video_rows", "time_ms"))
         truth, found = world.truth(*pairs).probability["long_view"], {}
         for name, how in WAYS.items():
-            predicted = predictions_of(composed([*words, *how]), features, rows)[:, LONG_VIEW].astype(np.float64)
-            found[name] = against(truth, predicted)
+            configs = [composed([*words, *how, f"seed={seed}"]) for seed in range(options.seeds)]
+            predicted = [predictions_of(config, features, rows)[:, LONG_VIEW].astype(np.float64) for config in configs]
+            found[name] = over_seeds([against(truth, each) for each in predicted])
             print(name, metrics.rounded(found[name], 4), file=sys.stderr, flush=True)
     found = {"ways": found, "placed": placed(world, 2000), "rows": len(rows), "impressions": len(tables.impressions)}
     print(json.dumps(metrics.rounded(found, 4)))

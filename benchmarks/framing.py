@@ -1,15 +1,16 @@
 """Which framing, and which watch-time head: `python -m benchmarks.framing [key=value ...]`, on the built features of a log.
 
 Trains the network of conf/model/dcn.yaml under every conf/loss and, with the usual loss, under every conf/watch_time; figures
-are of the validation days. `score` is what ranks by: the long-view head, or the seconds where no outcome is trained. Of
-seconds, `raw` are as predicted, `calibrated` by curves fitted on one half of the viewers and measured on the other, both ways;
-`truth` compares with the world's own expectation of a video that is looked at (`World.truth`), where the log is the sample.
-The last line is one JSON object.
+are of the validation days, means over seeds, and `name+-` their standard deviation. `score` is what ranks by: the long-view
+head, or the seconds where no outcome is trained. Of seconds, `raw` are as predicted, `calibrated` by curves fitted on one half
+of the viewers and measured on the other, both ways; `truth` compares with the world's own expectation of a video that is looked
+at (`World.truth`), where the log is the sample. The last line is one JSON object.
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -76,27 +77,45 @@ def truth_of(features: FeatureSet, rows: np.ndarray) -> np.ndarray:
     return world.truth(*(values.astype(np.int64) for values in columns.values())).watch_ms / 1000.0
 
 
+def over_seeds(runs: list[Mapping]) -> dict:
+    """Nested figures of several runs as one: mean, and name+- the standard deviation where there are several."""
+    found = {}
+    for name, value in runs[0].items():
+        values = [run[name] for run in runs]
+        if isinstance(value, Mapping):
+            found[name] = over_seeds(values)
+        else:
+            found |= {name: float(np.mean(values))} | ({f"{name}+-": float(np.std(values, ddof=1))} if len(values) > 1 else {})
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--losses", nargs="*", choices=LOSSES, default=LOSSES)
     parser.add_argument("--heads", nargs="*", choices=HEADS, default=HEADS)
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     options = parser.parse_args()
     words = ["model=dcn", *options.overrides]
     config = composed(words)
     features = FeatureSet.load(Path(config.data.outputs) / "features")
     rows = features.rows("valid")
-    found: dict = {"framing": {}, "watch_time": {}, "rows": len(rows)}
-    for loss in options.losses:
-        predictions = predictions_of(composed([*words, f"loss@model.module.loss={loss}"]), features, rows)
-        found["framing"][loss] = of_framing(features, predictions, rows, loss)
-        print(loss, metrics.rounded(found["framing"][loss], 4), file=sys.stderr, flush=True)
     truth = truth_of(features, rows) if options.heads and config.data.name == "sample" else None
-    for head in options.heads:
-        predictions = predictions_of(composed([*words, f"+watch_time@model.module.watch_time={head}"]), features, rows)
-        found["watch_time"][head] = of_head(features, predictions, rows, truth)
-        found["watch_time"][head] |= of_framing(features, predictions, rows, "multi_task")
-        print(head, metrics.rounded(found["watch_time"][head], 4), file=sys.stderr, flush=True)
+
+    def framing(loss: str, seed: int) -> dict[str, float]:
+        predictions = predictions_of(composed([*words, f"loss@model.module.loss={loss}", f"seed={seed}"]), features, rows)
+        return of_framing(features, predictions, rows, loss)
+
+    def watch_time(head: str, seed: int) -> dict:
+        how = [f"+watch_time@model.module.watch_time={head}", f"seed={seed}"]
+        predictions = predictions_of(composed([*words, *how]), features, rows)
+        return of_head(features, predictions, rows, truth) | of_framing(features, predictions, rows, "multi_task")
+
+    found: dict = {"framing": {}, "watch_time": {}, "rows": len(rows), "seeds": options.seeds}
+    for part, names, measured in (("framing", options.losses, framing), ("watch_time", options.heads, watch_time)):
+        for name in names:
+            found[part][name] = over_seeds([measured(name, seed) for seed in range(options.seeds)])
+            print(name, metrics.rounded(found[part][name], 4), file=sys.stderr, flush=True)
     print(json.dumps(metrics.rounded(found, 4)))
 
 

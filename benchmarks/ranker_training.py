@@ -3,7 +3,7 @@
 78 categorical fields, 16 numbers each: the ids of viewer and video, surface, hour and weekday, and attributes of viewers,
 videos and requests that are drawn with 4 to 20,000 values each, beside the impressions of the simulated world. They go through
 the real feature stage (a state of one counter is all it keeps), and then the recipe `model=dcn` trains through Lightning, with
-3 cross layers of rank 64, an MLP 256-128, no attention, batches of 4,096, bf16 where the processor has it. The clock covers
+3 cross layers of rank 64, an MLP 256-128, no attention, batches of 4,096, bf16 where the processor has AMX. The clock covers
 everything between the first batch after `WARM` and the last: reading and encoding from mapped columns, forward, backward,
 clipping, the optimizer, logging. `input_ms` is the first of these alone, a batch; `shares` is what a profiler says of some
 batches more. `anonymous_mb` is memory that the system cannot drop and read again at the end of training, `mapped_mb` what
@@ -34,7 +34,7 @@ from watchnext.features.batches import FeatureSet
 from watchnext.features.build import FeatureBuilder
 from watchnext.features.labels import Labels
 from watchnext.metrics import rounded
-from watchnext.nn.module import has_bf16
+from watchnext.nn.module import has_amx
 from watchnext.ranking.module import RankingModule
 from watchnext.schema import FeatureSchema
 
@@ -148,7 +148,7 @@ def main() -> None:
     print(json.dumps(rounded({
         "rows_per_s": clock.rows / clock.seconds,
         "rows_per_cpu_s": clock.rows / clock.cpu_s,
-        "precision": "bf16" if has_bf16() else "f32",
+        "precision": "bf16" if has_amx() else "f32",
         "threads": threads,
         "fields": len(sizes.user_codes + sizes.context_codes + sizes.video_codes),
         "values": sum(sizes.user_codes + sizes.context_codes + sizes.video_codes),

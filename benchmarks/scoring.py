@@ -3,7 +3,7 @@
 In process and on one core, on the release that `dvc repro` built, over a fresh store in a temporary folder. A request reads
 the viewer's record, the records of candidates drawn from the whole catalogue, encodes both (`features_ms`), runs the compiled
 ranker and calibrates (`model_ms`); known viewers take turns, and the first requests are left out. Medians and the 99th
-percentile are of f32, and of bf16 where the processor has it, else null; at the top stand those of bf16 if there are any.
+percentile are of f32, and of bf16 where the processor has it (AMX or AVX-512 BF16), else null; at the top stand the faster.
 `cpu_ms` is the mean of the processor's time, which programs beside this one disturb less. `rank/...` and `apart` compare the
 compiled ranker with the trained network on held-out impressions. The last line is one JSON object.
 """
@@ -17,12 +17,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import torch
 from torch.backends.cpu import get_cpu_capability
 
 from watchnext.features.batches import FeatureSet
 from watchnext.lifecycle.agreement import agreement
 from watchnext.metrics import rounded
-from watchnext.nn.module import has_bf16
 from watchnext.ranking.scoring import Ranker
 from watchnext.serving.graph import CompiledRanker
 from watchnext.serving.inputs import Inputs
@@ -101,10 +101,10 @@ def main() -> None:
         store = Store.open(Path(folder), release)
         asked = requests_of(release, store, count=WARM + options.requests, candidates=options.candidates, seed=options.seed)
         found: dict[str, Mapping | None] = {"f32": of_precision("f32", release, options.outputs, store, asked), "bf16": None}
-        if has_bf16():
+        if torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported():
             found["bf16"] = of_precision("bf16", release, options.outputs, store, asked)
         store.close()
-    best = "bf16" if found["bf16"] else "f32"
+    best = min((name for name in found if found[name]), key=lambda name: found[name]["p50_ms"])
     about = {"precision": best, "cores": 1, "instructions": get_cpu_capability(), "release": release.id}
     about |= {"videos": len(release.catalogue), "candidates": options.candidates, "requests": options.requests}
     times = {name: value for name, value in found[best].items() if name.endswith("_ms")}

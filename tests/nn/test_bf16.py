@@ -19,7 +19,7 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 @pytest.mark.filterwarnings("ignore:.*(does not have many workers|IterableDataset|treespec, LeafSpec).*")
 @pytest.mark.parametrize("model", ["two_tower", "dcn"])
 def test_an_epoch_in_bf16_is_finite_and_saved_in_f32(model, world_features, tmp_path, monkeypatch):
-    monkeypatch.setattr(nn_module, "has_bf16", lambda: True)
+    monkeypatch.setattr(nn_module, "has_amx", lambda: True)
     overrides = [f"model={model}", "trainer=fast", "trainer.max_epochs=1", "+trainer.enable_progress_bar=false"]
     with initialize_config_dir(config_dir=str(CONF), version_base=None):
         config = compose("config", overrides)

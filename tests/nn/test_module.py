@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from watchnext.nn import module as nn_module
 from watchnext.nn.checkpoints import Checkpoints
-from watchnext.nn.module import BestWeights, Bf16Training, adam, fit_network
+from watchnext.nn.module import BestWeights, Bf16Training, adam, finite, fit_network
 
 
 class Rows(IterableDataset):
@@ -63,9 +63,9 @@ class Cut(pl.Callback):
             raise InterruptedError
 
 
-def trained(scores, patience: int, *, seed: int = 0, cut: int = -1, kept=None, clip: float = 0.5, plugins=None):
+def trained(scores, patience: int, *, seed: int = 0, cut: int = -1, kept=None, clip: float = 0.5, plugins=None, of=Scripted):
     """The module at the end, the best epoch, epochs run."""
-    best, module = BestWeights(monitor="valid/score", patience=patience), Scripted(scores)
+    best, module = BestWeights(monitor="valid/score", patience=patience), of(scores)
 
     def trainer(name: str, callbacks) -> pl.Trainer:
         return pl.Trainer(
@@ -116,6 +116,24 @@ def test_an_interrupted_training_ends_as_an_undisturbed_one(scores, patience, ex
     assert [f"resumed after epoch {epoch} " in said for epoch in range(epochs)] == [True] * epochs
 
 
+class Broken(Scripted):
+    """Loses its numbers in its third epoch."""
+
+    def training_step(self, batch, place):
+        loss = super().training_step(batch, place)
+        broken = self.current_epoch == 2
+        return finite(loss * math.nan if broken else loss, place, key="rate", learning_rate=0.01)
+
+
+def test_a_nan_loss_stops_and_the_epoch_before_it_stays(tmp_path, capsys):
+    scores, kept = [0.1, 0.2, 0.3, 0.4], Checkpoints(tmp_path)
+    whole = trained(scores, 9)[0]
+    with pytest.raises(ValueError, match=r"the loss of batch 0 is nan; .*lower rate"):
+        trained(scores, 9, kept=kept, of=Broken)
+    assert same(trained(scores, 9, kept=kept)[0], whole)  # and from there another may go on
+    assert "resumed after epoch 1 " in capsys.readouterr().out
+
+
 def test_a_seed_decides_the_weights_and_clipping_changes_them(tmp_path):
     scores = [0.1, 0.2, 0.3]
     first, again, other, free = (
@@ -127,13 +145,8 @@ def test_a_seed_decides_the_weights_and_clipping_changes_them(tmp_path):
 
 
 def test_bf16_is_chosen_by_what_the_processor_has(monkeypatch):
-    for tiles, avx, expected in (
-        (True, False, Bf16Training),
-        (False, True, Bf16Training),
-        (False, False, pl.plugins.Precision),
-    ):
+    for tiles, expected in ((True, Bf16Training), (False, pl.plugins.Precision)):
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda tiles=tiles: tiles)
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda avx=avx: avx)
         assert type(nn_module.fastest_precision()) is expected
 
 

@@ -10,7 +10,7 @@ from watchnext import metrics
 from watchnext.ranking.calibration import Calibration
 from watchnext.ranking.curves import FLATTEST, MARGIN, MOST_SCORES, TILT, Curve, fit_isotonic, fit_platt, isotonic_blocks
 from watchnext.ranking.plots import reliability_plot
-from watchnext.ranking.reliability import buckets, by_slice, reliability, usual_slices
+from watchnext.ranking.reliability import VIDEO_AGE_H, buckets, by_slice, in_order, reliability, usual_slices
 from watchnext.types import TARGETS
 
 
@@ -187,6 +187,9 @@ def test_slices_by_hand():
         "15 s and more",
         "unknown",
     ]
+    hours = buckets(np.array([np.nan, 800.0, 30.0, 0.5, 5.0, 30.0]), VIDEO_AGE_H, "h")
+    assert in_order(hours) == ["under 1 h", "1 to 24 h", "24 to 72 h", "720 h and more", "unknown"]
+    assert in_order(np.array(["search", "home", "home"])) == ["home", "search"]
     slices = usual_slices(
         surface=np.array(["home", "home", "search"]),
         duration_s=np.array([5.0, 300.0, 20.0]),

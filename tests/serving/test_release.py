@@ -97,7 +97,7 @@ def test_a_release_of_another_version_is_refused_by_what_it_lacks(staged, tmp_pa
 def test_trees_of_another_version_are_refused(staged, tmp_path):
     staging = staged()
     save_arrays(staging / "graphs" / "trees", {"left": np.zeros(3), "roots": np.zeros(1)})
-    with pytest.raises(ReleaseError, match="holds no graphs/trees/above.npy, as another version built it; run .* promote"):
+    with pytest.raises(ReleaseError, match=r"holds no graphs/trees/above\.npy, as another version built it; run .* promote"):
         Release.load(publish(staging, tmp_path / "releases", MANIFEST))
 
 

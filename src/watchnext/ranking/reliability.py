@@ -40,6 +40,16 @@ def buckets(values: np.ndarray, edges: Sequence[float], unit: str) -> np.ndarray
     return names[np.where(np.isnan(values), len(names) - 1, np.searchsorted(edges, values, side="right"))]
 
 
+def in_order(values: np.ndarray) -> list[str]:
+    """The distinct values of a slice: those of `buckets` from low to high, then others by name."""
+    return sorted({str(value) for value in values}, key=_place)
+
+
+def _place(name: str) -> tuple[bool, float, str]:
+    number = next((float(word) for word in name.split() if word.replace(".", "", 1).isdigit()), None)
+    return number is None, -1.0 if number is None or name.startswith("under ") else number, name
+
+
 def usual_slices(
     *, surface: np.ndarray, duration_s: np.ndarray, video_age_h: np.ndarray, impressions: np.ndarray
 ) -> dict[str, np.ndarray]:
@@ -61,7 +71,7 @@ def by_slice(labels: np.ndarray, probabilities: np.ndarray, slices: Mapping[str,
         if len(values) != len(labels):
             raise ValueError(f"slice {name!r} has {len(values)} rows, expected the {len(labels)} of the labels")
         keys = np.asarray(values).astype(str)
-        parts += [(name, str(value), keys == value) for value in np.unique(keys)]
+        parts += [(name, value, keys == value) for value in in_order(keys)]
     return [{"slice": name, "value": value, **_figures(labels[part], probabilities[part])} for name, value, part in parts]
 
 

@@ -13,7 +13,7 @@ from watchnext.metrics import rounded
 from watchnext.ranking.fitting import figures_of
 from watchnext.ranking.heads import WATCH
 from watchnext.ranking.plots import reliability_plot
-from watchnext.ranking.reliability import Reliability, by_slice, reliability, usual_slices
+from watchnext.ranking.reliability import Reliability, by_slice, in_order, reliability, usual_slices
 from watchnext.ranking.scoring import Ranker, scored
 from watchnext.types import TARGETS
 
@@ -44,7 +44,7 @@ def _report(features: FeatureSet, raw: np.ndarray, served: np.ndarray, folder: P
         tables[name] = rounded(by_slice(label, served[:, place], slices), 6)
         panels = {"all": {"calibrated": reliability(label, served[:, place]), "before": reliability(label, raw[:, place])}}
         for title in SHOWN:
-            parts = {str(key): slices[title] == key for key in np.unique(slices[title])}
+            parts = {key: slices[title] == key for key in in_order(slices[title])}
             panels[title.replace("_", " ")] = {key: _line(label[part], served[part, place]) for key, part in parts.items()}
         reliability_plot(panels, folder / f"reliability_{name}.png")
     (folder / "reliability.json").write_text(json.dumps(tables, indent=1))
