@@ -107,7 +107,7 @@ def main() -> None:
         return of_framing(features, predictions, rows, loss)
 
     def watch_time(head: str, seed: int) -> dict:
-        how = [f"+watch_time@model.module.watch_time={head}", f"seed={seed}"]
+        how = [f"watch_time@model.module.watch_time={head}", f"seed={seed}"]
         predictions = predictions_of(composed([*words, *how]), features, rows)
         return of_head(features, predictions, rows, truth) | of_framing(features, predictions, rows, "multi_task")
 

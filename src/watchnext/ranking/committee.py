@@ -16,6 +16,7 @@ from watchnext.features.encoding import InputSizes
 from watchnext.nn.weights import build_network, save_network
 from watchnext.ranking.heads import WATCH
 from watchnext.ranking.scoring import CHUNK
+from watchnext.ranking.watch_time.expectation import LOG_SECONDS
 from watchnext.types import TARGETS
 
 NEWTON = 50  # steps; a fit of two numbers is done after a handful, if it does not start far away
@@ -52,7 +53,8 @@ class CommitteeModule:
 
     steps  weights are multiples of 1 / steps
     value  what they maximise on validation days for an outcome: `auc` and `gauc`, weighted. AUC tells viewers apart as well
-           as videos, GAUC only the videos of one viewer; what raises one of them may lower the other.
+           as videos, GAUC only the videos of one viewer; what raises one of them may lower the other. Of watch time it is the
+           squared error of seconds.
     """
 
     def __init__(self, *, features: FeatureSet, members: Mapping[str, Mapping], steps: int, value: Mapping[str, float]) -> None:
@@ -102,7 +104,7 @@ class CommitteeModule:
         targets, users = self.features.columns["targets"][valid], self.features.columns["user_rows"][valid]
         for place in range(len(TARGETS)):
             mine, target = logits[:, :, place].numpy(), targets[:, place]
-            worth = partial(_closeness, np.log1p(target)) if place == WATCH else partial(self._worth, target, users)
+            worth = partial(_closeness, target) if place == WATCH else partial(self._worth, target, users)
             weights = max(simplex(len(mine), self.steps), key=lambda weights, mine=mine, worth=worth: worth(weights @ mine))
             network.weights[:, place] = torch.from_numpy(weights)
             if place != WATCH:
@@ -117,8 +119,9 @@ class CommitteeModule:
         save_network(folder, self.network, schema=self.features.pipeline.schema, recipe=self.recipe)
 
 
-def _closeness(target: np.ndarray, logit: np.ndarray) -> float:
-    return -float(np.abs(logit - target).mean())
+def _closeness(seconds: np.ndarray, logit: np.ndarray) -> float:
+    """Of seconds (n,) to log1p of others (n,): their squared error, as it is least for the expectation."""
+    return -float(np.square(np.expm1(logit.clip(0.0, LOG_SECONDS)) - seconds).mean())
 
 
 def simplex(members: int, steps: int) -> Iterator[np.ndarray]:
