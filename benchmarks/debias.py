@@ -69,25 +69,28 @@ def slates(world: World, requests: int, seed: int) -> tuple[np.ndarray, ...]:
     return features, np.tile(np.arange(10), requests), np.stack(steps).reshape(-1), truth.reshape(-1)
 
 
-def placed(world: World, requests: int) -> dict[str, dict[str, float]]:
+def placed(world: World, requests: int, seeds: int) -> dict[str, dict[str, float]]:
     """A small network of such slates without and with a tower for the position, against the truth of others."""
     features, position, label, _ = slates(world, requests, seed=0)
     fresh, _, _, truth = slates(world, 500, seed=1)
     mean, deviation = features.mean(0), features.std(0)
-    found = {}
-    for name, bias in (("plain", None), ("position", PositionBias(positions=10, logits=1))):
-        torch.manual_seed(0)
-        network = torch.nn.Sequential(torch.nn.Linear(3, 24), torch.nn.SiLU(), torch.nn.Linear(24, 1))
-        optimizer = torch.optim.Adam([*network.parameters(), *(bias.parameters() if bias else ())], 0.02)
-        inputs, target = torch.from_numpy((features - mean) / deviation), torch.from_numpy(label.astype(np.float32))
-        for _ in range(300):
-            logits = network(inputs) + (bias(torch.from_numpy(position)) if bias else 0.0)
-            optimizer.zero_grad()
-            torch.nn.functional.binary_cross_entropy_with_logits(logits[:, 0], target).backward()
-            optimizer.step()
-        with torch.no_grad():
-            predicted = network(torch.from_numpy((fresh - mean) / deviation))[:, 0].sigmoid().numpy()
-        found[name] = against(truth, predicted.astype(np.float64))
+    inputs, asked = (torch.from_numpy((values - mean) / deviation) for values in (features, fresh))
+    target, found = torch.from_numpy(label.astype(np.float32)), {}
+    for name, towers in (("plain", False), ("position", True)):
+        runs = []
+        for seed in range(seeds):
+            torch.manual_seed(seed)
+            bias = PositionBias(positions=10, logits=1) if towers else None
+            network = torch.nn.Sequential(torch.nn.Linear(3, 24), torch.nn.SiLU(), torch.nn.Linear(24, 1))
+            optimizer = torch.optim.Adam([*network.parameters(), *(bias.parameters() if bias else ())], 0.02)
+            for _ in range(300):
+                logits = network(inputs) + (bias(torch.from_numpy(position)) if bias else 0.0)
+                optimizer.zero_grad()
+                torch.nn.functional.binary_cross_entropy_with_logits(logits[:, 0], target).backward()
+                optimizer.step()
+            with torch.no_grad():
+                runs.append(against(truth, network(asked)[:, 0].sigmoid().double().numpy()))
+        found[name] = over_seeds(runs)
     return found
 
 
@@ -119,7 +122,12 @@ def main() -> None:
             predicted = [predictions_of(config, features, rows)[:, LONG_VIEW].astype(np.float64) for config in configs]
             found[name] = over_seeds([against(truth, each) for each in predicted])
             print(name, metrics.rounded(found[name], 4), file=sys.stderr, flush=True)
-    found = {"ways": found, "placed": placed(world, 2000), "rows": len(rows), "impressions": len(tables.impressions)}
+    found = {
+        "ways": found,
+        "placed": placed(world, 2000, options.seeds),
+        "rows": len(rows),
+        "impressions": len(tables.impressions),
+    }
     print(json.dumps(metrics.rounded(found, 4)))
 
 

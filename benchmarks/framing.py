@@ -1,10 +1,10 @@
 """Which framing, and which watch-time head: `python -m benchmarks.framing [key=value ...]`, on the built features of a log.
 
-Trains the network of conf/model/dcn.yaml under every conf/loss and, with the usual loss, under every conf/watch_time; figures
-are of the validation days, means over seeds, and `name+-` their standard deviation. `score` is what ranks by: the long-view
-head, or the seconds where no outcome is trained. Of seconds, `raw` are as predicted, `calibrated` by curves fitted on one half
-of the viewers and measured on the other, both ways; `truth` compares with the world's own expectation of a video that is looked
-at (`World.truth`), where the log is the sample. The last line is one JSON object.
+Trains the network of conf/model/dcn.yaml under every conf/loss, with log seconds, and under every conf/watch_time, with the
+usual loss; figures are of the validation days, means over seeds, and `name+-` their standard deviation. `score` is what ranks by:
+the long-view head, or the seconds where no outcome is trained. Of seconds, `raw` are as predicted, `calibrated` by curves
+fitted on one half of the viewers and measured on the other, both ways; `truth` compares with the world's own expectation of a
+video that is looked at (`World.truth`), where the log is the sample. The last line is one JSON object.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from watchnext.types import TARGETS
 
 LONG_VIEW = TARGETS.index("long_view")
 LOSSES = ("multi_task", "classification", "regression", "pairwise", "listwise", "mixture")
+LOG_SECONDS = "watch_time@model.module.watch_time=log_seconds"  # the head that any loss can do with
 HEADS = ("log_seconds", "weighted_odds", "duration_quantile", "ordinal", "tree", "mixture")
 
 
@@ -103,8 +104,8 @@ def main() -> None:
     truth = truth_of(features, rows) if options.heads and config.data.name == "sample" else None
 
     def framing(loss: str, seed: int) -> dict[str, float]:
-        predictions = predictions_of(composed([*words, f"loss@model.module.loss={loss}", f"seed={seed}"]), features, rows)
-        return of_framing(features, predictions, rows, loss)
+        how = [f"loss@model.module.loss={loss}", LOG_SECONDS, f"seed={seed}"]
+        return of_framing(features, predictions_of(composed([*words, *how]), features, rows), rows, loss)
 
     def watch_time(head: str, seed: int) -> dict:
         how = [f"watch_time@model.module.watch_time={head}", f"seed={seed}"]

@@ -13,6 +13,7 @@ from watchnext.nn.module import BestWeights
 from watchnext.ranking.blind import hidden_places
 from watchnext.ranking.committee import BOUNDS, CommitteeModule, platt, simplex
 from watchnext.ranking.fitting import fit
+from watchnext.ranking.heads import WATCH
 from watchnext.ranking.linear import LogisticRegression
 from watchnext.ranking.losses import MultiTask
 from watchnext.ranking.mlp import DeepNetwork
@@ -41,6 +42,24 @@ def copies(module: CommitteeModule, features, rows) -> torch.Tensor:
     """Logits (M, n, T) of the members by themselves."""
     with torch.no_grad():
         return torch.stack([each.network(features.batch(rows)) for each in module.members.values()])
+
+
+@torch.no_grad()
+def test_watch_time_goes_to_the_member_that_tells_the_expectation(world_features):
+    """One member always says the mean of the seconds, one the mean of their logs, which is nearer to most watches."""
+    rows = world_features.rows("valid")
+    seconds = world_features.columns["targets"][rows, WATCH].astype(np.float64)
+    said = {"expectation": np.log1p(seconds.mean()), "logs": np.log1p(seconds).mean()}
+    errors = {name: np.abs(np.expm1(value) - seconds).mean() for name, value in said.items()}
+    assert errors["logs"] < errors["expectation"]
+    members = {name: member(partial(LogisticRegression)) for name in said}
+    module = CommitteeModule(features=world_features, members=members, steps=4, value={"auc": 1.0})
+    for network, value in zip(module.network.members, said.values(), strict=True):
+        for parameter in network.parameters():
+            parameter.zero_()
+        network.values.bias[WATCH] = value
+    module.weigh(rows)
+    assert module.figures["weight/expectation/watch_s"] == 1.0
 
 
 def test_weights_are_the_best_of_the_grid_and_scores_their_mean(world_features):
