@@ -1,7 +1,7 @@
 """Which framing, and which watch-time head: `python -m benchmarks.framing [key=value ...]`, on the built features of a log.
 
 Trains the network of conf/model/dcn.yaml under every conf/loss, with log seconds, and under every conf/watch_time, with the
-usual loss; figures are of the validation days, means over seeds, and `name+-` their standard deviation. `score` is what ranks by:
+usual loss; figures are of the validation days, means over seeds, and `name+-` their deviation. `score` is what ranks by:
 the long-view head, or the seconds where no outcome is trained. Of seconds, `raw` are as predicted, `calibrated` by curves
 fitted on one half of the viewers and measured on the other, both ways; `truth` compares with the world's own expectation of a
 video that is looked at (`World.truth`), where the log is the sample. The last line is one JSON object.

@@ -20,6 +20,7 @@ from watchnext.ranking.heads import WATCH, Scorer, predictions
 from watchnext.ranking.losses import MultiTask
 from watchnext.ranking.module import RankingModule
 from watchnext.ranking.trees import forest_of
+from watchnext.ranking.watch_time.head import WatchTime
 from watchnext.retrieval.content import ContentModule
 from watchnext.retrieval.module import RetrievalModule, nearest_interest
 from watchnext.retrieval.negatives import Drawn
@@ -237,9 +238,12 @@ def test_the_exported_ranker_scores_as_torch_does(ranking, tmp_path):
 
 
 def test_a_ranker_does_without_optional_features(ranking):
-    arguments = {"recipe": {**ranking[0].recipe, "sizes": vars(BARE)}}
+    network = build_network({**ranking[0].recipe, "sizes": vars(BARE)}).eval()
+    fitted, fresh = ([each for each in of.modules() if isinstance(each, WatchTime)] for of in (ranking[0].network, network))
+    for theirs, mine in zip(fitted, fresh, strict=True):  # what a head read of training rows knows no features
+        mine.load_arrays(theirs.arrays())
     with torch.no_grad():
-        found = build_network(**arguments).eval()(bare_inputs(6))
+        found = network(bare_inputs(6))
     assert found.shape == (6, len(TARGETS))
     assert found.isfinite().all()
 
