@@ -41,6 +41,7 @@ from watchnext.schema import FeatureSchema
 WARM, LOOKED_AT = 10, 8  # batches before the clock starts, and batches for the profiler
 ATTRIBUTES = {"user": 29, "video": 39, "context": 5}  # beside user_id, video_id, surface, hour, weekday: 78 in all
 VALUES = (4, 20_000)  # how many an attribute has, evenly spread in orders of magnitude
+PLAIN = ["model.module.hide=[]", "model.module.watch_time=null"]
 NETWORK = {"embedding": 16, "interest": "null", "cross_layers": 3, "rank": 64, "hidden": "[256,128]"}
 
 
@@ -107,9 +108,7 @@ class RowClock(lightning.Callback):
 
 def fit(features: FeatureSet, overrides: list[str], *, steps: int, seed: int) -> tuple[RankingModule, RowClock]:
     network = [f"model.module.network.{name}={value}" for name, value in NETWORK.items()]
-    config = composed(
-        ["model=dcn", "trainer=fast", *network, "model.module.hide=[]", "model.module.batch_size=4096", *overrides]
-    )
+    config = composed(["model=dcn", "trainer=fast", *network, *PLAIN, "model.module.batch_size=4096", *overrides])
     lightning.seed_everything(seed, workers=True, verbose=False)
     module, clock = instantiate(config.model.module)(features=features), RowClock(steps=steps)
     fit_steps(config, module, steps=WARM + steps + LOOKED_AT, seed=seed, callbacks=[clock])

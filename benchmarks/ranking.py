@@ -41,6 +41,7 @@ from watchnext.types import TARGETS
 
 LONG_VIEW = TARGETS.index("long_view")
 MODELS = ("logistic_regression", "factorization_machine", "mlp", "dcn", "preference", "xgboost", "ranker")
+VARIANTS = ("dcn_transformer", "dcn_mmoe", "dcn_ple")  # of dcn, for those who ask
 RESAMPLES = 1000
 
 
@@ -188,7 +189,7 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--held-out", choices=("test", "valid"), default="test", help="valid: for choosing a recipe")
     parser.add_argument("--work", type=Path, metavar="DIR", help="keep tables and features in this folder")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
+    parser.add_argument("--models", nargs="+", choices=(*MODELS, *VARIANTS), default=MODELS)
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     return parser.parse_args(words)
 

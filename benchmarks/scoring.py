@@ -33,6 +33,7 @@ from watchnext.serving.store import Store
 from watchnext.types import Request
 
 WARM = 50  # requests before the clock starts
+BF16 = (torch.cpu._is_amx_tile_supported, torch.cpu._is_avx512_bf16_supported)
 
 
 class Scoring:
@@ -102,7 +103,7 @@ def main() -> None:
         store = Store.open(Path(folder), release)
         asked = requests_of(release, store, count=WARM + options.requests, candidates=options.candidates, seed=options.seed)
         found: dict[str, Mapping | None] = {"f32": of_precision("f32", release, options.outputs, store, asked), "bf16": None}
-        if torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported():
+        if "ONEDNN_MAX_CPU_ISA" not in os.environ and any(has() for has in BF16):
             found["bf16"] = of_precision("bf16", release, options.outputs, store, asked)
         store.close()
     best = min((name for name in found if found[name]), key=lambda name: found[name]["p50_ms"])

@@ -70,7 +70,8 @@ def ordinal(arrays: Mapping[str, Array], logits: Array, duration_s: Array) -> Ar
 
 def log_leaves(arrays: Mapping[str, Array], logits: Array) -> Array:
     """(N, leaves) log probability of a tree's leaves: `right` and `left` (L, leaves) are 1 where the path to it turns so."""
-    return log_sigmoid(logits) @ arrays["right"] + log_sigmoid(-logits) @ arrays["left"]
+    right = log_sigmoid(logits)  # to the left it is less by the logit, which saves every other logarithm
+    return right @ (arrays["right"] + arrays["left"]) - logits.clip(-STEEPEST, STEEPEST) @ arrays["left"]
 
 
 def tree(arrays: Mapping[str, Array], logits: Array, duration_s: Array) -> Array:
