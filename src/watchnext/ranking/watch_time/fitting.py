@@ -4,20 +4,22 @@ from collections.abc import Callable
 
 import numpy as np
 
+from watchnext.nn.module import NothingToLearnError
 from watchnext.ranking.watch_time.expectation import group_of
 
 SHORTEST_S = 1e-3  # a duration below it is unknown
 
 
 def checked(watch_s: np.ndarray, duration_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """As float64, an unknown duration (nan, or hardly any) as 0. Raises ValueError for what no head can be fitted on."""
+    """As float64, an unknown duration (nan, or hardly any) as 0. Raises ValueError for what no head can be fitted on,
+    NothingToLearnError for no rows."""
     watch_s = np.asarray(watch_s, np.float64)
     duration_s = np.nan_to_num(np.asarray(duration_s, np.float64))
     duration_s = np.where(duration_s >= SHORTEST_S, duration_s, 0.0)
     if watch_s.ndim != 1 or watch_s.shape != duration_s.shape:
         raise ValueError(f"watch_s {watch_s.shape} and duration_s {duration_s.shape} differ, expected (N,) both")
     if not len(watch_s):
-        raise ValueError("a watch-time head was given no training rows; check data.split")
+        raise NothingToLearnError("a watch-time head was given no training rows; check data.split")
     if not (np.isfinite(watch_s) & (watch_s >= 0)).all():
         bad = watch_s[~(np.isfinite(watch_s) & (watch_s >= 0))][0]
         raise ValueError(f"watch_s holds {bad}, expected seconds of at least 0; run `python -m watchnext.data check PATH`")
