@@ -2,8 +2,9 @@
 
 Requests of the test day are replayed on streaming state. For each, 500 candidates are taken in two ways: those that retrieval
 names, and ones drawn evenly from what is uploaded and was not watched, in no order. `World.truth` says how likely each is to
-be viewed long if it is looked at, which no log shows; the figure is the share of the true best 10 that stand among a ranking's
-first 10, mean over requests with twice the standard error. Rankings: the release's long-view head and its value, retrieval's
+be viewed long if it is looked at, and for how many seconds it is watched, which no log shows. `share` is that of the true best
+10 by long views that stand among a ranking's first 10, mean over requests with twice the standard error; `long_view` and
+`watch_s` are the truth of these first 10, mean over requests. Rankings: the release's long-view head and its value, retrieval's
 own order, and floors: long-view rates of videos as they are known, long views with their half-lives, and chance. The last line
 is one JSON object.
 """
@@ -35,6 +36,18 @@ def share(truth: np.ndarray, score: np.ndarray) -> float:
     """Of the BEST highest of `truth` (C,), how many are among the BEST highest of `score` (C,); of equal ones the earlier."""
     best, named = (np.argsort(-values, kind="stable")[:BEST] for values in (truth, score))
     return metrics.recall_at([named], [best], BEST)
+
+
+def found_by(score: np.ndarray, long_view: np.ndarray, watch_s: np.ndarray) -> tuple[float, float, float]:
+    """Of one ranking, and the truth (C,) of its candidates: the share, and mean long views and seconds of its first BEST."""
+    first = np.argsort(-score, kind="stable")[:BEST]
+    return share(long_view, score), float(long_view[first].mean()), float(watch_s[first].mean())
+
+
+def summary(found: list[tuple[float, float, float]]) -> dict[str, float | list[float]]:
+    shares, long_view, watch_s = np.array(found).T
+    return {"share": [float(shares.mean()), 2 * float(shares.std()) / len(shares) ** 0.5],
+            "long_view": float(long_view.mean()), "watch_s": float(watch_s.mean())}  # fmt: skip
 
 
 def rates(recommender: Recommender, rows: np.ndarray) -> np.ndarray:
@@ -72,7 +85,7 @@ def main() -> None:
     release, tables = Release.load(last_built(config.data.releases, outputs)), read_tables(outputs / "tables")
     split, everything = FeatureSet.load(outputs / "features").columns["split"], len(release.catalogue)
     step = max(1, tables.impressions.filter(split == 2)["request_id"].n_unique() // options.requests)
-    shares: dict[str, dict[str, list[float]]] = {"retrieved": {}, "drawn": {}}
+    found: dict[str, dict[str, list]] = {"retrieved": {}, "drawn": {}}
     replay = Replay(release=release, regime="streaming", slate=20, requests=0, depth=CANDIDATES)
     with replay.opened(tables, split) as (recommender, requests):
         of_floors = Floors(release, recommender.store, depth=everything)
@@ -80,14 +93,13 @@ def main() -> None:
             floors, viewer = of_floors.of(request), release.user_ids.rows([request.user_id])
             retrieved = recommender.retrieve(request, CANDIDATES).rows[:CANDIDATES]
             for way, rows in {"retrieved": retrieved, "drawn": floors["random"][:CANDIDATES]}.items():
-                truth = world.truth(viewer, rows, np.array([request.as_of_ms])).probability["long_view"]
+                truth = world.truth(viewer, rows, np.array([request.as_of_ms]))
+                known = truth.probability["long_view"], truth.watch_ms / 1000.0
                 for name, score in rankings(recommender, request, rows, floors).items():
-                    shares[way].setdefault(name, []).append(share(truth, score))
-    found = {
-        way: {name: [float(np.mean(x)), 2 * float(np.std(x)) / len(x) ** 0.5] for name, x in named.items()}
-        for way, named in shares.items()
-    }
-    print(json.dumps(metrics.rounded(found | {"requests": len(shares["drawn"]["ranker"])}, 4)))
+                    found[way].setdefault(name, []).append(found_by(score, *known))
+    count = len(found["drawn"]["ranker"])
+    told = {way: {name: summary(each) for name, each in named.items()} for way, named in found.items()}
+    print(json.dumps(metrics.rounded(told | {"requests": count}, 4)))
 
 
 if __name__ == "__main__":
