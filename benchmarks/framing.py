@@ -4,7 +4,8 @@ Trains the network of conf/model/dcn.yaml under every conf/loss, with log second
 usual loss; figures are of the validation days, means over seeds, and `name+-` their deviation. `score` is what ranks by:
 the long-view head, or the seconds where no outcome is trained. Of seconds, `raw` are as predicted, `calibrated` by curves
 fitted on one half of the viewers and measured on the other, both ways; `truth` compares with the world's own expectation of a
-video that is looked at (`World.truth`), where the log is the sample. The last line is one JSON object.
+video that is looked at (`World.truth`), where the log is the sample. `own_spread` is how far s / (s + 30), as the value reads
+seconds s, stands from what the long-view head says already (standard deviation). The last line is one JSON object.
 """
 
 import argparse
@@ -62,6 +63,8 @@ def of_head(features: FeatureSet, predictions: np.ndarray, rows: np.ndarray, tru
     for name, values in (("raw", predictions), ("calibrated", cross_calibrated(predictions, targets, users))):
         figures = figures_of(features, values, "valid")
         found[name] = {key.removeprefix("valid/"): figures[key] for key in figures if key.endswith("watch_s")}
+        term = values[:, WATCH] / (values[:, WATCH] + 30.0)
+        found[name]["own_spread"] = float(term.std() * np.sqrt(1.0 - np.corrcoef(term, values[:, LONG_VIEW])[0, 1] ** 2))
         if truth is not None:
             seconds = values[:, WATCH].astype(np.float64)
             found[name] |= {
