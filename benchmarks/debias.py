@@ -4,7 +4,7 @@ A simulated log in which viewers stop looking down a slate after what they liked
 shows what is popular. The network of conf/model/mlp.yaml learns long views plainly, with the position as an input of training,
 with inverse propensities, and with both. Measured against `World.truth`, the probability of a long view of a video that is
 looked at, on held-out requests that were filled at random, where what was shown says nothing of the policy: Pearson and rank
-correlation (2 x XAUC - 1), root mean squared error, and mean predicted over mean true; means over seeds of training.
+correlation (2 x XAUC - 1), root mean squared error, and mean predicted over mean true; mean and spread over seeds.
 
 This policy puts a slate in no order, so that the position costs its log little. `placed` is of slates that stand in order of
 popularity, drawn by `World.step`: there the place looks like popularity. The last line is one JSON object.
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from benchmarks.framing import LONG_VIEW, over_seeds, predictions_of
+from benchmarks.framing import LONG_VIEW, predictions_of
 
 from watchnext import metrics
 from watchnext.data.behaviour import DAY_MS
@@ -34,6 +34,7 @@ from watchnext.dispatch import composed
 from watchnext.features.__main__ import builder_of
 from watchnext.features.batches import FeatureSet
 from watchnext.ranking.debias import PositionBias
+from watchnext.ranking.figures import mean_and_spread
 from watchnext.schema import FeatureSchema
 
 WAYS = {"plain": [], "position": ["+debias@model.module=position"], "propensity": ["+debias@model.module=propensity"],
@@ -90,7 +91,7 @@ def placed(world: World, requests: int, seeds: int) -> dict[str, dict[str, float
                 optimizer.step()
             with torch.no_grad():
                 runs.append(against(truth, network(asked)[:, 0].sigmoid().double().numpy()))
-        found[name] = over_seeds(runs)
+        found[name] = mean_and_spread(runs)
     return found
 
 
@@ -120,7 +121,7 @@ def main() -> None:
         for name, how in WAYS.items():
             configs = [composed([*words, *how, f"seed={seed}"]) for seed in range(options.seeds)]
             predicted = [predictions_of(config, features, rows)[:, LONG_VIEW].astype(np.float64) for config in configs]
-            found[name] = over_seeds([against(truth, each) for each in predicted])
+            found[name] = mean_and_spread([against(truth, each) for each in predicted])
             print(name, metrics.rounded(found[name], 4), file=sys.stderr, flush=True)
     found = {
         "ways": found,

@@ -1,8 +1,8 @@
 """Which framing, and which watch-time head: `python -m benchmarks.framing [key=value ...]`, on the built features of a log.
 
 Trains the network of conf/model/dcn.yaml under every conf/loss, with log seconds, and under every conf/watch_time, with the
-usual loss; figures are of the validation days, means over seeds, and `name+-` their deviation. `score` is what ranks by:
-the long-view head, or the seconds where no outcome is trained. Of seconds, `raw` are as predicted, `calibrated` by curves
+usual loss; figures are of the validation days, mean and spread over seeds. `score` is what ranks by: the long-view head, or the
+seconds where no outcome is trained. Of seconds, `raw/...` are as predicted, `calibrated/...` by curves
 fitted on one half of the viewers and measured on the other, both ways; `truth` compares with the world's own expectation of a
 video that is looked at (`World.truth`), where the log is the sample. `own_spread` is how far s / (s + 30), as the value reads
 seconds s, stands from what the long-view head says already (standard deviation). The last line is one JSON object.
@@ -11,7 +11,6 @@ seconds s, stands from what the long-view head says already (standard deviation)
 import argparse
 import json
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +21,11 @@ from watchnext.dispatch import composed, instantiate
 from watchnext.features.batches import FeatureSet
 from watchnext.ranking.__main__ import training_of
 from watchnext.ranking.calibration import Calibration
+from watchnext.ranking.figures import mean_and_spread
 from watchnext.ranking.fitting import figures_of, fitted
 from watchnext.ranking.heads import WATCH
 from watchnext.ranking.scoring import scored
+from watchnext.reranking.value import Value
 from watchnext.types import TARGETS
 
 LONG_VIEW = TARGETS.index("long_view")
@@ -56,21 +57,19 @@ def of_framing(features: FeatureSet, predictions: np.ndarray, rows: np.ndarray, 
     return found | ({"ece": metrics.ece(label, score)} if loss != "regression" else {})
 
 
-def of_head(features: FeatureSet, predictions: np.ndarray, rows: np.ndarray, truth: np.ndarray | None) -> dict[str, dict]:
+def of_head(features: FeatureSet, predictions: np.ndarray, rows: np.ndarray, truth: np.ndarray | None) -> dict[str, float]:
     """Seconds as predicted and calibrated, against the log and against the truth (n,)."""
     targets, users = features.columns["targets"][rows], features.columns["user_rows"][rows]
     found = {}
     for name, values in (("raw", predictions), ("calibrated", cross_calibrated(predictions, targets, users))):
         figures = figures_of(features, values, "valid")
-        found[name] = {key.removeprefix("valid/"): figures[key] for key in figures if key.endswith("watch_s")}
-        term = values[:, WATCH] / (values[:, WATCH] + 30.0)
-        found[name]["own_spread"] = float(term.std() * np.sqrt(1.0 - np.corrcoef(term, values[:, LONG_VIEW])[0, 1] ** 2))
+        found |= {key.replace("valid", name): figures[key] for key in figures if key.endswith("watch_s")}
+        term, seconds = Value(weights={"watch_s": 1.0}).of(values), values[:, WATCH].astype(np.float64)
+        unsaid = 1.0 - np.corrcoef(term, values[:, LONG_VIEW])[0, 1] ** 2
+        found[f"{name}/own_spread"] = float(term.std() * np.sqrt(unsaid))
         if truth is not None:
-            seconds = values[:, WATCH].astype(np.float64)
-            found[name] |= {
-                "truth_rmse": float(np.sqrt(np.mean((seconds - truth) ** 2))),
-                "truth_xauc": metrics.xauc(truth, seconds),
-            }
+            found[f"{name}/truth_rmse"] = float(np.sqrt(np.mean((seconds - truth) ** 2)))
+            found[f"{name}/truth_xauc"] = metrics.xauc(truth, seconds)
     return found
 
 
@@ -79,18 +78,6 @@ def truth_of(features: FeatureSet, rows: np.ndarray) -> np.ndarray:
     world = instantiate(composed(["data=world"]).data.loader)
     columns = {name: features.columns[name][rows] for name in ("user_rows", "video_rows", "time_ms")}
     return world.truth(*(values.astype(np.int64) for values in columns.values())).watch_ms / 1000.0
-
-
-def over_seeds(runs: list[Mapping]) -> dict:
-    """Nested figures of several runs as one: mean, and name+- the standard deviation where there are several."""
-    found = {}
-    for name, value in runs[0].items():
-        values = [run[name] for run in runs]
-        if isinstance(value, Mapping):
-            found[name] = over_seeds(values)
-        else:
-            found |= {name: float(np.mean(values))} | ({f"{name}+-": float(np.std(values, ddof=1))} if len(values) > 1 else {})
-    return found
 
 
 def main() -> None:
@@ -110,7 +97,7 @@ def main() -> None:
         how = [f"loss@model.module.loss={loss}", LOG_SECONDS, f"seed={seed}"]
         return of_framing(features, predictions_of(composed([*words, *how]), features, rows), rows, loss)
 
-    def watch_time(head: str, seed: int) -> dict:
+    def watch_time(head: str, seed: int) -> dict[str, float]:
         how = [f"watch_time@model.module.watch_time={head}", f"seed={seed}"]
         predictions = predictions_of(composed([*words, *how]), features, rows)
         return of_head(features, predictions, rows, truth) | of_framing(features, predictions, rows, "multi_task")
@@ -118,7 +105,7 @@ def main() -> None:
     found: dict = {"framing": {}, "watch_time": {}, "rows": len(rows), "seeds": options.seeds}
     for part, names, measured in (("framing", options.losses, framing), ("watch_time", options.heads, watch_time)):
         for name in names:
-            found[part][name] = over_seeds([measured(name, seed) for seed in range(options.seeds)])
+            found[part][name] = mean_and_spread([measured(name, seed) for seed in range(options.seeds)])
             print(name, metrics.rounded(found[part][name], 4), file=sys.stderr, flush=True)
     print(json.dumps(metrics.rounded(found, 4)))
 

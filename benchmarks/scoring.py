@@ -24,6 +24,7 @@ from torch.backends.cpu import get_cpu_capability
 from watchnext.features.batches import FeatureSet
 from watchnext.lifecycle.agreement import agreement
 from watchnext.metrics import rounded
+from watchnext.nn.module import has_amx
 from watchnext.ranking.scoring import Ranker
 from watchnext.serving.graph import CompiledRanker
 from watchnext.serving.inputs import Inputs
@@ -33,7 +34,6 @@ from watchnext.serving.store import Store
 from watchnext.types import Request
 
 WARM = 50  # requests before the clock starts
-BF16 = (torch.cpu._is_amx_tile_supported, torch.cpu._is_avx512_bf16_supported)
 
 
 class Scoring:
@@ -103,7 +103,7 @@ def main() -> None:
         store = Store.open(Path(folder), release)
         asked = requests_of(release, store, count=WARM + options.requests, candidates=options.candidates, seed=options.seed)
         found: dict[str, Mapping | None] = {"f32": of_precision("f32", release, options.outputs, store, asked), "bf16": None}
-        if "ONEDNN_MAX_CPU_ISA" not in os.environ and any(has() for has in BF16):
+        if "ONEDNN_MAX_CPU_ISA" not in os.environ and (has_amx() or torch.cpu._is_avx512_bf16_supported()):
             found["bf16"] = of_precision("bf16", release, options.outputs, store, asked)
         store.close()
     best = min((name for name in found if found[name]), key=lambda name: found[name]["p50_ms"])
