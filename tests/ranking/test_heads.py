@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from watchnext.ranking.heads import LOG_SECONDS, WATCH, Scorer, predictions
+from watchnext.ranking.heads import WATCH, Scorer, predictions
+from watchnext.ranking.watch_time.expectation import LOG_SECONDS
 from watchnext.types import TARGETS
 
 LOGITS = torch.tensor([[0.0, 2.0, -1.0, math.log1p(30.0)], [-3.0, 0.5, 4.0, -2.0], [1.0, 1.0, 1.0, 99.0]])

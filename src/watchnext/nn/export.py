@@ -55,11 +55,13 @@ def _share(graph: ov.Model) -> None:
     for layer in graph.get_ordered_ops():
         if layer.get_type_name() != "MatMul" or not layer.get_attributes()["transpose_b"]:
             continue
-        read, weights = layer.input_value(0), layer.input_value(1).get_node()
-        if read.get_node().get_type_name() != "Concat" or weights.get_type_name() != "Constant" or len(read.partial_shape) != 2:
+        joined, weights = (layer.input_value(place).get_node() for place in (0, 1))
+        if joined.get_type_name() != "Concat" or weights.get_type_name() != "Constant":
+            continue
+        if len(joined.get_output_partial_shape(0)) != 2 or joined.get_attributes()["axis"] not in (1, -1):
             continue
         parts, at = ([], []), 0  # of rows of their own, and of one that is repeated
-        for part in read.get_node().input_values():
+        for part in joined.input_values():
             end, single = at + part.partial_shape[1].get_length(), _single(part)
             parts[single is not None].append((single or part, weights.get_data()[:, at:end]))
             at = end

@@ -20,6 +20,7 @@ from watchnext.types import TARGETS
 CHUNK = 16_384
 SHOWN = 10  # a figure is logged every so many rounds
 RATE = (1e-6, 1.0 - 1e-6)  # of a target that always or never happens
+Tree = float | tuple[int, float, "Tree", "Tree"]  # a leaf's value, or the column and threshold of a split, left and right
 Log = Callable[[Mapping[str, float], int], None]
 
 
@@ -140,7 +141,7 @@ class BoostedModule:
             callbacks=[told],
         )
 
-    def _fill(self, forests: list[list], bases: list[float]) -> None:
+    def _fill(self, forests: list[list[Tree]], bases: list[float]) -> None:
         """The network of all targets' trees, in the order of TARGETS."""
         arrays = split_arrays(forests)
         shape = {"trees": len(arrays["target"]), "splits": len(arrays["feature"])}
@@ -156,9 +157,6 @@ class BoostedModule:
 def _label(values: np.ndarray, place: int) -> np.ndarray:
     """What trees are fitted to: outcomes, and watch time as log1p seconds."""
     return np.log1p(values) if place == WATCH else values.clip(0.0, 1.0)
-
-
-Tree = float | tuple[int, float, "Tree", "Tree"]  # a leaf's value, or the column and threshold of a split, left and right
 
 
 def trees_of(booster: xgboost.Booster, rounds: int) -> list[Tree]:

@@ -16,7 +16,7 @@ from watchnext.features.encoding import InputSizes
 from watchnext.nn.weights import build_network, save_network
 from watchnext.ranking.heads import WATCH
 from watchnext.ranking.scoring import CHUNK
-from watchnext.ranking.watch_time.expectation import LOG_SECONDS
+from watchnext.ranking.watch_time.expectation import from_log
 from watchnext.types import TARGETS
 
 NEWTON = 50  # steps; a fit of two numbers is done after a handful, if it does not start far away
@@ -121,7 +121,7 @@ class CommitteeModule:
 
 def _closeness(seconds: np.ndarray, logit: np.ndarray) -> float:
     """Of seconds (n,) to log1p of others (n,): their squared error, as it is least for the expectation."""
-    return -float(np.square(np.expm1(logit.clip(0.0, LOG_SECONDS)) - seconds).mean())
+    return -float(np.square(from_log(logit) - seconds).mean())
 
 
 def simplex(members: int, steps: int) -> Iterator[np.ndarray]:

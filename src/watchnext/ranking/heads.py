@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from watchnext.ranking.watch_time.expectation import from_log
 from watchnext.types import TARGETS
 
 WATCH = TARGETS.index("watch_s")
-LOG_SECONDS = 12.0  # log1p of 45 hours: no prediction is longer
 
 
 def outcome(head: str, *, told: str) -> int:
@@ -22,7 +22,7 @@ def outcome(head: str, *, told: str) -> int:
 def predictions(logits: Tensor) -> Tensor:
     """(N, T) probabilities, and expected seconds for the watch-time column, which the network gives as log1p seconds."""
     probabilities = logits.sigmoid()
-    seconds = logits[:, WATCH].clamp(0.0, LOG_SECONDS).expm1()
+    seconds = from_log(logits[:, WATCH])
     return torch.cat([probabilities[:, :WATCH], seconds.unsqueeze(-1), probabilities[:, WATCH + 1 :]], dim=-1)
 
 

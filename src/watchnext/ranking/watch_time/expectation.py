@@ -45,9 +45,14 @@ def group_of(duration_s: Array, edges: Array) -> Array:
     return (duration_s[:, None] >= edges).sum(-1)
 
 
+def from_log(x: Array) -> Array:
+    """log1p of seconds > seconds, of what is below 0 or too long the nearest."""
+    return expm1(x.clip(0.0, LOG_SECONDS))
+
+
 def log_seconds(arrays: Mapping[str, Array], logits: Array, duration_s: Array) -> Array:
     """One logit, log1p of the seconds. Of a wide distribution this is nearer the median than the mean."""
-    return expm1(logits[:, 0].clip(0.0, LOG_SECONDS))
+    return from_log(logits[:, 0])
 
 
 def weighted_odds(arrays: Mapping[str, Array], logits: Array, duration_s: Array) -> Array:
