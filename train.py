@@ -86,6 +86,7 @@ def main(config: DictConfig) -> None:
         features = FeatureSet.load(Path(config.data.outputs) / "features")
         pl.seed_everything(config.seed, workers=True, verbose=False)
         what = {key: whole[key] for key in ("model", "trainer", "seed")} | {"features": features.report}
+        what["code"] = fitting.code_of_preset(whole["model"])
         tags = {"data": config.data.name} | features.provenance
         with (
             unfinished(UNFINISHED, name, what) as kept,

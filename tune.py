@@ -95,6 +95,7 @@ def tune(words: list[str]) -> None:
     composed([*words, *overrides_of(dict.fromkeys(space))])  # names a misspelt key together with the right ones
     first = {key: plain_of(config, key) for key in space}
     what = {key: whole[key] for key in ("model", "trainer", "seed")} | {"features": features.report}
+    what["code"] = fitting.code_of_preset(whole["model"])
     what["tune"] = {key: value for key, value in whole["tune"].items() if key not in ("trials", "seconds")}
     with described_folder(STUDIES, config.model.name, what, most=MOST) as folder:
         rules = {key: config.tune[key] for key in ("startup", "warmup")}

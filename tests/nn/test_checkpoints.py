@@ -69,12 +69,12 @@ def test_another_training_starts_anew_and_says_why(tmp_path, capsys, what, named
     assert first.folder.exists()
 
 
-def test_other_code_starts_anew(tmp_path, capsys, monkeypatch):
+def test_another_machine_starts_anew(tmp_path, capsys, monkeypatch):
     cut(tmp_path, "a")
-    monkeypatch.setattr(checkpoints, "code_digest", lambda package: "0123")
+    monkeypatch.setattr(checkpoints, "surroundings", lambda: {"torch": "0"})
     with unfinished(tmp_path, "a", WHAT) as kept:
         assert kept.run is None
-    assert capsys.readouterr().out.endswith("another code\n")
+    assert capsys.readouterr().out.endswith("another processor, threads, torch\n")
 
 
 def test_the_oldest_are_removed(tmp_path):

@@ -17,7 +17,7 @@ from watchnext.data.loaders import REJECTED, Loader
 from watchnext.data.tables import OUTCOMES, DataError, Tables
 from watchnext.data.validation import UNKNOWN, Validated, validate, validate_day
 from watchnext.schema import FeatureSchema
-from watchnext.sources import code_digest
+from watchnext.sources import code_of
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _require_sound(days: Sequence[Day], rejected: pl.DataFrame, folder: Path) ->
 
 def _under(schema: FeatureSchema) -> dict[str, str]:
     """What decides, beside the data, what a day comes out as."""
-    return {"schema": schema.fingerprint, "code": code_digest(Path(__file__).parent)}
+    return {"schema": schema.fingerprint, "code": code_of(__name__)}
 
 
 def _known(folder: Path, tables: Tables, schema: FeatureSchema) -> dict[str, Found]:

@@ -31,7 +31,7 @@ from watchnext.features.snapshots import Items, opening
 from watchnext.features.state_days import Rows, StateDays, read_ahead
 from watchnext.features.stretches import Entry, Plan, Stretch
 from watchnext.schema import FeatureSchema
-from watchnext.sources import code_digest
+from watchnext.sources import code_of
 from watchnext.types import TARGETS
 
 EPOCH = date(1970, 1, 1).toordinal()
@@ -86,7 +86,7 @@ class Folding:
             stretches,
             layout=self.layout,
             rows=rows,
-            settings={"schema": schema.fingerprint, "labels": vars(labels), "code": code_digest(Path(__file__).parent)},
+            settings={"schema": schema.fingerprint, "labels": vars(labels), "code": code_of(__name__)},
             # All but the last days, and nothing of the held-out ones.
             through=max(0, min([len(stretches) - snapshots, *self.plan.opens.values()])),
         )

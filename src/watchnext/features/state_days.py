@@ -21,7 +21,7 @@ from watchnext.features.replay import CHUNK_VIEWERS, THREADS, AsOf, replay
 from watchnext.features.snapshots import Items, Snapshots, opening
 from watchnext.features.stretches import Entry, Ledger, Stretch, digest_of, unsplit
 from watchnext.schema import FeatureSchema
-from watchnext.sources import code_digest
+from watchnext.sources import code_of
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class LogState:
             stretches,
             layout=self.layout,
             rows=Rows(self.users, catalogue),
-            settings={"schema": schema.fingerprint, "code": code_digest(Path(__file__).parent)},
+            settings={"schema": schema.fingerprint, "code": code_of(__name__)},
             through=max(0, len(stretches) - snapshots),
         )
         self.items: Items | None = None

@@ -10,9 +10,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-import watchnext
 from watchnext.files import sha256_of, synced
-from watchnext.sources import code_digest
 
 KEPT = 3  # unfinished trainings; a checkpoint is about four times the size of its network
 NAMED = 3  # differences that a message names
@@ -60,7 +58,7 @@ class Checkpoints:
 
 @contextmanager
 def described_folder(root: Path, name: str, what: Mapping, *, most: int) -> Iterator[Path]:
-    """The folder of the work on `name` that `what` describes, JSON-ready, by this code on this machine: the next work on the
+    """The folder of the work on `name` that `what` describes, JSON-ready, on this machine: the next work on the
     very same finds it again, until `most` newer ones were begun.
 
     Raises ValueError where another process works in it.
@@ -102,9 +100,9 @@ def _held(folder: Path) -> Iterator[None]:
 
 
 def surroundings() -> dict:
-    """What besides configuration and data decides the last bits of what is trained."""
+    """What besides configuration, data and code decides the last bits of what is trained."""
     machine = {"torch": torch.__version__, "processor": torch.backends.cpu.get_cpu_capability()}
-    return {"code": code_digest(Path(watchnext.__file__).parent), **machine, "threads": torch.get_num_threads()}
+    return {**machine, "threads": torch.get_num_threads()}
 
 
 def differing(first: Mapping, second: Mapping, prefix: str = "") -> Iterator[str]:

@@ -15,6 +15,7 @@ from watchnext.nn.module import TrainerOf, fit_network
 from watchnext.ranking.committee import CommitteeModule
 from watchnext.ranking.figures import figures
 from watchnext.ranking.scoring import scored
+from watchnext.sources import code_of, targets_of
 
 Log = Callable[[Mapping[str, float], int], None]
 # A module without its features, and the keeper of its best epoch; new ones at every call.
@@ -32,6 +33,12 @@ class Fitted(Protocol):
     def figures(self) -> dict[str, float]: ...
 
     def save(self, folder: Path) -> None: ...
+
+
+def code_of_preset(preset: Mapping) -> str:
+    """Digest over the code that trains a preset: that of its classes, and this module's for trees and committees, which have no
+    `best`."""
+    return code_of(*targets_of(preset), *(() if "best" in preset else (__name__,)))
 
 
 def fit(
