@@ -1,31 +1,155 @@
-"""Compiled functions, kept on disk between runs until any source beside them changes."""
+"""Compiled functions, kept on disk for every process and checkout of this user."""
 
-from collections.abc import Callable
-from functools import cache
+import hashlib
+import os
+import pickle
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import cache, cached_property
 from pathlib import Path
+from types import CodeType, ModuleType
 
-from numba import config, njit
+import llvmlite
+import numba
+import numpy as np
+from numba import njit
+from numba.core import config
+from numba.core.caching import NullCache
+from numba.core.compiler import CompileResult
+from numba.core.dispatcher import Dispatcher
+from numba.core.serialize import dumps
 
-from watchnext.sources import code_digest
+VERSIONS = (sys.version, numba.__version__, llvmlite.__version__, np.__version__)
+KEPT = 24  # machine codes of one function, of all its sources and argument types; the ones used last stay
 
 
 def kernel(function: Callable | None = None, **options: object) -> Callable:
     """Compile to machine code that needs no GIL; `options` are numba's.
 
-    numba keeps a compiled function until its own file changes, and does not notice that a function which it calls, and has
-    taken in, changed in another file: it would go on running the old one. Here the folder of what is kept is named by all
-    sources of the package, so that an edit of any of them compiles anew.
+    numba's own cache names a function by its file's path, and does not notice that a function which it calls, and has taken
+    in, changed in another file: it would go on running the old one. Here machine code is named by all that decides it.
     """
     if function is None:
         return lambda found: kernel(found, **options)
-    before = config.CACHE_DIR
-    config.CACHE_DIR = before or _folder(Path(function.__code__.co_filename).parent)
-    try:
-        return njit(cache=True, nogil=True, **options)(function)
-    finally:
-        config.CACHE_DIR = before
+    compiled = njit(nogil=True, **options)(function)
+    if isinstance(compiled, Dispatcher):  # NUMBA_DISABLE_JIT leaves the function as it is
+        compiled._cache = Kept(compiled)
+    return compiled
+
+
+class Kept(NullCache):
+    """The machine code of one function, as numba's dispatcher asks for it: a file for every source and argument types."""
+
+    def __init__(self, compiled: Dispatcher) -> None:
+        self._compiled = compiled
+        self._name = f"{compiled.py_func.__module__}.{compiled.py_func.__qualname__}"
+
+    @property
+    def cache_path(self) -> str | None:
+        return _folder()
+
+    @cached_property
+    def _source(self) -> str:
+        return digest_of(self._compiled)
+
+    def load_overload(self, sig, target_context):
+        target_context.refresh()
+        if path := self._path(sig, target_context.codegen()):
+            with suppress(OSError, EOFError, pickle.UnpicklingError):  # not there, or cut short
+                payload = pickle.loads(path.read_bytes())
+                os.utime(path)
+                return CompileResult._rebuild(target_context, *payload)
+        _say_once()
+        return None
+
+    def save_overload(self, sig, data):
+        path = self._path(sig, data.codegen)
+        if path is None or data.lifted or data.library.has_dynamic_globals:
+            return
+        with suppress(OSError):  # a full disk costs the next process a compilation
+            with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".new", delete=False) as aside:
+                aside.write(dumps(data._reduce()))
+            os.replace(aside.name, path)
+            newest_first = sorted(path.parent.glob(f"{self._name}-*.nbc"), key=lambda kept: -kept.stat().st_mtime)
+            for old in newest_first[KEPT:]:
+                old.unlink()
+
+    def _path(self, sig, codegen) -> Path | None:
+        folder = _folder()
+        decides = (VERSIONS, codegen.magic_tuple(), config.BOUNDSCHECK, self._source, [_type_of(kind) for kind in sig])
+        digest = hashlib.sha256(repr(decides).encode()).hexdigest()[:32]
+        return folder and Path(folder, f"{self._name}-{digest}.nbc")
+
+
+def digest_of(compiled: Dispatcher) -> str:
+    """Hex digits over the code of a compiled function, and of all that it takes in: functions that it calls, constants."""
+    return hashlib.sha256("\n".join(_taken_in(compiled, set())).encode()).hexdigest()
+
+
+def _taken_in(value: object, met: set[int]) -> Iterator[str]:
+    if isinstance(value, Dispatcher):
+        if id(value) not in met:
+            met.add(id(value))
+            function = value.py_func
+            yield repr(sorted(value.targetoptions.items()))
+            yield repr(function.__defaults__)
+            cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+            known = function.__globals__ | {name: cell.cell_contents for name, cell in cells}
+            yield from _code(function.__code__, known, met)
+    elif isinstance(value, np.ndarray):
+        yield f"{value.dtype} {value.shape} {hashlib.sha256(value.tobytes()).hexdigest()}"
+    elif isinstance(value, tuple | list):
+        yield f"{len(value)}"
+        for one in value:
+            yield from _taken_in(one, met)
+    elif isinstance(value, str | int | float | complex | bytes | np.generic | np.dtype | None):
+        yield repr(value)
+    else:  # a type, a function of numpy
+        name = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+        yield f"{name} {getattr(value, '_fields', '')}"
+
+
+def _code(code: CodeType, known: dict, met: set[int]) -> Iterator[str]:
+    """The instructions, the constants, and the values of all names, wherever among `known` they are."""
+    names = (code.co_names, code.co_varnames, code.co_freevars)
+    yield repr((code.co_code, code.co_exceptiontable, names))
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _code(constant, known, met)
+        else:
+            yield repr(sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant)
+    modules = [known[name] for name in code.co_names if isinstance(known.get(name), ModuleType)]
+    for name in (*code.co_names, *code.co_freevars):
+        for found in (known, *map(vars, modules)):
+            if name in found and not isinstance(found[name], ModuleType):
+                yield name
+                yield from _taken_in(found[name], met)
+
+
+def _type_of(kind) -> tuple:
+    """A numba type by name, a named tuple with its fields too: they are read by their places."""
+    parts = tuple(map(_type_of, getattr(kind, "types", ())))
+    return str(kind), getattr(kind, "fields", ()) if parts else (), parts
 
 
 @cache
-def _folder(package: Path) -> str:
-    return str(package / "__pycache__" / f"kernels-{code_digest(package)}")
+def _folder() -> str | None:
+    """The first of these that can be written to; None where none can, and every process compiles for itself."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser(), "watchnext", "kernels")
+    for folder in [Path(config.CACHE_DIR, "watchnext")] if config.CACHE_DIR else [home, Path(__file__).parent / "__pycache__"]:
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+            return str(folder)
+    return None
+
+
+@cache
+def _say_once() -> None:
+    from tqdm import tqdm  # writes above a bar that stands
+
+    every = "every process does so, as no folder can be written to: set NUMBA_CACHE_DIR to one that can"
+    when = "once per machine and version" if _folder() else every
+    tqdm.write(f"compiling kernels ({when}, about a minute in all)", file=sys.stderr)

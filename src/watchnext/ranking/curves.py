@@ -7,7 +7,8 @@ and beyond what its rows have seen, it still rises by a hair.
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
+
+from watchnext.kernels import kernel
 
 TILT = 1e-3  # part of the way to the end of the scale that a curve rises beyond its last knot
 MOST_SCORES = 200  # that a fit tells apart
@@ -44,7 +45,7 @@ def _checked(targets: np.ndarray, scores: np.ndarray, highest: float) -> tuple[n
     return targets, scores
 
 
-@njit(cache=True)
+@kernel
 def _pooled(values, weights):
     """Pool adjacent violators: the block of each value, (N,) int64 from 0."""
     means, sums, firsts, blocks = np.empty(len(values)), np.empty(len(values)), np.empty(len(values), np.int64), 0
