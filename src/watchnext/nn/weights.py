@@ -18,6 +18,10 @@ from watchnext.files import sha256_of
 from watchnext.schema import FeatureSchema
 
 
+class RecipeError(ValueError):
+    """A recipe that names what it must not build."""
+
+
 @contextmanager
 def written_aside(folder: Path) -> Iterator[Path]:
     """A folder to write into that takes the place of `folder` only when the block ends well."""
@@ -38,14 +42,28 @@ def described(part: partial) -> dict:
     """A configured partial, JSON-ready; partials among its arguments too."""
     arguments = {name: described(value) if isinstance(value, partial) else value for name, value in part.keywords.items()}
     target = f"{part.func.__module__}.{part.func.__qualname__}"
+    _class_of(target)  # what could not be loaded is not trained
     return json.loads(json.dumps({"target": target, "arguments": arguments}, default=list))
 
 
 def rebuilt(description: Mapping) -> partial:
     """The partial that was described."""
-    module, name = description["target"].rsplit(".", 1)
     arguments = {key: _argument(value) for key, value in description["arguments"].items()}
-    return partial(getattr(importlib.import_module(module), name), **arguments)
+    return partial(_class_of(description["target"]), **arguments)
+
+
+def _class_of(target: str) -> type:
+    """A class that one of this package's modules defines. A recipe that came from elsewhere can name nothing else, so that
+    loading it imports no other code and calls no function."""
+    module, _, name = target.rpartition(".")
+    if module.startswith("watchnext."):
+        try:
+            found = getattr(importlib.import_module(module), name, None)
+        except ModuleNotFoundError:
+            found = None
+        if isinstance(found, type) and found.__module__ == module:
+            return found
+    raise RecipeError(f"{target!r} is no class of watchnext, and a recipe builds no other")
 
 
 def _argument(value: object) -> object:
@@ -87,11 +105,15 @@ def fingerprint(folder: Path) -> str:
 
 
 def load_network(folder: Path, *, schema: FeatureSchema, repair: str) -> nn.Module:
-    """The network in evaluation mode. Raises FileNotFoundError and SchemaError naming `repair`, the command that trains it."""
+    """The network in evaluation mode. Raises FileNotFoundError, SchemaError or RecipeError naming `repair`, the command that
+    trains it."""
     if not (Path(folder) / "model.json").exists():
         raise FileNotFoundError(f"{folder} holds no trained network; run `{repair}`")
     meta = json.loads((Path(folder) / "model.json").read_text())
     schema.require(meta["schema"], artefact=str(folder), repair=repair)
-    network = build_network(meta["recipe"])
+    try:
+        network = build_network(meta["recipe"])
+    except RecipeError as error:
+        raise RecipeError(f"{Path(folder) / 'model.json'}: {error}; run `{repair}`") from error
     load_model(network, Path(folder) / "weights.safetensors")
     return network.eval()
