@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from watchnext import tracking
+from watchnext.serving.manifest import verified
 from watchnext.serving.release import ReleaseError, current, switch
 
 
@@ -20,10 +21,20 @@ def serving_id(releases: Path) -> str | None:
 
 
 def promote(releases: Path, release_id: str, *, data: str) -> None:
-    """Make a release the one that serves. Raises ReleaseError if it is damaged or missing, LookupError if it was never
-    registered."""
-    switch(releases, release_id)  # what serves is the folder's word; the registry mirrors it
+    """Make a release the one that serves; what it needs is looked at before anything is switched.
+
+    Raises ReleaseError if it is damaged, missing or of another data set, LookupError if it was never registered.
+    """
+    manifest = verified(releases / release_id)
+    if manifest["id"] != release_id:
+        raise ReleaseError(f"{release_id!r} names the release {manifest['id']!r}; promote that id")
+    if manifest["data"] != data:
+        raise ReleaseError(
+            f"{release_id!r} is a release of data set {manifest['data']!r}, not of {data!r}; "
+            f"run `python -m watchnext.lifecycle promote data={manifest['data']} release={release_id}`"
+        )
     tracking.set_champion(release_id, name=model_name(data))
+    switch(releases, release_id)  # last: what serves is the folder's word, the registry mirrors it
 
 
 def enter(release: Path, *, data: str, run: tracking.Run, metrics: dict[str, float]) -> bool:
