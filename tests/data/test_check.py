@@ -302,7 +302,7 @@ def test_the_guide_names_every_column_with_its_unit_and_bounds(name):
         for column, one in expected.items():
             unit = one.feature.unit if one.feature and one.feature.unit else one.column.unit if one.column else ""
             assert unit in rows[column]
-            assert all(f"{bound:g}" in rows[column] for bound in one.lows | one.highs)
+            assert all(f"{bound:.15g}" in rows[column] for bound in one.lows | one.highs)
 
 
 def test_the_guide_is_printed_by_its_command():

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from watchnext.data.tables import OUTCOMES, Tables
+from watchnext.data.tables import OUTCOMES, WATCH_MS, Tables
 from watchnext.features.catalogue import Ids
 from watchnext.features.events import in_order
 from watchnext.features.fold import Reads, State, read_candidates, read_viewer
@@ -217,6 +217,10 @@ def test_an_impossible_event_counts_none_of_its_call(store):
         outcome(user_id=2**63)
     with pytest.raises(ValueError, match="bought"):
         Event(kind="bought", user_id=1, video_id="v001", known_at=NOW)
+    with pytest.raises(ValueError, match="watch_ms 86400001, expected 0 to 86400000"):
+        outcome(watch_ms=WATCH_MS + 1)
+    with pytest.raises(ValueError, match="known_at"):
+        outcome(known_at=2**62)
 
 
 def test_a_full_store_says_so_and_keeps_what_it_had(release, tmp_path):

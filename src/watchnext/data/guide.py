@@ -52,7 +52,7 @@ def _missing(one: Expected) -> str:
 def _bounds(one: Expected) -> str:
     if one.column is not None and one.column.choices:
         return ", ".join(one.column.choices)
-    said = [*(f"at least {low:g}" for low in sorted(one.lows)), *(f"at most {high:g}" for high in sorted(one.highs))]
+    said = [*(f"at least {low:.15g}" for low in sorted(one.lows)), *(f"at most {high:.15g}" for high in sorted(one.highs))]
     if one.feature is not None and one.feature.kind == "vector":
         said.append(f"{one.feature.dimension} numbers")
     return ", ".join(said)

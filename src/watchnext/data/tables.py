@@ -12,6 +12,10 @@ import polars as pl
 
 ID_BYTES = 64
 Id = (pl.Int64, pl.String)  # either, one kind a data set
+# One set of bounds for a log, the API and the journal. Sums of such values stay far within 64 bits.
+WATCH_MS = 86_400_000  # a day; longer is a broken clock
+DURATION_MS = 7 * 86_400_000  # a week; the longest recordings of live streams last days
+LATEST_MS = 4_102_444_800_000  # the year 2100
 
 OUTCOMES = ("click", "long_view", "like", "share", "follow", "comment", "hide")
 
@@ -33,14 +37,14 @@ IMPRESSIONS: Mapping[str, Column] = {
     "request_id": Column(Id),  # videos of one request were chosen together and never see each other's outcome
     "user_id": Column(Id),
     "video_id": Column(Id),
-    "time_ms": Column((pl.Int64,), "ms UTC, of the request", minimum=0),
+    "time_ms": Column((pl.Int64,), "ms UTC, of the request", minimum=0, maximum=LATEST_MS),
     "day": Column((pl.Date,)),
     "surface": Column((pl.String,), nullable=True),
     "position": Column((pl.Int16,), "from 0", nullable=True, minimum=0),
     "propensity": Column((pl.Float32,), "probability given those above", nullable=True, minimum=0.0, maximum=1.0),
     "policy": Column((pl.String,), nullable=True),
-    "watch_ms": Column((pl.Int64,), "ms", minimum=0),
-    "received_ms": Column((pl.Int64,), "ms UTC, when the outcome arrived", nullable=True, minimum=0),
+    "watch_ms": Column((pl.Int64,), "ms", minimum=0, maximum=WATCH_MS),
+    "received_ms": Column((pl.Int64,), "ms UTC, when the outcome arrived", nullable=True, minimum=0, maximum=LATEST_MS),
     **{name: Column((pl.Boolean,)) for name in OUTCOMES},
 }
 
@@ -49,8 +53,8 @@ USERS: Mapping[str, Column] = {"user_id": Column(Id)}
 VIDEOS: Mapping[str, Column] = {
     "video_id": Column(Id),
     "creator_id": Column(Id, nullable=True),
-    "upload_ms": Column((pl.Int64,), "ms UTC", nullable=True, minimum=0),
-    "duration_ms": Column((pl.Int64,), "ms; null is unknown", nullable=True, minimum=1),
+    "upload_ms": Column((pl.Int64,), "ms UTC", nullable=True, minimum=0, maximum=LATEST_MS),
+    "duration_ms": Column((pl.Int64,), "ms; null is unknown", nullable=True, minimum=1, maximum=DURATION_MS),
     "tags": Column((pl.List(pl.String),), nullable=True),
     "language": Column((pl.String,), nullable=True),
     "regions": Column((pl.List(pl.String),), "where it may be shown; null or empty is everywhere", nullable=True),

@@ -76,9 +76,9 @@ def _checks(table: str, frames: Mapping[str, pl.DataFrame], expected: Expected) 
     name, feature = expected.name, expected.feature
     dtype = frames[table].schema[name]
     for least in expected.lows:
-        yield pa.Check.ge(least, name=f"{name} is below {least:g}")
+        yield pa.Check.ge(least, name=f"{name} is below {least:.15g}")
     for most in expected.highs:
-        yield pa.Check.le(most, name=f"{name} is above {most:g}")
+        yield pa.Check.le(most, name=f"{name} is above {most:.15g}")
     if expected.column is not None and expected.column.choices:
         choices = expected.column.choices
         yield pa.Check.isin(choices, name=f"{name} is not one of {', '.join(choices)}")

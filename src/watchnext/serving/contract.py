@@ -7,9 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from watchnext.data.tables import ID_BYTES
+from watchnext.data.tables import ID_BYTES, WATCH_MS
 
-WATCH_MS = 86_400_000  # a day; longer is a broken clock
 K_DEFAULT, K_MOST = 20, 100
 EVENTS_MOST = 1000
 

@@ -7,7 +7,7 @@ from hashlib import blake2b
 import numpy as np
 import orjson
 
-from watchnext.data.tables import ID_BYTES, OUTCOMES
+from watchnext.data.tables import ID_BYTES, LATEST_MS, OUTCOMES, WATCH_MS
 
 KINDS = ("shown", "outcome", "withdrawn", "restored")  # the first two at their places features.fold.SHOWN and OUTCOME
 
@@ -41,9 +41,9 @@ class Event:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"an event's kind is {self.kind!r}, expected one of {', '.join(KINDS)}")
-        if self.known_at < 0 or self.watch_ms < 0:
-            raise ValueError(f"an event has known_at {self.known_at} and watch_ms {self.watch_ms}, expected 0 or more")
-
+        for name, most in (("known_at", LATEST_MS), ("watch_ms", WATCH_MS)):
+            if not 0 <= getattr(self, name) <= most:
+                raise ValueError(f"an event has {name} {getattr(self, name)}, expected 0 to {most}")
         id_key(self.user_id), id_key(self.video_id)
 
     @property
