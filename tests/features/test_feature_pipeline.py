@@ -4,7 +4,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from watchnext.features.encoding import CLIP, MISSING, PRIOR, encode, encode_column, frequent, joined, raw
+from watchnext.features import counters
+from watchnext.features.encoding import CLIP, MISSING, PRIOR, encode, encode_column, frequent, joined, raw, scaled_rates
 from watchnext.features.fold import Layout, Reads
 from watchnext.features.pipeline import COUNTER_ENTITIES, FeaturePipeline, Seen
 from watchnext.schema import FeatureSchema, SchemaError
@@ -75,7 +76,9 @@ def reads_of(n: int, seed: int = 0) -> Reads:
     return out
 
 
-def pipeline(min_count: int = 1, schema: FeatureSchema = SCHEMA, users: pl.DataFrame = USERS) -> FeaturePipeline:
+def pipeline(
+    min_count: int = 1, schema: FeatureSchema = SCHEMA, users: pl.DataFrame = USERS, reads: Reads | None = None
+) -> FeaturePipeline:
     return FeaturePipeline.fit(
         schema=schema,
         utc_offset_h=1,
@@ -86,7 +89,7 @@ def pipeline(min_count: int = 1, schema: FeatureSchema = SCHEMA, users: pl.DataF
         video_rows=TRAIN_VIDEOS,
         context=CONTEXT,
         as_of_ms=AS_OF,
-        reads=reads_of(6),
+        reads=reads_of(6) if reads is None else reads,
         min_count=min_count,
     )
 
@@ -158,10 +161,29 @@ def test_a_quantile_transform_is_the_share_of_training_rows_below():
 def test_rates_are_smoothed_towards_the_training_mean():
     fitted, reads = pipeline(), reads_of(6)
     clicks, impressions = reads.user[:, :2], reads.user[:, 2:]
-    mean = clicks.sum(0) / impressions.sum(0)
-    rates = np.concatenate([(clicks + PRIOR * mean) / (impressions + PRIOR), np.log1p(impressions)], axis=1)
+    mean = clicks.sum(0) / np.maximum(clicks.sum(0), impressions.sum(0))
+    behind = np.maximum(clicks, impressions)  # a click took an impression, however faded that is
+    rates = np.concatenate([(clicks + PRIOR * mean) / (behind + PRIOR), np.log1p(impressions)], axis=1)
     found = fitted.query(CONTEXT, AS_OF, reads)["query_values"][:, -4:]
-    np.testing.assert_allclose(found, (rates - rates.mean(0)) / rates.std(0), rtol=1e-5)
+    np.testing.assert_allclose(found, (rates - rates.mean(0)) / rates.std(0), rtol=1e-5, atol=1e-6)
+
+
+def test_no_rate_exceeds_what_an_impression_can_add_however_far_the_impressions_have_faded():
+    """As where times are cut to midnight: hours later nothing is left of the impressions, and all of the outcomes."""
+    state = {**DECLARED["state"], "counts": ["click", "impression", "watch_s"]}
+    schema = FeatureSchema.from_mapping({**DECLARED, "state": state})
+    layout = Layout.of(schema.state)
+    reads = Reads.empty(layout, 6, 6)
+    for values in vars(reads).values():
+        values[:] = 0
+    reads.user[:], reads.candidate[:] = [3, 3, 1e-7, 1e-7, 60, 60], [3, 3, 1e-7, 1e-7, 60, 60]
+    fitted = pipeline(schema=schema, reads=reads).fitted
+    for entity in ("user", *COUNTER_ENTITIES):
+        np.testing.assert_allclose(fitted[f"rate.{entity}"], [[1, 1], [1e-7 / 3] * 2, [20, 20]], rtol=1e-5)
+    out, values = np.empty((1, 3)), np.array([[0.0, 1e-9, 1e9]])
+    mean, deviation, most = np.zeros(3), np.ones(3), counters.most(("click", "impression", "watch_s"))
+    scaled_rates(values, np.zeros((3, 1)), mean, deviation, most, 1, np.inf, out)
+    assert out[0, 2] < most[2] == 86_400  # seconds alone are of a day an impression, at the most
 
 
 def test_watches_are_logs_and_flags():

@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 
+from watchnext.data.tables import WATCH_MS
 from watchnext.kernels import kernel
 
 LN2 = math.log(2.0)
@@ -95,3 +96,8 @@ def amounts(counts: tuple[str, ...], outcomes: dict[str, np.ndarray]) -> np.ndar
         else:
             columns.append(np.asarray(outcomes[name], np.float64))
     return np.stack(columns, axis=1) if columns else np.zeros((len(watch_ms), 0))
+
+
+def most(counts: tuple[str, ...]) -> np.ndarray:
+    """The most that one impression can add to each count, (counts,) float64."""
+    return np.array([WATCH_MS / 1000.0 if name == "watch_s" else 1.0 for name in counts], np.float64)

@@ -79,11 +79,13 @@ def frequent(values: pl.Series, counts: np.ndarray, min_count: int) -> np.ndarra
 
 
 @kernel
-def scaled_rates(values, rate, mean, deviation, impression, limit, out):
+def scaled_rates(values, rate, mean, deviation, most, impression, limit, out):
     """Counters (N, block) > standardised log impressions and smoothed rates, `out` (N, block), clipped to +- `limit`.
 
-    A rate is (count + PRIOR * mean rate) / (impressions + PRIOR), `rate` (counts, half_lives) being the mean one. `impression`
-    is which count the impressions are; where none is (-1), every count stands as its log. nan becomes 0.
+    A rate is (count + PRIOR * mean rate) / (impressions + PRIOR), `rate` (counts, half_lives) being the mean one. An outcome is
+    counted later than its impression, which may have faded further by then, or been evicted from a bounded table: the
+    impressions are at least those that the outcomes took, count / `most` (counts,), what one can add. So no rate exceeds it.
+    `impression` is which count the impressions are; where none is (-1), every count stands as its log. nan becomes 0.
     """
     counts, half_lives = rate.shape
     for i in range(values.shape[0]):
@@ -93,7 +95,7 @@ def scaled_rates(values, rate, mean, deviation, impression, limit, out):
                 place = c * half_lives + h
                 value = float(values[i, place])
                 is_log = impression < 0 or c == impression
-                value = np.log1p(value) if is_log else (value + PRIOR * rate[c, h]) / (shown + PRIOR)
+                value = np.log1p(value) if is_log else (value + PRIOR * rate[c, h]) / (max(shown, value / most[c]) + PRIOR)
                 value = (value - mean[place]) / deviation[place]
                 out[i, place] = min(max(value, -limit), limit) if value == value else 0.0
 

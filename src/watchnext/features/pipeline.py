@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from watchnext.features import counters
 from watchnext.features.arrays import load_arrays, save_arrays
 from watchnext.features.catalogue import padded
 from watchnext.features.encoding import (
@@ -141,10 +142,12 @@ class FeaturePipeline:
         self.fitted[f"knots.{name}"] = np.quantile(known, KNOTS) if len(known) else KNOTS
 
     def _fit_counters(self, reads: Reads) -> None:
-        """Mean rate of every count at every half-life, which smoothed rates fall back to."""
+        """Mean rate of every count at every half-life, which smoothed rates fall back to: over the impressions, or those that
+        the commonest outcome took where they have faded further (`encoding.scaled_rates`)."""
         for entity, values in self._counter_blocks(reads.user, reads.candidate):
             totals = values.sum(axis=0, dtype=np.float64).reshape(len(self.schema.state.counts), -1)
-            impressions = totals[self._impression] if self._impression >= 0 else np.ones(totals.shape[1])
+            behind = (totals / self._most[:, None]).max(axis=0)
+            impressions = behind if self._impression >= 0 else np.ones(totals.shape[1])
             self.fitted[f"rate.{entity}"] = totals / np.maximum(impressions, 1e-12)
 
     def _fit_scale(self, block: str, values: np.ndarray) -> None:
@@ -162,6 +165,10 @@ class FeaturePipeline:
         """Place of the impressions among the counts, -1 where they are not counted."""
         counts = self.schema.state.counts
         return counts.index("impression") if "impression" in counts else -1
+
+    @property
+    def _most(self) -> np.ndarray:
+        return counters.most(self.schema.state.counts)
 
     def _counter_blocks(self, user: np.ndarray, candidate: np.ndarray):
         """Yield (entity, values (N, block)) for the declared counters."""
@@ -185,7 +192,7 @@ class FeaturePipeline:
         for entity, values in counters:
             here, rate = slice(at, at + values.shape[1]), np.array(self.fitted[f"rate.{entity}"])
             limit = np.inf if fitting else CLIP
-            scaled_rates(values, rate, mean[here], deviation[here], self._impression, limit, out[:, here])
+            scaled_rates(values, rate, mean[here], deviation[here], self._most, self._impression, limit, out[:, here])
             at = here.stop
         return out
 
