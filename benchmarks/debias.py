@@ -100,6 +100,7 @@ def main() -> None:
     for name, size in (("users", 1000), ("videos", 1500), ("days", 7)):
         parser.add_argument(f"--{name}", type=int, default=size)
     parser.add_argument("--seeds", type=int, default=1, help="of training; the log stays")
+    parser.add_argument("--slates", type=int, default=2000, help="of `placed`")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     options = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*(does not have many workers|IterableDataset|treespec, LeafSpec).*")
@@ -125,7 +126,7 @@ def main() -> None:
             print(name, metrics.rounded(found[name], 4), file=sys.stderr, flush=True)
     found = {
         "ways": found,
-        "placed": placed(world, 2000, options.seeds),
+        "placed": placed(world, options.slates, options.seeds),
         "rows": len(rows),
         "impressions": len(tables.impressions),
     }

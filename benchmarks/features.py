@@ -10,6 +10,7 @@ import argparse
 import json
 import multiprocessing
 import resource
+import sys
 import time
 from datetime import date, timedelta
 from pathlib import Path
@@ -19,9 +20,10 @@ import numpy as np
 import polars as pl
 from numba import njit
 
-from watchnext.data.days import StoredTables, finish, write_day, write_table
+from watchnext.data.columns import sound_columns
+from watchnext.data.days import StoredTables, begin, finish, write_day
 from watchnext.data.splits import TimeSplit
-from watchnext.data.tables import OUTCOMES
+from watchnext.data.tables import OUTCOMES, DataError, Tables
 from watchnext.features.build import FeatureBuilder
 from watchnext.features.fold import Layout, fold_event
 from watchnext.features.labels import Labels
@@ -34,18 +36,30 @@ SESSION, REQUEST = 12, 6  # impressions of each
 
 def write_log(folder: Path, impressions: int, seed: int) -> None:
     """Random tables of the simulated platform's layout, a day at a time."""
-    random = np.random.default_rng(seed)
+    random, schema = np.random.default_rng(seed), FeatureSchema.load(Path("conf/features/world.yaml"))
     users, videos = max(impressions // 40, 50), max(impressions // 100, 50)
-    folder.mkdir(parents=True)
-    write_table(users_of(users, random), folder / "users.parquet")
-    write_table(videos_of(videos, random), folder / "videos.parquet")
     days = max(DAYS, -(-impressions // ROWS_A_DAY))
-    rows = np.diff(np.linspace(0, impressions, days + 1).astype(int))
-    finish(folder, [written(folder, FIRST + timedelta(days=i), rows[i], users, videos, random) for i in range(days)])
+    rows, written = np.diff(np.linspace(0, impressions, days + 1).astype(int)), []
+    of_users, of_videos = users_of(users, random), videos_of(videos, random)
+    for place in range(days):
+        day = FIRST + timedelta(days=place)
+        tables = whole(Tables(impressions_of(day, rows[place], users, videos, random), of_users, of_videos), schema)
+        if not written:
+            begin(folder, tables)
+        written.append(write_day(folder, str(day), tables.impressions))
+    finish(folder, written)
 
 
-def written(folder: Path, day: date, rows: int, users: int, videos: int, random: np.random.Generator):
-    """One day's impressions: sessions of viewers some of whom come often, a request every minute and a half."""
+def whole(tables: Tables, schema: FeatureSchema) -> Tables:
+    """Their columns as every log's are after reading: all that the schema and `data/tables.py` name, null where made up."""
+    frames, faults, _ = sound_columns(tables, schema)
+    if faults:
+        raise DataError("\n".join(fault.message for fault in faults))
+    return Tables(**frames)
+
+
+def impressions_of(day: date, rows: int, users: int, videos: int, random: np.random.Generator) -> pl.DataFrame:
+    """One day: sessions of viewers some of whom come often, a request every minute and a half."""
     session = np.arange(rows) // SESSION
     starts = random.integers(0, DAY_MS - 1_800_000, session[-1] + 1)
     viewers = (users * random.random(session[-1] + 1) ** 2).astype(np.int64)
@@ -61,8 +75,7 @@ def written(folder: Path, day: date, rows: int, users: int, videos: int, random:
         "watch_ms": watch_ms,
         **{name: random.random(rows) < 0.2 for name in OUTCOMES},
     }
-    frame = pl.DataFrame(columns).with_columns(day=pl.lit(day), surface=pl.lit("home"), received_ms=pl.lit(None, pl.Int64))
-    return write_day(folder, str(day), frame)
+    return pl.DataFrame(columns).with_columns(day=pl.lit(day), surface=pl.lit("home"))
 
 
 def users_of(count: int, random: np.random.Generator) -> pl.DataFrame:
@@ -88,9 +101,6 @@ def videos_of(count: int, random: np.random.Generator) -> pl.DataFrame:
         tags["tags"],
         vectors,
         language=pl.lit("en"),
-        regions=pl.lit(None, pl.List(pl.String)),
-        safety=pl.lit(None, pl.String),
-        fingerprint=pl.lit(None, pl.Int64),
     )
 
 
@@ -137,6 +147,8 @@ def main() -> None:
             )
             writer.start()
             writer.join()
+            if writer.exitcode:
+                sys.exit(f"writing the log ended with {writer.exitcode}")
         build(work / "small", work / "compiled", schema)
         start_s = build(work / "small", work / "warm", schema)
         seconds = build(work / "log", work / "out", schema)

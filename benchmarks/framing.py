@@ -17,7 +17,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from watchnext import metrics
-from watchnext.dispatch import composed, instantiate
+from watchnext.dispatch import composed, exits_on, instantiate
 from watchnext.features.batches import FeatureSet
 from watchnext.ranking.__main__ import training_of
 from watchnext.ranking.calibration import Calibration
@@ -80,6 +80,7 @@ def truth_of(features: FeatureSet, rows: np.ndarray) -> np.ndarray:
     return world.truth(*(values.astype(np.int64) for values in columns.values())).watch_ms / 1000.0
 
 
+@exits_on(FileNotFoundError, ValueError)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--losses", nargs="*", choices=LOSSES, default=LOSSES)

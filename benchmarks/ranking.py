@@ -29,14 +29,14 @@ from watchnext.data.days import StoredTables, write_tables
 from watchnext.data.splits import TimeSplit
 from watchnext.data.tables import DataError
 from watchnext.data.validation import validate
-from watchnext.dispatch import composed, instantiate
+from watchnext.dispatch import composed, exits_on, instantiate
 from watchnext.features.__main__ import builder_of
 from watchnext.features.batches import FeatureSet
 from watchnext.features.encoding import PRIOR
 from watchnext.ranking.__main__ import training_of
 from watchnext.ranking.fitting import fitted
 from watchnext.ranking.scoring import scored
-from watchnext.schema import FeatureSchema, SchemaError
+from watchnext.schema import FeatureSchema
 from watchnext.types import TARGETS
 
 LONG_VIEW = TARGETS.index("long_view")
@@ -194,18 +194,16 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
+@exits_on(ValueError)
 def main() -> None:
     options = options_of()
     words = ["data=kuairand", f"data.loader.root={options.root}", *options.overrides]
     configs = {name: composed([*words, f"model={name}"]) for name in options.models}
-    try:
-        with tempfile.TemporaryDirectory() as temporary:
-            work = options.work or Path(temporary)
-            first = next(iter(configs.values()))
-            stored, features = build(first, work, options.valid_start, options.test_start)
-            found = measure(configs, stored, features, options)
-    except (DataError, SchemaError, ValueError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    with tempfile.TemporaryDirectory() as temporary:
+        work = options.work or Path(temporary)
+        first = next(iter(configs.values()))
+        stored, features = build(first, work, options.valid_start, options.test_start)
+        found = measure(configs, stored, features, options)
     print(json.dumps(found))
 
 

@@ -25,7 +25,7 @@ from omegaconf import DictConfig
 
 from watchnext.data.sequences import Sequences
 from watchnext.data.tables import DataError
-from watchnext.dispatch import composed, instantiate
+from watchnext.dispatch import composed, exits_on, instantiate
 from watchnext.metrics import interval, rounded
 from watchnext.nn.module import fit_network
 from watchnext.retrieval.fusion import chosen, in_logs, pooled
@@ -140,6 +140,7 @@ def over_strongest(ranked: Mapping[str, np.ndarray], floors: Mapping[str, Scorer
     return found
 
 
+@exits_on(ValueError)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sequences", required=True, metavar="FILE")
@@ -150,11 +151,8 @@ def main() -> None:
     options = parser.parse_args()
     config = composed(["retrieval=sequences", f"seed={options.seed}", *options.overrides])
     warnings.filterwarnings("ignore", message=".*(does not have many workers|IterableDataset|treespec, LeafSpec).*")
-    try:
-        histories, ids = read(options.sequences)
-        found = measure(config, histories, ids, held_out=options.held_out, out=options.predictions)
-    except (DataError, ValueError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    histories, ids = read(options.sequences)
+    found = measure(config, histories, ids, held_out=options.held_out, out=options.predictions)
     print(json.dumps(rounded(found, 5)))
 
 

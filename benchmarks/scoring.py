@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch.backends.cpu import get_cpu_capability
 
+from watchnext.dispatch import exits_on
 from watchnext.features.batches import FeatureSet
 from watchnext.lifecycle.agreement import agreement
 from watchnext.metrics import rounded
@@ -29,7 +30,7 @@ from watchnext.ranking.scoring import Ranker
 from watchnext.serving.graph import CompiledRanker
 from watchnext.serving.inputs import Inputs
 from watchnext.serving.recommender import Recommender
-from watchnext.serving.release import Release, last_built
+from watchnext.serving.release import Release, ReleaseError, last_built
 from watchnext.serving.store import Store
 from watchnext.types import Request
 
@@ -89,6 +90,7 @@ def of_precision(precision: str, release: Release, outputs: Path, store: Store, 
     return measured(scoring, asked) | agreement(compiled, ranker.network, features, features.rows("valid"))
 
 
+@exits_on(FileNotFoundError, ReleaseError, ValueError)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--candidates", type=int, default=500)

@@ -12,10 +12,11 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from watchnext.dispatch import exits_on
 from watchnext.serving.answer import Answer
 from watchnext.serving.events import Event
 from watchnext.serving.recommender import Recommender
-from watchnext.serving.release import Release, current
+from watchnext.serving.release import Release, ReleaseError, current
 from watchnext.serving.served import ServedLog
 from watchnext.serving.store import Store
 from watchnext.types import Request
@@ -78,6 +79,7 @@ def sizes(release: Release) -> dict:
     }
 
 
+@exits_on(ReleaseError)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=500)

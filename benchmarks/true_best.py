@@ -18,13 +18,13 @@ import numpy as np
 
 from watchnext import metrics
 from watchnext.data.days import read_tables
-from watchnext.dispatch import composed, instantiate
+from watchnext.dispatch import composed, exits_on, instantiate
 from watchnext.evaluation.floors import Floors
 from watchnext.evaluation.replay import Replay
 from watchnext.features.batches import FeatureSet
 from watchnext.features.encoding import PRIOR
 from watchnext.serving.recommender import Recommender
-from watchnext.serving.release import Release, last_built
+from watchnext.serving.release import Release, ReleaseError, last_built
 from watchnext.types import TARGETS, Request
 
 CANDIDATES, BEST = 500, 10
@@ -76,11 +76,13 @@ def rankings(recommender: Recommender, request: Request, rows: np.ndarray, floor
     return found
 
 
+@exits_on(FileNotFoundError, ReleaseError, ValueError)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=500)
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
     options = parser.parse_args()
-    config = composed(["data=sample"])
+    config = composed(["data=sample", *options.overrides])
     world, outputs = instantiate(composed(["data=world"]).data.loader), Path(config.data.outputs)
     release, tables = Release.load(last_built(config.data.releases, outputs)), read_tables(outputs / "tables")
     split, everything = FeatureSet.load(outputs / "features").columns["split"], len(release.catalogue)

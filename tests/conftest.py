@@ -86,3 +86,11 @@ def funnel():
         return Funnel(**{"watched": watched, "long_view": long_view, **empty, **parts, **fields})
 
     return made
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory) -> Path:
+    """A small project after one run of the pipeline, every stage in its own process."""
+    from tiny_project import built
+
+    return built(tmp_path_factory.mktemp("project"))

@@ -4,67 +4,13 @@ Its ids are strings and it has a raw feature that no other data set has: nothing
 """
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import polars as pl
 import pytest
-import yaml
 
-from watchnext.data.world import World
+from tiny_project import run
 from watchnext.features.pipeline import FeaturePipeline
-
-ROOT = Path(__file__).resolve().parents[1]
-TINY = {
-    "name": "tiny",
-    "outputs": "outputs/tiny",
-    "releases": "releases",
-    "store": "store",
-    "clock": "release",
-    "features": "tiny",
-    "utc_offset_h": 0,
-    "loader": {"_target_": "watchnext.data.canonical.CanonicalTables", "root": "logs"},
-    "split": {"_target_": "watchnext.data.splits.TimeSplit", "valid_days": 1, "test_days": 1},
-}
-
-
-def run(folder: Path, *words: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "OMP_NUM_THREADS": "2", "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
-    return subprocess.run([sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=400)
-
-
-def own_logs(folder: Path) -> None:
-    """Logs of a small world under string ids, with a column of their own."""
-    tables = World(users=120, videos=300, creators=40, tags=12, days=5, impressions_per_user_day=12.0, seed=5).log()
-    ids = {name: pl.format(name[0] + "-{}", name) for name in ("user_id", "video_id", "creator_id", "request_id")}
-    for name in ("impressions", "users", "videos"):
-        frame = getattr(tables, name)
-        frame = frame.with_columns(**{key: value for key, value in ids.items() if key in frame.columns})
-        if name == "users":
-            frame = frame.with_columns(plan=pl.Series(["free", "paid", None] * (len(frame) // 3)))
-        (folder / "logs").mkdir(exist_ok=True)
-        frame.write_parquet(folder / "logs" / f"{name}.parquet")
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory) -> Path:
-    """A copy of what the commands read, with a data set of its own, after one run of the pipeline."""
-    folder = tmp_path_factory.mktemp("project")
-    for name in ("conf", "dvc.yaml", "params.yaml", "train.py"):
-        (shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile)(ROOT / name, folder / name)
-    own_logs(folder)
-    (folder / "conf" / "data" / "tiny.yaml").write_text(yaml.safe_dump(TINY))
-    schema = yaml.safe_load((folder / "conf" / "features" / "world.yaml").read_text())
-    schema["features"]["plan"] = {"kind": "categorical", "entity": "user", "nullable": True}
-    (folder / "conf" / "features" / "tiny.yaml").write_text(yaml.safe_dump(schema, sort_keys=False))
-    trainer = yaml.safe_load((folder / "conf" / "trainer" / "default.yaml").read_text())
-    (folder / "conf" / "trainer" / "default.yaml").write_text(yaml.safe_dump({**trainer, "max_epochs": 1}))
-    done = run(folder, "-m", "watchnext.lifecycle", "pipeline", "data=tiny")
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return folder
 
 
 def metrics(project: Path, name: str) -> dict:

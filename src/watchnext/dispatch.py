@@ -4,7 +4,8 @@ import difflib
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
@@ -14,7 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-__all__ = ["composed", "dispatch", "instantiate", "plain", "write_report"]
+__all__ = ["composed", "dispatch", "exits_on", "instantiate", "plain", "write_report"]
 
 Command = Callable[[DictConfig], int | None]
 
@@ -123,6 +124,15 @@ def write_report(path: Path, report: Mapping) -> None:
     path.write_text(json.dumps(report, indent=1) + "\n")
 
 
+@contextmanager
+def exits_on(*errors: type[Exception]) -> Iterator[None]:
+    """Exit 1 with the message alone where one of `errors` is raised."""
+    try:
+        yield
+    except errors as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
 def dispatch(
     program: str,
     commands: Mapping[str, Command],
@@ -153,7 +163,5 @@ def dispatch(
     config = composed([*([presets[name]] if name in presets else []), *_spelt_out(overrides, short.get(name, {}))])
     if words:
         config[key.removesuffix("...")] = words if key.endswith("...") else words[0]
-    try:
+    with exits_on(*errors):
         sys.exit(commands[name](config))
-    except errors as error:
-        sys.exit(f"{type(error).__name__}: {error}")

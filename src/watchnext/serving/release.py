@@ -260,8 +260,11 @@ def switch(root: Path, release_id: str) -> None:
 
 
 def last_built(root: Path, outputs: Path) -> Path:
-    """The folder of the release that the pipeline with these outputs built last. Raises FileNotFoundError without one."""
-    return Path(root) / json.loads((Path(outputs) / "release.json").read_text())["release"]
+    """The folder of the release that the pipeline with these outputs built last. Raises ReleaseError where there is none."""
+    path = Path(outputs) / "release.json"
+    if not path.exists():
+        raise ReleaseError(f"{path} is missing: no release was built yet; run `dvc repro` (or `make demo`)")
+    return Path(root) / json.loads(path.read_text())["release"]
 
 
 def current(root: Path) -> Path:

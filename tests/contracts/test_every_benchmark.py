@@ -1,0 +1,212 @@
+"""Every file of benchmarks/, run small in this process: its last line is one JSON object that has the figures it names."""
+
+import csv
+import importlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+BENCHMARKS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
+EPOCH = ["trainer.max_epochs=1"]
+DAYS = ["--valid-start", "2022-04-26", "--test-start", "2022-04-27"]
+NARROW = ["retrieval.module.network.dimension=8", "retrieval.module.positions=256"]
+EXAMPLES = {"examples", "examples_per_s", "examples_per_cpu_s", "peak_mb"}
+
+
+class Small(NamedTuple):
+    """The words of a run of seconds, and keys of what it prints; `place` is the fixture of the folder that it runs in."""
+
+    words: list[str]
+    figures: set[str]
+    place: str = "bare"
+
+
+SMALL = {
+    "cold_start": Small(
+        ["--users", "60", "--videos", "150", "--days", "4", "--targets", "40", *EPOCH],
+        {"recall@500", "targets", "new_share", "fits"},
+    ),
+    "debias": Small(
+        ["--users", "60", "--videos", "150", "--days", "4", "--slates", "50", *EPOCH], {"ways", "placed", "rows", "impressions"}
+    ),
+    "features": Small(
+        ["--impressions", "3000"],
+        {"impressions_per_s", "peak_mb", "start_s", "ns_per_impression", "column_bytes_per_impression", "update_us"},
+    ),
+    "framing": Small(
+        ["data=tiny", *EPOCH, "--losses", "multi_task", "--heads", "log_seconds"], {"framing", "watch_time", "rows"}, "project"
+    ),
+    "index": Small(
+        ["--videos", "20000", "--users", "300", "--steps", "2", "--queries", "20", "--lists", "64", "--compared", "2000"],
+        {"recall@500", "p50_ms", "p99_ms", "narrow_recall@500", "bytes_per_video", "resident_bytes", "build_s", "peak_mb"},
+    ),
+    "ranker_training": Small(
+        ["--impressions", "4000", "--steps", "2", "model.module.batch_size=64"],
+        {"rows_per_s", "rows_per_cpu_s", "fields", "input_ms", "shares", "anonymous_mb", "mapped_mb"},
+    ),
+    "ranking": Small(
+        ["--root", "kuairand", *DAYS, *EPOCH, "--models", "mlp", "xgboost"],
+        {"models", "floors", "held_out", "rows"},
+        "kuairand",
+    ),
+    "rectools_sasrec": Small(
+        ["histories.npz", "--users", "20", "--steps", "2", "--warm", "1"], {"users", "videos", "steps"} | EXAMPLES, "rectools"
+    ),
+    "retrieval": Small(
+        ["--sequences", "walks.txt", "retrieval.max_epochs=1", *NARROW],
+        {"recall@10", "ndcg@10", "merged_ndcg@10", "train_s", "epoch_s", "floors", "over_strongest_floor"},
+        "sequences",
+    ),
+    "scoring": Small(
+        ["--candidates", "50", "--requests", "5", "--outputs", "outputs/tiny"],
+        {"p50_ms", "p99_ms", "features_ms", "model_ms", "cpu_ms", "precision", "f32", "bf16"},
+        "project",
+    ),
+    "serving": Small(
+        ["--requests", "5"],
+        {"p50_ms", "p99_ms", "stages_p50_ms", "durable_event_us", "journal_event_bytes", "viewer_state_bytes"},
+        "project",
+    ),
+    "tables": Small(["--videos", "300", "--steps", "2", "--tables", "full", *NARROW], {"watches", "tables", "billion_gb"}),
+    "training": Small(["--users", "50", "--videos", "200", "--days", "2", "--steps", "2", *NARROW], {"watches"} | EXAMPLES),
+    "true_best": Small(["--requests", "5", "data=tiny"], {"retrieved", "drawn", "requests"}, "project"),
+    "world": Small(["--impressions", "3000"], {"impressions_per_s", "setup_s", "peak_mb", "file_bytes_per_impression"}),
+}  # fmt: skip
+WITHOUT_INPUT = {
+    "framing": ([], "dvc repro features"),
+    "scoring": ([], "dvc repro"),
+    "serving": ([], "dvc repro"),
+    "true_best": ([], "dvc repro"),
+    "ranking": (["--root", "none", *DAYS], "none holds none of .*export KUAIRAND_ROOT"),
+    "retrieval": (["--sequences", "none.txt"], "none.txt is no file"),
+}
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was(monkeypatch):
+    """Processor, threads and environment are left as they were; a benchmark is the last thing that its own process does."""
+    monkeypatch.setattr(os, "sched_setaffinity", lambda *_: None)
+    monkeypatch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "2"))
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def bare(tmp_path) -> Path:
+    """A folder with the repository's conf/ and nothing else."""
+    (tmp_path / "conf").symlink_to(ROOT / "conf")
+    return tmp_path
+
+
+@pytest.fixture
+def sequences(bare) -> Path:
+    random = np.random.default_rng(0)
+    lines = [f"user{i} " + " ".join(f"item{item}" for item in random.permutation(40)[:8]) for i in range(60)]
+    (bare / "walks.txt").write_text("\n".join(lines) + "\n")
+    return bare
+
+
+@pytest.fixture
+def kuairand(bare) -> Path:
+    """The published layout in kuairand/: 30 viewers, 50 videos, 1,200 impressions of four days."""
+    from watchnext.data.kuairand import LOG_COLUMNS, PURE, USER_CODES, USER_NUMBERS, VIDEO_COLUMNS
+
+    random, log = np.random.default_rng(0), []
+    for i in range(1200):
+        day = i // 300
+        about = {"user_id": random.integers(30), "video_id": random.integers(50), "date": 20220424 + day, "tab": 1}
+        row = about | {"time_ms": 1_650_764_100_000 + 86_400_000 * day + 60_000 * (i % 300), "duration_ms": 9000}
+        flags = {name: int(random.random() < 0.4) for name in LOG_COLUMNS if name.startswith("is_") or name == "long_view"}
+        log.append(dict.fromkeys(LOG_COLUMNS, 0) | row | flags | {"is_rand": 0, "play_time_ms": int(9000 * random.random())})
+    user = dict.fromkeys((*USER_NUMBERS, *USER_CODES), 1) | {"user_active_degree": "full_active"}
+    video = dict.fromkeys(VIDEO_COLUMNS, 1) | {"upload_dt": "2022-04-10", "video_duration": 9000.0}
+    users = [user | {"user_id": i} for i in range(30)]
+    videos = [video | {"video_id": i, "author_id": i % 7, "tag": i % 9} for i in range(50)]
+    (bare / "kuairand").mkdir()
+    for name, rows in ((PURE.logs[1], log), (PURE.users, users), (PURE.videos, videos)):
+        with (bare / "kuairand" / name).open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    return bare
+
+
+RECTOOLS = """
+import torch
+import pytorch_lightning as lightning
+
+class Columns:
+    User, Item, Weight, Datetime = "user_id", "item_id", "weight", "datetime"
+
+class Dataset:
+    @classmethod
+    def construct(cls, frame):
+        made = cls()
+        made.item_id_map = frame["item_id"].unique()
+        made.rows = len(frame)
+        return made
+
+class Step(lightning.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+    def training_step(self, batch, _):
+        return self.layer(batch["x"]).sum()
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+class SASRecModel:
+    def __init__(self, *, get_trainer_func, **settings):
+        self.fit_trainer = get_trainer_func()
+    def fit(self, dataset):
+        batches = [{"x": torch.ones(4, 1), "y": torch.tensor([0, 1, 1, 1])}] * 8
+        self.fit_trainer.fit(Step(), torch.utils.data.DataLoader(batches, batch_size=None))
+"""
+
+
+@pytest.fixture
+def rectools(bare, monkeypatch) -> Path:
+    """Histories, and a stand-in for RecTools that trains a line on four watches a batch."""
+    package = bare / "rectools"
+    package.mkdir()
+    (package / "__init__.py").write_text(RECTOOLS)
+    for name in ("dataset", "models"):
+        (package / f"{name}.py").write_text("from rectools import *\n")
+    monkeypatch.syspath_prepend(bare)
+    lengths = np.random.default_rng(0).integers(3, 9, 30)
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    np.savez(bare / "histories.npz", rows=np.arange(starts[-1]) % 25, starts=starts)
+    return bare
+
+
+def ran(name: str, words: list[str], folder: Path, monkeypatch) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", [name, *words])
+    importlib.import_module(f"benchmarks.{name}").main()
+
+
+def test_every_benchmark_has_a_small_run():
+    assert sorted(SMALL) == BENCHMARKS
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_small_run_ends_in_one_json_object_with_the_figures(name, request, monkeypatch, capsys):
+    small = SMALL[name]
+    ran(name, small.words, request.getfixturevalue(small.place), monkeypatch)
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert small.figures <= found.keys()
+
+
+@pytest.mark.parametrize("name", WITHOUT_INPUT)
+def test_without_its_input_it_names_what_is_missing_or_builds_it(name, bare, monkeypatch):
+    words, message = WITHOUT_INPUT[name]
+    with pytest.raises(SystemExit, match=message):
+        ran(name, words, bare, monkeypatch)
