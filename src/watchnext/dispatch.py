@@ -15,7 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-__all__ = ["composed", "dispatch", "exits_on", "instantiate", "plain", "write_report"]
+__all__ = ["composed", "dispatch", "exits_on", "instantiate", "optioned", "plain", "write_report"]
 
 Command = Callable[[DictConfig], int | None]
 
@@ -83,7 +83,7 @@ def _named(words: list[str], commands: Mapping[str, Command]) -> tuple[str, list
     return (two, words[2:]) if two in commands else (words[0], words[1:])
 
 
-def _optioned(words: list[str]) -> list[str]:
+def optioned(words: list[str]) -> list[str]:
     """`--key value` and `--key=value` as the override `key=value`. Exits where the value is missing."""
     found, left = [], list(words)
     while left:
@@ -159,7 +159,7 @@ def dispatch(
     key, words = leading.get(name, ""), []
     while key and overrides and not _is_override(overrides[0]) and (not words or key.endswith("...")):
         words.append(overrides.pop(0))
-    overrides = _optioned(overrides)
+    overrides = optioned(overrides)
     config = composed([*([presets[name]] if name in presets else []), *_spelt_out(overrides, short.get(name, {}))])
     if words:
         config[key.removesuffix("...")] = words if key.endswith("...") else words[0]

@@ -2,12 +2,13 @@
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from watchnext import tracking
-from watchnext.dispatch import dispatch, plain
+from watchnext.dispatch import dispatch, optioned, plain
 from watchnext.lifecycle import pipeline as stages
 from watchnext.lifecycle.promote import enter, model_name, promote, serving_id
 from watchnext.schema import SchemaError
@@ -59,11 +60,14 @@ def promoted(config: DictConfig) -> None:
 
 
 def pipeline(config: DictConfig) -> None:
-    """Run every stage of dvc.yaml on other data, outside DVC: data=kuairand."""
+    """Run every stage of dvc.yaml on other data, outside DVC: data=kuairand. Other key=value go to every stage."""
     chosen = {"data": config.data.name, "features": config.data.features, "outputs": config.data.outputs}
-    stages.run(Path.cwd(), chosen)
+    given = [word for word in optioned(sys.argv[2:]) if not word.startswith("data=")]
+    stages.run(Path.cwd(), chosen, given)
 
+
+COMMANDS = {"release": release, "promote": promoted, "pipeline": pipeline}
+ERRORS = (SchemaError, ReleaseError, ValueError, FileNotFoundError, LookupError, subprocess.CalledProcessError)
 
 if __name__ == "__main__":
-    errors = (SchemaError, ReleaseError, ValueError, FileNotFoundError, LookupError, subprocess.CalledProcessError)
-    dispatch("watchnext.lifecycle", {"release": release, "promote": promoted, "pipeline": pipeline}, errors)
+    dispatch("watchnext.lifecycle", COMMANDS, ERRORS)
