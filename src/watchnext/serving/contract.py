@@ -24,14 +24,17 @@ Word = Annotated[str, Field(min_length=1, max_length=ID_BYTES, pattern=r"^[^\x00
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 
 
+KINDS = NUMBER, STRING = "number", "string"
+
+
 def _kind(value: Any) -> str:
     """Which of two kinds a value is meant to be, so that a refusal speaks of that one alone."""
-    return "number" if isinstance(value, int | float) and not isinstance(value, bool) else "string"
+    return NUMBER if isinstance(value, int | float) and not isinstance(value, bool) else STRING
 
 
-Id = Annotated[Annotated[Int64, Tag("number")] | Annotated[Word, Tag("string")], Discriminator(_kind)]
+Id = Annotated[Annotated[Int64, Tag(NUMBER)] | Annotated[Word, Tag(STRING)], Discriminator(_kind)]
 Phrase = Annotated[str, Field(max_length=256)]
-ContextValue = Annotated[Annotated[float, Tag("number")] | Annotated[Phrase, Tag("string")], Discriminator(_kind)]
+ContextValue = Annotated[Annotated[float, Tag(NUMBER)] | Annotated[Phrase, Tag(STRING)], Discriminator(_kind)]
 
 
 class Strict(BaseModel):

@@ -1,7 +1,8 @@
 """JSON on the wire: bodies in, answers out, and every error as `{"error": {code, message, details}}`."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from reprlib import Repr
 from typing import Any
 
 import orjson
@@ -10,12 +11,15 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
+from watchnext.serving.contract import KINDS
 from watchnext.serving.environment import StoreError
 from watchnext.serving.inputs import ContextError
 from watchnext.serving.work import OverloadedError, TooSlowError
 
 log = logging.getLogger(__name__)
-SHOWN_CHARACTERS = 200  # of a refused value, in an error
+SHOWN_CHARACTERS = 200  # of a refused value, in an error, and of the path to it
+SHORT = Repr()
+SHORT.maxstring = SHORT.maxlong = SHORT.maxother = SHOWN_CHARACTERS
 
 # ---- JSON in -----------------------------------------------------------------------------------------------------------
 
@@ -55,8 +59,20 @@ class Json(Response):
 
 
 def shown(value: Any) -> str:
-    text = repr(value)
+    """A value as Python writes it, of a list or an object its first items."""
+    return _cut(SHORT.repr(value))
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "..."
+
+
+def _detail(one: Mapping) -> dict[str, str]:
+    """The field that was refused, its value, and what was expected. pydantic gives a missing field the value of all around it,
+    and the path to a field of two kinds one step more, the kind."""
+    path = one["loc"][:-1] if one["loc"][-1] in KINDS and one["type"] != "extra_forbidden" else one["loc"]
+    value = "missing" if one["type"] == "missing" else shown(one.get("input"))
+    return {"where": _cut(".".join(map(str, path))), "value": value, "expected": one["msg"]}
 
 
 def _problem(status: int, code: str, message: str, *, details: Sequence = (), headers: dict | None = None) -> Json:
@@ -69,10 +85,7 @@ def _invalid(_: Request, error: RequestValidationError) -> Response:
         return _problem(
             400, "bad_json", f"the body is no JSON ({found[0]['ctx']['error']}), expected one JSON object without NaN"
         )
-    details = [
-        {"where": ".".join(map(str, one["loc"])), "value": shown(one.get("input")), "expected": one["msg"]}
-        for one in found[:20]
-    ]
+    details = [_detail(one) for one in found[:20]]
     first = details[0]
     return _problem(422, "invalid", f"{first['where']} is {first['value']}: {first['expected']}", details=details)
 
