@@ -2,16 +2,38 @@
 
 import hashlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 
 def synced(path: Path) -> None:
-    """What a file holds, or which names a folder has, is on disk when this returns."""
+    """fsync a file or a folder."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def synced_below(folder: Path) -> None:
+    """fsync every file and every folder below, and the folder itself; together, as each alone costs a flush of the disk."""
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(synced, [*Path(folder).rglob("*"), folder]))
+
+
+def replaced(path: Path, text: str) -> None:
+    """Let a file hold `text`, in one step: after a power cut it holds the old text or the new one."""
+    aside = path.with_name(f"{path.name}.new")
+    aside.write_text(text)
+    synced(aside)
+    os.replace(aside, path)
+    synced(path.parent)
+
+
+def boot() -> str:
+    """The id of this boot of the machine, "" where the system has none: what was not synced outlives a process, not a boot."""
+    path = Path("/proc/sys/kernel/random/boot_id")
+    return path.read_text().strip() if path.exists() else ""
 
 
 def sha256_of(path: Path) -> str:

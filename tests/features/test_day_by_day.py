@@ -1,6 +1,8 @@
 """A log that grows, a day that comes late, a build that is cut off: always the bytes of one that is built at once."""
 
 import itertools
+import json
+import os
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from watchnext.data.days import StoredTables, write_tables
 from watchnext.data.splits import TimeSplit
 from watchnext.data.tables import Tables
+from watchnext.features import stretches
 from watchnext.features.build import Built, FeatureBuilder
 from watchnext.features.folding import Folding
 from watchnext.features.labels import Labels
@@ -121,6 +124,55 @@ def test_a_build_that_was_cut_off(at, log, world_schema, tmp_path, monkeypatch):
             build(log, cut, world_schema)
     build(log, cut, world_schema)
     build(log, at_once, world_schema)
+    same(cut / "features", at_once / "features")
+
+
+def test_a_finished_build_outlives_a_power_cut(log, world_schema, tmp_path, monkeypatch):
+    synced, lost = {}, []
+    honest_sync, honest_replace = os.fsync, os.replace
+
+    def content(path):
+        return sorted(path.iterdir()) if path.is_dir() else path.read_bytes()
+
+    def fsync(handle):
+        honest_sync(handle)
+        path = Path(os.readlink(f"/proc/self/fd/{handle}"))
+        synced[path] = content(path)
+
+    def replace(aside, target):
+        """Before the ledger says that it is closed, all that it names was synced as it is."""
+        if Path(target).name == "stretches.json" and json.loads(Path(aside).read_text())["boot"] is None:
+            parts = ("columns", "watches", "context", "state")
+            paths = [path for part in parts for path in [Path(target).parent / part, *(Path(target).parent / part).rglob("*")]]
+            lost.append([path.name for path in paths if synced.get(path) != content(path)])
+        honest_replace(aside, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    build(until(log, 4), tmp_path, world_schema, snapshots=1)
+    monkeypatch.setattr(stretches, "boot", lambda: "another")
+    assert build(until(log, 4), tmp_path, world_schema, snapshots=1).kept == 4
+    assert lost == [[], []]
+
+
+def test_a_build_that_a_power_cut_ended_is_not_believed(log, world_schema, tmp_path, monkeypatch, capsys):
+    cut, at_once = tmp_path / "cut", tmp_path / "once"
+
+    def dies(self, place, loaded, items, pool):
+        if place == 2:
+            raise KeyboardInterrupt
+        honest(self, place, loaded, items, pool)
+
+    honest = Folding._fold
+    with monkeypatch.context() as patched:
+        patched.setattr(Folding, "_fold", dies)
+        with pytest.raises(KeyboardInterrupt):
+            build(until(log, 3), cut, world_schema)
+    with monkeypatch.context() as patched:
+        patched.setattr(stretches, "boot", lambda: "another")
+        assert build(until(log, 3), cut, world_schema).kept == 0
+    assert "the machine went down during the last build" in capsys.readouterr().out
+    build(until(log, 3), at_once, world_schema)
     same(cut / "features", at_once / "features")
 
 

@@ -44,6 +44,16 @@ def test_every_answer_is_read_back_as_it_was(answer, tmp_path):
     assert (log.dropped, log.failed) == (0, 0)
 
 
+def test_a_part_is_on_disk_before_it_has_its_name(answer, tmp_path, monkeypatch):
+    order, sync = [], served_module.synced
+    monkeypatch.setattr(served_module, "synced", lambda path: (order.append(path.name), sync(path)))
+    log = ServedLog(tmp_path / "served", max_bytes=10**9, flush_rows=1)
+    log.append(answer(0))
+    log.close()
+    (part,) = (tmp_path / "served").rglob("*.parquet")
+    assert order == ["part-0.writing", part.parent.name, "served"]
+
+
 def test_the_oldest_go_when_it_is_too_large(answer, tmp_path):
     log = ServedLog(tmp_path / "served", max_bytes=1, flush_rows=1)
     for hour in range(3):

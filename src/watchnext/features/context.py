@@ -31,7 +31,7 @@ class Dictionaries:
 
     def save(self, folder: Path) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        for name, values in self.values.items():
+        for name, values in dict(self.values).items():  # a copy: the next stretch may be read meanwhile
             path = Path(folder) / f"{name}.parquet"
             values.alias(name).to_frame().write_parquet(path.with_suffix(".new"))
             os.replace(path.with_suffix(".new"), path)

@@ -140,8 +140,8 @@ class Folding:
         self.columns.resize(self.ledger.rows(len(self.plan.stretches)))
         self.watches.resize(self._watched())
         self.dictionaries.save(self.folder / "context")
-        self.days.end()
         self._write_split()
+        self.days.end()
 
     def rows(self) -> Iterator[dict[str, np.ndarray]]:
         """The columns of each stretch, mapped."""
@@ -212,7 +212,6 @@ class Folding:
         columns = {"user_rows": log.user_rows, "video_rows": log.video_rows, "time_ms": log.time_ms, "targets": targets}
         columns |= {"day": impressions["day"].cast(pl.Int32).to_numpy(), **_exposure(impressions)}
         columns |= self.dictionaries.columns(impressions)
-        self.dictionaries.save(self.folder / "context")  # before the ledger names what is in them
         return Loaded(log, visible, columns, sums, self.dictionaries.lengths)
 
     def _watched(self) -> int:
@@ -236,6 +235,7 @@ class Folding:
             watched = self._read_frozen(loaded, start, opens, read, watched, pool)
         columns = loaded.columns | read
         list(pool.map(lambda name: self.columns.append(first, {name: columns[name]}), columns))
+        self.dictionaries.save(self.folder / "context")  # perhaps with a later stretch's; the ledger says how many count
         self.ledger.add(Entry(stretch.identity, stretch.rows, watched, loaded.dictionaries, loaded.sums))
 
     def _remember(self, watches: Watches, watched: int) -> int:

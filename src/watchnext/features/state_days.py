@@ -124,6 +124,7 @@ class StateDays:
         """Nothing more is folded."""
         if (self.snapshots.through or 0) < self.through:
             self.snapshots.merge(self.through)
+        self.ledger.close()
 
 
 def read_ahead(load: Callable[[Stretch], object], stretches: Sequence[Stretch]) -> Iterator:

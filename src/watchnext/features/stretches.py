@@ -6,7 +6,6 @@ the stretch of the other. What was built of a stretch stays as long as it, and a
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ import polars as pl
 
 from watchnext.data.days import Day, StoredTables
 from watchnext.data.splits import NO_SPLIT, TimeSplit
+from watchnext.files import boot, replaced, synced_below
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,11 @@ class Entry:
 
 
 class Ledger:
-    """The stretches that are built, and under what; `stretches.json`, replaced in one step."""
+    """The stretches that are built, and under what; `stretches.json`, replaced in one step.
+
+    Until it is closed, what it names may be in memory alone. That outlives a killed process but no power cut, so such a ledger
+    is believed only on the same boot of the machine: one sync a build, not one a stretch.
+    """
 
     def __init__(self, path: Path, under: Mapping) -> None:
         self.path, self.under = Path(path), dict(under)
@@ -128,6 +132,8 @@ class Ledger:
         found = json.loads(self.path.read_text())
         if reason := changed(found["under"]):
             return 0, reason
+        if found["boot"] not in (None, boot()):
+            return 0, "the machine went down during the last build"
         self.entries = [Entry(**entry) for entry in found["entries"]]
         for place, (entry, stretch) in enumerate(zip(self.entries, plan, strict=False)):
             if entry.identity != stretch.identity:
@@ -136,20 +142,24 @@ class Ledger:
 
     def truncate(self, kept: int) -> None:
         self.entries = self.entries[:kept]
-        self._write()
+        self._write(boot())
 
     def add(self, entry: Entry) -> None:
         self.entries.append(entry)
-        self._write()
+        self._write(boot())
+
+    def close(self) -> None:
+        """Put what stands beside the ledger on disk; it is believed on another boot too from then on."""
+        synced_below(self.path.parent)
+        self._write(None)
 
     def rows(self, stretch: int) -> int:
         """Rows before a stretch."""
         return sum(entry.rows for entry in self.entries[:stretch])
 
-    def _write(self) -> None:
-        aside = self.path.with_suffix(".new")
-        aside.write_text(json.dumps({"under": self.under, "entries": [vars(entry) for entry in self.entries]}, indent=1))
-        os.replace(aside, self.path)
+    def _write(self, boot: str | None) -> None:
+        entries = [vars(entry) for entry in self.entries]
+        replaced(self.path, json.dumps({"boot": boot, "under": self.under, "entries": entries}, indent=1))
 
 
 def digest_of(arrays: Sequence[np.ndarray], rows: int) -> str:

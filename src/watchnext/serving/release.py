@@ -21,7 +21,7 @@ from watchnext.features.catalogue import Catalogue, Ids
 from watchnext.features.fold import Layout, State
 from watchnext.features.opening import write_opening_state
 from watchnext.features.pipeline import FeaturePipeline
-from watchnext.files import files_below, sha256_of, synced
+from watchnext.files import files_below, sha256_of, synced, synced_below
 from watchnext.ranking.calibration import Calibration
 from watchnext.ranking.forest import Splits
 from watchnext.reranking.slate import Reranker
@@ -225,8 +225,7 @@ def publish(staging: Path, root: Path, manifest: Mapping) -> Path:
             raise ReleaseError(f"{target} exists with other content; releases are never edited: give this one another id")
         shutil.rmtree(staging)
         return target
-    for path in [*staging.rglob("*"), staging]:
-        synced(path)
+    synced_below(staging)
     os.rename(staging, target)
     synced(Path(root))
     return target

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import polars as pl
 
+from watchnext.files import synced
 from watchnext.serving.answer import Answer
 from watchnext.types import TARGETS
 
@@ -163,10 +164,14 @@ def _number(part: Path) -> int:
 
 
 def _written(frame: pl.DataFrame, folder: Path) -> Path:
-    """Write the folder's next part aside and rename it: a reader never meets half a file."""
+    """Write the folder's next part aside and rename it: no reader, and no power cut, meets half a file."""
     folder.mkdir(parents=True, exist_ok=True)
     number = max((_number(path) for path in folder.glob("part-*.parquet")), default=-1) + 1
     part = folder / f"part-{number}.parquet"
     aside = part.with_suffix(".writing")
     frame.write_parquet(aside, compression="zstd")
-    return aside.rename(part)
+    synced(aside)
+    aside.rename(part)
+    for each in (folder, folder.parent):
+        synced(each)
+    return part
