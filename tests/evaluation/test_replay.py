@@ -37,6 +37,21 @@ def test_of_equal_times_the_log_keeps_its_order():
     assert [(e.kind, e.video_id) for e in events] == [("shown", 7), ("outcome", 7), ("shown", 8), ("outcome", 8)]
 
 
+def test_an_outcome_that_claims_to_come_before_its_impression_comes_after_it():
+    events = events_of(impressions((1, 7, 100, 50, 20), (1, 8, 120, 0, 0)))
+    assert [(e.kind, e.video_id, e.known_at) for e in events] == [
+        ("shown", 7, 100),
+        ("outcome", 7, 100),
+        ("shown", 8, 120),
+        ("outcome", 8, 120),
+    ]
+
+
+def test_events_since_a_moment_are_those_known_at_it_or_later():
+    events = events_of(impressions((1, 7, 100, 50, None), (1, 8, 120, 5, None), (2, 9, 150, 0, 500)), 125)
+    assert [(e.kind, e.video_id) for e in events] == [("outcome", 8), ("outcome", 7), ("shown", 9), ("outcome", 9)]
+
+
 class Recorder:
     """Stands where the store does and keeps what was applied: which events a regime lets through is all that is asked here."""
 

@@ -310,7 +310,7 @@ def test_a_tie_folds_shown_before_outcome_and_earlier_rows_first():
         CREATORS,
         TAGS,
     )
-    order, known_at = in_order(log, np.inf)
+    order, known_at = in_order(log.time_ms, log.known_at)
     assert order.tolist() == [2, 0, 1, 3, 4, 5]
     assert (known_at / HOUR).tolist() == [1, 2, 2, 2, 2, 3]
 

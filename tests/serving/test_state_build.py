@@ -17,7 +17,6 @@ from test_store import empty_of, events_of, outcome, shrunk
 
 from watchnext.data.tables import Tables, in_order
 from watchnext.data.validation import validate
-from watchnext.features.logs import log_of
 from watchnext.features.state_days import LogState
 from watchnext.serving import records as records_module
 from watchnext.serving import state as state_module
@@ -86,7 +85,7 @@ def one_by_one(events: list[Event], release, folder: Path) -> dict:
 
 
 def events_in(log: Tables, release) -> list[Event]:
-    return events_of(log.impressions, log_of(log, release.catalogue, release.user_ids, release.pipeline.schema))
+    return events_of(log.impressions)
 
 
 def until_of(log: Tables) -> int:

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from watchnext.data.tables import OUTCOMES, WATCH_MS, Tables
+from watchnext.evaluation.replay import events_of
 from watchnext.features.catalogue import Ids
-from watchnext.features.events import in_order
 from watchnext.features.fold import Reads, State, read_candidates, read_viewer
 from watchnext.features.folding import log_of
 from watchnext.features.replay import fold, read_all
@@ -31,21 +31,6 @@ def outcome(user_id=101, video_id="v001", known_at=NOW, **fields) -> Event:
     return Event(
         kind="outcome", user_id=user_id, video_id=video_id, known_at=known_at, watch_ms=fields.pop("watch_ms", 5_000), **fields
     )
-
-
-def events_of(impressions, log) -> list[Event]:
-    """A log as the two events of every impression, in fold order."""
-    rows = impressions.to_dicts()
-    order, known_at = in_order(log, np.inf)
-    events = []
-    for number, at in zip(order.tolist(), known_at.tolist(), strict=True):
-        row = rows[number // 2]
-        common = {"user_id": row["user_id"], "video_id": row["video_id"], "known_at": int(at)}
-        if number % 2:
-            events.append(Event(kind="outcome", watch_ms=row["watch_ms"], **{name: row[name] for name in OUTCOMES}, **common))
-        else:
-            events.append(Event(kind="shown", **common))
-    return events
 
 
 def reads(layout, viewer, videos, creators, as_of, release):
@@ -68,7 +53,7 @@ def test_events_one_by_one_give_the_bits_of_the_folded_log(built, release, tmp_p
     tables = built[1]
     layout = release.layout
     log = log_of(tables, release.catalogue, release.user_ids, release.pipeline.schema)
-    events = events_of(tables.impressions, log)
+    events = events_of(tables.impressions)
     times = np.unique(log.time_ms)[::9]
     store = Store.open(tmp_path / "store", empty_of(release), durable=False)
     state = State.empty(layout, users=len(release.user_ids.ids), videos=len(release.catalogue), creators=len(store.creators))
@@ -96,18 +81,18 @@ def test_events_one_by_one_give_the_bits_of_the_folded_log(built, release, tmp_p
 
 
 def random_impressions(random: np.random.Generator, users: list[int], videos: list[str]) -> pl.DataFrame:
-    """Forty impressions with times that tie and gaps of days, outcomes at once, after the watch or days late; the last viewer
-    comes once."""
+    """Forty impressions with times that tie and gaps of days; outcomes at once, after the watch, days late, or, by a broken
+    clock, before their request. The last viewer comes once."""
     n = 40
     steps = random.choice([0, 0, 1, 800, 3_600_000, 90 * 3_600_000], n)
     viewers = random.choice(users[:-1], n)
     viewers[random.integers(n)] = users[-1]
     watch_ms = random.choice([0, 0, 700, 5_000, 61_500], n)
-    late = random.choice([0, 0, 1, 2 * 3_600_000, 200 * 3_600_000], n)
+    late = random.choice([0, 0, 1, 2 * 3_600_000, 200 * 3_600_000, -100_000, -30 * 3_600_000], n)
     time_ms = NOW + np.cumsum(steps)
     frame = {"user_id": viewers, "video_id": random.choice(videos, n), "time_ms": time_ms, "watch_ms": watch_ms}
     flags = {name: random.random(n) < 0.3 for name in OUTCOMES}
-    return pl.DataFrame({**frame, "received_ms": time_ms + watch_ms + late, **flags})
+    return pl.DataFrame({**frame, "received_ms": time_ms + watch_ms + late, "surface": ["home"] * n, **flags})
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -124,7 +109,7 @@ def test_every_impression_reads_from_the_store_the_bits_that_training_reads(seed
     wanted = read_all(layout, State.empty(layout, **sizes), log, log.time_ms)
     store = Store.open(tmp_path_factory.mktemp("store"), empty_of(release), durable=False)
     creator_rows, tag_rows = np.array(release.catalogue.creator_rows), np.array(release.catalogue.tag_rows)
-    events = events_of(impressions, log)
+    events = events_of(impressions)
     for i, as_of in enumerate(log.time_ms):
         while events and events[0].known_at < as_of:
             store.apply([events.pop(0)])
@@ -142,7 +127,7 @@ def test_a_new_store_holds_the_releases_state_and_the_rest_of_the_log_brings_it_
     for row in range(len(release.state.viewers)):
         np.testing.assert_array_equal(store.viewer(release.user_ids.value(row)), release.state.viewers[row])
     np.testing.assert_array_equal(store.videos, release.state.videos)
-    store.apply([event for event in events_of(built[1].impressions, log) if event.known_at >= release.as_of_ms])
+    store.apply(events_of(built[1].impressions, release.as_of_ms))
     state = State.empty(
         release.layout, users=len(release.user_ids.ids), videos=len(release.catalogue), creators=len(store.creators)
     )

@@ -79,6 +79,12 @@ class Tables:
     videos: pl.DataFrame
 
 
+def known_at() -> pl.Expr:
+    """When the outcome of an impression was known, ms UTC: when it was received, else after the watch. Where a log claims that
+    it was received before its request, believing it would leak the row's own label."""
+    return pl.max_horizontal("time_ms", pl.coalesce("received_ms", pl.col("time_ms") + pl.col("watch_ms"))).alias("known_at")
+
+
 def in_order(impressions: pl.DataFrame) -> pl.DataFrame:
     """Sort by (time_ms, request_id, position, file order), by those of the columns that the log has."""
     keys = [name for name in ("time_ms", "request_id", "position") if name in impressions.columns]

@@ -15,8 +15,10 @@ import polars as pl
 from tqdm import tqdm
 
 from watchnext import metrics
-from watchnext.data.tables import OUTCOMES, Tables
+from watchnext.data.tables import OUTCOMES, Tables, known_at
 from watchnext.evaluation.funnel import Follower, Funnel
+from watchnext.features.events import in_order
+from watchnext.features.fold import SHOWN
 from watchnext.features.regimes import day_starts
 from watchnext.serving.events import Event
 from watchnext.serving.recommender import Recommender
@@ -36,17 +38,22 @@ class Replayed:
     funnels: list[Funnel]
 
 
-def events_of(impressions: pl.DataFrame) -> list[Event]:
-    """The two events of every impression, in fold order (known_at, event id)."""
-    columns = impressions.select("user_id", "video_id", "surface", "time_ms", "watch_ms", "received_ms", *OUTCOMES)
-    events = []
-    for user, video, surface, time_ms, watch_ms, received_ms, *flags in columns.iter_rows():
-        about = {"user_id": user, "video_id": video, "surface": surface or ""}
-        events.append(Event(kind="shown", known_at=time_ms, **about))
-        known_at = time_ms + watch_ms if received_ms is None else received_ms
-        outcomes = dict(zip(OUTCOMES, flags, strict=True))
-        events.append(Event(kind="outcome", known_at=known_at, watch_ms=watch_ms, **about, **outcomes))
-    return sorted(events, key=lambda event: event.known_at)
+def events_of(impressions: pl.DataFrame, since_ms: int = 0) -> list[Event]:
+    """The events of the impressions, as the fold takes them, but those known before `since_ms`."""
+    later = impressions.filter(known_at() >= since_ms)
+    times = later.select("time_ms", known_at()).cast(pl.Float64)
+    ids, at = in_order(*(times[name].to_numpy() for name in times.columns))
+    rows = later.select("user_id", "video_id", pl.col("surface").fill_null(""), "watch_ms", *OUTCOMES).rows()
+    chosen = at >= since_ms
+    return [_event(rows[id >> 1], id & 1, known) for id, known in zip(ids[chosen].tolist(), at[chosen].tolist(), strict=True)]
+
+
+def _event(row: tuple, kind: int, at: float) -> Event:
+    user_id, video_id, surface, watch_ms, *flags = row
+    about = {"user_id": user_id, "video_id": video_id, "surface": surface, "known_at": int(at)}
+    if kind == SHOWN:
+        return Event(kind="shown", **about)
+    return Event(kind="outcome", watch_ms=watch_ms, **about, **dict(zip(OUTCOMES, flags, strict=True)))
 
 
 class Stream:
@@ -102,17 +109,12 @@ class Replay:
     def opened(self, tables: Tables, split: np.ndarray) -> Iterator[tuple[Recommender, Iterator[tuple[Request, np.ndarray]]]]:
         """A recommender, and the held-out requests in time order with their places among the test impressions. When a request
         comes, the recommender's store has seen what the regime allows."""
-        as_of = self.release.as_of_ms
-        known_at = (pl.col("time_ms") + pl.col("watch_ms")).alias("known")
         test = tables.impressions.filter(pl.Series(split == 2))
-        # Outcomes of earlier impressions that were still to come when the release was built.
-        late = tables.impressions.filter(pl.Series(split != 2)).filter(pl.coalesce("received_ms", known_at) >= as_of)
-        events = [e for e in events_of(late) if e.known_at >= as_of] + events_of(test)
+        events = events_of(tables.impressions, self.release.as_of_ms)  # some are late outcomes of earlier impressions
         with TemporaryDirectory(prefix="watchnext-replay-") as folder:
             store = Store.open(Path(folder), self.release, durable=False)
             try:
-                events, days_ms = sorted(events, key=lambda e: e.known_at), day_starts(test)
-                stream = Stream(store, events, regime=self.regime, days_ms=days_ms)
+                stream = Stream(store, events, regime=self.regime, days_ms=day_starts(test))
                 yield Recommender(self.release, store), self._streamed(stream, test)
             finally:
                 store.close()

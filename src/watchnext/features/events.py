@@ -43,16 +43,19 @@ class Log(NamedTuple):
 PER_ROW = ("user_rows", "video_rows", "time_ms", "known_at", "amounts", "watch_ms", "bits")
 
 
-def in_order(log: Log, until: float) -> tuple[np.ndarray, np.ndarray]:
+def in_order(
+    time_ms: np.ndarray, known_at: np.ndarray, *, until: float = np.inf, pending: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """Ids (E,) int64 of the events known strictly before `until`, as they fold, and when they were known (E,) float64.
 
-    Event 2i is impression i shown, 2i + 1 its outcome; ties fold by id.
+    Impressions were shown at `time_ms` (N,), the first `pending` of them in an earlier stretch; their outcomes were `known_at`
+    (N,). Event 2i is impression i shown, 2i + 1 its outcome; ties fold by id.
     """
-    shown = log.pending + np.argsort(log.time_ms[log.pending :], kind="stable")
-    shown = shown[: np.searchsorted(log.time_ms[shown], until, side="left")]
-    outcomes = np.argsort(log.known_at, kind="stable")
-    outcomes = outcomes[: np.searchsorted(log.known_at[outcomes], until, side="left")]
-    return _merged(shown, log.time_ms[shown], outcomes, log.known_at[outcomes])
+    shown = pending + np.argsort(time_ms[pending:], kind="stable")
+    shown = shown[: np.searchsorted(time_ms[shown], until, side="left")]
+    outcomes = np.argsort(known_at, kind="stable")
+    outcomes = outcomes[: np.searchsorted(known_at[outcomes], until, side="left")]
+    return _merged(shown, time_ms[shown], outcomes, known_at[outcomes])
 
 
 @kernel

@@ -1,9 +1,8 @@
 """The impressions table > the arrays that the fold takes."""
 
 import numpy as np
-import polars as pl
 
-from watchnext.data.tables import OUTCOMES, Tables
+from watchnext.data.tables import OUTCOMES, Tables, known_at
 from watchnext.features import counters, history
 from watchnext.features.catalogue import Catalogue, Ids
 from watchnext.features.events import Log
@@ -11,20 +10,18 @@ from watchnext.schema import FeatureSchema
 
 
 def log_of(tables: Tables, catalogue: Catalogue, users: Ids, schema: FeatureSchema) -> Log:
-    """Impressions as the arrays that the fold takes. An outcome is known when received, else after the watch."""
+    """Impressions as the arrays that the fold takes."""
     impressions = tables.impressions
     video_rows = catalogue.ids.rows_of(impressions["video_id"])
     watch_ms = impressions["watch_ms"].to_numpy().astype(np.float64)
     time_ms = impressions["time_ms"].to_numpy().astype(np.float64)
-    received = impressions["received_ms"].cast(pl.Float64).fill_null(np.nan).to_numpy()
     outcomes = {name: impressions[name].to_numpy() for name in OUTCOMES}
     outcomes |= {"watch_ms": watch_ms, "duration_ms": np.nan_to_num(catalogue.duration_ms)[video_rows]}
     return Log(
         user_rows=users.rows_of(impressions["user_id"]),
         video_rows=video_rows,
         time_ms=time_ms,
-        # Where a log claims to have received an outcome before its request, believing it would leak the row's own label.
-        known_at=np.where(np.isnan(received), time_ms + watch_ms, np.maximum(received, time_ms)),
+        known_at=impressions.select(known_at()).to_series().to_numpy().astype(np.float64),
         amounts=counters.amounts(schema.state.counts, outcomes),
         watch_ms=watch_ms,
         bits=history.outcome_bits(outcomes),

@@ -143,7 +143,7 @@ def replay(
     out       (N - log.pending) rows to be written
     watched   what place the first of these watches has
     """
-    events, known_at = in_order(log, until)
+    events, known_at = in_order(log.time_ms, log.known_at, until=until, pending=log.pending)
     seen = np.zeros(0) if visible is None else visible
     reads = log.pending + np.argsort(seen[log.pending :], kind="stable") if visible is not None else np.zeros(0, np.int64)
     out = out or _nothing(layout)

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from watchnext.data.days import StoredTables
-from watchnext.data.tables import Tables
+from watchnext.data.tables import Tables, known_at
 from watchnext.features import folding
 from watchnext.features.batches import FeatureSet
 from watchnext.features.build import FeatureBuilder
@@ -100,7 +100,7 @@ def same(values: np.ndarray | None, others: np.ndarray) -> bool:
 
 @dataclass(frozen=True)
 class Watches:
-    """The log by brute force, sharing no line with the fold."""
+    """The log by brute force. It shares with the fold when an outcome was known, which `outcomes` proves, and no other line."""
 
     user_rows: np.ndarray
     video_rows: np.ndarray
@@ -109,10 +109,9 @@ class Watches:
 
     @classmethod
     def of(cls, features: FeatureSet, impressions: pl.DataFrame) -> "Watches":
-        received = pl.coalesce("received_ms", pl.col("time_ms") + pl.col("watch_ms"))
-        known_at = impressions.select(pl.max_horizontal("time_ms", received)).to_series()
+        known = impressions.select(known_at()).to_series()
         rows = (np.asarray(features.columns[name]) for name in ("user_rows", "video_rows"))
-        return cls(*rows, impressions["watch_ms"].to_numpy(), known_at.to_numpy())
+        return cls(*rows, impressions["watch_ms"].to_numpy(), known.to_numpy())
 
     def before(self, user: int, until: float, most: int) -> np.ndarray:
         """Rows of a user's last `most` watches known strictly before `until`, latest first."""

@@ -7,6 +7,7 @@ import polars as pl
 
 from watchnext.data.days import StoredTables
 from watchnext.data.splits import SPLITS
+from watchnext.data.tables import known_at
 from watchnext.features.batches import FeatureSet
 from watchnext.features.catalogue import Ids
 from watchnext.kernels import kernel
@@ -70,11 +71,8 @@ def _events(stored: StoredTables, count: str, until_ms: int) -> Iterator[pl.Data
     """video_id, known_at, surface, region of what counts, day by day."""
     region = pl.col("region").cast(pl.String) if "region" in stored.users.columns else pl.lit("").alias("region")
     regions = stored.users.select("user_id", region.fill_null(""))
-    known_at = pl.coalesce("received_ms", pl.col("time_ms") + pl.col("watch_ms"))
     for day in stored.days:
-        part = stored.impressions([day]).select(
-            "user_id", "video_id", count, pl.col("surface").fill_null(""), known_at=known_at
-        )
+        part = stored.impressions([day]).select("user_id", "video_id", count, pl.col("surface").fill_null(""), known_at())
         part = part.filter(pl.col(count) & (pl.col("known_at") < until_ms))
         yield part.join(regions, on="user_id", how="left", maintain_order="left").with_columns(pl.col("region").fill_null(""))
 
