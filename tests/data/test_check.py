@@ -134,17 +134,23 @@ def test_all_faults_of_columns_are_told_at_once_and_the_rows_of_the_others_still
         validate(CanonicalTables(root=str(tmp_path)).read().tables, FeatureSchema.from_mapping({}))
 
 
-def test_mistyped_columns_of_parquet_are_all_named(tmp_path):
+def test_mistyped_columns_of_parquet_are_all_named_with_the_cast_that_helps(tmp_path):
     read = {name: source.rows() for name, source in sources_of(folder(tmp_path / "a"), SCHEMA, repair=REPAIR).items()}
-    wrong = read["impressions"].with_columns(pl.col("watch_ms", "user_id").cast(pl.String), pl.col("day").cast(pl.String))
+    wrong = read["impressions"].with_columns(
+        pl.col("user_id").cast(pl.String), pl.col("watch_ms") > 0, pl.struct(surface="position"), pl.col("day").dt.year() * 1.5
+    )
     (tmp_path / "b").mkdir()
     for name, frame in {**read, "impressions": wrong}.items():
         frame.write_parquet(tmp_path / "b" / f"{name}.parquet")
-    assert [(one.kind, one.what) for one in found(tmp_path / "b")] == [
-        ("mistyped", "impressions.day is of type String, expected Date; mend the loader or the file"),
-        ("mistyped", "impressions.watch_ms is of type String, expected Int64; mend the loader or the file"),
-        ("mistyped", "user_id is String in impressions and Int64 in users; expected one kind of id a data set"),
-    ]
+    day, surface, watch, ids = ((one.kind, one.what) for one in found(tmp_path / "b"))
+    assert day == (
+        "mistyped",
+        "impressions.day is of type Float64, expected Date; write it so: CAST(day AS DATE) in SQL, "
+        "pl.col('day').cast(pl.Date) in polars",
+    )
+    assert surface[1].startswith("impressions.surface is of type Struct({'surface': Int16}), expected String; write it so: CAST(")
+    assert "impressions.watch_ms is of type Boolean, expected Int64; write it so: CAST(watch_ms AS BIGINT)" in watch[1]
+    assert ids[1].startswith("user_id is String in impressions and Int64 in users; expected one kind of id a data set; write both")
 
 
 def test_values_are_told_by_file_and_row_with_counts_and_the_first_three(tmp_path):
@@ -162,7 +168,7 @@ def test_values_are_told_by_file_and_row_with_counts_and_the_first_three(tmp_pat
     first, second = (tmp_path / "impressions" / f"date={day}" / "part.csv" for day in days)
     got = {(one.kind, one.what): (one.count, one.examples) for one in found(tmp_path)}
     assert got == {
-        ("mistyped", "time_ms is not of type Int64"): (1, (f"{first} row 0: soon",)),
+        ("mistyped", "time_ms is not a whole number of type Int64"): (1, (f"{first} row 0: soon",)),
         ("mistyped", "click is not one of 0, 1, true, false"): (1, (f"{first} row 2: yes",)),
         ("out of range", "watch_ms is below 0"): (
             3,
@@ -219,9 +225,9 @@ r4,2,v8,3000,2025-03-10,0,2999
     ("header", "value", "reason"),
     [
         ("day", "10.03.2025", "day is not a date like 2025-03-10"),
-        ("position", "40000", "position is not of type Int16"),
-        ("propensity", "half", "propensity is not of type Float32"),
-        ("watch_ms", "1.5", "watch_ms is not of type Int64"),
+        ("position", "40000", "position is not a whole number of type Int16"),
+        ("propensity", "half", "propensity is not a number"),
+        ("watch_ms", "1.5", "watch_ms is not a whole number of type Int64"),
     ],
 )
 def test_a_value_that_is_none_of_its_type_is_told(header, value, reason, tmp_path):
@@ -271,7 +277,7 @@ def test_a_column_that_changes_its_type_between_partitions_is_named(tmp_path):
     pl.DataFrame({"user_id": [2], "plan": ["x"]}).write_parquet(tmp_path / "users" / "b.parquet")
     rows = sources_of(tmp_path, SCHEMA, repair=REPAIR)["users"].rows()
     assert rows.rows() == [(1, 3.0, None), (2, None, "x")]  # an added column is null before
-    pl.DataFrame({"user_id": ["2"], "age": [4]}).write_parquet(tmp_path / "users" / "c.parquet")
+    pl.DataFrame({"user_id": ["2"], "age": [[4]]}).write_parquet(tmp_path / "users" / "c.parquet")
     with pytest.raises(DataError, match=r"(?s)c\.parquet: user_id is of type String, but Int64 in .*a\.parquet.*: age is of"):
         sources_of(tmp_path, SCHEMA, repair=REPAIR)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from watchnext.data.canonical import CanonicalTables, sources_of
-from watchnext.data.findings import findings
+from watchnext.data.findings import findings, notes
 from watchnext.data.guide import guide
 from watchnext.data.stage import write_stage
 from watchnext.data.statistics import statistics_of
@@ -31,6 +31,8 @@ def tables(config: DictConfig) -> None:
     )
     for reason, count in report["rejected"].items():
         print(f"  rejected {count:>8,}  {reason}")
+    for note in report["notes"]:
+        print(f"  note  {note}")
     if not report["impressions"]:
         print(NO_LOG)
 
@@ -78,6 +80,8 @@ def check(config: DictConfig) -> int:
     sources = sources_of(Path(config.path), schema, repair="python -m watchnext.data describe")
     found = findings(sources, schema)
     print(", ".join(f"{len(source.frame):,} {name}" for name, source in sources.items()) + f" in {config.path}")
+    for note in notes(sources, schema):
+        print(f"{'note':<13}{note}")
     print("\n".join(map(str, found)) or "nothing is wrong")
     if sources["impressions"].frame.is_empty():
         print(NO_LOG)

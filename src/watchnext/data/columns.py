@@ -4,6 +4,7 @@
 """
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import polars as pl
@@ -20,6 +21,15 @@ TYPES = {
     "sequence": (pl.List(pl.String), *(pl.List(kind) for kind in INTEGERS)),
     "vector": (pl.List(pl.Float32),),
 }
+
+NO_SIGNAL = "its rates stay 0"
+ABSENT = {  # outcome > what follows, of those that models are trained for
+    "click": "no model learns what is clicked",
+    "like": "no model learns what is liked",
+    "long_view": "no model learns what is watched for long; set labels.long_view_s=SECONDS or labels.long_view_ratio=PART, "
+    "from which on a view is long",
+}
+CASTS = {"Int64": "BIGINT", "Int16": "SMALLINT", "Float32": "REAL", "Float64": "DOUBLE", "Boolean": "BOOLEAN", "Date": "DATE"}
 
 
 @dataclass(frozen=True)
@@ -79,7 +89,11 @@ def sound_columns(tables: Tables, schema: FeatureSchema) -> tuple[dict[str, pl.D
     for key, table in (("user_id", "users"), ("video_id", "videos")):
         logged, listed = frames["impressions"].schema.get(key), frames[table].schema.get(key)
         if logged and listed and logged != listed:
-            message = f"{key} is {logged} in impressions and {listed} in {table}; expected one kind of id a data set"
+            cast = cast_to(key, (pl.String,))
+            message = (
+                f"{key} is {logged} in impressions and {listed} in {table}; expected one kind of id a data set; write both as "
+                f"numbers, or both as text: {cast}"
+            )
             faults.append(Fault("mistyped", "impressions", key, message))
             frames["impressions"] = frames["impressions"].drop(key)
     return frames, faults, filled
@@ -109,6 +123,12 @@ def _outcomes_filled(impressions: pl.DataFrame, filled: dict[str, int]) -> pl.Da
     return impressions.with_columns(pl.col(outcomes).fill_null(False))
 
 
+def absent_outcomes(filled: Mapping[str, int], rows: int) -> list[str]:
+    """What it means that a log of so many rows never says an outcome."""
+    absent = [name for name in OUTCOMES if 0 < rows <= filled.get(f"impressions.{name}", 0)]
+    return [f"impressions: {name} is never there and counts as false: {ABSENT.get(name, NO_SIGNAL)}" for name in absent]
+
+
 def _unknown(table: str, name: str, known: list[str]) -> Fault:
     near = difflib.get_close_matches(name, known, 1)
     hint = f"did you mean {near[0]!r}? " if near else ""
@@ -119,6 +139,15 @@ def _unknown(table: str, name: str, known: list[str]) -> Fault:
     return Fault("unknown", table, name, message)
 
 
+def cast_to(name: str, types: tuple) -> str:
+    """The cast to the first of `types` that has a name in SQL, there and in polars."""
+    kind = types[0] if isinstance(types[0], pl.DataType) else types[0]()
+    inner = getattr(kind, "inner", kind)
+    sql = CASTS.get(str(inner), "VARCHAR") + ("[]" if inner is not kind else "")
+    spelt = f"pl.List(pl.{inner})" if inner is not kind else f"pl.{inner}"
+    return f"CAST({name} AS {sql}) in SQL, pl.col({name!r}).cast({spelt}) in polars"
+
+
 def _fault(table: str, frame: pl.DataFrame, expected: Expected) -> Fault | None:
     """A column of another type, or one that is not there and must be."""
     name, kind = expected.name, frame.schema.get(expected.name, pl.Null)
@@ -126,7 +155,7 @@ def _fault(table: str, frame: pl.DataFrame, expected: Expected) -> Fault | None:
         return None
     if kind != pl.Null:
         wanted = " or ".join(str(kind) for kind in expected.types)
-        message = f"{table}.{name} is of type {kind}, expected {wanted}; mend the loader or the file"
+        message = f"{table}.{name} is of type {kind}, expected {wanted}; write it so: {cast_to(name, expected.types)}"
         return Fault("mistyped", table, name, message)
     near = difflib.get_close_matches(name, frame.columns, 1)
     hint = f"; the nearest it has is {near[0]!r}" if near else ""

@@ -1,91 +1,83 @@
 """How a table is written as CSV, and read back.
 
-- UTF-8, a header line, fields apart by commas, quoted with `"` where they hold one. An empty field is null.
+- UTF-8, a header line, fields apart by commas, quoted with `"` where they hold one. An empty field is null. Tabs, semicolons
+  or `|` between fields, UTF-16, and files ending in .gz, .bz2 or .zst are read too.
 - A list is `a|b`; a vector too: `0.5|-1.25`.
 - A boolean is 0, 1, true or false, in any case; a date is ISO: 2025-03-10.
 - An id is a number where all of its kind in the three tables are whole numbers without leading zeros, else a string. The
   same holds for a raw categorical feature by itself.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Collection
+from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
+from pyarrow import csv
 
-from watchnext.data.columns import Expected
-from watchnext.data.loaders import REJECTED
-from watchnext.data.tables import Id
+from watchnext.data.tables import DataError
 
-BOOLEANS = {"0": False, "1": True, "false": False, "true": True}
-WHOLE_NUMBER = r"^(0|-?[1-9][0-9]{0,17})$"  # what comes back as it was written, within 64 bits
-
-
-def whole_numbers(columns: Iterable[pl.Series]) -> bool:
-    """Whether every value that is there is a whole number, and there is one."""
-    present = [column.drop_nulls() for column in columns]
-    return any(map(len, present)) and all(column.str.contains(WHOLE_NUMBER).all() for column in present)
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "|"}
+NULLS = ["", r"\N"]  # the second is Hive's and MySQL's
+SAMPLE = 1 << 16
+UNNAMED = "Unnamed: 0"  # as pandas reads the column of row numbers that it writes
+BLOCK = 1 << 24  # a row may not be longer
 
 
-def parsed(
-    table: str, frame: pl.DataFrame, expected: dict[str, Expected], number_ids: Iterable[str]
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Strings > the types of `expected`; ids named in `number_ids` become numbers. A value that is none of its type becomes
-    null and a row of the second answer, as in REJECTED. Unknown columns stay as they are."""
-    refused = [pl.DataFrame(schema=REJECTED)]
-    for name in frame.columns:
-        if name not in expected or frame.schema[name] != pl.String:
-            continue
-        kind = _type_of(expected[name], frame[name], number_ids)
-        values = frame.select(_readers(kind)(pl.col(name)).alias(name)).to_series()
-        bad = (values.is_null() & frame[name].is_not_null()).arg_true()
-        refused.append(_refused(table, frame[name], bad, f"{name} is not {_spelt(kind)}"))
-        frame = frame.with_columns(values)
-    return frame, pl.concat(refused)
+def read_csv(file: Path, known: Collection[str]) -> tuple[pl.DataFrame, list[str]]:
+    """Every column as strings, and how the file was read where it is not as above; `known` columns tell by what its fields are
+    apart. Raises DataError for a row of more or fewer fields than the header, NoDataError, OSError and ArrowInvalid for what is no CSV."""
+    with pa.input_stream(str(file), compression="detect") as opened:
+        sample = opened.read(SAMPLE)
+    if not sample.strip():
+        raise pl.exceptions.NoDataError(f"{file} is empty")
+    encoding = _encoding(sample)
+    header = sample.decode(encoding, errors="replace").lstrip("\ufeff").splitlines()[0]
+    separator = max(SEPARATORS, key=lambda one: len({*_names(header, one)} & {*known}))
+    notes = [f"fields are apart by {SEPARATORS[separator]}"] if separator != "," else []
+    notes += [f"the text is {encoding.upper()}"] if encoding != "utf-8" else []
+    table = _table(file, encoding, separator)
+    names = [name.strip() or UNNAMED for name in table.column_names]
+    if len({*names}) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise DataError(f"{file} names the column {twice[0]!r} twice, expected every column once; remove one")
+    return pl.from_arrow(table.rename_columns(names)), notes
 
 
-def _type_of(expected: Expected, strings: pl.Series, number_ids: Iterable[str]) -> pl.DataType:
-    if expected.types == Id:
-        return pl.Int64() if expected.name in number_ids else pl.String()
-    if expected.column is None and expected.feature.kind == "categorical":
-        return pl.Int64() if whole_numbers([strings]) else pl.String()
-    if expected.column is None and expected.feature.kind == "numerical":
-        return pl.Float64()
-    kind = expected.types[0]
-    return kind() if isinstance(kind, type) else kind
+def _names(header: str, separator: str) -> list[str]:
+    return [name.strip(' \t"') for name in header.split(separator)]
 
 
-def _readers(kind: pl.DataType) -> Callable[[pl.Expr], pl.Expr]:
-    if kind == pl.Boolean:
-        return lambda text: text.str.to_lowercase().replace_strict(BOOLEANS, default=None, return_dtype=pl.Boolean)
-    if kind == pl.Date:
-        return lambda text: text.str.to_date("%Y-%m-%d", strict=False)
-    if kind == pl.List(pl.Float32):
-        numbers = pl.element().cast(pl.Float32, strict=False)
-        return lambda text: _whole(text.str.split("|").list.eval(numbers))
-    if kind == pl.List(pl.String):
-        return lambda text: text.str.split("|")
-    return lambda text: text.cast(kind, strict=False)
+def _encoding(sample: bytes) -> str:
+    """UTF-16 has a mark, or, as most of a header is ASCII, every other byte is 0."""
+    if sample[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "utf-16"
+    if sample[1:2] == b"\0":
+        return "utf-16-le"
+    return "utf-16-be" if sample[:1] == b"\0" else "utf-8"
 
 
-def _whole(lists: pl.Expr) -> pl.Expr:
-    """Null for a list with an element that could not be read."""
-    return pl.when(lists.list.eval(pl.element().is_null()).list.any()).then(None).otherwise(lists)
+def _table(file: Path, encoding: str, separator: str) -> pa.Table:
+    try:
+        return _read(file, encoding, separator, handler=None, use_threads=True)
+    except pa.ArrowInvalid as error:
+        if "UTF8" in str(error):
+            raise DataError(f"{file} is not UTF-8 ({error}); convert it: `iconv -f WINDOWS-1252 -t UTF-8`") from error
+        ragged = []
+        _read(file, encoding, separator, handler=lambda row: ragged.append(row) or "skip", use_threads=False)
+        if not ragged:
+            raise
+        first = ragged[0]
+        raise DataError(
+            f"{file}: {len(ragged)} rows have another number of fields than the header's {first.expected_columns}; line "
+            f"{first.number} has {first.actual_columns}: {first.text[:80]!r}; quote fields that hold the separator or a line break"
+        ) from error
 
 
-def _spelt(kind: pl.DataType) -> str:
-    if kind == pl.Boolean:
-        return "one of 0, 1, true, false"
-    if kind == pl.Date:
-        return "a date like 2025-03-10"
-    if kind == pl.List(pl.Float32):
-        return "numbers apart by |"
-    return f"of type {kind}"
-
-
-def _refused(table: str, strings: pl.Series, rows: pl.Series, reason: str) -> pl.DataFrame:
-    answer = {
-        "table": [table] * len(rows),
-        "row": rows.cast(pl.Int64),
-        "reason": [reason] * len(rows),
-        "value": strings.gather(rows),
-    }
-    return pl.DataFrame(answer, schema=REJECTED)
+def _read(file: Path, encoding: str, separator: str, *, handler, use_threads: bool) -> pa.Table:
+    return csv.read_csv(
+        str(file),
+        read_options=csv.ReadOptions(encoding=encoding, block_size=BLOCK, use_threads=use_threads),
+        parse_options=csv.ParseOptions(delimiter=separator, newlines_in_values=True, invalid_row_handler=handler),
+        convert_options=csv.ConvertOptions(default_column_type=pa.string(), strings_can_be_null=True, null_values=NULLS),
+    )

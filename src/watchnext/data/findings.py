@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from watchnext.data.canonical import Source
-from watchnext.data.columns import sound_columns
+from watchnext.data.columns import absent_outcomes, sound_columns
 from watchnext.data.tables import TABLES, Tables
 from watchnext.data.validation import checked_rows
 from watchnext.schema import FeatureSchema
@@ -44,6 +44,13 @@ def findings(sources: Mapping[str, Source], schema: FeatureSchema) -> list[Findi
         mine = rejected.filter(table=table)
         found += _grouped(source, mine.with_columns(kept.gather(mine["row"]).alias("row")), None)
     return found + list(_out_of_order(sources["impressions"], frames["impressions"]))
+
+
+def notes(sources: Mapping[str, Source], schema: FeatureSchema) -> list[str]:
+    """What is not wrong, but read as something else, or missed: for a person to agree to."""
+    impressions = sources["impressions"]
+    _, _, filled = sound_columns(Tables(**{name: source.frame for name, source in sources.items()}), schema)
+    return [*(note for source in sources.values() for note in source.notes), *absent_outcomes(filled, len(impressions.frame))]
 
 
 def _kind(reason: str) -> str:

@@ -16,10 +16,11 @@ REJECTED = {"table": pl.String, "row": pl.Int64, "reason": pl.String, "value": p
 
 @dataclass(frozen=True)
 class Loaded:
-    """Tables of one data set, and the rows that the loader refused (columns as in REJECTED)."""
+    """Tables of one data set, the rows that the loader refused (columns as in REJECTED), and what it read as something else."""
 
     tables: Tables
     rejected: pl.DataFrame
+    notes: tuple[str, ...] = ()
 
 
 class Loader(Protocol):

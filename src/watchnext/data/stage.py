@@ -12,6 +12,7 @@ import polars as pl
 from tqdm import tqdm
 
 from watchnext.data.canonical import CanonicalTables, DayFiles
+from watchnext.data.columns import absent_outcomes
 from watchnext.data.days import Day, StoredTables, begin, by_day, finish, read_parquet, write_day
 from watchnext.data.loaders import REJECTED, Loader
 from watchnext.data.tables import OUTCOMES, DataError, Tables
@@ -23,13 +24,14 @@ from watchnext.sources import code_of
 @dataclass(frozen=True)
 class Found:
     """Of one day: the sha256 of its source, what was written, its rejected rows (columns as in REJECTED), how many values were
-    filled in, and sums over its rows."""
+    filled in, sums over its rows, and what was read as something else."""
 
     source: str
     day: dict
     rejected: list
     filled: dict[str, int]
     sums: dict[str, int]
+    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -49,14 +51,14 @@ def write_stage(loader: Loader, schema: FeatureSchema, folder: Path) -> Written:
         loaded = loader.read()
         checked, kept = validate(loaded.tables, schema), 0
         refused = loaded.rejected
-        _require_videos(checked)
+        _require_videos(checked, refused)
         begin(folder, checked.tables)
-        found = [_write(folder, day, rows, "", [], {}) for day, rows in by_day(checked.tables.impressions)]
+        found = [_write(folder, day, rows, "", [], {}, ()) for day, rows in by_day(checked.tables.impressions)]
     else:
         loaded = loader.entities(in_days)
         checked = validate(loaded.tables, schema)
         refused = loaded.rejected
-        _require_videos(checked)
+        _require_videos(checked, refused)
         known = _known(folder, checked.tables, schema)
         begin(folder, checked.tables)
         found = [
@@ -73,14 +75,14 @@ def write_stage(loader: Loader, schema: FeatureSchema, folder: Path) -> Written:
     days = [Day(**each.day) for each in found if each.day["rows"]]
     _require_sound(days, rejected, folder)
     finish(folder, days)
-    report = _report(StoredTables.open(folder), rejected, found, dict(checked.filled))
+    report = _report(StoredTables.open(folder), rejected, found, dict(checked.filled), loaded.notes)
     (folder / "report.json").write_text(json.dumps(report, indent=1))
     return Written(report, kept)
 
 
-def _require_videos(checked: Validated) -> None:
+def _require_videos(checked: Validated, refused: pl.DataFrame) -> None:
     if checked.tables.videos.is_empty():
-        rejected = checked.rejected.filter(table="videos")
+        rejected = pl.concat([refused, checked.rejected]).filter(table="videos")
         reasons = "; ".join(f"{reason}: {rows}" for reason, rows in rejected["reason"].value_counts(sort=True).rows())
         raise DataError(
             f"the catalogue is empty: no row of the videos table passes ({reasons or 'it has none'}), expected at least one video; "
@@ -124,16 +126,20 @@ def _day(loader: CanonicalTables, files: DayFiles, checked: Validated, schema: F
     read = loader.read_day(files)
     found = validate_day(read.rows(), checked.tables.users, checked.tables.videos, schema)
     rejected = [list(row) for row in pl.concat([read.refused, found.rejected]).rows()]
-    return _write(folder, files.day, found.tables.impressions, files.sha256, rejected, dict(found.filled))
+    return _write(folder, files.day, found.tables.impressions, files.sha256, rejected, dict(found.filled), read.notes)
 
 
-def _write(folder: Path, day: str, impressions: pl.DataFrame, source: str, rejected: list, filled: dict) -> Found:
+def _write(
+    folder: Path, day: str, impressions: pl.DataFrame, source: str, rejected: list, filled: dict, notes: Sequence[str]
+) -> Found:
     written = write_day(folder, day, impressions) if len(impressions) else Day(day, 0, 0, 0, "")
     sums = {name: int(impressions[name].sum()) for name in (*OUTCOMES, "watch_ms")}
-    return Found(source, asdict(written), rejected, filled, sums)
+    return Found(source, asdict(written), rejected, filled, sums, [*notes])
 
 
-def _report(stored: StoredTables, rejected: pl.DataFrame, found: Sequence[Found], filled: dict[str, int]) -> dict:
+def _report(
+    stored: StoredTables, rejected: pl.DataFrame, found: Sequence[Found], filled: dict[str, int], notes: Sequence[str]
+) -> dict:
     rows = sum(day.rows for day in stored.days)
     sums = {name: sum(each.sums[name] for each in found) for name in (*OUTCOMES, "watch_ms")}
     for each in found:
@@ -151,4 +157,5 @@ def _report(stored: StoredTables, rejected: pl.DataFrame, found: Sequence[Found]
         "mean_watch_s": round(sums["watch_ms"] / rows / 1000, 3) if rows else None,
         "rejected": {f"{table} {reason}": n for table, reason, n in reasons.rows()},
         "filled": filled,
+        "notes": [*dict.fromkeys([*notes, *(note for each in found for note in each.notes)]), *absent_outcomes(filled, rows)],
     }
