@@ -148,9 +148,13 @@ def test_mistyped_columns_of_parquet_are_all_named_with_the_cast_that_helps(tmp_
         "impressions.day is of type Float64, expected Date; write it so: CAST(day AS DATE) in SQL, "
         "pl.col('day').cast(pl.Date) in polars",
     )
-    assert surface[1].startswith("impressions.surface is of type Struct({'surface': Int16}), expected String; write it so: CAST(")
+    assert surface[1].startswith(
+        "impressions.surface is of type Struct({'surface': Int16}), expected String; write it so: CAST("
+    )
     assert "impressions.watch_ms is of type Boolean, expected Int64; write it so: CAST(watch_ms AS BIGINT)" in watch[1]
-    assert ids[1].startswith("user_id is String in impressions and Int64 in users; expected one kind of id a data set; write both")
+    assert ids[1].startswith(
+        "user_id is String in impressions and Int64 in users; expected one kind of id a data set; write both"
+    )
 
 
 def test_values_are_told_by_file_and_row_with_counts_and_the_first_three(tmp_path):

@@ -245,7 +245,9 @@ def test_an_id_or_time_that_lost_digits_is_refused_and_none_becomes_somebody_els
 
 
 def test_blanks_around_ids_are_left_out(tmp_path):
-    mine = frames()["impressions"].with_columns(pl.Series("user_id", [" 1", "1 ", "2"]), pl.Series("request_id", [" a", "a", "b "]))
+    mine = frames()["impressions"].with_columns(
+        pl.Series("user_id", [" 1", "1 ", "2"]), pl.Series("request_id", [" a", "a", "b "])
+    )
     assert read(csvs(tmp_path, impressions=mine.write_csv())).impressions["user_id"].to_list() == [1, 1, 2]
     assert read(tmp_path).impressions["request_id"].to_list() == ["a", "a", "b"]
     assert "impressions: user_id: blanks around an id are left out" in said(tmp_path)
@@ -297,7 +299,9 @@ def test_a_line_break_within_quotes_is_part_of_the_field(tmp_path):
 @pytest.mark.parametrize("row", ["1,30", "1,30,2,9"])
 def test_a_row_of_more_or_fewer_fields_is_named(row, tmp_path):
     csvs(tmp_path, users=f"user_id,age,plan\n2,,2\n{row}\n")
-    with pytest.raises(DataError, match=rf"users.csv: 1 rows have another number of fields than the header's 3; line 3 .*'{row}'"):
+    with pytest.raises(
+        DataError, match=rf"users.csv: 1 rows have another number of fields than the header's 3; line 3 .*'{row}'"
+    ):
         sources_of(tmp_path, FEATURES, repair="repair")
 
 
@@ -316,7 +320,9 @@ def test_what_is_neither_parquet_nor_csv_is_named(tmp_path):
     (tmp_path / "videos").mkdir()
     frames()["videos"].write_parquet(tmp_path / "videos" / "a.parquet")
     (tmp_path / "videos" / "b.orc").touch()
-    with pytest.raises(DataError, match=r"(?s)users.xlsx is neither Parquet nor CSV.*videos/ holds 2 files, 1 of which are neither"):
+    with pytest.raises(
+        DataError, match=r"(?s)users.xlsx is neither Parquet nor CSV.*videos/ holds 2 files, 1 of which are neither"
+    ):
         sources_of(tmp_path, FEATURES, repair="repair")
 
 
@@ -358,7 +364,9 @@ def test_a_folder_that_names_no_day_is_refused_by_name(name, tmp_path):
     (tmp_path / "impressions" / name).mkdir(parents=True)
     frames()["impressions"].drop("day").write_parquet(tmp_path / "impressions" / name / "part-0.parquet")
     for attempt in (lambda: staged(tmp_path, tmp_path / "out" / "tables"), lambda: sources_of(tmp_path, FEATURES, repair="r")):
-        with pytest.raises(DataError, match=rf"{name}: the folder's name says the day '.*', expected a date like date=2025-03-10"):
+        with pytest.raises(
+            DataError, match=rf"{name}: the folder's name says the day '.*', expected a date like date=2025-03-10"
+        ):
             attempt()
 
 
@@ -404,7 +412,9 @@ def test_an_outcome_that_is_never_there_is_said_with_what_helps(tmp_path):
 
 def test_the_reason_for_an_empty_catalogue_is_that_of_the_rows_refused_while_reading(tmp_path):
     csvs(tmp_path, videos="video_id,duration_ms\n7,long\n8,short\n")
-    with pytest.raises(DataError, match=r"no row of the videos table passes \(duration_ms is not a whole number of type Int64: 2\)"):
+    with pytest.raises(
+        DataError, match=r"no row of the videos table passes \(duration_ms is not a whole number of type Int64: 2\)"
+    ):
         staged(tmp_path, tmp_path / "out" / "tables")
 
 
@@ -417,4 +427,3 @@ def test_notes_of_days_that_stayed_are_kept(tmp_path):
     wanted = ["impressions: watch_ms: Int32, read as Int64"]
     assert staged(tmp_path / "log", tmp_path / "tables")["notes"] == wanted
     assert staged(tmp_path / "log", tmp_path / "tables")["notes"] == wanted
-

@@ -171,5 +171,5 @@ def test_a_log_of_which_nothing_is_left_is_no_missing_log(world_tables, world_sc
     with pytest.raises(DataError, match=r"no impression passes \(unknown user: \d+\)"):
         write_stage(loader(root), world_schema, tmp_path / "out")
     assert set(pl.read_parquet(tmp_path / "out" / "rejected.parquet")["reason"]) == {"unknown user"}
-    with pytest.raises(DataError, match="days.json is missing"):
+    with pytest.raises(DataError, match=r"days\.json is missing"):
         StoredTables.open(tmp_path / "out")

@@ -90,7 +90,10 @@ def test_lacking_outcomes_become_false_and_are_reported():
             ("impressions", 1, "watch_ms is above 86400000", "4611686018427387904"),
         ),
         ({"impressions": {"time_ms": [0, 2**62, 20]}}, ("impressions", 1, "time_ms is above 4102444800000", str(2**62))),
-        ({"impressions": {"received_ms": [0, 2**62, 20]}}, ("impressions", 1, "received_ms is above 4102444800000", str(2**62))),
+        (
+            {"impressions": {"received_ms": [0, 2**62, 20]}},
+            ("impressions", 1, "received_ms is above 4102444800000", str(2**62)),
+        ),
         ({"videos": {"duration_ms": [2**62, None, 5]}}, ("videos", 0, "duration_ms is above 604800000", str(2**62))),
         ({"videos": {"upload_ms": [2**62, None, 5]}}, ("videos", 0, "upload_ms is above 4102444800000", str(2**62))),
         ({"impressions": {"watch_ms": [0, None, 20]}}, ("impressions", 1, "watch_ms is null", "None")),

@@ -15,7 +15,6 @@ from watchnext.data.world_files import write_world
 from watchnext.dispatch import dispatch, instantiate, plain
 from watchnext.schema import FeatureSchema, SchemaError
 
-
 NO_LOG = "there are no impressions: the release will know the catalogue alone (content and freshness), nothing is learned"
 
 

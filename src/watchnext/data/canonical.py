@@ -73,8 +73,8 @@ class CanonicalTables:
     """`impressions`, `users` and `videos` in `root`: `<table>.parquet`, `<table>.csv`, or a folder `<table>/` of either, whose
     files are read in the order of their paths. A folder `key=value` below it (Hive) gives the column `key`, and `date=`, `dt=`,
     `ds=` or `year=/month=/day=` the column `day`, where that is a column of the table and the file lacks it. Types of the same
-    meaning are read as those above, with a note: other integers, whole floats and decimals, text, dictionaries, timestamps as ms
-    UTC. Without `impressions` it is a catalogue that has no log yet; it need not list users then.
+    meaning are read as those above, with a note: other integers, whole floats and decimals, text, dictionaries, timestamps as
+    ms UTC. Without `impressions` it is a catalogue that has no log yet; it need not list users then.
 
     features  the YAML file of the feature schema, which a CSV needs, as it says which raw feature is a number, and a catalogue
               without a log, as it says which columns the tables would have
@@ -189,7 +189,9 @@ class Part:
 
     def text(self, name: str) -> pl.Series:
         """A column of `texts`; the folder's value where it is the folder's, also of a file without its rows."""
-        return self.frame[name] if len(self.frame) or name not in self.folder else pl.Series([self.folder[name]], dtype=pl.String)
+        return (
+            self.frame[name] if len(self.frame) or name not in self.folder else pl.Series([self.folder[name]], dtype=pl.String)
+        )
 
 
 def _parts(root: Path, table: str, schema: FeatureSchema, repair: str) -> list[Part]:
@@ -280,7 +282,7 @@ def _rows(table: str, values: pl.Series, where: pl.Series, reason: str) -> pl.Da
 
 
 def _form(path: Path) -> str | None:
-    """"Parquet" or "CSV", by the name."""
+    """ "Parquet" or "CSV", by the name."""
     return next((form for form, ending in FORMS.items() if re.search(ending, path.name)), None)
 
 

@@ -53,7 +53,7 @@ def number_ids(texts: Iterable[pl.Series]) -> bool:
 def target(
     one: Expected, kinds: Iterable[pl.DataType], texts: Sequence[pl.Series], number_ids: Collection[str]
 ) -> pl.DataType | None:
-    """The type to give to a column that has `kinds` in some files and is text without a type in others; None where none fits."""
+    """The type to give to a column that has `kinds` in some files and is untyped text in others; None where none fits."""
     kinds = {plain(kind) for kind in kinds if kind != pl.Null}
     if one.types == Id:
         is_number = all(kind.is_numeric() for kind in kinds) if kinds else one.name in number_ids
@@ -101,7 +101,7 @@ def plain(kind: pl.DataType) -> pl.DataType:
 
 
 def converted(values: pl.Series, kind: pl.DataType, one: Expected, *, is_text: bool) -> Converted | None:
-    """`values` as of type `kind`, None where their type has no plain way there. `is_text`: they have no type yet, as in a CSV."""
+    """`values` as of type `kind`, None where their type has no plain way there. `is_text`: they are untyped, as in a CSV."""
     before = values.dtype
     if before == kind and not (kind == pl.String and one.types == Id):
         return Converted(values, pl.repeat(False, len(values), dtype=pl.Boolean, eager=True), "")
@@ -264,7 +264,9 @@ def _literal(text: str) -> list[str] | None:
 def _elements(lists: pl.Series, kind: pl.DataType) -> pl.Series:
     """Lists of other elements; null where one of them is none."""
     read = lists.cast(kind, strict=False)
-    return _only(read, (read.list.eval(pl.element().is_null()).list.any() == lists.list.eval(pl.element().is_null()).list.any()))
+    return _only(
+        read, (read.list.eval(pl.element().is_null()).list.any() == lists.list.eval(pl.element().is_null()).list.any())
+    )
 
 
 # ---- types > types -----------------------------------------------------------------------------------------------------
@@ -286,7 +288,9 @@ def _typed_readers(before: pl.DataType, kind: pl.DataType, one: Expected) -> lis
     if kind == pl.String and one.types != Id and before.is_integer():
         return [cast]
     if isinstance(kind, pl.List) and isinstance(before, pl.List):
-        is_sound = before.inner.is_numeric() if kind.inner.is_float() else before.inner == pl.String or before.inner.is_integer()
+        is_sound = (
+            before.inner.is_numeric() if kind.inner.is_float() else before.inner == pl.String or before.inner.is_integer()
+        )
         return [("", lambda values: _elements(values, kind))] if is_sound else []
     return []
 
@@ -297,10 +301,14 @@ def _to_whole(before: pl.DataType, kind: pl.DataType, one: Expected) -> list[tup
     if before.is_float():
         return [("", lambda values: _from_float(values, kind))]
     if before.is_decimal():
-        return [("", lambda values: _only(read := values.cast(kind, strict=False), (read.cast(before) == values).fill_null(False)))]
+        return [
+            ("", lambda values: _only(read := values.cast(kind, strict=False), (read.cast(before) == values).fill_null(False)))
+        ]
     if _is_time(one) and (before == pl.Date or isinstance(before, pl.Datetime)):
         zone = getattr(before, "time_zone", None)
-        return [("" if zone else "without a zone, taken as UTC", lambda values: values.cast(pl.Datetime("ms", zone)).dt.epoch("ms"))]
+        return [
+            ("" if zone else "without a zone, taken as UTC", lambda values: values.cast(pl.Datetime("ms", zone)).dt.epoch("ms"))
+        ]
     if isinstance(before, pl.Duration) and one.column is not None and one.column.unit.startswith("ms"):
         return [("", lambda values: values.dt.total_milliseconds())]
     return []

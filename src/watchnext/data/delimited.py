@@ -26,7 +26,8 @@ BLOCK = 1 << 24  # a row may not be longer
 
 def read_csv(file: Path, known: Collection[str]) -> tuple[pl.DataFrame, list[str]]:
     """Every column as strings, and how the file was read where it is not as above; `known` columns tell by what its fields are
-    apart. Raises DataError for a row of more or fewer fields than the header, NoDataError, OSError and ArrowInvalid for what is no CSV."""
+    apart. Raises DataError for a row of more or fewer fields than the header; NoDataError, OSError, ArrowInvalid for what
+    is no CSV."""
     with pa.input_stream(str(file), compression="detect") as opened:
         sample = opened.read(SAMPLE)
     if not sample.strip():
@@ -70,7 +71,7 @@ def _table(file: Path, encoding: str, separator: str) -> pa.Table:
         first = ragged[0]
         raise DataError(
             f"{file}: {len(ragged)} rows have another number of fields than the header's {first.expected_columns}; line "
-            f"{first.number} has {first.actual_columns}: {first.text[:80]!r}; quote fields that hold the separator or a line break"
+            f"{first.number} has {first.actual_columns}: {first.text[:80]!r}; quote what holds the separator or a line break"
         ) from error
 
 

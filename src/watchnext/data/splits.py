@@ -31,7 +31,7 @@ class TimeSplit:
         return ", ".join(f"{name}={days}" for name, days in vars(self).items())
 
     def is_too_long_for(self, day: pl.Series | np.ndarray) -> bool:
-        """Whether days (N,) span fewer calendar days than the split takes, one of them to train on. So few are nobody's mistake:
+        """Whether days (N,) span fewer calendar days than the split takes, one of them to train on. So few are no mistake:
         every log begins so."""
         day = pl.Series(values=day).cast(pl.Date)
         takes = self.warmup_days + 1 + self.gap_days + self.valid_days + self.test_days

@@ -85,8 +85,8 @@ def _require_videos(checked: Validated, refused: pl.DataFrame) -> None:
         rejected = pl.concat([refused, checked.rejected]).filter(table="videos")
         reasons = "; ".join(f"{reason}: {rows}" for reason, rows in rejected["reason"].value_counts(sort=True).rows())
         raise DataError(
-            f"the catalogue is empty: no row of the videos table passes ({reasons or 'it has none'}), expected at least one video; "
-            "`python -m watchnext.data check PATH` says what is wrong with a table, `describe` what is expected of it"
+            f"the catalogue is empty: no row of the videos table passes ({reasons or 'it has none'}), expected at least one "
+            "video; `python -m watchnext.data check PATH` says what is wrong with a table, `describe` what is expected of it"
         )
 
 
