@@ -240,3 +240,13 @@ def test_a_viewer_is_drawn_with_all_of_theirs():
 
 def test_a_report_has_null_where_a_figure_is_nan():
     assert metrics.rounded({"a": [math.nan, 0.123456], "b": {"c": 3}}, 3) == {"a": [None, 0.123], "b": {"c": 3}}
+
+
+def test_a_table_is_as_wide_as_its_longest_cells():
+    rows = [("", "@5", "coverage"), ("a name of twenty-four ch", "0.5", ""), ("b", "12,345,678", "1")]
+    assert metrics.aligned(rows) == [
+        "                                    @5  coverage",
+        "  a name of twenty-four ch         0.5",
+        "  b                         12,345,678         1",
+    ]
+    assert metrics.aligned([]) == []

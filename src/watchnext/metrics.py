@@ -324,6 +324,12 @@ def interval(
     return float(low), float(high)
 
 
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table of text, every column as wide as its longest cell: names to the left, figures to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(["", name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]).rstrip() for name, *cells in rows]
+
+
 def rounded(found: object, digits: int) -> object:
     """Every float of nested mappings and lists to so many digits, for a report: what lies behind differs between processors.
     nan becomes None, as JSON has none."""

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import polars as pl
@@ -157,6 +158,25 @@ def test_a_slice_without_videos_is_null_and_can_be_printed_and_drawn(funnel, tmp
     assert json.loads(json.dumps(written, allow_nan=False))["merged"]["recall@5"]["video_age"]["under 24 h"] is None
     retrieval_plot(written, tmp_path / "retrieval.png")
     assert (tmp_path / "retrieval.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_no_name_and_no_figure_runs_into_the_next(funnel):
+    source, many = "a_source_with_a_name_of_forty_characters", 123_456_789
+    stages = {"retrieval": np.array([1]), "slate": np.array([1])}
+    one = funnel(
+        [1, 2], stages=stages, merged=np.array([2, 1]), sources={source: np.array([1])}, floors={"random": np.array([2])}
+    )
+    found = retrieval_metrics([one], k=[5, 15], popularity=np.ones(VIDEOS), seed=0)
+    found["relevant"]["outcome"]["watched"] = many
+    report = whole(found) | {"funnel": {"a_stage_with_a_long_name": {"recall@5": 0.5, "coverage": 0.25}}}
+    report["ranking"] = {"frozen": {"long_view_of_somebody": {"auc": 0.5}}}
+    lines = table(report).splitlines()
+    cells = {line.split()[0]: re.split(" {2,}", line.strip()) for line in lines}
+    assert cells["a_stage_with_a_long_name"] == ["a_stage_with_a_long_name", "0.5000", "0.250"]
+    assert cells["videos"][:3] == ["videos watched", "123,456,789", "123,456,789"]
+    assert cells["long_view_of_somebody"] == ["long_view_of_somebody", "auc 0.5000"]
+    of_source, merged = (next(line for line in lines if name in line) for name in (source, "merged"))
+    assert len(re.split(" {2,}", of_source.strip())) == len(re.split(" {2,}", merged.strip())) > 5
 
 
 def test_nobody_followed_or_nothing_watched_is_said(funnels):

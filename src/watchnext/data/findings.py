@@ -28,7 +28,7 @@ class Finding:
 
     def __str__(self) -> str:
         rows = "" if self.count is None else f": {self.count:,} row{'s' if self.count > 1 else ''}"
-        return "\n".join([f"{self.kind:<13}{self.table}: {self.what}{rows}", *(f"{'':<15}{one}" for one in self.examples)])
+        return "\n".join([f"{self.kind:<12} {self.table}: {self.what}{rows}", *(f"{'':<15}{one}" for one in self.examples)])
 
 
 def findings(sources: Mapping[str, Source], schema: FeatureSchema) -> list[Finding]:

@@ -2,8 +2,11 @@
 
 import textwrap
 from collections.abc import Iterator, Mapping
+from itertools import zip_longest
 
-WIDTH = 9
+from watchnext.metrics import aligned
+
+HEADING = 8  # characters of a heading's line
 
 
 def table(report: Mapping) -> str:
@@ -14,10 +17,11 @@ def table(report: Mapping) -> str:
 def _funnel(report: Mapping) -> Iterator[str]:
     depths = sorted({int(name.partition("@")[2]) for stage in report["funnel"].values() for name in stage if "@" in name})
     yield f"regime {report['regime']}, {report['requests']} requests; recall@K of what was watched long later that day"
-    yield f"  {'stage':<16}" + "".join(f"{'@' + str(k):>9}" for k in depths) + f"{'coverage':>10}"
+    rows = [["stage", *(f"@{k}" for k in depths), "coverage"]]
     for name, stage in report["funnel"].items():
-        cells = "".join(f"{stage[f'recall@{k}']:>9.4f}" if f"recall@{k}" in stage else " " * 9 for k in depths)
-        yield f"  {name:<16}{cells}{stage['coverage']:>10.3f}"
+        recalls = (f"{stage[f'recall@{k}']:.4f}" if f"recall@{k}" in stage else "" for k in depths)
+        rows.append([name, *recalls, f"{stage['coverage']:.3f}"])
+    yield from aligned(rows)
     shares = {name: value for name, value in report["lost"].items() if name != "shown"}
     parts = ", ".join(f"{name} {value:.1%}" for name, value in shares.items())
     yield f"of what was watched long, lost at {parts}; in the slate {report['lost']['shown']:.1%}"
@@ -50,12 +54,12 @@ def _retrieval(retrieval: Mapping) -> Iterator[str]:
     columns = [(depth, "outcome", "watched") for depth in depths[:-1]] + [(depths[-1], *each) for each in slices]
     yield f"retrieval of what was watched (more than 0 s) later that day; {depths[-1]} by outcome, video age and activity"
     titles = [f"{depth[6:]} {value.replace('_', ' ')}" if part == "outcome" else value for depth, part, value in columns]
-    yield from _headings([*titles, "coverage", "gini", "lift"])
-    yield f"  {'videos watched':<22}" + "".join(f"{retrieval['relevant'][part][value]:>{WIDTH},}" for _, part, value in columns)
+    rows = [["", *line] for line in _headings([*titles, "coverage", "gini", "lift"])]
+    rows.append(["videos watched", *(f"{retrieval['relevant'][part][value]:,}" for _, part, value in columns), "", "", ""])
     for name, entry in named_lists(retrieval).items():
-        recalls = (_recall(entry, *column) for column in columns)
-        bias = (f"{entry[key]:>{WIDTH}.3f}" for key in ("coverage", "gini", "popularity_lift"))
-        yield f"  {name:<22}" + "".join((*recalls, *bias))
+        bias = (f"{entry[key]:.3f}" for key in ("coverage", "gini", "popularity_lift"))
+        rows.append([name, *(_recall(entry, *column) for column in columns), *bias])
+    yield from aligned(rows)
     yield "  served and slate: recall of all their {:.0f} and {:.0f} videos".format(
         *(retrieval[name]["candidates"] for name in ("served", "slate"))
     )
@@ -67,20 +71,20 @@ def _retrieval(retrieval: Mapping) -> Iterator[str]:
             )
 
 
-def _headings(titles: list[str]) -> Iterator[str]:
-    wrapped = [textwrap.wrap(title, WIDTH - 1) for title in titles]
-    for line in range(max(map(len, wrapped))):
-        yield (" " * 24 + "".join(f"{words[line] if line < len(words) else '':>{WIDTH}}" for words in wrapped)).rstrip()
+def _headings(titles: list[str]) -> Iterator[tuple[str, ...]]:
+    """Line after line, a cell a title."""
+    return zip_longest(*(textwrap.wrap(title, HEADING) for title in titles), fillvalue="")
 
 
 def _recall(entry: Mapping, depth: str, part: str, value: str) -> str:
     """Of a list without depths, at the largest."""
     recall = entry.get(depth) or entry.get("recall")
-    return f"{recall[part][value]:>{WIDTH}.4f}"
+    return f"{recall[part][value]:.4f}"
 
 
 def _ranking(report: Mapping) -> Iterator[str]:
     for regime, targets in report["ranking"].items():
         yield f"ranking of {report['impressions']} test impressions, regime {regime}"
+        width = max(map(len, targets))
         for target, figures in targets.items():
-            yield f"  {target:<16}" + "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
+            yield f"  {target:<{width}}  " + "  ".join(f"{name} {value:.4f}" for name, value in figures.items())

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from watchnext.data.tables import DataError
 from watchnext.dispatch import dispatch, write_report
+from watchnext.metrics import aligned
 from watchnext.schema import SchemaError
 from watchnext.serving.batch import precompute
 from watchnext.serving.environment import StoreError
@@ -58,8 +59,7 @@ def build_state(config: DictConfig) -> None:
     release = Release.load(releases / config.release if config.release else current(releases))
     serves = (releases / "current").resolve() == release.folder
     built = state.build_state(folder, release, Path(config.log), snapshots=config.snapshots, serves=serves)
-    for name, value in asdict(built).items():
-        print(f"{name:<12}{value}")
+    print("\n".join(aligned([(name, str(value)) for name, value in asdict(built).items()])))
     print(f"{folder}: {'fits' if built.switched else 'switches when a server starts with'} {release.id}")
 
 
