@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from watchnext.nn import module as nn_module
 from watchnext.nn.checkpoints import Checkpoints
-from watchnext.nn.module import BestWeights, Bf16Training, adam, finite, fit_network
+from watchnext.nn.module import BestWeights, Bf16Training, NamedBar, adam, finite, fit_network
 
 
 class Rows(IterableDataset):
@@ -77,6 +77,16 @@ def trained(scores, patience: int, *, seed: int = 0, cut: int = -1, kept=None, c
         warnings.simplefilter("ignore")  # Lightning would rather have more workers
         fitted = fit_network(module, best, name="scripted", seed=seed, trainer=trainer, checkpoints=kept)
     return module, best.epoch, fitted.current_epoch
+
+
+def test_the_bar_has_the_name_of_the_network_and_its_epoch_of_all(capsys):
+    bar, quiet = NamedBar("preference"), {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+    trainer = pl.Trainer(max_epochs=2, callbacks=[bar], accelerator="cpu", limit_val_batches=0, **quiet)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.fit(Scripted([0.0]), DataLoader(Rows(), batch_size=None))
+    said = capsys.readouterr()
+    assert "preference epoch 2/2: 100%" in said.out + said.err
 
 
 RUNS = [

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from tqdm import tqdm
 
 from watchnext.metrics import auc, logloss
 from watchnext.nn.checkpoints import Checkpoints
@@ -77,6 +78,17 @@ def test_weights_are_the_best_of_the_grid_and_scores_their_mean(world_features):
     weights = [module.figures[f"weight/{name}/long_view"] for name in module.members]
     assert sum(weights) == pytest.approx(1.0)
     assert module.network.weights[:, LONG_VIEW].tolist() == weights
+
+
+def test_every_member_and_every_wait_is_named(world_features, monkeypatch, capsys):
+    monkeypatch.setattr("watchnext.ranking.committee.waiting", partial(tqdm, delay=0.0))
+    module = committee(world_features)
+    module.fit(world_features.rows("valid"), seed=0, member=lambda *_: None)
+    said = capsys.readouterr().err
+    assert [line for line in said.replace("\r", "\n").splitlines() if line.startswith("member ")] == [
+        "member 1 of 3: linear", "member 2 of 3: deep", "member 3 of 3: blind"]  # fmt: skip
+    assert "members' scores: 100%" in said
+    assert all(f"weights of {target}: 100%" in said for target in TARGETS)
 
 
 class Cut(pl.Callback):

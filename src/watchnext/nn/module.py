@@ -135,13 +135,25 @@ def fastest_precision() -> Precision:
     return Bf16Training() if has_amx() else Precision()
 
 
+class NamedBar(TQDMProgressBar):
+    """Lightning's bar under the network's name, epochs counted from 1."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(refresh_rate=10)
+        self._name = name
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        super().on_train_epoch_start(trainer, module)
+        self.train_progress_bar.set_description(f"{self._name} epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
+
+
 def tracked(trainer: Callable[..., pl.Trainer], *, model: str, run: Run, along: tuple[pl.Callback, ...] = ()) -> TrainerOf:
     """Trainers that log every epoch's figures in `run`, each network's but that of `model` itself under its own name, with the
     callbacks `along` after those asked for."""
 
     def made(name: str, callbacks: list[pl.Callback]) -> pl.Trainer:
         logger = MLFlowLogger(run_id=run.id, tracking_uri=run.tracking_uri, prefix="" if name == model else name)
-        return trainer(callbacks=[*callbacks, *along, TQDMProgressBar(refresh_rate=10)], logger=logger)
+        return trainer(callbacks=[*callbacks, *along, NamedBar(name)], logger=logger)
 
     return made
 

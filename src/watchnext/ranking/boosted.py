@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import xgboost
+from tqdm import tqdm
 
 from watchnext.features.batches import FeatureSet
 from watchnext.nn.module import NothingToLearnError
@@ -14,6 +15,7 @@ from watchnext.nn.weights import build_network, recipe_of, save_network
 from watchnext.ranking.blind import hidden_places
 from watchnext.ranking.forest import LEAVES, Columns
 from watchnext.ranking.heads import WATCH
+from watchnext.ranking.scoring import waiting
 from watchnext.ranking.trees import Trees
 from watchnext.types import TARGETS
 
@@ -47,12 +49,14 @@ class Chunks(xgboost.DataIter):
 
 
 class Told(xgboost.callback.TrainingCallback):
-    """Calls `log` with the validation loss of `target` and the round, every SHOWN rounds; what it raises ends the fit."""
+    """Calls `log` with the validation loss of `target` and the round, every SHOWN rounds; what it raises ends the fit. `bar`
+    counts all rounds."""
 
-    def __init__(self, target: str, log: Log) -> None:
-        self._name, self._log = f"valid/loss_{target}", log
+    def __init__(self, target: str, log: Log, bar: tqdm) -> None:
+        self._name, self._log, self._bar = f"valid/loss_{target}", log, bar
 
     def after_iteration(self, model: xgboost.Booster, epoch: int, evals_log: dict) -> bool:
+        self._bar.update()
         if epoch % SHOWN == 0:
             (values,) = evals_log["valid"].values()
             self._log({self._name: float(values[-1])}, epoch)
@@ -121,7 +125,8 @@ class BoostedModule:
             learn.set_label(label)
             check.set_label(checked)
             base = float(label.mean()) if place == WATCH else float(label.mean().clip(*RATE))
-            booster = self._boosted(learn, check, place, base, seed, Told(name, log))
+            with waiting(total=self.rounds, desc=f"trees of {name}") as bar:
+                booster = self._boosted(learn, check, place, base, seed, Told(name, log, bar))
             forests.append(trees_of(booster, booster.best_iteration + 1))
             self.figures[f"trees/{name}"] = booster.best_iteration + 1.0
             bases.append(base if place == WATCH else np.log(base / (1 - base)))

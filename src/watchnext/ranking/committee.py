@@ -1,5 +1,6 @@
 """Several rankers as one: their logits averaged with weights that the validation days choose."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import combinations
@@ -9,13 +10,14 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from watchnext import metrics
 from watchnext.features.batches import FeatureSet
 from watchnext.features.encoding import InputSizes
 from watchnext.nn.weights import build_network, save_network
 from watchnext.ranking.heads import WATCH
-from watchnext.ranking.scoring import CHUNK
+from watchnext.ranking.scoring import CHUNK, waiting
 from watchnext.ranking.watch_time.expectation import from_log
 from watchnext.types import TARGETS
 
@@ -90,6 +92,7 @@ class CommitteeModule:
     def fit(self, valid: np.ndarray, *, seed: int, member: Callable[[str, Member, object, int], None]) -> None:
         """Fit each by `member(name, module, best, seed)`, and then their weights on the impressions `valid`."""
         for place, (name, module) in enumerate(self.members.items()):
+            tqdm.write(f"member {place + 1} of {len(self.members)}: {name}", file=sys.stderr)
             member(name, module, self.best[name], seed + place)
         self._compose()
         self.weigh(valid)
@@ -97,15 +100,16 @@ class CommitteeModule:
     @torch.no_grad()
     def weigh(self, valid: np.ndarray) -> None:
         """Choose weights, scale and shift on the impressions `valid`."""
-        batches = (self.features.batch(valid[start : start + CHUNK]) for start in range(0, len(valid), CHUNK))
-        network = self.network
+        starts, network = waiting(range(0, len(valid), CHUNK), desc="members' scores"), self.network
+        batches = (self.features.batch(valid[start : start + CHUNK]) for start in starts)
         parts = [torch.stack([each(batch) for each in network.members]) for batch in batches]
         logits = torch.cat(parts, dim=1).double()
         targets, users = self.features.columns["targets"][valid], self.features.columns["user_rows"][valid]
         for place in range(len(TARGETS)):
             mine, target = logits[:, :, place].numpy(), targets[:, place]
             worth = partial(_closeness, target) if place == WATCH else partial(self._worth, target, users)
-            weights = max(simplex(len(mine), self.steps), key=lambda weights, mine=mine, worth=worth: worth(weights @ mine))
+            tried = waiting(list(simplex(len(mine), self.steps)), desc=f"weights of {TARGETS[place]}")
+            weights = max(tried, key=lambda weights, mine=mine, worth=worth: worth(weights @ mine))
             network.weights[:, place] = torch.from_numpy(weights)
             if place != WATCH:
                 network.scale[place], network.shift[place] = platt(weights @ mine, target)

@@ -3,10 +3,12 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from watchnext.data.splits import SPLITS
 from watchnext.features.batches import FeatureSet
@@ -17,6 +19,7 @@ from watchnext.schema import FeatureSchema
 from watchnext.types import TARGETS
 
 CHUNK = 1024
+waiting = partial(tqdm, delay=3.0, leave=False)  # a bar for what may take long, shown after so many seconds
 
 
 def held_out_rows(features: FeatureSet, split: str) -> np.ndarray:
@@ -28,7 +31,8 @@ def held_out_rows(features: FeatureSet, split: str) -> np.ndarray:
 
 def scored(features: FeatureSet, network: torch.nn.Module, rows: np.ndarray) -> np.ndarray:
     """Predictions (n, T) of the impressions `rows` (n,) of the feature set."""
-    parts = [predicted(network, features.batch(rows[start : start + CHUNK])) for start in range(0, len(rows), CHUNK)]
+    starts = waiting(range(0, len(rows), CHUNK), desc="scores")
+    parts = [predicted(network, features.batch(rows[start : start + CHUNK])) for start in starts]
     return np.concatenate(parts) if parts else np.zeros((0, len(TARGETS)), np.float32)
 
 
