@@ -16,9 +16,30 @@ def test_the_last_days_test_and_those_before_them_validate():
 
 def test_days_count_by_calendar_even_where_one_has_no_rows():
     days = pl.Series([date(2025, 3, day) for day in (1, 2, 9, 10)])
-    with pytest.raises(DataError, match="no rows for valid"):
-        TimeSplit(valid_days=2, test_days=2).assign(days)
     assert TimeSplit(valid_days=7, test_days=2).assign(days).tolist() == [0, 1, 2, 2]
+    assert TimeSplit(valid_days=7, test_days=2).moved(days) is None
+
+
+def test_where_no_row_is_of_the_days_that_validate_the_nearest_days_do():
+    days = pl.Series([date(2025, 3, day) for day in (16, 19, 17)])
+    split = TimeSplit(valid_days=1, test_days=1)
+    assert split.assign(days).tolist() == [0, 2, 1]
+    assert split.moved(days) == (
+        "no impression is of 2025-03-18 to 2025-03-18, which should validate: 2025-03-17 to 2025-03-17 validate in their "
+        "place (data.split.valid_days)"
+    )
+    days = pl.Series([date(2025, 3, day) for day in (1, 2, 4, 5, 9)])
+    assert TimeSplit(valid_days=2, test_days=2).assign(days).tolist() == [0, 0, 1, 1, 2]
+    assert TimeSplit(valid_days=2, test_days=2, gap_days=2).assign(days).tolist() == [0, -1, 1, 1, 2]
+    days = pl.Series([date(2025, 3, day) for day in (1, 2, 9, 10)])
+    with pytest.raises(DataError, match=r"no rows for train.* rows on 4 days, .*lower one of them \(data.split"):
+        TimeSplit(valid_days=2, test_days=2).assign(days)
+
+
+@pytest.mark.parametrize(("days", "valid_days", "too_few"), [((1,), 0, True), ((1, 9), 1, True), ((1, 9), 0, False)])
+def test_fewer_days_than_parts_are_too_few_however_far_apart(days, valid_days, too_few):
+    days = pl.Series([date(2025, 3, day) for day in days])
+    assert TimeSplit(valid_days=valid_days, test_days=1).is_too_long_for(days) == too_few
 
 
 def test_an_array_of_days_is_as_good_as_a_series():

@@ -1,6 +1,8 @@
 """The feature stage as a whole: nothing of the future, and nothing of a row's own outcome, reaches its inputs."""
 
 import json
+import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -206,3 +208,21 @@ def test_ids_may_be_numbers_or_strings(world_schema, world_tables, world_split, 
     for name in ("user_rows", "video_rows"):
         np.testing.assert_array_equal(world_features.columns[name], changed.columns[name])
     assert changed.pipeline.sizes == world_features.pipeline.sizes
+
+
+def test_a_hole_in_the_calendar_moves_validation_and_is_told(world_tables, tmp_path, monkeypatch, capsys):
+    """The last but one day has no rows: the one before it validates in its place. Of two days nothing is learned."""
+    day = pl.col("day")
+    days = world_tables.impressions["day"].unique().sort().to_list()
+    monkeypatch.setattr("sys.argv", ["features", "build", "data=sample", f"data.outputs={tmp_path}"])
+    for known, learned, told in (
+        ([days[0], days[1], days[3]], True, f"no impression is of {days[2]} to {days[2]}, which should validate: {days[1]} to"),
+        ([days[0], days[3]], False, "nothing is learned: 2 days of log are fewer than valid_days=1, test_days=1"),
+    ):
+        write_tables(replace(world_tables, impressions=world_tables.impressions.filter(day.is_in(known))), tmp_path / "tables")
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_module("watchnext.features", run_name="__main__", alter_sys=True)
+        assert not ended.value.code
+        assert told in capsys.readouterr().out
+        split = np.load(tmp_path / "features" / "columns" / "split.npy")
+        assert sorted(set(split.tolist())) == ([0, 1, 2] if learned else [-1])

@@ -108,7 +108,9 @@ def held_out(figures: Figures, split: TimeSplit) -> str:
             cold = [percent(figures.cold(entity, name)) if index > 0 else NOTHING for entity in ("users", "videos")]
             rows.append((name, span, f"{days['impressions'].sum():,}", *cold))
     header = ("split", "days", "impressions", "of users unseen in training", "of videos unseen in training")
-    return f"## Splits\nBy day: {split}.\n\n{table(header, rows)}"
+    moved = split.moved(figures.days["day"])
+    said = f" {moved[0].upper()}{moved[1:]}." if moved else ""
+    return f"## Splits\nBy day: {split}.{said}\n\n{table(header, rows)}"
 
 
 def outcomes(figures: Figures) -> str:

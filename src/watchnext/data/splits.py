@@ -1,6 +1,6 @@
 """Which rows train, which validate, which test: by calendar day, so that nothing of the future is learned from."""
 
-from datetime import timedelta
+from datetime import date, timedelta
 
 import numpy as np
 import polars as pl
@@ -12,7 +12,8 @@ NO_SPLIT = -1  # a row that folds state and is neither learned from nor measured
 
 
 class TimeSplit:
-    """The last `test_days` calendar days test, the `valid_days` before them validate, what is earlier trains.
+    """The last `test_days` calendar days test, the `valid_days` before them validate, what is earlier trains. Where no row is of
+    those `valid_days`, as many validate that end with the nearest earlier day that has rows.
 
     gap_days     days between training and what follows it that belong to no split, so that outcomes of training rows are
                  known before validation starts
@@ -31,11 +32,11 @@ class TimeSplit:
         return ", ".join(f"{name}={days}" for name, days in vars(self).items())
 
     def is_too_long_for(self, day: pl.Series | np.ndarray) -> bool:
-        """Whether days (N,) span fewer calendar days than the split takes, one of them to train on. So few are no mistake:
-        every log begins so."""
+        """Whether days (N,) span fewer calendar days than the split takes, one of them to train on, or are fewer than there are
+        parts. So few are no mistake: every log begins so."""
         day = pl.Series(values=day).cast(pl.Date)
         takes = self.warmup_days + 1 + self.gap_days + self.valid_days + self.test_days
-        return day.is_empty() or (day.max() - day.min()).days + 1 < takes
+        return day.n_unique() < len(self._parts) or (day.max() - day.min()).days + 1 < takes
 
     def assign(self, day: pl.Series | np.ndarray) -> np.ndarray:
         """Split (N,) int8 of each row, by its calendar day; NO_SPLIT in the gap and the warm-up. Raises DataError where a
@@ -44,20 +45,46 @@ class TimeSplit:
         if day.is_empty():
             raise DataError("split: there are no impressions to split; check the loader's root and the rejected rows")
         first_train = day.min() + timedelta(days=self.warmup_days)
-        first_test = day.max() - timedelta(days=self.test_days - 1)
-        first_valid = first_test - timedelta(days=self.valid_days)
+        first_test = self._first_test(day)
+        first_valid = self._first_valid(day)
         split = (day >= first_valid).cast(pl.Int8).to_numpy() + (day >= first_test).cast(pl.Int8).to_numpy()
         in_gap = day.is_between(first_valid - timedelta(days=self.gap_days), first_valid, closed="left")
         split[((day < first_train) | in_gap).to_numpy()] = NO_SPLIT
         self._require_all(split, day)
         return split
 
+    def moved(self, day: pl.Series | np.ndarray) -> str | None:
+        """Say which days (N,) validate in the place of those by the calendar, which have no rows."""
+        day = pl.Series(values=day).cast(pl.Date)
+        first, wanted = self._first_valid(day), self._first_test(day) - timedelta(days=self.valid_days)
+        if first == wanted:
+            return None
+        last_wanted, last = (start + timedelta(days=self.valid_days - 1) for start in (wanted, first))
+        return (
+            f"no impression is of {wanted} to {last_wanted}, which should validate: {first} to {last} validate in their place "
+            "(data.split.valid_days)"
+        )
+
+    def _first_test(self, day: pl.Series) -> date:
+        return day.max() - timedelta(days=self.test_days - 1)
+
+    def _first_valid(self, day: pl.Series) -> date:
+        first_test = self._first_test(day)
+        by_calendar = first_test - timedelta(days=self.valid_days)
+        nearest = day.filter(day < first_test).max()
+        if not self.valid_days or nearest is None or nearest >= by_calendar:
+            return by_calendar
+        return nearest - timedelta(days=self.valid_days - 1)
+
+    @property
+    def _parts(self) -> list[int]:
+        return [0, 1, 2] if self.valid_days else [0, 2]
+
     def _require_all(self, split: np.ndarray, day: pl.Series) -> None:
-        wanted = [0, 1, 2] if self.valid_days else [0, 2]
-        if lacking := [SPLITS[index] for index in wanted if not (split == index).any()]:
+        if lacking := [SPLITS[index] for index in self._parts if not (split == index).any()]:
             raise DataError(
-                f"split: no rows for {' and '.join(lacking)}: the log spans {day.min()} to {day.max()}, expected more days "
-                f"than {self} take; lower one of them (data.split.*)"
+                f"split: no rows for {' and '.join(lacking)}: the log spans {day.min()} to {day.max()} and has rows on "
+                f"{day.n_unique()} days, expected more days than {self} take; lower one of them (data.split.*)"
             )
 
     def boundaries(self, split: np.ndarray, time_ms: np.ndarray) -> dict[str, int]:

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import polars as pl
 from omegaconf import DictConfig
 
 from watchnext.data.days import StoredTables
@@ -29,14 +30,18 @@ def build(config: DictConfig) -> None:
     outputs = Path(config.data.outputs)
     stored = StoredTables.open(outputs / "tables")
     schema = FeatureSchema.load(f"conf/features/{config.data.features}.yaml")
-    built = builder_of(config, schema, config.regime).build(stored, instantiate(config.data.split), outputs / "features")
+    split, days = instantiate(config.data.split), pl.Series([day.day for day in stored.days], dtype=pl.String).str.to_date()
+    built = builder_of(config, schema, config.regime).build(stored, split, outputs / "features")
     print(
         f"{outputs / 'features'}: {built.report['impressions']}, regime {built.report['regime']}, "
         f"{built.report['viewer_state_bytes']} bytes a viewer; {built.kept} days were there, {built.folded} folded"
     )
-    if not built.report["impressions"]["train"]:
-        takes = f"{len(stored.days)} days of log are fewer than data.split takes ({instantiate(config.data.split)})"
-        print(f"nothing is learned: {takes if stored.days else 'there are no impressions'}")
+    if not len(days):
+        print("nothing is learned: there are no impressions")
+    elif split.is_too_long_for(days):
+        print(f"nothing is learned: {len(days)} days of log are fewer than {split} take; lower one of them (data.split.*)")
+    elif moved := split.moved(days):
+        print(moved)
 
 
 def tripwire(config: DictConfig) -> int:
