@@ -12,7 +12,7 @@ export BENTOML_DO_NOT_TRACK := True
 export MLFLOW_DISABLE_TELEMETRY := true
 ACTIVATE := source $(BIN)/activate
 
-.PHONY: help setup demo test lint bench serve ui kuairand serve-kuairand lock clean
+.PHONY: help setup demo test lint bench docs serve ui kuairand serve-kuairand lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -42,11 +42,15 @@ test: lint ## lint and all tests
 lint: setup ## style, and who may import whom
 	@$(ACTIVATE) && ruff check . && ruff format --check . && lint-imports
 
-# The others want files that are not here, or an interpreter of their own: python -m benchmarks.ranking --help
-BENCHMARKS := $(filter-out ranking rectools_sasrec retrieval, $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))
+# The others want files that are not here, or an interpreter of their own, or run other programs.
+BENCHMARKS := $(filter-out ranking rectools_sasrec retrieval worlds record, \
+  $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))
 
 bench: setup ## every benchmark of the sample and of simulated logs, one JSON line each
 	@$(ACTIVATE) && for name in $(BENCHMARKS); do python -m benchmarks.$$name || exit; done
+
+docs: setup ## render the figures of README.md and docs/ from the records of runs
+	@$(ACTIVATE) && python -m benchmarks.rendering
 
 ui: setup ## look at the runs: http://127.0.0.1:5000
 	@$(ACTIVATE) && mlflow ui

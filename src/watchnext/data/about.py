@@ -5,7 +5,7 @@ from collections.abc import Mapping
 SIMULATED = ("sample", "world")
 _WORLD = """\
 Simulated. No person's behaviour is in it, and there is no licence to obey but the project's own. {origin}
-How the platform is simulated, and how it compares with a real one, is told in [the simulated world](world.md).
+How the platform is simulated, and how it compares with a real one, is told in [the simulated world](simulator.md).
 
 What it cannot tell:
 - Any figure on it is about the simulator's assumptions. Preferences are smoother than people's, and nobody acts on a whim that

@@ -1,5 +1,5 @@
 """A simulated short-video platform whose true preferences are known: it makes the sample, benchmarks at any size, and drives
-closed-loop tests. Mechanisms and figures: docs/world.md.
+closed-loop tests. Mechanisms and figures: docs/simulator.md.
 
 Users and videos are addressed by their row in the tables of the log.
 """

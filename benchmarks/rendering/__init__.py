@@ -1,0 +1,1 @@
+"""Records of runs > the tables of README.md and docs/."""

@@ -1,0 +1,263 @@
+"""Which records exist, which command makes each, and which table is made of which records."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.rendering import tables as made
+
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLE = "sample"  # outputs/metrics/*.json, which git carries; every other name is a file in benchmarks/results/
+KUAIRAND = "--root $KUAIRAND_ROOT --valid-start 2022-05-01 --test-start 2022-05-03"
+TOYS = "retrieval --sequences $SEQUENCES_FILE --seed"
+
+# Record > what follows `python -m benchmarks.record`; the shortest first.
+RECORDS = {
+    "serving": "serving --requests 500",
+    "scoring": "scoring --candidates 500",
+    "scoring-avx2": "--label avx2 scoring --candidates 500",
+    "features-2m": "--label 2m features --impressions 2000000",
+    "true_best": "true_best --requests 300",
+    "worlds": "worlds --root $KUAIRAND_ROOT",
+    "features-20m": "--label 20m features --impressions 20000000",
+    "ranker_training": "ranker_training",
+    "world": "world --impressions 60000000",
+    "pipeline": "whole.pipeline",
+    "index-1m": "--label 1m index --videos 1000000",
+    "suite": "whole.suite",
+    "features-60m": "--label 60m features --impressions 60000000",
+    "debias": "debias --seeds 3",
+    "retrieval-0": f"--label 0 {TOYS} 0",
+    "retrieval-1": f"--label 1 {TOYS} 1",
+    "retrieval-2": f"--label 2 {TOYS} 2",
+    "cold_start": "cold_start",
+    "tables": "tables",
+    "index-10m": "--label 10m index --videos 10000000",
+    "training": "training --rectools $RECTOOLS_PYTHON",
+    "ranking": f"ranking {KUAIRAND} --seeds 5 --models ranker xgboost",
+    "ranking-others": "--label others ranking "
+    f"{KUAIRAND} --seeds 3 --models dcn mlp logistic_regression factorization_machine preference",
+    "ranking-variants": "--label variants ranking "
+    f"{KUAIRAND} --held-out valid --seeds 3 --models dcn dcn_transformer dcn_mmoe dcn_ple",
+    "framing": "framing --seeds 3",
+    "framing-kuairand": "--label kuairand framing --seeds 3 data=kuairand",
+    "pipeline-kuairand": "--label kuairand whole.pipeline data=kuairand",
+}
+BEFORE = {"scoring-avx2": "ONEDNN_MAX_CPU_ISA=AVX2 "}  # what stands before the command
+
+
+def command_of(name: str) -> str:
+    """The command that makes a record."""
+    if name == SAMPLE:
+        return "dvc repro"
+    return f"{BEFORE.get(name, '')}python -m benchmarks.record {RECORDS[name]}"
+
+
+@dataclass(frozen=True)
+class Record:
+    """The figures of one run, and one line of where they come from."""
+
+    figures: Mapping
+    origin: str
+
+
+@dataclass(frozen=True)
+class Block:
+    """A table: its maker, the records it is made of, and the seed and regime of its figures."""
+
+    made: Callable[[made.Figures], str]
+    records: tuple[str, ...]
+    about: str = "seed 0"
+
+
+class Records:
+    """The records in a checkout."""
+
+    def __init__(self, root: Path = ROOT) -> None:
+        self.metrics, self.results = root / "outputs" / "metrics", root / "benchmarks" / "results"
+
+    def of(self, name: str) -> Record | None:
+        """None where the run was not recorded."""
+        if name == SAMPLE:
+            return self._sample()
+        if (found := self._read(name)) is None:
+            return None
+        figures = found["figures"]
+        return Record(figures.get("metrics", figures), f"`{found['command']}`, {_where(found)}")
+
+    def _read(self, name: str) -> dict | None:
+        path = self.results / f"{name}.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def _sample(self) -> Record | None:
+        """The committed metrics do not depend on the machine; the recorded run of the same release says where and when."""
+        figures = {path.stem: json.loads(path.read_text()) for path in sorted(self.metrics.glob("*.json"))}
+        if "evaluation" not in figures:
+            return None
+        run, release = self._read("pipeline"), figures["evaluation"]["release"]
+        same = run is not None and run["figures"]["release"] == release
+        return Record(figures, f"`dvc repro`, release {release}, {_where(run) if same else 'machine and date not recorded'}")
+
+
+def _where(found: Mapping) -> str:
+    machine = found["machine"]
+    flags = f" ({', '.join(machine['flags'])})" if machine["flags"] else ""
+    processor = f"{machine['cpu']}{flags}, {machine['cores']} cores, {machine['memory_gb']} GB"
+    return f"{processor}, {found['date']}, commit {found['commit']}"
+
+
+def _pipeline(record: str, prefix: str, regime: str) -> dict[str, Block]:
+    """The tables that one run of the pipeline fills."""
+    of = {
+        "funnel": (made.funnel, regime),
+        "lost": (made.lost, regime),
+        "sources": (made.sources, regime),
+        "slices": (made.slices, regime),
+        "gain": (made.gain, regime),
+        "ranking": (made.ranking, "seed 0; the state as named"),
+        "seconds": (made.seconds, "seed 0; the state as named"),
+        "parts": (made.parts, regime),
+    }
+    return {f"{prefix}-{name}": Block(maker, (record,), about) for name, (maker, about) in of.items()}
+
+
+STREAMING = "seed 0, streaming state"
+FOR_VALID = "seeds 0 to 2, streaming state, validation days"
+BLOCKS = {
+    **_pipeline(SAMPLE, "sample", STREAMING),
+    **_pipeline("pipeline-kuairand", "kuairand", STREAMING),
+    "summary": Block(made.summary, (SAMPLE, "pipeline-kuairand"), STREAMING),
+    "commands": Block(made.commands, ("pipeline", "suite"), ""),
+    "rankings": Block(made.rankings, ("ranking", "ranking-others"), "streaming state, test days, mean ± deviation over seeds"),
+    "ranking-gain": Block(made.ranking_gain, ("ranking",), "mean of 5 seeds, 1,000 resamples of viewers"),
+    "variants": Block(made.rankings, ("ranking-variants",), FOR_VALID),
+    "framing": Block(made.framing, ("framing",), FOR_VALID),
+    "framing-kuairand": Block(made.framing, ("framing-kuairand",), FOR_VALID),
+    "watch-time": Block(made.watch_time, ("framing",), FOR_VALID),
+    "watch-time-kuairand": Block(made.watch_time, ("framing-kuairand",), FOR_VALID),
+    "debias": Block(made.debias, ("debias",), "seeds 0 to 2 of training, one log; streaming state"),
+    "true-best": Block(made.true_best, ("true_best",), "seed 0, streaming state, mean ± twice the standard error"),
+    "toys": Block(made.toys, ("retrieval-0", "retrieval-1", "retrieval-2"), "mean ± deviation over seeds"),
+    "toys-gain": Block(made.toys_gain, ("retrieval-0", "retrieval-1", "retrieval-2"), "viewers resampled in pairs"),
+    "cold-start": Block(made.cold_start, ("cold_start",), STREAMING),
+    "worlds": Block(made.worlds, ("worlds",), "seed 0"),
+    "capacity": Block(made.capacity, ("serving", "features-20m", "index-10m"), "arithmetic on these measurements"),
+    "features": Block(
+        made.columns(
+            {
+                "impressions a second": lambda f: f["impressions_per_s"],
+                "ns an impression, start-up left out": lambda f: f["ns_per_impression"],
+                "peak memory, MB": lambda f: f["peak_mb"],
+                "bytes an impression on disk": lambda f: f["column_bytes_per_impression"],
+                "one online counter update, us": lambda f: f["update_us"],
+                "viewer state, bytes": lambda f: f["viewer_state_bytes"],
+            }
+        ),
+        ("features-2m", "features-20m", "features-60m"),
+    ),
+    "index": Block(
+        made.columns(
+            {
+                "recall@500": lambda f: f["recall@500"],
+                "p50, ms": lambda f: f["p50_ms"],
+                "p99, ms": lambda f: f["p99_ms"],
+                "share a filter keeps": lambda f: f["kept"],
+                "narrow filter keeps": lambda f: f["narrow_kept"],
+                "narrow filter, recall@500": lambda f: f["narrow_recall@500"],
+                "narrow filter, p50, ms": lambda f: f["narrow_p50_ms"],
+                "built in, s": lambda f: f["build_s"],
+                "bytes a video, in memory": lambda f: f["resident_bytes"],
+                "bytes a video, on disk": lambda f: f["bytes_per_video"],
+                "peak memory, MB": lambda f: f["peak_mb"],
+            }
+        ),
+        ("index-1m", "index-10m"),
+        "seed 0; searching has one core",
+    ),
+    "training": Block(
+        made.columns(
+            {
+                "watches": lambda f: f["watches"],
+                "examples a second": lambda f: f["examples_per_s"],
+                "examples a CPU second": lambda f: f["examples_per_cpu_s"],
+                "peak memory, MB": lambda f: f["peak_mb"],
+                "RecTools' SASRec, examples a second": lambda f: f.get("rectools_examples_per_s"),
+                "RecTools' SASRec, examples a CPU second": lambda f: f.get("rectools_examples_per_cpu_s"),
+            }
+        ),
+        ("training",),
+    ),
+    "tables": Block(
+        made.columns(
+            {
+                f"{kind.replace('_', ' ')}: {title}": lambda f, kind=kind, of=of: of(f).get(kind)
+                for kind in ("full", "quotient_remainder", "hashed")
+                for title, of in (
+                    ("examples a second", lambda f: {k: v["examples_per_s"] for k, v in f["tables"].items()}),
+                    ("peak memory, MB", lambda f: {k: v["peak_mb"] for k, v in f["tables"].items()}),
+                    ("GB for a billion rows", lambda f: f["billion_gb"]),
+                )
+            }
+        ),
+        ("tables",),
+    ),
+    "world": Block(
+        made.columns(
+            {
+                "impressions": lambda f: f["impressions"],
+                "impressions a second": lambda f: f["impressions_per_s"],
+                "peak memory, MB": lambda f: f["peak_mb"],
+                "bytes an impression on disk": lambda f: f["file_bytes_per_impression"],
+            }
+        ),
+        ("world",),
+    ),
+    "scoring": Block(
+        made.columns(
+            {
+                f"{kind}: {title}": lambda f, kind=kind, key=key: (f.get(kind) or {}).get(key)
+                for kind in ("f32", "bf16")
+                for title, key in (
+                    ("p50, ms", "p50_ms"),
+                    ("p99, ms", "p99_ms"),
+                    ("features, ms", "features_ms"),
+                    ("model, ms", "model_ms"),
+                )
+            }
+        ),
+        ("scoring", "scoring-avx2"),
+        "seed 0; one core",
+    ),
+    "serving": Block(
+        made.columns(
+            {
+                "videos": lambda f: f["videos"],
+                "p50, ms": lambda f: f["p50_ms"],
+                "p99, ms": lambda f: f["p99_ms"],
+                "processor time, ms": lambda f: f["cpu_ms"],
+                **{
+                    f"{stage}, p50, ms": lambda f, stage=stage: f["stages_p50_ms"].get(stage)
+                    for stage in ("state", "retrieval", "ranking", "reranking", "answer")
+                },
+                "a durable event, us": lambda f: f["durable_event_us"],
+                "an event in the journal, bytes": lambda f: f["journal_event_bytes"],
+                "an answer in the served log, bytes": lambda f: f["served_answer_bytes"],
+            }
+        ),
+        ("serving",),
+        "one request after another, without HTTP",
+    ),
+    "ranker-training": Block(
+        made.columns(
+            {
+                "impressions a second": lambda f: f["rows_per_s"],
+                "impressions a CPU second": lambda f: f["rows_per_cpu_s"],
+                "precision": lambda f: f["precision"],
+                "parameters": lambda f: f["parameters"],
+                "peak memory, MB": lambda f: f["peak_mb"],
+            }
+        ),
+        ("ranker_training",),
+    ),
+}

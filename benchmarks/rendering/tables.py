@@ -1,0 +1,371 @@
+"""Figures of runs > a Markdown table. Each function takes record > figures, of the records that exist; no clock, no file."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+
+Figures = Mapping[str, Mapping]  # record > its figures
+FLOORS = {"video_rate": "the video's long-view rate", "creator_rate": "the creator's", "viewer_rate": "the viewer's"}
+REGIMES = ("frozen", "daily", "streaming")
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Markdown, or nothing where there are no rows."""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([f"| {' | '.join(head)} |", "|---" * len(head) + "|", *lines]) if lines else ""
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A figure with so many digits after the point, without a leading zero; a dash for none."""
+    if value is None or value != value:
+        return "–"
+    if isinstance(value, int) or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    text = f"{value:.{digits}f}"
+    return text.replace("0.", ".", 1) if abs(value) < 1 and digits else text
+
+
+def spread(values: Sequence[float], digits: int = 4) -> str:
+    """Mean and standard deviation over repetitions."""
+    mean = number(float(np.mean(values)), digits)
+    return f"{mean} ± {number(float(np.std(values, ddof=1)), digits)}" if len(values) > 1 else mean
+
+
+def mean_of(found: Mapping[str, float], digits: int = 4) -> str:
+    """The same of `{mean, spread}`."""
+    mean = number(found["mean"], digits)
+    return mean if found["spread"] is None else f"{mean} ± {number(found['spread'], digits)}"
+
+
+def percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.0f}%"
+
+
+def only(figures: Figures) -> Mapping:
+    """The figures of the one record."""
+    (found,) = figures.values()
+    return found
+
+
+# ---- the pipeline's metrics ------------------------------------------------------------------------------------------------
+
+
+def funnel(figures: Figures) -> str:
+    stages = only(figures)["evaluation"]["funnel"]
+    depths = sorted({int(name[7:]) for stage in stages.values() for name in stage if name.startswith("recall@")})
+    learned = ("retrieval", "ranking", "slate")
+    rows = [
+        [
+            name if name in learned else f"floor: {name}",
+            *(number(stage[f"recall@{k}"]) if f"recall@{k}" in stage else "" for k in depths),
+            percent(stage["coverage"]),
+        ]
+        for name, stage in stages.items()
+    ]
+    return table(["", *(f"recall@{k}" for k in depths), "catalogue shown"], rows)
+
+
+def summary(figures: Figures) -> str:
+    """The few figures of README.md."""
+    rows = []
+    for record, name in (("sample", "committed sample, simulated"), ("pipeline-kuairand", "KuaiRand-Pure, real")):
+        if record not in figures:
+            continue
+        evaluation = figures[record]["evaluation"]
+        stages, ranked = evaluation["funnel"], evaluation["ranking"]["streaming"]["long_view"]
+        floors = {key: value for key, value in stages.items() if key not in ("retrieval", "ranking", "slate")}
+        best = max(floors, key=lambda key: floors[key]["recall@100"])
+        cells = [number(stages[stage]["recall@100"]) for stage in ("retrieval", "ranking")]
+        rows.append([name, *cells, f"{number(floors[best]['recall@100'])} ({best})", *_of_head(ranked, ("auc", "gauc"))])
+    head = ["data", "recall@100, retrieval", "after ranking", "best floor", "AUC, long view", "GAUC"]
+    return table(head, rows)
+
+
+def _of_head(found: Mapping, names: Sequence[str]) -> list[str]:
+    return [number(found.get(name)) for name in names]
+
+
+def lost(figures: Figures) -> str:
+    found = only(figures)["evaluation"]["lost"]
+    return table(["lost at", *found], [["share of long views", *map(number, found.values())]])
+
+
+def _lists(retrieval: Mapping) -> dict[str, Mapping]:
+    found = {"merged": retrieval["merged"]} | {f"source: {name}": each for name, each in retrieval["sources"].items()}
+    return found | {f"floor: {name}": each for name, each in retrieval["floors"].items()}
+
+
+def sources(figures: Figures) -> str:
+    retrieval = only(figures)["evaluation"]["retrieval"]
+    depths = [name for name in retrieval["merged"] if name.startswith("recall@")]
+    head = ["", *(f"{depth}, {what}" for depth in depths for what in ("watched", "long views"))]
+    rows = [
+        [
+            name,
+            *(number(each[depth]["outcome"][what], 3) for depth in depths for what in ("watched", "long_view")),
+            *(number(each[key], 3) for key in ("coverage", "gini", "popularity_lift")),
+        ]
+        for name, each in _lists(retrieval).items()
+    ]
+    return table([*head, "coverage", "Gini", "popularity lift"], rows)
+
+
+def slices(figures: Figures) -> str:
+    retrieval = only(figures)["evaluation"]["retrieval"]
+    depths = [name for name in retrieval["merged"] if name.startswith("recall@")]
+    rows = [
+        [f"{part.replace('_', ' ')}: {value.replace('_', ' ')}", number(count)]
+        + [number(retrieval["merged"][depth][part][value], 3) for depth in depths]
+        for part, values in retrieval["relevant"].items()
+        for value, count in values.items()
+    ]
+    return table(["slice", "videos watched", *(f"merged {depth}" for depth in depths)], rows)
+
+
+def gain(figures: Figures) -> str:
+    found = only(figures)["evaluation"]["retrieval"]["gain"]
+    rows = [
+        [depth, each["over"].replace("/", ": "), *(number(each[key]) for key in ("mean", "low", "high"))]
+        for depth, each in found.items()
+        if each
+    ]
+    return table(["merged over the best other list", "which", "gain", "95% from", "to"], rows)
+
+
+def ranking(figures: Figures) -> str:
+    found = only(figures)["evaluation"]["ranking"]
+    rows = [
+        [head, regime, *_of_head(found[regime][head], ("auc", "gauc", "logloss", "ece"))]
+        for head in ("long_view", "click", "like")
+        for regime in REGIMES
+        if head in found.get(regime, {})
+    ]
+    return table(["head", "state", "AUC", "GAUC", "log loss", "calibration error"], rows)
+
+
+def seconds(figures: Figures) -> str:
+    found = only(figures)["evaluation"]["ranking"]
+    rows = [
+        [regime, number(each["watch_s"]["mae_s"], 2), number(each["watch_s"]["xauc"], 3)]
+        for regime, each in found.items()
+        if "watch_s" in each
+    ]
+    return table(["watch time, state", "mean absolute error, s", "XAUC"], rows)
+
+
+def parts(figures: Figures) -> str:
+    """Figures of single stages."""
+    found = only(figures)
+    weights = {name[7:]: value for name, value in found["ranker"].items() if name.startswith("weight/")}
+    members = sorted({name.rpartition("/")[0] for name in weights})
+    chosen = ", ".join(f"{member} {number(weights.get(f'{member}/long_view'), 1)}" for member in members)
+    rows = [
+        ["recall@100 of the next long view, towers alone, whole catalogue", number(found["two_tower"]["test/recall_at_100"])],
+        ["weights of the ensemble's members, long view, chosen on validation days", chosen],
+        ["largest difference between served and training predictions (skew)", _tiny(found["evaluation"]["skew"])],
+        ["best single feature for a long view (AUC, leakage check)", _highest(found)],
+        ["drift of the held-out day: columns drifted", _drift(found["drift"])],
+    ]
+    return table(["figure", "value"], [row for row in rows if row[1]])
+
+
+def _tiny(value: float | None) -> str:
+    return "" if value is None else f"{value:.0e}"
+
+
+def _highest(found: Mapping) -> str:
+    single = found["tripwire"]["checks"].get("single_feature", {}).get("highest", {}).get("long_view")
+    return f"{number(single['auc'], 3)} ({single['feature']})" if single else ""
+
+
+def _drift(found: Mapping) -> str:
+    return f"{found['drifted']} of {found['columns']}; verdict {found['verdict']}" if "columns" in found else ""
+
+
+def commands(figures: Figures) -> str:
+    """The two commands of README.md with their time."""
+    pipeline, suite = figures.get("pipeline"), figures.get("suite")
+    rows = [
+        ["`make demo`", _minutes(pipeline), "the pipeline on the committed sample, then the page at http://127.0.0.1:3000"],
+        ["`make test`", _minutes(suite), "style, import rules, all tests"],
+    ]
+    return table(["command", "takes, after two minutes of installation", "what one sees"], rows)
+
+
+def _minutes(found: Mapping | None) -> str:
+    return f"{found['seconds'] / 60:.1f} min" if found else "not measured"
+
+
+# ---- benchmarks ------------------------------------------------------------------------------------------------------------
+
+RANKED = {"auc": "AUC", "gauc": "GAUC", "ndcg@5": "nDCG@5", "logloss": "log loss", "ece": "calibration error"}
+
+
+def rankings(figures: Figures) -> str:
+    models = {name: each for found in figures.values() for name, each in found["models"].items()}
+    rows = []
+    for name, each in models.items():
+        runs = each.get("seeds", [each])
+        rows.append([name, *(spread([run[key] for run in runs]) for key in RANKED), str(len(runs))])
+    for name, title in FLOORS.items():
+        for each in [found["floors"][name] for found in figures.values() if name in found["floors"]][:1]:
+            rows.append([f"floor: {title}", *(number(each[key]) for key in RANKED), ""])
+    return table(["", *RANKED.values(), "seeds"], rows)
+
+
+def ranking_gain(figures: Figures) -> str:
+    gains = [(figure, each) for found in figures.values() for figure, each in found.get("over_xgboost", {}).items()]
+    rows = [[f"ranker over xgboost, {figure.upper()}", *map(number, each)] for figure, each in gains]
+    return table(["", "gain", "95% from", "to"], rows)
+
+
+def framing(figures: Figures) -> str:
+    found = only(figures)["framing"]
+    keys = {"auc": "AUC", "gauc": "GAUC", "ndcg@5": "nDCG@5", "ece": "calibration error"}
+    rows = [[f"`{name}`", *(mean_of(each[key]) if key in each else "" for key in keys)] for name, each in found.items()]
+    return table(["framing", *keys.values()], rows)
+
+
+HEADS = {
+    "raw/mae_watch_s": "MAE s, raw",
+    "calibrated/mae_watch_s": "MAE s, calibrated",
+    "raw/xauc_watch_s": "XAUC",
+    "raw/stratified_xauc_watch_s": "XAUC within lengths",
+    "raw/truth_rmse": "truth: RMSE s, raw",
+    "calibrated/truth_rmse": "truth: RMSE s, calibrated",
+    "raw/truth_xauc": "truth: XAUC",
+    "calibrated/own_spread": "own spread, calibrated",
+}
+
+
+def watch_time(figures: Figures) -> str:
+    found = only(figures)["watch_time"]
+    keys = [key for key in HEADS if any(key in each for each in found.values())]
+    digits = {key: 2 if key.endswith(("mae_watch_s", "rmse")) else 3 for key in keys}
+    rows = [[f"`{name}`", *(mean_of(each[key], digits[key]) for key in keys)] for name, each in found.items()]
+    return table(["head", *(HEADS[key] for key in keys)], rows)
+
+
+DEBIASED = {"pearson": "Pearson", "rank": "rank correlation", "rmse": "RMSE", "mean_ratio": "mean predicted over true"}
+
+
+def debias(figures: Figures) -> str:
+    found = only(figures)
+    named = {name: f"`+debias@model.module={name}`" for name in found["ways"]} | {"plain": "plain"}
+    rows = [(named[name], each) for name, each in found["ways"].items()]
+    titles = {"plain": "slates in order of popularity, plain", "position": "the same, position as an input of training"}
+    rows += [(titles.get(name, name), each) for name, each in found["placed"].items()]
+    return table(["", *DEBIASED.values()], [[title, *(mean_of(each[key], 3) for key in DEBIASED)] for title, each in rows])
+
+
+def true_best(figures: Figures) -> str:
+    found = only(figures)
+    rows = [
+        [way, name, " ± ".join(number(value, 3) for value in each["share"]), number(each["long_view"], 3),
+         number(each["watch_s"], 1)]
+        for way in ("retrieved", "drawn")
+        for name, each in found[way].items()
+    ]  # fmt: skip
+    head = ["candidates", "ordered by", "share of the true best 10", "long views of the first 10", "seconds of the first 10"]
+    return table(head, rows)
+
+
+def toys(figures: Figures) -> str:
+    runs = list(figures.values())
+    first = runs[0]
+    rows = [
+        [title, *(spread([run[f"{prefix}{key}@10"] for run in runs]) for key in ("recall", "ndcg"))]
+        for title, prefix in (("towers alone", ""), ("towers, co-watch graph, transitions, popularity, merged", "merged_"))
+    ]
+    rows += [
+        [f"floor: {name}", *(spread([run["floors"][name][f"{key}@10"] for run in runs]) for key in ("recall", "ndcg"))]
+        for name in sorted(first["floors"], key=lambda name: -first["floors"][name]["recall@10"])
+    ]
+    rows.append(["an epoch, s", spread([run["epoch_s"] for run in runs], 1), ""])
+    rows.append(["the whole run, min", spread([run["run_s"] / 60 for run in runs], 1), ""])
+    return table(["", "recall@10", "nDCG@10"], rows)
+
+
+def toys_gain(figures: Figures) -> str:
+    rows = [
+        [str(run["seed"]), name, run["over_strongest_floor"]["floor"], metric, *map(number, ends)]
+        for run in figures.values()
+        for name in ("towers", "merged")
+        for metric, ends in run["over_strongest_floor"][name].items()
+    ]
+    return table(["seed", "gain of", "over", "in", "95% from", "to"], rows)
+
+
+def cold_start(figures: Figures) -> str:
+    found = only(figures)["recall@500"]
+    groups = [("any age", found["by_video_age"]["any age"]), ("under 24 h", found["by_video_age"]["under 24h"])]
+    groups += [(f"viewers with {name} watches", each) for name, each in found["by_watches"].items()]
+    models = list(dict.fromkeys(name for _, each in groups for name in each))
+    rows = [[name, *(number(each.get(name), 3) for _, each in groups)] for name in models]
+    return table(["", *(f"{title}" for title, _ in groups)], rows)
+
+
+def worlds(figures: Figures) -> str:
+    logs = only(figures)["logs"]
+    names = next(iter(logs.values()))
+    rows = [[name, *(_compact(log[name]) for log in logs.values())] for name in names]
+    return table(["", *logs], rows)
+
+
+def _compact(value: float) -> str:
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.4g}"
+
+
+def columns(rows: Mapping[str, Callable[[Mapping], object]]) -> Callable[[Figures], str]:
+    """A table maker with a column for each record; a row without a value is left out."""
+
+    def made(figures: Figures) -> str:
+        cells = [[title, *(_cell(of, found) for found in figures.values())] for title, of in rows.items()]
+        return table(["", *(f"`{name}`" for name in figures)], [row for row in cells if any(row[1:])])
+
+    return made
+
+
+def _cell(of: Callable[[Mapping], object], found: Mapping) -> str:
+    value = of(found)
+    return value if isinstance(value, str) else "" if value is None else number(value, 3)
+
+
+# ---- arithmetic on measured inputs ------------------------------------------------------------------------------------------
+
+VIDEOS, VIEWERS, REQUESTS, SLATE, PEAK, COPIES, BUSY = 1e9, 500e6, 10, 20, 3, 3, 0.5  # docs/design.md, step 1
+
+
+def capacity(figures: Figures) -> str:
+    """What a billion videos and 500 million viewers a day ask for; nothing where an input was not measured."""
+    if len(figures) < 3:
+        return ""
+    serving, features, index = figures["serving"], figures["features-20m"], figures["index-10m"]
+    requests = VIEWERS * REQUESTS / 86_400
+    events = requests * SLATE * 2
+    viewer, item = serving["viewer_state_bytes"], serving["video_state_bytes"]
+    held = serving["release_bytes_per_video"]
+    vectors = index["bytes_per_video"] - index["resident_bytes"] + 4
+    rows = [
+        ("requests a second, peak", f"500 M x 10 / 86,400 s x {PEAK}", f"{requests * PEAK:,.0f}"),
+        ("events a second, peak", f"requests x {SLATE} videos x 2 events", f"{events * PEAK / 1e6:.2f} M"),
+        ("viewer state", f"500 M x {viewer:,.0f} B, {COPIES} copies", f"{VIEWERS * viewer * COPIES / 1e12:.1f} TB"),
+        ("viewer state read at peak", f"requests x {viewer:,.0f} B", f"{requests * PEAK * viewer / 1e6:,.0f} MB/s"),
+        ("video state", f"1 G x {item:,.0f} B", f"{VIDEOS * item / 1e9:,.0f} GB a copy"),
+        ("catalogue and encoded video columns", f"1 G x ({held['catalogue']:.0f} + {held['videos']:.0f}) B",
+         f"{VIDEOS * (held['catalogue'] + held['videos']) / 1e9:,.0f} GB a copy"),
+        ("vector index in memory", f"1 G x {index['resident_bytes']:.0f} B",
+         f"{VIDEOS * index['resident_bytes'] / 1e9:,.0f} GB a copy"),
+        ("its exact vectors, mapped from disk", f"1 G x {vectors:.0f} B", f"{VIDEOS * vectors / 1e9:,.0f} GB a copy"),
+        ("journal", f"500 M x 10 x 40 x {serving['journal_event_bytes']:.0f} B",
+         f"{VIEWERS * REQUESTS * 2 * SLATE * serving['journal_event_bytes'] / 1e12:.1f} TB a day"),
+        ("served log", f"500 M x 10 x {serving['served_answer_bytes']:,.0f} B",
+         f"{VIEWERS * REQUESTS * serving['served_answer_bytes'] / 1e12:.1f} TB a day"),
+        ("training columns", f"500 M x 10 x {SLATE} x {features['column_bytes_per_impression']} B",
+         f"{VIEWERS * REQUESTS * SLATE * features['column_bytes_per_impression'] / 1e12:.1f} TB a day"),
+        ("cores for requests at peak", f"requests x {serving['cpu_ms']:.1f} ms / {BUSY}",
+         f"{requests * PEAK * serving['cpu_ms'] / 1e3 / BUSY:,.0f}"),
+        ("store writers at peak", f"events x {serving['durable_event_us'] / 1e3:.3f} ms",
+         f"{events * PEAK * serving['durable_event_us'] / 1e6:,.0f}"),
+    ]  # fmt: skip
+    return table(["quantity", "arithmetic", "result"], rows)
