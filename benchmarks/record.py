@@ -22,6 +22,7 @@ RESULTS = Path(__file__).parent / "results"
 PRIVATE = re.compile(r"_(ROOT|FILE|PYTHON)$")
 MACHINE_PATH = re.compile(r"(^|=)(/|~|\.\.)")
 SHOWN_VARIABLES = ("ONEDNN_MAX_CPU_ISA", "OMP_NUM_THREADS")  # they change what is measured
+MEASURED = ("src", "benchmarks", "conf", "data", "train.py", "dvc.yaml", "params.yaml")
 SHOWN_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "amx_bf16")
 
 
@@ -64,9 +65,13 @@ def machine() -> dict[str, object]:
 
 
 def commit() -> str:
-    """The checked-out commit, with a plus where files differ from it."""
-    described = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
-    return subprocess.run(described, capture_output=True, text=True, check=True).stdout.strip()
+    """The checked-out commit, with a plus where code or data differ from it."""
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", *MEASURED, ":!benchmarks/results")
+    return _git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def last_line(name: str, arguments: Sequence[str]) -> str:

@@ -246,6 +246,22 @@ def watch_time(figures: Figures) -> str:
     return table(["head", *(HEADS[key] for key in keys)], rows)
 
 
+HEADED = {"auc": "AUC", "gauc": "GAUC", "logloss": "log loss"}
+
+
+def importance(figures: Figures) -> str:
+    found = only(figures)["importance"]["worse_by"]
+    order = sorted(found, key=lambda group: -found[group]["auc"]["mean"])
+    rows = [[group, *(mean_of(found[group][key]) for key in HEADED)] for group in order]
+    return table(["inputs permuted", *(f"{title}, worse by" for title in HEADED.values())], rows)
+
+
+def learning_curve(figures: Figures) -> str:
+    sizes = only(figures)["learning_curve"]["sizes"]
+    rows = [[number(size["rows"]), *(mean_of(size[key]) for key in HEADED)] for size in sizes]
+    return table(["training impressions", *HEADED.values()], rows)
+
+
 DEBIASED = {"pearson": "Pearson", "rank": "rank correlation", "rmse": "RMSE", "mean_ratio": "mean predicted over true"}
 
 
