@@ -173,10 +173,10 @@ def test_a_run_that_was_cut_short_goes_on_and_one_that_is_gone_starts_anew():
         first.log_metrics({"loss": 2.0}, step=0)
         raise SystemExit(143)
     assert client().get_run(first.id).info.status == "KILLED"
-    with tracking.start_run("cut", config={"a": 1, "out": "elsewhere"}, tags=TAGS, continues=first.id) as again:
+    with tracking.start_run("cut", config={"a": 1, "out": "elsewhere"}, tags=TAGS, continues=first) as again:
         assert client().get_run(first.id).info.status == "RUNNING"
         again.log_metrics({"loss": 1.0}, step=1)
-    assert again.id == first.id
+    assert again.id == first
     assert client().get_run(first.id).info.status == "FINISHED"
     assert [point.value for point in client().get_metric_history(first.id, "loss")] == [2.0, 1.0]
     assert client().get_run(first.id).data.params == {"a": "1"}
@@ -279,3 +279,37 @@ def test_the_store_follows_the_variable_and_is_absolute(tmp_path, monkeypatch):
     assert (tmp_path / "with space/mlruns" / run.id / "artifacts/config.yaml").exists()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:5000")
     assert tracking.tracking_uri() == "http://localhost:5000"
+
+
+@pytest.mark.parametrize("move", [shutil.copytree, shutil.move])
+def test_a_project_in_another_folder_writes_and_finds_its_artefacts_there(tmp_path, monkeypatch, move):
+    here, there = tmp_path / "a", tmp_path / "b c"
+    here.mkdir()
+    shutil.copy(tmp_path / "mlflow.db", here)
+    release(here, "r1")
+    body = """
+        os.chdir("a")
+        with tracking.start_run("first", config={"a": 1}, tags=TAGS) as run:
+            tracking.register_release("r1", Path("r1"), run_id=run.id, metrics={})
+        print(run.id)
+    """
+    ran = program(body).communicate(timeout=120)  # MLflow remembers where a run's artefacts lie as long as a process lives
+    first = ran[0].split()[-1]
+    move(here, there)
+    left = sorted(here.rglob("*"))
+
+    monkeypatch.chdir(there)
+    tracking.set_champion("r1")
+    assert tracking.champion() == "r1"
+    own = client().get_model_version("watchnext", "1")
+    assert own.source == f"{(there / 'mlruns').as_uri()}/{first}/artifacts/releases/r1"
+    assert [found.path for found in client().list_artifacts(first)] == ["config.yaml", "releases"]
+    with tracking.start_run("second", config={"a": 2}, tags=TAGS) as second:
+        tracking.register_release("r2", release(there, "r2"), run_id=second.id, metrics={})
+    with tracking.start_run("first", config={"a": 1}, tags=TAGS, continues=first) as again:
+        again.log_file(there / "r1" / "manifest.json", "more")
+    assert again.id == first
+    for path in (f"{second.id}/artifacts/config.yaml", f"{second.id}/artifacts/releases/r2/manifest.json",
+                 f"{first}/artifacts/config.yaml", f"{first}/artifacts/more/manifest.json"):  # fmt: skip
+        assert (there / "mlruns" / path).is_file()
+    assert sorted(here.rglob("*")) == left

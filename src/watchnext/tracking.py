@@ -1,7 +1,7 @@
 """The only door to MLflow: a run that always ends as what it was, and a registry that mirrors which release serves.
 
-The store is MLFLOW_TRACKING_URI, else `mlflow.db` in the working directory with its artefacts in `mlruns/` beside it. MLflow
-costs almost two seconds to import, so it is imported where it is first needed.
+The store is MLFLOW_TRACKING_URI, else `mlflow.db` in the working directory with its artefacts in `mlruns/` beside it, also
+where the project was moved. MLflow costs almost two seconds to import, so it is imported where it is first needed.
 """
 
 import json
@@ -9,12 +9,13 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -37,6 +38,14 @@ TERMINATED = 128 + signal.SIGTERM  # the exit code of a terminated program, 143
 PARENT = "mlflow.parentRunId"  # MLflow's own name
 
 SQLITE = "sqlite:///"
+ARTEFACTS = "mlruns"  # the folder beside the store
+# Where MLflow keeps places of artefacts; no call of its own changes them.
+PLACES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
 LONGEST_PARAM = 500
 PARAMS_PER_CALL = 100  # MLflow's own limit
 
@@ -57,15 +66,36 @@ def _store(uri: str) -> Iterator["MlflowClient"]:
             from mlflow import MlflowClient
 
             client = MlflowClient(tracking_uri=uri)
+        if uri.startswith(SQLITE):
+            _follow(Path(uri.removeprefix(SQLITE)))
         yield client
+
+
+def _beside(database: Path) -> str:
+    return (database.parent / ARTEFACTS).as_uri()
+
+
+def _follow(database: Path) -> None:
+    """Let artefacts lie beside the store. It holds their place from the root on, so that after a copy or a move of the project
+    MLflow would go on writing into the old one."""
+    with closing(sqlite3.connect(database)) as store, store:
+        found = store.execute("SELECT artifact_location FROM experiments WHERE name = ?", (EXPERIMENT,)).fetchone()
+        before, now = found[0] if found else "", _beside(database)
+        if before == now or not (before.startswith("file:") and before.endswith(f"/{ARTEFACTS}")):
+            return
+        for table, column in PLACES:
+            store.execute(
+                f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column} || '/', 1, ?) = ?",
+                (now, len(before) + 1, len(before) + 1, f"{before}/"),
+            )
 
 
 def _experiment(client: "MlflowClient", uri: str) -> str:
     """Id of the named experiment. Its artefact location is explicit: "Default" takes that of whichever program came first."""
     if found := client.get_experiment_by_name(EXPERIMENT):
         return found.experiment_id
-    beside = Path(uri.removeprefix(SQLITE)).parent / "mlruns"
-    return client.create_experiment(EXPERIMENT, artifact_location=beside.as_uri() if uri.startswith(SQLITE) else None)
+    beside = _beside(Path(uri.removeprefix(SQLITE))) if uri.startswith(SQLITE) else None
+    return client.create_experiment(EXPERIMENT, artifact_location=beside)
 
 
 class Run:
