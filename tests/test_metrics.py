@@ -73,23 +73,32 @@ def test_gauc_averages_each_viewers_auc_by_positives(table):
     assert same(metrics.gauc(*columns(table, 3)), total / weight if weight else math.nan)
 
 
-@given(rows, st.integers(1, 6))
-def test_ndcg_is_the_mean_over_all_viewers(table, k):
+def every_order(own: list[tuple[int, float]]) -> list[list[int]]:
+    """The labels of one viewer best first, under every order of rows of one score."""
+    orders = itertools.permutations(own)
+    return [[row[0] for row in sorted(order, key=lambda row: -sunk(row[1]))] for order in orders]  # a stable sort
+
+
+@given(st.lists(st.tuples(st.integers(0, 1), few | odd, st.integers(0, 3)), max_size=12), st.integers(1, 6))
+def test_ndcg_is_the_mean_over_all_viewers_and_all_orders_of_ties(table, k):
     def dcg(gains):
         return sum(gain / math.log2(rank + 2) for rank, gain in enumerate(gains[:k]))
 
     values = []
     for viewer in {row[2] for row in table}:
-        own = [row for row in table if row[2] == viewer]
-        ranked = [row[0] for row in sorted(own, key=lambda row: -sunk(row[1]))]  # stable, as promised
-        ideal = dcg(sorted(ranked, reverse=True))
-        values.append(dcg(ranked) / ideal if ideal else 0.0)
+        own = [row[:2] for row in table if row[2] == viewer][:5]
+        table = [row for row in table if row[2] != viewer] + [(*row, viewer) for row in own]
+        ideal = dcg(sorted((row[0] for row in own), reverse=True))
+        found = np.mean([dcg(ranked) for ranked in every_order(own)])
+        values.append(found / ideal if ideal else 0.0)
     assert same(metrics.ndcg_at(*columns(table, 3), k=k), sum(values) / len(values) if values else math.nan)
 
 
 @given(rows, st.randoms(use_true_random=False))
 def test_row_order_changes_nothing(table, random):
     shuffled = random.sample(table, len(table))
+    for k in (1, 3):
+        assert same(metrics.ndcg_at(*columns(table, 3), k=k), metrics.ndcg_at(*columns(shuffled, 3), k=k))
     for metric in (metrics.auc, metrics.logloss, metrics.ece):
         probabilities = [(label, min(max(sunk(score), 0.0), 4.0) / 4) for label, score, _ in table]
         reordered = [(label, min(max(sunk(score), 0.0), 4.0) / 4) for label, score, _ in shuffled]
@@ -97,13 +106,11 @@ def test_row_order_changes_nothing(table, random):
     assert same(metrics.gauc(*columns(table, 3)), metrics.gauc(*columns(shuffled, 3)))
 
 
-def test_ndcg_does_not_see_row_order_where_scores_differ():
-    generator = np.random.default_rng(0)
-    labels, scores, groups = generator.integers(0, 2, 200), generator.permutation(200), generator.integers(0, 20, 200)
-    order = generator.permutation(200)
-    assert metrics.ndcg_at(labels, scores, groups, 5) == pytest.approx(
-        metrics.ndcg_at(labels[order], scores[order], groups[order], 5)
-    )
+def test_a_constant_score_is_worth_a_random_order():
+    """Sorted by outcome or not: one positive of four is among the first two half of the time."""
+    for labels in ([1, 0, 0, 0], [0, 0, 0, 1]):
+        expected = (1 / math.log2(2) + 1 / math.log2(3)) / 4
+        assert metrics.ndcg_at(labels, [0.5] * 4, [0] * 4, 2) == pytest.approx(expected)
 
 
 def test_groups_may_be_strings_or_large_numbers():
@@ -225,7 +232,9 @@ def test_the_interval_of_a_mean_difference():
     low, high = metrics.interval(differences, seed=0)
     assert (low, high) == pytest.approx((3 - 0.196, 3 + 0.196), abs=0.02)
     assert metrics.interval(np.ones(5), seed=0) == (1.0, 1.0)
-    assert all(math.isnan(end) for end in metrics.interval(np.zeros(0), seed=0))
+    for nobody_or_one in (np.zeros(0), np.ones(1)):
+        assert all(math.isnan(end) for end in metrics.interval(nobody_or_one, seed=0))
+    assert all(math.isnan(end) for end in metrics.interval(np.arange(5.0), seed=0, viewers=np.zeros(5)))
 
 
 def test_a_viewer_is_drawn_with_all_of_theirs():

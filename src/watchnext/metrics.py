@@ -1,10 +1,13 @@
 """Ranking, calibration and watch-time metrics: pure functions of numpy arrays.
 
 Everywhere: labels are 0 or 1, `groups` says whose row it is (viewer, request), rows may come in any order. A score that is not
-finite (nan, +inf, -inf) sinks below every finite one. An average over nobody is nan. Arrays of unequal length raise ValueError.
+finite (nan, +inf, -inf) sinks below every finite one. Tied scores give the expected value over all their orders. An average
+over nobody is nan. Arrays of unequal length raise ValueError.
+
+A figure that is undefined is nan in memory, null in JSON (`rounded`), "-" in a table (`shown`), and left out of MLflow.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -86,11 +89,13 @@ def gauc(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> float:
 def ndcg_at(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, k: int) -> float:
     """Mean over all viewers of DCG@k over its best possible value, discount 1 / log2(1 + rank) (Järvelin & Kekäläinen 2002).
 
-    The gain is the label itself. A viewer without a positive counts as 0. Tied scores keep input order: shuffle rows that are
-    sorted by outcome, or a constant model looks perfect. nan without viewers.
+    The gain is the label itself. A viewer without a positive counts as 0. Tied scores share the mean discount of their ranks
+    (McSherry & Najork, ECIR 2008). nan without viewers.
 
     >>> round(ndcg_at([0, 1, 0], [0.9, 0.5, 0.1], [7, 7, 8], k=2), 4)
     0.3155
+    >>> ndcg_at([1, 0, 0, 0], [0.5, 0.5, 0.5, 0.5], [7, 7, 7, 7], k=1)
+    0.25
     """
     labels, scores, groups = _columns({"labels": labels, "scores": _sunk(scores), "groups": groups})
     if not len(labels):
@@ -102,12 +107,24 @@ def ndcg_at(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, k: int) 
 
 
 def _discounted_gain(gains: np.ndarray, scores: np.ndarray, groups: np.ndarray, k: int) -> np.ndarray:
-    """DCG@k of every group, best score first, ties in input order."""
-    order = np.lexsort((-scores.astype(np.float64), groups))  # a stable sort
+    """DCG@k of every group, best score first."""
+    return np.bincount(groups, gains * worth_of_ranks(scores, groups, lambda ranks: (ranks < k) / np.log2(ranks + 2)))
+
+
+def worth_of_ranks(scores: np.ndarray, groups: np.ndarray, worth: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """(N,) `worth` of each row's rank in its group, from 0 at the highest score; ties share the mean over the ranks they hold,
+    which is what each may expect of a random order. `groups` counts from 0 without gaps.
+
+    >>> worth_of_ranks(np.array([3.0, 1.0, 1.0, 2.0]), np.array([0, 0, 0, 1]), lambda ranks: ranks < 2).tolist()
+    [1.0, 0.5, 0.5, 1.0]
+    """
+    order = np.lexsort((-scores.astype(np.float64), groups))
     counts = np.bincount(groups)
     ranks = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
-    weights = np.where(ranks < k, gains[order] / np.log2(ranks + 2), 0.0)
-    return np.bincount(groups[order], weights=weights)
+    tie = np.cumsum(_starts(groups[order], scores[order])) - 1
+    found = np.empty(len(order))
+    found[order] = (np.bincount(tie, worth(ranks)) / np.bincount(tie))[tie]
+    return found
 
 
 def _probabilities(probabilities: np.ndarray) -> np.ndarray:
@@ -309,14 +326,15 @@ def popularity_lift(ranked: Sequence[np.ndarray], watched: Sequence[np.ndarray],
 def interval(
     differences: np.ndarray, *, seed: int, viewers: np.ndarray | None = None, resamples: int = 1000
 ) -> tuple[float, float]:
-    """95% interval of the mean of (T,) paired differences, by resampling viewers (bootstrap, Efron 1979); nan over nobody.
+    """95% interval of the mean of (T,) paired differences, by resampling viewers (bootstrap, Efron 1979); nan over fewer
+    than two viewers, whose spread nothing tells.
 
     `viewers` (T,) says whose each difference is: a viewer is drawn with all of theirs. None is one difference a viewer.
     """
     differences = np.asarray(differences, np.float64)
-    if not len(differences):
-        return float("nan"), float("nan")
     _, whose = np.unique(np.arange(len(differences)) if viewers is None else viewers, return_inverse=True)
+    if whose.max(initial=0) < 1:
+        return float("nan"), float("nan")
     sums, sizes = np.bincount(whose, differences), np.bincount(whose)
     random, count = np.random.default_rng(seed), len(sizes)
     drawn = (random.integers(count, size=count) for _ in range(resamples))
@@ -332,7 +350,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def rounded(found: object, digits: int) -> object:
     """Every float of nested mappings and lists to so many digits, for a report: what lies behind differs between processors.
-    nan becomes None, as JSON has none."""
+    nan, an undefined figure, becomes None, as JSON has no nan."""
     if isinstance(found, Mapping):
         return {name: rounded(value, digits) for name, value in found.items()}
     if isinstance(found, list):
@@ -340,3 +358,12 @@ def rounded(found: object, digits: int) -> object:
     if isinstance(found, float):
         return None if found != found else round(found, digits)
     return found
+
+
+def shown(figure: float | None, form: str) -> str:
+    """A figure as tables show it, "-" where it is undefined: nan, or the None that `rounded` makes of it.
+
+    >>> shown(0.25, ".4f"), shown(float("nan"), ".4f"), shown(None, ".1%")
+    ('0.2500', '-', '-')
+    """
+    return "-" if figure is None or figure != figure else format(figure, form)

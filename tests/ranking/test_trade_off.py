@@ -1,6 +1,7 @@
 """The trade-off curve, by hand and against a slow loop."""
 
 import math
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -10,16 +11,17 @@ from watchnext.ranking.trade_off import efficient, markdown, mean_of_top, trade_
 from watchnext.reranking.value import Value
 
 
-def test_mean_of_top_against_a_slow_loop():
+def test_mean_of_top_is_the_mean_over_all_orders_of_ties():
     random = np.random.default_rng(0)
-    outcomes, values, groups = random.random(200), random.integers(0, 6, 200).astype(float), random.integers(0, 30, 200)
-    values[:10] = np.nan
+    outcomes, values = random.random(60), random.integers(0, 3, 60).astype(float)
+    groups = random.permutation(np.repeat(np.arange(12), 5))
+    values[:5] = np.nan
     for k in (1, 3, 50):
         taken = []
-        for group in range(30):
-            rows = [row for row in range(200) if groups[row] == group]
-            ranked = sorted(rows, key=lambda row: -values[row] if math.isfinite(values[row]) else math.inf)
-            taken += [outcomes[row] for row in ranked[:k]]
+        for group in range(12):
+            orders = permutations(np.flatnonzero(groups == group))
+            ranked = (sorted(order, key=lambda row: -np.nan_to_num(values[row], nan=-1.0)) for order in orders)
+            taken.append(np.mean([outcomes[order[:k]] for order in ranked]))
         assert mean_of_top(outcomes, values, groups, k=k) == pytest.approx(np.mean(taken))
     assert math.isnan(mean_of_top(np.empty(0), np.empty(0), np.empty(0), k=3))
 

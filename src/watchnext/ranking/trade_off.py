@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from watchnext.metrics import shown, worth_of_ranks
+
 
 @dataclass(frozen=True)
 class Point:
@@ -18,16 +20,13 @@ class Point:
 
 
 def mean_of_top(outcomes: np.ndarray, values: np.ndarray, groups: np.ndarray, *, k: int) -> float:
-    """Mean outcome (N,) of the k rows of highest value (N,) in every group (N,), or of all in a smaller one. Tied values keep
-    input order, one that is not finite sinks. nan without rows."""
+    """Mean outcome (N,) of the k rows of highest value (N,) in every group (N,), or of all in a smaller one, as expected over
+    the orders of ties; a value that is not finite sinks. nan without rows."""
     if not len(values):
         return float("nan")
     _, which = np.unique(groups, return_inverse=True)
-    sunk = np.where(np.isfinite(values), values, -np.inf)
-    order = np.lexsort((-sunk, which))  # a stable sort
-    counts = np.bincount(which)
-    rank = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return float(np.mean(np.asarray(outcomes, np.float64)[order[rank < k]]))
+    among = worth_of_ranks(np.where(np.isfinite(values), values, -np.inf), which, lambda ranks: ranks < k)
+    return float(np.average(np.asarray(outcomes, np.float64), weights=among))
 
 
 def weightings(weights: Mapping[str, float], *, first: str, second: str, steps: int) -> list[tuple[float, dict[str, float]]]:
@@ -77,6 +76,6 @@ def markdown(points: list[Point]) -> str:
     names = list(points[0].metrics)
     lines = [f"| share | {' | '.join(names)} | |", "| ---: |" + " ---: |" * len(names) + " --- |"]
     for point in points:
-        cells = " | ".join(f"{point.metrics[name]:.4f}" for name in names)
+        cells = " | ".join(shown(point.metrics[name], ".4f") for name in names)
         lines.append(f"| {point.share:.2f} | {cells} | {'efficient' if point.efficient else ''} |")
     return "\n".join(lines)
