@@ -58,6 +58,8 @@ def built(folder: Path) -> Path:
     (folder / "conf" / "features" / "tiny.yaml").write_text(yaml.safe_dump(schema, sort_keys=False))
     trainer = yaml.safe_load((folder / "conf" / "trainer" / "default.yaml").read_text())
     (folder / "conf" / "trainer" / "default.yaml").write_text(yaml.safe_dump({**trainer, "max_epochs": 1}))
+    labels = folder / "conf" / "labels" / "default.yaml"
+    labels.write_text(labels.read_text().replace("long_view_s: null", "long_view_s: 6"))
     done = run(folder, "-m", "watchnext.lifecycle", "pipeline", "data=tiny")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return folder

@@ -1,12 +1,17 @@
 """The parts of the replay by hand; the whole of it runs in tests/test_pipeline.py."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import polars as pl
 import pytest
 
 from watchnext.data.tables import OUTCOMES
-from watchnext.evaluation.replay import Stream, events_of, ranking_metrics, skew
+from watchnext.evaluation.replay import Replay, Stream, events_of, ranking_metrics, skew
+from watchnext.schema import FeatureSchema
 from watchnext.serving.events import Event
+from watchnext.types import TARGETS
 
 DAY_MS = 86_400_000
 
@@ -86,17 +91,38 @@ def test_a_day_begins_with_its_first_request():
     assert store.applied == [90]
 
 
+def test_requests_of_a_schema_without_context_columns():
+    schema = FeatureSchema.load(Path(__file__).parents[2] / "conf/features/sequences.yaml")
+    release = SimpleNamespace(pipeline=SimpleNamespace(schema=schema))
+    test = impressions((1, 7, 100, 50, None), (2, 9, 90, 0, None), (1, 8, 100, 5, None))
+    test = test.with_columns(request_id=pl.Series(["a", "b", "a"]))
+    found = list(Replay(release=release, regime="streaming", slate=5, requests=0, depth=9)._requests(test))
+    assert [(request.request_id, request.as_of_ms, place.tolist()) for request, place in found] == [
+        ("b", 90, [1]),
+        ("a", 100, [0, 2]),
+    ]
+    assert all(request.context == {} for request, _ in found)
+
+
 def test_ranking_figures_leave_out_what_could_not_be_scored():
-    test = pl.DataFrame(
-        {"user_id": [1, 1, 2, 2], "watch_ms": [1000, 2000, 3000, 4000]}
-        | {name: [True, False, True, False] for name in ("click", "long_view", "like")}
-    )
+    targets = np.array([[1, 1, 1, 1.0], [0, 0, 0, 2.0], [1, 1, 1, 3.0], [0, 0, 0, 4.0]])
     scores = np.array([[0.9, 0.9, 0.9, 1.0], [0.1, 0.1, 0.1, 2.0], [0.8, 0.8, 0.8, 3.0], [np.nan] * 4])
-    found = ranking_metrics(scores, test)
+    found = ranking_metrics(scores, targets, np.array([1, 1, 2, 2]))
     assert found["long_view"]["auc"] == 1.0
     assert found["watch_s"]["mae_s"] == 0.0
 
 
-def test_skew_is_the_largest_difference_of_a_probability():
-    served = np.array([[0.5, 0.5, 0.5, 100.0], [np.nan] * 4])
-    assert skew(served, served + np.array([0.0, 0.02, 0.0, 50.0])) == pytest.approx(0.02)
+@pytest.mark.parametrize("rows", [0, 1, 3])
+def test_ranking_figures_of_one_class_or_of_nobody_are_undefined(rows):
+    found = ranking_metrics(np.full((rows, len(TARGETS)), 0.1), np.zeros((rows, len(TARGETS))), np.zeros(rows, np.int64))
+    assert all(np.isnan(found[name][figure]) for name in ("click", "long_view", "like") for figure in ("auc", "gauc"))
+    assert np.isnan(found["watch_s"]["xauc"])
+    assert np.isnan(found["like"]["logloss"]) == (rows == 0)
+
+
+def test_skew_is_the_largest_difference_of_a_probability_and_of_seconds():
+    served = np.array([[0.5, 0.5, 0.5, 100.0], [0.1, 0.1, 0.1, 0.2], [np.nan] * 4])
+    offline = served + np.array([[0.0, 0.02, 0.0, 25.0], [0.0, 0.0, -0.01, 0.1], [0.0] * 4])
+    offline[2] = 0.3  # of a video that the catalogue lacks
+    assert skew(served, offline) == pytest.approx({"probability": 0.02, "watch_s": 0.2})
+    assert np.isnan(list(skew(served[2:], offline[2:]).values())).all()

@@ -1,5 +1,6 @@
 """No release leaves whose compiled ranker answers otherwise than the trained network."""
 
+import math
 from functools import partial
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from watchnext.lifecycle import build
-from watchnext.lifecycle.agreement import AgreementError, agreement, require_agreement
+from watchnext.lifecycle.agreement import AgreementError, _order, agreement, require_agreement
 from watchnext.lifecycle.build import ReleaseBuilder
 from watchnext.nn.weights import build_network, recipe_of, save_network
 from watchnext.ranking.dcn import DCN
@@ -65,16 +66,36 @@ def perturbed(ranker: torch.nn.Module, export):
 def test_what_is_exported_answers_as_the_network_does(builder, ranker, world_features, tmp_path):
     builder._export(build_network(recipe_of(TOWERS, world_features.pipeline.sizes)).eval(), ranker, tmp_path)
     found = agreement(CompiledRanker.load(tmp_path), ranker, world_features, world_features.rows("valid"))
-    assert set(found) == {"apart", *(f"rank/{name}" for name in TARGETS)}
-    assert found["apart"] < 1e-4
-    assert min(value for name, value in found.items() if name != "apart") > 0.9999
+    assert set(found) == {"difference/probability", "difference/watch_s", *(f"rank/{name}" for name in TARGETS)}
+    assert found["difference/probability"] < 1e-4
+    assert found["difference/watch_s"] < 1e-4
+    assert math.isnan(found.pop("rank/like"))  # it says the same of everything, so its order is undefined
+    assert min(value for name, value in found.items() if name.startswith("rank/")) > 0.9999
     require_agreement(found)
+
+
+def test_seconds_that_are_too_long_by_a_tenth_are_refused(builder, ranker, world_features, tmp_path):
+    """Their order stays what it was: nothing but the seconds themselves can tell."""
+    builder._export(build_network(recipe_of(TOWERS, world_features.pipeline.sizes)).eval(), ranker, tmp_path)
+    compiled = CompiledRanker.load(tmp_path)
+    longer = np.float32([1.1 if name == "watch_s" else 1.0 for name in TARGETS])
+    found = agreement(lambda inputs: compiled(inputs) * longer, ranker, world_features, world_features.rows("valid"))
+    assert found["rank/watch_s"] > 0.9999
+    with pytest.raises(AgreementError, match=r"impressions: difference/watch_s 0\.\d+, expected below 0\.01\. Noth"):
+        require_agreement(found)
+
+
+def test_an_order_is_undefined_where_nothing_is_ordered_and_wrong_where_one_side_orders():
+    random = np.random.default_rng(0).random(500)
+    assert math.isnan(_order(np.full(500, 0.2), np.full(500, 0.2) * (1 + 1e-5 * random)))  # rounding is no order
+    assert _order(np.full(500, 0.2), random) == _order(random, np.full(500, 0.2)) == 0.0
+    assert _order(1e-6 * random, random) == pytest.approx(1.0)
 
 
 def test_one_wrong_weight_in_the_compiled_ranker_and_nothing_is_released(builder, ranker, monkeypatch):
     monkeypatch.setattr(build, "export_graph", perturbed(ranker, build.export_graph))
     with pytest.raises(
-        AgreementError, match=r"long_view 0?\S+, expected above 0\.999; worst difference .*`dvc repro"
+        AgreementError, match=r"long_view 0?\S+, expected above 0\.999; difference/probability .*`dvc repro"
     ) as caught:
         builder.build()
     assert "rank/click" not in str(caught.value)
@@ -83,10 +104,16 @@ def test_one_wrong_weight_in_the_compiled_ranker_and_nothing_is_released(builder
 
 @pytest.mark.parametrize(
     ("wrong", "named"),
-    [({"rank/like": 0.999}, "rank/like 0.99900"), ({"rank/like": float("nan")}, "rank/like nan"), ({"apart": 0.01}, "0.01000")],
+    [
+        ({"rank/like": 0.999}, "rank/like 0.99900"),
+        ({"difference/probability": float("nan")}, "difference/probability nan"),
+        ({"difference/probability": 0.01}, "difference/probability 0.01000"),
+        ({"difference/watch_s": 0.01}, "difference/watch_s 0.01000"),
+    ],
 )
-def test_a_figure_at_its_limit_or_unknown_is_refused(wrong, named):
-    good = {**{f"rank/{name}": 1.0 for name in TARGETS}, "apart": 0.0099}
+def test_a_figure_at_its_limit_and_a_difference_that_is_unknown_are_refused(wrong, named):
+    good = {**{f"rank/{name}": 1.0 for name in TARGETS}, "difference/probability": 0.0099, "difference/watch_s": 0.0099}
     require_agreement(good)
+    require_agreement(good | {"rank/like": float("nan")})
     with pytest.raises(AgreementError, match=named):
         require_agreement(good | wrong)

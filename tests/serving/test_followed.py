@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from watchnext.data.splits import TimeSplit
 from watchnext.evaluation.funnel import FATES, Follower
+from watchnext.evaluation.replay import Replay
 from watchnext.serving.events import Event
 from watchnext.serving.recommender import Recommender
 from watchnext.types import Request
@@ -60,3 +62,13 @@ def test_lists_are_as_deep_as_asked_and_floors_leave_out_the_seen(follower, rele
     for rows in found.floors.values():
         assert len(rows) == len(set(rows)) == 30
         assert not set(rows) & set(range(WATCHED))
+
+
+@pytest.mark.parametrize("long", [True, False])
+def test_what_is_watched_long_is_what_the_label_says_whatever_the_log_flags(release, built, long):
+    _, tables = built
+    split = TimeSplit(valid_days=1, test_days=1).assign(tables.impressions["day"])
+    replay = Replay(release=release, regime="frozen", slate=5, requests=10, depth=20)
+    funnels = replay.run(tables, split, np.full(len(split), float(long))).funnels
+    assert sum(len(funnel.watched) for funnel in funnels) > 5
+    assert all((funnel.long_view == long).all() for funnel in funnels)

@@ -21,6 +21,7 @@ from watchnext.metrics import rounded
 from watchnext.ranking.scoring import Ranker
 from watchnext.schema import SchemaError
 from watchnext.serving.release import Release, ReleaseError, last_built
+from watchnext.types import TARGETS
 
 
 def flat(nested: dict, prefix: str = "") -> dict[str, float]:
@@ -65,16 +66,17 @@ def replay(config: DictConfig) -> None:
         print(f"{name}: no data, as there are no test days to replay")
         return
     tables = read_tables(outputs / "tables")
-    split = np.asarray(features.columns["split"])
-    replayed = {regime: replayed_under(regime, config, release).run(tables, split) for regime in REGIMES}
+    split, rows = np.asarray(features.columns["split"]), features.rows("test")
+    targets, users = features.columns["targets"][rows], features.columns["user_rows"][rows]
+    long_view = features.columns["targets"][:, TARGETS.index("long_view")]
+    replayed = {regime: replayed_under(regime, config, release).run(tables, split, long_view) for regime in REGIMES}
     followed = replayed[config.regime]
     ranker = Ranker.load(outputs / "ranker", schema=features.pipeline.schema, repair="dvc repro ranker")
-    test = tables.impressions.filter(pl.Series(split == 2))
     report = {
         "release": name,
         "regime": config.regime,
         "requests": len(followed.funnels),
-        "impressions": int((split == 2).sum()),
+        "impressions": len(rows),
         "funnel": funnel_metrics(followed.funnels, config.evaluation.k, len(release.catalogue)),
         "lost": lost(followed.funnels),
         "retrieval": retrieval_metrics(
@@ -83,10 +85,10 @@ def replay(config: DictConfig) -> None:
             popularity=popularity_of(tables.impressions.filter(pl.Series(split != 2)), release.video_ids),
             seed=config.seed,
         ),
-        "ranking": {regime: ranking_metrics(found.scores, test) for regime, found in replayed.items()},
+        "ranking": {regime: ranking_metrics(found.scores, targets, users) for regime, found in replayed.items()},
     }
     built = features.report["regime"]
-    report["skew"] = skew(replayed[built].scores, ranker.scored(features, features.rows("test")))
+    report["skew"] = skew(replayed[built].scores, ranker.scored(features, rows))
     printed, report = table(report), rounded(report, 6)
     picture = outputs / "evaluation" / "retrieval.png"
     if report["retrieval"]:

@@ -15,7 +15,8 @@ from watchnext.types import Request
 class Floors:
     """Rankings of the whole catalogue for a request, `depth` long, seen and not yet uploaded videos left out.
 
-    popular         by long views of the training log, undecayed as nearly as the state keeps it (its longest half-life)
+    popular         by the log's own flags of long views before the held-out days, undecayed as nearly as the state keeps
+                    it (its longest half-life)
     recent popular  by the shortest half-life of at least a day
     popular now     by the shortest half-life
     random          by chance, seeded by the request

@@ -20,13 +20,15 @@ from watchnext.evaluation.funnel import Follower, Funnel
 from watchnext.features.events import in_order
 from watchnext.features.fold import SHOWN
 from watchnext.features.regimes import day_starts
+from watchnext.ranking.figures import apart, of_head
+from watchnext.ranking.heads import WATCH
 from watchnext.serving.events import Event
 from watchnext.serving.recommender import Recommender
 from watchnext.serving.release import Release
 from watchnext.serving.store import Store
 from watchnext.types import TARGETS, Request
 
-PROBABILITIES = TARGETS[:3]
+PROBABILITIES = TARGETS[:WATCH]
 
 
 @dataclass(frozen=True)
@@ -89,12 +91,13 @@ class Replay:
     requests: int
     depth: int
 
-    def run(self, tables: Tables, split: np.ndarray) -> Replayed:
-        """`split` (N,) as the feature stage saw it; rows with 2 are replayed, after those known at the release's as_of."""
+    def run(self, tables: Tables, split: np.ndarray, long_view: np.ndarray) -> Replayed:
+        """`split` and `long_view` (N,) as the feature stage saw them; rows of split 2 are replayed, after those known at the
+        release's as_of. The state counts the flags of the log, as it will those of clients; the label `long_view` judges."""
         test = tables.impressions.filter(pl.Series(split == 2))
         rows = self.release.video_ids.rows_of(test["video_id"])
         scores = np.full((len(test), len(TARGETS)), np.nan, np.float32)
-        followed, long_view = self._followed(test), test["long_view"].to_numpy()
+        followed, long_view = self._followed(test), long_view[split == 2] > 0
         count, title, funnels = test["request_id"].n_unique(), f"evaluation: {self.regime}", []
         with self.opened(tables, split) as (recommender, requests):
             follower = Follower(recommender, depth=self.depth)
@@ -129,7 +132,7 @@ class Replay:
         context = [f.name for f in self.release.pipeline.schema.columns("context")]
         keyed = test.with_row_index("place").group_by("request_id", maintain_order=True)
         first = keyed.agg(
-            pl.col("user_id", "time_ms", "surface").first(), pl.col(*context).first().name.prefix("context."), pl.col("place")
+            pl.col("user_id", "time_ms", "surface").first(), pl.col(context).first().name.prefix("context."), pl.col("place")
         )
         for row in first.sort("time_ms", maintain_order=True).iter_rows(named=True):
             given = {name: row[f"context.{name}"] for name in context if row[f"context.{name}"] is not None}
@@ -151,22 +154,21 @@ class Replay:
         return {str(request): places for request, places in chosen.select("request_id", "place").iter_rows()}
 
 
-def ranking_metrics(scores: np.ndarray, test: pl.DataFrame) -> dict[str, dict[str, float]]:
-    """AUC, GAUC over viewers, logloss and calibration error of each probability, and the error in seconds, on test
-    impressions."""
+def ranking_metrics(scores: np.ndarray, targets: np.ndarray, users: np.ndarray) -> dict[str, dict[str, float]]:
+    """AUC, GAUC over viewers, logloss and calibration error of each probability, and the error in seconds, against the labels
+    `targets` (N, T) of the test impressions of `users` (N,). What could not be scored is left out."""
     scored = np.isfinite(scores).all(axis=1)
-    users = test["user_id"].rank("dense").to_numpy()[scored]
+    scores, targets, users = scores[scored], targets[scored], users[scored]
     found = {}
     for place, name in enumerate(PROBABILITIES):
-        label, score = test[name].to_numpy()[scored], scores[scored, place]
-        found[name] = {"auc": metrics.auc(label, score), "gauc": metrics.gauc(label, score, users),
-                       "logloss": metrics.logloss(label, score), "ece": metrics.ece(label, score)}  # fmt: skip
-    seconds = test["watch_ms"].to_numpy()[scored] / 1000.0
-    watch = scores[scored, TARGETS.index("watch_s")]
+        label, score = targets[:, place], scores[:, place]
+        found[name] = of_head(score, label, users) | {"ece": metrics.ece(label, score)}
+    seconds, watch = targets[:, WATCH], scores[:, WATCH]
     return found | {"watch_s": {"mae_s": metrics.mean_absolute_error(seconds, watch), "xauc": metrics.xauc(seconds, watch)}}
 
 
-def skew(scores: np.ndarray, offline: np.ndarray) -> float:
-    """Largest difference of a probability between the served graph on replayed state and the training network on built
-    features."""
-    return float(np.nanmax(np.abs(scores[:, : len(PROBABILITIES)] - offline[:, : len(PROBABILITIES)]), initial=0.0))
+def skew(scores: np.ndarray, offline: np.ndarray) -> dict[str, float]:
+    """How far the served graph on replayed state is `apart` from the training network on built features, (N, T) each; rows that
+    could not be scored, as the catalogue lacks their video, are left out."""
+    scored = ~np.isnan(scores).all(axis=1)
+    return apart(scores[scored], offline[scored])

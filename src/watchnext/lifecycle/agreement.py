@@ -7,12 +7,15 @@ import torch
 
 from watchnext.features.batches import NO_INPUTS, FeatureSet
 from watchnext.metrics import rank_correlation
-from watchnext.ranking.heads import WATCH, Scorer
+from watchnext.ranking.figures import apart
+from watchnext.ranking.heads import Scorer
 from watchnext.serving.graph import CompiledRanker
 from watchnext.types import TARGETS
 
 ROWS, CANDIDATES = 4_000, 100  # held-out impressions that are asked for, and how many of them share a viewer
-LEAST_RANK, MOST_APART = 0.999, 0.01
+LEAST_RANK = 0.999
+MOST_APART = {"probability": 0.01, "watch_s": 0.01}  # the latter as a part of the seconds
+LEAST_SPREAD = 1e-3  # part of its largest value that a head varies by, where its order is more than rounding
 CANDIDATE_INPUTS = ("video_codes", "video_tags", "video_vector", "video_values", "video_duration_s", "candidate_values")
 
 
@@ -22,7 +25,8 @@ class AgreementError(ValueError):
 
 @torch.no_grad()
 def agreement(ranker: CompiledRanker, network: torch.nn.Module, features: FeatureSet, rows: np.ndarray) -> dict[str, float]:
-    """`rank/<target>`, the rank correlation of the two, and `apart`, the largest difference of a probability.
+    """`rank/<target>`, the rank correlation of the two, and `difference/<kind>`, the largest ones as `apart` finds them; nan
+    is undefined.
 
     Up to ROWS of `rows`, evenly spaced, CANDIDATES at a time for the viewer of the first of them: the compiled ranker gets that
     viewer once, as when serving, the network gets the viewer in every row, as in training.
@@ -31,8 +35,7 @@ def agreement(ranker: CompiledRanker, network: torch.nn.Module, features: Featur
     parts = [_both(ranker, network, features, rows[start : start + CANDIDATES]) for start in range(0, len(rows), CANDIDATES)]
     served, trained = (np.concatenate(each) for each in zip(*parts, strict=True))
     found = {f"rank/{name}": _order(served[:, place], trained[:, place]) for place, name in enumerate(TARGETS)}
-    probabilities = [place for place in range(len(TARGETS)) if place != WATCH]
-    return found | {"apart": float(np.abs(served - trained)[:, probabilities].max())}
+    return found | {f"difference/{kind}": value for kind, value in apart(served, trained).items()}
 
 
 def _both(
@@ -46,16 +49,17 @@ def _both(
 
 
 def _order(served: np.ndarray, trained: np.ndarray) -> float:
-    """A head that says the same of everything, and is compiled so, agrees."""
-    return 1.0 if np.ptp(served) == np.ptp(trained) == 0 else rank_correlation(served, trained)
+    """nan where both say the same of everything, as a head does of an outcome that never happens; 0 where one of them does."""
+    same = [np.ptp(values) <= LEAST_SPREAD * np.abs(values).max() for values in (served, trained)]
+    return rank_correlation(served, trained) if not any(same) else float("nan") if all(same) else 0.0
 
 
 def require_agreement(found: Mapping[str, float]) -> None:
-    """Raise AgreementError naming the figures that are too far from 1, or from 0."""
+    """Raise AgreementError naming the figures that are too far from 1, or from 0. An order may be undefined, no difference."""
     wrong = [f"{name} {value:.5f}, expected above {LEAST_RANK}" for name, value in found.items()
-             if name != "apart" and not value > LEAST_RANK]  # fmt: skip
-    if not found["apart"] < MOST_APART:
-        wrong.append(f"worst difference of a probability {found['apart']:.5f}, expected below {MOST_APART}")
+             if name.startswith("rank/") and value <= LEAST_RANK]  # fmt: skip
+    wrong += [f"difference/{kind} {found[f'difference/{kind}']:.5f}, expected below {most}" for kind, most in MOST_APART.items()
+              if not found[f"difference/{kind}"] < most]  # fmt: skip
     if wrong:
         raise AgreementError(
             f"the compiled ranker does not answer as the trained network does on held-out impressions: {'; '.join(wrong)}. "

@@ -39,6 +39,15 @@ def of_head(score: np.ndarray, label: np.ndarray, users: np.ndarray) -> dict[str
     }
 
 
+def apart(served: np.ndarray, trained: np.ndarray) -> dict[str, float]:
+    """Largest difference of a probability, and of seconds as a part of the trained ones (of 1 s where they are fewer); (N, T)
+    each. A nan on either side makes it nan, as do no rows: it is undefined then."""
+    differences = np.abs(served - trained, dtype=np.float64)
+    differences[:, WATCH] /= np.maximum(trained[:, WATCH], 1.0)
+    largest = differences.max(axis=0) if len(differences) else np.full(len(TARGETS), np.nan)
+    return {"probability": float(np.delete(largest, WATCH).max()), "watch_s": float(largest[WATCH])}
+
+
 def mean_and_spread(found: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
     """Figure > mean and standard deviation over repetitions; the latter is nan for one."""
     values = {name: np.array([each[name] for each in found]) for name in found[0]}
@@ -63,16 +72,17 @@ def _of_seconds(score: np.ndarray, target: np.ndarray, strata: np.ndarray) -> di
     }
 
 
+def _with_spread(figure: Mapping[str, float]) -> str:
+    return " ± ".join(metrics.shown(figure[part], ".4f") for part in ("mean", "spread"))
+
+
 def markdown_of(report: Mapping) -> str:
     """A line a group, the most important first, or a line a size: figures with their spread."""
     if "sizes" in report:
         lines = [(f"{size['rows']:,}", size) for size in report["sizes"]]
     else:
         lines = sorted(report["worse_by"].items(), key=lambda line: -line[1]["auc"]["mean"])
-    cells = [
-        f"| {name} | " + " | ".join(f"{found[key]['mean']:.4f} ± {found[key]['spread']:.4f}" for key in TITLES) + " |"
-        for name, found in lines
-    ]
+    cells = [f"| {name} | " + " | ".join(_with_spread(found[key]) for key in TITLES) + " |" for name, found in lines]
     what, sign = ("training impressions", "") if "sizes" in report else ("inputs", " worse by")
     return "\n".join(
         [f"| {what} | {' | '.join(f'{title}{sign}' for title in TITLES.values())} |", "| --- |" + " ---: |" * 3, *cells]
