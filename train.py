@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from watchnext import tracking
 from watchnext.dispatch import composed, plain, write_report
 from watchnext.features.batches import FeatureSet
-from watchnext.metrics import aligned, rounded
+from watchnext.metrics import aligned, rounded, shown
 from watchnext.nn.checkpoints import Checkpoints, unfinished
 from watchnext.nn.module import NothingToLearnError, fit_and_measure, tracked
 from watchnext.nn.weights import written_aside
@@ -97,7 +97,7 @@ def main(config: DictConfig) -> None:
             write(config, run, module, found, out)
     except (FileNotFoundError, SchemaError, ValueError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
-    print("\n".join([f"{name} > {out}", *aligned([(key, f"{value:.4f}") for key, value in sorted(found.items())])]))
+    print("\n".join([f"{name} > {out}", *aligned([(key, shown(value, ".4f")) for key, value in sorted(found.items())])]))
 
 
 if __name__ == "__main__":

@@ -106,12 +106,13 @@ class Run:
         self.id = id
         self.tracking_uri = tracking_uri
 
-    def log_metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
-        """One call to the store for all values. nan is kept, infinity becomes the largest float; "@" in a name becomes "_"."""
+    def log_metrics(self, values: Mapping[str, float | None], step: int | None = None) -> None:
+        """One call to the store for all values. What is undefined (nan, None) is left out, infinity becomes the largest float;
+        "@" in a name becomes "_"."""
         from mlflow.entities import Metric
 
         now_ms = int(time.time() * 1000)
-        metrics = [Metric(_name(name), float(value), now_ms, step or 0) for name, value in values.items()]
+        metrics = [Metric(_name(name), float(value), now_ms, step or 0) for name, value in _defined(values)]
         self._client.log_batch(self.id, metrics=metrics)
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
@@ -269,6 +270,11 @@ def _git_says(*words: str) -> str | None:
     return asked.stdout.strip() if asked.returncode == 0 else None
 
 
+def _defined(values: Mapping[str, float | None]) -> Iterator[tuple[str, float]]:
+    """The figures that are not undefined (nan, or the None of a report in JSON)."""
+    return ((name, value) for name, value in values.items() if value is not None and value == value)
+
+
 def _name(name: str) -> str:
     """With what MLflow refuses in a metric's or parameter's name replaced."""
     return re.sub(r"[^\w\-. :/]", "_", name)
@@ -291,7 +297,9 @@ def _flat(config: object, prefix: str = "") -> Iterator[tuple[str, object]]:
             yield f"{prefix}{key}", json.dumps(value) if isinstance(value, list) else value
 
 
-def register_release(release_id: str, folder: Path, *, run_id: str, metrics: Mapping[str, float], name: str = MODEL) -> int:
+def register_release(
+    release_id: str, folder: Path, *, run_id: str, metrics: Mapping[str, float | None], name: str = MODEL
+) -> int:
     """Enter a finished release as a model version, as challenger unless it already serves; the same release keeps its version.
 
     The version points at the release's manifest among the run's artefacts. Raises FileNotFoundError for an unfinished release.
@@ -308,11 +316,11 @@ def register_release(release_id: str, folder: Path, *, run_id: str, metrics: Map
 
 
 def _create_version(
-    client: "MlflowClient", name: str, release_id: str, manifest: Path, run_id: str, metrics: Mapping[str, float]
+    client: "MlflowClient", name: str, release_id: str, manifest: Path, run_id: str, metrics: Mapping[str, float | None]
 ) -> int:
     where = f"releases/{release_id}"
     client.log_artifact(run_id, str(manifest), where)
-    tags = {"release_id": release_id, **{_name(f"metric.{metric}"): f"{value:.6g}" for metric, value in metrics.items()}}
+    tags = {"release_id": release_id, **{_name(f"metric.{metric}"): f"{value:.6g}" for metric, value in _defined(metrics)}}
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
     source = f"{client.get_run(run_id).info.artifact_uri}/{where}"

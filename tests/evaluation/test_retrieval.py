@@ -153,7 +153,8 @@ def test_a_slice_without_videos_is_null_and_can_be_printed_and_drawn(funnel, tmp
     found = retrieval_metrics([only_old], k=[5], popularity=np.zeros(VIDEOS), seed=0)
     assert math.isnan(found["merged"]["recall@5"]["video_age"]["under 24 h"])
     assert math.isnan(found["merged"]["popularity_lift"])  # nothing that was watched was known before
-    assert "nan" in table(whole(found))
+    merged = next(line for line in table(whole(found)).splitlines() if line.startswith("  merged "))
+    assert merged.split()[1:4] == ["1.0000", "1.0000", "-"]  # watched, watched long, under 24 h
     written = rounded(found, 6)
     assert json.loads(json.dumps(written, allow_nan=False))["merged"]["recall@5"]["video_age"]["under 24 h"] is None
     retrieval_plot(written, tmp_path / "retrieval.png")
@@ -179,9 +180,21 @@ def test_no_name_and_no_figure_runs_into_the_next(funnel):
     assert len(re.split(" {2,}", of_source.strip())) == len(re.split(" {2,}", merged.strip())) > 5
 
 
-def test_nobody_followed_or_nothing_watched_is_said(funnels):
+def test_nobody_followed_or_nothing_watched_is_said(funnels, tmp_path):
     assert retrieval_metrics([], k=[5], popularity=np.zeros(VIDEOS), seed=0) == {}
     assert "retrieval of" not in table(whole({}))
     idle = retrieval_metrics([f for f in funnels if not len(f.watched)], k=[5], popularity=np.ones(VIDEOS), seed=0)
     assert math.isnan(idle["merged"]["recall@5"]["outcome"]["watched"])
     assert idle["gain"] == {"recall@5": {}}
+    assert "nan" not in table(whole(idle))
+    retrieval_plot(rounded(idle, 6), tmp_path / "retrieval.png")
+    assert (tmp_path / "retrieval.png").stat().st_size > 1000
+
+
+def test_what_one_viewer_gains_has_no_interval(funnels):
+    one = [each for each in funnels if each.user_id == 3]
+    found = retrieval_metrics(one, k=[5], popularity=np.ones(VIDEOS), seed=0)
+    gain = found["gain"]["recall@5"]
+    assert math.isfinite(gain["mean"])
+    assert math.isnan(gain["low"])
+    assert f"{gain['mean']:+.4f}, 95% - to -" in table(whole(found))

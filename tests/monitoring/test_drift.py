@@ -77,6 +77,17 @@ def test_nan_and_infinity_count_as_missing():
     assert entry["drifted"] is False
 
 
+def test_windows_of_one_row_or_of_one_value_have_a_verdict_and_no_nan(tmp_path):
+    one = {"x": [0.5], "score": [0.5], "device": ["ios"]}
+    tests = {"x": "wasserstein", "score": "ks", "device": "chisquare"}
+    for rows in (1, 700):
+        report = drift_report({name: value * rows for name, value in one.items()}, one, tests=tests)
+        assert (report.verdict, report.share) == ("none", 0.0)
+        assert report.columns["device"]["score"] is None  # of one category there is nothing to test
+        report.write(tmp_path)
+        assert "NaN" not in (tmp_path / "drift.json").read_text()
+
+
 def test_many_rare_categories_do_not_look_like_drift():
     generator = np.random.default_rng(3)
     names = np.array([f"creator {i}" for i in range(4000)])

@@ -14,14 +14,16 @@ import pytorch_lightning as pl
 import torch
 
 from watchnext.dispatch import composed, instantiate
-from watchnext.metrics import auc, gauc, logloss
+from watchnext.metrics import auc, gauc, logloss, rounded
 from watchnext.nn.module import BestWeights
 from watchnext.ranking.boosted import BoostedModule
+from watchnext.ranking.figures import markdown_of
 from watchnext.ranking.fitting import fitted
 from watchnext.ranking.importance import importance
 from watchnext.ranking.losses import MultiTask
 from watchnext.ranking.mlp import DeepNetwork
 from watchnext.ranking.module import RankingModule
+from watchnext.ranking.plots import learning_curve_plot, worse_plot
 from watchnext.ranking.retrained import ablation, latest, learning_curve, without
 from watchnext.ranking.scoring import Ranker, scored
 from watchnext.ranking.trees import Trees
@@ -168,6 +170,22 @@ def test_more_days_teach_more(planted):
     assert all_["auc"]["mean"] > few["auc"]["mean"] + 0.1
     alone = ablation(mlp, planted, groups=("context",), seeds=(0, 1), trainer=trainer, **ASKED)
     assert alone["figures"] == {name: all_[name] for name in ("auc", "gauc", "logloss")}
+
+
+def test_reports_on_one_class_are_undefined_and_can_be_printed_and_drawn(planted, tmp_path):
+    targets = np.array(planted.columns["targets"])
+    targets[np.asarray(planted.columns["split"]) == 1, LONG_VIEW] = 0.0
+    even = replace(planted, columns={**planted.columns, "targets": targets})
+    found = important(even, ranker_of(mlp, even), groups=("gap", "age"))
+    assert np.isnan(found["figures"]["auc"])
+    assert np.isnan(found["worse_by"]["gap"]["gauc"]["mean"])
+    assert "| gap | - ± - | - ± - | " in markdown_of(found)
+    worse_plot(found["worse_by"], tmp_path / "worse.png")
+    curve = learning_curve(mlp, even, shares=(0.5, 1.0), seeds=(0,), trainer=trainer, **ASKED)
+    assert "- ± -" in markdown_of(curve)
+    learning_curve_plot(curve["sizes"], tmp_path / "curve.png")
+    assert all((tmp_path / f"{name}.png").stat().st_size > 500 for name in ("worse", "curve"))
+    assert json.loads(json.dumps(rounded(found, 6), allow_nan=False))["worse_by"]["gap"]["auc"]["mean"] is None
 
 
 def test_wrong_settings_are_named(planted):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -85,6 +86,27 @@ def test_a_head_of_one_class_passes_through_and_is_named(world_features, trained
     assert np.array_equal(calibration(predictions)[:, 2:], predictions[:, 2:])
     assert "like is 0 in all validation rows: its predictions pass uncalibrated" in caplog.text
     assert "watch_s is 0" in caplog.text
+    with caplog.at_level(logging.WARNING):
+        assert Calibration.fit(predictions[:0], targets[:0], methods=METHODS).curves == {}
+    assert "there are no validation rows: predictions of like pass uncalibrated" in caplog.text
+
+
+@pytest.mark.parametrize("test_days", ["one class", "no rows"])
+def test_what_test_days_cannot_tell_is_undefined(world_features, trained, test_days, tmp_path):
+    targets, split = (np.array(world_features.columns[name]) for name in ("targets", "split"))
+    if test_days == "one class":
+        targets[split == 2] = 0.0
+    else:
+        split[split == 2] = -1
+    features = replace(world_features, columns={**world_features.columns, "targets": targets, "split": split})
+    found = trust(features, trained.network, METHODS, tmp_path)
+    assert all(np.isnan(found[f"test/{figure}_like"]) for figure in ("auc", "gauc"))
+    assert np.isnan(found["test/mean_ratio_watch_s"])
+    assert np.isnan(found["test/logloss_like"]) == (test_days == "no rows")
+    text = (tmp_path / "reliability.json").read_text()
+    assert json.loads(text)["like"][0]["auc"] is None if test_days == "one class" else json.loads(text)["like"] == []
+    assert "NaN" not in text
+    assert (tmp_path / "reliability_like.png").stat().st_size > 500
 
 
 def test_a_head_that_the_ranker_lacks_is_named(world_features, tmp_path):

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from watchnext.data.plots import save
 from watchnext.evaluation.text import depths_of, named_lists
+from watchnext.metrics import shown
 
 INK, GRID = "#444444", "#e6e6e6"
 COLOURS = {"source": "#1f6fb4", "floor": "#9a9a9a"}
@@ -26,18 +27,22 @@ def retrieval_plot(retrieval: Mapping, path: Path) -> None:
     figure = Figure(figsize=(11.0, 1.6 + 0.32 * len(lists)), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1, 1.7], sharey=True)
     _bars(left, lists, depths)
-    _grid(right, lists, retrieval["relevant"], depths[-1])
+    if retrieval["relevant"]["outcome"]["watched"]:
+        _grid(right, lists, retrieval["relevant"], depths[-1])
+    else:
+        right.set_axis_off()
     save(figure, Path(path), colours=64)
 
 
 def _bars(axes: Axes, lists: Mapping[str, Mapping], depths: list[str]) -> None:
     at = np.arange(len(lists))
-    recalls = {depth: [entry[depth]["outcome"]["watched"] for entry in lists.values()] for depth in (depths[0], depths[-1])}
+    watched = {depth: [entry[depth]["outcome"]["watched"] for entry in lists.values()] for depth in (depths[0], depths[-1])}
+    recalls = {depth: np.nan_to_num(np.array(of, np.float64)) for depth, of in watched.items()}  # an undefined one has no bar
     colours = [COLOURS.get(name.partition(":")[0], MERGED) for name in lists]
     axes.barh(at, recalls[depths[-1]], height=0.7, color=colours, alpha=0.45)
     axes.barh(at, recalls[depths[0]], height=0.7, color=colours)
-    for place, value in zip(at, recalls[depths[-1]], strict=True):
-        axes.text(value, place, f" {value:.3f}", va="center", fontsize=7, color=INK)
+    for place, value, told in zip(at, recalls[depths[-1]], watched[depths[-1]], strict=True):
+        axes.text(value, place, f" {shown(told, '.3f')}", va="center", fontsize=7, color=INK)
     axes.set_yticks(at, list(lists), fontsize=8)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.18 * max([1e-3, *recalls[depths[-1]]]))
@@ -59,7 +64,7 @@ def _grid(axes: Axes, lists: Mapping[str, Mapping], relevant: Mapping, depth: st
     axes.imshow(values, cmap=SHADES, vmin=0, vmax=1, aspect="auto")
     for (row, column), value in np.ndenumerate(values):
         colour = "white" if value > 0.7 else INK
-        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
+        axes.text(column, row, shown(value, ".2f"), ha="center", va="center", fontsize=7, color=colour)
     labels = [f"{textwrap.fill(value, 11)}\n({relevant[part][value]:,})" for part, value in columns]
     axes.set_xticks(range(len(columns)), labels, fontsize=7)
     parts = [part for part, _ in columns]

@@ -1,10 +1,10 @@
-"""The report as text for a person, before it is rounded: nan is a slice without anything in it."""
+"""The report as text for a person; "-" is undefined, as recall in a slice without anything in it."""
 
 import textwrap
 from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 
-from watchnext.metrics import aligned
+from watchnext.metrics import aligned, shown
 
 HEADING = 8  # characters of a heading's line
 
@@ -19,12 +19,12 @@ def _funnel(report: Mapping) -> Iterator[str]:
     yield f"regime {report['regime']}, {report['requests']} requests; recall@K of what was watched long later that day"
     rows = [["stage", *(f"@{k}" for k in depths), "coverage"]]
     for name, stage in report["funnel"].items():
-        recalls = (f"{stage[f'recall@{k}']:.4f}" if f"recall@{k}" in stage else "" for k in depths)
-        rows.append([name, *recalls, f"{stage['coverage']:.3f}"])
+        recalls = (shown(stage[f"recall@{k}"], ".4f") if f"recall@{k}" in stage else "" for k in depths)
+        rows.append([name, *recalls, shown(stage["coverage"], ".3f")])
     yield from aligned(rows)
     shares = {name: value for name, value in report["lost"].items() if name != "shown"}
-    parts = ", ".join(f"{name} {value:.1%}" for name, value in shares.items())
-    yield f"of what was watched long, lost at {parts}; in the slate {report['lost']['shown']:.1%}"
+    parts = ", ".join(f"{name} {shown(value, '.1%')}" for name, value in shares.items())
+    yield f"of what was watched long, lost at {parts}; in the slate {shown(report['lost']['shown'], '.1%')}"
 
 
 def named_lists(retrieval: Mapping) -> dict[str, Mapping]:
@@ -57,7 +57,7 @@ def _retrieval(retrieval: Mapping) -> Iterator[str]:
     rows = [["", *line] for line in _headings([*titles, "coverage", "gini", "lift"])]
     rows.append(["videos watched", *(f"{retrieval['relevant'][part][value]:,}" for _, part, value in columns), "", "", ""])
     for name, entry in named_lists(retrieval).items():
-        bias = (f"{entry[key]:.3f}" for key in ("coverage", "gini", "popularity_lift"))
+        bias = (shown(entry[key], ".3f") for key in ("coverage", "gini", "popularity_lift"))
         rows.append([name, *(_recall(entry, *column) for column in columns), *bias])
     yield from aligned(rows)
     yield "  served and slate: recall of all their {:.0f} and {:.0f} videos".format(
@@ -67,7 +67,7 @@ def _retrieval(retrieval: Mapping) -> Iterator[str]:
         if gain:
             yield (
                 f"  {depth} of merged less that of {_named(gain['over'])}: "
-                f"{gain['mean']:+.4f}, 95% {gain['low']:+.4f} to {gain['high']:+.4f}"
+                f"{gain['mean']:+.4f}, 95% {shown(gain['low'], '+.4f')} to {shown(gain['high'], '+.4f')}"
             )
 
 
@@ -79,7 +79,7 @@ def _headings(titles: list[str]) -> Iterator[tuple[str, ...]]:
 def _recall(entry: Mapping, depth: str, part: str, value: str) -> str:
     """Of a list without depths, at the largest."""
     recall = entry.get(depth) or entry.get("recall")
-    return f"{recall[part][value]:.4f}"
+    return shown(recall[part][value], ".4f")
 
 
 def _ranking(report: Mapping) -> Iterator[str]:
@@ -87,4 +87,4 @@ def _ranking(report: Mapping) -> Iterator[str]:
         yield f"ranking of {report['impressions']} test impressions, regime {regime}"
         width = max(map(len, targets))
         for target, figures in targets.items():
-            yield f"  {target:<{width}}  " + "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
+            yield f"  {target:<{width}}  " + "  ".join(f"{name} {shown(value, '.4f')}" for name, value in figures.items())

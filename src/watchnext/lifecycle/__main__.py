@@ -34,15 +34,16 @@ def release(config: DictConfig) -> None:
     report = features.report
     tags = {"data_hash": report["data_hash"], "schema_fingerprint": report["schema"], "regime": report["regime"]}
     with tracking.start_run("release", config=plain(config), tags=tags) as run:
-        built = builder.build()
-        run.log_metrics({f"agreement/{name}": value for name, value in built.agreement.items()})
         found = json.loads((outputs / "ranker" / "metrics.json").read_text())
+        built = builder.build()
         serves = enter(
             built.folder,
+            new=built.new,
             data=config.data.name,
             run=run,
             metrics={name: found[name] for name in sorted(found) if "test/" in name},
         )
+        run.log_metrics({f"agreement/{name}": value for name, value in built.agreement.items()})
     (outputs / "release.json").write_text(json.dumps({"release": built.folder.name}, indent=1))
     how = f"`python -m watchnext.lifecycle promote data={config.data.name}` lets it serve"
     print(f"{built.folder}: {'serves' if serves else f'challenger; {how}'}")

@@ -38,10 +38,11 @@ EXAMPLE = 3  # candidates the graph is traced with; any number may follow
 
 @dataclass(frozen=True)
 class Built:
-    """The release's folder, and how near the compiled ranker is to the trained one (lifecycle/agreement.py); empty without
-    one."""
+    """The release's folder, whether it is `new` there, and how near the compiled ranker is to the trained one
+    (lifecycle/agreement.py); empty without one."""
 
     folder: Path
+    new: bool
     agreement: Mapping[str, float]
 
 
@@ -74,7 +75,9 @@ class ReleaseBuilder:
             self._export(towers, ranker.network, work)
             found = self._compared(ranker.network, work / "ranker.xml")
             reference(features, ranker, "valid").write_parquet(work / "reference.parquet")
-            return Built(self._publish(work), found)
+            there = set(self.releases.iterdir())
+            folder = self._publish(work)
+            return Built(folder, folder not in there, found)
         finally:
             shutil.rmtree(work, ignore_errors=True)
 

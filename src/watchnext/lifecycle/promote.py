@@ -1,5 +1,7 @@
 """Which release serves: `current` switched, the registry following it."""
 
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from watchnext import tracking
@@ -37,9 +39,15 @@ def promote(releases: Path, release_id: str, *, data: str) -> None:
     switch(releases, release_id)  # last: what serves is the folder's word, the registry mirrors it
 
 
-def enter(release: Path, *, data: str, run: tracking.Run, metrics: dict[str, float]) -> bool:
-    """Register a finished release as challenger; the first one is promoted by itself. Says whether it serves now."""
-    tracking.register_release(release.name, release, run_id=run.id, metrics=metrics, name=model_name(data))
+def enter(release: Path, *, new: bool, data: str, run: tracking.Run, metrics: Mapping[str, float | None]) -> bool:
+    """Register a finished release as challenger; the first one is promoted by itself. Says whether it serves now. A `new` one
+    that cannot be registered is removed: nothing may lie there that the registry does not know."""
+    try:
+        tracking.register_release(release.name, release, run_id=run.id, metrics=metrics, name=model_name(data))
+    except BaseException:
+        if new:
+            shutil.rmtree(release)
+        raise
     if serving_id(release.parent) is None:
         promote(release.parent, release.name, data=data)
     return serving_id(release.parent) == release.name

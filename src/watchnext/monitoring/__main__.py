@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from watchnext import tracking
 from watchnext.dispatch import dispatch, plain, write_report
 from watchnext.features.batches import FeatureSet
+from watchnext.metrics import rounded
 from watchnext.monitoring.drift import Drift, drift_report
 from watchnext.monitoring.reference import reference
 from watchnext.ranking.scoring import Ranker
@@ -61,7 +62,7 @@ def drift(config: DictConfig) -> int:
         "verdict": found.verdict,
         "columns": len(found.columns),
         "drifted": len(drifted),
-        "share": None if found.share != found.share else round(found.share, 6),
+        "share": rounded(found.share, 6),
     }
     manifest = json.loads((release / "manifest.json").read_text())
     facts = {

@@ -180,8 +180,9 @@ def _entry(name: str, result: dict | None, windows: list[_Window]) -> dict:
     missing = {side: window.missing.get(name, 1.0) for side, window in zip(("reference", "current"), windows, strict=True)}
     if result is None:
         return {"score": None, "test": None, "threshold": None, "drifted": None, "verdict": "no data", "missing": missing}
+    score = float(f"{result['score']:.6g}")  # sums over sets of strings differ in the last bits from run to run
     return {
-        "score": float(f"{result['score']:.6g}"),  # sums over sets of strings differ in the last bits from run to run
+        "score": None if np.isnan(score) else score,  # undefined where both windows hold one category, the same
         "test": result["method"],
         "threshold": result["threshold"],
         "drifted": result["drifted"],

@@ -1,7 +1,7 @@
 """What every Lightning module needs of training: the optimizer, a look at the loss, epochs that repeat, the best epoch instead
 of the last, and a place to go on from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
@@ -17,6 +17,13 @@ from watchnext.nn.checkpoints import Checkpoints
 from watchnext.tracking import Run
 
 TrainerOf = Callable[[str, list[pl.Callback]], pl.Trainer]  # a network's name, and what its training needs to be called
+
+
+class Defined(MLFlowLogger):
+    """MLflow's logger, which leaves out what is undefined, as a run's own `log_metrics` does."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        super().log_metrics({name: value for name, value in metrics.items() if value == value}, step)
 
 
 class NothingToLearnError(ValueError):
@@ -152,7 +159,7 @@ def tracked(trainer: Callable[..., pl.Trainer], *, model: str, run: Run, along: 
     callbacks `along` after those asked for."""
 
     def made(name: str, callbacks: list[pl.Callback]) -> pl.Trainer:
-        logger = MLFlowLogger(run_id=run.id, tracking_uri=run.tracking_uri, prefix="" if name == model else name)
+        logger = Defined(run_id=run.id, tracking_uri=run.tracking_uri, prefix="" if name == model else name)
         return trainer(callbacks=[*callbacks, *along, NamedBar(name)], logger=logger)
 
     return made
@@ -182,12 +189,16 @@ def fit_network(
 def fit_and_measure(
     module: pl.LightningModule, best: BestWeights, *, name: str, seed: int, trainer: TrainerOf, checkpoints: Checkpoints
 ) -> dict[str, float]:
-    """`fit_network`, and what the best epoch's weights reach on validation and test days. Raises what a split's loader raises
-    before anything is trained."""
-    loaders = {split: module.loader(split, seed=seed) for split in ("valid", "test")}
+    """`fit_network`, and what the best epoch's weights reach on validation and test days; on test days without a row to measure
+    by, nan. Raises what the loader of validation days raises before anything is trained."""
+    valid = module.loader("valid", seed=seed)
     fitted = fit_network(module, best, name=name, seed=seed, trainer=trainer, checkpoints=checkpoints)
-    found = {"best_epoch": float(best.epoch)}
-    for split, measure in (("valid", fitted.validate), ("test", fitted.test)):
-        measure(module, loaders[split], verbose=False)
-        found |= {name: float(value) for name, value in fitted.callback_metrics.items()}
-    return found
+    fitted.validate(module, valid, verbose=False)
+    reached = {name: float(value) for name, value in fitted.callback_metrics.items()}
+    undefined = {name.replace("valid/", "test/"): float("nan") for name in reached if name.startswith("valid/")}
+    try:
+        fitted.test(module, module.loader("test", seed=seed), verbose=False)
+        measured = {name: float(value) for name, value in fitted.callback_metrics.items()}
+    except NothingToLearnError:
+        measured = {}
+    return {"best_epoch": float(best.epoch)} | undefined | reached | measured

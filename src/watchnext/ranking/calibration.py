@@ -26,7 +26,7 @@ class Calibration:
     def fit(cls, predictions: np.ndarray, targets: np.ndarray, *, methods: Mapping[str, str]) -> "Calibration":
         """Of validation rows: `predictions` and `targets` (N, T), columns as in TARGETS; `methods` names isotonic or platt a
         target, or None to pass it through. A target of which the rows show one class only, or no watch at all, says nothing
-        of its probabilities: it passes through, with a warning in the log.
+        of its probabilities, and neither do no rows: it passes through, with a warning in the log.
 
         Raises ValueError for a misspelt one, for Platt on seconds, and for rows that cannot be used.
         """
@@ -39,7 +39,9 @@ class Calibration:
             if method is None:
                 continue
             happened, scores = (columns[:, TARGETS.index(target)].astype(np.float64) for columns in (targets, predictions))
-            if len(happened) and happened.min() == happened.max():
+            if not len(happened):
+                log.warning("there are no validation rows: predictions of %s pass uncalibrated", target)
+            elif happened.min() == happened.max():
                 log.warning("%s is %g in all validation rows: its predictions pass uncalibrated", target, happened[0])
             elif target != "watch_s":
                 curves[target] = METHODS[method](np.clip(happened, 0.0, 1.0), scores)
