@@ -4,7 +4,7 @@ Everywhere: labels are 0 or 1, `groups` says whose row it is (viewer, request), 
 finite (nan, +inf, -inf) sinks below every finite one. Tied scores give the expected value over all their orders. An average
 over nobody is nan. Arrays of unequal length raise ValueError.
 
-A figure that is undefined is nan in memory, null in JSON (`rounded`), "-" in a table (`shown`), and left out of MLflow.
+A figure that is undefined is nan in memory, null in JSON (`rounded`), "–" in a table (`shown`), and left out of MLflow.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -361,9 +361,9 @@ def rounded(found: object, digits: int) -> object:
 
 
 def shown(figure: float | None, form: str) -> str:
-    """A figure as tables show it, "-" where it is undefined: nan, or the None that `rounded` makes of it.
+    """A figure as tables show it, "–" where it is undefined: nan, or the None that `rounded` makes of it.
 
     >>> shown(0.25, ".4f"), shown(float("nan"), ".4f"), shown(None, ".1%")
-    ('0.2500', '-', '-')
+    ('0.2500', '–', '–')
     """
-    return "-" if figure is None or figure != figure else format(figure, form)
+    return "–" if figure is None or figure != figure else format(figure, form)

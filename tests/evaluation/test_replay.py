@@ -124,5 +124,5 @@ def test_skew_is_the_largest_difference_of_a_probability_and_of_seconds():
     served = np.array([[0.5, 0.5, 0.5, 100.0], [0.1, 0.1, 0.1, 0.2], [np.nan] * 4])
     offline = served + np.array([[0.0, 0.02, 0.0, 25.0], [0.0, 0.0, -0.01, 0.1], [0.0] * 4])
     offline[2] = 0.3  # of a video that the catalogue lacks
-    assert skew(served, offline) == pytest.approx({"probability": 0.02, "watch_s": 0.2})
+    assert skew(served, offline) == pytest.approx({"skew": 0.02, "skew_watch_s": 0.2})
     assert np.isnan(list(skew(served[2:], offline[2:]).values())).all()

@@ -154,7 +154,7 @@ def test_a_slice_without_videos_is_null_and_can_be_printed_and_drawn(funnel, tmp
     assert math.isnan(found["merged"]["recall@5"]["video_age"]["under 24 h"])
     assert math.isnan(found["merged"]["popularity_lift"])  # nothing that was watched was known before
     merged = next(line for line in table(whole(found)).splitlines() if line.startswith("  merged "))
-    assert merged.split()[1:4] == ["1.0000", "1.0000", "-"]  # watched, watched long, under 24 h
+    assert merged.split()[1:4] == ["1.0000", "1.0000", "–"]  # watched, watched long, under 24 h
     written = rounded(found, 6)
     assert json.loads(json.dumps(written, allow_nan=False))["merged"]["recall@5"]["video_age"]["under 24 h"] is None
     retrieval_plot(written, tmp_path / "retrieval.png")
@@ -197,4 +197,4 @@ def test_what_one_viewer_gains_has_no_interval(funnels):
     gain = found["gain"]["recall@5"]
     assert math.isfinite(gain["mean"])
     assert math.isnan(gain["low"])
-    assert f"{gain['mean']:+.4f}, 95% - to -" in table(whole(found))
+    assert f"{gain['mean']:+.4f}, 95% – to –" in table(whole(found))

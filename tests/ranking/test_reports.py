@@ -179,10 +179,10 @@ def test_reports_on_one_class_are_undefined_and_can_be_printed_and_drawn(planted
     found = important(even, ranker_of(mlp, even), groups=("gap", "age"))
     assert np.isnan(found["figures"]["auc"])
     assert np.isnan(found["worse_by"]["gap"]["gauc"]["mean"])
-    assert "| gap | - ± - | - ± - | " in markdown_of(found)
+    assert "| gap | – ± – | – ± – | " in markdown_of(found)
     worse_plot(found["worse_by"], tmp_path / "worse.png")
     curve = learning_curve(mlp, even, shares=(0.5, 1.0), seeds=(0,), trainer=trainer, **ASKED)
-    assert "- ± -" in markdown_of(curve)
+    assert "– ± –" in markdown_of(curve)
     learning_curve_plot(curve["sizes"], tmp_path / "curve.png")
     assert all((tmp_path / f"{name}.png").stat().st_size > 500 for name in ("worse", "curve"))
     assert json.loads(json.dumps(rounded(found, 6), allow_nan=False))["worse_by"]["gap"]["auc"]["mean"] is None

@@ -51,6 +51,7 @@ def nothing(release: str, regime: str) -> dict:
         "retrieval": {},
         "ranking": {},
         "skew": None,
+        "skew_watch_s": None,
     }
 
 
@@ -88,7 +89,7 @@ def replay(config: DictConfig) -> None:
         "ranking": {regime: ranking_metrics(found.scores, targets, users) for regime, found in replayed.items()},
     }
     built = features.report["regime"]
-    report["skew"] = skew(replayed[built].scores, ranker.scored(features, rows))
+    report |= skew(replayed[built].scores, ranker.scored(features, rows))
     printed, report = table(report), rounded(report, 6)
     picture = outputs / "evaluation" / "retrieval.png"
     if report["retrieval"]:

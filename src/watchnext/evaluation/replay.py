@@ -171,4 +171,5 @@ def skew(scores: np.ndarray, offline: np.ndarray) -> dict[str, float]:
     """How far the served graph on replayed state is `apart` from the training network on built features, (N, T) each; rows that
     could not be scored, as the catalogue lacks their video, are left out."""
     scored = ~np.isnan(scores).all(axis=1)
-    return apart(scores[scored], offline[scored])
+    found = apart(scores[scored], offline[scored])
+    return {"skew": found["probability"], "skew_watch_s": found["watch_s"]}

@@ -1,4 +1,4 @@
-"""The report as text for a person; "-" is undefined, as recall in a slice without anything in it."""
+"""The report as text for a person; "–" is undefined, as recall in a slice without anything in it."""
 
 import textwrap
 from collections.abc import Iterator, Mapping
