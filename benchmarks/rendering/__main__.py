@@ -30,7 +30,7 @@ def body_of(name: str, block: Block, records: Records) -> str:
     found = {record: records.of(record) for record in block.records}
     there = {record: each for record, each in found.items() if each is not None}
     try:
-        table = block.made({record: each.figures for record, each in there.items()}) if there else ""
+        table = block.made({record: each.figures for record, each in there.items()}) if there or block.always else ""
     except KeyError as error:
         raise RenderError(
             f"the block {name} shows {error}, which {', '.join(there)} lacks; run the benchmark again: "

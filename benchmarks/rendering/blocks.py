@@ -65,11 +65,13 @@ class Record:
 
 @dataclass(frozen=True)
 class Block:
-    """A table: its maker, the records it is made of, and the seed and regime of its figures."""
+    """A table: its maker, the records it is made of, and the seed and regime of its figures. `always` shows the table without a
+    record too."""
 
     made: Callable[[made.Figures], str]
     records: tuple[str, ...]
     about: str = "seed 0"
+    always: bool = False
 
 
 class Records:
@@ -129,7 +131,7 @@ BLOCKS = {
     **_pipeline(SAMPLE, "sample", STREAMING),
     **_pipeline("pipeline-kuairand", "kuairand", STREAMING),
     "summary": Block(made.summary, (SAMPLE, "pipeline-kuairand"), STREAMING),
-    "commands": Block(made.commands, ("pipeline", "suite"), ""),
+    "commands": Block(made.commands, ("pipeline", "suite"), "", always=True),
     "rankings": Block(made.rankings, ("ranking", "ranking-others"), "streaming state, test days, mean ± deviation over seeds"),
     "ranking-gain": Block(made.ranking_gain, ("ranking",), "mean of 5 seeds, 1,000 resamples of viewers"),
     "variants": Block(made.rankings, ("ranking-variants",), FOR_VALID),

@@ -187,10 +187,14 @@ def commands(figures: Figures) -> str:
     """The two commands of README.md with their time."""
     pipeline, suite = figures.get("pipeline"), figures.get("suite")
     rows = [
-        ["`make demo`", _minutes(pipeline), "the pipeline on the committed sample, then the page at http://127.0.0.1:3000"],
-        ["`make test`", _minutes(suite), "style, import rules, all tests"],
+        [
+            "`make demo`",
+            _minutes(pipeline),
+            "installs, runs the pipeline on the committed sample, serves a page at http://127.0.0.1:3000",
+        ],
+        ["`make test`", _minutes(suite), "the same installation, then style, import rules and all tests"],
     ]
-    return table(["command", "takes, after two minutes of installation", "what one sees"], rows)
+    return table(["command", "takes, once installed", "what one sees"], rows)
 
 
 def _minutes(found: Mapping | None) -> str:
