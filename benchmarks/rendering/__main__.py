@@ -40,7 +40,8 @@ def body_of(name: str, block: Block, records: Records) -> str:
     origin = "; ".join([*origins, *([block.about] if origins and block.about else [])])
     absent = ", ".join(f"`{command_of(record)}`" for record, each in found.items() if each is None)
     unmeasured = f"Not measured on this commit: {absent}." if absent else ""
-    return "\n\n".join(filter(None, [table, origin and f"*{origin}*", unmeasured])) or "No data in this run."
+    told = " ".join(filter(None, [origin and f"*{origin}*", unmeasured]))
+    return "\n\n".join(filter(None, [table, told])) or "No data in this run."
 
 
 def rendered(text: str, records: Records) -> str:
