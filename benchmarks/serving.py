@@ -1,7 +1,8 @@
 """What one request costs, and how many bytes things take: `python -m benchmarks.serving --requests 500`.
 
 In process, on `releases/current`, over a fresh durable store in a temporary folder, one request after another, without HTTP.
-The last line is one JSON object: times in ms a request and us an event, sizes in bytes.
+The last line is one JSON object: times in ms a request and us an event, sizes in bytes; `load_s` and `open_s` are what a server
+takes to start, the release checked and loaded, and a new store built and all of it warm.
 """
 
 import argparse
@@ -35,10 +36,12 @@ def events_of(answer: Answer) -> list[Event]:
 
 def measure(release: Release, folder: Path, *, requests: int, k: int) -> dict:
     """Recommend, count and log for `requests` known viewers in turn."""
+    began = time.perf_counter()
     store = Store.open(folder / "store", release)
     served = ServedLog(folder / "served", max_bytes=1 << 30, flush_rows=requests)
     recommender = Recommender(release, store)
     recommender.warm()
+    open_s = time.perf_counter() - began
     wall, cpu, write, sizes, stages = [], [], [], [], []
     users = store.viewer_ids(requests)
     for i in range(requests):
@@ -65,6 +68,7 @@ def measure(release: Release, folder: Path, *, requests: int, k: int) -> dict:
         "durable_event_us": 1e6 * np.median(write),
         "journal_event_bytes": np.mean(sizes),
         "served_answer_bytes": logged / requests,
+        "open_s": open_s,
     }
 
 
@@ -86,9 +90,11 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=20)
     parser.add_argument("--releases", type=Path, default=Path("releases"))
     options = parser.parse_args()
+    began = time.perf_counter()
     release = Release.load(current(options.releases))
+    load_s = time.perf_counter() - began
     with TemporaryDirectory(prefix="watchnext-benchmark-") as folder:
-        found = measure(release, Path(folder), requests=options.requests, k=options.k) | sizes(release)
+        found = measure(release, Path(folder), requests=options.requests, k=options.k) | sizes(release) | {"load_s": load_s}
     print(json.dumps({"release": release.id, "videos": len(release.catalogue), "requests": options.requests, **rounded(found)}))
 
 

@@ -1,13 +1,56 @@
 """One tiny simulated platform through the real feature stage, for everything that needs model inputs."""
 
 import os
+import random
+import sys
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
+import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
+
+# Slow is not wrong: neither an example nor drawing it has a limit of time.
+UNTIMED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("repeatable", derandomize=True, **UNTIMED)
+settings.register_profile("explore", **UNTIMED)
+settings.load_profile("repeatable")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seed", type=int, default=0, help="of random, numpy and torch, set before every fixture and every test")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Not a header: -q hides it."""
+    seed, profile = session.config.getoption("--seed"), session.config.getoption("--hypothesis-profile") or "repeatable"
+    session.config.pluginmanager.get_plugin("terminalreporter").write_line(
+        f"seed {seed} of random, numpy and torch before every fixture and test (--seed N); "
+        f"hypothesis profile {profile} (--hypothesis-profile explore draws new examples every time)"
+    )
+
+
+def _seed(config: pytest.Config) -> None:
+    """What a test draws depends on no test before it. torch is not imported for those that do without."""
+    seed = config.getoption("--seed")
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(seed)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef, request: pytest.FixtureRequest) -> None:
+    _seed(request.config)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
+    _seed(pyfuncitem.config)
 
 
 @pytest.fixture(scope="session")

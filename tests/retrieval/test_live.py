@@ -184,9 +184,9 @@ def test_threads_see_whole_changes_while_indexes_are_built():
     readers = [threading.Thread(target=read, args=(seed,)) for seed in range(3)]
     for reader in readers:
         reader.start()
-    random, until, changes = np.random.default_rng(0), time.monotonic() + 3.0, 0
-    built = {id(index.built)}
-    while time.monotonic() < until:
+    random, until, changes, first = np.random.default_rng(0), time.monotonic() + 300, 0, index.built
+    while changes < 500 or index.built is first:
+        assert time.monotonic() < until, "no compaction"
         i = int(random.integers(200))
         there, state[i] = state[i], None  # between: either is right
         if there:
@@ -194,7 +194,6 @@ def test_threads_see_whole_changes_while_indexes_are_built():
         else:
             index.add(np.array(pairs[i]), np.vstack([2 * NEW[i]] * 2))
         state[i] = not there
-        built.add(id(index.built))
         changes += 1
         time.sleep(0.001)
     stop.set()
@@ -203,6 +202,4 @@ def test_threads_see_whole_changes_while_indexes_are_built():
     index.wait()
     assert not wrong
     assert index.failure is None
-    assert changes > 100
-    assert len(built) > 1
     assert len(index) == 3_000 + 2 * sum(state.values())
