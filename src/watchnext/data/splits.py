@@ -12,7 +12,7 @@ NO_SPLIT = -1  # a row that folds state and is neither learned from nor measured
 
 
 class TimeSplit:
-    """The last `test_days` calendar days test, the `valid_days` before them validate, what is earlier trains. Where no row is of
+    """The last `test_days` calendar days test, the `valid_days` before them validate, earlier ones train. Where no row is of
     those `valid_days`, as many validate that end with the nearest earlier day that has rows.
 
     gap_days     days between training and what follows it that belong to no split, so that outcomes of training rows are
