@@ -3,8 +3,11 @@
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from watchnext.features.catalogue import Catalogue, Ids, codes_of, padded
+from watchnext.serving.events import id_key, id_of
 
 VIDEOS = pl.DataFrame(
     {
@@ -86,6 +89,29 @@ def test_an_id_of_the_other_kind_is_unknown():
     assert Ids.of(pl.Series(["1", "2"])).rows([1, "1"]).tolist() == [-1, 0]
     assert Ids.of(pl.Series([1, 2])).rows(["1", 1, None]).tolist() == [-1, 0, -1]
     assert Ids.of(pl.Series([1, 2])).rows_of(pl.Series(["1"])).tolist() == [-1]
+
+
+def test_no_id_is_another_ones_stand_in():
+    least = -(2**63)
+    assert Ids.of(pl.Series([least, 0])).rows(["1", None, 2**63, True, 0.0, 0, least]).tolist() == [-1, -1, -1, -1, -1, 1, 0]
+
+
+words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=16)
+numbers = st.integers(-(2**63), 2**63 - 1)
+others = st.one_of(words, numbers, st.floats(), st.booleans(), st.none(), st.integers(2**63), numbers.map(str))
+
+
+@given(
+    known=st.one_of(st.lists(words, min_size=1, unique=True), st.lists(numbers, min_size=1, unique=True)),
+    asked=st.lists(others),
+)
+def test_every_id_comes_back_as_it_was_given_and_nothing_else_is_one(known, asked):
+    ids = Ids.of(pl.Series(known))
+    assert [ids.value(row) for row in ids.rows(known)] == known
+    assert [id_of(id_key(one)) for one in known] == known
+    for one, row in zip(asked, ids.rows(asked).tolist(), strict=True):
+        same = [i for i, each in enumerate(known) if type(each) is type(one) and each == one]
+        assert row == (same[0] if same else -1)
 
 
 def test_a_string_id_that_only_starts_alike_is_another_one():

@@ -2,8 +2,11 @@
 
 import asyncio
 import threading
+from contextlib import closing
+from dataclasses import replace
 
 import httpx
+import numpy as np
 import polars as pl
 import pytest
 import schemathesis
@@ -11,11 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from watchnext.features.catalogue import Ids
 from watchnext.serving.app import Settings, create_app
 from watchnext.serving.batch import precompute
 from watchnext.serving.environment import StoreError
 from watchnext.serving.recommender import Recommender
 from watchnext.serving.served import ServedLog
+from watchnext.serving.store import Store
 from watchnext.types import TARGETS
 
 JSON = {"content-type": "application/json"}
@@ -87,6 +92,16 @@ def api(release, store, served):
 
 
 @pytest.fixture
+def of_strings(release, tmp_path, served):
+    """The same where viewers' ids are strings."""
+    strings = replace(release, user_ids=Ids.of(pl.Series([str(one) for one in release.user_ids.ids])))
+    with closing(Store.open(tmp_path / "strings", strings, durable=False)) as store:
+        app = app_over(Recommender(strings, store), store, served, timeout_s=20.0)
+        yield Api(app)
+        app.state.close()
+
+
+@pytest.fixture
 def viewer(release) -> int:
     return release.user_ids.value(0)
 
@@ -120,9 +135,14 @@ def test_facts_of_a_video_are_the_catalogues(api, viewer, built):
         assert video["age_h"] == pytest.approx((slate["as_of_ms"] - row["upload_ms"]) / 3_600_000)
 
 
-@pytest.mark.parametrize("user_id", [STRANGER, -5, "somebody new", "日本/?#"])
+@pytest.mark.parametrize("user_id", [STRANGER, -5, 0, 2**63 - 1])
 def test_a_stranger_gets_a_slate(api, user_id):
     assert len(api.slate(user_id)["items"]) == 10
+
+
+@pytest.mark.parametrize("user_id", ["somebody new", "日本/?#", "12"])
+def test_a_stranger_whose_id_is_a_string_gets_a_slate_where_ids_are_strings(of_strings, user_id):
+    assert len(of_strings.slate(user_id)["items"]) == 10
 
 
 def test_context_may_hold_values_that_no_model_knows(api, viewer):
@@ -217,10 +237,12 @@ def test_history_is_latest_first(api):
     assert answer["history"][0]["ago_s"] < answer["history"][1]["ago_s"]
 
 
-def test_history_of_a_string_id_with_a_slash(api):
-    video = api.slate("a/b")["items"][0]["video_id"]
-    api.outcome("a/b", video, "k", watch_ms=500)
-    assert [watch["video_id"] for watch in api("GET", "/v1/viewers/a%2Fb/history").json()["history"]] == [video]
+@pytest.mark.parametrize(("user_id", "path"), [("a/b", "a%2Fb"), ("12", "12"), ("007", "007"), ("-0", "-0")])
+def test_history_of_a_string_id(of_strings, user_id, path):
+    video = of_strings.slate(user_id)["items"][0]["video_id"]
+    of_strings.outcome(user_id, video, "k", watch_ms=500)
+    answer = of_strings("GET", f"/v1/viewers/{path}/history").json()
+    assert (answer["user_id"], [watch["video_id"] for watch in answer["history"]]) == (user_id, [video])
 
 
 def test_viewers_lists_those_with_a_past(api, release, store):
@@ -229,6 +251,72 @@ def test_viewers_lists_those_with_a_past(api, release, store):
     assert len(listed["viewers"]) == 5
     for each in listed["viewers"]:
         assert each["watches"] == store.viewer(each["user_id"])[store.layout.at_history]
+
+
+# ---- kinds of ids ------------------------------------------------------------------------------------------------------
+
+
+def in_store(store) -> list:
+    return store.viewer_ids(10_000)
+
+
+@pytest.mark.parametrize(
+    "user_id", ["100", "somebody", "1.0", 1.0, 100.0, True, "", " 100", "100 ", 2**63, -(2**63) - 1, None, [1]]
+)
+def test_an_id_of_another_kind_makes_no_new_viewer(api, store, user_id):
+    before, length = in_store(store), store.position
+    video = api.slate(STRANGER)["items"][0]["video_id"]
+    asked = api("POST", "/v1/recommend", body={"user_id": user_id})
+    sent = api.outcome(user_id, video, "k", watch_ms=900)
+    for answer, where in ((asked, "body.user_id"), (sent, "body.events.0.user_id")):
+        assert answer.status_code == 422
+        assert answer.json()["error"]["details"][0]["where"] == where
+    assert in_store(store) == sorted({*before, STRANGER})
+    assert store.position == length + 10  # what the stranger was shown
+
+
+@pytest.mark.parametrize("user_id", [100, 100.0, False, " a", "a\n", "\u3000a", "a\0", "x" * 65, "é" * 33])
+def test_nor_where_ids_are_strings(of_strings, user_id):
+    answer = of_strings("POST", "/v1/recommend", body={"user_id": user_id})
+    assert answer.status_code == 422
+    assert answer.json()["error"]["details"][0]["where"] == "body.user_id"
+
+
+def test_a_refused_kind_is_named_with_the_release_and_no_event_of_the_call_counts(api, store, viewer, release):
+    video, length = api.slate(viewer)["items"][0]["video_id"], store.position
+    events = [
+        {"type": "outcome", "user_id": user, "video_id": each, "key": "k"} for user, each in ((viewer, video), (viewer, 7))
+    ]
+    answer = api("POST", "/v1/events", body={"events": events})
+    expected = f"a string, as the ids of release {release.id} are"
+    assert (answer.status_code, answer.json()["error"]) == (
+        422,
+        {
+            "code": "invalid",
+            "message": f"body.events.1.video_id is 7: expected {expected}",
+            "details": [{"where": "body.events.1.video_id", "value": "7", "expected": expected}],
+        },
+    )
+    assert (store.position, store.quarantined()) == (length, [])
+
+
+@pytest.mark.parametrize("path", ["somebody", "1.0", "007", "-0", "+5", "9223372036854775808", "%20100", "١"])
+def test_a_path_that_names_no_viewer_of_the_kind_is_refused(api, path):
+    answer = api("GET", f"/v1/viewers/{path}/history")
+    assert answer.status_code == 422
+    assert answer.json()["error"]["details"][0]["where"] == "path.user_id"
+
+
+@pytest.mark.parametrize(("first", "second"), [("early", 5), (5, "early")])
+def test_where_the_release_knows_nobody_the_first_viewer_says_the_kind(release, tmp_path, served, first, second):
+    nobody = replace(release, user_ids=Ids(release.user_ids.ids[:0]), state=replace(release.state, viewers=np.zeros((0, 1))))
+    with closing(Store.open(tmp_path / "cold", nobody, durable=False)) as store:
+        app = app_over(Recommender(nobody, store), store, served, timeout_s=20.0)
+        api = Api(app)
+        assert len(api.slate(first)["items"]) == 10
+        assert api("POST", "/v1/recommend", body={"user_id": second}).status_code == 422
+        assert in_store(store) == [first]
+        app.state.close()
 
 
 # ---- refusals ----------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 from test_store import empty_of, events_of, outcome, shrunk
 
-from watchnext.data.tables import Tables, in_order
+from watchnext.data.tables import DataError, Tables, in_order
 from watchnext.data.validation import validate
 from watchnext.features.state_days import LogState
 from watchnext.serving import records as records_module
@@ -142,6 +142,19 @@ def test_videos_that_the_release_does_not_know_are_left_out_and_its_unknown_view
         build(tmp_path / "none", other, written(nothing, tmp_path / "nothing"))
 
 
+@pytest.mark.parametrize("name", ["user_id", "video_id"])
+def test_a_log_whose_ids_are_of_another_kind_is_refused_before_anything_is_folded(name, log, release, tmp_path):
+    of_ids = {"user_id": release.user_ids, "video_id": release.video_ids}[name]
+    kind = pl.Int64 if of_ids.are_strings else pl.String
+    other = pl.col(name).cast(pl.String).str.replace(r"^v", "").cast(kind)
+    changed = Tables(*(t.with_columns(other) if name in t.columns else t for t in (log.impressions, log.users, log.videos)))
+    with pytest.raises(
+        DataError, match=rf"{name} is (String|Int64) in .* and (Int64|String) in the release {release.id}; write it"
+    ):
+        build(tmp_path / "store", release, written(changed, tmp_path / "log"))
+    assert not (tmp_path / "store" / "current").exists()
+
+
 SERVER = """
     import sys
     from watchnext.serving.events import Event
@@ -177,7 +190,7 @@ def test_beside_a_server_nothing_is_disturbed_and_nothing_that_it_acknowledged_i
     root = written(log, tmp_path / "log")
     before = [outcome(known_at=until - 5, key="the log's"), outcome(known_at=until + DAY_MS, key="a", video_id="v007")]
     before += [Event(kind="withdrawn", user_id="", video_id="v004", known_at=until + DAY_MS + 1)]
-    after = [outcome(user_id="new", known_at=until - 3, key="b"), outcome(known_at=until + 3 * DAY_MS, key="c")]
+    after = [outcome(user_id=901, known_at=until - 3, key="b"), outcome(known_at=until + 3 * DAY_MS, key="c")]
     with serving(folder, release) as send:
         assert [send(event) for event in before] == ["accepted"] * 3
         found = build(folder, release, root)
@@ -188,7 +201,7 @@ def test_beside_a_server_nothing_is_disturbed_and_nothing_that_it_acknowledged_i
         assert (folder / "next").resolve() != (folder / "current").resolve()
         again = build(folder, release, root)  # a second one takes the place of the first
         assert (again.kept, again.replayed) == (found.folded, 3)
-        late = outcome(user_id="later", known_at=until - 1, key="d")
+        late = outcome(user_id=902, known_at=until - 1, key="d")
         assert send(late) == "accepted"
     assert len(list(folder.glob("env-*"))) == 2
     of_log = [event for event in events_in(log, release) if event.known_at < until + DAY_MS]
@@ -318,7 +331,7 @@ def test_the_command(log, release, tmp_path):
     root = written(log, tmp_path / "my logs")
     done = command(tmp_path, release, "state", "build", "--log", str(root))
     assert done.returncode == 0, done.stderr
-    assert f"folded      {len(days_of(log))}\n" in done.stdout
+    assert ["folded", str(len(days_of(log)))] in [line.split() for line in done.stdout.splitlines()]
     assert f"{tmp_path / 'store'}: fits {release.id}" in done.stdout
     assert records(tmp_path / "store", release) == one_by_one(events_in(log, release), release, tmp_path / "events")
     without = command(tmp_path, release, "state", "build")

@@ -32,19 +32,24 @@ class Ids:
     def are_strings(self) -> bool:
         return self.ids.dtype.kind == "S"
 
+    def takes(self, value: object) -> bool:
+        """Whether a value may be one of these ids: a string, or an int64; where there is none yet, either."""
+        is_string = isinstance(value, str)
+        is_number = isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+        return (is_string if self.are_strings else is_number) if len(self.ids) else is_string or is_number
+
     def rows(self, values: np.ndarray | Sequence) -> np.ndarray:
         """Row numbers (n,) int64 of `values`, -1 where unknown. An id of the other kind is unknown, not an error."""
-        if self.are_strings:
-            wanted = np.array([value.encode() if isinstance(value, str) else b"" for value in values], dtype=np.bytes_)
-        else:
-            nobody = np.iinfo(np.int64).min
-            wanted = (
-                values if isinstance(values, np.ndarray) else np.array([v if isinstance(v, int) else nobody for v in values])
-            )
         if not len(self.ids):
-            return np.full(len(wanted), -1, np.int64)
+            return np.full(len(values), -1, np.int64)
+        if isinstance(values, np.ndarray):
+            alike, wanted = True, values
+        else:
+            alike = np.array([self.takes(value) for value in values], bool)
+            known = [value if like else ("" if self.are_strings else 0) for value, like in zip(values, alike, strict=True)]
+            wanted = np.array([one.encode() for one in known], np.bytes_) if self.are_strings else np.array(known, np.int64)
         at = np.minimum(np.searchsorted(self._sorted, wanted), len(self.ids) - 1)
-        return np.where(self._sorted[at] == wanted, self._order[at], -1)
+        return np.where(alike & (self._sorted[at] == wanted), self._order[at], -1)
 
     def rows_of(self, series: pl.Series) -> np.ndarray:
         """The same for a column of a table; an id of the other kind is unknown."""

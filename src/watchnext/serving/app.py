@@ -81,7 +81,7 @@ def _api(desk: Desk, run: Callable, timeout_s: float) -> APIRouter:
 
     # `:path`, as a string id may hold a slash.
     @routes.get("/viewers/{user_id:path}/history", response_model=contract.HistoryResponse, responses=_path_errors)
-    async def history(user_id: contract.Word, limit: Annotated[int, Query(ge=1, le=200)] = 30) -> Response:
+    async def history(user_id: contract.IdWord, limit: Annotated[int, Query(ge=1, le=200)] = 30) -> Response:
         return Json(await run(partial(desk.history, user_id, limit)))
 
     return routes

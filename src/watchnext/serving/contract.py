@@ -1,6 +1,7 @@
 """What the API takes and gives: one pydantic model a body, strict, so that a misspelt key or a NaN is refused by name.
 
-Ids are int64 or strings of 1 to 64 bytes, echoed as given. Times are UTC milliseconds, ratios in [0, 1].
+Ids are int64 or strings of 1 to 64 bytes without blanks around them, of the one kind that the log has, echoed as given.
+Times are UTC milliseconds, ratios in [0, 1].
 """
 
 from typing import Annotated, Any, Literal
@@ -21,6 +22,8 @@ def _fits(value: str) -> str:
 
 # Fixed-width id arrays are padded with NUL, so an id may not hold one.
 Word = Annotated[str, Field(min_length=1, max_length=ID_BYTES, pattern=r"^[^\x00]*$"), AfterValidator(_fits)]
+# Blanks around an id are left out where a log is read; here they would make a viewer whom no log knows.
+IdWord = Annotated[Word, Field(pattern=r"^[^\s\x00]([^\x00]*[^\s\x00])?$")]
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 
 
@@ -32,7 +35,7 @@ def _kind(value: Any) -> str:
     return NUMBER if isinstance(value, int | float) and not isinstance(value, bool) else STRING
 
 
-Id = Annotated[Annotated[Int64, Tag(NUMBER)] | Annotated[Word, Tag(STRING)], Discriminator(_kind)]
+Id = Annotated[Annotated[Int64, Tag(NUMBER)] | Annotated[IdWord, Tag(STRING)], Discriminator(_kind)]
 Phrase = Annotated[str, Field(max_length=256)]
 ContextValue = Annotated[Annotated[float, Tag(NUMBER)] | Annotated[Phrase, Tag(STRING)], Discriminator(_kind)]
 

@@ -7,7 +7,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+import polars as pl
+
 from watchnext.data.tables import OUTCOMES
+from watchnext.features.catalogue import Ids
 from watchnext.serving.answer import Answer
 from watchnext.serving.batch import precomputed
 from watchnext.serving.contract import EventsRequest, OutcomeEvent, RecommendRequest
@@ -18,8 +21,16 @@ from watchnext.serving.work import TooSlowError
 from watchnext.types import TARGETS, Request
 
 log = logging.getLogger(__name__)
-INT64 = range(-(2**63), 2**63)
+NUMBER = re.compile(r"0|-?[1-9][0-9]{0,18}")  # as it is echoed
 HOUR_MS = 3_600_000
+
+
+class IdKindError(ValueError):
+    """An id of another kind than those of the release: `where` it stood, its `value`, and what was `expected`."""
+
+    def __init__(self, where: str, value: int | str, expected: str) -> None:
+        super().__init__(f"{where} is {value!r}: expected {expected}")
+        self.where, self.value, self.expected = where, value, expected
 
 
 class Desk:
@@ -34,7 +45,8 @@ class Desk:
     # ---- slates ------------------------------------------------------------------------------------------------------
 
     def recommend(self, body: RecommendRequest, *, request_id: str, until: float) -> dict:
-        """A RecommendResponse, its videos counted as shown. Raises TooSlowError after `until` (monotonic s)."""
+        """A RecommendResponse, its videos counted as shown. Raises IdKindError; TooSlowError after `until` (monotonic s)."""
+        self._viewer("body.user_id", body.user_id)
         request = Request(request_id, body.user_id, body.k, self._clock(), body.surface, body.region, body.context)
         answer = self._precomputed(request, body.mode) or self._recommender.recommend(request)
         if time.monotonic() > until:  # nobody waits for it any more, so nobody is shown it
@@ -111,7 +123,11 @@ class Desk:
     # ---- events ------------------------------------------------------------------------------------------------------
 
     def outcomes(self, body: EventsRequest) -> tuple[dict[str, int], list]:
-        """An EventsResponse, and the unknown video ids, whose events were kept aside. Raises StoreError: then none counted."""
+        """An EventsResponse, and the unknown video ids, whose events were kept aside. Raises IdKindError or StoreError: then
+        none counted."""
+        for place, one in enumerate(body.events):
+            self._viewer(f"body.events.{place}.user_id", one.user_id)
+            self._of_kind(f"body.events.{place}.video_id", one.video_id, self._release.video_ids)
         known_at = self._clock()
         events = [_event(one, known_at) for one in body.events]
         results = self._store.apply(events)
@@ -130,14 +146,10 @@ class Desk:
 
     def history(self, text: str, limit: int) -> dict:
         """A HistoryResponse, latest first; nothing for somebody unknown. `text` is an id as it stands in a path."""
-        user_id = self._id(text)
+        user_id = self._viewer_of(text)
         watches = self._recommender.history(user_id, self._clock(), limit)
         rows = self._release.video_ids.rows([watch["video_id"] for watch in watches]).tolist()
         return {"user_id": user_id, "history": [self._watch(row, watch) for row, watch in zip(rows, watches, strict=True)]}
-
-    def _id(self, text: str) -> int | str:
-        is_number = not self._release.user_ids.are_strings and re.fullmatch(r"-?\d{1,19}", text, re.ASCII)
-        return int(text) if is_number and int(text) in INT64 else text
 
     def _watch(self, row: int, watch: dict) -> dict:
         flags = {name: name in watch["outcomes"] for name in OUTCOMES}
@@ -148,6 +160,29 @@ class Desk:
             "ago_s": watch["ago_s"],
             **flags,
         }
+
+    # ---- kinds of ids ------------------------------------------------------------------------------------------------
+
+    def _viewer_ids(self) -> Ids:
+        """Those of the release; where it knows nobody yet, whom the store met first."""
+        known = self._release.user_ids
+        return known if len(known.ids) else Ids.of(pl.Series(self._store.viewer_ids(1)))
+
+    def _viewer(self, where: str, user_id: int | str) -> int | str:
+        """The id, where it is of the kind that viewers have: 1 and "1" would be two."""
+        return self._of_kind(where, user_id, self._viewer_ids())
+
+    def _of_kind(self, where: str, given: int | str, ids: Ids) -> int | str:
+        if not ids.takes(given):
+            kind = "a string" if ids.are_strings else "a whole number, an int64"
+            raise IdKindError(where, given, f"{kind}, as the ids of release {self.release_id} are")
+        return given
+
+    def _viewer_of(self, text: str) -> int | str:
+        """The viewer whom a path names."""
+        ids = self._viewer_ids()
+        is_number = NUMBER.fullmatch(text) and not (len(ids.ids) and ids.are_strings)
+        return self._of_kind("path.user_id", int(text) if is_number else text, ids)
 
 
 def _event(given: OutcomeEvent, known_at: int) -> Event:

@@ -16,6 +16,7 @@ import numpy as np
 from watchnext.data.canonical import CanonicalTables
 from watchnext.data.days import StoredTables
 from watchnext.data.stage import write_stage
+from watchnext.data.tables import DataError
 from watchnext.features.state_days import LogState
 from watchnext.serving.environment import MAP_BYTES, Environment, StoreError, StoreHeldError, locked, offer, place
 from watchnext.serving.release import Release
@@ -62,9 +63,11 @@ def build_state(
     work = folder / "state" / release.state_fingerprint
     with closing(locked(work)):
         rejected = write_stage(_loader(root, release), release.pipeline.schema, work / "tables").report["rejected"]
+        stored = StoredTables.open(work / "tables", repair=_command(root))
+        _require_kinds(stored, release, root)
         state = LogState(
             work / "fold",
-            StoredTables.open(work / "tables", repair=_command(root)),
+            stored,
             schema=release.pipeline.schema,
             catalogue=release.catalogue,
             snapshots=snapshots,
@@ -99,6 +102,17 @@ def _command(root: Path) -> str:
 def _loader(root: Path, release: Release) -> CanonicalTables:
     schema = release.folder / "pipeline" / "schema.json"
     return CanonicalTables(root=str(root), features=str(schema), repair=_command(root))
+
+
+def _require_kinds(stored: StoredTables, release: Release, root: Path) -> None:
+    """The ids of the log are those that requests bring: 1 and "1" would be two viewers."""
+    for name, column, known in (
+        ("user_id", stored.users["user_id"], release.user_ids),
+        ("video_id", stored.videos["video_id"], release.video_ids),
+    ):
+        if len(column) and not known.takes(column[0]):
+            kind = "String" if known.are_strings else "Int64"
+            raise DataError(f"{name} is {column.dtype} in {root} and {kind} in the release {release.id}; write it as {kind}")
 
 
 def _write(built: Path, folder: Path, release: Release, state: LogState, map_bytes: int) -> tuple[int, int]:

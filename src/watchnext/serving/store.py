@@ -60,7 +60,7 @@ class Store:
         self.tables = environment.tables
         self.layout: Layout = release.layout
         self._counts = release.pipeline.schema.state.counts
-        self._video_ids = release.video_ids
+        self._user_ids, self._video_ids = release.user_ids, release.video_ids
         # Writable copies, as the fold was compiled for: a read-only map is another type to numba.
         self._creator_rows, self._tag_rows = np.array(release.catalogue.creator_rows), np.array(release.catalogue.tag_rows)
         self._duration_ms = np.nan_to_num(release.catalogue.duration_ms)
@@ -220,18 +220,22 @@ class Store:
 
     def replay(self, start: int, *, since_ms: int = 0) -> int:
         """Fold what the journal holds already, from position `start` on, but what was known before `since_ms`; returns how many
-        events. Those about videos that are gone are passed over. How far it came is in `meta`, as `replayed`."""
+        events. Those about videos that are gone are passed over, and those of viewers under another kind of id. How far it came
+        is in `meta`, as `replayed`."""
         folded = 0
         for part in parts(self.journal(start), CHUNK):
             events = [event for event in part if event.known_at >= since_ms]
             rows = self._video_ids.rows([event.video_id for event in events])
-            known = np.flatnonzero(rows >= 0)
+            known = np.flatnonzero([row >= 0 and self._is_known(event) for event, row in zip(events, rows, strict=True)])
             start, folded = start + len(part), folded + len(known)
             with self._environment.write() as txn:
                 records = self._fold(txn, [events[i] for i in known], rows[known])
                 txn.put(b"replayed", place(start), db=self.tables["meta"])
             records.publish()
         return folded
+
+    def _is_known(self, event: Event) -> bool:
+        return event.kind in ("withdrawn", "restored") or self._user_ids.takes(event.user_id)
 
 
 def build_store(folder: Path, release: Release, *, map_bytes: int = MAP_BYTES) -> None:

@@ -12,6 +12,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from watchnext.serving.contract import KINDS
+from watchnext.serving.desk import IdKindError
 from watchnext.serving.environment import StoreError
 from watchnext.serving.inputs import ContextError
 from watchnext.serving.work import OverloadedError, TooSlowError
@@ -109,6 +110,11 @@ def _failed(_: Request, error: Exception) -> Response:
     return _problem(500, "failed", "the server failed at this request; its log says why")
 
 
+def _other_kind(_: Request, error: IdKindError) -> Response:
+    detail = {"where": error.where, "value": shown(error.value), "expected": error.expected}
+    return _problem(422, "invalid", f"{detail['where']} is {detail['value']}: expected {error.expected}", details=[detail])
+
+
 def _undeclared(_: Request, error: ContextError) -> Response:
     return _problem(422, "invalid", f"body.{error}")
 
@@ -120,5 +126,6 @@ HANDLERS = {
     TooSlowError: _busy,
     StoreError: _unwritten,
     ContextError: _undeclared,
+    IdKindError: _other_kind,
     Exception: _failed,
 }
