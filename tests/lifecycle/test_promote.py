@@ -29,9 +29,9 @@ def releases(tmp_path, monkeypatch) -> Path:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     releases = tmp_path / "releases"
     with tracking.start_run("release", config={}, tags=TAGS) as run:
-        assert enter(sealed(releases, "first"), data="tiny", run=run, metrics={})
-        assert not enter(sealed(releases, "second"), data="tiny", run=run, metrics={})
-        enter(sealed(releases, "other", "another"), data="another", run=run, metrics={})
+        assert enter(sealed(releases, "first"), new=True, data="tiny", run=run, metrics={})
+        assert not enter(sealed(releases, "second"), new=True, data="tiny", run=run, metrics={})
+        enter(sealed(releases, "other", "another"), new=True, data="another", run=run, metrics={})
     sealed(releases, "unknown")
     return releases
 
