@@ -8,7 +8,7 @@ import pytest
 from benchmarks import record
 from benchmarks.rendering import tables
 from benchmarks.rendering.__main__ import RenderError, rendered
-from benchmarks.rendering.blocks import BLOCKS, SAMPLE, Records
+from benchmarks.rendering.blocks import BLOCKS, RECORDS, SAMPLE, Records
 from benchmarks.whole import inputs, pipeline, suite
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,7 +63,7 @@ def test_rankings_of_several_seeds_have_their_spread_and_floors_stand_once():
     assert lines[2].startswith("| dcn | .6000 ± .1414 | ")
     assert lines[2].endswith("| 2 |")
     assert lines[3].startswith("| mlp | .5000 | ")
-    assert [line for line in lines if "floor" in line] == lines[4:]
+    assert [line for line in lines if "baseline" in line] == lines[4:]
 
 
 def write(path: Path, found: dict) -> None:
@@ -106,6 +106,16 @@ def test_a_benchmark_whose_last_line_is_no_json_is_not_recorded(monkeypatch, tmp
     with pytest.raises(SystemExit, match=r"the last line of benchmarks\.serving is 'done', expected one JSON object"):
         record.record("serving", [], label=None, results=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_listed_command_writes_the_record_of_its_name(name):
+    label, _, words = (
+        RECORDS[name].removeprefix("--label ").partition(" ") if "--label" in RECORDS[name] else ("", "", RECORDS[name])
+    )
+    benchmark = words.split()[0]
+    assert benchmark in record.benchmarks()
+    assert name == "-".join(filter(None, (benchmark.rpartition(".")[2], label)))
 
 
 def test_no_record_names_a_path_of_a_machine():

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 Figures = Mapping[str, Mapping]  # record > its figures
-FLOORS = {"video_rate": "the video's long-view rate", "creator_rate": "the creator's", "viewer_rate": "the viewer's"}
+BASELINES = {"video_rate": "the video's long-view rate", "creator_rate": "the creator's", "viewer_rate": "the viewer's"}
 REGIMES = ("frozen", "daily", "streaming")
 
 
@@ -56,7 +56,7 @@ def funnel(figures: Figures) -> str:
     learned = ("retrieval", "ranking", "slate")
     rows = [
         [
-            name if name in learned else f"floor: {name}",
+            name if name in learned else f"baseline: {name}",
             *(number(stage[f"recall@{k}"]) if f"recall@{k}" in stage else "" for k in depths),
             percent(stage["coverage"]),
         ]
@@ -73,11 +73,11 @@ def summary(figures: Figures) -> str:
             continue
         evaluation = figures[record]["evaluation"]
         stages, ranked = evaluation["funnel"], evaluation["ranking"]["streaming"]["long_view"]
-        floors = {key: value for key, value in stages.items() if key not in ("retrieval", "ranking", "slate")}
-        best = max(floors, key=lambda key: floors[key]["recall@100"])
+        baselines = {key: value for key, value in stages.items() if key not in ("retrieval", "ranking", "slate")}
+        best = max(baselines, key=lambda key: baselines[key]["recall@100"])
         cells = [number(stages[stage]["recall@100"]) for stage in ("retrieval", "ranking")]
-        rows.append([name, *cells, f"{number(floors[best]['recall@100'])} ({best})", *_of_head(ranked, ("auc", "gauc"))])
-    head = ["data", "recall@100, retrieval", "after ranking", "best floor", "AUC, long view", "GAUC"]
+        rows.append([name, *cells, f"{number(baselines[best]['recall@100'])} ({best})", *_of_head(ranked, ("auc", "gauc"))])
+    head = ["data", "recall@100, retrieval", "after ranking", "best baseline", "AUC, long view", "GAUC"]
     return table(head, rows)
 
 
@@ -92,7 +92,7 @@ def lost(figures: Figures) -> str:
 
 def _lists(retrieval: Mapping) -> dict[str, Mapping]:
     found = {"merged": retrieval["merged"]} | {f"source: {name}": each for name, each in retrieval["sources"].items()}
-    return found | {f"floor: {name}": each for name, each in retrieval["floors"].items()}
+    return found | {f"baseline: {name}": each for name, each in retrieval["floors"].items()}
 
 
 def sources(figures: Figures) -> str:
@@ -212,9 +212,9 @@ def rankings(figures: Figures) -> str:
     for name, each in models.items():
         runs = each.get("seeds", [each])
         rows.append([name, *(spread([run[key] for run in runs]) for key in RANKED), str(len(runs))])
-    for name, title in FLOORS.items():
+    for name, title in BASELINES.items():
         for each in [found["floors"][name] for found in figures.values() if name in found["floors"]][:1]:
-            rows.append([f"floor: {title}", *(number(each[key]) for key in RANKED), ""])
+            rows.append([f"baseline: {title}", *(number(each[key]) for key in RANKED), ""])
     return table(["", *RANKED.values(), "seeds"], rows)
 
 
@@ -299,7 +299,7 @@ def toys(figures: Figures) -> str:
         for title, prefix in (("towers alone", ""), ("towers, co-watch graph, transitions, popularity, merged", "merged_"))
     ]
     rows += [
-        [f"floor: {name}", *(spread([run["floors"][name][f"{key}@10"] for run in runs]) for key in ("recall", "ndcg"))]
+        [f"baseline: {name}", *(spread([run["floors"][name][f"{key}@10"] for run in runs]) for key in ("recall", "ndcg"))]
         for name in sorted(first["floors"], key=lambda name: -first["floors"][name]["recall@10"])
     ]
     rows.append(["an epoch, s", spread([run["epoch_s"] for run in runs], 1), ""])
