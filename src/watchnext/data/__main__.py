@@ -22,7 +22,7 @@ def tables(config: DictConfig) -> None:
     """Bring the raw log of `data` into the canonical, validated tables; of a log in days, those that changed."""
     schema = FeatureSchema.load(f"conf/features/{config.data.features}.yaml")
     folder = Path(config.data.outputs) / "tables"
-    written = write_stage(instantiate(config.data.loader), schema, folder)
+    written = write_stage(instantiate(config.data.loader), schema, folder, utc_offset_h=config.data.utc_offset_h)
     report, rejected = written.report, sum(written.report["rejected"].values())
     print(
         f"{folder}: {report['impressions']:,} impressions, {report['users']:,} users, {report['videos']:,} videos; "

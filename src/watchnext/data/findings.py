@@ -7,6 +7,7 @@ import polars as pl
 
 from watchnext.data.canonical import Source
 from watchnext.data.columns import absent_outcomes, sound_columns
+from watchnext.data.consistency import contradictions, evidence_of
 from watchnext.data.tables import TABLES, Tables
 from watchnext.data.validation import checked_rows
 from watchnext.schema import FeatureSchema
@@ -17,8 +18,8 @@ LONGEST = 80  # letters of a value that are shown
 
 @dataclass(frozen=True)
 class Finding:
-    """kind: missing, unknown, mistyped, out of range, duplicated or out of order. `count` of rows, None where it is of a whole
-    column; `examples` are the first of them: where, and the value."""
+    """kind: missing, unknown, mistyped, out of range, duplicated, out of order, contradiction or suspicious. `count` of rows,
+    None where it is of a whole column; `examples` are the first of them: where, and the value."""
 
     kind: str
     table: str
@@ -43,6 +44,8 @@ def findings(sources: Mapping[str, Source], schema: FeatureSchema) -> list[Findi
         found += _grouped(source, source.refused, "mistyped")
         mine = rejected.filter(table=table)
         found += _grouped(source, mine.with_columns(kept.gather(mine["row"]).alias("row")), None)
+    told = contradictions(evidence_of(frames, schema), schema)
+    found += [Finding("contradiction" if one.refused else "suspicious", one.table, one.what) for one in told]
     return found + list(_out_of_order(sources["impressions"], frames["impressions"]))
 
 

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from watchnext.data.canonical import CanonicalTables, DayFiles
 from watchnext.data.columns import absent_outcomes
+from watchnext.data.consistency import Evidence, contradictions, merged, offset_hint
 from watchnext.data.days import Day, StoredTables, begin, by_day, finish, read_parquet, write_day
 from watchnext.data.loaders import REJECTED, Loader
 from watchnext.data.tables import OUTCOMES, DataError, Tables
@@ -24,7 +25,7 @@ from watchnext.sources import code_of
 @dataclass(frozen=True)
 class Found:
     """Of one day: the sha256 of its source, what was written, its rejected rows (columns as in REJECTED), how many values were
-    filled in, sums over its rows, and what was read as something else."""
+    filled in, sums over its rows, what was read as something else, and evidence of columns that contradict each other."""
 
     source: str
     day: dict
@@ -32,6 +33,7 @@ class Found:
     filled: dict[str, int]
     sums: dict[str, int]
     notes: list[str]
+    evidence: Evidence
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,10 @@ class Written:
     kept: int
 
 
-def write_stage(loader: Loader, schema: FeatureSchema, folder: Path) -> Written:
+def write_stage(loader: Loader, schema: FeatureSchema, folder: Path, *, utc_offset_h: float | None = None) -> Written:
     """Bring `folder` up to what `loader` reads. Raises DataError for what no row can answer for, and for a catalogue without a
-    video, before anything is written; and for a log of which every row is rejected, whose folder is left unfinished."""
+    video, before anything is written; and for a log whose columns contradict each other, or of which every row is rejected,
+    whose folder is left unfinished. `utc_offset_h` is what `day` is expected to be the calendar date at."""
     folder = Path(folder)
     in_days = loader.by_day() if isinstance(loader, CanonicalTables) else None
     if in_days is None:
@@ -53,7 +56,7 @@ def write_stage(loader: Loader, schema: FeatureSchema, folder: Path) -> Written:
         refused = loaded.rejected
         _require_videos(checked, refused)
         begin(folder, checked.tables)
-        found = [_write(folder, day, rows, "", [], {}, ()) for day, rows in by_day(checked.tables.impressions)]
+        found = [_write(folder, day, rows, "", [], {}, (), {}) for day, rows in by_day(checked.tables.impressions)]
     else:
         loaded = loader.entities(in_days)
         checked = validate(loaded.tables, schema)
@@ -66,6 +69,11 @@ def write_stage(loader: Loader, schema: FeatureSchema, folder: Path) -> Written:
             for day, files in tqdm(in_days.items(), desc="tables", unit=" days")
         ]
         kept = sum(each is known.get(day) for day, each in zip(in_days, found, strict=True))
+    # Of a log in days, `checked` saw none of its impressions.
+    evidence = merged(each.evidence for each in found) if in_days is not None else checked.evidence
+    suspicious = _require_consistent(evidence, schema)
+    if utc_offset_h is not None and (hint := offset_hint(evidence, utc_offset_h)):
+        suspicious.append(f"impressions: {hint}")
     facts = {"under": _under(schema), "days": [asdict(each) for each in found]}
     (folder / "found.json").write_text(json.dumps(facts, indent=1))
     rejected = pl.concat(
@@ -75,9 +83,17 @@ def write_stage(loader: Loader, schema: FeatureSchema, folder: Path) -> Written:
     days = [Day(**each.day) for each in found if each.day["rows"]]
     _require_sound(days, rejected, folder)
     finish(folder, days)
-    report = _report(StoredTables.open(folder), rejected, found, dict(checked.filled), loaded.notes)
+    report = _report(StoredTables.open(folder), rejected, found, dict(checked.filled), [*loaded.notes, *suspicious])
     (folder / "report.json").write_text(json.dumps(report, indent=1))
     return Written(report, kept)
+
+
+def _require_consistent(evidence: Evidence, schema: FeatureSchema) -> list[str]:
+    """Return what is suspicious but possible. Raises DataError for columns that contradict each other."""
+    told = contradictions(evidence, schema)
+    if refused := [f"{one.table}: {one.what}" for one in told if one.refused]:
+        raise DataError("\n".join([*refused, "`python -m watchnext.data check PATH` says what else is wrong"]))
+    return [f"suspicious: {one.table}: {one.what}" for one in told]
 
 
 def _require_videos(checked: Validated, refused: pl.DataFrame) -> None:
@@ -126,15 +142,23 @@ def _day(loader: CanonicalTables, files: DayFiles, checked: Validated, schema: F
     read = loader.read_day(files)
     found = validate_day(read.rows(), checked.tables.users, checked.tables.videos, schema)
     rejected = [list(row) for row in pl.concat([read.refused, found.rejected]).rows()]
-    return _write(folder, files.day, found.tables.impressions, files.sha256, rejected, dict(found.filled), read.notes)
+    facts = (dict(found.filled), read.notes, found.evidence)
+    return _write(folder, files.day, found.tables.impressions, files.sha256, rejected, *facts)
 
 
 def _write(
-    folder: Path, day: str, impressions: pl.DataFrame, source: str, rejected: list, filled: dict, notes: Sequence[str]
+    folder: Path,
+    day: str,
+    impressions: pl.DataFrame,
+    source: str,
+    rejected: list,
+    filled: dict,
+    notes: Sequence[str],
+    evidence: Evidence,
 ) -> Found:
     written = write_day(folder, day, impressions) if len(impressions) else Day(day, 0, 0, 0, "")
     sums = {name: int(impressions[name].sum()) for name in (*OUTCOMES, "watch_ms")}
-    return Found(source, asdict(written), rejected, filled, sums, [*notes])
+    return Found(source, asdict(written), rejected, filled, sums, [*notes], evidence)
 
 
 def _report(

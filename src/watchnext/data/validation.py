@@ -8,6 +8,7 @@ import polars as pl
 from pandera.errors import SchemaErrors
 
 from watchnext.data.columns import FLOATS, Expected, expected_columns, sound_columns
+from watchnext.data.consistency import Evidence, evidence_of, is_in_another_unit
 from watchnext.data.loaders import REJECTED
 from watchnext.data.tables import ID_BYTES, DataError, Tables, in_order
 from watchnext.schema import FeatureSchema
@@ -20,11 +21,13 @@ KEYS = {"impressions": ["user_id", "video_id", "time_ms"], "users": ["user_id"],
 @dataclass(frozen=True)
 class Validated:
     """Rows that passed, in order; `rejected` as in REJECTED, one line a row and reason; `filled`, how many values of
-    "table.column" the log lacked and a stand-in took their place: null, or False for an outcome."""
+    "table.column" the log lacked and a stand-in took their place: null, or False for an outcome; `evidence` of columns that
+    contradict each other, of all rows."""
 
     tables: Tables
     rejected: pl.DataFrame
     filled: Mapping[str, int]
+    evidence: Evidence
 
 
 def validate(tables: Tables, schema: FeatureSchema) -> Validated:
@@ -33,7 +36,8 @@ def validate(tables: Tables, schema: FeatureSchema) -> Validated:
     if faults:
         raise DataError("\n".join(fault.message for fault in faults))
     passed, rejected = checked_rows(frames, schema)
-    return Validated(Tables(**passed | {"impressions": in_order(passed["impressions"])}), rejected, filled)
+    tables = Tables(**passed | {"impressions": in_order(passed["impressions"])})
+    return Validated(tables, rejected, filled, evidence_of(frames, schema))
 
 
 def validate_day(impressions: pl.DataFrame, users: pl.DataFrame, videos: pl.DataFrame, schema: FeatureSchema) -> Validated:
@@ -43,7 +47,7 @@ def validate_day(impressions: pl.DataFrame, users: pl.DataFrame, videos: pl.Data
         raise DataError("\n".join(fault.message for fault in faults))
     rejections = [pl.DataFrame(schema=REJECTED)]
     passed = in_order(_checked("impressions", frames, schema, rejections))
-    return Validated(Tables(passed, users, videos), pl.concat(rejections), filled)
+    return Validated(Tables(passed, users, videos), pl.concat(rejections), filled, evidence_of(frames, schema))
 
 
 def checked_rows(frames: Mapping[str, pl.DataFrame], schema: FeatureSchema) -> tuple[dict[str, pl.DataFrame], pl.DataFrame]:
@@ -82,6 +86,8 @@ def _checks(table: str, frames: Mapping[str, pl.DataFrame], expected: Expected) 
     if expected.column is not None and expected.column.choices:
         choices = expected.column.choices
         yield pa.Check.isin(choices, name=f"{name} is not one of {', '.join(choices)}")
+    if name == "time_ms" and "day" in frames[table].columns:
+        yield _check(~is_in_another_unit(), "time_ms is not of its day, but would be in another unit than ms")
     if dtype in FLOATS:
         yield _check(pl.col(name).is_finite(), f"{name} is not finite")
     if name in IDS[table] and dtype == pl.String:

@@ -1,0 +1,312 @@
+"""Columns of a log against each other: times against their day, watches against durations. A wrong unit shows here and nowhere
+else, as every value by itself is a sound number.
+
+`evidence_of` counts rows, so that days add up and a day that did not change need not be read again; `contradictions` judges the
+counts, never a single row.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from watchnext.data.columns import expected_columns
+from watchnext.data.tables import TABLES
+from watchnext.schema import FeatureSchema
+
+HOUR_MS, DAY_MS = 3_600_000, 86_400_000
+YEAR_MS = 365.25 * DAY_MS
+UNITS = {"ns": 1e-6, "us": 1e-3, "ms": 1.0, "s": 1e3, "min": 6e4, "h": 3.6e6}  # ms in one
+NAMES = {"ns": "nanoseconds", "us": "microseconds", "ms": "ms", "s": "seconds", "min": "minutes", "h": "hours"}
+REACH = {"time_ms": (2 * DAY_MS, 2 * DAY_MS), "received_ms": (2 * DAY_MS, YEAR_MS)}  # before and after its day,
+LONG_AGO = (40 * YEAR_MS, 2 * DAY_MS)  # of an upload or a signup: 1970 lies further back, where seconds are read as ms
+FIRST_DAY = 631_152_000_000  # 1990: no log is older, and seconds read as ms lie in 1970
+LEAST, LEAST_SPREAD = 20, 100  # rows that a share, and a quantile, is taken of
+FEW, HALF = 0.01, 0.5
+STEPS = 4  # of a power of ten, in which ratios are counted
+Evidence = Mapping[str, Mapping[str, int]]
+
+
+@dataclass(frozen=True)
+class Contradiction:
+    """What cannot be true of a table; `refused` where the log as a whole cannot be used."""
+
+    table: str
+    what: str
+    refused: bool
+
+
+# ---- counting --------------------------------------------------------------------------------------------------------
+
+
+def evidence_of(frames: Mapping[str, pl.DataFrame], schema: FeatureSchema) -> dict[str, dict[str, int]]:
+    """Subject > what was seen > in how many impressions; of the columns that `frames` have."""
+    rows, instants = _joined(frames, schema), _instants(schema)
+    there = set(rows.columns)
+    found: dict[str, dict[str, int]] = {}
+    if "day" in there:
+        counts = {}
+        for name, (_, unit) in instants.items():
+            if name in there:
+                counts |= {f"{name} {what}": seen for what, seen in _instant(name, unit, there).items()}
+        if counts:
+            for name, count in rows.select(seen.sum().alias(name) for name, seen in counts.items()).row(0, named=True).items():
+                found.setdefault(name.split(" ")[0], {})[name.split(" ")[1]] = int(count)
+        found["day"] = {"rows": rows["day"].len() - rows["day"].null_count(), "early": int((rows["day_ms"] < FIRST_DAY).sum())}
+        if "time_ms" in there:
+            found["clock"] = _histogram(rows, ((pl.col("time_ms") - pl.col("day_ms")) / (HOUR_MS / 2)).clip(-96, 144))
+    if "time_ms" in there:
+        whole = rows.select((pl.col("time_ms").cast(pl.Int64, strict=False) % HOUR_MS == 0).sum()).item()
+        found["whole hours"] = {"rows": len(rows) - rows["time_ms"].null_count(), "whole": int(whole)}
+    for name, value in _ratios(there).items():
+        found[name] = _histogram(rows, STEPS * value.log10())
+    return found
+
+
+def merged(parts: Iterable[Evidence]) -> dict[str, dict[str, int]]:
+    found: dict[str, Counter] = {}
+    for part in parts:
+        for subject, counts in part.items():
+            found.setdefault(subject, Counter()).update(counts)
+    return {subject: dict(counts) for subject, counts in found.items()}
+
+
+def is_in_another_unit() -> pl.Expr:
+    """Whether `time_ms` is far from its `day`, but would be of it in another unit."""
+    day_ms = pl.col("day").cast(pl.Int32).cast(pl.Float64) * DAY_MS
+    others = [_near("time_ms", factor, day_ms) for factor in UNITS.values() if factor != 1]
+    return ~_near("time_ms", 1.0, day_ms) & pl.any_horizontal(others)
+
+
+def _instants(schema: FeatureSchema) -> dict[str, tuple[str, str]]:
+    """Columns that hold a moment > their table and unit: those declared as UTC."""
+    found = {}
+    for table in TABLES:
+        for one in expected_columns(table, schema).values():
+            unit = (one.feature and one.feature.unit) or (one.column and one.column.unit) or ""
+            if "UTC" in unit:
+                found[one.name] = (table, unit.split()[0] if unit.split()[0] in UNITS else "ms")
+    return found
+
+
+def _joined(frames: Mapping[str, pl.DataFrame], schema: FeatureSchema) -> pl.DataFrame:
+    """Impressions beside what is compared of their videos and users, numbers as float64."""
+    instants = _instants(schema)
+    wanted = {*instants, "watch_ms", "duration_ms"}
+    rows = frames["impressions"]
+    for table, key in (("videos", "video_id"), ("users", "user_id")):
+        other = frames[table]
+        names = [name for name in other.columns if name in wanted and name not in rows.columns]
+        if names and key in other.columns and key in rows.columns and other.schema[key] == rows.schema[key]:
+            rows = rows.join(other.select(key, *names).unique(key, keep="first"), on=key, how="left")
+    numbers = [pl.col(name).cast(pl.Float64) for name in rows.columns if name in wanted and rows.schema[name].is_numeric()]
+    days = [pl.col("day"), (pl.col("day").cast(pl.Int32).cast(pl.Float64) * DAY_MS).alias("day_ms")]
+    return rows.select(*numbers, *(days if "day" in rows.columns else []))
+
+
+def _near(name: str, factor: float, day_ms: pl.Expr) -> pl.Expr:
+    before, after = REACH.get(name, LONG_AGO)
+    return (pl.col(name) * factor).is_between(day_ms - before, day_ms + DAY_MS + after)
+
+
+def _instant(name: str, unit: str, there: set[str]) -> dict[str, pl.Expr]:
+    day_ms, value = pl.col("day_ms"), pl.col(name) * UNITS[unit]
+    right = _near(name, UNITS[unit], day_ms)
+    seen = {"rows": (pl.col(name).is_not_null() & pl.col("day").is_not_null()), unit: right}
+    for other, factor in UNITS.items():
+        if other != unit:
+            seen[other] = ~right & _near(name, factor, day_ms)
+    if name != "time_ms" and "time_ms" in there:
+        time_ms, soon = pl.col("time_ms"), value < day_ms + LONG_AGO[0]
+        timed = _near("time_ms", 1.0, day_ms) & (value > day_ms - LONG_AGO[0]) & soon
+        seen["astray"] = timed & ((value < time_ms) if name == "received_ms" else (value > time_ms + DAY_MS))
+    return seen
+
+
+def _ratios(there: set[str]) -> dict[str, pl.Expr]:
+    """Positive quantities whose size is judged."""
+    watched = pl.when(pl.col("watch_ms") > 0).then(pl.col("watch_ms"))
+    lasting = pl.when(pl.col("duration_ms") > 0).then(pl.col("duration_ms"))
+    found = {}
+    if "watch_ms" in there:
+        found["watch_ms"] = watched
+    if "duration_ms" in there:
+        found["duration_ms"] = lasting
+    if {"watch_ms", "duration_ms"} <= there:
+        found["watch_ms of duration_ms"] = watched / lasting
+    if {"watch_ms", "received_ms", "time_ms"} <= there:
+        waited = pl.col("received_ms") - pl.col("time_ms")
+        found["watch_ms of received_ms - time_ms"] = watched / pl.when(waited.is_between(1, YEAR_MS)).then(waited)
+    return found
+
+
+def _histogram(rows: pl.DataFrame, value: pl.Expr) -> dict[str, int]:
+    bins = rows.select(bin=value.floor().cast(pl.Int32, strict=False)).to_series().drop_nulls()
+    return {str(place): count for place, count in bins.value_counts().sort("bin").iter_rows()}
+
+
+# ---- judging ---------------------------------------------------------------------------------------------------------
+
+
+def contradictions(evidence: Evidence, schema: FeatureSchema) -> list[Contradiction]:
+    """All of them, those that refuse the log first."""
+    times = list(_day(evidence)) or list(_moments(evidence, schema))
+    sound = not any(one.refused for one in times)
+    found = [*times, *_sizes(evidence), *(_waits(evidence) if sound else []), *_clock(evidence)]
+    return sorted(found, key=lambda one: not one.refused)
+
+
+def _day(evidence: Evidence) -> Iterator[Contradiction]:
+    counts = evidence.get("day", {"rows": 0})
+    if counts["rows"] >= LEAST and counts["early"] > HALF * counts["rows"]:
+        what = (
+            f"day lies before 1990 in {_part(counts['early'], counts['rows'])}; was it made of seconds read as ms (factor "
+            "1000)? Expected the calendar date of the request"
+        )
+        yield Contradiction("impressions", what, refused=True)
+
+
+def _moments(evidence: Evidence, schema: FeatureSchema) -> Iterator[Contradiction]:
+    for name, (table, unit) in _instants(schema).items():
+        counts = evidence.get(name, {})
+        rows = counts.get("rows", 0)
+        if rows < LEAST:
+            continue
+        other = max((each for each in UNITS if each != unit), key=lambda each: counts[each])
+        if counts[other] >= FEW * rows:
+            yield Contradiction(table, _unit_of(name, unit, other, counts[other], rows), refused=True)
+        elif counts[unit] < (1 - FEW) * rows and name == "time_ms":
+            apart = rows - counts[unit]
+            what = (
+                f"time_ms and day contradict each other: they lie days apart in {_part(apart, rows)}; expected the moment of "
+                "the request, and the calendar date of that moment"
+            )
+            yield Contradiction(table, what, refused=apart > HALF * rows)
+        elif counts.get("astray", 0) >= FEW * rows:
+            yield _astray(table, name, counts["astray"], rows)
+        elif counts[unit] < HALF * rows:
+            what = f"{name} and day contradict each other: {name} is far from it in {_part(rows - counts[unit], rows)}"
+            yield Contradiction(table, f"{what}; expected the moment itself, in {unit} UTC", refused=name == "received_ms")
+
+
+def _unit_of(name: str, unit: str, other: str, count: int, rows: int) -> str:
+    factor = UNITS[other] / UNITS[unit]
+    return (
+        f"{name} and day contradict each other, factor {_factor(factor)}: {name} holds {NAMES[other]} in {_part(count, rows)}, "
+        f"expected {NAMES[unit]} UTC; {_mend(name, factor)}"
+    )
+
+
+def _astray(table: str, name: str, count: int, rows: int) -> Contradiction:
+    if name == "received_ms":
+        what = "received_ms is before time_ms"
+        hint = "expected the moment at which the outcome arrived; leave the column out where that is not known"
+    else:
+        what = f"{name} is more than a day after the video was shown" if table == "videos" else f"{name} is after the request"
+        hint = "is it when the row was last changed? Expected the moment itself; null where it is not known"
+    return Contradiction(table, f"{what} in {_part(count, rows)}; {hint}", refused=count > HALF * rows)
+
+
+def _sizes(evidence: Evidence) -> Iterator[Contradiction]:
+    """Watches and durations beside each other, and each beside what a video can be."""
+    watch = evidence.get("watch_ms of duration_ms", {})
+    # Nobody watches as much as a fiftieth of a video; one watch in ten is of thirty times its video and more.
+    if _rows(watch) >= LEAST_SPREAD and (_quantile(watch, 0.99) < 0.02 or _quantile(watch, 0.9) > 30):
+        yield Contradiction("impressions", _of_duration(watch), refused=True)
+        return
+    many = sum(count for place, count in watch.items() if 2 * STEPS <= int(place) < 5 * STEPS)
+    if many >= FEW * max(_rows(watch), LEAST_SPREAD):
+        what = f"watch_ms is more than 100 times the video's duration_ms in {_part(many, _rows(watch))} that watched"
+        yield Contradiction("impressions", f"{what}; is duration_ms of some videos in seconds? Expected ms", refused=False)
+    for table, name in (("impressions", "watch_ms"), ("videos", "duration_ms")):
+        sizes = evidence.get(name, {})
+        if _rows(sizes) >= LEAST_SPREAD and not 100 <= (middle := _quantile(sizes, 0.5)) <= DAY_MS / 2:
+            unit = "s" if middle < 100 else "us"
+            what = (
+                f"{name} is about {middle:,.3g} ms in the median impression, not plausible of a video; it looks like "
+                f"{NAMES[unit]}, factor {_factor(UNITS[unit])}; {_mend(name, UNITS[unit])}"
+            )
+            yield Contradiction(table, what, refused=True)
+
+
+def _waits(evidence: Evidence) -> Iterator[Contradiction]:
+    wait = evidence.get("watch_ms of received_ms - time_ms", {})
+    if _rows(wait) >= LEAST_SPREAD and (middle := _quantile(wait, 0.5)) > 30:
+        what = (
+            f"watch_ms and received_ms contradict each other, factor about {middle:,.0f}: half of the watches are at least so "
+            "many times longer than the time from time_ms to received_ms; expected ms in all three"
+        )
+        yield Contradiction("impressions", what, refused=True)
+
+
+def _of_duration(counts: Mapping[str, int]) -> str:
+    """The factor is that of the units that comes nearest to the ratio below which nine watches in ten stay."""
+    middle = _quantile(counts, 0.9)
+    factors = [factor for each in UNITS.values() if each != 1 for factor in (each, 1 / each)]
+    ratio = min(factors, key=lambda each: abs(np.log(middle / each)))
+    factor = _factor(ratio)
+    low, high = ("watch_ms", "duration_ms") if ratio < 1 else ("duration_ms", "watch_ms")
+    return (
+        f"watch_ms and duration_ms contradict each other, factor {factor}: nine watches in ten are of at most about "
+        f"{middle:.2g} times their video, in {_rows(counts):,} rows; expected ms in both: multiply {low} by {factor}, or "
+        f"divide {high} by it"
+    )
+
+
+def _clock(evidence: Evidence) -> Iterator[Contradiction]:
+    counts = evidence.get("whole hours", {"rows": 0})
+    if counts["rows"] < LEAST or counts["whole"] < (1 - FEW) * counts["rows"]:
+        return
+    hours = len({int(place) % 48 for place in evidence.get("clock", {})})
+    what = "whole days" if 0 < hours <= 2 else "whole hours"  # two of them where the clocks changed
+    yield Contradiction(
+        "impressions",
+        f"all times are {what}: the order within one is not known, and what is counted by the hour (half_lives_h, gap_s, hour) "
+        "means nothing; give time_ms as the moment of the request, or declare longer half-lives (state in conf/features)",
+        refused=False,
+    )
+
+
+def offset_hint(evidence: Evidence, utc_offset_h: float) -> str | None:
+    """Where `day` is a calendar date at another offset from UTC than `utc_offset_h`, which one."""
+    bins = {int(place): count for place, count in evidence.get("clock", {}).items()}
+    rows = sum(bins.values())
+    if rows < LEAST:
+        return None
+
+    def agreeing(offset_h: float) -> float:
+        first = -round(2 * offset_h)
+        return sum(count for place, count in bins.items() if first <= place < first + 48) / rows
+
+    best = max(np.arange(-12, 14.5, 0.5).tolist(), key=lambda each: (agreeing(each), -abs(each - utc_offset_h)))
+    if agreeing(best) < agreeing(utc_offset_h) + 0.03:
+        return None
+    return (
+        f"day is the date at UTC{best:+g} in {agreeing(best):.1%} of the rows, at UTC{utc_offset_h:+g} in "
+        f"{agreeing(utc_offset_h):.1%}; set data.utc_offset_h to {best:g} if that is the log's own time"
+    )
+
+
+def _rows(histogram: Mapping[str, int]) -> int:
+    return sum(histogram.values())
+
+
+def _quantile(histogram: Mapping[str, int], level: float) -> float:
+    """The middle of the step in which it lies."""
+    places = sorted(map(int, histogram))
+    below = np.cumsum([histogram[str(place)] for place in places])
+    return float(10 ** ((places[int(np.searchsorted(below, level * below[-1]))] + 0.5) / STEPS))
+
+
+def _part(count: int, rows: int) -> str:
+    return f"{count:,} of {rows:,} rows"
+
+
+def _factor(factor: float) -> str:
+    return f"{max(factor, 1 / factor):.0f}"
+
+
+def _mend(name: str, factor: float) -> str:
+    return f"{'multiply' if factor >= 1 else 'divide'} {name} by {_factor(factor)}"
