@@ -14,12 +14,8 @@ def code_of(*names: str) -> str:
 
     An edit of other code leaves it as it is, so what was built or begun before that edit can be carried on.
     """
-    return _digest(imported(*names))
-
-
-def code_digest(package: Path) -> str:
-    """16 hex digits over all of a package's sources."""
-    return _digest({path.relative_to(package).as_posix(): path for path in Path(package).rglob("*.py")})
+    files = sorted(imported(*names).items())
+    return hashlib.sha256(b"".join(name.encode() + path.read_bytes() for name, path in files)).hexdigest()[:16]
 
 
 def imported(*names: str) -> dict[str, Path]:
@@ -67,7 +63,3 @@ def _imports(source: bytes) -> frozenset[str]:
         elif isinstance(node, ast.ImportFrom):
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return frozenset(found)
-
-
-def _digest(files: Mapping[str, Path]) -> str:
-    return hashlib.sha256(b"".join(name.encode() + path.read_bytes() for name, path in sorted(files.items()))).hexdigest()[:16]

@@ -18,8 +18,20 @@ from watchnext.schema import FeatureSchema, SchemaError
 NO_LOG = "there are no impressions: the release will know the catalogue alone (content and freshness), nothing is learned"
 
 
+def require_watched(config: DictConfig) -> None:
+    """Raise DataError where DVC watches another place than the loader reads: it would not notice a new log."""
+    loader = config.data.loader
+    read = loader.get("root") or loader.get("path")
+    if config.reads and read and Path(config.reads).resolve() != Path(read).resolve():
+        raise DataError(
+            f"params.yaml has DVC watch {config.reads!r}, but the loader of data={config.data.name} reads {read!r}; "
+            f"write `reads: {read}` in params.yaml"
+        )
+
+
 def tables(config: DictConfig) -> None:
     """Bring the raw log of `data` into the canonical, validated tables; of a log in days, those that changed."""
+    require_watched(config)
     schema = FeatureSchema.load(f"conf/features/{config.data.features}.yaml")
     folder = Path(config.data.outputs) / "tables"
     written = write_stage(instantiate(config.data.loader), schema, folder, utc_offset_h=config.data.utc_offset_h)

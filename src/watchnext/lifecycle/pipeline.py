@@ -12,8 +12,9 @@ from omegaconf import OmegaConf
 
 def stages(root: Path, parameters: Mapping) -> dict[str, str]:
     """Stage name > command, in the order of dvc.yaml, with params.yaml's values replaced by `parameters`."""
-    # dvc.yaml's ${...} are OmegaConf's too.
-    merged = OmegaConf.merge(OmegaConf.load(root / "params.yaml"), dict(parameters), OmegaConf.load(root / "dvc.yaml"))
+    # dvc.yaml's ${...} are OmegaConf's too. DVC watches nothing here.
+    chosen = {"reads": "null", **parameters}
+    merged = OmegaConf.merge(OmegaConf.load(root / "params.yaml"), chosen, OmegaConf.load(root / "dvc.yaml"))
     return {name: stage.cmd for name, stage in merged.stages.items()}
 
 
