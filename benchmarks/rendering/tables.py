@@ -162,7 +162,8 @@ def parts(figures: Figures) -> str:
     rows = [
         ["recall@100 of the next long view, towers alone, whole catalogue", number(found["two_tower"]["test/recall_at_100"])],
         ["weights of the ensemble's members, long view, chosen on validation days", chosen],
-        ["largest difference between served and training predictions (skew)", _tiny(found["evaluation"]["skew"])],
+        ["largest difference between served and training probabilities (skew)", _tiny(found["evaluation"]["skew"])],
+        ["the same of seconds", _tiny(found["evaluation"].get("skew_watch_s"))],
         ["the same of watch seconds, relative to them", _tiny(found["evaluation"].get("skew_watch_s"))],
         ["best single feature for a long view (AUC, leakage check)", _highest(found)],
         ["drift of the held-out day: columns drifted", _drift(found["drift"])],
