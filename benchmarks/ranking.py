@@ -110,15 +110,15 @@ class Resampled:
         self.drawn = random.multinomial(len(names), np.full(len(names), 1 / len(names)), RESAMPLES).astype(np.float64)
 
     def auc(self, score: np.ndarray) -> np.ndarray:
-        """AUC (R,) with rows weighed by how often their viewer was drawn."""
+        """AUC (R,) with rows weighed by how often their viewer was drawn; nan where these have one label."""
         order = np.argsort(score, kind="stable")
         place = np.concatenate([[0], np.cumsum(np.diff(score[order]) > 0)])
         viewers, positive, found = self.viewers[order], self.label[order], []
         for drawn in self.drawn:
             weight = drawn[viewers]
             above, below = (np.bincount(place, weight * side) for side in (positive, ~positive))
-            found.append(above @ (np.cumsum(below) - below / 2) / (above.sum() * below.sum()))
-        return np.array(found)
+            found.append((above @ (np.cumsum(below) - below / 2), above.sum() * below.sum()))
+        return _ratio(*np.array(found).T)
 
     def gauc(self, score: np.ndarray) -> np.ndarray:
         own = np.zeros(self.drawn.shape[1])
@@ -126,15 +126,21 @@ class Resampled:
         for rows in np.split(order, np.flatnonzero(np.diff(self.viewers[order])) + 1):
             own[self.viewers[rows[0]]] = metrics.auc(self.label[rows], score[rows])
         weights = np.where(np.isfinite(own), np.bincount(self.viewers, self.label), 0.0)
-        return self.drawn @ (weights * np.nan_to_num(own)) / (self.drawn @ weights)
+        return _ratio(self.drawn @ (weights * np.nan_to_num(own)), self.drawn @ weights)
+
+
+def _ratio(over: np.ndarray, under: np.ndarray) -> np.ndarray:
+    return np.divide(over, under, out=np.full(len(over), np.nan), where=under > 0)
 
 
 def over(resampled: Resampled, better: list[np.ndarray], other: list[np.ndarray]) -> dict[str, list[float]]:
-    """By how much scores exceed others, one pair a seed: mean over resamples, and the ends of the middle 95%."""
+    """By how much scores exceed others, one pair a seed: mean over the resamples that have the figure, and the ends of the
+    middle 95%; nan where none has."""
     found = {}
     for name in ("auc", "gauc"):
         figure = getattr(resampled, name)
         gains = np.mean([figure(a) - figure(b) for a, b in zip(better, other, strict=True)], axis=0)
+        gains = gains[np.isfinite(gains)] if np.isfinite(gains).any() else np.array([np.nan])
         found[name] = [round(float(value), 5) for value in (gains.mean(), *np.quantile(gains, [0.025, 0.975]))]
     return found
 

@@ -32,16 +32,16 @@ LONG_VIEW = TARGETS.index("long_view")
 Rankings = dict[str, np.ndarray]
 
 
-def share(truth: np.ndarray, score: np.ndarray) -> float:
-    """Of the BEST highest of `truth` (C,), how many are among the BEST highest of `score` (C,); of equal ones the earlier."""
-    best, named = (np.argsort(-values, kind="stable")[:BEST] for values in (truth, score))
-    return metrics.recall_at([named], [best], BEST)
+def among_best(values: np.ndarray) -> np.ndarray:
+    """(C,) how likely each is among the BEST highest of `values` (C,): 1 or 0, but where ties go on past the last place."""
+    return metrics.worth_of_ranks(values, np.zeros(len(values), np.int64), lambda ranks: ranks < BEST)
 
 
 def found_by(score: np.ndarray, long_view: np.ndarray, watch_s: np.ndarray) -> tuple[float, float, float]:
-    """Of one ranking, and the truth (C,) of its candidates: the share, and mean long views and seconds of its first BEST."""
-    first = np.argsort(-score, kind="stable")[:BEST]
-    return share(long_view, score), float(long_view[first].mean()), float(watch_s[first].mean())
+    """Of one ranking, and the truth (C,) of its candidates: the share of the BEST by long views, and mean long views and
+    seconds, among its first BEST, as expected over the orders of ties."""
+    first = among_best(score)
+    return tuple(float(np.average(truth, weights=first)) for truth in (among_best(long_view), long_view, watch_s))
 
 
 def summary(found: list[tuple[float, float, float]]) -> dict[str, float | list[float]]:

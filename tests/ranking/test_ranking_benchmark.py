@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 from benchmarks.ranking import Resampled, floors_of, options_of, over, split_by
+from benchmarks.true_best import found_by
 
 from watchnext import metrics
 from watchnext.data.tables import DataError
@@ -47,6 +48,20 @@ def test_a_better_score_lies_above_and_the_same_one_at_zero():
     found = over(Resampled(label, users), [noise + 3 * label], [noise])
     assert all(found[name][1] > 0 for name in ("auc", "gauc"))
     assert over(Resampled(label, users), [noise], [noise]) == {"auc": [0.0, 0.0, 0.0], "gauc": [0.0, 0.0, 0.0]}
+
+
+def test_resamples_without_the_figure_are_left_out_and_of_one_label_nothing_is_known():
+    label, score = np.array([1, 0, 1, 0, 0]), np.arange(5.0)
+    one_positive_viewer = Resampled(label, np.array([0, 0, 0, 1, 2]))
+    assert np.isnan(one_positive_viewer.auc(score)).any()
+    assert over(one_positive_viewer, [score], [score]) == {"auc": [0.0, 0.0, 0.0], "gauc": [0.0, 0.0, 0.0]}
+    assert np.isnan(over(Resampled(label * 0, np.arange(5)), [score], [score])["gauc"]).all()
+
+
+def test_the_true_best_that_are_found_are_expected_over_ties():
+    long_view, watch_s = np.linspace(1.0, 0.0, 40), np.arange(40.0)
+    assert found_by(np.zeros(40), long_view, watch_s) == pytest.approx((10 / 40, 0.5, 19.5))
+    assert found_by(long_view, long_view, watch_s) == pytest.approx((1.0, long_view[:10].mean(), 4.5))
 
 
 def test_floors_are_probabilities(world_features):
