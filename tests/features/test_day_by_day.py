@@ -14,13 +14,22 @@ from watchnext.data.days import StoredTables, write_tables
 from watchnext.data.splits import TimeSplit
 from watchnext.data.tables import Tables
 from watchnext.features import stretches
+from watchnext.features.batches import FeatureSet
 from watchnext.features.build import Built, FeatureBuilder
 from watchnext.features.folding import Folding
 from watchnext.features.labels import Labels
+from watchnext.features.opening import write_opening_state
 from watchnext.features.stretches import Plan
+from watchnext.files import replaced
 
 REGIMES = ["streaming", "daily", "frozen"]
 SPLIT = TimeSplit(valid_days=1, test_days=1)
+
+
+@pytest.fixture(autouse=True)
+def a_stretch_a_day(monkeypatch) -> None:
+    """Days here have some 700 rows; of real ones that few would be one stretch."""
+    monkeypatch.setattr(stretches, "STRETCH_ROWS", 1)
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +85,57 @@ def test_a_day_more_costs_that_day_and_ends_in_the_bytes_of_a_whole_build(regime
     same(grown / "features", at_once / "features")
     if regime == "streaming":
         assert [(each.kept, each.folded) for each in found] == [(0, 3), (3, 1), (4, 2), (6, 1), (7, 1)]
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_small_days_are_one_stretch_and_grow_into_the_bytes_of_a_whole_build(regime, log, world_schema, tmp_path, monkeypatch):
+    """Stretches are of days 1 and 2, 3 and 4, ...: the last one goes on with a day that comes, those before it stay."""
+    monkeypatch.setattr(stretches, "STRETCH_ROWS", 1_000)
+    grown, at_once = tmp_path / "grown", tmp_path / "once"
+    found = [build(until(log, days), grown, world_schema, regime, snapshots=1) for days in (3, 4, 6, 7, 8, 8)]
+    build(until(log, 8), at_once, world_schema, regime, snapshots=1)
+    same(grown / "features", at_once / "features")
+    plan = Plan.of(StoredTables.open(grown / "tables"), SPLIT, regime)
+    assert [len(stretch.days) for stretch in plan.stretches] == [2, 2, 2, 2]
+    assert plan.opens == {1: 3, 2: 3}
+    if regime == "streaming":
+        assert [(each.kept, each.folded) for each in found] == [(0, 3), (2, 2), (4, 2), (6, 1), (6, 2), (8, 0)]
+
+
+def test_small_days_hold_what_days_alone_hold(log, world_schema, tmp_path, monkeypatch):
+    build(log, tmp_path / "days", world_schema)
+    monkeypatch.setattr(stretches, "STRETCH_ROWS", 1_000)
+    build(log, tmp_path / "few", world_schema)
+    of_days, of_few = (FeatureSet.load(tmp_path / name / "features") for name in ("days", "few"))
+    rows = np.arange(len(log.impressions))
+    for name, values in of_days.blocks(rows).items():
+        np.testing.assert_array_equal(values, of_few.blocks(rows)[name], name)
+    for name, values in of_days.pipeline.fitted.items():
+        np.testing.assert_array_equal(values, of_few.pipeline.fitted[name], name)
+    for name, features in (("days", of_days), ("few", of_few)):
+        write_opening_state(features.folder, tmp_path / name / "opening", world_schema, features.catalogue)
+    for path in (tmp_path / "days" / "opening").rglob("*.npy"):
+        other = tmp_path / "few" / "opening" / path.relative_to(tmp_path / "days" / "opening")
+        assert path.read_bytes() == other.read_bytes(), path
+
+
+@pytest.mark.parametrize("line", ["", '{"identity": {"days": [["20'])
+def test_a_ledger_whose_last_line_was_cut_short_folds_that_stretch_again(line, log, world_schema, tmp_path):
+    build(log, tmp_path, world_schema)
+    ledger = tmp_path / "features" / "stretches.jsonl"
+    whole = ledger.read_text()
+    ledger.write_text("".join(whole.splitlines(keepends=True)[:-1]) + line)
+    assert build(log, tmp_path, world_schema).kept == 7
+    assert ledger.read_text() == whole
+
+
+def test_a_ledger_gains_a_line_a_stretch(log, world_schema, tmp_path, monkeypatch):
+    """Rewritten after every stretch, it would cost the square of their number."""
+    written = []
+    monkeypatch.setattr(stretches, "replaced", lambda path, text: written.append(len(text)) or replaced(path, text))
+    build(log, tmp_path, world_schema)
+    assert len(written) == 2  # as it begins and as it ends
+    assert len((tmp_path / "features" / "stretches.jsonl").read_text().splitlines()) == 1 + 8
 
 
 def test_nothing_new_folds_nothing(log, world_schema, tmp_path):
@@ -141,7 +201,7 @@ def test_a_finished_build_outlives_a_power_cut(log, world_schema, tmp_path, monk
 
     def replace(aside, target):
         """Before the ledger says that it is closed, all that it names was synced as it is."""
-        if Path(target).name == "stretches.json" and json.loads(Path(aside).read_text())["boot"] is None:
+        if Path(target).name == "stretches.jsonl" and json.loads(Path(aside).read_text().partition("\n")[0])["boot"] is None:
             parts = ("columns", "watches", "context", "state")
             paths = [path for part in parts for path in [Path(target).parent / part, *(Path(target).parent / part).rglob("*")]]
             lost.append([path.name for path in paths if synced.get(path) != content(path)])

@@ -33,6 +33,12 @@ DAY_MS = 86_400_000
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.fixture(autouse=True)
+def a_stretch_a_day(monkeypatch) -> None:
+    """Days here have few rows; of real ones that few would be one stretch."""
+    monkeypatch.setattr("watchnext.features.stretches.STRETCH_ROWS", 1)
+
+
 @pytest.fixture(scope="module")
 def log(built, release) -> Tables:
     """The days of the release's log twice, the second time with other outcomes; some are known only two days later."""

@@ -1,8 +1,8 @@
 """The feature stage: canonical tables > what every impression may know as of its request, and the pipeline that encodes it.
 
-It goes through the log a day at a time. Columns hold what was read of the state, not yet encoded, so that they depend on
-nothing that is fitted: a new day adds its own rows and leaves the others as they are. What is built day by day, or again from
-a late day on, is bit for bit what is built at once.
+It goes through the log a day, or a few small days, at a time. Columns hold what was read of the state, not yet encoded, so that
+they depend on nothing that is fitted: a new day adds its own rows and leaves the others as they are. What is built day by day,
+or again from a late day on, is bit for bit what is built at once.
 """
 
 import json
@@ -81,7 +81,8 @@ class FeatureBuilder:
         save_arrays(folder / "videos", pipeline.videos(stored.videos, folding.catalogue.vectors))
         report = self._report(folding, pipeline)
         (folder / "report.json").write_text(json.dumps(report, indent=1))
-        return Built(report, kept, len(folding.plan.stretches) - kept)
+        days = sum(stretch.begun for stretch in folding.plan.stretches[:kept])
+        return Built(report, days, len(stored.days) - days)
 
     def _folding(self, stored: StoredTables, split: TimeSplit, folder: Path) -> Folding:
         return Folding(

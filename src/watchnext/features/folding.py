@@ -54,7 +54,7 @@ class Loaded:
 class Folding:
     """What a build does with the log; `run` brings `folder` up to `plan`, or from `begin` on what is left of it.
 
-    In `folder`: stretches.json, columns/ (N rows), watches/ (what histories point at), context/ (dictionaries), state/.
+    In `folder`: stretches.jsonl, columns/ (N rows), watches/ (what histories point at), context/ (dictionaries), state/.
     """
 
     def __init__(

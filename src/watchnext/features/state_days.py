@@ -62,7 +62,7 @@ class Rows:
 
 
 class StateDays:
-    """Snapshots and ledger of the `stretches` of a log, in `folder`: state/, stretches.json.
+    """Snapshots and ledger of the `stretches` of a log, in `folder`: state/, stretches.jsonl.
 
     settings  what else decides what is built, by name
     through   how many of the first stretches the base shall hold
@@ -75,7 +75,7 @@ class StateDays:
         self.stretches, self.layout, self.through = stretches, layout, through
         self._rows, self._settings = rows, dict(settings)
         self.snapshots = Snapshots(folder / "state", layout, **rows.sizes)
-        self.ledger = Ledger(folder / "stretches.json", rows.under(self._settings))
+        self.ledger = Ledger(folder / "stretches.jsonl", rows.under(self._settings))
 
     def begin(self) -> tuple[int, str | None]:
         """Keep what is there and still true; returns how many stretches that are, and why no more are kept."""
@@ -174,7 +174,7 @@ class LogState:
     # ---- fold --------------------------------------------------------------------------------------------------------
 
     def run(self) -> tuple[int, str | None]:
-        """How many stretches stayed as they were, and why no more of them."""
+        """How many days stayed as they were, and why no more of them."""
         days = self._days
         kept, why = days.begin()
         left = days.stretches[kept:]
@@ -190,7 +190,7 @@ class LogState:
                 progress.update(days.stretches[place].rows)
         days.end()
         self.items = days.snapshots.items(len(days.stretches))
-        return kept, why
+        return sum(stretch.begun for stretch in days.stretches[:kept]), why
 
     def _load(self, stretch: Stretch) -> Log:
         impressions = stretch.impressions(self.stored)
@@ -199,10 +199,6 @@ class LogState:
         return log_of(tables, self.catalogue, self.users, self.schema)
 
     # ---- what there is afterwards --------------------------------------------------------------------------------------
-
-    @property
-    def stretches(self) -> int:
-        return len(self._days.stretches)
 
     @property
     def impressions(self) -> int:
@@ -220,7 +216,7 @@ class LogState:
 
     def viewers(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Rows (n,) and records (n, layout.viewer) of all viewers of whom anything is known, as of `until_ms`."""
-        viewers = self._days.snapshots.viewers(self.stretches)
+        viewers = self._days.snapshots.viewers(len(self._days.stretches))
         for first in range(0, len(self.users.ids), CHUNK_VIEWERS):
             users = np.arange(first, min(first + CHUNK_VIEWERS, len(self.users.ids)))
             records = viewers.load(users)
@@ -238,4 +234,4 @@ class LogState:
         catalogue, pending = self.catalogue, self.items.pending
         rows_of = {"creator_rows": np.array(catalogue.creator_rows), "tag_rows": np.array(catalogue.tag_rows)}
         log = Log(**pending, **rows_of, pending=len(pending["known_at"]))
-        return folded_on(self.layout, log, until, self.items, self._days.snapshots.viewers(self.stretches).load)
+        return folded_on(self.layout, log, until, self.items, self._days.snapshots.viewers(len(self._days.stretches)).load)

@@ -1,12 +1,15 @@
 """Which parts of the log were folded, and which are to be: the plan of a build, compared with the ledger of the last one.
 
 A stretch is a day of the log, from its first request to that of the next day: where days overlap in time, the rest of one is in
-the stretch of the other. What was built of a stretch stays as long as it, and all before it, are what they were.
+the stretch of the other. Small days are one stretch with those behind them, so that cost follows rows, not days. What was built
+of a stretch stays as long as it, and all before it, are what they were.
 """
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +19,8 @@ import polars as pl
 from watchnext.data.days import Day, StoredTables
 from watchnext.data.splits import NO_SPLIT, TimeSplit
 from watchnext.files import boot, replaced, synced_below
+
+STRETCH_ROWS = 16_384  # a stretch of fewer goes on with the next day: to open and to close one costs about as much
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,11 @@ class Stretch:
     def closes_ms(self) -> float:
         """The next moment after its last request: a snapshot holds what was known strictly before."""
         return float(self.end_ms or np.nextafter(max(day.last_ms for day in self.days), np.inf))
+
+    @property
+    def begun(self) -> int:
+        """How many days begin in it."""
+        return sum(day.first_ms >= self.start_ms for day in self.days)
 
     @property
     def identity(self) -> dict:
@@ -81,15 +91,16 @@ class Plan:
 
 def unsplit(stored: StoredTables) -> tuple[Stretch, ...]:
     """The log as stretches of which nothing is read, from one day's first request to the next day's. A day that begins before
-    the one that should come before it is one with it."""
-    begun: list[tuple[int, list[Day]]] = []
+    the one that should come before it is one with it, and so is one behind a stretch of few rows."""
+    begun: list[tuple[int, int, list[Day]]] = []
     for day in stored.days:
-        start, own = day.first_ms, [day]
-        while begun and begun[-1][0] >= start:
-            own = begun.pop()[1] + own
-        begun.append((start, own))
+        start, rows, own = day.first_ms, day.rows, [day]
+        while begun and (begun[-1][0] >= start or begun[-1][1] < STRETCH_ROWS):
+            earlier, more, days = begun.pop()
+            start, rows, own = min(earlier, start), rows + more, [*days, *own]
+        begun.append((start, rows, own))
     found, going_on = [], []
-    for place, (start, own) in enumerate(begun):
+    for place, (start, _, own) in enumerate(begun):
         days = tuple(day for day in [*going_on, *own] if day.last_ms >= start)
         end = begun[place + 1][0] if place + 1 < len(begun) else None
         going_on = [day for day in days if end is not None and day.last_ms >= end]
@@ -112,7 +123,8 @@ class Entry:
 
 
 class Ledger:
-    """The stretches that are built, and under what; `stretches.json`, replaced in one step.
+    """The stretches that are built, and under what, a line of JSON each; lines are added to the file, or it is replaced in one
+    step.
 
     Until it is closed, what it names may be in memory alone. That outlives a killed process but no power cut, so such a ledger
     is believed only on the same boot of the machine: one sync a build, not one a stretch.
@@ -129,15 +141,17 @@ class Ledger:
         """
         if not self.path.exists():
             return 0, None
-        found = json.loads(self.path.read_text())
+        first, *lines = self.path.read_text().splitlines()
+        found = json.loads(first)
         if reason := changed(found["under"]):
             return 0, reason
         if found["boot"] not in (None, boot()):
             return 0, "the machine went down during the last build"
-        self.entries = [Entry(**entry) for entry in found["entries"]]
+        with suppress(ValueError):  # the last line may be cut short
+            self.entries.extend(Entry(**json.loads(line)) for line in lines)
         for place, (entry, stretch) in enumerate(zip(self.entries, plan, strict=False)):
             if entry.identity != stretch.identity:
-                return place, f"{stretch.days[0].day} changed"
+                return place, _changed(entry.identity["days"], stretch.identity["days"])
         return min(len(self.entries), len(plan)), None
 
     def truncate(self, kept: int) -> None:
@@ -146,7 +160,8 @@ class Ledger:
 
     def add(self, entry: Entry) -> None:
         self.entries.append(entry)
-        self._write(boot())
+        with open(self.path, "a") as file:
+            file.write(_line(entry))
 
     def close(self) -> None:
         """Put what stands beside the ledger on disk; it is believed on another boot too from then on."""
@@ -158,8 +173,20 @@ class Ledger:
         return sum(entry.rows for entry in self.entries[:stretch])
 
     def _write(self, boot: str | None) -> None:
-        entries = [vars(entry) for entry in self.entries]
-        replaced(self.path, json.dumps({"boot": boot, "under": self.under, "entries": entries}, indent=1))
+        head = json.dumps({"boot": boot, "under": self.under})
+        replaced(self.path, f"{head}\n{''.join(map(_line, self.entries))}")
+
+
+def _line(entry: Entry) -> str:
+    return json.dumps(vars(entry)) + "\n"
+
+
+def _changed(before: list, now: list) -> str | None:
+    """Name the first day that another one, or nothing, is in the place of; a stretch that only goes on did not change."""
+    for was, day in itertools.zip_longest(before, now[: len(before)]):
+        if was != day:
+            return f"{(day or was)[0]} changed"
+    return None
 
 
 def digest_of(arrays: Sequence[np.ndarray], rows: int) -> str:

@@ -83,7 +83,7 @@ def build_state(
     switched = serves and _switched(folder, release, map_bytes)
     return StateBuilt(
         kept=kept,
-        folded=state.stretches - kept,
+        folded=len(stored.days) - kept,
         why=why,
         impressions=state.impressions,
         rejected=sum(rejected.values()),
