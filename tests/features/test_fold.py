@@ -67,13 +67,11 @@ class Table:
 class Person:
     def __init__(self):
         self.block, self.tags, self.creators = Block(), Table(SPEC.tags_kept), Table(SPEC.creators_kept)
-        self.watches, self.seen, self.named = [], [None] * SPEC.seen, 0
+        self.watches, self.seen = [], []
 
     def watch(self, video, at, watch_ms, bits):
         self.watches = [(video, at, watch_ms, bits), *self.watches][: SPEC.history]
-        if video not in self.seen:
-            self.seen[self.named % SPEC.seen] = video
-            self.named += 1
+        self.seen = [video, *(each for each in self.seen if each != video)][: SPEC.seen]
 
 
 class Oracle:
@@ -95,7 +93,7 @@ class Oracle:
         ]
         for block in self.touched(person, video):
             block.add(known_at, amounts)
-        if is_outcome and self.log.watch_ms[i] > 0:
+        if is_outcome:
             person.watch(video, known_at, self.log.watch_ms[i], self.log.bits[i])
 
     def touched(self, person, video):
@@ -219,7 +217,7 @@ def test_late_events_obey_the_law_in_the_order_they_arrive(log, random):
         wanted = [oracle.candidate(oracle.people[user], video, as_of) for video in rows]
         np.testing.assert_allclose(out.candidate, wanted, **EXACT)
         seen = history.seen(viewer, LAYOUT.at_seen, LAYOUT.seen).tolist()
-        assert seen == sorted(video for video in oracle.people[user].seen if video is not None)
+        assert seen == sorted(oracle.people[user].seen)
 
 
 @settings(max_examples=40, deadline=None)

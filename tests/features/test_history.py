@@ -1,6 +1,7 @@
 """The rings of watches and of watched names, by hand."""
 
 import numpy as np
+import pytest
 
 from watchnext.features import history
 
@@ -33,13 +34,23 @@ def test_a_watch_after_the_read_is_no_time_ago():
     assert read(ring(1), as_of=400.0)[1][0] == [0.0, 0.5, 0.0]
 
 
-def test_a_watched_name_is_written_once_and_the_oldest_forgotten():
+def test_a_name_is_written_once_and_the_one_that_was_seen_longest_ago_is_forgotten():
     record = np.zeros(1 + 3)
     for row in (5, 0, 5, 9, 0):
         history.push_seen(record, 0, 3, row)
-    assert record.tolist() == [3.0, 6.0, 1.0, 10.0]
+    assert record.tolist() == [3.0, 6.0, 10.0, 1.0]
     history.push_seen(record, 0, 3, 7)
     assert history.seen(record, 0, 3).tolist() == [0, 7, 9]
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3, 7])
+def test_the_names_are_those_of_the_last_distinct_videos_whatever_came_again(slots):
+    random = np.random.default_rng(slots)
+    record, latest = np.zeros(1 + slots), []
+    for row in random.integers(0, 9, 300).tolist():
+        history.push_seen(record, 0, slots, row)
+        latest = [row, *(each for each in latest if each != row)][:slots]
+        assert history.seen(record, 0, slots).tolist() == sorted(latest)
 
 
 def test_outcomes_become_bits():

@@ -64,7 +64,7 @@ def asked_of(random, catalogue: Catalogue) -> Asked:
         region=random.choice(["de", "fr", "mars", None]),
         rows=random.integers(0, 15, watches),
         ago_s=np.sort(random.integers(0, 72, watches) * 3600.0),
-        watch_s=random.integers(0, 60, watches).astype(np.float64),
+        watch_s=random.choice([0.0, *random.integers(1, 60, 4)], watches),
         bits=random.integers(0, 128, watches),
         creators=creators,
         engagement=random.integers(0, 4, len(creators)).astype(np.float64),
@@ -115,12 +115,14 @@ def continued(random, catalogue) -> Case:
     source = ContinueSource(duration_ms=catalogue.duration_ms, min_s=5.0, max_share=0.7, max_age_h=24.0)
 
     def oracle(asked):
+        hidden = [row for row, bits in zip(asked.rows, asked.bits, strict=True) if bits & OUTCOME_BITS["hide"]]
         found, known = [], set()
-        for row, ago_s, watch_s, bits in zip(asked.rows, asked.ago_s, asked.watch_s, asked.bits, strict=True):
+        for row, ago_s, watch_s in zip(asked.rows, asked.ago_s, asked.watch_s, strict=True):
             midway = 5 <= watch_s < 0.7 * catalogue.duration_ms[row] / 1000
-            if row not in known and midway and ago_s <= 24 * 3600 and not bits & OUTCOME_BITS["hide"]:
+            if row not in known and midway and ago_s <= 24 * 3600 and row not in hidden:
                 found.append(row)
-            known.add(row)
+            if watch_s:
+                known.add(row)
         return found
 
     return Case(source, oracle)
@@ -132,7 +134,7 @@ def walk(random, catalogue) -> Case:
     source = WalkSource(edges=graph.edges, last=GRAPH["last"], decay=GRAPH["decay"])
 
     def oracle(asked):
-        watched = list(dict.fromkeys(asked.rows.tolist()))[:4]
+        watched = list(dict.fromkeys(asked.rows[asked.watch_s > 0].tolist()))[:4]
         scores = graph.scores(np.array(watched[::-1], np.int64))
         named = [row for row in np.flatnonzero(scores) if row not in watched]
         return sorted(named, key=lambda row: (-round(scores[row], 12), row))

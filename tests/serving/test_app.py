@@ -207,6 +207,18 @@ def test_an_event_changes_the_next_slate(api, viewer):
     assert first not in [item["video_id"] for item in later["items"]]
 
 
+def test_a_hide_or_a_like_without_a_watch_changes_the_next_slate(api, viewer):
+    hidden, liked = (item["video_id"] for item in api.slate(viewer)["items"][:2])
+    assert api.outcome(viewer, hidden, "k1", hide=True).json()["accepted"] == 1
+    assert api.outcome(viewer, liked, "k2", like=True).json()["accepted"] == 1
+    assert not {hidden, liked} & {item["video_id"] for item in api.slate(viewer, k=100)["items"]}
+    last = api("GET", f"/v1/viewers/{viewer}/history").json()["history"][:2]
+    assert [(each["video_id"], each["watch_ms"], each["hide"], each["like"]) for each in last] == [
+        (liked, 0.0, False, True),
+        (hidden, 0.0, True, False),
+    ]
+
+
 def test_a_key_counts_once(api, viewer):
     video = api.slate(viewer)["items"][0]["video_id"]
     assert api.outcome(viewer, video, "same", watch_ms=9000).json()["accepted"] == 1

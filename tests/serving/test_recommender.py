@@ -3,8 +3,10 @@ from dataclasses import replace
 
 import lmdb
 import numpy as np
+import polars as pl
 import pytest
 
+from watchnext.data.tables import known_at
 from watchnext.features.batches import FeatureSet
 from watchnext.reranking.rules import Duplicate, Filter, Situation
 from watchnext.reranking.slate import Reranker
@@ -298,6 +300,34 @@ def test_what_was_left_midway_comes_back_a_few_a_slate(recommender, release, sto
     assert len(again) == 2 == np.isin(answer.rows, midway).sum()
     assert answer.removed["seen"] == 1
     assert all("you left it midway" in answer.reasons[place] for place in again)
+
+
+def test_what_a_viewer_hides_unwatched_is_out_of_the_next_slate(recommender, release, store):
+    before = recommender.recommend(ask(release))
+    hidden = {"kind": "outcome", "user_id": 105, "known_at": release.as_of_ms + 1, "hide": True}
+    store.apply([Event(video_id=video, **hidden) for video in before.ids[:3]])
+    after = recommender.recommend(ask(release, as_of_ms=release.as_of_ms + 2, k=80))
+    assert len(after.ids) > 40
+    assert not set(before.ids[:3]) & set(after.ids)
+
+
+def test_what_was_left_midway_and_then_hidden_is_not_watched_on(recommender, release, store):
+    midway = np.flatnonzero((release.catalogue.duration_ms > 20_000) & (release.catalogue.upload_ms < release.as_of_ms))[:2]
+    left_midway(store, release, 7, *midway)
+    about = {"kind": "outcome", "user_id": 7, "known_at": release.as_of_ms + 2}
+    store.apply([Event(video_id=release.video_ids.value(midway[0]), hide=True, **about)])
+    store.apply([Event(video_id=release.video_ids.value(midway[1]), like=True, **about)])
+    request = ask(release, user_id=7, as_of_ms=release.as_of_ms + 3, k=80)
+    assert recommender.found(request)["continue"].tolist() == [midway[1]]
+    assert midway[0] not in recommender.recommend(request).rows
+
+
+def test_what_was_hidden_unwatched_in_the_log_is_in_nobodys_slate_again(built, recommender, release):
+    known = built[1].impressions.filter((pl.col("watch_ms") == 0) & pl.col("hide") & (known_at() < release.as_of_ms))
+    assert len(known) > 20
+    for (user_id,), rows in known.group_by("user_id"):
+        answer = recommender.recommend(ask(release, user_id=user_id, k=80))
+        assert not set(answer.ids) & set(rows["video_id"])
 
 
 def test_a_quota_without_a_weight_or_of_an_unknown_source_is_refused_by_name(release, store):

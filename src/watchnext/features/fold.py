@@ -93,7 +93,7 @@ def fold_viewer(layout, viewer, kind, known_at, video_row, creator_row, tags, am
             break
         at = counters.claim(viewer, layout.at_tags, layout.tags, width, tag)
         counters.add(viewer, at + 1, known_at, amounts, counted, layout.half_lives_ms)
-    if kind == OUTCOME and watch_ms > 0:
+    if kind == OUTCOME:
         history.push(viewer, layout.at_history, layout.history, video_row, known_at, watch_ms, bits)
         history.push_seen(viewer, layout.at_seen, layout.seen, video_row)
 

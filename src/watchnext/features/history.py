@@ -1,7 +1,7 @@
-"""A viewer's last watches before `as_of`, and which videos were watched at all: rings inside the viewer's record.
+"""A viewer's last watches before `as_of`, and which videos were seen at all: rings inside the viewer's record.
 
 A ring is `[written, entry...]`; entry `written % slots` is overwritten next. A watch is `[video row + 1, known_at, watch_ms,
-outcome bits]`.
+outcome bits]`; one of 0 ms is an outcome without a watch, as of a video that was hidden or liked unwatched.
 """
 
 from dataclasses import dataclass
@@ -66,12 +66,20 @@ def read(record, at, slots, as_of, rows, values):
 
 @kernel
 def push_seen(record, at, slots, video_row):
-    """Remember a watched video by name; one that is already there is not written twice."""
-    for slot in range(slots):
-        if record[at + 1 + slot] == video_row + 1:
-            return
-    record[at + 1 + int(record[at] % slots)] = video_row + 1
-    record[at] += 1
+    """Remember a video by name as the latest: one that is already there moves up, and none is forgotten for it."""
+    written, place = int(record[at]), 0
+    while place < slots and record[at + 1 + place] != video_row + 1:
+        place += 1
+    if place == slots:
+        place = written % slots
+        record[at] += 1
+    else:
+        latest = (written - 1) % slots
+        while place != latest:
+            following = place + 1 if place + 1 < slots else 0
+            record[at + 1 + place] = record[at + 1 + following]
+            place = following
+    record[at + 1 + place] = video_row + 1
 
 
 @kernel
@@ -96,6 +104,6 @@ def gathered(
 
 
 def seen(record: np.ndarray, at: int, slots: int) -> np.ndarray:
-    """Rows of the watched videos still remembered, (n,) int64, sorted."""
+    """Rows of the videos still remembered, (n,) int64, sorted."""
     rows = record[at + 1 : at + 1 + slots].astype(np.int64) - 1
     return np.sort(rows[rows >= 0])

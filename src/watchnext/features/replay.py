@@ -12,7 +12,17 @@ import numpy as np
 
 from watchnext.features import counters, history
 from watchnext.features.events import ByViewer, Log, in_order
-from watchnext.features.fold import OUTCOME, Layout, Reads, State, fold_item, fold_viewer, read_counters, read_crosses
+from watchnext.features.fold import (
+    OUTCOME,
+    Layout,
+    Reads,
+    State,
+    fold_item,
+    fold_viewer,
+    is_nothing,
+    read_counters,
+    read_crosses,
+)
 from watchnext.features.history import Watches
 from watchnext.kernels import kernel
 
@@ -68,7 +78,8 @@ def _watched(layout, records, log, events, starts, first):
     for a in range(records.shape[0]):
         n += min(int(records[a, layout.at_history]), layout.history)
         for place in range(starts[first + a], starts[first + a + 1]):
-            n += events[place] & 1 == OUTCOME and log.watch_ms[events[place] >> 1] > 0
+            i, kind = events[place] >> 1, events[place] & 1
+            n += kind == OUTCOME and not is_nothing(kind, log.watch_ms[i], log.bits[i])
     return n
 
 
@@ -103,7 +114,7 @@ def _viewers(
                 tags = log.tag_rows[row]
                 creator_row = log.creator_rows[row]
                 fold_viewer(layout, viewer, kind, known_at[cursor], row, creator_row, tags, log.amounts[i], watched, bit)
-                if kind == OUTCOME and watched > 0:
+                if kind == OUTCOME and not is_nothing(kind, watched, bit):
                     video_rows[w], at[w], watch_ms[w], bits[w] = row, known_at[cursor], watched, int(bit)
                     w += 1
                 cursor += 1

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from watchnext.data.days import StoredTables
-from watchnext.data.tables import Tables, known_at
+from watchnext.data.tables import OUTCOMES, Tables, known_at
 from watchnext.features import folding
 from watchnext.features.batches import FeatureSet
 from watchnext.features.build import FeatureBuilder
@@ -106,16 +106,18 @@ class Watches:
     video_rows: np.ndarray
     watch_ms: np.ndarray
     known_at: np.ndarray
+    happened: np.ndarray
 
     @classmethod
     def of(cls, features: FeatureSet, impressions: pl.DataFrame) -> "Watches":
-        known = impressions.select(known_at()).to_series()
+        happened = pl.any_horizontal(pl.col("watch_ms") > 0, *OUTCOMES).alias("happened")
+        found = impressions.select("watch_ms", known_at(), happened)
         rows = (np.asarray(features.columns[name]) for name in ("user_rows", "video_rows"))
-        return cls(*rows, impressions["watch_ms"].to_numpy(), known.to_numpy())
+        return cls(*rows, *(found[name].to_numpy() for name in found.columns))
 
     def before(self, user: int, until: float, most: int) -> np.ndarray:
         """Rows of a user's last `most` watches known strictly before `until`, latest first."""
-        rows = np.flatnonzero((self.user_rows == user) & (self.watch_ms > 0) & (self.known_at < until))
+        rows = np.flatnonzero((self.user_rows == user) & self.happened & (self.known_at < until))
         return np.array(sorted(rows, key=lambda row: (self.known_at[row], row))[::-1][:most], np.int64)
 
     def entries(self, rows: np.ndarray, as_of_ms: float, width: int) -> tuple[np.ndarray, np.ndarray]:

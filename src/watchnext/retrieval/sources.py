@@ -17,7 +17,7 @@ class Asked:
 
     as_of_ms                  its time
     surface, region           None where unknown
-    rows (H,) int64           the viewer's last watches, latest first; each with
+    rows (H,) int64           the viewer's last watches and outcomes without one, latest first; each with
     ago_s, watch_s, bits (H,) how long ago it was known, for how long it was watched, and its OUTCOME_BITS
     creators (n,) int64       creators that the viewer's record remembers, with
     engagement (n,)           the viewer's decayed count of what they liked of each
@@ -156,15 +156,17 @@ class FollowedSource:
 
 class ContinueSource:
     """Videos that the viewer left midway, the last one first: watched for `min_s` or more, but for less than `max_share` of the
-    duration, at most `max_age_h` ago. What counts is a video's latest watch. One of unknown duration is never midway."""
+    duration, at most `max_age_h` ago. What counts is a video's latest watch. One that the viewer hid is never midway, nor is
+    one of unknown duration."""
 
     def __init__(self, *, duration_ms: np.ndarray, min_s: float, max_share: float, max_age_h: float) -> None:
         self._duration_s = np.nan_to_num(duration_ms) / 1000.0
         self._min_s, self._max_share, self._max_age_s = min_s, max_share, max_age_h * 3600.0
 
     def candidates(self, asked: Asked, k: int) -> np.ndarray:
-        last = np.sort(np.unique(asked.rows, return_index=True)[1])
+        watches = np.flatnonzero(asked.watch_s > 0)
+        last = watches[np.sort(np.unique(asked.rows[watches], return_index=True)[1])]
         rows, watch_s = asked.rows[last], asked.watch_s[last]
         midway = (watch_s >= self._min_s) & (watch_s < self._max_share * self._duration_s[rows])
-        hidden = asked.bits[last].astype(np.int64) & OUTCOME_BITS["hide"] > 0
+        hidden = np.isin(rows, asked.rows[asked.bits.astype(np.int64) & OUTCOME_BITS["hide"] > 0])
         return rows[midway & ~hidden & (asked.ago_s[last] <= self._max_age_s)][:k]

@@ -30,7 +30,7 @@ class WalkSource:
         self._steps = decay ** np.arange(last)
 
     def candidates(self, asked: Asked, k: int) -> np.ndarray:
-        watched = distinct(asked.rows)[: len(self._steps)]
+        watched = distinct(asked.rows[asked.watch_s > 0])[: len(self._steps)]
         starts = self._starts
         edges = int((starts[watched + 1] - starts[watched]).sum())
         table, sums = (np.zeros(1 << (2 * edges).bit_length(), kind) for kind in (np.int64, np.float64))
