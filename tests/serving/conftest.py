@@ -208,7 +208,7 @@ def make_release(built, exported, root: Path, **changes) -> Path:
     """Publish a release under `root` and let it serve."""
     staging = stage_release(built, exported, root)
     as_of_ms = json.loads((built[0] / "report.json").read_text())["as_of_ms"]
-    manifest = {"data": "tiny", "regime": "streaming", "as_of_ms": as_of_ms, "clock": "release", "journal": 0, "towers": "tiny"}
+    manifest = {"data": "tiny", "regime": "streaming", "as_of_ms": as_of_ms, "clock": "release", "towers": "tiny"}
     folder = publish(staging, root, manifest | changes)
     switch(root, folder.name)
     return folder

@@ -13,7 +13,7 @@ from watchnext.serving.graph import Graph
 from watchnext.serving.manifest import verified
 from watchnext.serving.release import Release, ReleaseError, current, publish, switch
 
-MANIFEST = {"data": "tiny", "regime": "streaming", "as_of_ms": 5, "clock": "release", "journal": 0, "towers": "tiny"}
+MANIFEST = {"data": "tiny", "regime": "streaming", "as_of_ms": 5, "clock": "release", "towers": "tiny"}
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def published(staged, tmp_path) -> Path:
 def test_a_release_loads_as_it_was_published(published):
     release = Release.load(published)
     assert release.id == published.name
-    assert (release.as_of_ms, release.clock, release.journal) == (5, "release", 0)
+    assert (release.as_of_ms, release.clock) == (5, "release")
     assert len(release.index) == len(release.catalogue) == len(release.state.videos)
     assert set(release.manifest["files"]) >= {"graphs/ranker.xml", "graphs/ranker.bin", "state/viewers.npy", "reranking.json"}
     assert not any(path.suffix in (".pkl", ".pt") for path in published.rglob("*"))

@@ -191,7 +191,7 @@ def serving(folder: Path, release):
         assert process.wait() == 0
 
 
-def test_beside_a_server_nothing_is_disturbed_and_nothing_that_it_acknowledged_is_lost(log, release, tmp_path):
+def test_beside_a_server_nothing_is_disturbed_and_what_it_acknowledges_beyond_the_log_counts(log, release, tmp_path):
     folder, until = tmp_path / "store", until_of(log)
     root = written(log, tmp_path / "log")
     before = [outcome(known_at=until - 5, key="the log's"), outcome(known_at=until + DAY_MS, key="a", video_id="v007")]
@@ -211,15 +211,15 @@ def test_beside_a_server_nothing_is_disturbed_and_nothing_that_it_acknowledged_i
         assert send(late) == "accepted"
     assert len(list(folder.glob("env-*"))) == 2
     of_log = [event for event in events_in(log, release) if event.known_at < until + DAY_MS]
-    # Of before `until`, what the second build found in the journal is the log's; what came after that build counts.
-    expected = one_by_one([*of_log, *before[1:], after[1], late], release, tmp_path / "events")
+    # What was known before `until` is the log's, whenever it was acknowledged.
+    expected = one_by_one([*of_log, *before[1:], after[1]], release, tmp_path / "events")
     assert records(folder, release) == expected
     with closing(Store.open(folder, release)) as store:
         assert list(store.journal()) == [*before, *after, late]
         assert [store.apply([event]) for event in (before[0], late)] == [["duplicate"]] * 2
         assert np.flatnonzero(store.unavailable).tolist() == release.video_ids.rows(["v004"]).tolist()
         assert store.last_known_at == until + 3 * DAY_MS
-        assert number(store._environment, "until") == until
+        assert number(store._environment, "since") == until
         assert bytes(store._environment.get("meta", b"release")).decode() == release.id
     assert len(list(folder.glob("env-*"))) == 1
     assert not os.path.lexists(folder / "next")

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -289,13 +290,13 @@ def test_one_process_holds_a_store(release, store, tmp_path):
         build_store(tmp_path / "store", release)
 
 
-def shrunk(release, journal=0):
+def shrunk(release):
     """A release of another catalogue: the first 20 videos are gone, so that every row number means something else."""
     catalogue = release.catalogue
     names = ("video_ids", "creator_rows", "tag_rows", "duration_ms")
     catalogue = replace(catalogue, **{name: getattr(catalogue, name)[20:] for name in names})
     state = State(*(np.zeros_like(values) for values in vars(release.state).values()))
-    manifest = {**release.manifest, "id": "other", "journal": journal}
+    manifest = {**release.manifest, "id": "other"}
     return replace(
         release,
         catalogue=catalogue,
@@ -353,16 +354,30 @@ def test_a_rebuild_that_dies_leaves_the_old_store(release, tmp_path, monkeypatch
     assert len(list(folder.glob("env-*"))) == 1
 
 
-def test_the_journal_is_replayed_from_the_releases_position(release, tmp_path):
-    folder = tmp_path / "store"
-    store = Store.open(folder, release)
-    store.apply([outcome(video_id=release.video_ids.value(row), known_at=NOW + row) for row in (40, 50, 60)])
-    store.close()
-    build_store(folder, shrunk(release, journal=2))
-    store = Store.open(folder, shrunk(release, journal=2))
-    assert np.flatnonzero(store.videos[:, 0]).tolist() == [40]
-    assert store.position == 3
-    store.close()
+def test_what_the_log_of_a_release_holds_is_not_counted_again_of_the_journal(built, release, tmp_path):
+    """The server that saw all events of the log gets a release of which half of them are the log."""
+    folder, events = tmp_path / "store", events_of(built[1].impressions)
+    with closing(Store.open(folder, empty_of(release), durable=False)) as store:
+        store.apply(events)
+        videos, viewers = store.videos.copy(), [store.viewer(user) for user in store.viewer_ids(1_000)]
+    assert 0 < sum(event.known_at < release.as_of_ms for event in events) < len(events)
+    build_store(folder, release)
+    with closing(Store.open(folder, release, durable=False)) as store:
+        np.testing.assert_array_equal(store.videos, videos)
+        np.testing.assert_array_equal([store.viewer(user) for user in store.viewer_ids(1_000)], viewers)
+        assert store.position == len(events)
+
+
+def test_an_event_of_the_moment_at_which_a_release_begins_is_the_journals(release, tmp_path):
+    folder, row = tmp_path / "store", release.video_ids.rows(["v050"])[0]
+    with closing(Store.open(folder, release, durable=False)) as store:
+        store.apply([outcome(video_id="v050", known_at=release.as_of_ms + after, click=True) for after in (-1, 0)])
+    build_store(folder, release)
+    spec, last = release.pipeline.schema.state, release.state.videos[row, 0]
+    click = 1 + spec.counts.index("click") * len(spec.half_lives_h)
+    faded = 0.5 ** ((release.as_of_ms - last) / release.layout.half_lives_ms[0]) if last else 0.0
+    with closing(Store.open(folder, release, durable=False)) as store:
+        assert store.videos[row, click] == pytest.approx(release.state.videos[row, click] * faded + 1)
 
 
 def test_threads_lose_no_event(store):

@@ -122,7 +122,6 @@ class ReleaseBuilder:
                 "regime": report["regime"],
                 "as_of_ms": report["as_of_ms"],
                 "clock": self.clock,
-                "journal": 0,
                 "towers": fingerprint(self.outputs / "two_tower"),
             }
             return publish(staging, self.releases, facts)

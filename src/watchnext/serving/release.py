@@ -35,7 +35,7 @@ from watchnext.serving.manifest import REPAIR, SEAL, ReleaseError, digest_of, ve
 
 CLOCKS = ("release", "wall")
 # What the maker of a release states; `publish` adds the rest.
-GIVEN = ("data", "regime", "as_of_ms", "clock", "journal", "towers")
+GIVEN = ("data", "regime", "as_of_ms", "clock", "towers")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 WALKS = ("related", "transitions")  # sources that walk a graph of that name
 EDGES = ("starts", "neighbours", "weights")
@@ -127,11 +127,6 @@ class Release:
     @property
     def clock(self) -> str:
         return self.manifest["clock"]
-
-    @property
-    def journal(self) -> int:
-        """Position of the first journal event that the state does not hold."""
-        return self.manifest["journal"]
 
     @cached_property
     def layout(self) -> Layout:

@@ -52,6 +52,12 @@ def put_meta(environment: Environment, **values: bytes) -> None:
             txn.put(name.encode(), value, db=environment.tables["meta"])
 
 
+def put_built_from(environment: Environment, release: Release, *, since_ms: int) -> None:
+    """Note which release the records are of, and from when on the journal's events count on top of them: those known before are
+    in the log that was folded."""
+    put_meta(environment, state=release.state_fingerprint.encode(), release=release.id.encode(), since=place(since_ms))
+
+
 def number(environment: Environment, name: str) -> int:
     """A number in `meta`, 0 where there is none."""
     return int.from_bytes(environment.get("meta", name.encode()) or b"", "big")

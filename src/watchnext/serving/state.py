@@ -20,7 +20,7 @@ from watchnext.data.tables import DataError
 from watchnext.features.state_days import LogState
 from watchnext.serving.environment import MAP_BYTES, Environment, StoreError, StoreHeldError, locked, offer, place
 from watchnext.serving.release import Release
-from watchnext.serving.seed import put_items, put_meta, put_viewers
+from watchnext.serving.seed import put_built_from, put_items, put_meta, put_viewers
 from watchnext.serving.store import Store, carry_current, journal_of
 
 
@@ -31,8 +31,8 @@ class StateBuilt:
     kept, folded   days of the log (those whose times overlap are one) that stayed, and that were folded; `why` no more stayed
     rejected       rows of the log that are not sound; state/.../tables/rejected.parquet says why
     left_out       impressions of videos that the release does not know
-    until_ms       the first moment that the log does not cover: of what the store's journal had by now, what was known before
-                   it is the log's, and what came later, `replayed` events, counts on top
+    until_ms       the first moment that the log does not cover: of the store's journal, what was known before it is the log's,
+                   and what was known then or later, `replayed` events by now, counts on top
     later          outcomes that the log itself holds of after it, and that were known before any of those
     switched       whether it is the store now, or waits for a server to start with the release
     """
@@ -55,7 +55,8 @@ def build_state(
     """Build or catch up the store `folder` from the log in `root` (canonical tables), for `release`.
 
     It becomes the store at once where the release `serves` and no server holds the store, else with `Store.open`. A running
-    server is not disturbed: what it acknowledges while this goes on, or later, is counted when the store changes.
+    server is not disturbed: what it acknowledges while this goes on, or later, is counted when the store changes, unless it was
+    known before the log ends.
 
     Raises DataError for a log that cannot be read, StoreError where another build is at it or no video of the log is known.
     """
@@ -131,14 +132,9 @@ def _write(built: Path, folder: Path, release: Release, state: LogState, map_byt
         put_items(environment, "creators", state.items.creators)
         store = Store(environment, release, None)
         latest = int(max([store.last_known_at, state.until_ms - 1, *later.tolist()]))
-        put_meta(
-            environment,
-            state=release.state_fingerprint.encode(),
-            release=release.id.encode(),
-            until=place(state.until_ms),
-            last_known_at=place(latest),
-        )
-        return len(later), store.replay(0, since_ms=state.until_ms)
+        put_built_from(environment, release, since_ms=state.until_ms)
+        put_meta(environment, last_known_at=place(latest))
+        return len(later), store.replay()
 
 
 def _known_after(environment: Environment, until_ms: int) -> Iterator[int]:

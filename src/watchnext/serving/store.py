@@ -33,7 +33,7 @@ from watchnext.serving.environment import (
 from watchnext.serving.events import Event, id_key, id_of, outcome_columns
 from watchnext.serving.records import Records, unpacked
 from watchnext.serving.release import Release
-from watchnext.serving.seed import CHUNK, carry, journal_length, load_state, number, put_meta
+from watchnext.serving.seed import CHUNK, carry, journal_length, load_state, number, put_built_from
 from watchnext.serving.trending import TrendingNow
 
 log = logging.getLogger(__name__)
@@ -218,11 +218,13 @@ class Store:
                 rows = self._video_ids.rows([event.video_id for event in part])
                 self.trending.take([event for event, row in zip(part, rows, strict=True) if row >= 0], rows[rows >= 0])
 
-    def replay(self, start: int, *, since_ms: int = 0) -> int:
-        """Fold what the journal holds already, from position `start` on, but what was known before `since_ms`; returns how many
-        events. Those about videos that are gone are passed over, and those of viewers under another kind of id. How far it came
-        is in `meta`, as `replayed`."""
-        folded = 0
+    def replay(self) -> int:
+        """Fold what the journal holds on top of the state that the store was built from; returns how many events.
+
+        An event known before `since` in `meta` is passed over, as the log that was folded holds it; so is one about a video that
+        is gone, or of a viewer under another kind of id. How far it came is in `meta` as `replayed`: a second call goes on there.
+        """
+        start, since_ms, folded = number(self._environment, "replayed"), number(self._environment, "since"), 0
         for part in parts(self.journal(start), CHUNK):
             events = [event for event in part if event.known_at >= since_ms]
             rows = self._video_ids.rows([event.video_id for event in events])
@@ -239,7 +241,7 @@ class Store:
 
 
 def build_store(folder: Path, release: Release, *, map_bytes: int = MAP_BYTES) -> None:
-    """Rebuild the store for a release: its folded state, then the journal from its position on. The old one stays till the end.
+    """Rebuild the store for a release: its folded state, then the journal from its `as_of` on. The old one stays till the end.
 
     Raises StoreError while a server holds the store: what it acknowledged meanwhile would be lost.
     """
@@ -253,11 +255,11 @@ def build_store(folder: Path, release: Release, *, map_bytes: int = MAP_BYTES) -
 def _build(folder: Path, release: Release, *, durable: bool, map_bytes: int) -> None:
     built = fresh(folder)
     environment = Environment(built, durable=False, map_bytes=map_bytes)  # synced once, when it closes
-    put_meta(environment, state=release.state_fingerprint.encode(), release=release.id.encode())
+    put_built_from(environment, release, since_ms=release.as_of_ms)
     load_state(environment, release)
     carry_current(folder, environment, map_bytes=map_bytes)
     store = Store(environment, release, None)
-    store.replay(release.journal)
+    store.replay()
     store.close()
     link(folder, "current", built.name)
     clear(folder)
@@ -280,7 +282,7 @@ def _take_over(folder: Path, release: Release, *, durable: bool, map_bytes: int)
         if state_of(environment) != release.state_fingerprint:
             return
         carry_current(folder, environment, map_bytes=map_bytes)
-        Store(environment, release, None).replay(number(environment, "replayed"))
+        Store(environment, release, None).replay()
     settle(folder, taken)
     log.info("the store %s is now %s, built from a log", folder, taken.name)
 
