@@ -213,7 +213,7 @@ def test_late_events_obey_the_law_in_the_order_they_arrive(log, random):
     for user, viewer in enumerate(state.viewers):
         out.gap_s[user] = read_viewer(LAYOUT, viewer, as_of, out.user[user], out.history_rows[user], out.history[user])
         oracle.compare(user, as_of, out, user)
-        read_candidates(LAYOUT, viewer, state.videos, state.creators, as_of, rows, CREATORS, TAGS, out.candidate)
+        read_candidates(LAYOUT, viewer, state.videos, state.creators[CREATORS], as_of, CREATORS, TAGS, out.candidate)
         wanted = [oracle.candidate(oracle.people[user], video, as_of) for video in rows]
         np.testing.assert_allclose(out.candidate, wanted, **EXACT)
         seen = history.seen(viewer, LAYOUT.at_seen, LAYOUT.seen).tolist()

@@ -68,7 +68,7 @@ def asked_of(random, catalogue: Catalogue) -> Asked:
         bits=random.integers(0, 128, watches),
         creators=creators,
         engagement=random.integers(0, 4, len(creators)).astype(np.float64),
-        videos=catalogue.videos,
+        videos=catalogue.videos.__getitem__,
     )
 
 
@@ -85,7 +85,7 @@ def fresh(random, catalogue) -> Case:
 
     def oracle(asked):
         there = [row for row in range(VIDEOS) if catalogue.upload_ms[row] < NOW]
-        shown = {row: asked.videos[row, 2] * 0.5 ** ((NOW - asked.videos[row, 0]) / HOUR / 4) for row in there}
+        shown = {row: catalogue.videos[row, 2] * 0.5 ** ((NOW - catalogue.videos[row, 0]) / HOUR / 4) for row in there}
         young = [row for row in there if catalogue.upload_ms[row] >= NOW - 10 * HOUR and shown[row] < 3]
         newest = sorted(there, key=lambda row: (-catalogue.upload_ms[row], -row))
         first = sorted(young, key=lambda row: (shown[row], newest.index(row)))
@@ -192,11 +192,14 @@ def test_every_source_names_the_best_of_what_the_slow_way_names(make, seed):
 def test_a_viewer_without_a_past_is_named_nothing_by_sources_of_the_past(make):
     random = np.random.default_rng(0)
     catalogue = catalogue_of(random)
-    assert len(make(random, catalogue).source.candidates(Asked(as_of_ms=NOW, videos=catalogue.videos, **NOTHING), 10)) == 0
+    assert (
+        len(make(random, catalogue).source.candidates(Asked(as_of_ms=NOW, videos=catalogue.videos.__getitem__, **NOTHING), 10))
+        == 0
+    )
 
 
 def test_of_an_empty_catalogue_nothing_is_named():
-    none, asked = np.zeros(0), Asked(as_of_ms=NOW, videos=np.zeros((0, 5)), **NOTHING)
+    none, asked = np.zeros(0), Asked(as_of_ms=NOW, videos=np.zeros((0, 5)).__getitem__, **NOTHING)
     counted = Counted.nothing(regions=[], segments=[], videos=0, landmark_ms=NOW, half_life_h=1.0)
     edges = GraphSource(**GRAPH).fit(Histories.of([], 0)).edges
     for source in (
@@ -212,25 +215,25 @@ def test_of_an_empty_catalogue_nothing_is_named():
 def test_nobody_is_followed_where_no_video_has_a_creator():
     source = FollowedSource(creator_rows=np.full(3, -1, np.int32), upload_ms=np.full(3, NOW - 1), per_creator=1, creators=1)
     one = {"rows": np.array([1]), "ago_s": np.ones(1), "watch_s": np.ones(1), "bits": np.array([OUTCOME_BITS["follow"]])}
-    watched = Asked(as_of_ms=NOW, videos=np.zeros((3, 5)), creators=np.array([0]), engagement=np.ones(1), **one)
+    watched = Asked(as_of_ms=NOW, videos=np.zeros((3, 5)).__getitem__, creators=np.array([0]), engagement=np.ones(1), **one)
     assert source.candidates(watched, 5).tolist() == []
 
 
 def test_nothing_is_fresh_where_no_upload_time_is_known():
     source = FreshSource(upload_ms=np.full(3, np.nan), state=STATE, max_age_h=9.0, min_impressions=9.0, refresh_s=1.0)
-    assert source.candidates(Asked(as_of_ms=NOW, videos=np.zeros((3, 5)), **NOTHING), 5).tolist() == []
+    assert source.candidates(Asked(as_of_ms=NOW, videos=np.zeros((3, 5)).__getitem__, **NOTHING), 5).tolist() == []
 
 
 def test_fresh_gives_a_new_upload_its_minimum_and_then_lets_it_age():
     upload_ms, videos = NOW - np.array([1.0, 2.0, 3.0, 30.0]) * HOUR, np.zeros((4, 5))
     videos[:, 0], videos[:, 2] = NOW, [5, 0, 4, 0]
     source = FreshSource(upload_ms=upload_ms, state=STATE, max_age_h=24.0, min_impressions=5.0, refresh_s=60.0)
-    asked = Asked(as_of_ms=NOW, videos=videos, **NOTHING)
+    asked = Asked(as_of_ms=NOW, videos=videos.__getitem__, **NOTHING)
     assert source.candidates(asked, 4).tolist() == [1, 2, 0, 3]  # shown never, four times; enough; too old to be helped
     after = videos.copy()
     after[1, 2] = 9
-    assert source.candidates(replace(asked, as_of_ms=NOW + 59_999, videos=after), 2).tolist() == [1, 2]
-    assert source.candidates(replace(asked, as_of_ms=NOW + 60_000, videos=after), 2).tolist() == [2, 0]
+    assert source.candidates(replace(asked, as_of_ms=NOW + 59_999, videos=after.__getitem__), 2).tolist() == [1, 2]
+    assert source.candidates(replace(asked, as_of_ms=NOW + 60_000, videos=after.__getitem__), 2).tolist() == [2, 0]
     assert source.candidates(replace(asked, as_of_ms=NOW - 90 * 60_000.0), 2).tolist() == [1, 2]  # a replay that goes back
 
 

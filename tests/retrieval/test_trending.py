@@ -9,7 +9,7 @@ from test_sources import HOUR, NOTHING, NOW
 from watchnext.retrieval.sources import Asked
 from watchnext.retrieval.trending import FAR, Counted, Trending, TrendingSource
 
-ASKED = Asked(as_of_ms=NOW, surface="home", region="de", videos=np.zeros((4, 5)), **NOTHING)
+ASKED = Asked(as_of_ms=NOW, surface="home", region="de", videos=np.zeros((4, 5)).__getitem__, **NOTHING)
 
 
 def trending(half_life_h: float = 4.0) -> Trending:

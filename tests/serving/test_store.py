@@ -36,10 +36,9 @@ def outcome(user_id=101, video_id="v001", known_at=NOW, **fields) -> Event:
 
 def reads(layout, viewer, videos, creators, as_of, release):
     out = Reads.empty(layout, 1, len(videos))
-    catalogue = release.catalogue
+    creator_rows, tag_rows = np.array(release.catalogue.creator_rows), np.array(release.catalogue.tag_rows)
     gap = read_viewer(layout, viewer, as_of, out.user[0], out.history_rows[0], out.history[0])
-    read_candidates(layout, viewer, videos, creators, as_of, np.arange(len(videos)), np.array(catalogue.creator_rows),
-                    np.array(catalogue.tag_rows), out.candidate)  # fmt: skip
+    read_candidates(layout, viewer, videos, creators[creator_rows], as_of, creator_rows, tag_rows, out.candidate)
     return np.concatenate([[gap], out.user.ravel(), out.history_rows.ravel(), out.history.ravel(), out.candidate.ravel()])
 
 
@@ -109,7 +108,6 @@ def test_every_impression_reads_from_the_store_the_bits_that_training_reads(seed
     sizes = {"users": len(release.user_ids.ids), "videos": len(release.catalogue), "creators": len(release.state.creators)}
     wanted = read_all(layout, State.empty(layout, **sizes), log, log.time_ms)
     store = Store.open(tmp_path_factory.mktemp("store"), empty_of(release), durable=False)
-    creator_rows, tag_rows = np.array(release.catalogue.creator_rows), np.array(release.catalogue.tag_rows)
     events = events_of(impressions)
     for i, as_of in enumerate(log.time_ms):
         while events and events[0].known_at < as_of:
@@ -117,7 +115,7 @@ def test_every_impression_reads_from_the_store_the_bits_that_training_reads(seed
         viewer, row = store.viewer(impressions["user_id"][i]), log.video_rows[i : i + 1]
         out = Reads.empty(layout, 1, 1)
         out.gap_s[0] = read_viewer(layout, viewer, as_of, out.user[0], out.history_rows[0], out.history[0])
-        read_candidates(layout, viewer, store.videos, store.creators, as_of, row, creator_rows, tag_rows, out.candidate)
+        out.candidate[:] = store.counters(viewer, row, as_of)
         for name, values in vars(out).items():
             np.testing.assert_array_equal(values[0], getattr(wanted, name)[i], err_msg=name)
     store.close()
@@ -392,6 +390,43 @@ def test_threads_lose_no_event(store):
     for thread in threads:
         thread.join()
     assert store.position == before + 80
+
+
+@pytest.fixture
+def restless():
+    """Threads take turns after a microsecond, so that one is interrupted in the middle of whatever it does."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("restless")
+def test_a_read_beside_a_commit_sees_all_of_it_or_nothing(release, tmp_path):
+    """Every commit shows every video once at one moment, so between commits all their records are equal."""
+    store = Store.open(tmp_path / "store", empty_of(release), durable=False)
+    rows, nobody = np.arange(len(release.catalogue)), np.zeros(release.layout.viewer)
+    videos = [release.video_ids.value(row) for row in rows]
+    readers = (lambda: store.counters(nobody, rows, NOW + 100.0)[:, 0], lambda: store.video_records(rows))
+    done, torn = threading.Event(), []
+
+    def read(records_of):
+        while not done.is_set():
+            records = records_of()
+            torn.append((records != records[0]).any())
+
+    threads = [threading.Thread(target=read, args=(each,)) for each in readers]
+    for thread in threads:
+        thread.start()
+    for at in range(NOW, NOW + 30):
+        results = store.apply([Event(kind="shown", user_id=1, video_id=video, known_at=at) for video in videos])
+        assert set(results) == {"accepted"}
+    done.set()
+    for thread in threads:
+        thread.join()
+    store.close()
+    assert len(torn) > 30
+    assert not any(torn)
 
 
 KILLED = """

@@ -140,17 +140,15 @@ def read_crosses(layout, viewer, as_of, creator_row, tags, tag_out, creator_out)
 
 
 @kernel
-def read_candidates(layout, viewer, videos, creators, as_of, rows, creator_rows, tag_rows, out):
-    """Candidates `rows` (C,) of one viewer into `out` (C, 4, block): video, creator, user x tag, user x creator.
-    `creator_rows` (V,), `tag_rows` (V, tags)."""
+def read_candidates(layout, viewer, videos, creators, as_of, creator_rows, tag_rows, out):
+    """Candidates of one viewer into `out` (C, 4, block): video, creator, user x tag, user x creator. `videos` and `creators`
+    (C, item) are their records, `creator_rows` (C,) and `tag_rows` (C, tags) their rows."""
     out[:, :, :] = 0.0
-    for i in range(rows.size):
-        row = rows[i]
-        creator_row = creator_rows[row]
-        counters.read(videos[row], 0, as_of, layout.half_lives_ms, out[i, 0])
-        if creator_row >= 0:
-            counters.read(creators[creator_row], 0, as_of, layout.half_lives_ms, out[i, 1])
-        read_crosses(layout, viewer, as_of, creator_row, tag_rows[row], out[i, 2], out[i, 3])
+    for i in range(creator_rows.size):
+        counters.read(videos[i], 0, as_of, layout.half_lives_ms, out[i, 0])
+        if creator_rows[i] >= 0:
+            counters.read(creators[i], 0, as_of, layout.half_lives_ms, out[i, 1])
+        read_crosses(layout, viewer, as_of, creator_rows[i], tag_rows[i], out[i, 2], out[i, 3])
 
 
 def creators_of(layout: Layout, viewer: np.ndarray, as_of: float, slot: int) -> tuple[np.ndarray, np.ndarray]:

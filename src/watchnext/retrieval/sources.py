@@ -1,5 +1,6 @@
 """What a source is, and those that need neither a model nor a graph: fresh uploads, followed creators, what was left midway."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,7 +22,7 @@ class Asked:
     ago_s, watch_s, bits (H,) how long ago it was known, for how long it was watched, and its OUTCOME_BITS
     creators (n,) int64       creators that the viewer's record remembers, with
     engagement (n,)           the viewer's decayed count of what they liked of each
-    videos (V, 1 + block)     counters of all videos
+    videos                    video rows (n,) > their counters (n, 1 + block)
     """
 
     as_of_ms: float
@@ -33,7 +34,7 @@ class Asked:
     bits: np.ndarray
     creators: np.ndarray
     engagement: np.ndarray
-    videos: np.ndarray
+    videos: Callable[[np.ndarray], np.ndarray]
 
 
 class Source(Protocol):
@@ -109,8 +110,9 @@ class FreshSource:
 
     def _underexposed(self, asked: Asked) -> np.ndarray:
         young = self._uploaded(asked.as_of_ms)[np.searchsorted(self._upload_ms, asked.as_of_ms - self._max_age_ms) :][::-1]
-        gap_ms = np.maximum(asked.as_of_ms - asked.videos[young, 0], 0.0)
-        shown = asked.videos[young, self._slot] * np.exp(-gap_ms * LN2 / self._half_life_ms)
+        records = asked.videos(young)
+        gap_ms = np.maximum(asked.as_of_ms - records[:, 0], 0.0)
+        shown = records[:, self._slot] * np.exp(-gap_ms * LN2 / self._half_life_ms)
         order = np.argsort(shown, kind="stable")  # of equals the newer
         return young[order][shown[order] < self._fewest]
 

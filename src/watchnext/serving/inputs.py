@@ -8,7 +8,7 @@ import numpy as np
 
 from watchnext.features import history
 from watchnext.features.encoding import MISSING, joined, names_of
-from watchnext.features.fold import Reads, creators_of, read_candidates, read_viewer
+from watchnext.features.fold import Reads, creators_of, read_viewer
 from watchnext.features.pipeline import FeaturePipeline
 from watchnext.retrieval.sources import Asked, slot_of
 from watchnext.schema import Feature
@@ -40,8 +40,6 @@ class Inputs:
     def __init__(self, release: Release, store: Store) -> None:
         self._release, self._store = release, store
         self._pipeline, self._layout = release.pipeline, release.layout
-        # In memory and writable: read at every candidate, and what the fold was compiled for.
-        self._creator_rows, self._tag_rows = np.array(release.catalogue.creator_rows), np.array(release.catalogue.tag_rows)
         self._upload_ms = np.array(release.catalogue.upload_ms)
         self._liking = slot_of(self._pipeline.schema.state, release.retrieval["followed"]["count"])
         self._context = {feature.name: feature for feature in self._pipeline.schema.columns("context")}
@@ -74,7 +72,7 @@ class Inputs:
             bits=values[watched, 2].astype(np.int64),
             creators=creators,
             engagement=engagement,
-            videos=self._store.videos,
+            videos=self._store.video_records,
         )
 
     def of_viewer(self, query: Query) -> dict[str, np.ndarray]:
@@ -86,9 +84,7 @@ class Inputs:
     def of(self, query: Query, rows: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """All inputs of the candidates `rows` (C,), the viewer's with one row, and the counters behind them (C, 4, block)."""
         as_of = float(query.request.as_of_ms)
-        counters = np.empty((len(rows), 4, self._layout.block))
-        read_candidates(self._layout, query.viewer.state, self._store.videos, self._store.creators, as_of, rows,
-                        self._creator_rows, self._tag_rows, counters)  # fmt: skip
+        counters = self._store.counters(query.viewer.state, rows, as_of)
         values = self._pipeline.candidates(self._upload_ms[rows], np.full(len(rows), as_of), counters)
         blocks = {**query.blocks, "candidate_values": values}
         return joined(blocks, self._release.users, self._release.videos, np.array([query.viewer.row]), rows), counters

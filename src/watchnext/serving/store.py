@@ -13,7 +13,7 @@ import lmdb
 import numpy as np
 
 from watchnext.features import counters, history
-from watchnext.features.fold import OUTCOME, SHOWN, Layout, fold_event
+from watchnext.features.fold import OUTCOME, SHOWN, Layout, fold_event, read_candidates
 from watchnext.serving.environment import (
     MAP_BYTES,
     Bounded,
@@ -50,7 +50,8 @@ REPAIR = "python -m watchnext.serving build-store"
 class Store:
     """State, journal and what keeps events from counting twice; made by `Store.open`. Any thread may call it.
 
-    videos (V, layout.item), creators (R, layout.item)   float64, as of the last commit
+    videos (V, layout.item), creators (R, layout.item)   float64, as of the last commit; other threads read them by `counters`
+                                                         and `video_records`, never half of a commit
     unavailable (V,) bool                                withdrawn since the release was built
     trending                                             what is watched now by surface and region, as of the last commit
     """
@@ -64,7 +65,7 @@ class Store:
         # Writable copies, as the fold was compiled for: a read-only map is another type to numba.
         self._creator_rows, self._tag_rows = np.array(release.catalogue.creator_rows), np.array(release.catalogue.tag_rows)
         self._duration_ms = np.nan_to_num(release.catalogue.duration_ms)
-        self._writing = threading.Lock()
+        self._writing, self._publishing = threading.Lock(), threading.Lock()
         self._keys = Bounded.of(environment, "keys", limit=KEYS_KEPT, keep_ms=KEYS_KEPT_MS)
         self._shown = Bounded.of(environment, "shown", limit=SHOWN_KEPT, keep_ms=SHOWN_KEPT_MS)
         self.videos = np.zeros((len(release.catalogue), self.layout.item))
@@ -113,6 +114,19 @@ class Store:
         """A viewer's record (layout.viewer,) float64; zeros for somebody unknown. Raises StoreError."""
         return unpacked(self._environment.get("viewers", id_key(user_id)), self.layout.viewer)
 
+    def counters(self, viewer: np.ndarray, rows: np.ndarray, as_of: float) -> np.ndarray:
+        """Counters (C, 4, block) of the candidates `rows` (C,) for a viewer's record, as of `as_of` and one commit."""
+        out, creator_rows = np.empty((len(rows), 4, self.layout.block)), self._creator_rows[rows]
+        with self._publishing:
+            videos, creators = self.videos[rows], self.creators[creator_rows]
+        read_candidates(self.layout, viewer, videos, creators, as_of, creator_rows, self._tag_rows[rows], out)
+        return out
+
+    def video_records(self, rows: np.ndarray) -> np.ndarray:
+        """Records (n, layout.item) of the videos `rows` (n,), as of one commit."""
+        with self._publishing:
+            return self.videos[rows]
+
     def viewer_ids(self, limit: int) -> list[int | str]:
         """The first `limit` known viewers, in id order."""
         with self._environment.read() as txn, txn.cursor(self.tables["viewers"]) as cursor:
@@ -151,7 +165,8 @@ class Store:
                     append(txn, self.tables["journal"], event.to_bytes())
                 latest = max([self.last_known_at, *(event.known_at for event in accepted)])
                 txn.put(b"last_known_at", place(latest), db=self.tables["meta"])
-            records.publish()
+            with self._publishing:
+                records.publish()
             self._publish_withdrawals(accepted, rows[chosen])
             self.trending.take(accepted, rows[chosen])
             self.position, self.last_known_at = self.position + len(accepted), latest
@@ -221,8 +236,8 @@ class Store:
     def replay(self) -> int:
         """Fold what the journal holds on top of the state that the store was built from; returns how many events.
 
-        An event known before `since` in `meta` is passed over, as the log that was folded holds it; so is one about a video that
-        is gone, or of a viewer under another kind of id. How far it came is in `meta` as `replayed`: a second call goes on there.
+        An event known before `since`, in `meta`, is passed over, as the log that was folded holds it. So is one about a video
+        that is gone, or of a viewer under another kind of id. A second call goes on after `replayed`, which `meta` keeps too.
         """
         start, since_ms, folded = number(self._environment, "replayed"), number(self._environment, "since"), 0
         for part in parts(self.journal(start), CHUNK):
