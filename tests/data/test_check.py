@@ -12,7 +12,7 @@ from watchnext.data.canonical import CanonicalTables, sources_of
 from watchnext.data.columns import expected_columns
 from watchnext.data.findings import Finding, findings
 from watchnext.data.guide import guide
-from watchnext.data.tables import TABLES, DataError
+from watchnext.data.tables import TABLES, DataError, Tables, in_order
 from watchnext.data.validation import validate
 from watchnext.schema import FeatureSchema
 
@@ -321,3 +321,28 @@ def test_the_guide_is_printed_by_its_command():
     assert told.stdout.rstrip() == guide(FeatureSchema.load(ROOT / "conf/features/world.yaml")).rstrip()
     assert "| `safety` | String |  | yes | safe, mature, unsafe | structure |" in told.stdout
     assert "A list is `a|b`" in told.stdout
+
+
+def with_a_bot(tables: Tables, rows: int) -> Tables:
+    """A viewer who is shown so many more impressions, a second apart."""
+    frame, viewer = tables.impressions, pl.lit(tables.users["user_id"].max() + 1, pl.Int64)
+    later = pl.int_range(1, rows + 1, dtype=pl.Int64)
+    bot = pl.concat(
+        [frame[0].with_columns(user_id=viewer, watch_ms=pl.lit(0, pl.Int64), received_ms=pl.lit(None, pl.Int64))] * rows
+    )
+    bot = bot.with_columns(time_ms=pl.col("time_ms") + 1000 * later, request_id=pl.lit(10**9, pl.Int64) + later)
+    users = pl.concat([tables.users, tables.users[0].with_columns(user_id=viewer)])
+    return Tables(in_order(pl.concat([frame, bot])), users, tables.videos)
+
+
+@pytest.mark.parametrize(("rows", "named"), [(200, False), (6000, True)])
+def test_a_viewer_with_most_of_the_log_is_named(rows, named, world_tables, world_schema, tmp_path):
+    tables = with_a_bot(world_tables, rows)
+    for name, frame in vars(tables).items():
+        frame.write_parquet(tmp_path / f"{name}.parquet")
+    told = [
+        one for one in findings(sources_of(tmp_path, world_schema, repair=REPAIR), world_schema) if one.kind == "suspicious"
+    ]
+    assert [one.count for one in told] == [rows] * named
+    if named:
+        assert told[0].what.startswith(f"user_id {tables.users['user_id'].max()} has 66.8% of the log, 1")

@@ -6,11 +6,13 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from watchnext.data.canonical import CanonicalTables, sources_of
+from watchnext.data.columns import sound_columns
 from watchnext.data.findings import findings, notes
 from watchnext.data.guide import guide
+from watchnext.data.profile import profile
 from watchnext.data.stage import write_stage
 from watchnext.data.statistics import statistics_of
-from watchnext.data.tables import DataError
+from watchnext.data.tables import DataError, Tables
 from watchnext.data.world_files import write_world
 from watchnext.dispatch import dispatch, instantiate, plain
 from watchnext.schema import FeatureSchema, SchemaError
@@ -84,13 +86,15 @@ def schema_of(config: DictConfig) -> FeatureSchema:
 
 
 def check(config: DictConfig) -> int:
-    """Look through the three tables in PATH, Parquet or CSV, and print all that is wrong; exits 1 if anything is."""
+    """Print a profile of the three tables in PATH, Parquet or CSV, and all that is wrong with them; exits 1 if anything is."""
     if config.path is None or not Path(config.path).is_dir():
         raise DataError(f"PATH is {config.path}, expected a folder; run `python -m watchnext.data check PATH features=NAME`")
     schema = schema_of(config)
     sources = sources_of(Path(config.path), schema, repair="python -m watchnext.data describe")
     found = findings(sources, schema)
     print(", ".join(f"{len(source.frame):,} {name}" for name, source in sources.items()) + f" in {config.path}")
+    sound, _, _ = sound_columns(Tables(**{name: source.rows() for name, source in sources.items()}), schema)
+    print("\n".join(profile(sound, schema)), end="\n\n")
     for note in notes(sources, schema):
         print(f"{'note':<13}{note}")
     print("\n".join(map(str, found)) or "nothing is wrong")

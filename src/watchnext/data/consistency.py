@@ -269,23 +269,28 @@ def _clock(evidence: Evidence) -> Iterator[Contradiction]:
     )
 
 
-def offset_hint(evidence: Evidence, utc_offset_h: float) -> str | None:
-    """Where `day` is a calendar date at another offset from UTC than `utc_offset_h`, which one."""
+def calendar(evidence: Evidence, utc_offset_h: float) -> tuple[float, float, float]:
+    """Find the offset from UTC in hours at which `day` is most often the calendar date of `time_ms`. Returns it, in which part
+    of the rows it is so, and in which at `utc_offset_h`, which is preferred among equals; parts of nothing are nan."""
     bins = {int(place): count for place, count in evidence.get("clock", {}).items()}
-    rows = sum(bins.values())
-    if rows < LEAST:
-        return None
+    rows = sum(bins.values()) or float("nan")
 
     def agreeing(offset_h: float) -> float:
         first = -round(2 * offset_h)
         return sum(count for place, count in bins.items() if first <= place < first + 48) / rows
 
     best = max(np.arange(-12, 14.5, 0.5).tolist(), key=lambda each: (agreeing(each), -abs(each - utc_offset_h)))
-    if agreeing(best) < agreeing(utc_offset_h) + 0.03:
+    return best, agreeing(best), agreeing(utc_offset_h)
+
+
+def offset_hint(evidence: Evidence, utc_offset_h: float) -> str | None:
+    """Name the offset where `day` is a calendar date at another one than `utc_offset_h`."""
+    best, agreeing, configured = calendar(evidence, utc_offset_h)
+    if _rows(evidence.get("clock", {})) < LEAST or agreeing < configured + 0.03:
         return None
     return (
-        f"day is the date at UTC{best:+g} in {agreeing(best):.1%} of the rows, at UTC{utc_offset_h:+g} in "
-        f"{agreeing(utc_offset_h):.1%}; set data.utc_offset_h to {best:g} if that is the log's own time"
+        f"day is the date at UTC{best:+g} in {agreeing:.1%} of the rows, at UTC{utc_offset_h:+g} in {configured:.1%}; "
+        f"set data.utc_offset_h to {best:g} if that is the log's own time"
     )
 
 

@@ -74,7 +74,7 @@ def different(number: int) -> str:
 
 
 def _range(known: pl.LazyFrame, value: pl.Expr) -> str:
-    low, high = collected(known.select(low=value.min(), high=value.max())).row(0)
+    low, high = collected(known.select(low=value.min().cast(pl.String), high=value.max().cast(pl.String))).row(0)
     return NOTHING if low is None else f"{low} to {high}"
 
 

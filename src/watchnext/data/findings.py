@@ -14,6 +14,7 @@ from watchnext.schema import FeatureSchema
 
 EXAMPLES = 3
 LONGEST = 80  # letters of a value that are shown
+LEAST_ROWS, LEAST_VIEWERS = 100, 5  # of a log, that one viewer's part of it is judged
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def findings(sources: Mapping[str, Source], schema: FeatureSchema) -> list[Findi
         found += _grouped(source, mine.with_columns(kept.gather(mine["row"]).alias("row")), None)
     told = contradictions(evidence_of(frames, schema), schema)
     found += [Finding("contradiction" if one.refused else "suspicious", one.table, one.what) for one in told]
-    return found + list(_out_of_order(sources["impressions"], frames["impressions"]))
+    return found + list(_out_of_order(sources["impressions"], frames["impressions"])) + list(_bots(frames["impressions"]))
 
 
 def notes(sources: Mapping[str, Source], schema: FeatureSchema) -> list[str]:
@@ -97,3 +98,20 @@ def _ordered(source: Source, rows: pl.DataFrame, what: str, least: pl.Expr, valu
     if len(wrong):
         examples = tuple(_example(source, row, f"{got} < {wanted}") for row, wanted, got in wrong.head(EXAMPLES).iter_rows())
         yield Finding("out of order", "impressions", what, len(wrong), examples)
+
+
+def _bots(impressions: pl.DataFrame) -> Iterator[Finding]:
+    """Viewers with so much of the log that it tells of them rather than of viewers."""
+    if "user_id" not in impressions.columns or len(impressions) < LEAST_ROWS:
+        return
+    counts = impressions["user_id"].drop_nulls().value_counts(sort=True)
+    median = counts["count"].median()
+    for viewer, count in counts.head(EXAMPLES).iter_rows():
+        share = count / len(impressions)
+        if len(counts) >= LEAST_VIEWERS and (share > 0.5 or (share > 0.1 and count > 20 * median)):
+            what = (
+                f"user_id {viewer} has {share:.1%} of the log, {count / median:,.0f} times the median viewer's: a bot, or an "
+                "id that many share? What is learned and measured over impressions is about it; leave it out, or give each "
+                "viewer an own id"
+            )
+            yield Finding("suspicious", "impressions", what, count)
