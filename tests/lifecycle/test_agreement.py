@@ -88,6 +88,7 @@ def test_seconds_that_are_too_long_by_a_tenth_are_refused(builder, ranker, world
 def test_an_order_is_undefined_where_nothing_is_ordered_and_wrong_where_one_side_orders():
     random = np.random.default_rng(0).random(500)
     assert math.isnan(_order(np.full(500, 0.2), np.full(500, 0.2) * (1 + 1e-5 * random)))  # rounding is no order
+    assert math.isnan(_order(0.2 + 2.002e-4 * random, 0.2 + 1.998e-4 * random))  # nor where one is just above the limit
     assert _order(np.full(500, 0.2), random) == _order(random, np.full(500, 0.2)) == 0.0
     assert _order(1e-6 * random, random) == pytest.approx(1.0)
 

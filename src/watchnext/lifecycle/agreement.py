@@ -49,9 +49,12 @@ def _both(
 
 
 def _order(served: np.ndarray, trained: np.ndarray) -> float:
-    """nan where both say the same of everything, as a head does of an outcome that never happens; 0 where one of them does."""
-    same = [np.ptp(values) <= LEAST_SPREAD * np.abs(values).max() for values in (served, trained)]
-    return rank_correlation(served, trained) if not any(same) else float("nan") if all(same) else 0.0
+    """Rank correlation, 0 where one orders and the other says the same of everything; nan, undefined, where both say the same,
+    as a head does of an outcome that never happens."""
+    rounding = LEAST_SPREAD * np.abs(trained).max()
+    if np.ptp(trained) <= rounding:
+        return float("nan") if np.ptp(served) <= 2 * rounding else 0.0
+    return float(np.nan_to_num(rank_correlation(served, trained)))
 
 
 def require_agreement(found: Mapping[str, float]) -> None:
