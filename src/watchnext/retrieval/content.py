@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 from watchnext.features.batches import FeatureSet
 from watchnext.features.encoding import InputSizes
 from watchnext.nn.weights import build_network, recipe_of, save_network
-from watchnext.retrieval.index import exact
+from watchnext.retrieval.whole_catalogue import recall_among_all
 from watchnext.types import TARGETS
 
 QUERIES = 1000  # that the index guard measures recall on
@@ -93,9 +93,8 @@ class ContentModule:
         vectors, found = self.embeddings(), {}
         for split in ("valid", "test"):
             if len(rows := self._positives(split)):
-                nearest, _ = exact(vectors, self.queries(rows), self.recall_at)
-                wanted = self.features.columns["video_rows"][rows]
-                found[f"{split}/recall_at_{self.recall_at}"] = float((nearest == wanted[:, None]).any(axis=1).mean())
+                queries, wanted = self.queries(rows)[:, None], self.features.columns["video_rows"][rows]
+                found[f"{split}/recall_at_{self.recall_at}"] = recall_among_all(vectors, queries, wanted, self.recall_at)
         return found
 
     def _positives(self, split: str) -> np.ndarray:

@@ -13,13 +13,12 @@ from watchnext.features.batches import Batches, FeatureSet
 from watchnext.nn.module import NothingToLearnError, adam, finite
 from watchnext.nn.rowwise import RowWise, clip_gradients
 from watchnext.nn.weights import build_network, recipe_of, save_network
-from watchnext.retrieval.index import exact
 from watchnext.retrieval.leave_one_out import Histories, LeaveOneOut
 from watchnext.retrieval.losses import Objective
 from watchnext.retrieval.negatives import Drawn
 from watchnext.retrieval.sequence_towers import SequenceTowers
 from watchnext.retrieval.spectral import SpectralStart
-from watchnext.retrieval.whole_catalogue import best, gains
+from watchnext.retrieval.whole_catalogue import best, gains, recall_among_all
 from watchnext.retrieval.windows import Windows
 from watchnext.types import TARGETS
 
@@ -34,14 +33,6 @@ def nearest_interest(queries: Tensor, own: Tensor) -> Tensor:
         return queries
     found = (queries @ own.unsqueeze(-1)).squeeze(-1).argmax(1)
     return queries[torch.arange(len(queries), device=queries.device), found]
-
-
-def of_interests(rows: np.ndarray, scores: np.ndarray, k: int) -> np.ndarray:
-    """Best `k` of one viewer's answers (K, N) to its interests: a video counts once, by its best score. Fewer where there are
-    fewer."""
-    order = np.argsort(-scores.ravel(), kind="stable")
-    _, first = np.unique(rows.ravel()[order], return_index=True)
-    return rows.ravel()[order[np.sort(first)[:k]]]
 
 
 class RetrievalModule(pl.LightningModule):
@@ -123,10 +114,9 @@ class RetrievalModule(pl.LightningModule):
     def _log_recall(self, split: str) -> None:
         queries, wanted = (torch.cat(parts).numpy() for parts in zip(*self._found, strict=True))
         self._found.clear()
-        rows, scores = exact(self.embeddings(), queries.reshape(-1, queries.shape[-1]), self.recall_at)
-        rows, scores = (part.reshape(len(wanted), -1, part.shape[-1]) for part in (rows, scores))
-        found = [row in of_interests(*answers, self.recall_at) for row, *answers in zip(wanted, rows, scores, strict=True)]
-        recall = float(np.mean(found))
+        recall = recall_among_all(
+            self.embeddings(), queries.reshape(len(wanted), -1, queries.shape[-1]), wanted, self.recall_at
+        )
         self.log(f"{split}/recall_at_{self.recall_at}", recall, prog_bar=True)
 
     @torch.no_grad()

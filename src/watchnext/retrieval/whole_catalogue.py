@@ -36,6 +36,19 @@ def _best(scorer: Scorer, histories: Histories, viewers: np.ndarray, k: int) -> 
     return np.pad(ranked, ((0, 0), (0, k - ranked.shape[1])), constant_values=-1)
 
 
+def recall_among_all(vectors: np.ndarray, queries: np.ndarray, wanted: np.ndarray, k: int) -> float:
+    """How likely each wanted row (T,) is among the `k` nearest of `vectors` (V, D), mean over T: ties, as of copies or of a
+    query that knows nothing, are in any order. `queries` (T, K, D) are the interests of each; the nearest one speaks. nan over
+    nobody."""
+    found, chunk = [], at_once(len(vectors) * queries.shape[1])
+    for at in range(0, len(wanted), chunk):
+        scores = (queries[at : at + chunk] @ vectors.T).max(axis=1)
+        own = np.take_along_axis(scores, wanted[at : at + chunk, None], axis=1)
+        above, ties = (scores > own).sum(axis=1), (scores == own).sum(axis=1)
+        found.append(np.clip((k - above) / ties, 0.0, 1.0))
+    return float(np.concatenate(found).mean()) if found else float("nan")
+
+
 def gains(ranked: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Recall and NDCG (T,) of one wanted row each (T,) in `ranked` (T, k): with one relevant video, 1 / log2(1 + rank)."""
     hits = ranked == wanted[:, None]
