@@ -31,8 +31,8 @@ def free_port() -> int:
 class Server:
     """Started at the repository's root on a free port; store, served log and `server.log` lie in `folder`."""
 
-    def __init__(self, folder: Path, *, releases: Path, clock: str = "") -> None:
-        self.port = free_port()
+    def __init__(self, folder: Path, *, releases: Path, clock: str = "", port: int | None = None) -> None:
+        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         variables = {f"WATCHNEXT_{name.upper()}": str(folder / name) for name in FOLDERS}
         variables |= {"WATCHNEXT_RELEASES": str(releases), "WATCHNEXT_CLOCK": clock, "BENTOML_HOME": str(folder / "bentoml")}

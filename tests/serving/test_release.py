@@ -101,6 +101,18 @@ def test_trees_of_another_version_are_refused(staged, tmp_path):
         Release.load(publish(staging, tmp_path / "releases", MANIFEST))
 
 
+@pytest.mark.parametrize(("umask", "folders", "files"), [(0o022, 0o755, 0o644), (0o027, 0o750, 0o640)])
+def test_a_release_can_be_read_by_whom_the_umask_lets(staged, tmp_path, umask, folders, files):
+    before = os.umask(umask)
+    try:
+        published = publish(staged(), tmp_path / "releases", MANIFEST)
+    finally:
+        os.umask(before)
+    modes = {path.is_dir(): path.stat().st_mode & 0o777 for path in published.rglob("*")}
+    assert modes == {True: folders, False: files}
+    assert all((path.stat().st_mode & 0o777) == modes[path.is_dir()] for path in [published, *published.rglob("*")])
+
+
 def test_the_same_content_is_the_same_release(staged, tmp_path):
     root = tmp_path / "releases"
     first = publish(staged(), root, MANIFEST)

@@ -186,3 +186,48 @@ def test_a_bento_needs_what_the_package_needs():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     bento = yaml.safe_load((ROOT / "bentofile.yaml").read_text())
     assert sorted(bento["python"]["packages"]) == sorted(project["dependencies"])
+
+
+def test_a_taken_port_is_named_before_anything_is_opened(release, tmp_path):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        second = Server(tmp_path, releases=release.folder.parent, port=port)
+        try:
+            assert second.process.wait(60) == 1
+        finally:
+            second.end()
+    said = second.log.read_text()
+    assert "Traceback" not in said
+    assert f"port {port} of 127.0.0.1 is taken" in said
+    assert "bentoml serve --port" in said
+
+
+@pytest.mark.parametrize("damage", ["a part", "the link"])
+def test_a_release_that_broke_under_a_server_ends_it_when_its_worker_starts_again(release, tmp_path, damage):
+    shutil.copytree(release.folder.parent, tmp_path / "releases", symlinks=True)
+    server = Server(tmp_path, releases=tmp_path / "releases")
+    try:
+        server.ready()
+        if damage == "a part":
+            with (tmp_path / "releases" / release.id / "graphs" / "ranker.bin").open("r+b") as file:
+                file.seek(100)
+                file.write(b"\xff" * 4)
+            says = "ranker.bin is damaged"
+        else:
+            (tmp_path / "releases" / "current").unlink()
+            (tmp_path / "releases" / "current").symlink_to("gone")
+            says = "names gone, which is gone"
+        family = server.family()
+        max(family, key=lambda process: process.memory_info().rss).kill()
+        assert server.process.wait(60) == 1
+        said = server.log.read_text()
+        assert next(line for line in said.splitlines() if says in line).startswith("the server ends: ")
+        assert said.count(says) == 1
+        assert "Traceback" not in said
+        assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in family)
+        with socket.socket() as port:
+            assert port.connect_ex(("127.0.0.1", server.port)) != 0
+    finally:
+        server.end()

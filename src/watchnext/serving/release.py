@@ -7,8 +7,8 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -165,8 +165,9 @@ def state_fingerprint(pipeline: FeaturePipeline, catalogue: Catalogue) -> str:
 
 def aside(root: Path) -> Path:
     """A new empty folder to assemble a release in, on the same file system, where nothing serves from."""
-    Path(root).mkdir(parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(prefix=".staging-", dir=root))
+    folder = Path(root) / f".staging-{secrets.token_hex(8)}"  # `tempfile` would make one that other users cannot read
+    folder.mkdir(parents=True)
+    return folder
 
 
 def assemble(
@@ -187,24 +188,33 @@ def assemble(
     lack), the ranker's calibration if it has one, the folders of the index, of the graphs to walk and of what is trending,
     settings, a sample."""
     for part in FEATURE_PARTS:
-        shutil.copytree(Path(features) / part, staging / part, copy_function=shutil.copyfile)
+        _copy(Path(features) / part, staging / part)
     schema = FeaturePipeline.load(staging / "pipeline").schema
     write_opening_state(Path(features), staging / "state", schema, Catalogue.load(staging / "catalogue"))
     if Path(calibration).exists():
-        shutil.copytree(calibration, staging / "calibration", copy_function=shutil.copyfile)
+        _copy(calibration, staging / "calibration")
     folders = {"index": Path(index), "trending": Path(trending)} | {name: Path(graph) / name for name in WALKS}
     for name, folder in folders.items():
-        shutil.copytree(folder, staging / name, copy_function=shutil.copyfile)
+        _copy(folder, staging / name)
     (staging / "graphs").mkdir()
     for name, graph in (("query_tower", query_tower), ("ranker", ranker)):
         for suffix in (".xml", ".bin") if graph else ():
             shutil.copyfile(Path(graph).with_suffix(suffix), staging / "graphs" / f"{name}{suffix}")
     if ranker and (trees := Path(ranker).with_name(TREES)).exists():
-        shutil.copytree(trees, staging / "graphs" / TREES, copy_function=shutil.copyfile)
+        _copy(trees, staging / "graphs" / TREES)
     (staging / "reference").mkdir()
     shutil.copyfile(reference, staging / "reference" / "reference.parquet")
     for name, settings in (("reranking", reranking), ("retrieval", retrieval)):
         (staging / f"{name}.json").write_text(json.dumps(settings, indent=1))
+
+
+def _copy(folder: Path, to: Path) -> None:
+    """Copy the files below, under the umask; `shutil.copytree` would give folders the modes of the original."""
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"{folder} is missing; run `dvc repro`")
+    for name in files_below(Path(folder), but=""):
+        (to / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(Path(folder) / name, to / name)
 
 
 def publish(staging: Path, root: Path, manifest: Mapping) -> Path:
