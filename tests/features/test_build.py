@@ -9,8 +9,10 @@ import numpy as np
 import polars as pl
 import pytest
 
+from watchnext.data.canonical import CanonicalTables
 from watchnext.data.days import StoredTables, write_tables
 from watchnext.data.splits import TimeSplit
+from watchnext.data.stage import write_stage
 from watchnext.data.tables import OUTCOMES, Tables
 from watchnext.features.arrays import load_arrays
 from watchnext.features.batches import Batches, FeatureSet
@@ -226,3 +228,20 @@ def test_a_hole_in_the_calendar_moves_validation_and_is_told(world_tables, tmp_p
         assert told in capsys.readouterr().out
         split = np.load(tmp_path / "features" / "columns" / "split.npy")
         assert sorted(set(split.tolist())) == ([0, 1, 2] if learned else [-1])
+
+
+def test_a_log_without_long_views_is_refused_with_the_setting_that_helps_and_built_under_it(
+    world_tables, world_schema, tmp_path, monkeypatch
+):
+    log = CanonicalTables(root=str(tmp_path / "log"))
+    (tmp_path / "log").mkdir()
+    unflagged = world_tables.impressions.drop("long_view")
+    for name, frame in {"impressions": unflagged, "users": world_tables.users, "videos": world_tables.videos}.items():
+        frame.write_parquet(tmp_path / "log" / f"{name}.parquet")
+    write_stage(log, world_schema, tmp_path / "tables")
+    for override, told in (([], "labels.long_view_s=SECONDS"), (["labels.long_view_s=10"], None)):
+        monkeypatch.setattr("sys.argv", ["features", "build", "data=sample", f"data.outputs={tmp_path}", *override])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_module("watchnext.features", run_name="__main__", alter_sys=True)
+        assert told in str(ended.value.code) if told else not ended.value.code
+    assert json.loads((tmp_path / "features" / "report.json").read_text())["labels"]["train"]["long_view"] > 0

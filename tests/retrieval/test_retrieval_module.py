@@ -100,7 +100,7 @@ def test_days_without_a_positive_are_named(world_features):
     nothing = replace(world_features, columns=columns)
     with pytest.raises(ValueError, match="8 popular negatives of a catalogue without a positive"):
         module_of(nothing)
-    with pytest.raises(ValueError, match=r"the train days hold no impression with click; check data\.split"):
+    with pytest.raises(ValueError, match=r"the train days hold no impression with click; check data\.split, what counts"):
         module_of(nothing, popular=0).loader("train", seed=0)
 
 

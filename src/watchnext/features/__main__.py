@@ -1,5 +1,6 @@
 """`python -m watchnext.features build | tripwire | card`: canonical tables > model inputs, and what there is to say of both."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from watchnext.data.tables import DataError
 from watchnext.dispatch import dispatch, instantiate, write_report
 from watchnext.features.build import FeatureBuilder
 from watchnext.features.fold import Layout
+from watchnext.features.labels import Labels
 from watchnext.schema import FeatureSchema, SchemaError
 
 
@@ -30,6 +32,7 @@ def build(config: DictConfig) -> None:
     outputs = Path(config.data.outputs)
     stored = StoredTables.open(outputs / "tables")
     schema = FeatureSchema.load(f"conf/features/{config.data.features}.yaml")
+    _require_long_views(outputs / "tables" / "report.json", instantiate(config.labels))
     split, days = instantiate(config.data.split), pl.Series([day.day for day in stored.days], dtype=pl.String).str.to_date()
     built = builder_of(config, schema, config.regime).build(stored, split, outputs / "features")
     print(
@@ -42,6 +45,22 @@ def build(config: DictConfig) -> None:
         print(f"nothing is learned: {len(days)} days of log are fewer than {split} take; lower one of them (data.split.*)")
     elif moved := split.moved(days):
         print(moved)
+
+
+def _require_long_views(path: Path, labels: Labels) -> None:
+    """Raise DataError where a long view is what the log flags, and it has no such column."""
+    report = json.loads(path.read_text()) if path.exists() else {"impressions": 0}
+    rows = report["impressions"]
+    if (
+        rows
+        and labels.by_flag
+        and not report["rates"]["long_view"]
+        and report["filled"].get("impressions.long_view", 0) >= rows
+    ):
+        raise DataError(
+            "the log has no long_view, so no model would learn what is watched for long; say when a view is long: "
+            "labels.long_view_s=SECONDS or labels.long_view_ratio=PART (conf/labels/default.yaml keeps it)"
+        )
 
 
 def tripwire(config: DictConfig) -> int:

@@ -34,6 +34,11 @@ class Labels:
             if value is not None and not value > 0:
                 raise ValueError(f"labels.{name} is {value}, expected more than 0")
 
+    @property
+    def by_flag(self) -> bool:
+        """Whether a view is long where the log says so."""
+        return self.long_view_s is None and self.long_view_ratio is None
+
     def targets(self, impressions: pl.DataFrame, duration_ms: np.ndarray) -> np.ndarray:
         """(N, T) float32, columns as in TARGETS: 0/1 outcomes, then watched seconds. `duration_ms` (N,) of the video shown,
         nan (or 0) where unknown: no view of it is long for its ratio."""
@@ -44,7 +49,7 @@ class Labels:
         return np.stack([named[name].to_numpy() for name in TARGETS], axis=1, dtype=np.float32, casting="unsafe")
 
     def _long_view(self, impressions: pl.DataFrame, duration_ms: np.ndarray) -> np.ndarray:
-        if self.long_view_s is None and self.long_view_ratio is None:
+        if self.by_flag:
             return impressions["long_view"].to_numpy()
         long = np.zeros(len(impressions), bool)
         if self.long_view_s is not None:

@@ -73,7 +73,8 @@ class RetrievalModule(pl.LightningModule):
         rows = self._positives(split)
         if not len(rows):
             raise NothingToLearnError(
-                f"the {split} days hold no impression with {TARGETS[self.positive]}; check data.split and model.module.positive"
+                f"the {split} days hold no impression with {TARGETS[self.positive]}; check data.split, what counts as one "
+                "(labels.*) and model.module.positive"
             )
         common = {"features": self.features, "rows": rows, "batch_size": self.batch_size, "seed": seed}
         return Batches(shuffle=split == "train", along=("time_ms",), **common).loader()
