@@ -4,6 +4,7 @@ import csv
 import importlib
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -211,3 +212,49 @@ def test_without_its_input_it_names_what_is_missing_or_builds_it(name, bare, mon
     words, message = WITHOUT_INPUT[name]
     with pytest.raises(SystemExit, match=message):
         ran(name, words, bare, monkeypatch)
+
+
+# ---- benchmarks/whole: programs that run others ---------------------------------------------------------------------------
+
+
+def test_every_program_that_runs_others_is_tested_below():
+    assert sorted(path.stem for path in (ROOT / "benchmarks" / "whole").glob("*.py")) == ["inputs", "pipeline", "suite"]
+
+
+def test_the_whole_suite_tells_its_seconds_and_counts(bare, monkeypatch, capfd):
+    (bare / "test_two.py").write_text("def test_one():\n    pass\n\n\ndef test_two():\n    pass\n")
+    ran("whole.suite", ["test_two.py", "-q", "-p", "no:cacheprovider"], bare, monkeypatch)
+    found = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert (found["passed"], set(found)) == (2, {"seconds", "passed"})
+
+
+@pytest.fixture
+def asked(monkeypatch) -> list[list[str]]:
+    """The commands that a program runs, which are not run: their own tests do that."""
+    commands = []
+
+    def run(words: list[str], *, check: bool) -> subprocess.CompletedProcess:
+        commands.append(words[1:])
+        return subprocess.CompletedProcess(words, 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    return commands
+
+
+def test_the_whole_pipeline_tells_what_the_stages_wrote(project, asked, monkeypatch, capsys):
+    ran("whole.pipeline", ["data=tiny", "seed=1"], project, monkeypatch)
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert asked == [["-m", "watchnext.lifecycle", "pipeline", "data=tiny", "seed=1"]]
+    assert (found["data"], found["seed"]) == ("tiny", 1)
+    assert {"seconds", "release"} <= found.keys()
+    assert {"ranker", "evaluation", "recommendations"} <= found["metrics"].keys()
+
+
+def test_the_whole_of_the_inputs_is_both_reports(bare, asked, monkeypatch, capsys):
+    (bare / "outputs" / "reports").mkdir(parents=True)
+    for name in ("importance", "learning_curve"):
+        (bare / "outputs" / "reports" / f"{name}.json").write_text(json.dumps({"of": name}))
+    ran("whole.inputs", [], bare, monkeypatch)
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert asked == [["-m", "watchnext.ranking", "importance"], ["-m", "watchnext.ranking", "learning-curve", "model=dcn"]]
+    assert found == {"importance": {"of": "importance"}, "learning_curve": {"of": "learning_curve"}}
