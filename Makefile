@@ -5,6 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 # PyTorch's CPU builds elsewhere than here: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
+TORCH := $(shell sed -n 's/.*"torch==\(.*\)".*/\1/p' pyproject.toml)
+# An index that builds files of its own has other hashes than PyPI: make setup HASHES=no takes the same versions unchecked.
+HASHES ?= yes
+LOCK = $(if $(filter no,$(HASHES)),<(grep -oE '^[^ ]+==[^ ]+' requirements.lock),requirements.lock --require-hashes)
+PIP = $(BIN)/pip install --quiet --disable-pip-version-check
 PIP_TORCH := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := 1
@@ -20,11 +25,15 @@ help: ## list the targets
 
 setup: $(VENV)/.ready ## make .venv and install everything into it
 
+# Every file is checked against its hash but two: PyTorch's, as its builds for CPU and for CUDA differ under one version and what
+# they need differs too (its other dependencies are in the lock), and this package's own.
 $(VENV)/.ready: pyproject.toml requirements.lock
 	@echo "installing into $(VENV), about two minutes"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_TORCH) torch==2.13.0
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[train,dev]' -c requirements.lock
+	@$(PIP) --no-deps -r $(LOCK)
+	@$(PIP) $(PIP_TORCH) torch==$(TORCH)
+	@$(PIP) --no-deps --no-build-isolation -e .
+	@$(BIN)/pip check
 	@touch $@
 
 demo: setup ## run the pipeline on the sample and serve it at http://127.0.0.1:3000
@@ -63,8 +72,15 @@ serve-kuairand: setup ## serve what `make kuairand` built
 	@echo "http://127.0.0.1:3000 (Ctrl-C stops)"
 	@$(ACTIVATE) && WATCHNEXT_RELEASES=outputs/kuairand/releases WATCHNEXT_STORE=outputs/kuairand/store exec bentoml serve
 
-lock: setup ## write the installed versions to requirements.lock
-	@$(BIN)/pip freeze --exclude-editable | grep -vE '^(torch==|nvidia-|triton|cuda)' > requirements.lock && echo "torch==2.13.0" >> requirements.lock
+# Versions stay where pyproject.toml allows them: remove requirements.lock for the newest. The hashes are those of all files of a
+# version, so that other processors install from it too. What PyTorch's CUDA builds need is left out, as they bring it.
+lock: ## write requirements.lock: what pyproject.toml needs, with hashes
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) uv
+	@$(BIN)/uv pip compile --quiet pyproject.toml --all-extras --generate-hashes --no-header --no-annotate --no-emit-package torch \
+	  --python $(BIN)/python --output-file requirements.lock
+	@awk '/^[^ ]/ { kept = !/^(nvidia-|triton|cuda)/ || /^nvidia-ml-py==/ } kept' requirements.lock > requirements.lock.new
+	@mv requirements.lock.new requirements.lock
 
 clean: ## remove what was built, .venv and runs included; data and history stay
 	rm -rf $(VENV) outputs releases store runs mlruns mlflow.db mlflow.db.lock .dvc/cache .dvc/tmp
