@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from watchnext import metrics
 from watchnext.data.days import StoredTables, write_tables
 from watchnext.data.splits import TimeSplit
-from watchnext.data.tables import Tables
+from watchnext.data.tables import Tables, in_order
 from watchnext.features import __main__ as commands
 from watchnext.features import folding
 from watchnext.features.batches import FeatureSet
@@ -133,6 +133,19 @@ def test_a_target_that_is_too_rare_is_named_and_not_judged(world_schema, world_t
     report, leaks = checked(features, min_positives=17)
     assert (report["checks"]["single_feature"]["too_rare_to_judge"], leaks) == (["like"], [])
     assert [leak.feature for leak in checked(features, min_positives=16)[1]] == ["opened alone predicts like, AUC"]
+
+
+def test_a_bot_with_most_of_the_log_is_named_and_is_no_leak(world_schema, world_tables, tmp_path):
+    frame, viewer = world_tables.impressions, pl.lit(world_tables.users["user_id"].max() + 1, pl.Int64)
+    never = {name: pl.lit(False) for name in ("click", "long_view", "like")} | {"watch_ms": pl.lit(0, pl.Int64)}
+    bot = pl.concat([frame.with_columns(user_id=viewer, time_ms=pl.col("time_ms") + part, **never) for part in range(3)])
+    bot = bot.with_columns(request_id=pl.lit(10**9, pl.Int64) + pl.int_range(pl.len(), dtype=pl.Int64))
+    users = pl.concat([world_tables.users, world_tables.users[0].with_columns(user_id=viewer)])
+    tables = Tables(in_order(pl.concat([frame, bot])), users, world_tables.videos)
+    report, leaks = checked(built(world_schema, tables, tmp_path))
+    assert [str(leak) for leak in leaks] == []
+    assert list(report["checks"]["single_feature"]["bots"].values()) == [0.75]
+    assert [*report["checks"]["single_feature"]["bots"]] == [str(users["user_id"].max())]
 
 
 def test_areas_are_the_metric_and_errors_those_of_the_paper():

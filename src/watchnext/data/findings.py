@@ -8,13 +8,13 @@ import polars as pl
 from watchnext.data.canonical import Source
 from watchnext.data.columns import absent_outcomes, sound_columns
 from watchnext.data.consistency import contradictions, evidence_of
+from watchnext.data.statistics import dominating
 from watchnext.data.tables import TABLES, Tables
 from watchnext.data.validation import checked_rows
 from watchnext.schema import FeatureSchema
 
 EXAMPLES = 3
 LONGEST = 80  # letters of a value that are shown
-LEAST_ROWS, LEAST_VIEWERS = 100, 5  # of a log, that one viewer's part of it is judged
 
 
 @dataclass(frozen=True)
@@ -101,17 +101,15 @@ def _ordered(source: Source, rows: pl.DataFrame, what: str, least: pl.Expr, valu
 
 
 def _bots(impressions: pl.DataFrame) -> Iterator[Finding]:
-    """Viewers with so much of the log that it tells of them rather than of viewers."""
-    if "user_id" not in impressions.columns or len(impressions) < LEAST_ROWS:
+    """Name the viewers who have too much of the log."""
+    if "user_id" not in impressions.columns:
         return
     counts = impressions["user_id"].drop_nulls().value_counts(sort=True)
-    median = counts["count"].median()
-    for viewer, count in counts.head(EXAMPLES).iter_rows():
-        share = count / len(impressions)
-        if len(counts) >= LEAST_VIEWERS and (share > 0.5 or (share > 0.1 and count > 20 * median)):
-            what = (
-                f"user_id {viewer} has {share:.1%} of the log, {count / median:,.0f} times the median viewer's: a bot, or an "
-                "id that many share? What is learned and measured over impressions is about it; leave it out, or give each "
-                "viewer an own id"
-            )
-            yield Finding("suspicious", "impressions", what, count)
+    median, rows = counts["count"].median(), counts["count"].sum()
+    for viewer, count in counts.filter(dominating(counts["count"].to_numpy())).iter_rows():
+        what = (
+            f"user_id {viewer} has {count / rows:.1%} of the log, {count / median:,.0f} times the median viewer's: a bot, or "
+            "an id that many share? What is learned and measured over impressions is about it; leave it out, or give each "
+            "viewer an id"
+        )
+        yield Finding("suspicious", "impressions", what, count)

@@ -16,6 +16,7 @@ from watchnext.data.tails import Tail, gini, top_share
 DURATIONS_S = (0, 15, 30, 60, 120, 240, 3600)  # edges of the groups that watch ratios are given for
 RATIOS = np.linspace(0, 2, 81)
 SESSION_GAP_MS = 30 * 60_000
+LEAST_ROWS, LEAST_VIEWERS = 100, 5  # of a log, that one viewer's part of it is judged
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,17 @@ def statistics_of(tables: Tables) -> Statistics:
         "spread of videos' long view rate": rate_spread(impressions, "video_id"),
     }
     return Statistics(figures, watch_ratio_by_duration(impressions, tables.videos), activity, popularity, hours(impressions))
+
+
+def dominating(counts: np.ndarray) -> np.ndarray:
+    """Mask (N,) of the viewers whom the log is about rather than viewers: bots, or ids that many share. `counts` (N,) are the
+    impressions of each. Activity has a long tail: in ordinary logs a viewer has 80 times the median, but 3% of the log."""
+    counts = np.asarray(counts, np.float64)
+    there = counts[counts > 0]
+    if len(there) < LEAST_VIEWERS or there.sum() < LEAST_ROWS:
+        return np.zeros(len(counts), bool)
+    share = counts / there.sum()
+    return (share > 0.5) | ((share > 0.1) & (counts > 20 * np.median(there)))
 
 
 def counts(impressions: pl.DataFrame, key: str) -> np.ndarray:

@@ -78,7 +78,10 @@ def tripwire(config: DictConfig) -> int:
     write_report(path, report)
     if not report["checks"]:
         print("no impression is learned from: there is nothing to check")
-    for target, highest in report["checks"].get("single_feature", {}).get("highest", {}).items():
+    single = report["checks"].get("single_feature", {})
+    for viewer, share in single.get("bots", {}).items():
+        print(f"user_id {viewer} has {share:.1%} of the impressions: a bot, or an id that many share? Judged without it")
+    for target, highest in single.get("highest", {}).items():
         print(f"{target}: best alone is {highest['feature']}, AUC {highest['auc']} of at most {config.tripwire.ceiling}")
     for leak in leaks:
         print(leak, file=sys.stderr)

@@ -3,8 +3,10 @@
 from collections.abc import Iterator
 
 import numpy as np
+import polars as pl
 
 from watchnext.data.splits import SPLITS
+from watchnext.data.statistics import dominating
 from watchnext.features.batches import FeatureSet
 from watchnext.features.encoding import names_of
 from watchnext.features.leak import Findings, Leak
@@ -72,12 +74,23 @@ def best_areas(values: np.ndarray, is_code: bool, labels: np.ndarray) -> np.ndar
     return np.maximum(found, 1 - found)
 
 
-def single_features(features: FeatureSet, *, ceiling: float, min_positives: int, most: int) -> Findings:
-    """AUC of every column alone, on about `most` training and validation rows. It leaks when it lies above `ceiling` by two
-    standard errors; a target with fewer than `min_positives` of either kind is not judged."""
+def without_bots(features: FeatureSet, rows: np.ndarray, user_ids: pl.Series) -> tuple[np.ndarray, dict[str, float]]:
+    """Leave out dominating viewers. Returns the other `rows`, and of each such viewer the part of the rows that it has. A bot
+    that always does the same is predicted by whatever tells it from the others, though nothing has seen an answer."""
+    users = np.asarray(features.columns["user_rows"])[rows]
+    counts = np.bincount(users, minlength=len(user_ids))
+    bots = np.flatnonzero(dominating(counts))
+    return rows[~np.isin(users, bots)], {str(user_ids[int(bot)]): round(float(counts[bot] / len(rows)), 4) for bot in bots}
+
+
+def single_features(features: FeatureSet, *, user_ids: pl.Series, ceiling: float, min_positives: int, most: int) -> Findings:
+    """AUC of every column alone, on about `most` training and validation rows, those of bots aside; `user_ids` are those of the
+    user rows. It leaks when it lies above `ceiling` by two standard errors; a target with fewer than `min_positives` of either
+    kind is not judged."""
     split = np.asarray(features.columns["split"])
     rows = np.flatnonzero((split >= 0) & (split < SPLITS.index("test")))
-    rows = rows[:: -(-len(rows) // most)]
+    rows, bots = without_bots(features, rows, user_ids)
+    rows = rows[:: max(1, -(-len(rows) // most))]
     labels = np.asarray(features.columns["targets"][rows][:, PROBABILITIES] > 0.5, np.float64)
     positives = labels.sum(axis=0)
     enough = np.minimum(positives, len(rows) - positives) >= min_positives
@@ -98,6 +111,7 @@ def single_features(features: FeatureSet, *, ceiling: float, min_positives: int,
     return {
         "ceiling": ceiling,
         "rows": len(rows),
+        "bots": bots,
         "columns": len({feature for _, feature, _ in found}),
         "highest": {target: {"feature": feature, "auc": round(area, 4)} for target, (area, feature, _) in highest.items()},
         "too_rare_to_judge": [TARGETS[place] for place in np.array(PROBABILITIES)[~enough]],

@@ -195,7 +195,13 @@ class Tripwire:
         split, user_rows = np.asarray(features.columns["split"]), np.asarray(features.columns["user_rows"])
         rebuild = Rebuild.of(builder, tables, split, user_rows, features.catalogue, limit=self.rows)
         found = {
-            "single_feature": single_features(features, ceiling=self.ceiling, min_positives=self.min_positives, most=self.rows),
+            "single_feature": single_features(
+                features,
+                user_ids=tables.users["user_id"],
+                ceiling=self.ceiling,
+                min_positives=self.min_positives,
+                most=self.rows,
+            ),
             "own_or_later_outcome": outcomes(features, rebuild, cuts=self.cuts),
             "fitted": statistics(features, rebuild),
             "history": history(features, tables, builder, requests=self.requests),
