@@ -91,7 +91,9 @@ def test_ndcg_is_the_mean_over_all_viewers_and_all_orders_of_ties(table, k):
         ideal = dcg(sorted((row[0] for row in own), reverse=True))
         found = np.mean([dcg(ranked) for ranked in every_order(own)])
         values.append(found / ideal if ideal else 0.0)
-    assert same(metrics.ndcg_at(*columns(table, 3), k=k), sum(values) / len(values) if values else math.nan)
+    assert same(
+        metrics.ndcg_at(*columns(table, 3), k=k), sum(values) / len(values) if any(row[0] for row in table) else math.nan
+    )
 
 
 @given(rows, st.randoms(use_true_random=False))
@@ -183,6 +185,7 @@ def test_calibration_by_hand():
         metrics.auc([1, 1], [0.1, 0.2]),
         metrics.gauc([1, 0], [0.5, 0.5], [1, 2]),
         metrics.ndcg_at([], [], [], 5),
+        metrics.ndcg_at([0, 0], [0.1, 0.2], [1, 2], 5),
         metrics.logloss([], []),
         metrics.ece([], []),
         metrics.recall_at([], [], 5),

@@ -90,7 +90,7 @@ def ndcg_at(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, k: int) 
     """Mean over all viewers of DCG@k over its best possible value, discount 1 / log2(1 + rank) (Järvelin & Kekäläinen 2002).
 
     The gain is the label itself. A viewer without a positive counts as 0. Tied scores share the mean discount of their ranks
-    (McSherry & Najork, ECIR 2008). nan without viewers.
+    (McSherry & Najork, ECIR 2008). nan where no viewer has a positive.
 
     >>> round(ndcg_at([0, 1, 0], [0.9, 0.5, 0.1], [7, 7, 8], k=2), 4)
     0.3155
@@ -98,7 +98,7 @@ def ndcg_at(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, k: int) 
     0.25
     """
     labels, scores, groups = _columns({"labels": labels, "scores": _sunk(scores), "groups": groups})
-    if not len(labels):
+    if not (labels > 0).any():
         return float("nan")
     _, groups = np.unique(groups, return_inverse=True)
     ideal = _discounted_gain(labels, labels, groups, k)
