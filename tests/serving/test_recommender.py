@@ -1,4 +1,5 @@
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 
 import lmdb
@@ -11,8 +12,9 @@ from watchnext.features.batches import FeatureSet
 from watchnext.reranking.rules import Duplicate, Filter, Situation
 from watchnext.reranking.slate import Reranker
 from watchnext.retrieval.index import exact
+from watchnext.schema import Feature
 from watchnext.serving.events import Event
-from watchnext.serving.inputs import named
+from watchnext.serving.inputs import _number, named
 from watchnext.serving.recommender import ContextError, Recommender
 from watchnext.serving.release import ReleaseError
 from watchnext.serving.store import Store
@@ -360,6 +362,15 @@ def test_without_time_left_the_ranker_is_passed_over(release, store):
     answer = Recommender(release, store, timer=lambda: float(next(ticks)), budget_ms=500).recommend(ask(release))
     assert answer.why == ("no time was left to rank: answered in retrieval order",)
     assert len(answer.ids) == 10
+
+
+@pytest.mark.parametrize(("bounds", "value", "passes"), [((0, 1), 1.0, True), ((0, 1), 1.5, False), ((0, None), -1, False)])
+def test_a_number_in_the_context_has_the_bounds_of_a_log(bounds, value, passes):
+    battery = Feature(name="battery", kind="numerical", entity="context", bounds=bounds)
+    with (
+        nullcontext() if passes else pytest.raises(ContextError, match=rf"context.battery is {value}, expected a number within")
+    ):
+        assert _number(battery, value) == value
 
 
 def test_an_undeclared_context_is_refused_by_name(recommender, release):

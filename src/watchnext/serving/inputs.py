@@ -114,6 +114,9 @@ def _number(feature: Feature, given: str | float) -> float:
         number = math.nan
     if not math.isfinite(number) or abs(number) > 2**53:
         raise ContextError(f"context.{feature.name} is {given!r}, expected a finite number")
+    low, high = feature.bounds  # those by which a log's rows are rejected
+    if (low is not None and number < low) or (high is not None and number > high):
+        raise ContextError(f"context.{feature.name} is {given!r}, expected a number within [{low}, {high}]")
     return number
 
 
