@@ -396,6 +396,38 @@ def test_two_spellings_of_a_day_are_one_day(tmp_path):
     assert staged(tmp_path, tmp_path / "out" / "tables")["impressions"] == 3
 
 
+@pytest.mark.parametrize("numbers", [True, False])
+def test_text_ids_are_of_the_kind_that_is_known(numbers, tmp_path):
+    sources = sources_of(csvs(tmp_path), FEATURES, repair="repair", numbers={"user_id": numbers})
+    kinds = {sources[table].frame.schema["user_id"] for table in ("impressions", "users")}
+    assert kinds == {pl.Int64 if numbers else pl.String}
+
+
+def test_ids_of_a_csv_are_of_the_kind_that_parquet_beside_it_has(tmp_path):
+    mine = frames()["impressions"].with_columns(
+        pl.col("user_id").cast(pl.String).cast(pl.Categorical), pl.col("video_id").cast(pl.Int32)
+    )
+    csvs(tmp_path)
+    (tmp_path / "impressions.csv").unlink()
+    mine.write_parquet(tmp_path / "impressions.parquet")
+    tables = read(tmp_path)
+    assert tables.users["user_id"].to_list() == ["1", "2"]
+    assert tables.videos["video_id"].to_list() == [7, 8]
+
+
+def test_days_that_a_folder_leaves_open_are_null_and_named(tmp_path):
+    written(tmp_path)
+    (tmp_path / "impressions.parquet").unlink()
+    for name in ("day=2025-03-10", "day=__HIVE_DEFAULT_PARTITION__"):
+        (tmp_path / "impressions" / name).mkdir(parents=True)
+    frames()["impressions"].drop("day")[:2].write_parquet(tmp_path / "impressions" / "day=2025-03-10" / "a.parquet")
+    frames()["impressions"].drop("day")[2:].write_parquet(
+        tmp_path / "impressions" / "day=__HIVE_DEFAULT_PARTITION__" / "a.parquet"
+    )
+    assert wrong(tmp_path) == [("missing", "day is null", 1)]
+    assert staged(tmp_path, tmp_path / "out" / "tables")["rejected"] == {"impressions day is null": 1}
+
+
 # ---- what is missing ---------------------------------------------------------------------------------------------------
 
 
@@ -408,6 +440,13 @@ def test_an_outcome_that_is_never_there_is_said_with_what_helps(tmp_path):
     assert "labels.long_view_s=SECONDS" in long_view
     assert share == "impressions: share is never there and counts as false: its rates stay 0"
     assert findings(sources_of(tmp_path, FEATURES, repair="repair"), FEATURES) == []
+
+
+def test_a_column_without_a_value_and_one_in_capitals_are_named(tmp_path):
+    mine = frames()["impressions"].with_columns(watch_ms=pl.lit(None)).rename({"user_id": "USER_ID"})
+    told = [what for _, what, _ in wrong(written(tmp_path, impressions=mine))]
+    assert "impressions.watch_ms holds no value at all, expected one in every row" in told
+    assert any("unknown column 'USER_ID'; did you mean 'user_id'?" in what for what in told)
 
 
 def test_the_reason_for_an_empty_catalogue_is_that_of_the_rows_refused_while_reading(tmp_path):

@@ -17,6 +17,7 @@ from test_store import empty_of, events_of, outcome, shrunk
 
 from watchnext.data.tables import DataError, Tables, in_order
 from watchnext.data.validation import validate
+from watchnext.features.catalogue import Ids
 from watchnext.features.state_days import LogState
 from watchnext.serving import records as records_module
 from watchnext.serving import state as state_module
@@ -159,6 +160,20 @@ def test_a_log_whose_ids_are_of_another_kind_is_refused_before_anything_is_folde
     ):
         build(tmp_path / "store", release, written(changed, tmp_path / "log"))
     assert not (tmp_path / "store" / "current").exists()
+
+
+def test_a_csv_is_read_with_the_kind_of_ids_that_the_release_has(log, release, tmp_path):
+    """Text does not say it: of viewers a1 and 22 a log may hold the second alone."""
+    ids = pl.Series(release.user_ids.ids).cast(pl.String)
+    strings = replace(release, user_ids=Ids.of(ids))
+    root = written(log, tmp_path / "log")
+    log.users.write_csv(root / "users.csv")
+    (root / "users.parquet").unlink()
+    shutil.rmtree(root / "impressions")
+    log.impressions.write_csv(root / "impressions.csv")
+    build(tmp_path / "store", strings, root)
+    with closing(Store.open(tmp_path / "store", strings)) as store:
+        assert {*store.viewer_ids(10_000)} <= {*ids}
 
 
 SERVER = """

@@ -6,12 +6,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 
 import polars as pl
 import pyarrow as pa
 
 from watchnext.data.columns import Expected, expected_columns, sound_columns
-from watchnext.data.conversions import converted, number_ids, target
+from watchnext.data.conversions import converted, number_ids, plain, target
 from watchnext.data.delimited import UNNAMED, read_csv
 from watchnext.data.loaders import REJECTED, Loaded
 from watchnext.data.partitions import folder_values, left_out
@@ -79,12 +80,20 @@ class CanonicalTables:
     features  the YAML file of the feature schema, which a CSV needs, as it says which raw feature is a number, and a catalogue
               without a log, as it says which columns the tables would have
     repair    the command named where a file is missing or broken
+    numbers   id column > whether its ids are numbers, where that is known already: text is read so, as it does not say itself
     """
 
-    def __init__(self, *, root: str, features: str | None = None, repair: str = "git checkout -- data"):
+    def __init__(
+        self,
+        *,
+        root: str,
+        features: str | None = None,
+        repair: str = "git checkout -- data",
+        numbers: Mapping[str, bool] = MappingProxyType({}),
+    ):
         self.root = Path(root)
         self.schema = FeatureSchema.load(Path(features)) if features else FeatureSchema.from_mapping({})
-        self.repair = repair
+        self.repair, self.numbers = repair, numbers
 
     def by_day(self) -> dict[str, DayFiles] | None:
         """Day > its files, in order, of impressions in Parquet under folders that name a day; None where they are not so."""
@@ -120,7 +129,7 @@ class CanonicalTables:
         files = _files(self.root, "impressions", self.repair)
         known = expected_columns("impressions", self.schema)
         parts["impressions"] = [_part(self.root, file, _columns(file, self.repair), known=known) for file in files]
-        return parts, _types(parts, self.schema)
+        return parts, _types(parts, self.schema, self.numbers)
 
     def read_day(self, files: DayFiles) -> Source:
         """One day's impressions. Rows that say they are of another day are refused."""
@@ -130,12 +139,14 @@ class CanonicalTables:
 
     def read(self) -> Loaded:
         """Raises DataError naming all that is missing or truncated, and the command `repair`."""
-        sources = sources_of(self.root, self.schema, repair=self.repair)
+        sources = sources_of(self.root, self.schema, repair=self.repair, numbers=self.numbers)
         tables = Tables(**{name: source.rows() for name, source in sources.items()})
         return Loaded(tables, _refused(sources.values()), _notes(sources.values()))
 
 
-def sources_of(root: Path, schema: FeatureSchema, *, repair: str) -> dict[str, Source]:
+def sources_of(
+    root: Path, schema: FeatureSchema, *, repair: str, numbers: Mapping[str, bool] = MappingProxyType({})
+) -> dict[str, Source]:
     """All three tables. Raises DataError naming every one that cannot be read."""
     parts, wrong = {}, []
     for table in _needed(root):
@@ -145,7 +156,7 @@ def sources_of(root: Path, schema: FeatureSchema, *, repair: str) -> dict[str, S
             wrong.append(str(error))
     if wrong:
         raise DataError("\n".join(wrong))
-    types = _types(parts, schema)
+    types = _types(parts, schema, numbers)
     read = {table: _source(table, parts[table], types[table], schema) for table in parts}
     return {table: read[table] if table in read else _nothing(table, schema, read) for table in TABLES}
 
@@ -211,9 +222,9 @@ def _part(root: Path, file: Path, frame: pl.DataFrame, notes: Sequence[str] = ()
     return Part(file, frame, frozenset(texts), folder, tuple(notes))
 
 
-def _types(parts: Mapping[str, Sequence[Part]], schema: FeatureSchema) -> dict[str, Types]:
+def _types(parts: Mapping[str, Sequence[Part]], schema: FeatureSchema, known: Mapping[str, bool]) -> dict[str, Types]:
     """Table > the types that its columns are read as, the same in all of its files."""
-    numbers = _number_ids([part for each in parts.values() for part in each])
+    numbers = _number_ids([part for each in parts.values() for part in each], known)
     types = {}
     for table, each in parts.items():
         types[table] = {}
@@ -223,11 +234,13 @@ def _types(parts: Mapping[str, Sequence[Part]], schema: FeatureSchema) -> dict[s
     return types
 
 
-def _number_ids(parts: Sequence[Part]) -> list[str]:
-    """Ids that are numbers wherever they stand as text, and strings nowhere else."""
+def _number_ids(parts: Sequence[Part], known: Mapping[str, bool]) -> list[str]:
+    """Ids that are `known` as numbers, else those that are wherever they stand as text, and strings nowhere else."""
     names = {name for columns in TABLES.values() for name, column in columns.items() if column.types == Id}
-    typed = {name for part in parts for name, kind in part.frame.schema.items() if kind == pl.String and name not in part.texts}
-    return [name for name in names - typed if number_ids(part.text(name) for part in parts if name in part.texts)]
+    columns = [(name, kind) for part in parts for name, kind in part.frame.schema.items() if name not in part.texts]
+    typed = {name for name, kind in columns if plain(kind) == pl.String}
+    found = {name: number_ids(part.text(name) for part in parts if name in part.texts) for name in names - typed}
+    return [name for name, is_number in (found | {**known}).items() if is_number]
 
 
 def _source(table: str, parts: Sequence[Part], types: Types, schema: FeatureSchema) -> Source:
@@ -296,7 +309,7 @@ def _files(root: Path, table: str, repair: str) -> tuple[Path, ...]:
     """One file, or those of the folder: of one kind, nothing hidden."""
     found = _paths(root, table)
     if not found:
-        others = sorted(path.name for path in root.glob(f"{table}*"))
+        others = sorted(path.name for path in root.glob(f"{table}.*"))
         there = f"; {', '.join(others)} is neither Parquet nor CSV" if others else ""
         raise DataError(
             f"{root / table}.parquet is missing{there}; run `{repair}`. "

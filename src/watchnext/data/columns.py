@@ -130,7 +130,7 @@ def absent_outcomes(filled: Mapping[str, int], rows: int) -> list[str]:
 
 
 def _unknown(table: str, name: str, known: list[str]) -> Fault:
-    near = difflib.get_close_matches(name, known, 1)
+    near = difflib.get_close_matches(name.lower(), known, 1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     message = (
         f"{table} has the unknown column {name!r}; {hint}Known: {', '.join(known)}. "
@@ -157,6 +157,8 @@ def _fault(table: str, frame: pl.DataFrame, expected: Expected) -> Fault | None:
         wanted = " or ".join(str(kind) for kind in expected.types)
         message = f"{table}.{name} is of type {kind}, expected {wanted}; write it so: {cast_to(name, expected.types)}"
         return Fault("mistyped", table, name, message)
+    if name in frame.columns:
+        return Fault("missing", table, name, f"{table}.{name} holds no value at all, expected one in every row")
     near = difflib.get_close_matches(name, frame.columns, 1)
     hint = f"; the nearest it has is {near[0]!r}" if near else ""
     message = f"{table} lacks the column {name!r}{hint}. It has: {', '.join(frame.columns)}"

@@ -102,7 +102,10 @@ def _command(root: Path) -> str:
 
 def _loader(root: Path, release: Release) -> CanonicalTables:
     schema = release.folder / "pipeline" / "schema.json"
-    return CanonicalTables(root=str(root), features=str(schema), repair=_command(root))
+    numbers = {"video_id": not release.video_ids.are_strings}
+    if len(release.user_ids.ids):
+        numbers["user_id"] = not release.user_ids.are_strings
+    return CanonicalTables(root=str(root), features=str(schema), repair=_command(root), numbers=numbers)
 
 
 def _require_kinds(stored: StoredTables, release: Release, root: Path) -> None:
