@@ -24,7 +24,7 @@ from watchnext.serving.store import Store
 from watchnext.types import TARGETS
 
 JSON = {"content-type": "application/json"}
-STRANGER = 999_999
+STRANGER = 734_281_569  # no digits that a float in the metrics would hold by chance
 
 
 class Ticking:
