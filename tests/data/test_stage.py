@@ -7,12 +7,19 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from watchnext.data import stage
 from watchnext.data.canonical import CanonicalTables
 from watchnext.data.days import StoredTables, day_file, write_tables
 from watchnext.data.stage import write_stage
 from watchnext.data.tables import DataError, Tables
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
+
+
+@pytest.fixture(autouse=True)
+def each_day_alone(monkeypatch) -> None:
+    """Days here have some 700 rows; of real ones that few would be read together."""
+    monkeypatch.setattr(stage, "BATCH_BYTES", 1)
 
 
 def loader(root: Path) -> CanonicalTables:
@@ -47,6 +54,20 @@ def test_days_or_one_file_give_the_same_tables(world_tables, world_schema, root,
     assert write_stage(loader(whole), world_schema, tmp_path / "b").kept == 0
     same_tables(tmp_path / "a", tmp_path / "b")
     assert StoredTables.open(tmp_path / "a").all().impressions.equals(world_tables.impressions)
+
+
+def test_small_days_are_read_together_and_give_the_same_tables(world_tables, world_schema, root, tmp_path, monkeypatch):
+    """The first two days together, the last two together; an edit of the last leaves the first two as they were."""
+    write_stage(loader(root), world_schema, tmp_path / "alone")
+    size = max(path.stat().st_size for path in root.glob("impressions/date=*/part-0.parquet"))
+    monkeypatch.setattr(stage, "BATCH_BYTES", size + 1)
+    assert write_stage(loader(root), world_schema, tmp_path / "few").kept == 0
+    same_tables(tmp_path / "few", tmp_path / "alone")
+    edit(root, 3, lambda frame: frame.with_columns(like=~pl.col("like")))
+    assert write_stage(loader(root), world_schema, tmp_path / "few").kept == 2
+    assert write_stage(loader(root), world_schema, tmp_path / "few").kept == 4
+    write_stage(loader(root), world_schema, tmp_path / "once")
+    same_tables(tmp_path / "few", tmp_path / "once")
 
 
 def test_a_changed_day_a_new_one_and_one_that_is_gone(world_tables, world_schema, root, tmp_path):

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -111,10 +111,11 @@ class CanonicalTables:
         parts, types = self._unread
         sources = {table: _source(table, parts[table], types[table], self.schema) for table in ("users", "videos")}
         tables = {name: source.rows() for name, source in sources.items()}
-        empty = [_converted(part, "impressions", types["impressions"], self.schema)[0] for part in parts["impressions"]]
-        _same_types(tuple(part.file for part in parts["impressions"]), empty)
+        firsts = [each[0] for each in _alike(parts["impressions"])]
+        empty = [_converted(part, "impressions", types["impressions"], self.schema)[0] for part in firsts]
+        _same_types(tuple(part.file for part in firsts), empty)
         wrong = {}
-        for part, frame in zip(parts["impressions"], empty, strict=True):
+        for part, frame in zip(firsts, empty, strict=True):
             _, faults, _ = sound_columns(Tables(frame, **tables), self.schema)
             for fault in faults:
                 wrong.setdefault(fault.message, f"{part.file}: {fault.message}")
@@ -131,11 +132,12 @@ class CanonicalTables:
         parts["impressions"] = [_part(self.root, file, _columns(file, self.repair), known=known) for file in files]
         return parts, _types(parts, self.schema, self.numbers)
 
-    def read_day(self, files: DayFiles) -> Source:
-        """One day's impressions. Rows that say they are of another day are refused."""
+    def read_days(self, days: Sequence[DayFiles]) -> Source:
+        """The impressions of some days. Rows that say they are of another day than their folder are refused."""
         known = expected_columns("impressions", self.schema)
-        parts = [_part(self.root, file, *_read(file, known, self.repair), known=known) for file in files.files]
-        return _source("impressions", parts, self._unread[1]["impressions"], self.schema)
+        files = [file for each in days for file in each.files]
+        parts = [_part(self.root, file, *_read(file, known, self.repair), known=known) for file in files]
+        return _source("impressions", [_joined(each) for each in _alike(parts)], self._unread[1]["impressions"], self.schema)
 
     def read(self) -> Loaded:
         """Raises DataError naming all that is missing or truncated, and the command `repair`."""
@@ -220,6 +222,26 @@ def _part(root: Path, file: Path, frame: pl.DataFrame, notes: Sequence[str] = ()
     texts = {*lacking, *(frame.columns if _form(file) == "CSV" else ())}
     frame = frame.with_columns(pl.lit(value, dtype=pl.String).alias(name) for name, value in lacking.items())
     return Part(file, frame, frozenset(texts), folder, tuple(notes))
+
+
+def _alike(parts: Sequence[Part]) -> list[list[Part]]:
+    """Files that follow each other and are written alike: what is found of the columns of one is found of all."""
+    found: list[list[Part]] = []
+    for part in parts:
+        if found and _written(part) == _written(found[-1][0]):
+            found[-1].append(part)
+        else:
+            found.append([part])
+    return found
+
+
+def _written(part: Part) -> tuple:
+    own = {name: value for name, value in part.folder.items() if name not in part.texts}  # compared with what rows say
+    return tuple(part.frame.schema.items()), part.texts, frozenset(part.folder), tuple(own.items()), part.notes
+
+
+def _joined(parts: Sequence[Part]) -> Part:
+    return replace(parts[0], frame=pl.concat([part.frame for part in parts])) if len(parts) > 1 else parts[0]
 
 
 def _types(parts: Mapping[str, Sequence[Part]], schema: FeatureSchema, known: Mapping[str, bool]) -> dict[str, Types]:

@@ -1,6 +1,7 @@
 """Values in the names of folders, as Hive, Spark and pandas write them: `date=2025-03-10/`, `year=2025/month=3/day=10/`."""
 
 from collections.abc import Container
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -45,6 +46,7 @@ def _day(given: dict[str, str]) -> str | None:
     return next((lower[key] for key in DAYS if key in lower), None)
 
 
+@lru_cache(1 << 14)  # a folder is asked for some times, and to read one date costs milliseconds
 def _iso(day: str, folder: Path) -> str:
     found = dates(pl.Series([day])).item()
     if found is None:

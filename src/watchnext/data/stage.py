@@ -3,8 +3,9 @@
 Beside the tables stand report.json and found.json: of every day, what its source was and what was found in it.
 """
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,14 +22,17 @@ from watchnext.data.validation import UNKNOWN, Validated, validate, validate_day
 from watchnext.schema import FeatureSchema
 from watchnext.sources import code_of
 
+BATCH_BYTES = 1 << 18  # days of fewer are read and checked together: one alone costs about as much as so many
+
 
 @dataclass(frozen=True)
 class Found:
-    """Of one day: the sha256 of its source, what was written, its rejected rows (columns as in REJECTED), how many values were
-    filled in, sums over its rows, what was read as something else, and evidence of columns that contradict each other."""
+    """Of one day, or of a few small ones: the sha256 of their source, the days that were written, rejected rows (columns as in
+    REJECTED), how many values were filled in, sums over the rows, what was read as something else, and evidence of columns
+    that contradict each other."""
 
     source: str
-    day: dict
+    days: list[dict]
     rejected: list
     filled: dict[str, int]
     sums: dict[str, int]
@@ -56,7 +60,7 @@ def write_stage(loader: Loader, schema: FeatureSchema, folder: Path, *, utc_offs
         refused = loaded.rejected
         _require_videos(checked, refused)
         begin(folder, checked.tables)
-        found = [_write(folder, day, rows, "", [], {}, (), {}) for day, rows in by_day(checked.tables.impressions)]
+        found = [_write(folder, checked.tables.impressions, "", [], {}, (), {})]
     else:
         loaded = loader.entities(in_days)
         checked = validate(loaded.tables, schema)
@@ -64,11 +68,12 @@ def write_stage(loader: Loader, schema: FeatureSchema, folder: Path, *, utc_offs
         _require_videos(checked, refused)
         known = _known(folder, checked.tables, schema)
         begin(folder, checked.tables)
-        found = [
-            known[day] if day in known and known[day].source == files.sha256 else _day(loader, files, checked, schema, folder)
-            for day, files in tqdm(in_days.items(), desc="tables", unit=" days")
-        ]
-        kept = sum(each is known.get(day) for day, each in zip(in_days, found, strict=True))
+        found = []
+        with tqdm(total=len(in_days), desc="tables", unit=" days") as progress:
+            for batch in _batches(in_days):
+                found.append(known.get(_source(batch)) or _read(loader, batch, checked, schema, folder))
+                progress.update(len(batch))
+        kept = sum(len(batch) for batch, each in zip(_batches(in_days), found, strict=True) if each is known.get(each.source))
     # Of a log in days, `checked` saw none of its impressions.
     evidence = merged(each.evidence for each in found) if in_days is not None else checked.evidence
     suspicious = _require_consistent(evidence, schema)
@@ -80,7 +85,7 @@ def write_stage(loader: Loader, schema: FeatureSchema, folder: Path, *, utc_offs
         [refused, checked.rejected, *(pl.DataFrame(each.rejected, schema=REJECTED, orient="row") for each in found)]
     )
     rejected.write_parquet(folder / "rejected.parquet")
-    days = [Day(**each.day) for each in found if each.day["rows"]]
+    days = [Day(**day) for each in found for day in each.days]
     _require_sound(days, rejected, folder)
     finish(folder, days)
     report = _report(StoredTables.open(folder), rejected, found, dict(checked.filled), [*loaded.notes, *suspicious])
@@ -134,31 +139,41 @@ def _known(folder: Path, tables: Tables, schema: FeatureSchema) -> dict[str, Fou
             return {}
         grown |= len(now) > len(before)
     days = [Found(**each) for each in facts["days"]] if facts["under"] == _under(schema) else []
-    return {each.day["day"]: each for each in days if not (grown and any(row[2] in UNKNOWN for row in each.rejected))}
+    return {each.source: each for each in days if not (grown and any(row[2] in UNKNOWN for row in each.rejected))}
 
 
-def _day(loader: CanonicalTables, files: DayFiles, checked: Validated, schema: FeatureSchema, folder: Path) -> Found:
-    """Read, check and write one day."""
-    read = loader.read_day(files)
+def _batches(in_days: Mapping[str, DayFiles]) -> list[list[DayFiles]]:
+    """The days in their order, small ones together."""
+    batches: list[list[DayFiles]] = []
+    size = BATCH_BYTES
+    for files in in_days.values():
+        if size >= BATCH_BYTES:
+            batches.append([])
+            size = 0
+        batches[-1].append(files)
+        size += sum(file.stat().st_size for file in files.files)
+    return batches
+
+
+def _source(batch: Sequence[DayFiles]) -> str:
+    return hashlib.sha256("".join(files.day + files.sha256 for files in batch).encode()).hexdigest()
+
+
+def _read(loader: CanonicalTables, batch: Sequence[DayFiles], checked: Validated, schema: FeatureSchema, folder: Path) -> Found:
+    """Read, check and write some days."""
+    read = loader.read_days(batch)
     found = validate_day(read.rows(), checked.tables.users, checked.tables.videos, schema)
     rejected = [list(row) for row in pl.concat([read.refused, found.rejected]).rows()]
     facts = (dict(found.filled), read.notes, found.evidence)
-    return _write(folder, files.day, found.tables.impressions, files.sha256, rejected, *facts)
+    return _write(folder, found.tables.impressions, _source(batch), rejected, *facts)
 
 
 def _write(
-    folder: Path,
-    day: str,
-    impressions: pl.DataFrame,
-    source: str,
-    rejected: list,
-    filled: dict,
-    notes: Sequence[str],
-    evidence: Evidence,
+    folder: Path, impressions: pl.DataFrame, source: str, rejected: list, filled: dict, notes: Sequence[str], evidence: Evidence
 ) -> Found:
-    written = write_day(folder, day, impressions) if len(impressions) else Day(day, 0, 0, 0, "")
+    written = [asdict(write_day(folder, day, rows)) for day, rows in by_day(impressions)]
     sums = {name: int(impressions[name].sum()) for name in (*OUTCOMES, "watch_ms")}
-    return Found(source, asdict(written), rejected, filled, sums, [*notes], evidence)
+    return Found(source, written, rejected, filled, sums, [*notes], evidence)
 
 
 def _report(

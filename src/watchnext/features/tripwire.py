@@ -33,7 +33,7 @@ def differing(features: FeatureSet, blocks: Arrays, others: Arrays, tolerance: f
     found: dict[str, int] = {}
     for block, values in blocks.items():
         apart = values != others[block] if not tolerance else ~(np.abs(values - others[block]) <= tolerance)
-        counts = apart.reshape(*apart.shape[:2], -1).any(axis=2).sum(axis=0)
+        counts = apart.any(axis=tuple(range(2, apart.ndim))).sum(axis=0)
         for column in np.flatnonzero(counts):
             name = named(features, block, column)
             found[name] = max(found.get(name, 0), int(counts[column]))
