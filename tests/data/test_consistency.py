@@ -116,6 +116,19 @@ def test_a_raw_feature_that_is_a_moment_is_looked_at_too(world_tables, world_sch
     assert "signup holds ms in" in told[1]
 
 
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_catalogue_without_a_log_is_judged_by_itself(unit, world_tables, world_schema):
+    catalogue = Tables(world_tables.impressions.clear(), world_tables.users, world_tables.videos)
+    assert judged(catalogue, world_schema) == []
+    change = UNITS[unit][1]
+    uploads = judged(bent(catalogue, upload_ms=change(c("upload_ms"))), world_schema)
+    assert [
+        (table, f"looks like {unit}, factor 1" in what or unit == "minutes", refused) for table, what, refused in uploads
+    ] == [("videos", True, True)]
+    durations = judged(bent(catalogue, duration_ms=c("duration_ms") // 1000), world_schema)
+    assert "it looks like seconds, factor 1000" in durations[0][1]
+
+
 def test_a_few_rows_in_another_unit_are_rejected_one_by_one(world_tables, world_schema):
     few = pl.when(pl.int_range(pl.len()) < 3).then(c("time_ms") // 1000).otherwise(c("time_ms"))
     rejected = validate(bent(world_tables, time_ms=few), world_schema).rejected

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from watchnext.data.columns import expected_columns
-from watchnext.data.tables import TABLES
+from watchnext.data.tables import LATEST_MS, TABLES
 from watchnext.schema import FeatureSchema
 
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
@@ -25,6 +25,7 @@ LONG_AGO = (40 * YEAR_MS, 2 * DAY_MS)  # of an upload or a signup: 1970 lies fur
 FIRST_DAY = 631_152_000_000  # 1990: no log is older, and seconds read as ms lie in 1970
 LEAST, LEAST_SPREAD = 20, 100  # rows that a share, and a quantile, is taken of
 FEW, HALF = 0.01, 0.5
+NO_LOG = "without log: "  # before the name of a moment that stands beside no impression
 STEPS = 4  # of a power of ten, in which ratios are counted
 Evidence = Mapping[str, Mapping[str, int]]
 
@@ -42,7 +43,10 @@ class Contradiction:
 
 
 def evidence_of(frames: Mapping[str, pl.DataFrame], schema: FeatureSchema) -> dict[str, dict[str, int]]:
-    """Subject > what was seen > in how many impressions; of the columns that `frames` have."""
+    """Subject > what was seen > in how many impressions; of the columns that `frames` have. Without impressions, in how many
+    videos and users."""
+    if frames["impressions"].is_empty():
+        return _evidence_without_log(frames, schema)
     rows, instants = _joined(frames, schema), _instants(schema)
     there = set(rows.columns)
     found: dict[str, dict[str, int]] = {}
@@ -62,6 +66,22 @@ def evidence_of(frames: Mapping[str, pl.DataFrame], schema: FeatureSchema) -> di
         found["whole hours"] = {"rows": len(rows) - rows["time_ms"].null_count(), "whole": int(whole)}
     for name, value in _ratios(there).items():
         found[name] = _histogram(rows, STEPS * value.log10())
+    return found
+
+
+def _evidence_without_log(frames: Mapping[str, pl.DataFrame], schema: FeatureSchema) -> dict[str, dict[str, int]]:
+    """Nothing says when it was: a moment may be any from FIRST_DAY on."""
+    found = {}
+    for name, (table, unit) in _instants(schema).items():
+        if name in frames[table].columns and table != "impressions":
+            values = frames[table][name].drop_nulls().cast(pl.Float64)
+            fits = {each: values * factor >= FIRST_DAY for each, factor in UNITS.items()}
+            fits = {each: fit & (values * UNITS[each] <= LATEST_MS) for each, fit in fits.items()}
+            counts = {each: int((fit & ~fits[unit]).sum()) for each, fit in fits.items()}
+            found[f"{NO_LOG}{name}"] = counts | {unit: int(fits[unit].sum()), "rows": len(values)}
+    if "duration_ms" in frames["videos"].columns:
+        durations = frames["videos"].select(pl.col("duration_ms").cast(pl.Float64))
+        found["duration_ms"] = _histogram(durations, STEPS * _ratios({"duration_ms"})["duration_ms"].log10())
     return found
 
 
@@ -152,7 +172,7 @@ def _histogram(rows: pl.DataFrame, value: pl.Expr) -> dict[str, int]:
 
 def contradictions(evidence: Evidence, schema: FeatureSchema) -> list[Contradiction]:
     """All of them, those that refuse the log first."""
-    times = list(_day(evidence)) or list(_moments(evidence, schema))
+    times = list(_day(evidence)) or [*_moments(evidence, schema), *_moments_without_log(evidence, schema)]
     sound = not any(one.refused for one in times)
     found = [*times, *_sizes(evidence), *(_waits(evidence) if sound else []), *_clock(evidence)]
     return sorted(found, key=lambda one: not one.refused)
@@ -189,6 +209,20 @@ def _moments(evidence: Evidence, schema: FeatureSchema) -> Iterator[Contradictio
         elif counts[unit] < HALF * rows:
             what = f"{name} and day contradict each other: {name} is far from it in {_part(rows - counts[unit], rows)}"
             yield Contradiction(table, f"{what}; expected the moment itself, in {unit} UTC", refused=name == "received_ms")
+
+
+def _moments_without_log(evidence: Evidence, schema: FeatureSchema) -> Iterator[Contradiction]:
+    for name, (table, unit) in _instants(schema).items():
+        counts = evidence.get(f"{NO_LOG}{name}", {"rows": 0})
+        others = [each for each in UNITS if each != unit]
+        if counts["rows"] >= LEAST and (count := max(counts[each] for each in others)) > HALF * counts["rows"]:
+            other = next(each for each in others if counts[each] == count)
+            factor = UNITS[other] / UNITS[unit]
+            what = (
+                f"{name} is no {unit} UTC in {_part(count, counts['rows'])}; it looks like {NAMES[other]}, factor "
+                f"{_factor(factor)}; {_mend(name, factor)}"
+            )
+            yield Contradiction(table, what, refused=True)
 
 
 def _unit_of(name: str, unit: str, other: str, count: int, rows: int) -> str:
