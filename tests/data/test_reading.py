@@ -191,6 +191,15 @@ def test_a_value_without_a_plain_meaning_is_refused_with_its_row(table, column, 
     assert staged(tmp_path, tmp_path / "out" / "tables")["rejected"] == {f"{table} {reason}": 1}
 
 
+@pytest.mark.parametrize("kind", [pa.date32(), pa.timestamp("us")])
+def test_a_day_beyond_every_calendar_is_refused(kind, tmp_path):
+    mine = frames()["impressions"].to_arrow()
+    days = pa.array([20_157, 2**25, 20_157], pa.int32()) if kind == pa.date32() else pa.array([T * 1000, 2**62, T * 1000])
+    pq.write_table(mine.set_column(4, "day", days.cast(kind)), written(tmp_path) / "impressions.parquet")
+    assert ("mistyped", "day is not a date like 2025-03-10", 1) in wrong(tmp_path)
+    assert staged(tmp_path, tmp_path / "out" / "tables")["rejected"]["impressions day is not a date like 2025-03-10"] == 1
+
+
 def test_files_of_one_table_may_differ_in_how_wide_their_numbers_are(tmp_path):
     mine = frames()["impressions"]
     written(tmp_path)

@@ -308,7 +308,8 @@ def _astray(table: str, values: pl.Series, said: str | None, one: Expected) -> p
 
 def _rows(table: str, values: pl.Series, where: pl.Series, reason: str) -> pl.DataFrame:
     rows = where.arg_true()
-    shown = [str(value) for value in values.gather(rows)]
+    bad = values.gather(rows)  # years above 9999 are none of Python's
+    shown = bad.cast(pl.String) if bad.dtype.is_temporal() else [str(value) for value in bad]
     answer = {"table": [table] * len(rows), "row": rows.cast(pl.Int64), "reason": [reason] * len(rows), "value": shown}
     return pl.DataFrame(answer, schema=REJECTED)
 

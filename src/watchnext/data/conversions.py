@@ -7,6 +7,7 @@ to refuse.
 import ast
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from functools import partial
 
 import polars as pl
@@ -23,6 +24,7 @@ ZERO_FRACTION = r"^([+-]?[0-9]+)\.0*$"  # 12.0, as pandas writes whole numbers b
 EXPONENT = r"^-?[0-9]\.[0-9]+E[0-9]+$"  # 1.2E7, as Spark does; a spreadsheet's 1.2E+07 has lost digits
 CLOCK = r"[T ][0-9]{2}:[0-9]{2}.*$"  # the time within a timestamp
 EXACT = 2**53  # a float above it may stand for several whole numbers
+FIRST, LAST = date(1, 1, 1), date(9999, 12, 31)  # what a calendar of four digits holds
 BOOLEANS = {"0": False, "1": True, "false": False, "true": True}
 OTHER_BOOLEANS = {"0.0": False, "1.0": True, "f": False, "t": True}
 
@@ -103,7 +105,7 @@ def plain(kind: pl.DataType) -> pl.DataType:
 def converted(values: pl.Series, kind: pl.DataType, one: Expected, *, is_text: bool) -> Converted | None:
     """`values` as of type `kind`, None where their type has no plain way there. `is_text`: they are untyped, as in a CSV."""
     before = values.dtype
-    if before == kind and not (kind == pl.String and one.types == Id):
+    if before == kind and kind != pl.Date and not (kind == pl.String and one.types == Id):
         return Converted(values, pl.repeat(False, len(values), dtype=pl.Boolean, eager=True), "")
     try:
         given = values.cast(plain(before)) if plain(before) != before else values
@@ -281,8 +283,8 @@ def _typed_readers(before: pl.DataType, kind: pl.DataType, one: Expected) -> lis
         return [("", lambda values: _only(values == 1, ((values == 0) | (values == 1)).fill_null(False)))]
     if kind == pl.Date and before.is_integer():
         return [("", lambda values: DATES[1](values.cast(pl.String)))]
-    if kind == pl.Date and isinstance(before, pl.Datetime):
-        return [("", lambda values: values.dt.date())]
+    if kind == pl.Date and isinstance(before, pl.Datetime | pl.Date):
+        return [("", lambda values: _only(days := values.cast(pl.Date), days.is_between(FIRST, LAST).fill_null(False)))]
     if kind.is_float() and before.is_numeric():
         return [cast]
     if kind == pl.String and one.types != Id and before.is_integer():
