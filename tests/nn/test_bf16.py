@@ -16,7 +16,6 @@ from watchnext.nn.module import fit_network
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
-@pytest.mark.filterwarnings("ignore:.*(does not have many workers|IterableDataset|treespec, LeafSpec).*")
 @pytest.mark.parametrize("model", ["two_tower", "dcn"])
 def test_an_epoch_in_bf16_is_finite_and_saved_in_f32(model, world_features, tmp_path, monkeypatch):
     monkeypatch.setattr(nn_module, "has_amx", lambda: True)

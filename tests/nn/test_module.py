@@ -2,7 +2,6 @@
 training."""
 
 import math
-import warnings
 
 import pytest
 import pytorch_lightning as pl
@@ -73,18 +72,14 @@ def trained(scores, patience: int, *, seed: int = 0, cut: int = -1, kept=None, c
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, gradient_clip_val=clip,
             plugins=plugins)  # fmt: skip
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Lightning would rather have more workers
-        fitted = fit_network(module, best, name="scripted", seed=seed, trainer=trainer, checkpoints=kept)
+    fitted = fit_network(module, best, name="scripted", seed=seed, trainer=trainer, checkpoints=kept)
     return module, best.epoch, fitted.current_epoch
 
 
 def test_the_bar_has_the_name_of_the_network_and_its_epoch_of_all(capsys):
     bar, quiet = NamedBar("preference"), {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
     trainer = pl.Trainer(max_epochs=2, callbacks=[bar], accelerator="cpu", limit_val_batches=0, **quiet)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        trainer.fit(Scripted([0.0]), DataLoader(Rows(), batch_size=None))
+    trainer.fit(Scripted([0.0]), DataLoader(Rows(), batch_size=None))
     said = capsys.readouterr()
     assert "preference epoch 2/2: 100%" in said.out + said.err
 

@@ -111,7 +111,6 @@ def fitted(module: CommitteeModule, kept: Checkpoints | None = None, cut: str = 
     return seen
 
 
-@pytest.mark.filterwarnings("ignore:.*(does not have many workers|IterableDataset|treespec, LeafSpec).*")
 def test_members_that_were_done_are_not_trained_again(world_features, tmp_path):
     whole, again, kept = committee(world_features), committee(world_features), Checkpoints(tmp_path)
     assert fitted(whole) == ["linear", "linear", "deep", "deep", "blind", "blind"]

@@ -32,7 +32,6 @@ from watchnext.types import TARGETS
 ROOT = Path(__file__).resolve().parents[2]
 LONG_VIEW = TARGETS.index("long_view")
 ASKED = {"head": "long_view", "split": "valid", "progress": lambda steps, title: steps}
-pytestmark = pytest.mark.filterwarnings("ignore:.*(does not have many workers|IterableDataset|treespec, LeafSpec).*")
 
 
 @pytest.fixture(scope="module")

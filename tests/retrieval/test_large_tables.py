@@ -16,9 +16,6 @@ from watchnext.retrieval.sequence_towers import SequenceTowers
 from watchnext.retrieval.spectral import SpectralStart
 from watchnext.retrieval.whole_catalogue import best
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*(does not have many workers|IterableDataset|treespec, LeafSpec|no `val_data).*"),
-]
 VIDEOS = 70
 TABLES = {
     "full": partial(FullTable, sparse=True),

@@ -17,9 +17,6 @@ from watchnext.retrieval.sequence_towers import SequenceTowers
 from watchnext.retrieval.spectral import SpectralStart
 from watchnext.retrieval.whole_catalogue import best
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*(does not have many workers|IterableDataset|treespec, LeafSpec).*"),
-]
 SIZES = {"dimension": 16, "encoder": "transformer", "heads": 2, "blocks": 1, "places": 10, "gain": 0.3}
 START = {"window": 5, "distance_power": 0.5, "degree_power": 0.35, "shift": 5.0, "noise": 0.05, "rounds": 3}
 VIDEOS = 70

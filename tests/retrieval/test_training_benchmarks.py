@@ -11,9 +11,6 @@ from watchnext.data.world import World
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["retrieval.module.network.dimension=8", "retrieval.module.positions=256"]
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*(does not have many workers|IterableDataset|treespec, LeafSpec|no `val_data).*"),
-]
 
 
 @pytest.fixture(autouse=True)

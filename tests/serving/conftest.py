@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -161,10 +160,8 @@ def exported(built, tmp_path_factory) -> Path:
     of_video = {name for name in inputs if name.startswith(("video_", "candidate_"))}
     one = {name: values if name in of_video else values[:1] for name, values in inputs.items()}
     query = {name: values[:1] for name, values in inputs.items() if name not in of_video}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # OpenVINO still traces with torch.jit
-        export_graph(towers.query, query, rows_vary=set(), path=folder / "query_tower.xml")
-        export_graph(Ranker(one), one, rows_vary=of_video, path=folder / "ranker.xml")
+    export_graph(towers.query, query, rows_vary=set(), path=folder / "query_tower.xml")
+    export_graph(Ranker(one), one, rows_vary=of_video, path=folder / "ranker.xml")
     videos = {name: torch.from_numpy(np.array(values[:-1])) for name, values in features.videos.items()}
     with torch.no_grad():
         vectors = towers.video(videos).numpy()
