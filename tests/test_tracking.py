@@ -173,10 +173,10 @@ def test_a_run_that_was_cut_short_goes_on_and_one_that_is_gone_starts_anew():
         first.log_metrics({"loss": 2.0}, step=0)
         raise SystemExit(143)
     assert client().get_run(first.id).info.status == "KILLED"
-    with tracking.start_run("cut", config={"a": 1, "out": "elsewhere"}, tags=TAGS, continues=first) as again:
+    with tracking.start_run("cut", config={"a": 1, "out": "elsewhere"}, tags=TAGS, continues=first.id) as again:
         assert client().get_run(first.id).info.status == "RUNNING"
         again.log_metrics({"loss": 1.0}, step=1)
-    assert again.id == first
+    assert again.id == first.id
     assert client().get_run(first.id).info.status == "FINISHED"
     assert [point.value for point in client().get_metric_history(first.id, "loss")] == [2.0, 1.0]
     assert client().get_run(first.id).data.params == {"a": "1"}
@@ -306,9 +306,9 @@ def test_a_project_in_another_folder_writes_and_finds_its_artefacts_there(tmp_pa
     assert [found.path for found in client().list_artifacts(first)] == ["config.yaml", "releases"]
     with tracking.start_run("second", config={"a": 2}, tags=TAGS) as second:
         tracking.register_release("r2", release(there, "r2"), run_id=second.id, metrics={})
-    with tracking.start_run("first", config={"a": 1}, tags=TAGS, continues=first) as again:
+    with tracking.start_run("first", config={"a": 1}, tags=TAGS, continues=first.id) as again:
         again.log_file(there / "r1" / "manifest.json", "more")
-    assert again.id == first
+    assert again.id == first.id
     for path in (f"{second.id}/artifacts/config.yaml", f"{second.id}/artifacts/releases/r2/manifest.json",
                  f"{first}/artifacts/config.yaml", f"{first}/artifacts/more/manifest.json"):  # fmt: skip
         assert (there / "mlruns" / path).is_file()
