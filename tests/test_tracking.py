@@ -306,9 +306,9 @@ def test_a_project_in_another_folder_writes_and_finds_its_artefacts_there(tmp_pa
     assert [found.path for found in client().list_artifacts(first)] == ["config.yaml", "releases"]
     with tracking.start_run("second", config={"a": 2}, tags=TAGS) as second:
         tracking.register_release("r2", release(there, "r2"), run_id=second.id, metrics={})
-    with tracking.start_run("first", config={"a": 1}, tags=TAGS, continues=first.id) as again:
+    with tracking.start_run("first", config={"a": 1}, tags=TAGS, continues=first) as again:
         again.log_file(there / "r1" / "manifest.json", "more")
-    assert again.id == first.id
+    assert again.id == first
     for path in (f"{second.id}/artifacts/config.yaml", f"{second.id}/artifacts/releases/r2/manifest.json",
                  f"{first}/artifacts/config.yaml", f"{first}/artifacts/more/manifest.json"):  # fmt: skip
         assert (there / "mlruns" / path).is_file()
