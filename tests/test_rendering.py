@@ -9,7 +9,6 @@ from benchmarks import record
 from benchmarks.rendering import tables
 from benchmarks.rendering.__main__ import RenderError, rendered
 from benchmarks.rendering.blocks import BLOCKS, RECORDS, SAMPLE, Records
-from benchmarks.whole import inputs, pipeline, suite
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -122,58 +121,6 @@ def test_no_record_names_a_path_of_a_machine():
     for path in (ROOT / "benchmarks" / "results").glob("*.json"):
         found = json.loads(path.read_text())
         assert not re.search(r"[ =]/\w", found["command"]), path.name
-
-
-# ---- whole programs, timed ----------------------------------------------------------------------------------------------
-
-
-class Run:
-    """Stands in for a subprocess that ran."""
-
-    def __init__(self, lines: list[str], code: int = 0) -> None:
-        self.stdout, self.returncode = lines, code
-
-    def __enter__(self) -> "Run":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
-def test_the_suite_is_timed_with_its_counts(monkeypatch, capsys):
-    monkeypatch.setattr(suite.subprocess, "Popen", lambda *_, **__: Run(["...\n", "7 passed, 2 skipped in 1.2s\n"]))
-    suite.main()
-    found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert (found["passed"], found["skipped"]) == (7, 2)
-    monkeypatch.setattr(suite.subprocess, "Popen", lambda *_, **__: Run(["1 failed\n"], code=1))
-    with pytest.raises(SystemExit):
-        suite.main()
-
-
-def test_the_pipeline_is_timed_and_keeps_metrics_that_git_does_not(monkeypatch, capsys, tmp_path):
-    (tmp_path / "conf").symlink_to(ROOT / "conf")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pipeline.subprocess, "run", lambda *_, **__: Run([]))
-    for outputs in ("outputs", "outputs/world"):
-        write(tmp_path / outputs / "release.json", {"release": "r1"})
-        write(tmp_path / outputs / "metrics" / "graph.json", {"edges": 3})
-    found = [timed(pipeline, monkeypatch, capsys, words) for words in ([], ["data=world"])]
-    assert [each["release"] for each in found] == ["r1", "r1"]
-    assert [each.get("metrics") for each in found] == [None, {"graph": {"edges": 3}}]
-
-
-def test_reports_on_inputs_are_one_object(monkeypatch, capsys, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(inputs.subprocess, "run", lambda *_, **__: Run([]))
-    for name in ("importance", "learning_curve"):
-        write(tmp_path / "outputs" / "reports" / f"{name}.json", {"head": name})
-    assert timed(inputs, monkeypatch, capsys, []).keys() == {"importance", "learning_curve"}
-
-
-def timed(program, monkeypatch, capsys, words: list[str]) -> dict:
-    monkeypatch.setattr("sys.argv", ["program", *words])
-    program.main()
-    return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
 # ---- tables of every benchmark ------------------------------------------------------------------------------------------

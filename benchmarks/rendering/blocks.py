@@ -248,6 +248,8 @@ BLOCKS = {
                 "a durable event, us": lambda f: f["durable_event_us"],
                 "an event in the journal, bytes": lambda f: f["journal_event_bytes"],
                 "an answer in the served log, bytes": lambda f: f["served_answer_bytes"],
+                "a release checked and loaded, s": lambda f: f["load_s"],
+                "a new store built and warm, s": lambda f: f["open_s"],
             }
         ),
         ("serving",),
