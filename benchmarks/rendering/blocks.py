@@ -12,8 +12,9 @@ SAMPLE = "sample"  # outputs/metrics/*.json, which git carries; every other name
 KUAIRAND = "--root $KUAIRAND_ROOT --valid-start 2022-05-01 --test-start 2022-05-03"
 TOYS = "retrieval --sequences $SEQUENCES_FILE --seed"
 
-# Record > what follows `python -m benchmarks.record`; the shortest first.
+# Record > what follows `python -m benchmarks.record`; the shortest first, and before those that read its outputs.
 RECORDS = {
+    "pipeline": "whole.pipeline",
     "serving": "serving --requests 500",
     "scoring": "scoring --candidates 500",
     "scoring-avx2": "--label avx2 scoring --candidates 500",
@@ -23,7 +24,6 @@ RECORDS = {
     "features-20m": "--label 20m features --impressions 20000000",
     "ranker_training": "ranker_training",
     "world": "world --impressions 60000000",
-    "pipeline": "whole.pipeline",
     "index-1m": "--label 1m index --videos 1000000",
     "suite": "whole.suite",
     "features-60m": "--label 60m features --impressions 60000000",
@@ -42,8 +42,8 @@ RECORDS = {
     "ranking-variants": "--label variants ranking "
     f"{KUAIRAND} --held-out valid --seeds 3 --models dcn dcn_transformer dcn_mmoe dcn_ple",
     "framing": "framing --seeds 3",
-    "framing-kuairand": "--label kuairand framing --seeds 3 data=kuairand",
     "pipeline-kuairand": "--label kuairand whole.pipeline data=kuairand",
+    "framing-kuairand": "--label kuairand framing --seeds 3 data=kuairand",
 }
 BEFORE = {"scoring-avx2": "ONEDNN_MAX_CPU_ISA=AVX2 "}  # what stands before the command
 
