@@ -77,6 +77,7 @@ def run(words: list[str], monkeypatch) -> None:
         runpy.run_module(words[1], run_name="__main__") if by_name else runpy.run_path(words[0], run_name="__main__")
 
 
+@pytest.mark.filterwarnings("default")  # as in a stage's own process; Lightning warns of logs this small
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_log_of_this_layout_is_served(layout, tables, project, monkeypatch):
     data, variable, write, overrides = LAYOUTS[layout]
