@@ -15,16 +15,16 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from watchnext import tracking
-from watchnext.dispatch import composed, plain, write_report
-from watchnext.features.batches import FeatureSet
+from watchnext.cli import composed, plain, write_report
+from watchnext.features.dataset.batches import FeatureSet
 from watchnext.metrics import aligned, rounded, shown
 from watchnext.nn.checkpoints import Checkpoints, unfinished
-from watchnext.nn.module import NothingToLearnError, fit_and_measure, tracked
+from watchnext.nn.training import NothingToLearnError, fit_and_measure, tracked
 from watchnext.nn.weights import written_aside
-from watchnext.ranking import fitting
-from watchnext.ranking.trust import trust
-from watchnext.ranking.unranked import UnrankedModule
-from watchnext.retrieval.content import ContentModule
+from watchnext.ranking.analysis.reliability_report import trust
+from watchnext.ranking.models.unranked import UnrankedModule
+from watchnext.ranking.training import fitting
+from watchnext.retrieval.towers.content import ContentModule
 from watchnext.schema import SchemaError
 
 Given = ContentModule | UnrankedModule  # nothing of them is fitted

@@ -18,12 +18,12 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import LambdaCallback
 
 from watchnext import tracking
-from watchnext.dispatch import composed, plain
-from watchnext.features.batches import FeatureSet
+from watchnext.cli import composed, plain
+from watchnext.features.dataset.batches import FeatureSet
 from watchnext.nn.checkpoints import described_folder
-from watchnext.nn.module import NothingToLearnError, fit_network, tracked
-from watchnext.ranking import fitting
-from watchnext.ranking.committee import CommitteeModule
+from watchnext.nn.training import NothingToLearnError, fit_network, tracked
+from watchnext.ranking.models.ensemble import CommitteeModule
+from watchnext.ranking.training import fitting
 from watchnext.schema import SchemaError
 from watchnext.tuning import Study, Trial, overrides_of, space_of
 from watchnext.types import TARGETS

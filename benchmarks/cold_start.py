@@ -30,19 +30,19 @@ import pytorch_lightning as lightning
 import torch
 from omegaconf import DictConfig
 
-from watchnext.data.days import StoredTables
+from watchnext.cli import composed, instantiate
 from watchnext.data.stage import write_stage
-from watchnext.dispatch import composed, instantiate
+from watchnext.data.storage import StoredTables
 from watchnext.features.__main__ import builder_of
-from watchnext.features.batches import FeatureSet
 from watchnext.features.catalogue import Ids
-from watchnext.features.encoding import joined
-from watchnext.features.events import Log
-from watchnext.features.fold import Layout, Reads, State
-from watchnext.features.logs import log_of
-from watchnext.features.replay import read_all
+from watchnext.features.dataset.batches import FeatureSet
+from watchnext.features.encode.encodings import joined
+from watchnext.features.state.events import Log
+from watchnext.features.state.fold import Layout, Reads, State
+from watchnext.features.state.log import log_of
+from watchnext.features.state.replay import read_all
 from watchnext.metrics import rounded
-from watchnext.retrieval.content import ContentModule
+from watchnext.retrieval.towers.content import ContentModule
 from watchnext.schema import FeatureSchema
 from watchnext.types import TARGETS
 

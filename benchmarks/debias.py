@@ -23,19 +23,19 @@ import torch
 from benchmarks.framing import LONG_VIEW, predictions_of
 
 from watchnext import metrics
-from watchnext.data.behaviour import DAY_MS
-from watchnext.data.days import StoredTables, write_tables
-from watchnext.data.logging_policy import Policy
-from watchnext.data.mechanisms import Mechanisms
+from watchnext.cli import composed
 from watchnext.data.splits import TimeSplit
+from watchnext.data.storage import StoredTables, write_tables
 from watchnext.data.validation import validate
-from watchnext.data.world import World
-from watchnext.dispatch import composed
 from watchnext.features.__main__ import builder_of
-from watchnext.features.batches import FeatureSet
-from watchnext.ranking.debias import PositionBias
+from watchnext.features.dataset.batches import FeatureSet
 from watchnext.ranking.figures import mean_and_spread
+from watchnext.ranking.training.debias import PositionBias
 from watchnext.schema import FeatureSchema
+from watchnext.simulator.behaviour import DAY_MS
+from watchnext.simulator.mechanisms import Mechanisms
+from watchnext.simulator.platform.logging_policy import Policy
+from watchnext.simulator.world import World
 
 WAYS = {"plain": [], "position": ["+debias@model.module=position"], "propensity": ["+debias@model.module=propensity"],
         "both": ["+debias@model.module=both"]}  # fmt: skip

@@ -20,13 +20,13 @@ import numpy as np
 import polars as pl
 from numba import njit
 
-from watchnext.data.columns import sound_columns
-from watchnext.data.days import StoredTables, begin, finish, write_day
 from watchnext.data.splits import TimeSplit
+from watchnext.data.storage import StoredTables, begin, finish, write_day
+from watchnext.data.structure import sound_columns
 from watchnext.data.tables import OUTCOMES, DataError, Tables
-from watchnext.features.build import FeatureBuilder
-from watchnext.features.fold import Layout, fold_event
-from watchnext.features.labels import Labels
+from watchnext.features.dataset.build import FeatureBuilder
+from watchnext.features.dataset.labels import Labels
+from watchnext.features.state.fold import Layout, fold_event
 from watchnext.schema import FeatureSchema
 
 FIRST, DAY_MS = date(2025, 3, 10), 86_400_000

@@ -36,18 +36,18 @@ def make_towers(work: Path, videos: int, users: int, steps: int) -> None:
     """World > features > trained towers, in `work`/towers. The last of three days is left over, the second is validation."""
     import pytorch_lightning as pl
 
-    from watchnext.data.canonical import CanonicalTables
-    from watchnext.data.days import StoredTables
+    from watchnext.cli import composed, instantiate
+    from watchnext.data.loaders.canonical import CanonicalTables
     from watchnext.data.splits import TimeSplit
     from watchnext.data.stage import write_stage
-    from watchnext.data.world import World
-    from watchnext.data.world_files import write_world
-    from watchnext.dispatch import composed, instantiate
-    from watchnext.features.batches import FeatureSet
-    from watchnext.features.build import FeatureBuilder
-    from watchnext.features.labels import Labels
+    from watchnext.data.storage import StoredTables
+    from watchnext.features.dataset.batches import FeatureSet
+    from watchnext.features.dataset.build import FeatureBuilder
+    from watchnext.features.dataset.labels import Labels
     from watchnext.nn.weights import written_aside
     from watchnext.schema import FeatureSchema
+    from watchnext.simulator.log_files import write_world
+    from watchnext.simulator.world import World
 
     schema = FeatureSchema.load(Path("conf/features/world.yaml"))
     if not (work / "features" / "report.json").exists():
@@ -70,10 +70,10 @@ def make_catalogue(work: Path, videos: int, folder: Path) -> None:
     import polars as pl
     import torch
 
-    from watchnext.data.world import World
     from watchnext.features.catalogue import Catalogue
-    from watchnext.features.pipeline import FeaturePipeline
+    from watchnext.features.encode.pipeline import FeaturePipeline
     from watchnext.nn.weights import load_network, written_aside
+    from watchnext.simulator.world import World
 
     pipeline = FeaturePipeline.load(work / "features" / "pipeline")
     network = load_network(work / "towers", schema=pipeline.schema, repair="rm -r towers")
@@ -92,8 +92,8 @@ def make_catalogue(work: Path, videos: int, folder: Path) -> None:
 
 
 def build(catalogue: Path, folder: Path, lists: int, compared: int, found: Path) -> None:
-    from watchnext.retrieval.lists import Lists
-    from watchnext.retrieval.segments import VideoIndex
+    from watchnext.retrieval.index.lists import Lists
+    from watchnext.retrieval.index.segments import VideoIndex
 
     vectors = np.load(catalogue / "vectors.npy", mmap_mode="r")
     began, cpu = time.perf_counter(), time.process_time()
@@ -114,9 +114,9 @@ def build(catalogue: Path, folder: Path, lists: int, compared: int, found: Path)
 def search(catalogue: Path, folder: Path, towers: Path, queries: int, found: Path) -> None:
     """Recall and time of every query, one at a time, on one core."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    from watchnext.retrieval.allowed import Shelf
-    from watchnext.retrieval.live import LiveIndex
-    from watchnext.retrieval.segments import VideoIndex
+    from watchnext.retrieval.index.live import LiveIndex
+    from watchnext.retrieval.index.prefilter import Shelf
+    from watchnext.retrieval.index.segments import VideoIndex
 
     vectors, safety = np.load(catalogue / "vectors.npy", mmap_mode="r"), np.load(catalogue / "safety.npy")
     _, creators = np.unique(np.load(catalogue / "creators.npy"), return_inverse=True)
@@ -151,7 +151,7 @@ def _probes(vectors: np.ndarray, queries: np.ndarray, masks: dict[str, np.ndarra
 
 
 def _measured(live, queries: np.ndarray, shelf, name: str, probes: list[dict]) -> dict:
-    from watchnext.retrieval.allowed import Allowed
+    from watchnext.retrieval.index.prefilter import Allowed
 
     for query, probe in zip(queries[:20], probes, strict=False):  # compiles, and fills the caches that serving has full
         live.search(query[None], K, Allowed(shelf, probe["seen"]))

@@ -25,18 +25,18 @@ import torch
 from benchmarks.training import fit_steps, peak_mb
 from torch.profiler import ProfilerActivity, profile
 
-from watchnext.data.days import StoredTables, write_tables
+from watchnext.cli import composed, instantiate
 from watchnext.data.splits import TimeSplit
+from watchnext.data.storage import StoredTables, write_tables
 from watchnext.data.tables import Tables
-from watchnext.data.world import World
-from watchnext.dispatch import composed, instantiate
-from watchnext.features.batches import FeatureSet
-from watchnext.features.build import FeatureBuilder
-from watchnext.features.labels import Labels
+from watchnext.features.dataset.batches import FeatureSet
+from watchnext.features.dataset.build import FeatureBuilder
+from watchnext.features.dataset.labels import Labels
 from watchnext.metrics import rounded
-from watchnext.nn.module import has_amx
-from watchnext.ranking.module import RankingModule
+from watchnext.nn.training import has_amx
+from watchnext.ranking.training.module import RankingModule
 from watchnext.schema import FeatureSchema
+from watchnext.simulator.world import World
 
 WARM, LOOKED_AT = 10, 8  # batches before the clock starts, and batches for the profiler
 ATTRIBUTES = {"user": 29, "video": 39, "context": 5}  # beside user_id, video_id, surface, hour, weekday: 78 in all

@@ -25,17 +25,17 @@ import torch
 from omegaconf import DictConfig
 
 from watchnext import metrics
-from watchnext.data.days import StoredTables, write_tables
+from watchnext.cli import composed, exits_on, instantiate
 from watchnext.data.splits import TimeSplit
+from watchnext.data.storage import StoredTables, write_tables
 from watchnext.data.tables import DataError
 from watchnext.data.validation import validate
-from watchnext.dispatch import composed, exits_on, instantiate
 from watchnext.features.__main__ import builder_of
-from watchnext.features.batches import FeatureSet
-from watchnext.features.encoding import PRIOR
+from watchnext.features.dataset.batches import FeatureSet
+from watchnext.features.encode.encodings import PRIOR
 from watchnext.ranking.__main__ import training_of
-from watchnext.ranking.fitting import fitted
 from watchnext.ranking.scoring import scored
+from watchnext.ranking.training.fitting import fitted
 from watchnext.schema import FeatureSchema
 from watchnext.types import TARGETS
 

@@ -23,15 +23,15 @@ import polars as pl
 import pytorch_lightning as lightning
 from omegaconf import DictConfig
 
-from watchnext.data.sequences import Sequences
+from watchnext.cli import composed, exits_on, instantiate
+from watchnext.data.loaders.sequences import Sequences
 from watchnext.data.tables import DataError
-from watchnext.dispatch import composed, exits_on, instantiate
 from watchnext.metrics import interval, rounded
-from watchnext.nn.module import fit_network
-from watchnext.retrieval.fusion import chosen, in_logs, pooled
-from watchnext.retrieval.leave_one_out import Histories, LeaveOneOut, histories_of, leave_one_out
-from watchnext.retrieval.module import SequenceModule
-from watchnext.retrieval.whole_catalogue import Scorer, best, constant, figures, gains
+from watchnext.nn.training import fit_network
+from watchnext.retrieval.sources.fusion import chosen, in_logs, pooled
+from watchnext.retrieval.towers.module import SequenceModule
+from watchnext.retrieval.towers.sequences.leave_one_out import Histories, LeaveOneOut, histories_of, leave_one_out
+from watchnext.retrieval.towers.sequences.whole_catalogue import Scorer, best, constant, figures, gains
 
 K = 10
 

@@ -21,17 +21,17 @@ import numpy as np
 import torch
 from torch.backends.cpu import get_cpu_capability
 
-from watchnext.dispatch import exits_on
-from watchnext.features.batches import FeatureSet
-from watchnext.lifecycle.agreement import agreement
+from watchnext.cli import exits_on
+from watchnext.features.dataset.batches import FeatureSet
+from watchnext.lifecycle.parity import agreement
 from watchnext.metrics import rounded
-from watchnext.nn.module import has_amx
+from watchnext.nn.training import has_amx
 from watchnext.ranking.scoring import Ranker
-from watchnext.serving.graph import CompiledRanker
-from watchnext.serving.inputs import Inputs
-from watchnext.serving.recommender import Recommender
-from watchnext.serving.release import Release, ReleaseError, last_built
-from watchnext.serving.store import Store
+from watchnext.serving.funnel.query import Inputs
+from watchnext.serving.funnel.recommender import Recommender
+from watchnext.serving.release.compiled import CompiledRanker
+from watchnext.serving.release.release import Release, ReleaseError, last_built
+from watchnext.serving.store.store import Store
 from watchnext.types import Request
 
 WARM = 50  # requests before the clock starts

@@ -13,13 +13,13 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from watchnext.dispatch import exits_on
-from watchnext.serving.answer import Answer
-from watchnext.serving.events import Event
-from watchnext.serving.recommender import Recommender
-from watchnext.serving.release import Release, ReleaseError, current
-from watchnext.serving.served import ServedLog
-from watchnext.serving.store import Store
+from watchnext.cli import exits_on
+from watchnext.serving.funnel.answer import Answer
+from watchnext.serving.funnel.recommender import Recommender
+from watchnext.serving.funnel.served_log import ServedLog
+from watchnext.serving.release.release import Release, ReleaseError, current
+from watchnext.serving.store.events import Event
+from watchnext.serving.store.store import Store
 from watchnext.types import Request
 
 

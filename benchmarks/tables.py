@@ -22,9 +22,9 @@ import numpy as np
 from benchmarks.training import fit, peak_mb
 
 from watchnext.metrics import rounded
-from watchnext.retrieval.leave_one_out import Histories, leave_one_out
-from watchnext.retrieval.module import SequenceModule
-from watchnext.retrieval.whole_catalogue import best, figures
+from watchnext.retrieval.towers.module import SequenceModule
+from watchnext.retrieval.towers.sequences.leave_one_out import Histories, leave_one_out
+from watchnext.retrieval.towers.sequences.whole_catalogue import best, figures
 
 LENGTH, INTEREST, SHARED = 20, 100, 4
 ASKED, MEASURED = 2000, 1_000_000

@@ -28,12 +28,12 @@ import numpy as np
 import pytorch_lightning as lightning
 from omegaconf import DictConfig
 
+from watchnext.cli import composed, instantiate
 from watchnext.data.tables import OUTCOMES
-from watchnext.data.world import World
-from watchnext.dispatch import composed, instantiate
 from watchnext.metrics import rounded
-from watchnext.retrieval.leave_one_out import Histories, LeaveOneOut, leave_one_out
-from watchnext.retrieval.module import SequenceModule
+from watchnext.retrieval.towers.module import SequenceModule
+from watchnext.retrieval.towers.sequences.leave_one_out import Histories, LeaveOneOut, leave_one_out
+from watchnext.simulator.world import World
 
 WARM = 20  # batches before the clock starts
 LARGE = ["retrieval=sequences", "retrieval.module.start=null", "retrieval.module.network.table.sparse=true",

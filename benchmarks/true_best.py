@@ -17,14 +17,14 @@ from pathlib import Path
 import numpy as np
 
 from watchnext import metrics
-from watchnext.data.days import read_tables
-from watchnext.dispatch import composed, exits_on, instantiate
-from watchnext.evaluation.floors import Floors
+from watchnext.cli import composed, exits_on, instantiate
+from watchnext.data.storage import read_tables
+from watchnext.evaluation.baselines import Floors
 from watchnext.evaluation.replay import Replay
-from watchnext.features.batches import FeatureSet
-from watchnext.features.encoding import PRIOR
-from watchnext.serving.recommender import Recommender
-from watchnext.serving.release import Release, ReleaseError, last_built
+from watchnext.features.dataset.batches import FeatureSet
+from watchnext.features.encode.encodings import PRIOR
+from watchnext.serving.funnel.recommender import Recommender
+from watchnext.serving.release.release import Release, ReleaseError, last_built
 from watchnext.types import TARGETS, Request
 
 CANDIDATES, BEST = 500, 10

@@ -1,7 +1,7 @@
 """The simulated world, from nothing to Parquet: `python -m benchmarks.world --impressions 20000000`.
 
 A million viewers and a million videos (fewer below 4 million impressions), as many days as it takes. `impressions_per_s` counts
-all that `python -m watchnext.data world` does but compiling: drawing viewers and videos, the log, writing the three tables.
+all that `python -m watchnext.simulator world` does but compiling: drawing viewers and videos, the log, writing three tables.
 `peak_mb` is the process's highest resident size. The last line is one JSON object.
 """
 
@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from watchnext.data.world import World
-from watchnext.data.world_files import write_world
+from watchnext.simulator.log_files import write_world
+from watchnext.simulator.world import World
 
 PER_USER_DAY = 9.0  # as conf/data/world.yaml
 

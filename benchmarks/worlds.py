@@ -7,10 +7,10 @@ object: log > figure > value, as `python -m watchnext.data compare` prints them.
 import argparse
 import json
 
-from watchnext.data.statistics import statistics_of
+from watchnext.cli import composed, instantiate
+from watchnext.data.card.statistics import statistics_of
 from watchnext.data.tables import Tables
 from watchnext.data.validation import validate
-from watchnext.dispatch import composed, instantiate
 from watchnext.schema import FeatureSchema
 
 WORLDS = ("world", "world_still", "world_popular")

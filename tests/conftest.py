@@ -56,10 +56,10 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
 @pytest.fixture(scope="session")
 def feature_stage():
     """Tables through the feature stage: (schema, tables, split, folder) > what it wrote, in `folder`/features."""
-    from watchnext.data.days import StoredTables, write_tables
-    from watchnext.features.batches import FeatureSet
-    from watchnext.features.build import FeatureBuilder
-    from watchnext.features.labels import Labels
+    from watchnext.data.storage import StoredTables, write_tables
+    from watchnext.features.dataset.batches import FeatureSet
+    from watchnext.features.dataset.build import FeatureBuilder
+    from watchnext.features.dataset.labels import Labels
 
     def through(schema, tables, split, folder: Path, *, min_count: int = 1) -> FeatureSet:
         write_tables(tables, folder / "tables")
@@ -80,9 +80,9 @@ def world_schema():
 @pytest.fixture(scope="session")
 def world_tables(world_schema):
     """Validated tables of 60 users, 150 videos and four days, about 3,000 impressions."""
-    from watchnext.data.mechanisms import Mechanisms
     from watchnext.data.validation import validate
-    from watchnext.data.world import World
+    from watchnext.simulator.mechanisms import Mechanisms
+    from watchnext.simulator.world import World
 
     easily_pleased = Mechanisms(baseline=-1.5)  # so few videos hold little that is good
     world = World(
@@ -109,7 +109,7 @@ def world_folder(feature_stage, world_schema, world_tables, tmp_path_factory) ->
 
 @pytest.fixture(scope="session")
 def world_features(world_folder):
-    from watchnext.features.batches import FeatureSet
+    from watchnext.features.dataset.batches import FeatureSet
 
     return FeatureSet.load(world_folder)
 

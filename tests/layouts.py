@@ -7,9 +7,18 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from watchnext.data.kuairand import FULL, LOG_COLUMNS, OUTCOME_OF, PURE, USER_CODES, USER_NUMBERS, VIDEO_COLUMNS, Edition
+from watchnext.data.loaders.kuairand import (
+    FULL,
+    LOG_COLUMNS,
+    OUTCOME_OF,
+    PURE,
+    USER_CODES,
+    USER_NUMBERS,
+    VIDEO_COLUMNS,
+    Edition,
+)
+from watchnext.data.loaders.vk_lsvd import OUTCOME_OF as VK_OUTCOME_OF
 from watchnext.data.tables import OUTCOMES, Tables
-from watchnext.data.vk_lsvd import OUTCOME_OF as VK_OUTCOME_OF
 
 DAY_MS = 86_400_000
 APRIL = 1_650_384_000_000  # 2022-04-19 16:00 UTC: the 20th begins in Shanghai

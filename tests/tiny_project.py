@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import yaml
 
-from watchnext.data.world import World
+from watchnext.simulator.world import World
 
 ROOT = Path(__file__).resolve().parents[1]
 WORLD = {"users": 120, "videos": 300, "creators": 40, "tags": 12, "days": 5, "impressions_per_user_day": 12.0, "seed": 5}
@@ -21,7 +21,7 @@ TINY = {
     "clock": "release",
     "features": "tiny",
     "utc_offset_h": 0,
-    "loader": {"_target_": "watchnext.data.canonical.CanonicalTables", "root": "logs"},
+    "loader": {"_target_": "watchnext.data.loaders.canonical.CanonicalTables", "root": "logs"},
     "split": {"_target_": "watchnext.data.splits.TimeSplit", "valid_days": 1, "test_days": 1},
 }
 
@@ -51,7 +51,7 @@ def built(folder: Path) -> Path:
     own_logs(folder)
     (folder / "conf" / "data" / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     world = yaml.safe_load((folder / "conf" / "data" / "world.yaml").read_text())
-    world["loader"] = {"_target_": "watchnext.data.world.World", **WORLD}
+    world["loader"] = {"_target_": "watchnext.simulator.world.World", **WORLD}
     (folder / "conf" / "data" / "world.yaml").write_text(yaml.safe_dump(world, sort_keys=False))
     schema = yaml.safe_load((folder / "conf" / "features" / "world.yaml").read_text())
     schema["features"]["plan"] = {"kind": "categorical", "entity": "user", "nullable": True}

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from watchnext.dispatch import composed
+from watchnext.cli import composed
 
 
 def main() -> None:

@@ -45,3 +45,13 @@ def files_below(folder: Path, *, but: str) -> list[str]:
     """Every file below, relative, sorted, without the one called `but`."""
     paths = (path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if not path.is_dir())
     return sorted(path for path in paths if path != but)
+
+
+def link(folder: Path, name: str, target: str) -> None:
+    """Point the link `name` in `folder` at `target`, in one step that a crash cannot halve."""
+    folder = Path(folder)
+    aside = folder / f".{name}-{os.getpid()}"
+    aside.unlink(missing_ok=True)
+    os.symlink(target, aside)
+    os.replace(aside, folder / name)
+    synced(folder)

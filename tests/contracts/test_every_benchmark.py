@@ -119,7 +119,7 @@ def sequences(bare) -> Path:
 @pytest.fixture
 def kuairand(bare) -> Path:
     """The published layout in kuairand/: 30 viewers, 50 videos, 1,200 impressions of four days."""
-    from watchnext.data.kuairand import LOG_COLUMNS, PURE, USER_CODES, USER_NUMBERS, VIDEO_COLUMNS
+    from watchnext.data.loaders.kuairand import LOG_COLUMNS, PURE, USER_CODES, USER_NUMBERS, VIDEO_COLUMNS
 
     random, log = np.random.default_rng(0), []
     for i in range(1200):

@@ -8,25 +8,25 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from watchnext.features.batches import NO_INPUTS
-from watchnext.features.encoding import InputSizes
+from watchnext.features.dataset.batches import NO_INPUTS
+from watchnext.features.encode.encodings import InputSizes
 from watchnext.metrics import auc
 from watchnext.nn.export import export_graph
 from watchnext.nn.weights import build_network, load_network
-from watchnext.ranking.boosted import BoostedModule
-from watchnext.ranking.committee import CommitteeModule
-from watchnext.ranking.forest import INPUT
 from watchnext.ranking.heads import WATCH, Scorer, predictions
-from watchnext.ranking.losses import MultiTask
-from watchnext.ranking.module import RankingModule
-from watchnext.ranking.trees import forest_of
+from watchnext.ranking.models.ensemble import CommitteeModule
+from watchnext.ranking.models.trees.boosted import BoostedModule
+from watchnext.ranking.models.trees.forest import INPUT
+from watchnext.ranking.models.trees.network import forest_of
+from watchnext.ranking.training.losses import MultiTask
+from watchnext.ranking.training.module import RankingModule
 from watchnext.ranking.watch_time.head import WatchTime
-from watchnext.retrieval.content import ContentModule
-from watchnext.retrieval.module import RetrievalModule, nearest_interest
-from watchnext.retrieval.negatives import Drawn
-from watchnext.retrieval.two_tower import OneViewer
+from watchnext.retrieval.towers.content import ContentModule
+from watchnext.retrieval.towers.module import RetrievalModule, nearest_interest
+from watchnext.retrieval.towers.negatives import Drawn
+from watchnext.retrieval.towers.two_tower import OneViewer
 from watchnext.schema import FeatureSchema, SchemaError
-from watchnext.serving.graph import Graph
+from watchnext.serving.release.compiled import Graph
 from watchnext.types import TARGETS
 
 CONF = Path(__file__).resolve().parents[2] / "conf"

@@ -1,20 +1,18 @@
 """`python -m watchnext.data tables` and what else is done to raw logs."""
 
-import os
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-from watchnext.data.canonical import CanonicalTables, sources_of
-from watchnext.data.columns import sound_columns
-from watchnext.data.findings import findings, notes
-from watchnext.data.guide import guide
-from watchnext.data.profile import profile
+from watchnext.cli import dispatch, instantiate, plain
+from watchnext.data.card.statistics import statistics_of
+from watchnext.data.check.describe import guide
+from watchnext.data.check.findings import findings, notes
+from watchnext.data.check.profile import profile
+from watchnext.data.loaders.canonical import CanonicalTables, sources_of
 from watchnext.data.stage import write_stage
-from watchnext.data.statistics import statistics_of
+from watchnext.data.structure import sound_columns
 from watchnext.data.tables import DataError, Tables
-from watchnext.data.world_files import write_world
-from watchnext.dispatch import dispatch, instantiate, plain
 from watchnext.schema import FeatureSchema, SchemaError
 
 NO_LOG = "there are no impressions: the release will know the catalogue alone (content and freshness), nothing is learned"
@@ -50,22 +48,9 @@ def tables(config: DictConfig) -> None:
         print(NO_LOG)
 
 
-def world(config: DictConfig) -> None:
-    """Simulate a platform, its log to `out` (users= videos= days= out=; data=world_still, data=world_popular)."""
-    if not config.out or not config.data.loader._target_.endswith(".World"):
-        raise DataError(
-            f"data is {config.data.name!r} and out is {config.out!r}; run `python -m watchnext.data world out=DIR` with one "
-            "of the worlds: data=world, data=world_still, data=world_popular"
-        )
-    simulated, folder = instantiate(config.data.loader), Path(config.out)
-    written = write_world(simulated, folder, threads=len(os.sched_getaffinity(0)))
-    users, videos = len(simulated.viewers), len(simulated.catalogue)
-    print(f"{folder}: {written:,} impressions, {users:,} users, {videos:,} videos, {simulated.days} days")
-
-
 def compare(config: DictConfig) -> None:
     """Lay the logs in PATHS beside each other: a table of figures, and a picture of curves in `out`, where that is set."""
-    from watchnext.data.comparison import markdown, picture  # matplotlib takes a while
+    from watchnext.data.card.comparison import markdown, picture  # matplotlib takes a while
 
     if not config.paths:
         raise DataError("there are no PATHS; run `python -m watchnext.data compare FOLDER FOLDER out=docs/world.png`")
@@ -110,15 +95,11 @@ def describe(config: DictConfig) -> None:
     print(guide(schema_of(config)))
 
 
-WORLD_KEYS = {key: f"data.loader.{key}" for key in ("users", "videos", "days", "seed")}
-
 if __name__ == "__main__":
-    commands = {"tables": tables, "world": world, "compare": compare, "check": check, "describe": describe}
+    commands = {"tables": tables, "compare": compare, "check": check, "describe": describe}
     dispatch(
         "watchnext.data",
         commands,
         (DataError, SchemaError),
         leading={"check": "path", "compare": "paths..."},
-        presets={"world": "data=world"},
-        short={"world": WORLD_KEYS},
     )

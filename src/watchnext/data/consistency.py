@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from watchnext.data.columns import expected_columns
+from watchnext.data.structure import expected_columns
 from watchnext.data.tables import LATEST_MS, TABLES
 from watchnext.schema import FeatureSchema
 

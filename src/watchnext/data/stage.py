@@ -12,15 +12,15 @@ from pathlib import Path
 import polars as pl
 from tqdm import tqdm
 
-from watchnext.data.canonical import CanonicalTables, DayFiles
-from watchnext.data.columns import absent_outcomes
+from watchnext.code_digest import code_of
 from watchnext.data.consistency import Evidence, contradictions, merged, offset_hint
-from watchnext.data.days import Day, StoredTables, begin, by_day, finish, read_parquet, write_day
-from watchnext.data.loaders import REJECTED, Loader
+from watchnext.data.loaders.canonical import CanonicalTables, DayFiles
+from watchnext.data.loaders.loaded import REJECTED, Loader
+from watchnext.data.storage import Day, StoredTables, begin, by_day, finish, read_parquet, write_day
+from watchnext.data.structure import absent_outcomes
 from watchnext.data.tables import OUTCOMES, DataError, Tables
 from watchnext.data.validation import UNKNOWN, Validated, validate, validate_day
 from watchnext.schema import FeatureSchema
-from watchnext.sources import code_of
 
 BATCH_BYTES = 1 << 18  # days of fewer are read and checked together: one alone costs about as much as so many
 

@@ -7,9 +7,9 @@ import pandera.polars as pa
 import polars as pl
 from pandera.errors import SchemaErrors
 
-from watchnext.data.columns import FLOATS, Expected, expected_columns, sound_columns
 from watchnext.data.consistency import Evidence, evidence_of, is_in_another_unit
-from watchnext.data.loaders import REJECTED
+from watchnext.data.loaders.loaded import REJECTED
+from watchnext.data.structure import FLOATS, Expected, expected_columns, sound_columns
 from watchnext.data.tables import ID_BYTES, DataError, Tables, in_order
 from watchnext.schema import FeatureSchema
 

@@ -7,20 +7,20 @@ import polars as pl
 from omegaconf import DictConfig
 
 from watchnext import tracking
-from watchnext.data.days import read_tables
+from watchnext.cli import dispatch, plain, write_report
+from watchnext.data.storage import read_tables
 from watchnext.data.tables import DataError
-from watchnext.dispatch import dispatch, plain, write_report
 from watchnext.evaluation.funnel import funnel_metrics, lost
 from watchnext.evaluation.plots import retrieval_plot
 from watchnext.evaluation.replay import Replay, ranking_metrics, skew
 from watchnext.evaluation.retrieval import popularity_of, retrieval_metrics
 from watchnext.evaluation.text import table
-from watchnext.features.batches import FeatureSet
-from watchnext.features.regimes import REGIMES
+from watchnext.features.dataset.batches import FeatureSet
+from watchnext.features.dataset.freshness import REGIMES
 from watchnext.metrics import rounded
 from watchnext.ranking.scoring import Ranker
 from watchnext.schema import SchemaError
-from watchnext.serving.release import Release, ReleaseError, last_built
+from watchnext.serving.release.release import Release, ReleaseError, last_built
 from watchnext.types import TARGETS
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from watchnext import metrics
-from watchnext.evaluation.floors import Floors
-from watchnext.features.fold import HOUR_MS
+from watchnext.evaluation.baselines import Floors
+from watchnext.features.state.fold import HOUR_MS
 from watchnext.reranking.rules import Filter
-from watchnext.serving.recommender import Recommender
+from watchnext.serving.funnel.recommender import Recommender
 from watchnext.types import Request, Scored, Slate
 
 # Where a video that is watched later ends: not named, taken out by a filter, valued too low, kept out of the slate by a cap,

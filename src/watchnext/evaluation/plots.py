@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from watchnext.data.plots import save
+from watchnext.data.card.plots import save
 from watchnext.evaluation.text import depths_of, named_lists
 from watchnext.metrics import shown
 

@@ -17,15 +17,15 @@ from tqdm import tqdm
 from watchnext import metrics
 from watchnext.data.tables import OUTCOMES, Tables, known_at
 from watchnext.evaluation.funnel import Follower, Funnel
-from watchnext.features.events import in_order
-from watchnext.features.fold import SHOWN
-from watchnext.features.regimes import day_starts
+from watchnext.features.dataset.freshness import day_starts
+from watchnext.features.state.events import in_order
+from watchnext.features.state.fold import SHOWN
 from watchnext.ranking.figures import apart, of_head
 from watchnext.ranking.heads import WATCH
-from watchnext.serving.events import Event
-from watchnext.serving.recommender import Recommender
-from watchnext.serving.release import Release
-from watchnext.serving.store import Store
+from watchnext.serving.funnel.recommender import Recommender
+from watchnext.serving.release.release import Release
+from watchnext.serving.store.events import Event
+from watchnext.serving.store.store import Store
 from watchnext.types import TARGETS, Request
 
 PROBABILITIES = TARGETS[:WATCH]

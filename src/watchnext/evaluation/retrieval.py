@@ -14,7 +14,7 @@ import polars as pl
 from watchnext import metrics
 from watchnext.evaluation.funnel import Funnel
 from watchnext.features.catalogue import Ids
-from watchnext.ranking.reliability import buckets
+from watchnext.ranking.calibration.reliability import buckets
 
 VIDEO_AGE_H = (24.0, 168.0)
 WATCHES = (1.0, 5.0, 20.0)

@@ -7,12 +7,12 @@ from pathlib import Path
 import polars as pl
 from omegaconf import DictConfig
 
-from watchnext.data.days import StoredTables
+from watchnext.cli import dispatch, instantiate, write_report
+from watchnext.data.storage import StoredTables
 from watchnext.data.tables import DataError
-from watchnext.dispatch import dispatch, instantiate, write_report
-from watchnext.features.build import FeatureBuilder
-from watchnext.features.fold import Layout
-from watchnext.features.labels import Labels
+from watchnext.features.dataset.build import FeatureBuilder
+from watchnext.features.dataset.labels import Labels
+from watchnext.features.state.fold import Layout
 from watchnext.schema import FeatureSchema, SchemaError
 
 
@@ -66,8 +66,8 @@ def _require_long_views(path: Path, labels: Labels) -> None:
 def tripwire(config: DictConfig) -> int:
     """Fail where a feature knows what it cannot know: 1, naming feature, figure, threshold and what to do."""
     # They bring torch, without which `build` starts sooner.
-    from watchnext.features.batches import FeatureSet
-    from watchnext.features.tripwire import Tripwire
+    from watchnext.features.dataset.batches import FeatureSet
+    from watchnext.features.leakage.checks import Tripwire
 
     outputs = Path(config.data.outputs)
     stored = StoredTables.open(outputs / "tables")
@@ -92,9 +92,9 @@ def tripwire(config: DictConfig) -> int:
 def card(config: DictConfig) -> None:
     """Describe the tables, and how full viewers' records are, in OUT/data_card.md with plots (out=docs)."""
     # They bring matplotlib, without which the other commands start sooner.
-    from watchnext.data.card import Occupancy, write_card
-    from watchnext.data.figures import DataSet
-    from watchnext.features.occupancy import used_bytes_of
+    from watchnext.data.card.card import Occupancy, write_card
+    from watchnext.data.card.figures import DataSet
+    from watchnext.features.state.size import used_bytes_of
 
     if not config.out:
         raise DataError(f"out is {config.out}; run `python -m watchnext.features card data={config.data.name} out=docs`")

@@ -8,16 +8,16 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from watchnext import tracking
-from watchnext.dispatch import dispatch, optioned, plain
+from watchnext.cli import dispatch, optioned, plain
 from watchnext.lifecycle import pipeline as stages
 from watchnext.lifecycle.promote import enter, model_name, promote, serving_id
 from watchnext.schema import SchemaError
-from watchnext.serving.release import ReleaseError
+from watchnext.serving.release.release import ReleaseError
 
 
 def release(config: DictConfig) -> None:
     """Assemble a release from the trained parts and register it as challenger; the first one serves at once."""
-    from watchnext.features.batches import FeatureSet
+    from watchnext.features.dataset.batches import FeatureSet
     from watchnext.lifecycle.build import ReleaseBuilder
 
     outputs = Path(config.data.outputs)

@@ -7,19 +7,19 @@ from pathlib import Path
 
 import torch
 
-from watchnext.features.batches import FeatureSet
-from watchnext.lifecycle.agreement import CANDIDATE_INPUTS, agreement, require_agreement
+from watchnext.features.dataset.batches import FeatureSet
+from watchnext.lifecycle.parity import CANDIDATE_INPUTS, agreement, require_agreement
 from watchnext.monitoring.reference import reference
 from watchnext.nn.export import export_graph
 from watchnext.nn.weights import fingerprint, load_network
-from watchnext.ranking.forest import INPUT
 from watchnext.ranking.heads import Scorer
+from watchnext.ranking.models.trees.forest import INPUT
+from watchnext.ranking.models.trees.network import forest_of
+from watchnext.ranking.models.unranked import Unranked
 from watchnext.ranking.scoring import Ranker
-from watchnext.ranking.trees import forest_of
-from watchnext.ranking.unranked import Unranked
-from watchnext.retrieval.two_tower import OneViewer
-from watchnext.serving.graph import TREES, CompiledRanker
-from watchnext.serving.release import aside, assemble, publish
+from watchnext.retrieval.towers.two_tower import OneViewer
+from watchnext.serving.release.compiled import TREES, CompiledRanker
+from watchnext.serving.release.release import aside, assemble, publish
 from watchnext.types import TARGETS
 
 QUERY_INPUTS = (
@@ -39,7 +39,7 @@ EXAMPLE = 3  # candidates the graph is traced with; any number may follow
 @dataclass(frozen=True)
 class Built:
     """The release's folder, whether it is `new` there, and how near the compiled ranker is to the trained one
-    (lifecycle/agreement.py); empty without one."""
+    (lifecycle/parity.py); empty without one."""
 
     folder: Path
     new: bool

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from watchnext import tracking
-from watchnext.serving.manifest import verified
-from watchnext.serving.release import ReleaseError, current, switch
+from watchnext.serving.release.manifest import verified
+from watchnext.serving.release.release import ReleaseError, current, switch
 
 
 def model_name(data: str) -> str:

@@ -7,16 +7,16 @@ import polars as pl
 from omegaconf import DictConfig
 
 from watchnext import tracking
-from watchnext.dispatch import dispatch, plain, write_report
-from watchnext.features.batches import FeatureSet
+from watchnext.cli import dispatch, plain, write_report
+from watchnext.features.dataset.batches import FeatureSet
 from watchnext.metrics import rounded
 from watchnext.monitoring.drift import Drift, drift_report
 from watchnext.monitoring.reference import reference
 from watchnext.ranking.scoring import Ranker
 from watchnext.schema import FeatureSchema, SchemaError
-from watchnext.serving.manifest import ReleaseError
-from watchnext.serving.release import current, last_built
-from watchnext.serving.served import shown
+from watchnext.serving.funnel.served_log import shown
+from watchnext.serving.release.manifest import ReleaseError
+from watchnext.serving.release.release import current, last_built
 
 
 def tests_of(columns: list[str], schema: FeatureSchema) -> dict[str, str]:

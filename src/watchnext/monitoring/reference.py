@@ -2,9 +2,9 @@
 
 import polars as pl
 
-from watchnext.features.batches import FeatureSet
+from watchnext.features.dataset.batches import FeatureSet
 from watchnext.ranking.scoring import Ranker
-from watchnext.serving.inputs import named
+from watchnext.serving.funnel.query import named
 from watchnext.types import TARGETS
 
 ROWS = 10_000

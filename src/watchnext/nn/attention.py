@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from watchnext.features.encoding import InputSizes
+from watchnext.features.encode.encodings import InputSizes
 from watchnext.nn.embeddings import VideoFeatures
 
 FAR = -1e9  # logit of a place that holds nothing

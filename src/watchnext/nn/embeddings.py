@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from watchnext.features.encoding import InputSizes
+from watchnext.features.encode.encodings import InputSizes
 from watchnext.nn.tables import FULL, Table
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from safetensors.torch import load_model, save_file
 from torch import Tensor, nn
 
-from watchnext.features.encoding import InputSizes
+from watchnext.features.encode.encodings import InputSizes
 from watchnext.files import sha256_of
 from watchnext.schema import FeatureSchema
 

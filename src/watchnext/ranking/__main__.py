@@ -13,16 +13,16 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from watchnext import tracking
-from watchnext.dispatch import dispatch, instantiate, plain, write_report
-from watchnext.features.batches import FeatureSet
+from watchnext.cli import dispatch, instantiate, plain, write_report
+from watchnext.features.dataset.batches import FeatureSet
 from watchnext.metrics import rounded
+from watchnext.ranking.analysis.ablation import ablation, learning_curve
+from watchnext.ranking.analysis.importance import importance
+from watchnext.ranking.analysis.plots import learning_curve_plot, trade_off_plot, worse_plot
+from watchnext.ranking.analysis.trade_off import Point, markdown, mean_of_top, trade_off
 from watchnext.ranking.figures import markdown_of
-from watchnext.ranking.groups import groups_of
-from watchnext.ranking.importance import importance
-from watchnext.ranking.plots import learning_curve_plot, trade_off_plot, worse_plot
-from watchnext.ranking.retrained import ablation, learning_curve
 from watchnext.ranking.scoring import Ranker, held_out_rows
-from watchnext.ranking.trade_off import Point, markdown, mean_of_top, trade_off
+from watchnext.ranking.training.groups import groups_of
 from watchnext.schema import SchemaError
 from watchnext.types import TARGETS
 

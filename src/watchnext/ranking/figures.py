@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from watchnext import metrics
+from watchnext.ranking.calibration.reliability import DURATION_S
 from watchnext.ranking.heads import WATCH
-from watchnext.ranking.reliability import DURATION_S
 from watchnext.types import TARGETS
 
 TITLES = {"auc": "AUC", "gauc": "GAUC", "logloss": "log loss"}

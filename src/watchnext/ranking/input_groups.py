@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from watchnext.features.encoding import names_of
-from watchnext.features.pipeline import COUNTER_ENTITIES, FeaturePipeline
+from watchnext.features.encode.encodings import names_of
+from watchnext.features.encode.pipeline import COUNTER_ENTITIES, FeaturePipeline
 from watchnext.schema import Feature
 
 GROUPS = {

@@ -11,9 +11,9 @@ import torch
 from tqdm import tqdm
 
 from watchnext.data.splits import SPLITS
-from watchnext.features.batches import FeatureSet
+from watchnext.features.dataset.batches import FeatureSet
 from watchnext.nn.weights import load_network
-from watchnext.ranking.calibration import Calibration
+from watchnext.ranking.calibration.calibration import Calibration
 from watchnext.ranking.heads import Scorer
 from watchnext.schema import FeatureSchema
 from watchnext.types import TARGETS

@@ -5,17 +5,17 @@ from pathlib import Path
 import numpy as np
 from omegaconf import DictConfig
 
-from watchnext.data.days import StoredTables
+from watchnext.cli import dispatch, instantiate, plain, write_report
+from watchnext.data.storage import StoredTables
 from watchnext.data.tables import DataError
-from watchnext.dispatch import dispatch, instantiate, plain, write_report
 from watchnext.features.arrays import save_arrays
-from watchnext.features.batches import FeatureSet
+from watchnext.features.dataset.batches import FeatureSet
 from watchnext.nn.weights import fingerprint
-from watchnext.retrieval.graph import linked
-from watchnext.retrieval.guard import Probe
-from watchnext.retrieval.index import VideoIndexError
-from watchnext.retrieval.logs import counted, training_watches
-from watchnext.retrieval.segments import VideoIndex
+from watchnext.retrieval.index.recall_check import Probe
+from watchnext.retrieval.index.segments import VideoIndex
+from watchnext.retrieval.index.vectors import VideoIndexError
+from watchnext.retrieval.sources.graph import linked
+from watchnext.retrieval.sources.log import counted, training_watches
 
 
 def probe_of(towers: Path, features: FeatureSet, limit: int) -> Probe:

@@ -6,16 +6,16 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from watchnext.cli import dispatch, write_report
 from watchnext.data.tables import DataError
-from watchnext.dispatch import dispatch, write_report
 from watchnext.metrics import aligned
 from watchnext.schema import SchemaError
-from watchnext.serving.batch import precompute
-from watchnext.serving.environment import StoreError
-from watchnext.serving.manifest import ReleaseError
-from watchnext.serving.recommender import Recommender
-from watchnext.serving.release import Release, current
-from watchnext.serving.store import Store, build_store
+from watchnext.serving.funnel.precomputed import precompute
+from watchnext.serving.funnel.recommender import Recommender
+from watchnext.serving.release.manifest import ReleaseError
+from watchnext.serving.release.release import Release, current
+from watchnext.serving.store.environment import StoreError
+from watchnext.serving.store.store import Store, build_store
 
 
 def store(config: DictConfig) -> None:
@@ -51,7 +51,7 @@ def recommendations(config: DictConfig) -> None:
 def build_state(config: DictConfig) -> None:
     """Build or catch up the store from a log (--log DIR), beside the one that serves; they switch with the release."""
     # It brings the validation of tables, without which the other commands start sooner.
-    from watchnext.serving import state
+    from watchnext.serving.store import from_log as state
 
     if config.log is None:
         raise StoreError("log is null, expected a folder; run `python -m watchnext.serving state build --log DIR`")

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from watchnext.nn.module import NothingToLearnError
+from watchnext.nn.training import NothingToLearnError
 from watchnext.ranking.watch_time.expectation import group_of
 
 SHORTEST_S = 1e-3  # a duration below it is unknown

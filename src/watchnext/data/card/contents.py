@@ -1,0 +1,119 @@
+"""What each column of a table holds: type, unit, missing values, range. Aggregates only: no id, no rare category is shown."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from watchnext.data.card.distribution import quantiles
+from watchnext.data.card.figures import collected, counted
+from watchnext.data.structure import Expected, expected_columns
+from watchnext.data.tables import Id
+from watchnext.schema import FeatureSchema
+
+LEVELS = (0.05, 0.5, 0.95)
+SHOWN = 4  # most frequent categories that are named,
+RAREST = 0.001  # each of at least this part of the values
+LARGEST = 50  # a column of more different categories names none: it may tell of one user alone
+LETTERS = 24
+NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class Content:
+    """values: low / 5% / median / 95% / high of numbers, the most frequent of categories, how many different of ids."""
+
+    column: str
+    type: str
+    unit: str
+    missing: int
+    values: str
+
+
+def contents(table: str, frame: pl.LazyFrame, schema: FeatureSchema) -> Iterator[Content]:
+    """Every column of a table that is there, in declared order."""
+    types = frame.collect_schema()
+    missing = collected(frame.select(pl.all().null_count()))
+    for name, expected in expected_columns(table, schema).items():
+        if name in types:
+            values = _values(frame.select(name).drop_nulls(), name, types[name], expected)
+            yield Content(name, str(types[name]), _unit(expected), missing[name].item(), values)
+
+
+def _unit(expected: Expected) -> str:
+    return (expected.feature and expected.feature.unit) or (expected.column and expected.column.unit) or ""
+
+
+def _values(known: pl.LazyFrame, name: str, kind: pl.DataType, expected: Expected) -> str:
+    value = pl.col(name)
+    if name == "request_id":  # they grow with the log; how many there are, `figures.Figures` counts from their order
+        return NOTHING
+    if name == "fingerprint" or (expected.column is not None and expected.column.types == Id):
+        return different(collected(known.select(value.n_unique())).item())
+    if "UTC" in _unit(expected):
+        return _range(known, pl.from_epoch(value, time_unit="ms").dt.date())
+    if kind == pl.Date:
+        return _range(known, value)
+    if isinstance(kind, pl.List):
+        return f"{_numbers(known, value.list.len())} entries".removeprefix(f"{NOTHING} entries") or NOTHING
+    if kind == pl.Boolean:
+        return f"{percent(_mean(known, value))} true"
+    if kind == pl.String or (expected.feature is not None and expected.feature.kind == "categorical"):
+        return _categories(counted(known, value, name), name)
+    return _numbers(known, value)
+
+
+def _mean(known: pl.LazyFrame, value: pl.Expr) -> float:
+    mean = collected(known.select(value.mean())).item()
+    return float("nan") if mean is None else mean
+
+
+def different(number: int) -> str:
+    return f"{number:,} different" if number else NOTHING
+
+
+def _range(known: pl.LazyFrame, value: pl.Expr) -> str:
+    low, high = collected(known.select(low=value.min().cast(pl.String), high=value.max().cast(pl.String))).row(0)
+    return NOTHING if low is None else f"{low} to {high}"
+
+
+def _categories(counts: pl.DataFrame, name: str) -> str:
+    if not 0 < len(counts) <= LARGEST:
+        return different(len(counts))
+    total = counts["impressions"].sum()
+    first = counts.sort("impressions", descending=True, maintain_order=True).head(SHOWN)
+    first = first.filter(pl.col("impressions") >= RAREST * total)
+    named = [f"{plain(value)} {percent(number / total)}" for value, number in first.select(name, "impressions").iter_rows()]
+    others = len(counts) - len(first)
+    return ", ".join([*named, f"{others} other{'s' if others > 1 else ''}"] if others else named)
+
+
+def _numbers(known: pl.LazyFrame, value: pl.Expr) -> str:
+    """The quantiles to three digits, for then there are few different values, however long the log."""
+    rounded = value.cast(pl.Float64).round_sig_figs(3).alias("rounded")
+    found = known.group_by(rounded).agg(pl.len().alias("impressions"), low=value.min(), high=value.max())
+    found = collected(found).sort("rounded")
+    if found.is_empty():
+        return NOTHING
+    if found["low"].min() == found["high"].max():
+        return number(found["low"].min())
+    middle = quantiles(found["rounded"].to_numpy(), found["impressions"].to_numpy(), LEVELS)
+    return " / ".join(map(number, [found["low"].min(), *middle.tolist(), found["high"].max()]))
+
+
+def number(value: float) -> str:
+    """Whole numbers whole, others to three digits; nan is a dash."""
+    if np.isnan(value):
+        return NOTHING
+    return f"{value:,.0f}" if value == round(value) or abs(value) >= 100 else f"{value:.3g}"
+
+
+def percent(part: float) -> str:
+    return NOTHING if np.isnan(part) else f"{100 * part:.3g}%"
+
+
+def plain(value: object) -> str:
+    """A value of a log as a word in a Markdown table."""
+    word = str(value) if len(str(value)) <= LETTERS else f"{str(value)[:LETTERS]}..."
+    return "`" + "".join(letter if letter.isprintable() and letter not in "`|" else "?" for letter in word) + "`"

@@ -1,0 +1,58 @@
+"""What the three tables must look like, in Markdown, from what declares them."""
+
+import inspect
+
+from watchnext.data.loaders import csv as delimited
+from watchnext.data.loaders.canonical import CanonicalTables
+from watchnext.data.structure import INTEGERS, Expected, expected_columns
+from watchnext.data.tables import ID_BYTES, OUTCOMES, TABLES
+from watchnext.data.validation import KEYS
+from watchnext.schema import FeatureSchema
+
+HEADER = "| column | type | unit | may be missing | bounds | is |\n|---|---|---|---|---|---|"
+
+
+def guide(schema: FeatureSchema) -> str:
+    """Every column of every table with its type, unit, nulls and bounds, then how files may be laid out."""
+    parts = [_table(table, schema) for table in TABLES]
+    layout = inspect.cleandoc(CanonicalTables.__doc__).split("\n\n")[0]
+    how = f"An id is a string of 1 to {ID_BYTES} bytes or an Int64, one kind a data set."
+    return "\n\n".join([*parts, f"## Files\n\n{how}\n\n{layout}\n\n{inspect.cleandoc(delimited.__doc__)}"])
+
+
+def _table(table: str, schema: FeatureSchema) -> str:
+    rows = [_row(one) for one in expected_columns(table, schema).values()]
+    return "\n".join([f"## {table}\n\nOne row per {', '.join(KEYS[table])}.\n\n{HEADER}", *rows])
+
+
+def _row(one: Expected) -> str:
+    feature, column = one.feature, one.column
+    unit = (feature and feature.unit) or (column and column.unit) or ""
+    part = f"{feature.kind} feature" if feature else "structure"
+    cells = (f"`{one.name}`", _types(one), unit, _missing(one), _bounds(one), part)
+    return f"| {' | '.join(cells)} |"
+
+
+def _types(one: Expected) -> str:
+    """Any integer is said once."""
+    if len(one.types) <= len(INTEGERS):
+        return " or ".join(map(str, one.types))
+    whole = [str(kind) for kind in one.types if "Int" in str(kind)]
+    others = [str(kind) for kind in one.types if "Int" not in str(kind)]
+    return " or ".join([*others, "List of integers" if "List" in whole[0] else "any integer"])
+
+
+def _missing(one: Expected) -> str:
+    """Null, or the whole column absent."""
+    if one.name in OUTCOMES:
+        return "yes, counts as false"
+    return "yes" if one.nullable else "no"
+
+
+def _bounds(one: Expected) -> str:
+    if one.column is not None and one.column.choices:
+        return ", ".join(one.column.choices)
+    said = [*(f"at least {low:.15g}" for low in sorted(one.lows)), *(f"at most {high:.15g}" for high in sorted(one.highs))]
+    if one.feature is not None and one.feature.kind == "vector":
+        said.append(f"{one.feature.dimension} numbers")
+    return ", ".join(said)

@@ -1,0 +1,1 @@
+"""Published and own layouts > the canonical tables, one file a layout."""

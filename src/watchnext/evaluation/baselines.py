@@ -1,0 +1,64 @@
+"""What costs nothing and must be beaten: popularity over three spans of time, and chance."""
+
+import hashlib
+
+import numpy as np
+
+from watchnext.features.state import history
+from watchnext.features.state.counters import LN2
+from watchnext.features.state.fold import HOUR_MS
+from watchnext.serving.release.release import Release
+from watchnext.serving.store.store import Store
+from watchnext.types import Request
+
+
+class Floors:
+    """Rankings of the whole catalogue for a request, `depth` long, seen and not yet uploaded videos left out.
+
+    popular         by the log's own flags of long views before the held-out days, undecayed as nearly as the state keeps
+                    it (its longest half-life)
+    recent popular  by the shortest half-life of at least a day
+    popular now     by the shortest half-life
+    random          by chance, seeded by the request
+    """
+
+    def __init__(self, release: Release, store: Store, *, depth: int) -> None:
+        self._release, self._store, self._depth = release, store, depth
+        state = release.pipeline.schema.state
+        self._half_lives = state.half_lives_h
+        count = "long_view" if "long_view" in state.counts else state.counts[0]
+        self._first = 1 + state.counts.index(count) * len(self._half_lives)
+        self._popular = self._decayed(release.state.videos, release.as_of_ms, max(self._half_lives))
+        self._recent = min((h for h in self._half_lives if h >= 24), default=max(self._half_lives))
+        self._upload_ms = np.nan_to_num(np.array(release.catalogue.upload_ms), nan=-np.inf)
+
+    def of(self, request: Request) -> dict[str, np.ndarray]:
+        """Floor name > rows (at most depth,), best first."""
+        layout = self._release.layout
+        allowed = self._upload_ms <= request.as_of_ms
+        allowed[history.seen(self._store.viewer(request.user_id), layout.at_seen, layout.seen)] = False
+        seed = int.from_bytes(hashlib.sha256(request.request_id.encode()).digest()[:8], "big")
+        values = {
+            "popular": self._popular,
+            "recent popular": self._decayed(self._store.videos, request.as_of_ms, self._recent),
+            "popular now": self._decayed(self._store.videos, request.as_of_ms, min(self._half_lives)),
+            "random": np.random.default_rng(seed).random(len(allowed)),
+        }
+        return {name: best(value, allowed, self._depth) for name, value in values.items()}
+
+    def _decayed(self, videos: np.ndarray, as_of_ms: float, half_life_h: float) -> np.ndarray:
+        slot = self._first + self._half_lives.index(half_life_h)
+        return videos[:, slot] * np.exp(-np.maximum(as_of_ms - videos[:, 0], 0.0) * LN2 / (half_life_h * HOUR_MS))
+
+
+def best(values: np.ndarray, allowed: np.ndarray, k: int) -> np.ndarray:
+    """The `k` rows (at most k,) of the highest `values` (V,) among those `allowed` (V,), best first, of equal ones the lower
+    row. Time grows with V, not with V log V."""
+    rows = np.flatnonzero(allowed)
+    values = values[rows]
+    if len(rows) > k:
+        least = np.partition(values, len(values) - k)[len(values) - k]
+        above, ties = np.flatnonzero(values > least), np.flatnonzero(values == least)
+        kept = np.concatenate([above, ties[: k - len(above)]])
+        rows, values = rows[kept], values[kept]
+    return rows[np.argsort(-values, kind="stable")]

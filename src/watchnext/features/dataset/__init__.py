@@ -1,0 +1,1 @@
+"""Tables and state > training columns, labels and batches."""

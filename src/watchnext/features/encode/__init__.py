@@ -1,0 +1,1 @@
+"""Columns and state > codes and values, the same code offline and online."""

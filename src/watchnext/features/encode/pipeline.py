@@ -1,0 +1,373 @@
+"""FeaturePipeline: what is fitted on training days, and the one transform that training and serving share.
+
+Inputs of every network, by name (N rows; static blocks are gathered by row number, the rest is as of the request):
+
+    user_codes (N, Fu)   user_values (N, .)      the user's columns
+    context_codes (N, Fc)   query_values (N, .)  the request's context, the viewer's counters and gap
+    history_rows (N, H)   history_values (N, H, 5)   latest watch first, row -1 behind the first one ever
+    video_codes (N, Fv)   video_tags (N, tags)   video_values (N, .)   video_vector (N, D + 1)   the video's columns
+    video_duration_s (N, 1)                      0 where unknown; watch-time heads read it
+    candidate_values (N, .)                      age, video, creator, user x tag and user x creator counters
+
+Code 0 is missing, unseen in training or too rare. The last row of a static block stands for an unknown entity, so that row -1
+finds it.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from watchnext.features.arrays import load_arrays, save_arrays
+from watchnext.features.catalogue import padded
+from watchnext.features.encode.encodings import (
+    CLIP,
+    Arrays,
+    InputSizes,
+    encode,
+    encode_column,
+    frequent,
+    names_of,
+    raw,
+    scaled_rates,
+)
+from watchnext.features.encode.expressions import EXPRESSIONS
+from watchnext.features.state import counters
+from watchnext.features.state.fold import Reads
+from watchnext.schema import Feature, FeatureSchema
+
+COUNTER_ENTITIES = ("video", "creator", "user x tag", "user x creator")  # order of Reads.candidate
+KNOTS = np.linspace(0.0, 1.0, 101)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """How often training days showed what: a count for each row of the tables, `users` (U,) and `videos` (V,), and for each
+    logged categorical context column its distinct values and theirs."""
+
+    users: np.ndarray
+    videos: np.ndarray
+    context: dict[str, tuple[pl.Series, np.ndarray]]
+
+    @classmethod
+    def nothing(cls, users: int, videos: int, context: Mapping[str, pl.Series]) -> "Seen":
+        none = {name: (values, np.zeros(len(values), np.int64)) for name, values in context.items()}
+        return cls(np.zeros(users, np.int64), np.zeros(videos, np.int64), none)
+
+    def count(self, columns: Arrays, rows: np.ndarray) -> None:
+        """Count the training `rows` of stored columns."""
+        counts = {"user_rows": self.users, "video_rows": self.videos}
+        counts |= {f"context.{name}": into for name, (_, into) in self.context.items()}
+        for name, into in counts.items():
+            found = columns[name][rows]
+            into += np.bincount(found[found >= 0], minlength=len(into))
+
+
+def _single(values: np.ndarray) -> np.ndarray:
+    """State as training reads it from disk, in single precision; online it is rounded alike before anything is computed."""
+    return np.ascontiguousarray(values, np.float32)
+
+
+def _clipped(values: np.ndarray) -> np.ndarray:
+    return np.nan_to_num(np.clip(values, -CLIP, CLIP), nan=0.0)
+
+
+class FeaturePipeline:
+    """Vocabularies, quantiles, means and deviations of training days, under one schema.
+
+    Raises KeyError naming an expression that the schema asks for and `features.expressions` lacks.
+    """
+
+    def __init__(self, *, schema: FeatureSchema, utc_offset_h: float, fitted: Arrays) -> None:
+        self.schema = schema
+        self.utc_offset_h = utc_offset_h
+        self.fitted = dict(fitted)
+        for feature in schema.features:
+            if feature.expression is not None and feature.expression not in EXPRESSIONS:
+                raise KeyError(
+                    f"feature {feature.name!r} asks for the expression {feature.expression!r}, "
+                    f"expected one of {', '.join(EXPRESSIONS)}"
+                )
+
+    # ---- fit ---------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def fit(
+        cls,
+        *,
+        schema: FeatureSchema,
+        utc_offset_h: float,
+        users: pl.DataFrame,
+        videos: pl.DataFrame,
+        seen: Seen,
+        user_rows: np.ndarray,
+        video_rows: np.ndarray,
+        context: Arrays,
+        as_of_ms: np.ndarray,
+        reads: Reads,
+        min_count: int,
+    ) -> "FeaturePipeline":
+        """Vocabularies from what all training days have `seen`; quantiles, means and deviations from a sample of their
+        impressions: its `user_rows`, `video_rows`, `context` columns, times and state `reads` (all (N, ...))."""
+        pipeline = cls(schema=schema, utc_offset_h=utc_offset_h, fitted={})
+        for frame, entity, rows, counts in (
+            (users, "user", user_rows, seen.users),
+            (videos, "video", video_rows, seen.videos),
+        ):
+            for feature in schema.columns(entity):
+                if feature.kind == "categorical":
+                    pipeline.fitted[f"vocabulary.{feature.name}"] = frequent(frame[feature.name], counts, min_count)
+                elif feature.transform == "quantile":
+                    pipeline._fit_knots(feature.name, raw(frame[feature.name], "numerical")[rows])
+        if schema.of("video", "sequence"):
+            flat = videos["tags"].filter(pl.Series(seen.videos > 0)).explode().drop_nulls().cast(pl.String)
+            pipeline.fitted["vocabulary.tags"] = np.sort(np.array(flat.unique().to_list(), dtype=np.str_))
+        for name, values in pipeline._context_columns(context, as_of_ms, "categorical").items():
+            values, counts = seen.context.get(name) or (pl.Series(values), np.ones(len(values), np.int64))
+            pipeline.fitted[f"vocabulary.{name}"] = frequent(values, counts, min_count)
+        pipeline._fit_counters(reads)
+        pipeline._fit_scale("user_values", pipeline._user_values(users)[user_rows])
+        pipeline._fit_scale("video_values", pipeline._video_values(videos)[video_rows])
+        pipeline._fit_scale("query_values", pipeline._query_values(context, as_of_ms, reads, fitting=True))
+        upload_ms = raw(videos["upload_ms"], "numerical")[video_rows]
+        candidates = pipeline._candidate_values(upload_ms, as_of_ms, reads.candidate, fitting=True)
+        pipeline._fit_scale("candidate_values", candidates)
+        return pipeline
+
+    def _fit_knots(self, name: str, values: np.ndarray) -> None:
+        known = values[np.isfinite(values)]
+        self.fitted[f"knots.{name}"] = np.quantile(known, KNOTS) if len(known) else KNOTS
+
+    def _fit_counters(self, reads: Reads) -> None:
+        """Mean rate of every count at every half-life, which smoothed rates fall back to: over the impressions, or those that
+        the commonest outcome took where they have faded further (`encoding.scaled_rates`)."""
+        for entity, values in self._counter_blocks(reads.user, reads.candidate):
+            totals = values.sum(axis=0, dtype=np.float64).reshape(len(self.schema.state.counts), -1)
+            behind = (totals / self._most[:, None]).max(axis=0)
+            impressions = behind if self._impression >= 0 else np.ones(totals.shape[1])
+            self.fitted[f"rate.{entity}"] = totals / np.maximum(impressions, 1e-12)
+
+    def _fit_scale(self, block: str, values: np.ndarray) -> None:
+        known = np.isfinite(values)
+        counts = np.maximum(known.sum(axis=0), 1)  # a column that is always missing has mean 0
+        mean = np.where(known, values, 0.0).sum(axis=0) / counts
+        deviation = np.sqrt((np.where(known, values - mean, 0.0) ** 2).sum(axis=0) / counts)
+        # A constant column carries nothing: it becomes 0, and stays harmless should it start to vary.
+        self.fitted[f"scale.{block}"] = np.stack([mean, np.where(deviation > 1e-9, deviation, 1.0)])
+
+    # ---- raw blocks --------------------------------------------------------------------------------------------------
+
+    @property
+    def _impression(self) -> int:
+        """Place of the impressions among the counts, -1 where they are not counted."""
+        counts = self.schema.state.counts
+        return counts.index("impression") if "impression" in counts else -1
+
+    @property
+    def _most(self) -> np.ndarray:
+        return counters.most(self.schema.state.counts)
+
+    def _counter_blocks(self, user: np.ndarray, candidate: np.ndarray):
+        """Yield (entity, values (N, block)) for the declared counters."""
+        user, candidate = _single(user), _single(candidate)
+        if self.schema.of("user", "counter"):
+            yield "user", user
+        for place, entity in enumerate(COUNTER_ENTITIES):
+            if self.schema.of(entity, "counter"):
+                yield entity, candidate[:, place]
+
+    def _block(self, block: str, columns: list[np.ndarray], counters: list[tuple[str, np.ndarray]], rows: int, fitting: bool):
+        """Plain columns (N,) and then counters (N, block), side by side: standardised, clipped, float32, missing ones 0; as
+        they are where the pipeline is `fitting`."""
+        width = len(columns) + sum(values.shape[1] for _, values in counters)
+        out = np.empty((rows, width), np.float64 if fitting else np.float32)
+        mean, deviation = (np.zeros(width), np.ones(width)) if fitting else np.array(self.fitted[f"scale.{block}"])
+        if columns:
+            plain, at = np.stack(columns, axis=1), len(columns)
+            out[:, :at] = plain if fitting else _clipped((plain - mean[:at]) / deviation[:at])
+        at = len(columns)
+        for entity, values in counters:
+            here, rate = slice(at, at + values.shape[1]), np.array(self.fitted[f"rate.{entity}"])
+            limit = np.inf if fitting else CLIP
+            scaled_rates(values, rate, mean[here], deviation[here], self._most, self._impression, limit, out[:, here])
+            at = here.stop
+        return out
+
+    def _numerical(self, feature: Feature, values: np.ndarray) -> list[np.ndarray]:
+        """One raw column (N,) as one or two: the transformed value, and a flag where it may be missing."""
+        if feature.transform == "log1p":
+            # asinh-like on the negative side, so that an out-of-range value does not become nan
+            changed = np.sign(values) * np.log1p(np.abs(values))
+        elif feature.transform == "quantile":
+            changed = np.where(np.isnan(values), np.nan, np.interp(values, self.fitted[f"knots.{feature.name}"], KNOTS))
+        else:
+            changed = values
+        return [changed, np.isnan(values).astype(np.float64)] if feature.nullable else [changed]
+
+    def _table_values(self, entity: str, frame: pl.DataFrame) -> np.ndarray:
+        features = [f for f in self.schema.columns(entity) if f.kind == "numerical"]
+        columns = [column for f in features for column in self._numerical(f, raw(frame[f.name], "numerical"))]
+        return np.stack(columns, axis=1) if columns else np.zeros((len(frame), 0))
+
+    def _user_values(self, users: pl.DataFrame) -> np.ndarray:
+        return self._table_values("user", users)
+
+    def _video_values(self, videos: pl.DataFrame) -> np.ndarray:
+        return self._table_values("video", videos)
+
+    def _context_columns(self, context: Arrays, as_of_ms: np.ndarray, kind: str) -> dict[str, np.ndarray]:
+        columns = {}
+        for feature in self.schema.of("context", kind):
+            if feature.expression:
+                columns[feature.name] = EXPRESSIONS[feature.expression](context, as_of_ms, self.utc_offset_h)
+            else:
+                columns[feature.name] = context[feature.name]
+        return columns
+
+    def _computed(self, entity: str) -> list[Feature]:
+        return [f for f in self.schema.of(entity, "numerical") if f.expression is not None]
+
+    def _query_values(self, context: Arrays, as_of_ms: np.ndarray, reads: Reads, *, fitting: bool = False) -> np.ndarray:
+        logged = self._context_columns(context, as_of_ms, "numerical")
+        columns = [column for f in self.schema.of("context", "numerical") for column in self._numerical(f, logged[f.name])]
+        gap_s = _single(reads.gap_s).astype(np.float64)
+        for feature in self._computed("user"):
+            columns += self._numerical(feature, EXPRESSIONS[feature.expression]({"gap_s": gap_s}, as_of_ms, self.utc_offset_h))
+        counters = [("user", _single(reads.user))] if self.schema.of("user", "counter") else []
+        return self._block("query_values", columns, counters, len(as_of_ms), fitting)
+
+    def _candidate_values(
+        self, upload_ms: np.ndarray, as_of_ms: np.ndarray, candidate: np.ndarray, *, fitting: bool = False
+    ) -> np.ndarray:
+        columns = []
+        for feature in self._computed("video"):
+            columns += self._numerical(
+                feature, EXPRESSIONS[feature.expression]({"upload_ms": upload_ms}, as_of_ms, self.utc_offset_h)
+            )
+        candidate = _single(candidate)
+        counters = [
+            (entity, candidate[:, place]) for place, entity in enumerate(COUNTER_ENTITIES) if self.schema.of(entity, "counter")
+        ]
+        return self._block("candidate_values", columns, counters, len(candidate), fitting)
+
+    def _scaled(self, block: str, values: np.ndarray) -> np.ndarray:
+        mean, deviation = self.fitted[f"scale.{block}"]
+        return _clipped((values - mean) / deviation).astype(np.float32)
+
+    # ---- transform ---------------------------------------------------------------------------------------------------
+
+    def users(self, users: pl.DataFrame) -> dict[str, np.ndarray]:
+        """Static blocks of the user table, (U + 1, ...): the last row is an unknown user."""
+        return self._static("user", users, self._scaled("user_values", self._user_values(users)))
+
+    def videos(self, videos: pl.DataFrame, vectors: np.ndarray) -> dict[str, np.ndarray]:
+        """Static blocks of the video table, (V + 1, ...). `vectors` (V, D), zeros where missing."""
+        blocks = self._static("video", videos, self._scaled("video_values", self._video_values(videos)))
+        vocabulary = self.fitted.get("vocabulary.tags", np.zeros(0, np.str_))
+        tags = np.zeros((len(videos) + 1, self.schema.state.tags_per_video), np.int32)
+        if len(vocabulary):
+            rows, names = padded(videos["tags"], tags.shape[1])
+            tags[:-1] = np.append(encode(np.array(names, dtype=np.str_), vocabulary), 0)[rows]  # -1 finds the 0
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        unit = np.concatenate([vectors / np.maximum(norms, 1e-12), norms > 0], axis=1, dtype=np.float32)
+        seconds = np.nan_to_num(raw(videos["duration_ms"], "numerical")) / 1000.0
+        return {
+            **blocks,
+            "video_tags": tags,
+            "video_vector": np.concatenate([unit, np.zeros((1, unit.shape[1]), np.float32)]),
+            "video_duration_s": np.append(seconds, 0.0).astype(np.float32)[:, None],
+        }
+
+    def _static(self, entity: str, frame: pl.DataFrame, values: np.ndarray) -> dict[str, np.ndarray]:
+        features = [f for f in self.schema.columns(entity) if f.kind == "categorical"]
+        codes = np.zeros((len(frame) + 1, len(features)), np.int32)
+        for place, feature in enumerate(features):
+            codes[:-1, place] = encode_column(frame[feature.name], self.fitted[f"vocabulary.{feature.name}"])
+        return {
+            f"{entity}_codes": codes,
+            f"{entity}_values": np.concatenate([values, np.zeros((1, values.shape[1]), np.float32)]),
+        }
+
+    def query(self, context: Arrays, as_of_ms: np.ndarray, reads: Reads) -> dict[str, np.ndarray]:
+        """Blocks of N requests as of their times: context_codes, query_values, history_rows, history_values."""
+        columns = self._context_columns(context, as_of_ms, "categorical")
+        codes = [encode(values, self.fitted[f"vocabulary.{name}"]) for name, values in columns.items()]
+        bits = reads.history[:, :, 2].astype(np.int64)
+        watches = [
+            np.log1p(reads.history[:, :, 0]) / 10.0,
+            np.log1p(reads.history[:, :, 1]) / 5.0,
+            bits & 1,
+            bits >> 1 & 1,
+            bits >> 2 & 1,
+        ]
+        return {
+            "context_codes": np.stack(codes, axis=1) if codes else np.zeros((len(as_of_ms), 0), np.int32),
+            "query_values": self._query_values(context, as_of_ms, reads),
+            "history_rows": reads.history_rows,
+            "history_values": np.stack(watches, axis=2, dtype=np.float32),
+        }
+
+    def candidates(self, upload_ms: np.ndarray, as_of_ms: np.ndarray, candidate: np.ndarray) -> np.ndarray:
+        """candidate_values (N, .) float32 of videos uploaded at `upload_ms` (N,) with counters `candidate` (N, 4, block)."""
+        return self._candidate_values(upload_ms, as_of_ms, candidate)
+
+    def value_names(self, block: str) -> list[str]:
+        """What the columns of `query_values` and `candidate_values` are, for reports and the served log."""
+        state = self.schema.state
+        counters = [f"{count} {half_life:g}h" for count in state.counts for half_life in state.half_lives_h]
+        if block == "query_values":
+            names = names_of(self.schema.of("context", "numerical")) + names_of(tuple(self._computed("user")))
+            return names + [f"user {c}" for c in counters if self.schema.of("user", "counter")]
+        names = names_of(tuple(self._computed("video")))
+        return names + [f"{entity} {c}" for entity in COUNTER_ENTITIES if self.schema.of(entity, "counter") for c in counters]
+
+    @property
+    def sizes(self) -> InputSizes:
+        def vocabularies(features) -> tuple[int, ...]:
+            return tuple(len(self.fitted[f"vocabulary.{f.name}"]) + 1 for f in features if f.kind == "categorical")
+
+        def place(entity: str, name: str) -> int | None:
+            names = [f.name for f in self.schema.columns(entity) if f.kind == "categorical"]
+            return names.index(name) if name in names else None
+
+        widths = {
+            block: self.fitted[f"scale.{block}"].shape[1]
+            for block in ("user_values", "query_values", "video_values", "candidate_values")
+        }
+        vector = self.schema.of("video", "vector")
+        return InputSizes(
+            user_codes=vocabularies(self.schema.columns("user")),
+            context_codes=vocabularies(self.schema.of("context")),
+            video_codes=vocabularies(self.schema.columns("video")),
+            tags=len(self.fitted.get("vocabulary.tags", ())) + 1,
+            vector=(vector[0].dimension if vector else 0) + 1,
+            user_id=place("user", "user_id"),
+            video_id=place("video", "video_id"),
+            **widths,
+        )
+
+    # ---- artefact ----------------------------------------------------------------------------------------------------
+
+    def save(self, folder: Path) -> None:
+        """Write `schema.json`, `pipeline.json` and one array a fitted thing."""
+        folder = Path(folder)
+        save_arrays(folder, self.fitted)
+        self.schema.save(folder / "schema.json")
+        meta = {"utc_offset_h": self.utc_offset_h, "fingerprint": self.schema.fingerprint, "sizes": asdict(self.sizes)}
+        (folder / "pipeline.json").write_text(json.dumps(meta, indent=1))
+
+    @classmethod
+    def load(cls, folder: Path) -> "FeaturePipeline":
+        """Read back. Raises FileNotFoundError (built features are missing) and SchemaError (the folder disagrees with
+        itself)."""
+        folder = Path(folder)
+        if not (folder / "pipeline.json").exists():
+            repair = "`dvc repro features` (other data: `python -m watchnext.lifecycle pipeline data=NAME`)"
+            raise FileNotFoundError(f"{folder} holds no feature pipeline; run {repair}")
+        meta = json.loads((folder / "pipeline.json").read_text())
+        schema = FeatureSchema.load(folder / "schema.json")
+        schema.require(meta["fingerprint"], artefact=str(folder), repair="dvc repro features")
+        return cls(schema=schema, utc_offset_h=meta["utc_offset_h"], fitted=load_arrays(folder))

@@ -1,0 +1,1 @@
+"""Checks that a feature cannot know what it must not know."""

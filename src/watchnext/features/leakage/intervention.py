@@ -1,0 +1,123 @@
+"""Proof by intervention: the feature stage's own steps on a log whose future was changed. What differs is a leak."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from watchnext.data.tables import OUTCOMES, Tables
+from watchnext.features.catalogue import Catalogue, Ids
+from watchnext.features.dataset import folded as folding
+from watchnext.features.dataset.build import FeatureBuilder
+from watchnext.features.encode.context import context_of
+from watchnext.features.encode.encodings import Arrays
+from watchnext.features.encode.pipeline import FeaturePipeline
+from watchnext.features.state.events import Log
+from watchnext.features.state.fold import Layout, Reads, State
+from watchnext.features.state.replay import read_all
+from watchnext.schema import FeatureSchema
+
+HOUR_MS = 3_600_000
+
+
+def other_outcomes(impressions: pl.DataFrame, changed: np.ndarray, *, early: bool) -> pl.DataFrame:
+    """The same log, but what came of the rows `changed` (N,) bool is turned over; `early` lets each claim to have been
+    received before its request, as a broken clock does."""
+    there = pl.Series(changed)
+    columns = {name: pl.col(name) ^ there for name in OUTCOMES}
+    columns["watch_ms"] = pl.when(there).then(pl.col("watch_ms") + 1_000).otherwise(pl.col("watch_ms"))
+    if early:
+        before = (pl.col("time_ms") - HOUR_MS).clip(0)
+        columns["received_ms"] = pl.when(there).then(before).otherwise(pl.col("received_ms"))
+    return impressions.with_columns(**columns)
+
+
+def scrambled(frame: pl.DataFrame, rows: np.ndarray) -> pl.DataFrame:
+    """Other raw values in every number, text, flag and list of text of `rows` (n,) bool."""
+    columns = {}
+    for name, kind in frame.schema.items():
+        if kind == pl.String:
+            changed = pl.col(name) + "~"
+        elif kind == pl.List(pl.String):
+            changed = pl.col(name).list.eval(pl.element() + "~")
+        elif kind == pl.Boolean:
+            changed = ~pl.col(name)
+        elif kind.is_numeric():
+            changed = pl.col(name) * 3 + 1 if kind.is_float() else pl.col(name) + 1
+        else:
+            continue
+        columns[name] = pl.when(pl.Series(rows)).then(changed).otherwise(pl.col(name))
+    return frame.with_columns(**columns)
+
+
+@dataclass(frozen=True)
+class Rebuild:
+    """The feature stage again, for interventions: the log of every k-th viewer, so that at most about `limit` rows are folded.
+
+    `split` and `visible` are of these rows.
+    """
+
+    builder: FeatureBuilder
+    tables: Tables
+    split: np.ndarray
+    visible: np.ndarray
+    is_whole: bool
+    catalogue: Catalogue
+    users: Ids
+
+    @classmethod
+    def of(cls, builder, tables: Tables, split: np.ndarray, user_rows: np.ndarray, catalogue, *, limit: int) -> "Rebuild":
+        visible = folding.visible_until(builder.regime, tables.impressions, split)
+        numbers = np.flatnonzero(user_rows % -(-len(split) // limit) == 0)
+        fewer = Tables(tables.impressions[numbers], tables.users, tables.videos)
+        users = Ids.of(tables.users["user_id"])
+        return cls(builder, fewer, split[numbers], visible[numbers], len(numbers) == len(split), catalogue, users)
+
+    @property
+    def schema(self) -> FeatureSchema:
+        return self.builder.schema
+
+    @property
+    def _sizes(self) -> dict[str, int]:
+        creators = max(len(self.catalogue.creator_names), 1)
+        return {"users": len(self.users.ids), "videos": len(self.catalogue), "creators": creators}
+
+    def _log(self, tables: Tables) -> Log:
+        return folding.log_of(tables, self.catalogue, self.users, self.schema)
+
+    def _reads(self, log: Log, visible: np.ndarray) -> Reads:
+        layout = Layout.of(self.schema.state)
+        return read_all(layout, State.empty(layout, **self._sizes), log, visible)
+
+    def columns(self, impressions: pl.DataFrame, pipeline: FeaturePipeline) -> dict[str, np.ndarray]:
+        """The as-of input blocks of every row, were `impressions`, the first n rows, the log."""
+        log = self._log(Tables(impressions, self.tables.users, self.tables.videos))
+        reads = self._reads(log, self.visible[: len(impressions)])
+        upload_ms = np.asarray(self.catalogue.upload_ms)[log.video_rows]
+        blocks = pipeline.query(context_of(impressions, self.schema), log.time_ms, reads)
+        return blocks | {"candidate_values": pipeline.candidates(upload_ms, log.time_ms, reads.candidate)}
+
+    def fitted(self) -> Arrays:
+        """What the stage fits on this log."""
+        return self._fit(self.tables, self.visible, self.split, self.tables)
+
+    def fitted_without_held_out(self) -> tuple[Arrays, int]:
+        """What it fits when no held-out impression exists and everybody who only occurs there is somebody else; and how many
+        impressions went. A log whose days are not its times keeps the held-out rows that training rows may have seen."""
+        time_ms = self.tables.impressions["time_ms"].to_numpy()
+        kept = (self.split == 0) | (time_ms < time_ms[self.split == 0].max())
+        impressions = self.tables.impressions.filter(pl.Series(kept))
+        log = self.tables.impressions.filter(pl.Series(self.split == 0))
+        unknown = {
+            name: ~getattr(self.tables, name)[key].is_in(log[key].unique().implode()).to_numpy()
+            for name, key in (("users", "user_id"), ("videos", "video_id"))
+        }
+        others = {name: scrambled(getattr(self.tables, name), rows) for name, rows in unknown.items()}
+        tables = Tables(impressions, self.tables.users, self.tables.videos)
+        fitted = self._fit(tables, self.visible[kept], self.split[kept], Tables(impressions, **others))
+        return fitted, int((~kept).sum())
+
+    def _fit(self, tables: Tables, visible: np.ndarray, split: np.ndarray, raw: Tables) -> Arrays:
+        # The log keeps the ids of `tables`; vocabularies and means read `raw`.
+        log = self._log(tables)
+        return self.builder.fit(raw, log, self._reads(log, visible), split).fitted

@@ -1,0 +1,31 @@
+"""The impressions table > the arrays that the fold takes."""
+
+import numpy as np
+
+from watchnext.data.tables import OUTCOMES, Tables, known_at
+from watchnext.features.catalogue import Catalogue, Ids
+from watchnext.features.state import counters, history
+from watchnext.features.state.events import Log
+from watchnext.schema import FeatureSchema
+
+
+def log_of(tables: Tables, catalogue: Catalogue, users: Ids, schema: FeatureSchema) -> Log:
+    """Impressions as the arrays that the fold takes."""
+    impressions = tables.impressions
+    video_rows = catalogue.ids.rows_of(impressions["video_id"])
+    watch_ms = impressions["watch_ms"].to_numpy().astype(np.float64)
+    time_ms = impressions["time_ms"].to_numpy().astype(np.float64)
+    outcomes = {name: impressions[name].to_numpy() for name in OUTCOMES}
+    outcomes |= {"watch_ms": watch_ms, "duration_ms": np.nan_to_num(catalogue.duration_ms)[video_rows]}
+    return Log(
+        user_rows=users.rows_of(impressions["user_id"]),
+        video_rows=video_rows,
+        time_ms=time_ms,
+        known_at=impressions.select(known_at()).to_series().to_numpy().astype(np.float64),
+        amounts=counters.amounts(schema.state.counts, outcomes),
+        watch_ms=watch_ms,
+        bits=history.outcome_bits(outcomes),
+        # Writable copies, as the fold was compiled for: a read-only array is another type to numba.
+        creator_rows=np.array(catalogue.creator_rows),
+        tag_rows=np.array(catalogue.tag_rows),
+    )

@@ -1,0 +1,1 @@
+"""Importance, ablation, learning curve and trade-off."""

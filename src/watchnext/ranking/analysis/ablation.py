@@ -1,0 +1,93 @@
+"""What a ranker learns without a group of inputs, or from fewer days: each is trained anew, by its own preset and seeds."""
+
+from dataclasses import replace
+from functools import partial
+from math import ceil
+
+import numpy as np
+
+from watchnext.features.dataset.batches import FeatureSet
+from watchnext.nn.training import TrainerOf
+from watchnext.ranking.analysis.importance import Progress
+from watchnext.ranking.figures import differences, mean_and_spread, of_head
+from watchnext.ranking.heads import outcome
+from watchnext.ranking.input_groups import named_groups
+from watchnext.ranking.scoring import held_out_rows, scored
+from watchnext.ranking.training.fitting import Preset, fitted
+
+
+def without(module: partial, group: str) -> partial:
+    """The partial of a module with a group of inputs hidden from it, or from every member that it has."""
+    if "members" in module.keywords:
+        members = module.keywords["members"].items()
+        return partial(module, members={name: {**each, "module": without(each["module"], group)} for name, each in members})
+    return partial(module, hide=(*module.keywords.get("hide", ()), group))
+
+
+def latest(features: FeatureSet, share: float) -> FeatureSet:
+    """The same with the latest `share` of its training impressions alone; the others are in no split. Vocabularies, means and
+    the state that was folded stay those of all days: what shrinks is what there is to learn from."""
+    if not 0 < share <= 1:
+        raise ValueError(f"report.shares has {share}, expected more than 0 and at most 1")
+    rows, split = features.rows("train"), np.array(features.columns["split"])
+    split[rows[: len(rows) - ceil(share * len(rows))]] = -1
+    return replace(features, columns={**features.columns, "split": split})
+
+
+def _measured(preset: Preset, features: FeatureSet, head: str, split: str, seed: int, trainer: TrainerOf) -> dict[str, float]:
+    rows, column = held_out_rows(features, split), outcome(head, told="report.head is")
+    network = fitted(preset, features, seed=seed, trainer=trainer).network
+    label, users = features.columns["targets"][rows, column], features.columns["user_rows"][rows]
+    return of_head(scored(features, network, rows)[:, column], label, users)
+
+
+def ablation(
+    preset: Preset,
+    features: FeatureSet,
+    *,
+    head: str,
+    split: str,
+    groups: tuple[str, ...] | None,
+    seeds: tuple[int, ...],
+    trainer: TrainerOf,
+    progress: Progress,
+) -> dict:
+    """Figures of the head with all inputs, and for each group by how much they get worse without it: mean and spread over
+    seeds, each compared with the training of the same seed. Raises ValueError as `importance` does."""
+    chosen = named_groups(features.pipeline, groups)
+
+    def hiding(group: str | None) -> Preset:
+        def made() -> tuple:
+            module, best = preset()
+            return (module if group is None else without(module, group)), best
+
+        return made
+
+    trainings = [(group, seed) for group in (None, *chosen) for seed in seeds]
+    found: dict[str | None, list] = {}
+    for group, seed in progress(trainings, "trained"):
+        found.setdefault(group, []).append(_measured(hiding(group), features, head, split, seed, trainer))
+    whole = found.pop(None)
+    worse = {group: differences(whole, each) for group, each in found.items()}
+    return {"head": head, "split": split, "seeds": list(seeds), "figures": mean_and_spread(whole), "worse_by": worse}
+
+
+def learning_curve(
+    preset: Preset,
+    features: FeatureSet,
+    *,
+    head: str,
+    split: str,
+    shares: tuple[float, ...],
+    seeds: tuple[int, ...],
+    trainer: TrainerOf,
+    progress: Progress,
+) -> dict:
+    """Figures of the head after training on the latest `shares` of the training impressions: mean and spread over seeds."""
+    parts, found = {share: latest(features, share) for share in sorted(shares)}, {}
+    for share, seed in progress([(share, seed) for share in parts for seed in seeds], "trained"):
+        found.setdefault(share, []).append(_measured(preset, parts[share], head, split, seed, trainer))
+    sizes = [
+        {"share": share, "rows": len(parts[share].rows("train")), **mean_and_spread(each)} for share, each in found.items()
+    ]
+    return {"head": head, "split": split, "seeds": list(seeds), "sizes": sizes}

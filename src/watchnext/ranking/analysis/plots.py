@@ -1,0 +1,93 @@
+"""Plots of the ranking stage, small PNGs, the same bytes for the same numbers. Import it where something is plotted: matplotlib
+is no part of serving."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from watchnext.data.card.plots import save
+from watchnext.ranking.analysis.trade_off import Point
+from watchnext.ranking.calibration.reliability import Reliability
+from watchnext.ranking.figures import TITLES
+
+INK, GRID = "#444444", "#e6e6e6"
+COLOURS = ("#1f6fb4", "#d9722a", "#3c9d63", "#a04fb0", "#b03a48", "#7a6a2f")
+
+
+def _axes(count: int) -> tuple[Figure, list[Axes]]:
+    """One row of axes, without the global state of pyplot."""
+    figure = Figure(figsize=(3.6 * count, 3.2), dpi=110, layout="constrained")
+    axes = [figure.add_subplot(1, count, place + 1) for place in range(count)]
+    for each in axes:
+        each.grid(color=GRID, linewidth=0.7)
+        each.spines[["top", "right"]].set_visible(False)
+        each.tick_params(colors=INK, labelsize=7)
+    return figure, axes
+
+
+def reliability_plot(panels: Mapping[str, Mapping[str, Reliability]], path: Path) -> None:
+    """Title of a panel > name of a line > its reliability; a point a bin, the dotted line is perfect."""
+    figure, axes = _axes(len(panels))
+    for each, (title, lines) in zip(axes, panels.items(), strict=True):
+        for place, (name, line) in enumerate(lines.items()):
+            colour = COLOURS[place % len(COLOURS)]
+            each.plot(line.predicted, line.observed, color=colour, marker="o", markersize=2.5, linewidth=1, label=name)
+        highest = max([1e-3, *(float(values.max(initial=0.0)) for line in lines.values() for values in _both(line))])
+        each.plot([0, highest], [0, highest], color=INK, linewidth=0.8, linestyle=":")
+        each.set_title(title, fontsize=8, color=INK, loc="left")
+        each.set_xlabel("mean probability", fontsize=7, color=INK)
+        each.set_ylabel("share of positives", fontsize=7, color=INK)
+        if lines:
+            each.legend(fontsize=6, frameon=False, labelcolor=INK)
+    save(figure, Path(path), colours=48)
+
+
+def _both(line: Reliability) -> tuple[np.ndarray, np.ndarray]:
+    return line.predicted, line.observed
+
+
+def trade_off_plot(points: Sequence[Point], path: Path) -> None:
+    """The curve of both metrics; filled points are efficient, and every point has the share of the first head beside it."""
+    figure, (axes,) = _axes(1)
+    first, second = points[0].metrics
+    across, up = ([point.metrics[name] for point in points] for name in (first, second))
+    axes.plot(across, up, color=COLOURS[0], linewidth=1)
+    for point, x, y in zip(points, across, up, strict=True):
+        axes.plot([x], [y], "o", color=COLOURS[0], markersize=4, fillstyle="full" if point.efficient else "none")
+        axes.annotate(f"{point.share:.2f}", (x, y), fontsize=6, color=INK, xytext=(3, 3), textcoords="offset points")
+    axes.set_xlabel(first, fontsize=7, color=INK)
+    axes.set_ylabel(second, fontsize=7, color=INK)
+    save(figure, Path(path), colours=48)
+
+
+def worse_plot(worse_by: Mapping[str, Mapping[str, Mapping[str, float]]], path: Path) -> None:
+    """A bar a group and figure, by how much the figure is worse, with its spread; the groups in the order given, from above."""
+    figure, panels = _axes(len(TITLES))
+    figure.set_figheight(1.0 + 0.2 * len(worse_by))
+    names, places = list(worse_by), np.arange(len(worse_by))
+    for axes, (key, title) in zip(panels, TITLES.items(), strict=True):
+        means, spreads = (np.array([worse_by[name][key][what] for name in names]) for what in ("mean", "spread"))
+        axes.barh(places, means, xerr=np.nan_to_num(spreads), color=COLOURS[0], ecolor=INK, height=0.6, error_kw={"lw": 0.8})
+        axes.set_yticks(places, names if axes is panels[0] else [""] * len(names))
+        axes.invert_yaxis()
+        axes.set_axisbelow(True)
+        axes.set_title(f"{title} is worse by", fontsize=8, color=INK, loc="left")
+    save(figure, Path(path), colours=48)
+
+
+def learning_curve_plot(sizes: Sequence[Mapping], path: Path) -> None:
+    """A panel a figure: its mean and spread by training impressions, on a logarithmic axis."""
+    figure, panels = _axes(len(TITLES))
+    rows = [size["rows"] for size in sizes]
+    for axes, (key, title) in zip(panels, TITLES.items(), strict=True):
+        means, spreads = (np.array([size[key][what] for size in sizes]) for what in ("mean", "spread"))
+        axes.errorbar(rows, means, np.nan_to_num(spreads), color=COLOURS[0], marker="o", markersize=3, linewidth=1, capsize=2)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(rows, [f"{each:,}" for each in rows], fontsize=6)
+        axes.minorticks_off()
+        axes.set_title(title, fontsize=8, color=INK, loc="left")
+        axes.set_xlabel("training impressions", fontsize=7, color=INK)
+    save(figure, Path(path), colours=48)

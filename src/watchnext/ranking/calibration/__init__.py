@@ -1,0 +1,1 @@
+"""Scores > probabilities, and how far they can be trusted."""

@@ -1,0 +1,225 @@
+"""Gradient-boosted trees, fitted by XGBoost; what is kept are the arrays of `forest.Splits`."""
+
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import xgboost
+from tqdm import tqdm
+
+from watchnext.features.dataset.batches import FeatureSet
+from watchnext.nn.training import NothingToLearnError
+from watchnext.nn.weights import build_network, recipe_of, save_network
+from watchnext.ranking.feature_mask import hidden_places
+from watchnext.ranking.heads import WATCH
+from watchnext.ranking.models.trees.forest import LEAVES, Columns
+from watchnext.ranking.models.trees.network import Trees
+from watchnext.ranking.scoring import waiting
+from watchnext.types import TARGETS
+
+CHUNK = 16_384
+SHOWN = 10  # a figure is logged every so many rounds
+RATE = (1e-6, 1.0 - 1e-6)  # of a target that always or never happens
+Tree = float | tuple[int, float, "Tree", "Tree"]  # a leaf's value, or the column and threshold of a split, left and right
+Log = Callable[[Mapping[str, float], int], None]
+
+
+class Chunks(xgboost.DataIter):
+    """Impressions `rows` as XGBoost reads them: a chunk at a time, of which it keeps the bins. The columns `hidden` of the
+    inputs are 0."""
+
+    def __init__(self, features: FeatureSet, rows: np.ndarray, columns: Columns, hidden: Mapping[str, list[int]]) -> None:
+        super().__init__(release_data=True)
+        self.features, self.rows, self.columns, self.hidden, self.at = features, rows, columns, hidden, 0
+
+    def next(self, input_data: Callable) -> bool:
+        if self.at >= len(self.rows):
+            return False
+        inputs = self.features.batch(self.rows[self.at : self.at + CHUNK])
+        for block, places in self.hidden.items():
+            inputs[block][..., places] = 0
+        input_data(data=self.columns({name: values.numpy() for name, values in inputs.items()})[0].T)
+        self.at += CHUNK
+        return True
+
+    def reset(self) -> None:
+        self.at = 0
+
+
+class Told(xgboost.callback.TrainingCallback):
+    """Calls `log` with the validation loss of `target` and the round, every SHOWN rounds; what it raises ends the fit. `bar`
+    counts all rounds."""
+
+    def __init__(self, target: str, log: Log, bar: tqdm) -> None:
+        self._name, self._log, self._bar = f"valid/loss_{target}", log, bar
+
+    def after_iteration(self, model: xgboost.Booster, epoch: int, evals_log: dict) -> bool:
+        self._bar.update()
+        if epoch % SHOWN == 0:
+            (values,) = evals_log["valid"].values()
+            self._log({self._name: float(values[-1])}, epoch)
+        return False
+
+
+class BoostedModule:
+    """One forest a target, histogram method; each ends at its best round on validation days.
+
+    network    a partial of Trees: which columns it reads
+    rounds     most trees of a target; it ends `patience` rounds after its best one, by log loss (watch time: error of log1p)
+    min_child  least sum of Hessians in a leaf
+    columns    share of the columns that each tree may read, `rows` the same of rows
+    hide       inputs that training does not see, some of `blind.HIDABLE`: nothing splits by what is always 0
+    """
+
+    def __init__(
+        self,
+        *,
+        features: FeatureSet,
+        network: partial,
+        rounds: int,
+        patience: int,
+        learning_rate: float,
+        max_depth: int,
+        min_child: float,
+        rows: float,
+        columns: float,
+        l2: float,
+        threads: int,
+        hide: tuple[str, ...] = (),
+    ) -> None:
+        self.features, self.rounds, self.patience = features, rounds, patience
+        self.parameters = {
+            "tree_method": "hist",
+            "eta": learning_rate,
+            "max_depth": max_depth,
+            "min_child_weight": min_child,
+            "subsample": rows,
+            "colsample_bytree": columns,
+            "lambda": l2,
+            "nthread": threads,
+        }
+        self._of, self.figures = network, {}
+        self._hidden = hidden_places(features.pipeline, tuple(hide))
+        self.recipe = self._recipe({})
+        self.network: Trees = build_network(self.recipe)
+
+    def _recipe(self, shape: Mapping[str, int]) -> dict:
+        arguments = {**self._of.keywords, "targets": len(TARGETS), **shape}
+        return recipe_of(partial(self._of.func, **arguments), self.features.pipeline.sizes)
+
+    def fit(self, train: np.ndarray, valid: np.ndarray, *, seed: int, log: Log) -> None:
+        """Fit on the impressions `train`, stopping by `valid`; `log` takes figures and the round, while it fits. Raises
+        NothingToLearnError where either is empty."""
+        for rows, name in ((train, "train"), (valid, "valid")):
+            if not len(rows):
+                raise NothingToLearnError(f"there are no {name} impressions; check data.split")
+        threads = self.parameters["nthread"]
+        chunks = [Chunks(self.features, rows, self.network.columns, self._hidden) for rows in (train, valid)]
+        learn = xgboost.QuantileDMatrix(chunks[0], nthread=threads)
+        check = xgboost.QuantileDMatrix(chunks[1], ref=learn, nthread=threads)
+        forests, bases = [], []
+        for place, name in enumerate(TARGETS):
+            label, checked = (_label(self.features.columns["targets"][rows, place], place) for rows in (train, valid))
+            learn.set_label(label)
+            check.set_label(checked)
+            base = float(label.mean()) if place == WATCH else float(label.mean().clip(*RATE))
+            with waiting(total=self.rounds, desc=f"trees of {name}") as bar:
+                booster = self._boosted(learn, check, place, base, seed, Told(name, log, bar))
+            forests.append(trees_of(booster, booster.best_iteration + 1))
+            self.figures[f"trees/{name}"] = booster.best_iteration + 1.0
+            bases.append(base if place == WATCH else np.log(base / (1 - base)))
+        self._fill(forests, bases)
+
+    def _boosted(self, learn, check, place: int, base: float, seed: int, told: Told) -> xgboost.Booster:
+        """The trees of one target, stopped by its loss on `check`."""
+        objective, metric = ("reg:squarederror", "rmse") if place == WATCH else ("binary:logistic", "logloss")
+        parameters = {**self.parameters, "objective": objective, "eval_metric": metric, "base_score": base, "seed": seed}
+        return xgboost.train(
+            parameters,
+            learn,
+            self.rounds,
+            evals=[(check, "valid")],
+            early_stopping_rounds=self.patience,
+            verbose_eval=False,
+            callbacks=[told],
+        )
+
+    def _fill(self, forests: list[list[Tree]], bases: list[float]) -> None:
+        """The network of all targets' trees, in the order of TARGETS."""
+        arrays = split_arrays(forests)
+        shape = {"trees": len(arrays["target"]), "splits": len(arrays["feature"])}
+        self.recipe = self._recipe(shape)
+        self.network = build_network(self.recipe)
+        self.network.fill(arrays | {"intercept": np.array(bases, np.float32)})
+        self.network.eval()
+
+    def save(self, folder: Path) -> None:
+        save_network(folder, self.network, schema=self.features.pipeline.schema, recipe=self.recipe)
+
+
+def _label(values: np.ndarray, place: int) -> np.ndarray:
+    """What trees are fitted to: outcomes, and watch time as log1p seconds."""
+    return np.log1p(values) if place == WATCH else values.clip(0.0, 1.0)
+
+
+def trees_of(booster: xgboost.Booster, rounds: int) -> list[Tree]:
+    """The first `rounds` trees of one target."""
+    trees = json.loads(booster.save_raw("json"))["learner"]["gradient_booster"]["model"]["trees"][:rounds]
+    return [_read(tree, 0) for tree in trees]
+
+
+def _read(tree: Mapping[str, list], node: int) -> Tree:
+    condition, left = tree["split_conditions"][node], tree["left_children"][node]
+    if left < 0:
+        return condition
+    return tree["split_indices"][node], condition, _read(tree, left), _read(tree, tree["right_children"][node])
+
+
+def split_arrays(forests: list[list[Tree]]) -> dict[str, np.ndarray]:
+    """The trees of T targets as arrays of `forest.Splits`; one with more than LEAVES leaves as several, whose sum it is."""
+    trees = [(piece, place) for place, forest in enumerate(forests) for tree in forest for piece in _pieces(tree, LEAVES)]
+    splits, values, first = [], np.zeros((len(trees), LEAVES), np.float32), [0]
+    for number, (tree, _) in enumerate(trees):
+        leaves: list[float] = []
+        _lay(tree, splits, leaves)
+        values[number, : len(leaves)] = leaves
+        first.append(len(splits))
+    feature, threshold, below, above = zip(*splits, strict=True) if splits else ((), (), (), ())
+    return {
+        "feature": np.array(feature, np.int32),
+        "threshold": np.array(threshold, np.float32),
+        "below": np.array(below, np.uint32).view(np.int32),
+        "above": np.array(above, np.uint32).view(np.int32),
+        "first": np.array(first, np.int32),
+        "value": values,
+        "target": np.array([place for _, place in trees], np.int32),
+    }
+
+
+def _leaves(tree: Tree) -> int:
+    return _leaves(tree[2]) + _leaves(tree[3]) if isinstance(tree, tuple) else 1
+
+
+def _pieces(tree: Tree, most: int) -> list[Tree]:
+    """Trees of at most `most` leaves whose sum is `tree`: each half of a larger one, where the other half is 0."""
+    if _leaves(tree) <= most:
+        return [tree]
+    feature, threshold, left, right = tree
+    halves = [(feature, threshold, piece, 0.0) for piece in _pieces(left, most - 1)]
+    return halves + [(feature, threshold, 0.0, piece) for piece in _pieces(right, most - 1)]
+
+
+def _lay(tree: Tree, splits: list[tuple[int, float, int, int]], leaves: list[float]) -> int:
+    """Append splits and leaves, from left to right; the bits of its leaves."""
+    if not isinstance(tree, tuple):
+        leaves.append(tree)
+        return 1 << len(leaves) - 1
+    feature, threshold, left, right = tree
+    place = len(splits)
+    splits.append(())
+    below = _lay(left, splits, leaves)
+    above = _lay(right, splits, leaves)
+    splits[place] = feature, threshold, below, above
+    return below | above

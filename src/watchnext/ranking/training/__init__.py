@@ -1,0 +1,1 @@
+"""Network, loss and features introduced to each other."""

@@ -1,0 +1,151 @@
+"""What a ranking network learns from: (logits (N, T), targets (N, T), groups (N,), watch (N,), weights (N,)) > scalar.
+
+`watch` is the loss of each row's watch time where a head of `watch_time` reads the last columns of the logits; None where the
+last column is log1p seconds. `weights` are those of rows, as `debias` makes them; None is 1 each. `heads` of a loss are the
+targets that it trains; what a network says of others means nothing.
+`groups` says which rows belong together: those of a viewer, or of a request, as the loss's `within` asks; None without one.
+Within a viewer over time, beware of the viewer's own counters: a long view raises them for all later rows, so that of two rows
+of one viewer the one with the lower counter is more often the long view, although viewers with high counters watch longer.
+A loss over such pairs learns the artefact, and GAUC rewards it. Train it on networks that read nothing of the viewer's own
+state (`model=preference`), or within requests.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from watchnext.ranking.heads import WATCH, outcome
+from watchnext.ranking.training.debias import weighted_mean
+from watchnext.ranking.training.groups import GROUPS
+from watchnext.types import TARGETS
+
+
+def _checked(within: str) -> str:
+    if within not in GROUPS:
+        raise ValueError(f"the loss ranks within {within!r}, expected {' or '.join(GROUPS)}")
+    return within
+
+
+def _same(groups: Tensor | None) -> Tensor:
+    """(N, N) bool, rows of one group. Raises ValueError without groups."""
+    if groups is None:
+        raise ValueError("a loss over pairs or lists needs the groups of its rows; take the batches of GroupedBatches")
+    return groups.unsqueeze(1) == groups.unsqueeze(0)
+
+
+def _mean(losses: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean of `losses` (P,), under `weights` (P,) where there are some; 0 without any."""
+    if not len(losses):
+        return losses.sum()
+    return losses.mean() if weights is None else weighted_mean(losses, weights)
+
+
+class MultiTask(nn.Module):
+    """Weighted sum over targets: cross entropy for outcomes, Huber on log1p seconds for watch time.
+
+    weights  target > weight; a target that is not named is not trained. Raises ValueError for a misspelt one.
+    """
+
+    within = None
+
+    def __init__(self, *, weights: Mapping[str, float]) -> None:
+        super().__init__()
+        if unknown := [name for name in weights if name not in TARGETS]:
+            raise ValueError(f"the loss weighs {unknown[0]!r}, expected some of {', '.join(TARGETS)}")
+        self.register_buffer("weights", torch.tensor([float(weights.get(name, 0.0)) for name in TARGETS]), persistent=False)
+        self.heads = tuple(name for name in TARGETS if weights.get(name))
+
+    def forward(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        groups: Tensor | None = None,
+        watch: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        happened = targets[:, :WATCH].clamp(0.0, 1.0)
+        outcomes = nn.functional.binary_cross_entropy_with_logits(logits[:, :WATCH], happened, reduction="none")
+        if watch is None:
+            watch = nn.functional.smooth_l1_loss(logits[:, WATCH], targets[:, WATCH].log1p(), reduction="none")
+        losses = torch.cat([outcomes, watch.unsqueeze(-1)], dim=-1)
+        mean = losses.mean(0) if weights is None else weighted_mean(losses, weights)
+        return (mean * self.weights).sum()
+
+
+class WithinGroups(nn.Module, ABC):
+    """A loss over the order of one target among the rows of a group, some of GROUPS."""
+
+    def __init__(self, *, target: str, within: str) -> None:
+        super().__init__()
+        self.place, self.within, self.heads = outcome(target, told="the loss ranks by"), _checked(within), (target,)
+
+    def forward(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        groups: Tensor | None,
+        watch: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        losses, rows = self._losses(logits[:, self.place], targets[:, self.place] > 0, _same(groups))
+        return _mean(losses, None if weights is None else weights[rows])
+
+    @abstractmethod
+    def _losses(self, logit: Tensor, positive: Tensor, same: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses (P,) and the rows that weigh them; `logit` (N,), `positive` (N,) bool, and `same` (N, N) bool as `_same`."""
+
+
+class Pairwise(WithinGroups):
+    """RankNet (Burges et al., ICML 2005) within a group: mean over its pairs of log(1 + exp(other - positive)).
+
+    Every pair of the batch counts alike, so a group with many pairs weighs more, or as its positive row weighs (Joachims et
+    al., WSDM 2017). 0 where no group has both labels.
+    """
+
+    def _losses(self, logit: Tensor, positive: Tensor, same: Tensor) -> tuple[Tensor, Tensor]:
+        pairs = same & positive.unsqueeze(1) & ~positive.unsqueeze(0)
+        better, worse = pairs.nonzero(as_tuple=True)
+        return nn.functional.softplus(logit[worse] - logit[better]), better
+
+
+class Listwise(WithinGroups):
+    """Softmax over a group: mean over its positives of -log(exp(positive) / sum of exp over the group).
+
+    ListNet's top-one probability (Cao et al., ICML 2007) with the labels as the true distribution, so GAUC's weights: a group
+    counts by its positives, or by what these weigh. Groups with one label only say nothing and are left out; 0 where none is
+    left.
+    """
+
+    def _losses(self, logit: Tensor, positive: Tensor, same: Tensor) -> tuple[Tensor, Tensor]:
+        total = logit.expand(len(logit), -1).masked_fill(~same, -torch.inf).logsumexp(1)
+        counted = positive & (same & ~positive.unsqueeze(0)).any(1)
+        return (total - logit)[counted], counted
+
+
+class Mixture(nn.Module):
+    """Weighted sum of other losses, `weights` and `losses` by name. Those over groups share their groups."""
+
+    def __init__(self, *, losses: Mapping[str, nn.Module], weights: Mapping[str, float]) -> None:
+        super().__init__()
+        if set(losses) != set(weights):
+            raise ValueError(f"the mixture weighs {', '.join(weights)} and has {', '.join(losses)}, expected the same names")
+        self.losses, self.weights = nn.ModuleDict(losses), {name: float(weight) for name, weight in weights.items()}
+        grouped = {loss.within for loss in self.losses.values()} - {None}
+        if len(grouped) > 1:
+            raise ValueError(f"the mixture ranks within {' and '.join(sorted(grouped))}, expected one of them")
+        self.within = next(iter(grouped), None)
+        self.heads = tuple(name for name in TARGETS if any(name in loss.heads for loss in self.losses.values()))
+
+    def forward(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        groups: Tensor | None = None,
+        watch: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        given = (logits, targets, groups, watch, weights)
+        parts = [self.weights[name] * loss(*given) for name, loss in self.losses.items()]
+        return torch.stack(parts).sum()

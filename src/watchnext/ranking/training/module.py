@@ -1,0 +1,142 @@
+"""Training of a ranking network: introduces features, network and loss to each other."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from watchnext.features.dataset.batches import Batches, FeatureSet
+from watchnext.features.encode.pipeline import FeaturePipeline
+from watchnext.nn.training import NothingToLearnError, adam, finite
+from watchnext.nn.weights import build_network, recipe_of, save_network
+from watchnext.ranking.feature_mask import Blind, hidden_places
+from watchnext.ranking.figures import figures
+from watchnext.ranking.heads import WATCH, predictions
+from watchnext.ranking.models.with_watch_time import WatchTimeNetwork
+from watchnext.ranking.training.debias import InversePropensity
+from watchnext.ranking.training.groups import GroupedBatches
+from watchnext.types import TARGETS
+
+FIT_ROWS = 1_000_000  # training rows that a watch-time head and propensity weights are fitted on; more changes nothing
+
+
+class RankingModule(pl.LightningModule):
+    """Any network `inputs > logits (N, T)` under any loss of `losses`.
+
+    hide                what it does not see of the inputs, some of `blind.HIDABLE`
+    watch_time          a head of `watch_time` for the last columns; None: the last column is log1p seconds
+    position_bias       a partial of `debias.PositionBias`, added in training; None for no such tower
+    inverse_propensity  weigh training rows by `debias.InversePropensity`, clipped at so many times the median; None: alike
+    """
+
+    def __init__(
+        self,
+        *,
+        features: FeatureSet,
+        network: partial,
+        loss: nn.Module,
+        learning_rate: float,
+        weight_decay: float,
+        batch_size: int,
+        hide: tuple[str, ...] = (),
+        watch_time: partial | None = None,
+        position_bias: partial | None = None,
+        inverse_propensity: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.features, self.learning_rate, self.weight_decay, self.batch_size = (
+            features,
+            learning_rate,
+            weight_decay,
+            batch_size,
+        )
+        self.recipe = _recipe(network, features.pipeline, tuple(hide), watch_time) | {"heads": list(loss.heads)}
+        self.network, self.loss = build_network(self.recipe), loss
+        self.watch_time = self.network.watch_time if watch_time else None
+        if watch_time:
+            self.watch_time.fit(*watched(features, _sampled(features)))
+        columns = WATCH + self.watch_time.logits if watch_time else len(TARGETS)
+        self.position_bias = position_bias(logits=columns) if position_bias else None
+        self.propensities = None
+        if inverse_propensity is not None:
+            logged = features.columns["propensity"][_sampled(features)]
+            self.propensities = InversePropensity(propensities=logged, most=inverse_propensity)
+        self._scored: list[tuple[Tensor, ...]] = []
+
+    def loader(self, split: str, *, seed: int) -> DataLoader:
+        """Impressions of a split; only training ones are shuffled. Raises NothingToLearnError where there are none."""
+        rows = self.features.rows(split)
+        if not len(rows):
+            raise NothingToLearnError(f"there are no {split} impressions; check data.split")
+        common = {"features": self.features, "rows": rows, "batch_size": self.batch_size, "seed": seed}
+        if split == "train" and self.loss.within:
+            return GroupedBatches(within=self.loss.within, **common).loader()
+        return Batches(shuffle=split == "train", **common).loader()
+
+    def objective(self, batch: dict[str, Tensor]) -> Tensor:
+        """What a batch is trained on, a scalar."""
+        targets = batch["targets"]
+        logits = (self.network.network if self.watch_time else self.network)(batch).float()  # a loss has too few digits in bf16
+        if self.position_bias is not None:
+            logits = logits + self.position_bias(batch["position"])
+        watch = None
+        if self.watch_time:
+            watch = self.watch_time.losses(logits[:, WATCH:], targets[:, WATCH], batch["video_duration_s"][:, 0])
+        weights = self.propensities(batch["propensity"]) if self.propensities else None
+        return self.loss(logits, targets, batch.get("groups"), watch, weights)
+
+    def training_step(self, batch: dict[str, Tensor], place: int) -> Tensor:
+        loss = self.objective(batch)
+        finite(loss, place, key="model.module.learning_rate", learning_rate=self.learning_rate)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["targets"]))
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
+        found = predictions(self.network(batch))
+        self._scored.append((found, batch["targets"], batch["user_rows"], batch["video_duration_s"][:, 0]))
+
+    test_step = validation_step
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics("valid")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics("test")
+
+    def _log_metrics(self, split: str) -> None:
+        scored = [torch.cat(parts).numpy() for parts in zip(*self._scored, strict=True)]
+        self._scored.clear()
+        for name, value in figures(*scored).items():
+            self.log(f"{split}/{name}", value, prog_bar=name == "auc_long_view")
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return adam(self, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
+
+    def save(self, folder: Path) -> None:
+        save_network(folder, self.network, schema=self.features.pipeline.schema, recipe=self.recipe)
+
+
+def _sampled(features: FeatureSet) -> np.ndarray:
+    """Up to FIT_ROWS training rows, evenly spaced in time."""
+    rows = features.rows("train")
+    return rows[:: max(1, -(-len(rows) // FIT_ROWS))]
+
+
+def watched(features: FeatureSet, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Watched seconds (n,) of `rows`, and the seconds (n,) that their videos last, 0 where unknown."""
+    return features.columns["targets"][rows, WATCH], features.videos["video_duration_s"][
+        features.columns["video_rows"][rows], 0
+    ]
+
+
+def _recipe(network: partial, pipeline: FeaturePipeline, hide: tuple[str, ...], watch_time: partial | None) -> dict:
+    """What rebuilds the configured network, behind a blind where something is hidden, under its watch-time head."""
+    if hide:
+        network = partial(Blind, network=network, hidden=hidden_places(pipeline, hide))
+    if watch_time:
+        network = partial(WatchTimeNetwork, network=network, watch_time=watch_time)
+    return recipe_of(partial(network.func, **{**network.keywords, "targets": len(TARGETS)}), pipeline.sizes)

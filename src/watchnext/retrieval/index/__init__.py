@@ -1,0 +1,1 @@
+"""Video vectors > a searchable index, with pre-filter and recall check."""

@@ -1,0 +1,66 @@
+"""Vectors in lists around centroids (IVF, Sivic & Zisserman, ICCV 2003), 8 bits a number, read by compiled loops.
+
+Deviations. Not the number of lists is fixed but the number of vectors that are compared, so that a filter that keeps half
+costs no recall: more lists are opened. Filters are bits in the order of the lists, and are read before any vector is.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from watchnext.features.arrays import load_arrays, save_arrays
+from watchnext.retrieval.index import codes
+from watchnext.retrieval.index.codes import Codes
+from watchnext.retrieval.index.prefilter import counted, standing
+from watchnext.retrieval.index.vectors import centroids, nearest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lists:
+    """lists     how many, about 2 * sqrt(videos); fewer where a list would hold fewer than 4
+    compared  vectors that a search compares at least, if so many are allowed
+    over      how many times as many as asked for have their exact score looked up
+    rounds, each   of k-means, and the vectors it sees a list
+    """
+
+    lists: int
+    compared: int
+    over: float = 1.2
+    rounds: int = 10
+    each: int = 64
+    seed: int = 0
+
+    def build(self, vectors: np.ndarray) -> "ListIndex":
+        """Of `vectors` (n, D)."""
+        count = max(min(self.lists, len(vectors) // 4), 1)
+        means = centroids(vectors, count, rounds=self.rounds, each=self.each, seed=self.seed)
+        member = nearest(means, vectors)
+        order = np.argsort(member, kind="stable")
+        return ListIndex(self, means, np.searchsorted(member[order], np.arange(count + 1)), order)
+
+    def load(self, folder: Path) -> "ListIndex":
+        arrays = load_arrays(Path(folder) / "lists")
+        return ListIndex(self, arrays["means"], arrays["starts"], None)
+
+
+class ListIndex:
+    """Built lists: means (L, D), starts (L + 1,); `order` is how the vectors have to be laid down, once."""
+
+    def __init__(self, recipe: Lists, means: np.ndarray, starts: np.ndarray, order: np.ndarray | None) -> None:
+        self._recipe, self._means, self._starts, self.order = recipe, np.array(means), np.array(starts, np.int64), order
+
+    def save(self, folder: Path) -> None:
+        save_arrays(Path(folder) / "lists", {"means": self._means, "starts": self._starts})
+
+    def near(self, query: np.ndarray, k: int, words: np.ndarray, coded: Codes) -> np.ndarray:
+        """Places (n,) of about the best `k` for `query` (D,) among those set in `words`; fewer where the lists that were
+        opened hold fewer."""
+        recipe, videos = self._recipe, int(self._starts[-1])
+        wanted = max(recipe.compared, 2 * k)
+        likeness = self._means @ query
+        opened = min(len(likeness), int(2 * len(likeness) * wanted / max(counted(words), 1)) + 16)
+        first = np.argpartition(-likeness, opened - 1)[:opened]
+        places = standing(words, self._starts, first[np.argsort(-likeness[first])], min(wanted, videos))
+        scores, _ = coded.scores(query, places)
+        return places[codes.best(scores, int(k * recipe.over), 0.0)]

@@ -1,0 +1,176 @@
+"""An index that changes while it answers: a built one, what came since, and what was taken out.
+
+Whoever searches reads one state and keeps it to the end; whoever changes something makes a new state and puts it in place in
+one step. So a search sees all of a change or nothing, and waits for nobody.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from watchnext.retrieval.index.prefilter import Allowed, clear, counted, packed
+from watchnext.retrieval.index.queries import require_finite
+from watchnext.retrieval.index.segments import VideoIndex
+from watchnext.retrieval.index.vectors import VideoIndexError
+
+log = logging.getLogger(__name__)
+
+OVERDUE = 10  # so many times `compact_at` stand beside the built index at most
+
+
+@dataclass(frozen=True)
+class State:
+    """`alive` (words,) uint64 are the places of `built` that still count; `rows` (n,) int64, `vectors` (n, D) float32 came
+    since. A row counts in one of both at most."""
+
+    built: VideoIndex
+    alive: np.ndarray
+    rows: np.ndarray
+    vectors: np.ndarray
+
+
+class LiveIndex:
+    """Any thread may call it.
+
+    compact_at  how many changes are gathered before they are built in, in a thread of its own; 0 is never
+    build       makes an index of vectors and rows; by default as `built` was made
+    """
+
+    def __init__(
+        self,
+        built: VideoIndex,
+        *,
+        compact_at: int = 10_000,
+        build: Callable[[np.ndarray, np.ndarray], VideoIndex] | None = None,
+    ) -> None:
+        self._compact_at, self._build = compact_at, build or built.rebuilt
+        self._state = _fresh(built)
+        self._changing, self._compacting = threading.Lock(), threading.Lock()
+        self._changed: set[int] = set()  # rows that changed since the last compaction began
+        self._thread: threading.Thread | None = None
+        self.failure: str | None = None
+
+    @property
+    def built(self) -> VideoIndex:
+        return self._state.built
+
+    @property
+    def towers(self) -> str:
+        return self.built.towers
+
+    @property
+    def dimension(self) -> int:
+        return self.built.dimension
+
+    def __len__(self) -> int:
+        state = self._state
+        return counted(state.alive) + len(state.rows)
+
+    # ---- search ------------------------------------------------------------------------------------------------------
+
+    def search(self, queries: np.ndarray, k: int, allowed: Allowed | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """As `VideoIndex.search`, over all that counts when it begins; what came since the build is compared exactly."""
+        state = self._state
+        rows, scores = state.built.search(queries, k, allowed, state.alive)
+        chosen = slice(None) if allowed is None else allowed.of(state.rows)
+        fresh, vectors = state.rows[chosen], state.vectors[chosen]
+        if not len(fresh):
+            return rows, scores
+        rows = np.hstack([rows, np.broadcast_to(fresh, (len(queries), len(fresh)))])
+        scores = np.hstack([scores, np.asarray(queries, np.float32) @ vectors.T])
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        return np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
+
+    # ---- change ------------------------------------------------------------------------------------------------------
+
+    def add(self, rows: np.ndarray, vectors: np.ndarray) -> None:
+        """Let every search that begins from now on find `rows` (n,) by `vectors` (n, D). A row that is there gets the new
+        vector, one that was removed is back.
+
+        Raises VideoIndexError for a row named twice or below 0, vectors of another width or not finite, and where compaction
+        keeps failing and too much stands beside the built index.
+        """
+        rows, vectors = np.asarray(rows, np.int64), np.asarray(vectors, np.float32)
+        if len(np.unique(rows)) != len(rows) or rows.min(initial=0) < 0 or vectors.shape != (len(rows), self.dimension):
+            raise VideoIndexError(
+                f"{len(rows)} rows and vectors {vectors.shape} were added, "
+                f"expected different rows from 0 up and as many vectors of {self.dimension} numbers"
+            )
+        require_finite(vectors, "the vector of video", rows)
+        with self._changing:
+            state = _without(self._state, rows)
+            if self._compact_at and len(state.rows) + len(rows) > OVERDUE * self._compact_at:
+                raise VideoIndexError(
+                    f"{len(state.rows)} videos stand beside the built index, expected at most {OVERDUE * self._compact_at}; "
+                    f"compaction does not keep up or failed ({self.failure}): build a new index, `dvc repro index`"
+                )
+            together = np.concatenate([state.rows, rows]), np.concatenate([state.vectors, vectors])
+            self._state = State(state.built, state.alive, *together)
+            self._changed.update(rows.tolist())
+        self._compact_when_due()
+
+    def remove(self, rows: np.ndarray) -> None:
+        """Let no search that begins from now on find `rows` (n,); what is not there is passed over."""
+        with self._changing:
+            self._state = _without(self._state, np.asarray(rows, np.int64))
+            self._changed.update(np.asarray(rows).tolist())
+        self._compact_when_due()
+
+    # ---- compact -----------------------------------------------------------------------------------------------------
+
+    def compact(self) -> None:
+        """Build all that counts into one new index and put it in place; what changes meanwhile is kept beside it. One at a
+        time. Where building raises, the old state goes on, and `failure` says why."""
+        with self._compacting:
+            with self._changing:
+                before, self._changed = self._state, set()
+            try:
+                built = self._build(*everything(before))
+            except Exception as error:
+                self.failure = repr(error)
+                log.exception("compaction failed; the index before it goes on serving")
+                return
+            with self._changing:
+                self._state = _rebased(built, self._state, np.fromiter(self._changed, np.int64))
+                self.failure = None
+
+    def wait(self) -> None:
+        """Until the compaction that runs, if one does, has ended."""
+        thread = self._thread
+        if thread is not None:
+            thread.join()
+
+    def _compact_when_due(self) -> None:
+        with self._changing:
+            idle = self._thread is None or not self._thread.is_alive()
+            if self._compact_at and idle and len(self._changed) >= self._compact_at:
+                self._thread = threading.Thread(target=self.compact, name="compact", daemon=True)
+                self._thread.start()
+
+
+def everything(state: State) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors (n, D) float32 and rows (n,) int64 of all that counts, by row."""
+    counts = np.unpackbits(state.alive.view(np.uint8), bitorder="little", count=len(state.built)).astype(bool)
+    rows = np.concatenate([state.built.rows[counts], state.rows])
+    vectors = np.concatenate([state.built.vectors[counts].astype(np.float32, copy=False), state.vectors])
+    order = np.argsort(rows, kind="stable")
+    return vectors[order], rows[order]
+
+
+def _fresh(built: VideoIndex) -> State:
+    return State(built, packed(np.ones(len(built), bool)), np.zeros(0, np.int64), np.zeros((0, built.dimension), np.float32))
+
+
+def _without(state: State, rows: np.ndarray) -> State:
+    alive, kept = state.alive.copy(), ~np.isin(state.rows, rows)
+    clear(alive, state.built.places(rows))
+    return replace(state, alive=alive, rows=state.rows[kept], vectors=state.vectors[kept])
+
+
+def _rebased(built: VideoIndex, now: State, changed: np.ndarray) -> State:
+    """What counts `now`, over an index `built` of what counted before the rows `changed`."""
+    since = np.isin(now.rows, changed)
+    return replace(_without(_fresh(built), changed), rows=now.rows[since], vectors=now.vectors[since])

@@ -1,0 +1,33 @@
+"""What goes into a search and comes out of it: what is refused, and how several answers of one viewer become one."""
+
+import numpy as np
+
+from watchnext.retrieval.index.vectors import VideoIndexError
+
+CHUNK = 65_536  # vectors at a time
+
+
+def best_of(rows: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Several queries' answers (Q, k) as one: at most k rows (n,) once each, with their best scores (n,), best first, no
+    padding. Behind the k-th, one could be missing that no query has among its own k."""
+    width, order = rows.shape[1], np.argsort(-scores, axis=None, kind="stable")
+    rows, scores = rows.ravel()[order], scores.ravel()[order]
+    first = np.sort(np.unique(rows, return_index=True)[1])
+    first = first[rows[first] >= 0][:width]
+    return rows[first], scores[first]
+
+
+def require_finite(vectors: np.ndarray, what: str, names: np.ndarray) -> None:
+    for at in range(0, len(vectors), CHUNK):
+        good = np.isfinite(vectors[at : at + CHUNK]).all(axis=1)
+        if not good.all():
+            raise VideoIndexError(f"{what} {names[at + int(np.argmin(good))]} holds nan or infinity, expected finite numbers")
+
+
+def require_queries(queries: np.ndarray, dimension: int) -> None:
+    if queries.ndim != 2 or queries.shape[1] != dimension:
+        raise VideoIndexError(
+            f"the query is {queries.shape[-1]} wide, but the index holds vectors of {dimension}; "
+            "they belong to different releases"
+        )
+    require_finite(queries, "query", np.arange(len(queries)))

@@ -1,0 +1,191 @@
+"""A built index: exact vectors, their codes, and a way to find what is near. One video of the catalogue is a row; where an
+index keeps it, a place."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from watchnext.features.arrays import load_arrays, save_arrays
+from watchnext.files import files_below, sha256_of
+from watchnext.retrieval.index.codes import WIDEST, Codes, best
+from watchnext.retrieval.index.lists import ListIndex, Lists
+from watchnext.retrieval.index.prefilter import Allowed, Shelf, clear, counted, packed, standing
+from watchnext.retrieval.index.queries import CHUNK, require_finite, require_queries
+from watchnext.retrieval.index.sealed import SEAL, require_whole
+from watchnext.retrieval.index.vectors import Library, LibraryIndex, VideoIndexError
+
+NARROW = 0.1  # what keeps a smaller part of the catalogue is compared whole
+KINDS: Mapping[str, type[Lists | Library]] = {"lists": Lists, "library": Library}
+PRECISIONS = ("float32", "float16")
+
+
+class VideoIndex:
+    """Built once, never changed; any thread may search it.
+
+    vectors  (n, D) float32 or float16, by place; they have the last word on every score
+    codes    of the same, for whatever has to be compared whole
+    rows     (n,) int32, the row at each place
+    near     finds what is near; None compares everything that is allowed
+    towers   which trained towers the vectors are of
+    """
+
+    def __init__(
+        self,
+        *,
+        vectors: np.ndarray,
+        codes: Codes,
+        rows: np.ndarray,
+        near: ListIndex | LibraryIndex | None,
+        recipe: Lists | Library | None,
+        towers: str,
+    ) -> None:
+        self.vectors, self.codes, self.rows, self.near = vectors, codes, rows, near
+        self.recipe, self.towers = recipe, towers
+        self._places = np.full(int(rows.max(initial=-1)) + 1, -1, np.int32)
+        self._places[rows] = np.arange(len(rows), dtype=np.int32)
+        self._everything = packed(np.ones(len(rows), bool))
+        self._packed: WeakKeyDictionary[Shelf, np.ndarray] = WeakKeyDictionary()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def dimension(self) -> int:
+        return len(self.codes.scale)
+
+    @classmethod
+    def build(
+        cls,
+        vectors: np.ndarray,
+        *,
+        recipe: Lists | Library | None,
+        rows: np.ndarray | None = None,
+        precision: str = "float32",
+        towers: str = "",
+    ) -> "VideoIndex":
+        """Of `vectors` (n, D) float32 that belong to `rows` (n,), by default the first n. The same input gives the same index.
+
+        Raises VideoIndexError for a vector that is not finite, and one wider than codes can be multiplied.
+        """
+        if precision not in PRECISIONS:
+            raise VideoIndexError(f"index.precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
+        if vectors.shape[1] > WIDEST:
+            raise VideoIndexError(f"the vectors are {vectors.shape[1]} wide, expected at most {WIDEST}")
+        rows = np.arange(len(vectors)) if rows is None else np.asarray(rows)
+        require_finite(vectors, "the vector of video", rows)
+        near = recipe.build(vectors) if recipe is not None and len(vectors) else None
+        order = np.arange(len(rows)) if near is None or near.order is None else near.order
+        laid = np.empty(vectors.shape, precision)
+        for at in range(0, len(laid), CHUNK):  # no second copy of all of them
+            laid[at : at + CHUNK] = vectors[order[at : at + CHUNK]]
+        return cls(
+            vectors=laid,
+            codes=Codes.of(laid),
+            rows=rows[order].astype(np.int32),
+            near=near,
+            recipe=recipe,
+            towers=towers,
+        )
+
+    def rebuilt(self, vectors: np.ndarray, rows: np.ndarray) -> "VideoIndex":
+        """Of other videos of the same towers, made as this one was."""
+        precision = str(self.vectors.dtype)
+        return self.build(vectors, recipe=self.recipe, rows=rows, precision=precision, towers=self.towers)
+
+    # ---- search ------------------------------------------------------------------------------------------------------
+
+    def search(
+        self, queries: np.ndarray, k: int, allowed: Allowed | None = None, alive: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Best `k` rows (B, k) int64 (-1 behind the last) and inner products (B, k) float32 (-inf) of `queries` (B, D), best
+        first; k is that of the catalogue where there are fewer videos.
+
+        allowed  which rows may be found, None all; what keeps less than NARROW of the catalogue is answered exactly
+        alive    (words,) uint64, as `words` gives them: places that were not removed
+        """
+        require_queries(queries, self.dimension)
+        if k < 1:
+            raise VideoIndexError(f"k is {k}, expected at least 1")
+        words, k = self.words(allowed, alive), min(k, len(self))
+        rows, scores = np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf, np.float32)
+        kept = counted(words)
+        for i, query in enumerate(np.asarray(queries, np.float32)):
+            places = self._candidates(query, k, words, kept)
+            exact = self.vectors[places].astype(np.float32, copy=False) @ query
+            order = np.argsort(-exact, kind="stable")[:k]
+            rows[i, : len(order)], scores[i, : len(order)] = self.rows[places[order]], exact[order]
+        return rows, scores
+
+    def _candidates(self, query: np.ndarray, k: int, words: np.ndarray, kept: int) -> np.ndarray:
+        """Places (n,) that hold the best `k`, all of them if the answer is exact."""
+        if self.near is not None and kept >= NARROW * len(self):
+            places = self.near.near(query, k, words, self.codes)
+            if len(places) >= min(k, kept):
+                return places
+        places = standing(words, np.array([0, len(self)]), np.zeros(1, np.int64), kept)
+        scores, margin = self.codes.scores(query, places)
+        return places[best(scores, k, margin)]
+
+    def words(self, allowed: Allowed | None = None, alive: np.ndarray | None = None) -> np.ndarray:
+        """A new array of bits by place (ceil(n / 64),) uint64."""
+        words = self._everything if allowed is None else self._of(allowed.shelf)
+        words = words.copy() if alive is None else words & alive
+        if allowed is not None:
+            clear(words, self.places(allowed.hidden))
+        return words
+
+    def places(self, rows: np.ndarray) -> np.ndarray:
+        """Where `rows` (n,) are kept, (n,) int32, -1 where they are not."""
+        known = (rows >= 0) & (rows < len(self._places))
+        return np.where(known, self._places[np.where(known, rows, 0)], -1) if len(self) else np.full(len(rows), -1, np.int32)
+
+    def _of(self, shelf: Shelf) -> np.ndarray:
+        words = self._packed.get(shelf)
+        if words is None:
+            self._packed[shelf] = words = packed(Allowed(shelf, np.zeros(0, np.int64)).of(self.rows))
+        return words
+
+    # ---- files -------------------------------------------------------------------------------------------------------
+
+    def save(self, folder: Path) -> None:
+        """Write to `folder`, in place of what is there."""
+        folder = Path(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        arrays = {"vectors": self.vectors, "codes": self.codes.values, "scale": self.codes.scale, "rows": self.rows}
+        save_arrays(folder, arrays)
+        if self.near is not None:
+            self.near.save(folder)
+        kind = next((name for name, made in KINDS.items() if isinstance(self.recipe, made)), "exact")
+        meta = {
+            "kind": kind,
+            "options": {} if self.recipe is None else asdict(self.recipe),
+            "towers": self.towers,
+            "videos": len(self),
+            "dimension": self.dimension,
+            "residual": self.codes.residual,
+            "reach": self.codes.reach,
+            "files": {name: sha256_of(folder / name) for name in files_below(folder, but=SEAL)},
+        }
+        (folder / SEAL).write_text(json.dumps(meta, indent=1))
+
+    @classmethod
+    def load(cls, folder: Path, *, verified: bool = False) -> "VideoIndex":
+        """Mapped, not read. Raises VideoIndexError naming the file that is missing, damaged or too many; `verified` says that
+        somebody has compared their sha256 already."""
+        folder = Path(folder)
+        try:
+            meta = json.loads((folder / SEAL).read_text())
+            if not verified:
+                require_whole(folder, meta["files"])
+            recipe = None if meta["kind"] == "exact" else KINDS[meta["kind"]](**meta["options"])
+            arrays = load_arrays(folder)
+            codes = Codes(arrays["codes"], np.array(arrays["scale"]), meta["residual"], meta["reach"])
+            near = recipe.load(folder) if recipe is not None and meta["videos"] else None
+        except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+            raise VideoIndexError(f"{folder} holds no readable index ({error!r}); run `dvc repro index`") from error
+        return cls(vectors=arrays["vectors"], codes=codes, rows=arrays["rows"], near=near, recipe=recipe, towers=meta["towers"])

@@ -1,0 +1,111 @@
+"""FAISS's only door: the exact answer by brute force, k-means, and FAISS's own indexes as a way to find what is near."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import faiss
+import numpy as np
+
+from watchnext.retrieval.index.codes import Codes
+
+
+class VideoIndexError(ValueError):
+    """An index that may not be published or cannot be used."""
+
+
+def exact(vectors: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Best `k` rows (B, k) int64 of `vectors` and inner products (B, k) float32 of `queries` (B, D), best first, by brute
+    force; fewer than `k` where there are fewer."""
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(np.ascontiguousarray(vectors, np.float32))
+    scores, rows = index.search(np.ascontiguousarray(queries, np.float32), min(k, len(vectors)))
+    return rows, scores
+
+
+def centroids(vectors: np.ndarray, count: int, *, rounds: int, each: int, seed: int) -> np.ndarray:
+    """Spherical k-means (Dhillon & Modha, 2001) on at most `each` of `vectors` (n, D) a centroid > unit vectors (count, D)
+    float32."""
+    sample = np.random.default_rng(seed).permutation(len(vectors))[: count * each]
+    means = faiss.Kmeans(
+        vectors.shape[1],
+        count,
+        niter=rounds,
+        spherical=True,
+        seed=seed,
+        min_points_per_centroid=1,
+        max_points_per_centroid=each,
+    )
+    means.train(np.ascontiguousarray(vectors[np.sort(sample)], np.float32))
+    return means.centroids
+
+
+def nearest(means: np.ndarray, vectors: np.ndarray, chunk: int = 65_536) -> np.ndarray:
+    """Which of `means` (L, D) has the largest inner product with each of `vectors` (n, D): (n,) int32."""
+    index = faiss.IndexFlatIP(means.shape[1])
+    index.add(means)
+    found = np.empty(len(vectors), np.int32)
+    for at in range(0, len(vectors), chunk):
+        found[at : at + chunk] = index.search(np.ascontiguousarray(vectors[at : at + chunk], np.float32), 1)[1][:, 0]
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Library:
+    """One of FAISS's indexes, by its own strings: `factory` such as "HNSW32,SQfp16", `parameters` such as "efSearch=256".
+
+    over  how many times as many as asked for are looked up; the exact vectors decide among them
+    """
+
+    factory: str
+    parameters: str = ""
+    over: float = 1.0
+
+    def build(self, vectors: np.ndarray) -> "LibraryIndex":
+        """Of `vectors` (n, D). Graphs are built by one thread: with two, links depend on which of them was first."""
+        threads = faiss.omp_get_max_threads()
+        faiss.omp_set_num_threads(1)
+        try:
+            index = faiss.index_factory(vectors.shape[1], self.factory, faiss.METRIC_INNER_PRODUCT)
+            index.train(np.ascontiguousarray(vectors, np.float32))
+            index.add(np.ascontiguousarray(vectors, np.float32))
+        finally:
+            faiss.omp_set_num_threads(threads)
+        return LibraryIndex(self, index)
+
+    def load(self, folder: Path) -> "LibraryIndex":
+        """Codes and links are mapped, not read, where FAISS can. Raises VideoIndexError for what is no index of its."""
+        try:
+            index = faiss.read_index(str(Path(folder) / "videos.faiss"), faiss.IO_FLAG_MMAP_IFC)
+        except RuntimeError as error:
+            raise VideoIndexError(f"{folder} holds no readable index ({error}); run `dvc repro index`") from error
+        return LibraryIndex(self, index)
+
+
+class LibraryIndex:
+    """A built one; its places are those of the vectors it was given."""
+
+    order = None
+
+    def __init__(self, recipe: Library, index: faiss.Index) -> None:
+        self._recipe, self._index = recipe, index
+        if recipe.parameters:
+            faiss.ParameterSpace().set_index_parameters(index, recipe.parameters)
+
+    def save(self, folder: Path) -> None:
+        faiss.write_index(self._index, str(Path(folder) / "videos.faiss"))
+
+    def near(self, query: np.ndarray, k: int, words: np.ndarray, _: Codes) -> np.ndarray:
+        """Places (n,) of about the best `k` for `query` (D,) among those set in `words`."""
+        wanted = min(int(k * self._recipe.over), self._index.ntotal)
+        chosen = _parameters(self._index, faiss.IDSelectorBitmap(words.view(np.uint8)))
+        _, found = self._index.search(np.ascontiguousarray(query[None], np.float32), wanted, params=chosen)
+        return found[0][found[0] >= 0]
+
+
+def _parameters(index: faiss.Index, selector: faiss.IDSelector) -> faiss.SearchParameters:
+    """The index's own search parameters, with `selector`: given ones replace all, and the defaults are others."""
+    if isinstance(index, faiss.IndexHNSW):
+        return faiss.SearchParametersHNSW(efSearch=index.hnsw.efSearch, sel=selector)
+    if isinstance(index, faiss.IndexIVF):
+        return faiss.SearchParametersIVF(nprobe=index.nprobe, sel=selector)
+    return faiss.SearchParameters(sel=selector)

@@ -1,0 +1,121 @@
+"""What is watched now, where: decayed counts of every video, by surface and region, that go on counting while they serve."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from watchnext.features.state.fold import HOUR_MS
+from watchnext.retrieval.sources.source import Asked, ranked
+
+EVERYWHERE = 0
+FAR = 64.0  # half-lives behind the landmark at which it is moved
+RANKED = 2_000  # how deep a ranking is kept
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Counts of a log as plain arrays.
+
+    regions (R,), segments (S, 2)  names, of segments surface and region; the most active ones
+    table (1 + R + S, V) float32   everywhere, by region, by segment; an event at `landmark_ms` counts 1, a later one more
+    landmark_ms, half_life_h       (1,) each
+    """
+
+    regions: np.ndarray
+    segments: np.ndarray
+    table: np.ndarray
+    landmark_ms: np.ndarray
+    half_life_h: np.ndarray
+
+    @classmethod
+    def nothing(cls, *, regions: Sequence[str], segments: Sequence[tuple[str, str]], videos: int, landmark_ms: float,
+                half_life_h: float) -> "Counted":  # fmt: skip
+        table = np.zeros((1 + len(regions) + len(segments), videos), np.float32)
+        named = np.array(regions, np.str_), np.array(segments, np.str_).reshape(-1, 2)
+        return cls(*named, table, np.array([landmark_ms]), np.array([half_life_h]))
+
+
+class Trending:
+    """Counts that go on, and their ranking.
+
+    Counts decay by a landmark (forward decay: Cormode, Shkapenyuk, Srivastava and Xu, ICDE 2009): an event at t adds
+    2^((t - landmark) / half-life) and nothing else changes, so late events need no care and the ranking no clock.
+    float32: a count stops growing near 16 million half-lived events.
+    """
+
+    def __init__(self, counted: Counted) -> None:
+        self._names = counted.regions, counted.segments
+        self._table = np.array(counted.table, np.float32)
+        self._landmark_ms, self.half_life_ms = float(counted.landmark_ms[0]), float(counted.half_life_h[0]) * HOUR_MS
+        regions = 1 + len(counted.regions)
+        self._regions = {str(region): place for place, region in enumerate(counted.regions, 1)}
+        self._segments = {(str(s), str(r)): place for place, (s, r) in enumerate(counted.segments, regions)}
+        self._writing = threading.Lock()
+
+    def levels(self, surface: str | None, region: str | None) -> tuple[int, ...]:
+        """Lines of the table that a surface and a region count in, from everywhere down; names that have none are left out."""
+        surface, region = surface or "", region or ""
+        down = self._regions.get(region), self._segments.get((surface, region))
+        return (EVERYWHERE, *(line for line in down if line is not None))
+
+    def lines(self, places: Sequence[tuple[str | None, str | None]]) -> np.ndarray:
+        """`levels` of surfaces and regions (N, 3), padded with -1."""
+        found = [self.levels(*place) for place in places]
+        return np.array([each + (-1,) * (3 - len(each)) for each in found], np.int64).reshape(-1, 3)
+
+    def count(self, rows: np.ndarray, known_at: np.ndarray, lines: np.ndarray) -> None:
+        """Events: video rows (N,), their times in ms (N,), and where they count (N, 3) as `lines` says."""
+        if not len(rows):
+            return
+        event, level = np.nonzero(lines >= 0)
+        with self._writing:
+            self._approach(float(known_at.max()))
+            weights = np.exp2((known_at - self._landmark_ms) / self.half_life_ms).astype(np.float32)
+            np.add.at(self._table, (lines[event, level], rows[event]), weights[event])
+
+    def _approach(self, now_ms: float) -> None:
+        """Move the landmark before weights leave float32."""
+        if now_ms - self._landmark_ms > FAR * self.half_life_ms:
+            self._table *= np.float32(np.exp2((self._landmark_ms - now_ms) / self.half_life_ms))
+            self._landmark_ms = now_ms
+
+    def shares(self, levels: Sequence[int], as_of_ms: float, prior: float) -> np.ndarray:
+        """Share of each video (V,) float32 in what is watched at the last of `levels`: its count there, beside `prior` events
+        spread as at the level above (hierarchical Dirichlet prior: MacKay and Peto, Natural Language Engineering 1995). Where
+        little is watched, the level above speaks."""
+        shares = np.zeros(self._table.shape[1], np.float32)
+        weight = np.float32(0.0)
+        with self._writing:
+            for line in levels:
+                counts = self._table[line]
+                total = counts.sum(dtype=np.float64) + weight
+                shares = (counts + weight * shares) / np.float32(max(total, 1e-30))
+                weight = np.float32(prior * np.exp2(min((as_of_ms - self._landmark_ms) / self.half_life_ms, FAR)))
+        return shares
+
+    def counted(self) -> Counted:
+        """What there is by now, to be written."""
+        with self._writing:
+            when = np.array([self._landmark_ms]), np.array([self.half_life_ms / HOUR_MS])
+            return Counted(*self._names, self._table.copy(), *when)
+
+
+class TrendingSource:
+    """The most watched videos of the request's surface and region, ranked anew whenever `refresh_s` have passed. A surface or a
+    region that is unknown, or had too little traffic to be kept, is answered as the level above it: region, then everywhere."""
+
+    def __init__(self, *, trending: Trending, prior: float, refresh_s: float) -> None:
+        self._trending, self._prior, self._refresh_ms = trending, prior, refresh_s * 1000.0
+        self._ranked: dict[tuple[int, ...], tuple[float, np.ndarray]] = {}
+
+    def candidates(self, asked: Asked, k: int) -> np.ndarray:
+        levels = self._trending.levels(asked.surface, asked.region)
+        at, rows = self._ranked.get(levels, (-np.inf, None))
+        if not at <= asked.as_of_ms < at + self._refresh_ms:
+            shares = self._trending.shares(levels, asked.as_of_ms, self._prior)
+            watched = np.flatnonzero(shares > 0)
+            rows = watched[ranked(watched, shares[watched], RANKED)]
+            self._ranked[levels] = (asked.as_of_ms, rows)
+        return rows[:k]

@@ -1,0 +1,1 @@
+"""Two-tower models, their losses and negatives."""

@@ -1,0 +1,130 @@
+"""Retrieval by content alone, with nothing to learn: what answers before there is a log, and a floor for what is learned."""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from watchnext.features.dataset.batches import FeatureSet
+from watchnext.features.encode.encodings import InputSizes
+from watchnext.nn.weights import build_network, recipe_of, save_network
+from watchnext.retrieval.towers.sequences.whole_catalogue import recall_among_all
+from watchnext.types import TARGETS
+
+QUERIES = 1000  # that the index guard measures recall on
+CHUNK = 4096
+WATCHED_S = 1  # place of the log of watched seconds among history values
+
+
+class Content(nn.Module):
+    """Content vector and tags > vectors (..., width) of norm 1, or 0 where a video has neither.
+
+    A tag is a direction drawn at random: two sets of tags are as alike as the tags that they share. Both parts weigh the same.
+    A video without a content vector is found by its tags.
+    """
+
+    def __init__(self, *, sizes: InputSizes, tag_directions: int) -> None:
+        super().__init__()
+        self.dimension = sizes.vector - 1  # the last column says whether the vector is there; it is no direction
+        drawn = torch.randn(sizes.tags, tag_directions, generator=torch.Generator().manual_seed(0))
+        drawn[0] = 0.0
+        self.register_buffer("tags", drawn)
+
+    def forward(self, tags: Tensor, vector: Tensor) -> Tensor:
+        known = normalize(self.tags[tags.long()].sum(-2), dim=-1)
+        if self.dimension:
+            known = torch.cat([known, vector[..., : self.dimension]], dim=-1)
+        return normalize(known, dim=-1)
+
+
+class VideoContent(nn.Module):
+    """A video's inputs > its content (N, width)."""
+
+    def __init__(self, content: Content) -> None:
+        super().__init__()
+        self.content = content
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        return self.content(inputs["video_tags"], inputs["video_vector"])
+
+
+class WatchedContent(nn.Module):
+    """A viewer's inputs > the mean content of the last watches (B, width), of norm 1; 0 for somebody who watched nothing.
+
+    The i-th last watch weighs decay^i times the log of its seconds.
+    """
+
+    def __init__(self, content: Content, *, decay: float) -> None:
+        super().__init__()
+        self.content, self.decay = content, decay
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        mask = inputs["history_mask"]
+        recency = self.decay ** torch.arange(mask.shape[1], device=mask.device)
+        weights = mask * recency * inputs["history_values"][..., WATCHED_S]
+        watched = self.content(inputs["history_tags"], inputs["history_vector"])
+        return normalize((watched * weights.unsqueeze(-1)).sum(1), dim=-1)
+
+
+class ContentTowers(nn.Module):
+    """The two towers without a parameter: a query looks for videos like those that were watched."""
+
+    def __init__(self, *, sizes: InputSizes, decay: float, tag_directions: int) -> None:
+        super().__init__()
+        content = Content(sizes=sizes, tag_directions=tag_directions)
+        self.video, self.query = VideoContent(content), WatchedContent(content, decay=decay)
+
+
+class ContentModule:
+    """What `RetrievalModule` is to a trained network: `positive` and `recall_at` mean the same."""
+
+    def __init__(self, *, features: FeatureSet, network: partial, positive: str, recall_at: int) -> None:
+        self.features, self.positive, self.recall_at = features, TARGETS.index(positive), recall_at
+        self.recipe = recipe_of(network, features.pipeline.sizes)
+        self.network = build_network(self.recipe).eval()
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Recall over the whole catalogue on the held-out days that have positives."""
+        vectors, found = self.embeddings(), {}
+        for split in ("valid", "test"):
+            if len(rows := self._positives(split)):
+                queries, wanted = self.queries(rows)[:, None], self.features.columns["video_rows"][rows]
+                found[f"{split}/recall_at_{self.recall_at}"] = recall_among_all(vectors, queries, wanted, self.recall_at)
+        return found
+
+    def _positives(self, split: str) -> np.ndarray:
+        rows = self.features.rows(split)
+        return rows[self.features.columns["targets"][rows, self.positive] > 0]
+
+    @torch.no_grad()
+    def embeddings(self, chunk: int = 8192) -> np.ndarray:
+        """Vectors of the whole catalogue (V, D) float32."""
+        videos, count = self.features.videos, len(self.features.catalogue)
+        parts = []
+        for first in range(0, count, chunk):
+            rows = slice(first, min(first + chunk, count))
+            parts.append(
+                self.network.video({name: torch.from_numpy(np.array(values[rows])) for name, values in videos.items()})
+            )
+        return torch.cat(parts).numpy()
+
+    @torch.no_grad()
+    def queries(self, rows: np.ndarray) -> np.ndarray:
+        """Vectors (n, D) float32 of the viewers of the impressions `rows`, as of their requests."""
+        parts = [self.network.query(self.features.batch(rows[start : start + CHUNK])) for start in range(0, len(rows), CHUNK)]
+        return torch.cat(parts).numpy()
+
+    def save(self, folder: Path) -> None:
+        """Network, catalogue vectors (embeddings.npy), queries (queries.npy) of validation days and their impressions
+        (query_rows.npy); without such days the queries are of viewers who watched one video each, and of no impression."""
+        save_network(folder, self.network, schema=self.features.pipeline.schema, recipe=self.recipe)
+        vectors, valid = self.embeddings(), self._positives("valid")
+        np.save(Path(folder) / "embeddings.npy", vectors)
+        evenly = slice(None, None, max(1, len(valid if len(valid) else vectors) // QUERIES))
+        np.save(Path(folder) / "query_rows.npy", valid[evenly])
+        np.save(Path(folder) / "queries.npy", self.queries(valid[evenly]) if len(valid) else vectors[evenly])

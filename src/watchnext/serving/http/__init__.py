@@ -1,0 +1,1 @@
+"""HTTP around the funnel: app, handlers, schemas, errors."""

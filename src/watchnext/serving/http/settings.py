@@ -1,0 +1,69 @@
+"""What sets the server: WATCHNEXT_* variables, and nothing else.
+
+WATCHNEXT_RELEASES (releases)   WATCHNEXT_STORE (store)   WATCHNEXT_SERVED (outputs/served)
+WATCHNEXT_CLOCK    release (time starts where the release's state ends) or wall; unset, the release says
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from watchnext.features.encode.pipeline import FeaturePipeline
+from watchnext.schema import SchemaError
+from watchnext.serving.release.manifest import ReleaseError, verified
+from watchnext.serving.release.release import CLOCKS, current
+from watchnext.serving.store.environment import MAP_BYTES, Environment, StoreError, locked, state_of
+from watchnext.serving.store.store import REPAIR
+
+FOLDERS = {"releases": "releases", "store": "store", "served": "outputs/served"}
+
+
+class VariableError(ValueError):
+    """A WATCHNEXT_* variable that cannot be obeyed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variables:
+    releases: Path
+    store: Path
+    served: Path
+    clock: str | None
+
+    @classmethod
+    def of(cls, variables: Mapping[str, str]) -> "Variables":
+        """Raises VariableError. An empty variable is an unset one."""
+        clock = variables.get("WATCHNEXT_CLOCK") or None
+        if clock not in (None, *CLOCKS):
+            raise VariableError(f"WATCHNEXT_CLOCK is {clock!r}, expected {' or '.join(CLOCKS)}; set it so, or unset it")
+        folders = {name: Path(variables.get(f"WATCHNEXT_{name.upper()}") or path) for name, path in FOLDERS.items()}
+        return cls(clock=clock, **folders)
+
+    def check(self) -> None:
+        """Raise ReleaseError or StoreError where a server could not start; reads every byte of the release, loads nothing.
+
+        A network that was loaded here would crash the process that supervises the server when that ends.
+        """
+        release = current(self.releases)
+        manifest = verified(release)
+        try:
+            FeaturePipeline.load(release / "pipeline")
+        except SchemaError as error:
+            raise ReleaseError(f"{release} cannot serve: {error}") from error
+        lock = locked(self.store)
+        try:
+            if (self.store / "current").exists():
+                self._check_store(manifest)
+        finally:
+            lock.close()
+
+    def _check_store(self, manifest: Mapping) -> None:
+        found = {name: self._state_of(name) for name in ("current", "next") if (self.store / name).exists()}
+        if manifest["state"] not in found.values():
+            needed = f"release {manifest['id']} needs {manifest['state']}"
+            raise StoreError(f"the store {self.store} holds state {found['current']}, but {needed}; run `{REPAIR}`")
+
+    def _state_of(self, name: str) -> str:
+        environment = Environment(self.store / name, durable=True, map_bytes=MAP_BYTES)
+        found = state_of(environment)
+        environment.close()
+        return found

@@ -1,0 +1,1 @@
+"""The sealed folder that serves: manifest, compiled networks, publish, switch."""

@@ -1,0 +1,63 @@
+"""An exported network on OpenVINO: named arrays in, one array out; and a ranker, which may have trees beside it."""
+
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from watchnext.ranking.models.trees.forest import INPUT, Forest
+
+os.environ.setdefault("OPENVINO_TELEMETRY", "0")
+import openvino as ov
+
+TREES = "trees"  # the folder of a ranker's trees, beside its graph
+
+
+class Graph:
+    """`<path>.xml` with its weights beside it, compiled for the CPU. Any thread may call it: each has its own request.
+
+    precision  f32 or bf16. It is always asked for: left to itself, a processor with bf16 would answer other scores than the
+               ones that were evaluated.
+    """
+
+    def __init__(self, path: Path, *, threads: int = 1, precision: str = "f32") -> None:
+        options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+        self._compiled = ov.Core().compile_model(str(path), "CPU", options)
+        self._types = {port.get_any_name(): port.get_element_type().to_dtype() for port in self._compiled.inputs}
+        self._local = threading.local()
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return tuple(self._types)
+
+    def __call__(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The first output. Inputs that the network lacks are left out; one that it needs and is not given raises KeyError."""
+        if missing := self._types.keys() - inputs.keys():
+            raise KeyError(f"the graph needs {', '.join(sorted(missing))}, but was given {', '.join(sorted(inputs))}")
+        fed = {name: np.ascontiguousarray(inputs[name], dtype) for name, dtype in self._types.items()}
+        return self._request().infer(fed, share_inputs=True)[0].copy()  # the request's buffer is overwritten by its next call
+
+    def _request(self) -> ov.InferRequest:
+        if not hasattr(self._local, "request"):
+            self._local.request = self._compiled.create_infer_request()
+        return self._local.request
+
+
+@dataclass(frozen=True)
+class CompiledRanker:
+    """Inputs > predictions (C, T). What the graph cannot follow at pace, its trees, is read before it and given to it."""
+
+    graph: Graph
+    forest: Forest | None
+
+    @classmethod
+    def load(cls, folder: Path, *, precision: str = "f32") -> "CompiledRanker":
+        """Of `ranker.xml` in `folder`, and what stands beside it; `precision` as in `Graph`."""
+        trees = Path(folder) / TREES
+        return cls(Graph(Path(folder) / "ranker.xml", precision=precision), Forest.load(trees) if trees.exists() else None)
+
+    def __call__(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        return self.graph({**inputs, INPUT: self.forest(inputs)} if self.forest else inputs)

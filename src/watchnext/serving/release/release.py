@@ -1,0 +1,280 @@
+"""A release: everything that answers, built together, in one folder that is written once and never edited.
+
+`releases/<id>/` with `manifest.json` naming a sha256 for every file; `releases/current` is a link to the one that serves.
+"""
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from watchnext.features.arrays import load_arrays
+from watchnext.features.catalogue import Catalogue, Ids
+from watchnext.features.encode.pipeline import FeaturePipeline
+from watchnext.features.state.fold import Layout, State
+from watchnext.features.state.initial import write_opening_state
+from watchnext.files import files_below, link, sha256_of, synced, synced_below
+from watchnext.ranking.calibration.calibration import Calibration
+from watchnext.ranking.models.trees.forest import Splits
+from watchnext.reranking.slate import Reranker
+from watchnext.retrieval.index.live import LiveIndex
+from watchnext.retrieval.index.segments import VideoIndex
+from watchnext.retrieval.sources.graph import Edges
+from watchnext.retrieval.sources.trending import Counted
+from watchnext.serving.release.compiled import TREES, CompiledRanker, Graph
+from watchnext.serving.release.manifest import REPAIR, SEAL, ReleaseError, digest_of, verified
+
+CLOCKS = ("release", "wall")
+# What the maker of a release states; `publish` adds the rest.
+GIVEN = ("data", "regime", "as_of_ms", "clock", "towers")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+WALKS = ("related", "transitions")  # sources that walk a graph of that name
+EDGES = ("starts", "neighbours", "weights")
+FEATURE_PARTS = ("pipeline", "catalogue", "users", "user_table", "videos")
+
+
+@dataclass(frozen=True)
+class Release:
+    """One verified release, loaded. Arrays are mapped read-only, except what rules read at every request."""
+
+    folder: Path
+    manifest: Mapping
+    pipeline: FeaturePipeline
+    catalogue: Catalogue
+    users: Mapping[str, np.ndarray]
+    videos: Mapping[str, np.ndarray]
+    user_ids: Ids
+    user_regions: np.ndarray
+    video_ids: Ids
+    state: State
+    query_tower: Graph
+    ranker: CompiledRanker | None  # None predicts nothing: the release answers in retrieval order
+    calibration: Calibration
+    index: LiveIndex
+    walks: Mapping[str, Edges]
+    trending: Counted
+    reranker: Reranker
+    retrieval: Mapping
+
+    @classmethod
+    def load(cls, folder: Path) -> "Release":
+        """Verify every byte, then load. Raises ReleaseError naming the file that is damaged, missing or too many, or the part
+        that a release of another version lacks."""
+        folder = Path(folder).resolve()
+        manifest = verified(folder)
+        _require_parts(folder, manifest)
+        pipeline, catalogue = FeaturePipeline.load(folder / "pipeline"), Catalogue.load(folder / "catalogue")
+        user_table = load_arrays(folder / "user_table")
+        looked_up = {name: load_arrays(folder / name) for name in (*WALKS, "trending")}
+        release = cls(
+            folder=folder,
+            manifest=manifest,
+            pipeline=pipeline,
+            catalogue=catalogue,
+            users=load_arrays(folder / "users"),
+            videos=load_arrays(folder / "videos"),
+            user_ids=Ids(user_table["user_ids"]),
+            user_regions=user_table["regions"],
+            video_ids=Ids(catalogue.video_ids),
+            state=State(**load_arrays(folder / "state")),
+            query_tower=Graph(folder / "graphs" / "query_tower.xml"),
+            ranker=CompiledRanker.load(folder / "graphs") if "graphs/ranker.xml" in manifest["files"] else None,
+            calibration=Calibration.load(folder / "calibration"),
+            index=LiveIndex(VideoIndex.load(folder / "index", verified=True)),
+            walks={name: Edges(*(arrays[part] for part in EDGES)) for name, arrays in looked_up.items() if name in WALKS},
+            trending=Counted(**{field.name: looked_up["trending"][field.name] for field in fields(Counted)}),
+            reranker=Reranker.from_config(json.loads((folder / "reranking.json").read_text())),
+            retrieval=json.loads((folder / "retrieval.json").read_text()),
+        )
+        release._require_one_build({name: str(arrays["catalogue"][0]) for name, arrays in looked_up.items()})
+        return release
+
+    def _require_one_build(self, counted_for: Mapping[str, str]) -> None:
+        """Parts of different builds would answer nonsense without an error. `counted_for` is the catalogue of each part that
+        was counted from a log."""
+        claims = (
+            *((f"catalogue of `{name}`", found, self.catalogue.fingerprint) for name, found in counted_for.items()),
+            ("schema", self.pipeline.schema.fingerprint, self.manifest["schema"]),
+            ("state", self.state_fingerprint, self.manifest["state"]),
+            ("towers of the index's vectors", self.index.towers, self.manifest.get("towers")),
+            ("videos in the index", len(self.index), len(self.catalogue)),
+            ("videos in the state", len(self.state.videos), len(self.catalogue)),
+            ("width of a viewer's state", self.state.viewers.shape[1], self.layout.viewer),
+        )
+        for what, found, expected in claims:
+            if found != expected:
+                raise ReleaseError(
+                    f"{self.folder}: {what}: {found}, expected {expected}; the parts were not built together, run `{REPAIR}`"
+                )
+
+    @property
+    def id(self) -> str:
+        return self.manifest["id"]
+
+    @property
+    def as_of_ms(self) -> int:
+        return self.manifest["as_of_ms"]
+
+    @property
+    def clock(self) -> str:
+        return self.manifest["clock"]
+
+    @cached_property
+    def layout(self) -> Layout:
+        return Layout.of(self.pipeline.schema.state)
+
+    @cached_property
+    def region_bits(self) -> dict[str, int]:
+        return self.catalogue.region_bits
+
+    @cached_property
+    def state_fingerprint(self) -> str:
+        return state_fingerprint(self.pipeline, self.catalogue)
+
+
+def _require_parts(folder: Path, manifest: Mapping) -> None:
+    missing = {*FEATURE_PARTS, "state", "index", *WALKS, "trending"} - {name.split("/")[0] for name in manifest["files"]}
+    if any(name.startswith(f"graphs/{TREES}/") for name in manifest["files"]):
+        missing |= {f"graphs/{TREES}/{field.name}.npy" for field in fields(Splits)} - manifest["files"].keys()
+    if missing:
+        raise ReleaseError(
+            f"{folder} holds no {min(missing)}, as another version built it; run `{REPAIR}`, and then "
+            "`python -m watchnext.lifecycle promote`"
+        )
+
+
+def state_fingerprint(pipeline: FeaturePipeline, catalogue: Catalogue) -> str:
+    """16 hex digits over what gives the state its meaning: its layout, and the rows of videos, creators, tags."""
+    digest = hashlib.sha256(pipeline.schema.fingerprint.encode())
+    for array in (catalogue.video_ids, catalogue.creator_names, catalogue.tag_names):
+        digest.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]
+
+
+# ---- write -------------------------------------------------------------------------------------------------------------
+
+
+def aside(root: Path) -> Path:
+    """A new empty folder to assemble a release in, on the same file system, where nothing serves from."""
+    folder = Path(root) / f".staging-{secrets.token_hex(8)}"  # `tempfile` would make one that other users cannot read
+    folder.mkdir(parents=True)
+    return folder
+
+
+def assemble(
+    staging: Path,
+    *,
+    features: Path,
+    query_tower: Path,
+    ranker: Path | None,
+    calibration: Path,
+    index: Path,
+    graph: Path,
+    trending: Path,
+    reranking: Mapping,
+    retrieval: Mapping,
+    reference: Path,
+) -> None:
+    """Copy the parts: the feature stage's folder, two networks (.xml, .bin and perhaps a folder trees beside; the ranker may
+    lack), the ranker's calibration if it has one, the folders of the index, of the graphs to walk and of what is trending,
+    settings, a sample."""
+    for part in FEATURE_PARTS:
+        _copy(Path(features) / part, staging / part)
+    schema = FeaturePipeline.load(staging / "pipeline").schema
+    write_opening_state(Path(features), staging / "state", schema, Catalogue.load(staging / "catalogue"))
+    if Path(calibration).exists():
+        _copy(calibration, staging / "calibration")
+    folders = {"index": Path(index), "trending": Path(trending)} | {name: Path(graph) / name for name in WALKS}
+    for name, folder in folders.items():
+        _copy(folder, staging / name)
+    (staging / "graphs").mkdir()
+    for name, graph in (("query_tower", query_tower), ("ranker", ranker)):
+        for suffix in (".xml", ".bin") if graph else ():
+            shutil.copyfile(Path(graph).with_suffix(suffix), staging / "graphs" / f"{name}{suffix}")
+    if ranker and (trees := Path(ranker).with_name(TREES)).exists():
+        _copy(trees, staging / "graphs" / TREES)
+    (staging / "reference").mkdir()
+    shutil.copyfile(reference, staging / "reference" / "reference.parquet")
+    for name, settings in (("reranking", reranking), ("retrieval", retrieval)):
+        (staging / f"{name}.json").write_text(json.dumps(settings, indent=1))
+
+
+def _copy(folder: Path, to: Path) -> None:
+    """Copy the files below, under the umask; `shutil.copytree` would give folders the modes of the original."""
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"{folder} is missing; run `dvc repro`")
+    for name in files_below(Path(folder), but=""):
+        (to / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(Path(folder) / name, to / name)
+
+
+def publish(staging: Path, root: Path, manifest: Mapping) -> Path:
+    """Seal `staging` (in `root`) and rename it to `root/<id>`; returns that folder. The same release again changes nothing.
+
+    `manifest` has GIVEN, and `id` unless the content shall name it. Raises ReleaseError for an id that other content has.
+    """
+    sealed = _sealed(staging, manifest)
+    (staging / SEAL).write_text(json.dumps(sealed, indent=1))
+    target = Path(root) / sealed["id"]
+    if target.exists():
+        if verified(target)["files"] != sealed["files"]:
+            raise ReleaseError(f"{target} exists with other content; releases are never edited: give this one another id")
+        shutil.rmtree(staging)
+        return target
+    synced_below(staging)
+    os.rename(staging, target)
+    synced(Path(root))
+    return target
+
+
+def _sealed(staging: Path, manifest: Mapping) -> dict:
+    if wrong := sorted(set(GIVEN) ^ (manifest.keys() - {"id"})):
+        raise ReleaseError(
+            f"the manifest of a release has or lacks {', '.join(wrong)}; expected {', '.join(GIVEN)} and perhaps id"
+        )
+    if manifest["clock"] not in CLOCKS:
+        raise ReleaseError(f"the manifest's clock is {manifest['clock']!r}, expected one of {', '.join(CLOCKS)}")
+    pipeline = FeaturePipeline.load(staging / "pipeline")
+    sealed = {name: manifest[name] for name in GIVEN}
+    sealed["schema"] = pipeline.schema.fingerprint
+    sealed["state"] = state_fingerprint(pipeline, Catalogue.load(staging / "catalogue"))
+    sealed["files"] = {name: sha256_of(staging / name) for name in files_below(staging, but=SEAL)}
+    sealed["id"] = manifest.get("id") or f"{manifest['data']}-{digest_of(sealed)[:12]}"
+    if not NAME.fullmatch(sealed["id"]) or sealed["id"] == "current":
+        raise ReleaseError(f"the release id is {sealed['id']!r}, expected letters, digits, '.', '_' and '-', and not 'current'")
+    return {**sealed, "digest": digest_of(sealed)}
+
+
+# ---- which one serves --------------------------------------------------------------------------------------------------
+
+
+def switch(root: Path, release_id: str) -> None:
+    """Let `root/current` name the release, in one step. Raises ReleaseError if it is not there or damaged."""
+    verified(Path(root) / release_id)
+    link(Path(root), "current", release_id)
+
+
+def last_built(root: Path, outputs: Path) -> Path:
+    """The folder of the release that the pipeline with these outputs built last. Raises ReleaseError where there is none."""
+    path = Path(outputs) / "release.json"
+    if not path.exists():
+        raise ReleaseError(f"{path} is missing: no release was built yet; run `dvc repro` (or `make demo`)")
+    return Path(root) / json.loads(path.read_text())["release"]
+
+
+def current(root: Path) -> Path:
+    """The folder of the release that serves. Raises ReleaseError where there is none."""
+    path = Path(root) / "current"
+    if not os.path.lexists(path):
+        raise ReleaseError(f"no release yet in {root}: run `dvc repro` (or `make demo`)")
+    if not path.exists():
+        raise ReleaseError(f"{path} names {os.readlink(path)}, which is gone; promote another release or run `dvc repro`")
+    return path.resolve()

@@ -1,0 +1,155 @@
+"""The online store from a log, day by day, beside the one that serves: what the next server with its release starts from.
+
+In the store's folder, state/<state fingerprint>/ holds the log's validated tables, and the fold with its snapshots: one day
+more costs that day, and writing the records out.
+"""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from watchnext.data.loaders.canonical import CanonicalTables
+from watchnext.data.stage import write_stage
+from watchnext.data.storage import StoredTables
+from watchnext.data.tables import DataError
+from watchnext.features.state.builder import LogState
+from watchnext.serving.release.release import Release
+from watchnext.serving.store.bootstrap import put_built_from, put_items, put_meta, put_viewers
+from watchnext.serving.store.environment import MAP_BYTES, Environment, StoreError, StoreHeldError, locked, offer, place
+from watchnext.serving.store.store import Store, carry_current, journal_of
+
+
+@dataclass(frozen=True)
+class StateBuilt:
+    """What a build did.
+
+    kept, folded   days of the log (those whose times overlap are one) that stayed, and that were folded; `why` no more stayed
+    rejected       rows of the log that are not sound; state/.../tables/rejected.parquet says why
+    left_out       impressions of videos that the release does not know
+    until_ms       the first moment that the log does not cover: of the store's journal, what was known before it is the log's,
+                   and what was known then or later, `replayed` events by now, counts on top
+    later          outcomes that the log itself holds of after it, and that were known before any of those
+    switched       whether it is the store now, or waits for a server to start with the release
+    """
+
+    kept: int
+    folded: int
+    why: str | None
+    impressions: int
+    rejected: int
+    left_out: int
+    until_ms: int
+    later: int
+    replayed: int
+    switched: bool
+
+
+def build_state(
+    folder: Path, release: Release, root: Path, *, snapshots: int, serves: bool, map_bytes: int = MAP_BYTES
+) -> StateBuilt:
+    """Build or catch up the store `folder` from the log in `root` (canonical tables), for `release`.
+
+    It becomes the store at once where the release `serves` and no server holds the store, else with `Store.open`. A running
+    server is not disturbed: what it acknowledges while this goes on, or later, is counted when the store changes, unless it was
+    known before the log ends.
+
+    Raises DataError for a log that cannot be read, StoreError where another build is at it or no video of the log is known.
+    """
+    folder, root = Path(folder), Path(root)
+    work = folder / "state" / release.state_fingerprint
+    with closing(locked(work)):
+        rejected = write_stage(_loader(root, release), release.pipeline.schema, work / "tables").report["rejected"]
+        stored = StoredTables.open(work / "tables", repair=_command(root))
+        _require_kinds(stored, release, root)
+        state = LogState(
+            work / "fold",
+            stored,
+            schema=release.pipeline.schema,
+            catalogue=release.catalogue,
+            snapshots=snapshots,
+        )
+        kept, why = state.run()
+        if not state.impressions:
+            raise StoreError(
+                f"none of the {state.left_out} impressions in {root} is of a video that the release {release.id} knows; "
+                "name the release that was built with this catalogue (release=ID)"
+            )
+        later, replayed = _write(work / "built", folder, release, state, map_bytes)
+        offer(folder, work / "built")
+    switched = serves and _switched(folder, release, map_bytes)
+    return StateBuilt(
+        kept=kept,
+        folded=len(stored.days) - kept,
+        why=why,
+        impressions=state.impressions,
+        rejected=sum(rejected.values()),
+        left_out=state.left_out,
+        until_ms=state.until_ms,
+        later=later,
+        replayed=replayed,
+        switched=switched,
+    )
+
+
+def _command(root: Path) -> str:
+    return f"python -m watchnext.serving state build --log {root}"
+
+
+def _loader(root: Path, release: Release) -> CanonicalTables:
+    schema = release.folder / "pipeline" / "schema.json"
+    numbers = {"video_id": not release.video_ids.are_strings}
+    if len(release.user_ids.ids):
+        numbers["user_id"] = not release.user_ids.are_strings
+    return CanonicalTables(root=str(root), features=str(schema), repair=_command(root), numbers=numbers)
+
+
+def _require_kinds(stored: StoredTables, release: Release, root: Path) -> None:
+    """The ids of the log are those that requests bring: 1 and "1" would be two viewers."""
+    for name, column, known in (
+        ("user_id", stored.users["user_id"], release.user_ids),
+        ("video_id", stored.videos["video_id"], release.video_ids),
+    ):
+        if len(column) and not known.takes(column[0]):
+            kind = "String" if known.are_strings else "Int64"
+            raise DataError(f"{name} is {column.dtype} in {root} and {kind} in the release {release.id}; write it as {kind}")
+
+
+def _write(built: Path, folder: Path, release: Release, state: LogState, map_bytes: int) -> tuple[int, int]:
+    """The environment: records as the log leaves them, and what the store that serves knows beyond it. Returns how many later
+    outcomes of the log, and how many events of the journal, count on top."""
+    shutil.rmtree(built, ignore_errors=True)
+    built.mkdir()
+    with closing(Environment(built, durable=False, map_bytes=map_bytes)) as environment:  # synced once, when it closes
+        carry_current(folder, environment, map_bytes=map_bytes)
+        # A server that was there saw every outcome from its first event on; those before are only in the log.
+        first = min(_known_after(environment, state.until_ms), default=np.inf)
+        later = state.later_ms(first)
+        for users, records in chain(state.viewers(), state.fold_later(first)):
+            put_viewers(environment, state.users, users, records)
+        put_items(environment, "videos", state.items.videos)
+        put_items(environment, "creators", state.items.creators)
+        store = Store(environment, release, None)
+        latest = int(max([store.last_known_at, state.until_ms - 1, *later.tolist()]))
+        put_built_from(environment, release, since_ms=state.until_ms)
+        put_meta(environment, last_known_at=place(latest))
+        return len(later), store.replay()
+
+
+def _known_after(environment: Environment, until_ms: int) -> Iterator[int]:
+    with environment.read() as txn:
+        for event in journal_of(txn, environment.tables["journal"], 0):
+            if event.known_at >= until_ms:
+                yield event.known_at
+
+
+def _switched(folder: Path, release: Release, map_bytes: int) -> bool:
+    try:
+        Store.open(folder, release, map_bytes=map_bytes).close()
+    except StoreHeldError:
+        return False
+    return True

@@ -1,0 +1,61 @@
+"""Working copies of the records that one transaction changes; nobody sees them before it commits."""
+
+from collections.abc import Mapping
+
+import lmdb
+import numpy as np
+
+from watchnext.features.state.fold import Layout
+from watchnext.serving.store.environment import place
+
+
+def unpacked(packed: bytes | None, width: int) -> np.ndarray:
+    """A record as the fold takes it: writable, contiguous float64; zeros where there is none."""
+    return np.zeros(width) if packed is None else np.frombuffer(packed).copy()
+
+
+class Records:
+    """Records by viewer key, video row and creator row, copied when first asked for."""
+
+    def __init__(
+        self, txn: lmdb.Transaction, tables: Mapping, layout: Layout, videos: np.ndarray, creators: np.ndarray
+    ) -> None:
+        self._txn, self._tables, self._layout = txn, tables, layout
+        self._videos, self._creators = videos, creators
+        self._changed_viewers: dict[bytes, np.ndarray] = {}
+        self._changed_videos: dict[int, np.ndarray] = {}
+        self._changed_creators: dict[int, np.ndarray] = {}
+        self._nobody = np.zeros(layout.item)  # stands in for the creator of a video without one
+
+    def viewer(self, key: bytes) -> np.ndarray:
+        if key not in self._changed_viewers:
+            packed = self._txn.get(key, db=self._tables["viewers"])
+            self._changed_viewers[key] = unpacked(packed, self._layout.viewer)
+        return self._changed_viewers[key]
+
+    def video(self, row: int) -> np.ndarray:
+        if row not in self._changed_videos:
+            self._changed_videos[row] = self._videos[row].copy()
+        return self._changed_videos[row]
+
+    def creator(self, row: int) -> np.ndarray:
+        if row < 0:
+            return self._nobody
+        if row not in self._changed_creators:
+            self._changed_creators[row] = self._creators[row].copy()
+        return self._changed_creators[row]
+
+    def write(self) -> None:
+        """Put every copy into the transaction."""
+        items = {"viewers": self._changed_viewers.items()}
+        for name, changed in (("videos", self._changed_videos), ("creators", self._changed_creators)):
+            items[name] = [(place(row), record) for row, record in changed.items()]
+        for name, records in items.items():
+            with self._txn.cursor(self._tables[name]) as cursor:
+                cursor.putmulti([(key, record.tobytes()) for key, record in records])
+
+    def publish(self) -> None:
+        """After the commit: bring the arrays in memory in step."""
+        for array, changed in ((self._videos, self._changed_videos), (self._creators, self._changed_creators)):
+            for row, record in changed.items():
+                array[row] = record

@@ -1,0 +1,150 @@
+"""Days of a simulated log, in order: viewers in blocks on threads, then all requests of the day by time, a group at a time.
+
+Memory holds two days as they were drawn (some 20 bytes an impression each) and one group of rows as columns, whatever the
+length of the log.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+import numpy as np
+import pyarrow as pa
+from tqdm import tqdm
+
+from watchnext.data.tables import OUTCOMES
+from watchnext.kernels import kernel
+from watchnext.simulator.behaviour import DAY_MS
+from watchnext.simulator.mechanisms import SURFACES
+from watchnext.simulator.platform.inventory import Offer, stock
+from watchnext.simulator.platform.sessions import MOST, simulate
+from watchnext.simulator.platform.slates import UNIFORM, Chunk, Memory, Setting, empty_chunk, new_desk
+
+VIEWERS = 8_192  # in a block
+CHUNK = 32 * MOST  # requests
+GROUP = 32_768  # requests, 8 times as many rows
+POLICIES = ("softmax", "random")
+EPOCH = date(1970, 1, 1)
+OF_REQUESTS = 5  # fields of a chunk; the others are of impressions
+
+
+@dataclass(frozen=True)
+class DayLog:
+    """One day of requests, in order by `order`, and the number of requests in the days before."""
+
+    day_ms: int
+    drawn: Chunk
+    starts: np.ndarray
+    order: np.ndarray
+    before: int
+
+    @property
+    def date(self) -> date:
+        return EPOCH + timedelta(days=self.day_ms // DAY_MS)
+
+    def groups(self, user_id: np.ndarray, video_id: np.ndarray) -> Iterator[pa.Table]:
+        """The canonical impressions, sorted by (time_ms, request_id, position)."""
+        for first in range(0, len(self.order), GROUP):
+            yield self._table(self.order[first : first + GROUP], self.before + first + 1, user_id, video_id)
+
+    def _table(self, rows: np.ndarray, request_id: int, user_id: np.ndarray, video_id: np.ndarray) -> pa.Table:
+        longs, position, propensity, codes, happened = _spread(self.drawn, self.starts, rows, request_id, user_id, video_id)
+        day = np.full(len(position), self.day_ms // DAY_MS, np.int32)
+        named = {
+            "request_id": longs[0],
+            "user_id": longs[1],
+            "video_id": longs[2],
+            "time_ms": longs[3],
+            "day": pa.array(day).cast(pa.date32()),
+            "surface": pa.DictionaryArray.from_arrays(codes[0], pa.array(SURFACES)),
+            "position": position,
+            "propensity": propensity,
+            "policy": pa.DictionaryArray.from_arrays(codes[1], pa.array(POLICIES)),
+            "watch_ms": longs[4],
+            "received_ms": longs[5],
+        }
+        return pa.table({**named, **{name: happened[i] for i, name in enumerate(OUTCOMES)}})
+
+
+@kernel
+def _spread(drawn, starts, rows, request_id, user_id, video_id):
+    """Columns of the impressions of the requests `rows`, which are numbered from `request_id` on."""
+    total = drawn.slots[rows].astype(np.int64).sum()
+    longs, codes = np.empty((6, total), np.int64), np.empty((2, total), np.int8)
+    position, propensity, happened = np.empty(total, np.int16), np.empty(total, np.float32), np.empty((7, total), np.bool_)
+    i = 0
+    for number, request in enumerate(rows):
+        time_ms, user, kind = drawn.time_ms[request], user_id[drawn.user[request]], drawn.kind[request]
+        for slot in range(drawn.slots[request]):
+            at = starts[request] + slot
+            longs[0, i], longs[1, i], longs[2, i], longs[3, i] = request_id + number, user, video_id[drawn.video[at]], time_ms
+            longs[4, i], longs[5, i] = drawn.watch_ms[at], time_ms + drawn.lag_ms[at]
+            codes[0, i], codes[1, i] = kind & 1, (kind & UNIFORM) > 0
+            position[i], propensity[i] = slot, drawn.propensity[at]
+            for outcome in range(7):
+                happened[outcome, i] = (drawn.flags[at] >> outcome) & 1
+            i += 1
+    return longs, position, propensity, codes, happened
+
+
+def draw_days(
+    setting: Setting,
+    offer: Offer,
+    memory: Memory,
+    *,
+    first_ms: int,
+    days: int,
+    policy_sharpness: float,
+    threads: int,
+    quiet: bool,
+) -> Iterator[DayLog]:
+    """Day after day; `memory` moves on. What a session has left at the end of the last day is not told."""
+    users, carried, before = len(memory.free_ms), empty_chunk(0), 0
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        tqdm(total=users * days, unit=" viewer-days", unit_scale=True, disable=True if quiet else None) as bar,
+    ):
+        for day_ms in range(first_ms, first_ms + days * DAY_MS, DAY_MS):
+            _stock_all(pool, setting, offer, day_ms, policy_sharpness)
+            blocks = pool.map(lambda first: _block(setting, offer, memory, first, day_ms, bar), range(0, users, VIEWERS))  # noqa: B023
+            drawn = _joined([carried, *(chunk for block in blocks for chunk in block)])
+            today, carried = _split(drawn, day_ms, before)
+            before += len(today.order)
+            yield today
+
+
+def _stock_all(pool: ThreadPoolExecutor, setting: Setting, offer: Offer, day_ms: int, sharpness: float) -> None:
+    periods = len(offer.since_ms)
+    times = [day_ms + period * DAY_MS // periods for period in range(periods)]
+    fill = [pool.submit(stock, offer, i, setting.shelves, setting.videos, time, sharpness) for i, time in enumerate(times)]
+    for filled in fill:
+        filled.result()
+
+
+def _block(setting: Setting, offer: Offer, memory: Memory, first: int, day_ms: int, bar: tqdm) -> list[Chunk]:
+    """The day of a block of viewers, in as many chunks as it takes."""
+    end, room, chunks = min(first + VIEWERS, len(memory.free_ms)), empty_chunk(CHUNK), []
+    desk = new_desk(setting.directions.shape[1])
+    while first < end:
+        user, requests, rows = simulate(setting, offer, memory, desk, first, end, day_ms, room)
+        chunks.append(Chunk(*(values[: requests if i < OF_REQUESTS else rows].copy() for i, values in enumerate(room))))
+        bar.update(user - first)
+        first = user
+    return chunks
+
+
+def _joined(chunks: list[Chunk]) -> Chunk:
+    return Chunk(*(np.concatenate(values) for values in zip(*chunks, strict=True)))
+
+
+def _split(drawn: Chunk, day_ms: int, before: int) -> tuple[DayLog, Chunk]:
+    """Requests of the day in order of time, those of one moment in order of viewers; and those after midnight."""
+    slots = drawn.slots.astype(np.int64)
+    starts = slots.cumsum() - slots
+    order = np.argsort(drawn.time_ms, kind="stable")
+    today = np.searchsorted(drawn.time_ms[order], day_ms + DAY_MS)
+    late = np.sort(order[today:])
+    rows = np.repeat(starts[late] - slots[late].cumsum() + slots[late], slots[late]) + np.arange(slots[late].sum())
+    carried = Chunk(*(values[late if i < OF_REQUESTS else rows] for i, values in enumerate(drawn)))
+    return DayLog(day_ms, drawn, starts, order[:today], before), carried

@@ -1,0 +1,179 @@
+"""One request of the simulated platform: its slate is drawn, then watched. Compiled without reference counts, for speed."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from watchnext.kernels import kernel
+from watchnext.simulator.behaviour import DAY_MS, DIMENSION, appeal_of, draw, stay_of, taste_into
+from watchnext.simulator.mechanisms import looks_on
+from watchnext.simulator.platform.inventory import LATEST, latest_into
+from watchnext.simulator.platform.logging_policy import FOLLOWS, among, clusters_into, pick, probability
+from watchnext.simulator.random import exponential, normal, reset, uniform
+
+BLUR = 2  # purpose of a random stream
+SESSIONS = 16  # of a viewer and day, at most
+MIN_SLOTS, MAX_SLOTS = 6, 10
+FOLLOWED_SHARE = 0.08  # of the slots of a viewer who follows somebody
+UNIFORM, FOLLOWED = 2, 128  # bits beside the surface of a request, beside the outcomes of an impression
+
+
+class Setting(NamedTuple):
+    """What a day does not change. `directions` (D, clusters), `sharpness` of the cluster softmax by surface."""
+
+    seed: int
+    viewers: np.ndarray
+    videos: np.ndarray
+    shelves: tuple
+    physics: tuple
+    directions: np.ndarray
+    sharpness: np.ndarray
+    explore: float
+    random_requests: float
+    blur: float
+
+
+class Memory(NamedTuple):
+    """What is known of each viewer: the last videos shown (-1 for none) and where the next goes, the same of creators
+    followed, and when their last session ended."""
+
+    seen: np.ndarray
+    seen_at: np.ndarray
+    follows: np.ndarray
+    follows_at: np.ndarray
+    free_ms: np.ndarray
+
+
+class Chunk(NamedTuple):
+    """Requests, and their impressions one after another; `lag_ms` is from the request to when the outcome arrived."""
+
+    time_ms: np.ndarray
+    user: np.ndarray
+    slots: np.ndarray
+    kind: np.ndarray
+    depth: np.ndarray
+    video: np.ndarray
+    propensity: np.ndarray
+    watch_ms: np.ndarray
+    lag_ms: np.ndarray
+    flags: np.ndarray
+
+
+class Desk(NamedTuple):
+    """Room for one request."""
+
+    stream: np.ndarray
+    taste: np.ndarray
+    blur: np.ndarray
+    share: np.ndarray
+    until: np.ndarray
+    latest: np.ndarray
+    slate: np.ndarray
+    starts: np.ndarray
+
+
+def empty_chunk(requests: int) -> Chunk:
+    kinds = (np.int64, np.int32, np.int8, np.uint8, np.int16), (np.int32, np.float32, np.int32, np.int32, np.uint8)
+    of_requests, of_slots = (
+        [np.empty(size, kind) for kind in of] for size, of in zip((requests, requests * MAX_SLOTS), kinds, strict=True)
+    )
+    return Chunk(*of_requests, *of_slots)
+
+
+def new_desk(clusters):
+    floats = np.empty((2, DIMENSION), np.float32)
+    return Desk(
+        np.empty(1, np.uint64),
+        floats[0],
+        floats[1],
+        np.empty(clusters),
+        np.empty(clusters),
+        np.empty(FOLLOWS * LATEST, np.int32),
+        np.empty(MAX_SLOTS, np.int32),
+        np.empty(SESSIONS, np.int64),
+    )
+
+
+@njit(nogil=True, _nrt=False)
+def fill_slate(setting, offer, memory, desk, user, time_ms, period, kind, slots, out, row):
+    """Draw a slate with its propensities into `out` from `row` on; returns its length, shorter where nothing is left."""
+    viewers, videos, region = setting.viewers, setting.videos, setting.viewers[user].region
+    explore, follow, count = 1.0, 0.0, 0
+    if not kind & UNIFORM:
+        explore = setting.explore
+        follows = memory.follows[user]
+        count = latest_into(desk.latest, setting.shelves, videos, follows, region, offer.since_ms[period])
+        follow = FOLLOWED_SHARE if count else 0.0
+        taste_into(desk.taste, viewers, user, time_ms - DAY_MS)
+        for d in range(DIMENSION):
+            desk.taste[d] += desk.blur[d]
+        sharpness = setting.sharpness[kind & 1]
+        clusters_into(desk.share, desk.until, desk.taste, setting.directions, offer.mass[period], region, sharpness)
+    seen, left, again = memory.seen[user], offer.allowed[period, region], 0.0
+    for video in seen:
+        if video >= 0:
+            left -= 1
+            again += probability(offer, period, videos, region, video, desk.share, explore, follow, desk.latest, count)
+    slots = min(slots, left)
+    for slot in range(slots):
+        while True:
+            video = pick(
+                offer, period, setting.shelves, videos, region, desk.until, explore, follow, desk.latest, count, desk.stream
+            )
+            if not among(video, desk.slate, slot) and not among(video, seen, len(seen)):
+                break
+        q = probability(offer, period, videos, region, video, desk.share, explore, follow, desk.latest, count)
+        desk.slate[slot] = video
+        out.video[row + slot], out.propensity[row + slot] = video, min(q / (1.0 - again), 1.0)
+        again += q
+    return slots
+
+
+@kernel(_nrt=False)
+def watch_slate(setting, memory, desk, user, time_ms, surface, depth, slots, out, row):
+    """What happens to the slate in `out.video` from `row` on; returns its watch time and long views."""
+    viewers, videos, physics, stream = setting.viewers, setting.videos, setting.physics, desk.stream
+    taste_into(desk.taste, viewers, user, time_ms)
+    watched, long_views, looks = 0, 0, True
+    for slot in range(row, row + slots):
+        video, watch_ms = out.video[slot], 0
+        followed = among(videos[video].creator, memory.follows[user], FOLLOWS)
+        flags = 0
+        if looks:
+            appeal = appeal_of(physics, viewers, videos, desk.taste, user, video, time_ms, followed)
+            stay = stay_of(physics, viewers, user, appeal, depth)
+            watch_ms, flags = draw(physics, appeal, stay, videos[video].duration_ms / 1000.0, followed, stream)
+            looks = uniform(stream) < looks_on(physics.position_law, surface, slot - row, (flags & 2) > 0)
+        watched += watch_ms
+        long_views += (flags & 2) > 0
+        out.watch_ms[slot] = watch_ms
+        out.lag_ms[slot] = watched + int(1500.0 * exponential(stream))
+        out.flags[slot] = flags | FOLLOWED * followed
+        if flags & 16:
+            follow(memory, user, videos[video].creator)
+    return watched, long_views
+
+
+@njit(nogil=True, _nrt=False)
+def blur_into(desk, setting, user):
+    """What the policy gets wrong about a viewer, for good; leaves the stream where it was."""
+    state = desk.stream[0]
+    reset(desk.stream, setting.seed, BLUR, user, 0)
+    for d in range(len(desk.blur)):
+        desk.blur[d] = setting.blur * normal(desk.stream)
+    desk.stream[0] = state
+
+
+@njit(nogil=True, _nrt=False)
+def follow(memory, user, creator):
+    memory.follows[user, memory.follows_at[user] % FOLLOWS] = creator
+    memory.follows_at[user] += 1
+
+
+@njit(nogil=True, _nrt=False)
+def remember(memory, user, slate, slots):
+    size = memory.seen.shape[1]
+    for slot in range(slots):
+        memory.seen[user, (memory.seen_at[user] + slot) % size] = slate[slot]
+    memory.seen_at[user] += slots

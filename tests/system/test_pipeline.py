@@ -1,0 +1,164 @@
+"""The whole pipeline, every stage in its own process as DVC runs it, on a small log of somebody's own.
+
+Its ids are strings and it has a raw feature that no other data set has: nothing but YAML says so.
+"""
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from tiny_project import run
+from watchnext.features.dataset.batches import FeatureSet
+from watchnext.features.encode.pipeline import FeaturePipeline
+from watchnext.metrics import auc, logloss
+from watchnext.ranking.scoring import Ranker
+from watchnext.types import TARGETS
+
+
+def metrics(project: Path, name: str) -> dict:
+    return json.loads((project / "outputs" / "tiny" / "metrics" / f"{name}.json").read_text())
+
+
+def test_serving_and_training_compute_the_same(project):
+    found = metrics(project, "evaluation")
+    assert found["skew"] < 1e-4
+    assert found["skew_watch_s"] < 1e-3
+
+
+def test_a_ranker_is_judged_by_the_labels_it_learned(project):
+    """Of long views the log has its own flags; the configuration says 6 seconds."""
+    outputs = project / "outputs" / "tiny"
+    features = FeatureSet.load(outputs / "features")
+    rows, place = features.rows("test"), TARGETS.index("long_view")
+    ranker = Ranker.load(outputs / "ranker", schema=features.pipeline.schema, repair="dvc repro ranker")
+    label, score = features.columns["targets"][rows, place], ranker.scored(features, rows)[:, place]
+    found = metrics(project, "evaluation")["ranking"]["streaming"]["long_view"]
+    assert found["auc"] == pytest.approx(auc(label, score), abs=1e-4)
+    assert found["logloss"] == pytest.approx(logloss(label, score), abs=1e-4)
+    flagged = pl.read_parquet(project / "logs" / "impressions.parquet")["long_view"].mean()
+    assert features.report["labels"]["train"]["long_view"] != pytest.approx(flagged, abs=0.05)
+
+
+def test_a_raw_feature_is_one_line_and_reaches_training_and_drift(project):
+    pipeline = FeaturePipeline.load(project / "outputs" / "tiny" / "features" / "pipeline")
+    assert pipeline.fitted["vocabulary.plan"].tolist() == ["free", "paid"]
+    release = (project / "releases" / "current").resolve()
+    assert set(pl.read_parquet(release / "reference" / "reference.parquet")["plan"].unique()) == {"free", "paid", None}
+
+
+def test_every_stage_of_the_funnel_is_measured_beside_its_floors(project):
+    found = metrics(project, "evaluation")
+    assert found["regime"] == "streaming"
+    assert set(found["funnel"]) == {"retrieval", "ranking", "slate", "popular", "recent popular", "popular now", "random"}
+    for stage in found["funnel"].values():
+        recalls = [value for name, value in stage.items() if name.startswith("recall@")]
+        assert recalls == sorted(recalls)
+        assert 0 <= recalls[0] <= recalls[-1] <= 1
+    assert set(found["ranking"]) == {"frozen", "daily", "streaming"}
+    assert all(0.5 < ranking["long_view"]["auc"] < 1 for ranking in found["ranking"].values())
+
+
+def test_retrieval_is_measured_by_source_beside_its_floors(project):
+    found = metrics(project, "evaluation")
+    retrieval = found["retrieval"]
+    assert set(retrieval["floors"]) == set(found["funnel"]) - {"retrieval", "ranking", "slate"}
+    assert {"two_tower", "trending", "fresh"} <= set(retrieval["sources"])
+    assert 0 < retrieval["relevant"]["outcome"]["long_view"] < retrieval["relevant"]["outcome"]["watched"]
+    # The stage of the funnel that is called retrieval, by another way: all candidates, of what was watched long.
+    assert 0 < retrieval["served"]["recall"]["outcome"]["long_view"] <= 1
+    assert retrieval["served"]["coverage"] == found["funnel"]["retrieval"]["coverage"]
+    for entry in (retrieval["merged"], *retrieval["sources"].values(), *retrieval["floors"].values()):
+        assert entry["recall@100"]["outcome"]["watched"] <= entry["recall@500"]["outcome"]["watched"]
+    assert sum(found["lost"].values()) == pytest.approx(1, abs=1e-5)
+    assert (project / "outputs" / "tiny" / "evaluation" / "retrieval.png").stat().st_size > 1000
+
+
+def leaves(found: object, name: str = "") -> Iterator[tuple[str, object]]:
+    """Every value of nested mappings and lists under its dotted name."""
+    if isinstance(found, dict | list):
+        for key, value in found.items() if isinstance(found, dict) else enumerate(found):
+            yield from leaves(value, f"{name}.{key}")
+    else:
+        yield name, found
+
+
+def test_nothing_measured_says_the_time(project):
+    """What git tracks must not change when nothing did: no figure is named for a time, and none is a date or near the clock."""
+    this_year = str(date.today().year)
+    for path in (project / "outputs" / "tiny" / "metrics").glob("*.json"):
+        for name, value in leaves(json.loads(path.read_text())):
+            assert not re.search(r"duration|_at$|timestamp", name), (path, name)
+            assert not (isinstance(value, str) and re.search(rf"\b{this_year}-\d\d", value)), (path, name, value)
+            clocks = (time.time(), 1e3 * time.time()) if isinstance(value, int | float) else ()
+            assert all(abs(value / clock - 1) > 0.001 for clock in clocks), (path, name, value)
+
+
+def test_the_first_release_serves_and_the_registry_knows(project, monkeypatch):
+    from watchnext import tracking
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project}/mlflow.db")
+    current = (project / "releases" / "current").resolve().name
+    assert json.loads((project / "outputs" / "tiny" / "release.json").read_text())["release"] == current
+    assert tracking.champion(name="watchnext-tiny") == current
+
+
+def test_every_user_has_a_slate_ahead_of_time(project):
+    found = metrics(project, "recommendations")
+    assert found["slates"] == found["users"] == 120
+
+
+def test_every_run_is_tracked_with_its_data_and_schema(project, monkeypatch):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{project}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("watchnext").experiment_id])
+    assert {run.info.run_name for run in runs} == {"two_tower", "ranker", "release", "evaluation", "drift"}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert all(run.data.tags["data_hash"] and run.data.tags["schema_fingerprint"] for run in runs)
+
+
+def test_the_same_parts_give_the_same_release_and_others_a_challenger(project):
+    before = (project / "releases" / "current").resolve().name
+    again = run(project, "-m", "watchnext.lifecycle", "release", "data=tiny")
+    assert f"{before}: serves" in again.stdout, again.stderr[-2000:]
+    other = run(project, "-m", "watchnext.lifecycle", "release", "data=tiny", "reranking.diversity.trade_off=0.5")
+    assert "challenger" in other.stdout, other.stderr[-2000:]
+    assert (project / "releases" / "current").resolve().name == before
+    promoted = run(project, "-m", "watchnext.lifecycle", "promote", "data=tiny")
+    assert promoted.returncode == 0, promoted.stderr
+    after = (project / "releases" / "current").resolve().name
+    assert after != before
+    assert f"{after} serves now, {before} did before" in promoted.stdout
+
+
+def test_drift_without_served_traffic_is_no_data(project):
+    found = run(project, "-m", "watchnext.monitoring", "drift", "data=tiny")
+    assert found.returncode == 3, found.stdout + found.stderr[-2000:]
+    assert "no data" in found.stdout
+
+
+def test_a_rejected_row_is_kept_with_its_reason(project):
+    rejected = pl.read_parquet(project / "outputs" / "tiny" / "tables" / "rejected.parquet")
+    assert rejected.columns == ["table", "row", "reason", "value"]
+
+
+def test_a_stage_without_its_input_names_the_stage_to_run(project, tmp_path):
+    for name in ("conf", "dvc.yaml", "params.yaml", "train.py"):
+        (tmp_path / name).symlink_to(project / name)
+    for words, repair in (
+        (("-m", "watchnext.features", "build", "data=tiny"), "dvc repro tables"),
+        (("-m", "watchnext.retrieval", "index", "data=tiny"), "dvc repro two_tower"),
+        (("-m", "watchnext.retrieval", "graph", "data=tiny"), "dvc repro"),
+        (("-m", "watchnext.retrieval", "trending", "data=tiny"), "dvc repro"),
+        (("-m", "watchnext.lifecycle", "release", "data=tiny"), "dvc repro"),
+    ):
+        found = run(tmp_path, *words)
+        assert found.returncode == 1
+        assert repair in found.stderr, found.stderr
+        assert "Traceback" not in found.stderr

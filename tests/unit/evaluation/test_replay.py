@@ -1,0 +1,128 @@
+"""The parts of the replay by hand; the whole of it runs in tests/test_pipeline.py."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import polars as pl
+import pytest
+
+from watchnext.data.tables import OUTCOMES
+from watchnext.evaluation.replay import Replay, Stream, events_of, ranking_metrics, skew
+from watchnext.schema import FeatureSchema
+from watchnext.serving.store.events import Event
+from watchnext.types import TARGETS
+
+DAY_MS = 86_400_000
+
+
+def impressions(*rows: tuple[int, int, int, int, int | None]) -> pl.DataFrame:
+    frame = pl.DataFrame(rows, schema=["user_id", "video_id", "time_ms", "watch_ms", "received_ms"], orient="row")
+    flags = frame.with_columns(pl.lit(False).alias(name) for name in OUTCOMES)
+    return flags.with_columns(pl.lit(True).alias("click"), pl.lit("home").alias("surface"))
+
+
+def test_an_impression_is_shown_at_its_time_and_known_after_its_watch():
+    events = events_of(impressions((1, 7, 100, 50, None), (1, 8, 120, 5, None), (2, 9, 110, 0, 500)))
+    assert [(e.kind, e.video_id, e.known_at) for e in events] == [
+        ("shown", 7, 100),
+        ("shown", 9, 110),
+        ("shown", 8, 120),
+        ("outcome", 8, 125),
+        ("outcome", 7, 150),
+        ("outcome", 9, 500),
+    ]
+    assert all(e.click for e in events if e.kind == "outcome")
+    assert {e.surface for e in events} == {"home"}
+    assert not any(e.click for e in events if e.kind == "shown")
+
+
+def test_of_equal_times_the_log_keeps_its_order():
+    events = events_of(impressions((1, 7, 100, 0, None), (1, 8, 100, 0, None)))
+    assert [(e.kind, e.video_id) for e in events] == [("shown", 7), ("outcome", 7), ("shown", 8), ("outcome", 8)]
+
+
+def test_an_outcome_that_claims_to_come_before_its_impression_comes_after_it():
+    events = events_of(impressions((1, 7, 100, 50, 20), (1, 8, 120, 0, 0)))
+    assert [(e.kind, e.video_id, e.known_at) for e in events] == [
+        ("shown", 7, 100),
+        ("outcome", 7, 100),
+        ("shown", 8, 120),
+        ("outcome", 8, 120),
+    ]
+
+
+def test_events_since_a_moment_are_those_known_at_it_or_later():
+    events = events_of(impressions((1, 7, 100, 50, None), (1, 8, 120, 5, None), (2, 9, 150, 0, 500)), 125)
+    assert [(e.kind, e.video_id) for e in events] == [("outcome", 8), ("outcome", 7), ("shown", 9), ("outcome", 9)]
+
+
+class Recorder:
+    """Stands where the store does and keeps what was applied: which events a regime lets through is all that is asked here."""
+
+    def __init__(self):
+        self.applied = []
+
+    def apply(self, events):
+        self.applied += [event.known_at for event in events]
+
+
+@pytest.mark.parametrize(
+    ("regime", "seen"),
+    [("streaming", [[], [10], [10, DAY_MS, DAY_MS + 5]]), ("daily", [[], [], [10]]), ("frozen", [[], [], []])],
+)
+def test_a_regime_decides_what_a_request_sees(regime, seen):
+    known = [10, DAY_MS, DAY_MS + 5, DAY_MS + 9]
+    events = [Event(kind="shown", user_id=1, video_id=1, known_at=at) for at in known]
+    store = Recorder()
+    stream = Stream(store, events, regime=regime, days_ms=np.array([0, DAY_MS]))
+    for as_of, expected in zip((10, 11, DAY_MS + 6), seen, strict=True):
+        stream.advance(as_of)
+        assert store.applied == expected
+
+
+def test_a_day_begins_with_its_first_request():
+    store = Recorder()
+    events = [Event(kind="shown", user_id=1, video_id=1, known_at=at) for at in (90, 100)]
+    stream = Stream(store, events, regime="daily", days_ms=np.array([50, 100]))
+    stream.advance(99)
+    assert store.applied == []
+    stream.advance(180)
+    assert store.applied == [90]
+
+
+def test_requests_of_a_schema_without_context_columns():
+    schema = FeatureSchema.load(Path(__file__).parents[3] / "conf/features/sequences.yaml")
+    release = SimpleNamespace(pipeline=SimpleNamespace(schema=schema))
+    test = impressions((1, 7, 100, 50, None), (2, 9, 90, 0, None), (1, 8, 100, 5, None))
+    test = test.with_columns(request_id=pl.Series(["a", "b", "a"]))
+    found = list(Replay(release=release, regime="streaming", slate=5, requests=0, depth=9)._requests(test))
+    assert [(request.request_id, request.as_of_ms, place.tolist()) for request, place in found] == [
+        ("b", 90, [1]),
+        ("a", 100, [0, 2]),
+    ]
+    assert all(request.context == {} for request, _ in found)
+
+
+def test_ranking_figures_leave_out_what_could_not_be_scored():
+    targets = np.array([[1, 1, 1, 1.0], [0, 0, 0, 2.0], [1, 1, 1, 3.0], [0, 0, 0, 4.0]])
+    scores = np.array([[0.9, 0.9, 0.9, 1.0], [0.1, 0.1, 0.1, 2.0], [0.8, 0.8, 0.8, 3.0], [np.nan] * 4])
+    found = ranking_metrics(scores, targets, np.array([1, 1, 2, 2]))
+    assert found["long_view"]["auc"] == 1.0
+    assert found["watch_s"]["mae_s"] == 0.0
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3])
+def test_ranking_figures_of_one_class_or_of_nobody_are_undefined(rows):
+    found = ranking_metrics(np.full((rows, len(TARGETS)), 0.1), np.zeros((rows, len(TARGETS))), np.zeros(rows, np.int64))
+    assert all(np.isnan(found[name][figure]) for name in ("click", "long_view", "like") for figure in ("auc", "gauc"))
+    assert np.isnan(found["watch_s"]["xauc"])
+    assert np.isnan(found["like"]["logloss"]) == (rows == 0)
+
+
+def test_skew_is_the_largest_difference_of_a_probability_and_of_seconds():
+    served = np.array([[0.5, 0.5, 0.5, 100.0], [0.1, 0.1, 0.1, 0.2], [np.nan] * 4])
+    offline = served + np.array([[0.0, 0.02, 0.0, 25.0], [0.0, 0.0, -0.01, 0.1], [0.0] * 4])
+    offline[2] = 0.3  # of a video that the catalogue lacks
+    assert skew(served, offline) == pytest.approx({"skew": 0.02, "skew_watch_s": 0.2})
+    assert np.isnan(list(skew(served[2:], offline[2:]).values())).all()

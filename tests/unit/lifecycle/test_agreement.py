@@ -1,0 +1,120 @@
+"""No release leaves whose compiled ranker answers otherwise than the trained network."""
+
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from watchnext.lifecycle import build
+from watchnext.lifecycle.build import ReleaseBuilder
+from watchnext.lifecycle.parity import AgreementError, _order, agreement, require_agreement
+from watchnext.nn.weights import build_network, recipe_of, save_network
+from watchnext.ranking.models.dcn import DCN
+from watchnext.ranking.models.din import DIN
+from watchnext.ranking.models.multi_task import SharedBottom
+from watchnext.retrieval.towers.two_tower import TwoTower
+from watchnext.serving.release.compiled import CompiledRanker
+from watchnext.types import TARGETS
+
+ONE = TARGETS.index("long_view")
+RANKER = partial(
+    DCN, targets=len(TARGETS), embedding=4, attention=8, interest=partial(DIN), cross_layers=1, rank=4,
+    tasks=partial(SharedBottom), hidden=(16,), dropout=0.0,
+)  # fmt: skip
+TOWERS = partial(TwoTower, embedding=4, hidden=(16,), dimension=8, heads=2, dropout=0.0)
+
+
+@pytest.fixture(scope="module")
+def ranker(world_features) -> torch.nn.Module:
+    torch.manual_seed(3)
+    network = build_network(recipe_of(RANKER, world_features.pipeline.sizes))
+    with torch.no_grad():  # a head that nothing was learned for
+        network.tasks.heads.weight[TARGETS.index("like")] = 0.0
+    return network.eval()
+
+
+@pytest.fixture
+def builder(world_features, ranker, tmp_path) -> ReleaseBuilder:
+    """Over trained parts up to the ranker; there is nothing yet that a release would be assembled from."""
+    sizes, schema = world_features.pipeline.sizes, world_features.pipeline.schema
+    for name, network, part in (("ranker", ranker, RANKER), ("two_tower", None, TOWERS)):
+        recipe = recipe_of(part, sizes)
+        (tmp_path / name).mkdir()
+        save_network(tmp_path / name, network or build_network(recipe), schema=schema, recipe=recipe)
+    reranking = {"value": {"weights": {"long_view": 1.0}}}
+    return ReleaseBuilder(
+        data="tiny", features=world_features, outputs=tmp_path, releases=tmp_path / "releases", clock="release",
+        reranking=reranking, retrieval={},
+    )  # fmt: skip
+
+
+def perturbed(ranker: torch.nn.Module, export):
+    """`export`, after which one weight of the head for long views is another."""
+    weight = ranker.tasks.heads.weight[ONE, 2].item()
+
+    def exported(module, example, *, rows_vary, path):
+        export(module, example, rows_vary=rows_vary, path=path)
+        whole, old = path.with_suffix(".bin").read_bytes(), np.float32(weight).tobytes()
+        if old in whole:
+            path.with_suffix(".bin").write_bytes(whole.replace(old, np.float32(weight + 20.0).tobytes(), 1))
+
+    return exported
+
+
+def test_what_is_exported_answers_as_the_network_does(builder, ranker, world_features, tmp_path):
+    builder._export(build_network(recipe_of(TOWERS, world_features.pipeline.sizes)).eval(), ranker, tmp_path)
+    found = agreement(CompiledRanker.load(tmp_path), ranker, world_features, world_features.rows("valid"))
+    assert set(found) == {"difference/probability", "difference/watch_s", *(f"rank/{name}" for name in TARGETS)}
+    assert found["difference/probability"] < 1e-4
+    assert found["difference/watch_s"] < 1e-4
+    assert math.isnan(found.pop("rank/like"))  # it says the same of everything, so its order is undefined
+    assert min(value for name, value in found.items() if name.startswith("rank/")) > 0.9999
+    require_agreement(found)
+
+
+def test_seconds_that_are_too_long_by_a_tenth_are_refused(builder, ranker, world_features, tmp_path):
+    """Their order stays what it was: nothing but the seconds themselves can tell."""
+    builder._export(build_network(recipe_of(TOWERS, world_features.pipeline.sizes)).eval(), ranker, tmp_path)
+    compiled = CompiledRanker.load(tmp_path)
+    longer = np.float32([1.1 if name == "watch_s" else 1.0 for name in TARGETS])
+    found = agreement(lambda inputs: compiled(inputs) * longer, ranker, world_features, world_features.rows("valid"))
+    assert found["rank/watch_s"] > 0.9999
+    with pytest.raises(AgreementError, match=r"impressions: difference/watch_s 0\.\d+, expected below 0\.01\. Noth"):
+        require_agreement(found)
+
+
+def test_an_order_is_undefined_where_nothing_is_ordered_and_wrong_where_one_side_orders():
+    random = np.random.default_rng(0).random(500)
+    assert math.isnan(_order(np.full(500, 0.2), np.full(500, 0.2) * (1 + 1e-5 * random)))  # rounding is no order
+    assert math.isnan(_order(0.2 + 2.002e-4 * random, 0.2 + 1.998e-4 * random))  # nor where one is just above the limit
+    assert _order(np.full(500, 0.2), random) == _order(random, np.full(500, 0.2)) == 0.0
+    assert _order(1e-6 * random, random) == pytest.approx(1.0)
+
+
+def test_one_wrong_weight_in_the_compiled_ranker_and_nothing_is_released(builder, ranker, monkeypatch):
+    monkeypatch.setattr(build, "export_graph", perturbed(ranker, build.export_graph))
+    with pytest.raises(
+        AgreementError, match=r"long_view 0?\S+, expected above 0\.999; difference/probability .*`dvc repro"
+    ) as caught:
+        builder.build()
+    assert "rank/click" not in str(caught.value)
+    assert list(builder.releases.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"rank/like": 0.999}, "rank/like 0.99900"),
+        ({"difference/probability": float("nan")}, "difference/probability nan"),
+        ({"difference/probability": 0.01}, "difference/probability 0.01000"),
+        ({"difference/watch_s": 0.01}, "difference/watch_s 0.01000"),
+    ],
+)
+def test_a_figure_at_its_limit_and_a_difference_that_is_unknown_are_refused(wrong, named):
+    good = {**{f"rank/{name}": 1.0 for name in TARGETS}, "difference/probability": 0.0099, "difference/watch_s": 0.0099}
+    require_agreement(good)
+    require_agreement(good | {"rank/like": float("nan")})
+    with pytest.raises(AgreementError, match=named):
+        require_agreement(good | wrong)

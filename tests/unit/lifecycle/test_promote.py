@@ -1,0 +1,74 @@
+"""What is promoted was looked at first: after a refusal the same release serves, and the registry says so."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from watchnext import tracking
+from watchnext.files import sha256_of
+from watchnext.lifecycle.promote import enter, promote, serving_id
+from watchnext.serving.release.manifest import SEAL, ReleaseError, digest_of
+
+TAGS = {"data_hash": "d1", "schema_fingerprint": "f1"}
+
+
+def sealed(releases: Path, release_id: str, data: str = "tiny") -> Path:
+    folder = releases / release_id
+    folder.mkdir(parents=True)
+    (folder / "part").write_text(release_id)
+    manifest = {"id": release_id, "data": data, "files": {"part": sha256_of(folder / "part")}}
+    (folder / SEAL).write_text(json.dumps({**manifest, "digest": digest_of(manifest)}))
+    return folder
+
+
+@pytest.fixture
+def releases(tmp_path, monkeypatch) -> Path:
+    """first serves, second is its challenger, unknown is in no registry, other is of another data set."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    releases = tmp_path / "releases"
+    with tracking.start_run("release", config={}, tags=TAGS) as run:
+        assert enter(sealed(releases, "first"), new=True, data="tiny", run=run, metrics={})
+        assert not enter(sealed(releases, "second"), new=True, data="tiny", run=run, metrics={})
+        enter(sealed(releases, "other", "another"), new=True, data="another", run=run, metrics={})
+    sealed(releases, "unknown")
+    return releases
+
+
+def test_a_challenger_is_promoted(releases):
+    promote(releases, "second", data="tiny")
+    assert serving_id(releases) == tracking.champion(name="watchnext-tiny") == "second"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "says"),
+    [
+        ("unknown", "'unknown' is not registered as 'watchnext-tiny'"),
+        ("nothing", "manifest.json cannot be read"),
+        ("other", "'other' is a release of data set 'another', not of 'tiny'.*promote data=another"),
+        ("current", "'current' names the release 'first'"),
+    ],
+)
+def test_what_cannot_serve_switches_nothing(releases, chosen, says):
+    with pytest.raises((ReleaseError, LookupError), match=says):
+        promote(releases, chosen, data="tiny")
+    assert serving_id(releases) == tracking.champion(name="watchnext-tiny") == "first"
+    assert tracking.challenger(name="watchnext-tiny") == "second"
+
+
+def test_a_damaged_one_switches_neither_folder_nor_registry(releases):
+    (releases / "second" / "part").write_text("other")
+    with pytest.raises(ReleaseError, match=r"second/part is damaged.*dvc repro release"):
+        promote(releases, "second", data="tiny")
+    assert serving_id(releases) == tracking.champion(name="watchnext-tiny") == "first"
+
+
+def test_a_registry_that_fails_leaves_what_serves(releases, monkeypatch):
+    def gone(*args, **kwargs):
+        raise ConnectionError("no registry")
+
+    monkeypatch.setattr(tracking, "set_champion", gone)
+    with pytest.raises(ConnectionError):
+        promote(releases, "second", data="tiny")
+    assert serving_id(releases) == "first"

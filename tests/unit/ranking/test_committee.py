@@ -1,0 +1,180 @@
+"""A committee's weights, and a network that does not see everything."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from tqdm import tqdm
+
+from watchnext.metrics import auc, logloss
+from watchnext.nn.checkpoints import Checkpoints
+from watchnext.nn.training import BestWeights
+from watchnext.ranking.feature_mask import hidden_places
+from watchnext.ranking.heads import WATCH
+from watchnext.ranking.models.ensemble import BOUNDS, CommitteeModule, platt, simplex
+from watchnext.ranking.models.linear import LogisticRegression
+from watchnext.ranking.models.mlp import DeepNetwork
+from watchnext.ranking.training.fitting import fit
+from watchnext.ranking.training.losses import MultiTask
+from watchnext.ranking.training.module import RankingModule
+from watchnext.types import TARGETS
+
+LONG_VIEW = TARGETS.index("long_view")
+MLP = partial(DeepNetwork, embedding=4, hidden=(8,), dropout=0.0)
+
+
+def member(network: partial, hide: tuple[str, ...] = ()) -> dict:
+    loss = MultiTask(weights={"long_view": 1.0})
+    rest = {"learning_rate": 0.01, "weight_decay": 0.0, "batch_size": 64}
+    best = BestWeights(monitor="valid/auc_long_view", patience=2)
+    return {"module": partial(RankingModule, network=network, loss=loss, hide=hide, **rest), "best": best}
+
+
+def committee(features, **value) -> CommitteeModule:
+    torch.manual_seed(0)
+    members = {"linear": member(partial(LogisticRegression)), "deep": member(MLP)}
+    members["blind"] = member(MLP, ("own_state", "user_id"))
+    return CommitteeModule(features=features, members=members, steps=4, value=value or {"auc": 1.0})
+
+
+def copies(module: CommitteeModule, features, rows) -> torch.Tensor:
+    """Logits (M, n, T) of the members by themselves."""
+    with torch.no_grad():
+        return torch.stack([each.network(features.batch(rows)) for each in module.members.values()])
+
+
+@torch.no_grad()
+def test_watch_time_goes_to_the_member_that_tells_the_expectation(world_features):
+    """One member always says the mean of the seconds, one the mean of their logs, which is nearer to most watches."""
+    rows = world_features.rows("valid")
+    seconds = world_features.columns["targets"][rows, WATCH].astype(np.float64)
+    said = {"expectation": np.log1p(seconds.mean()), "logs": np.log1p(seconds).mean()}
+    errors = {name: np.abs(np.expm1(value) - seconds).mean() for name, value in said.items()}
+    assert errors["logs"] < errors["expectation"]
+    members = {name: member(partial(LogisticRegression)) for name in said}
+    module = CommitteeModule(features=world_features, members=members, steps=4, value={"auc": 1.0})
+    for network, value in zip(module.network.members, said.values(), strict=True):
+        for parameter in network.parameters():
+            parameter.zero_()
+        network.values.bias[WATCH] = value
+    module.weigh(rows)
+    assert module.figures["weight/expectation/watch_s"] == 1.0
+
+
+def test_weights_are_the_best_of_the_grid_and_scores_their_mean(world_features):
+    rows, module = world_features.rows("valid"), committee(world_features)
+    seeds = []
+    module.fit(rows, seed=5, member=lambda name, each, best, seed: seeds.append((name, seed)))
+    assert seeds == [("linear", 5), ("deep", 6), ("blind", 7)]
+    logits, label = copies(module, world_features, rows), world_features.columns["targets"][rows, LONG_VIEW]
+    mine = logits[:, :, LONG_VIEW].double().numpy()
+    best = max(auc(label, np.array(weights) / 4 @ mine) for weights in np.ndindex(5, 5, 5) if sum(weights) == 4)
+    with torch.no_grad():
+        found = module.network(world_features.batch(rows))
+    assert auc(label, found[:, LONG_VIEW].numpy()) == pytest.approx(best, abs=1e-6)
+    torch.testing.assert_close(found, module.network.joined(logits))
+    weights = [module.figures[f"weight/{name}/long_view"] for name in module.members]
+    assert sum(weights) == pytest.approx(1.0)
+    assert module.network.weights[:, LONG_VIEW].tolist() == weights
+
+
+def test_every_member_and_every_wait_is_named(world_features, monkeypatch, capsys):
+    monkeypatch.setattr("watchnext.ranking.models.ensemble.waiting", partial(tqdm, delay=0.0))
+    module = committee(world_features)
+    module.fit(world_features.rows("valid"), seed=0, member=lambda *_: None)
+    said = capsys.readouterr().err
+    assert [line for line in said.replace("\r", "\n").splitlines() if line.startswith("member ")] == [
+        "member 1 of 3: linear", "member 2 of 3: deep", "member 3 of 3: blind"]  # fmt: skip
+    assert "members' scores: 100%" in said
+    assert all(f"weights of {target}: 100%" in said for target in TARGETS)
+
+
+class Cut(pl.Callback):
+    def on_train_epoch_start(self, trainer, module) -> None:
+        if trainer.current_epoch == 1:
+            raise InterruptedError
+
+
+def fitted(module: CommitteeModule, kept: Checkpoints | None = None, cut: str = "") -> list[str]:
+    """Fit it, or until the second epoch of the member `cut`; returns which members trained an epoch."""
+    seen = []
+
+    def trainer(name: str, callbacks: list[pl.Callback]) -> pl.Trainer:
+        note = pl.callbacks.LambdaCallback(on_train_epoch_start=lambda trainer, module: seen.append(name))
+        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+        cuts = [Cut()] if name == cut else []
+        return pl.Trainer(accelerator="cpu", max_epochs=2, callbacks=[*callbacks, *cuts, note], num_sanity_val_steps=0, **quiet)
+
+    fit(module, None, name="committee", seed=0, trainer=trainer, log=lambda values, step: None, checkpoints=kept)
+    return seen
+
+
+def test_members_that_were_done_are_not_trained_again(world_features, tmp_path):
+    whole, again, kept = committee(world_features), committee(world_features), Checkpoints(tmp_path)
+    assert fitted(whole) == ["linear", "linear", "deep", "deep", "blind", "blind"]
+    with pytest.raises(InterruptedError):
+        fitted(committee(world_features), kept, cut="deep")
+    assert fitted(again, kept) == ["deep", "blind", "blind"]
+    pairs = zip(whole.network.state_dict().items(), again.network.state_dict().values(), strict=True)
+    assert [name for (name, one), two in pairs if not torch.equal(one, two)] == []
+
+
+def test_simplex_names_every_weighing_once_the_even_one_first():
+    found = [tuple((weights * 6).round().astype(int)) for weights in simplex(3, 6)]
+    assert found[0] == (2, 2, 2)
+    assert len(set(found)) == len(found) == 28
+    assert all(sum(weights) == 6 for weights in found)
+
+
+def test_platt_finds_the_scale_and_shift_that_were_hidden():
+    random = np.random.default_rng(0)
+    logit = random.normal(size=200_000) * 2
+    label = (random.random(len(logit)) < 1 / (1 + np.exp(-(0.6 * logit - 1.1)))).astype(float)
+    scale, shift = platt(logit, label)
+    assert (scale, shift) == (pytest.approx(0.6, abs=0.02), pytest.approx(-1.1, abs=0.02))
+    before, after = (logloss(label, 1 / (1 + np.exp(-x))) for x in (logit, scale * logit + shift))
+    assert after < before
+
+
+def test_platt_ends_where_likelihood_has_no_maximum():
+    assert platt(np.array([-1.0, 2.0]), np.array([1.0, 1.0])) == (1.0, 0.0)
+    found = platt(np.array([-9.0, -8.0, 7.0, 9.0]), np.array([0.0, 0.0, 1.0, 1.0]))
+    assert np.isfinite(found).all()
+    assert (BOUNDS[0] <= found).all()
+    assert (found <= BOUNDS[1]).all()
+    assert found[0] > 0
+
+
+def test_a_misspelt_aim_is_named(world_features):
+    with pytest.raises(ValueError, match="names 'ndcg', expected auc and gauc"):
+        committee(world_features, ndcg=1.0)
+
+
+def test_what_is_hidden_does_not_matter_and_the_rest_does(world_features):
+    module = committee(world_features).members["blind"]
+    batch = world_features.batch(world_features.rows("test")[-64:])
+    names = world_features.pipeline.value_names("candidate_values")
+    shuffled = batch["candidate_values"].flip(0)
+    own = torch.tensor([name.startswith("user x") for name in names])
+    turned = {
+        "history_values": batch["history_values"].flip(0),
+        "history_mask": 1 - batch["history_mask"],
+        "candidate_values": torch.where(own, shuffled, batch["candidate_values"]),
+    }
+    queries = world_features.pipeline.value_names("query_values")
+    assert all(name.startswith(("user ", "gap_s")) for name in queries)
+    turned["query_values"] = batch["query_values"].flip(0)
+    with torch.no_grad():
+        before = module.network(batch)
+        assert torch.equal(module.network({**batch, **turned}), before)
+        assert not torch.equal(module.network({**batch, "candidate_values": shuffled}), before)
+        assert not torch.equal(module.network({**batch, "user_codes": batch["user_codes"].flip(0)}), before)
+
+
+def test_only_the_id_is_hidden_of_who_it_is(world_features):
+    places = hidden_places(world_features.pipeline, ("user_id",))
+    assert places == {"user_codes": [0]}
+    with pytest.raises(ValueError, match="names 'watches', expected some of own_state, user_id, "):
+        hidden_places(world_features.pipeline, ("watches",))

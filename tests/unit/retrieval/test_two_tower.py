@@ -1,0 +1,79 @@
+"""The history of the feature stage, latest first, through encoders that read oldest first; ids that are hidden; interests."""
+
+import pytest
+import torch
+
+from watchnext.features.encode.encodings import InputSizes
+from watchnext.nn.attention import InterestAttention
+from watchnext.nn.embeddings import IdDropout
+from watchnext.nn.encoders import ENCODERS, encoder_of
+from watchnext.retrieval.towers.matrix_factorization import MatrixFactorization
+from watchnext.retrieval.towers.two_tower import InOrder
+
+NONE = dict.fromkeys(("user_values", "query_values", "video_values", "candidate_values"), 0)
+IDS = InputSizes(user_codes=(3, 7), context_codes=(), video_codes=(5,), tags=1, vector=1, user_id=1, **NONE)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_the_state_is_that_of_the_watches_in_order(name):
+    torch.manual_seed(0)
+    encoder = encoder_of(name, dimension=4, heads=2, blocks=1, places=10, dropout=0.0).eval()
+    reader, history = InOrder(encoder), torch.randn(3, 5, 4)
+    mask = torch.tensor([[1.0, 1, 1, 0, 0], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]])
+    with torch.no_grad():
+        found = reader(torch.zeros(3, 1), history * mask.unsqueeze(-1), mask)
+        for row, count in ((0, 3), (1, 5)):
+            wanted = encoder(history[row, :count].flip(0).unsqueeze(0))[0, -1]
+            torch.testing.assert_close(found[row], wanted, rtol=1e-5, atol=1e-6)
+    assert not found[2].any()
+
+
+def test_id_dropout_hides_the_id_alone_and_in_training_alone():
+    torch.manual_seed(0)
+    dropped, codes = IdDropout(place=1, probability=0.3), torch.randint(1, 9, (200, 50, 3))
+    before = codes.clone()
+    found = dropped(codes)
+    hidden = found[..., 1] == 0
+    assert float(hidden.float().mean()) == pytest.approx(0.3, abs=0.02)
+    assert torch.equal(found[..., 1][~hidden], codes[..., 1][~hidden])
+    assert torch.equal(found[..., [0, 2]], codes[..., [0, 2]])
+    assert torch.equal(codes, before)
+    assert torch.equal(dropped.eval()(codes), codes)
+    assert torch.equal(IdDropout(place=None, probability=0.3)(codes), codes)
+    with pytest.raises(ValueError, match=r"id dropout is 1\.0"):
+        IdDropout(place=0, probability=1.0)
+
+
+def test_interests_are_means_of_what_was_watched():
+    """Weights of a place are at least 0 and sum to 1 over the watches, whatever stands behind them."""
+    torch.manual_seed(0)
+    attention = InterestAttention(dimension=4, interests=3)
+    history, mask = torch.randn(2, 5, 4), torch.tensor([[1.0, 1, 0, 0, 0], [0, 0, 0, 0, 0]])
+    with torch.no_grad():
+        found = attention(history * mask.unsqueeze(-1), mask) - attention.start
+        logits = torch.tanh(attention.key(history[0, :2])) @ attention.weigh.weight.T
+        torch.testing.assert_close(found[0], logits.softmax(0).T @ history[0, :2])
+    assert not found[1].any()
+
+
+def test_matrix_factorization_knows_the_two_ids_alone():
+    torch.manual_seed(0)
+    network = MatrixFactorization(sizes=IDS, dimension=4, id_dropout=0.5).eval()
+    codes = torch.tensor([[1, 6], [2, 6], [1, 0]], dtype=torch.int32)
+    with torch.no_grad():
+        queries = network.query({"user_codes": codes})
+        videos = network.video({"video_codes": torch.tensor([[0], [4]], dtype=torch.int32)})
+    assert torch.equal(queries[0], queries[1])
+    unit = torch.nn.functional.normalize
+    torch.testing.assert_close(queries[[0, 2]], unit(network.query.table.weight[[6, 0]], dim=-1).detach())
+    torch.testing.assert_close(videos, unit(network.video.table.weight[[0, 4]], dim=-1).detach())
+    with pytest.raises(ValueError, match="declare user_id and video_id"):
+        MatrixFactorization(sizes=InputSizes(**{**vars(IDS), "user_id": None}), dimension=4, id_dropout=0.0)
+
+
+def test_an_unknown_viewer_learns_from_those_whose_id_is_hidden():
+    torch.manual_seed(0)
+    network = MatrixFactorization(sizes=IDS, dimension=4, id_dropout=0.5)
+    network.query({"user_codes": torch.full((50, 2), 2)}).sum().backward()
+    learns = network.query.table.weight.grad.abs().sum(1) > 0
+    assert learns.nonzero().squeeze(1).tolist() == [0, 2]

@@ -1,0 +1,90 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from watchnext.serving.funnel.precomputed import DAY_MS, Report, precompute, precomputed
+from watchnext.serving.funnel.recommender import Recommender
+from watchnext.serving.store.events import Event
+from watchnext.types import Request
+
+USERS = [100, 105, 124, "stranger"]
+
+
+@pytest.fixture
+def recommender(release, store):
+    return Recommender(release, store)
+
+
+@pytest.fixture
+def as_of_ms(recommender, release, store) -> int:
+    report = precompute(recommender, USERS, k=12, as_of_ms=release.as_of_ms, store=store)
+    assert report == Report(users=4, slates=4, degraded=0, short=0)
+    return release.as_of_ms
+
+
+def test_a_precomputed_slate_is_the_online_one_of_its_moment(recommender, as_of_ms, release):
+    for user in USERS:
+        online = recommender.recommend(Request(f"batch-{release.id}-{as_of_ms}-{user}", user, 12, as_of_ms))
+        kept = precomputed(recommender, Request("later", user, 5, as_of_ms + 1_000))
+        assert (kept.mode, kept.as_of_ms, kept.request.request_id) == ("precomputed", as_of_ms, "later")
+        assert kept.ids == online.ids[:5]
+        assert kept.reasons == online.reasons[:5]
+        assert kept.sources == online.sources[:5]
+        np.testing.assert_array_equal(kept.predictions, online.predictions[:5])
+        np.testing.assert_array_equal(kept.slate.propensities, online.slate.propensities[:5])
+        assert kept.funnel == {**online.funnel, "slate": 5}
+        assert kept.removed == online.removed
+
+
+def test_what_does_not_hold_is_not_used(recommender, as_of_ms, release, store):
+    request = Request("q", 105, 12, as_of_ms + 1)
+    assert precomputed(recommender, request) is not None
+    assert precomputed(recommender, replace(request, user_id=999)) is None
+    assert precomputed(recommender, replace(request, k=13)) is None
+    assert precomputed(recommender, replace(request, region="de")) is None
+    assert precomputed(recommender, replace(request, as_of_ms=as_of_ms + DAY_MS + 1)) is None
+    assert precomputed(recommender, replace(request, as_of_ms=as_of_ms - 1)) is None
+    other = replace(release, manifest={**release.manifest, "id": "other"})
+    assert precomputed(Recommender(other, store), request) is None
+
+
+def test_what_was_left_midway_before_is_kept_until_it_is_watched_on(recommender, release, store):
+    catalogue, as_of_ms = release.catalogue, release.as_of_ms + 10
+    allowed = (catalogue.safety == 0) & (catalogue.regions == 0) & (catalogue.fingerprints == 0)
+    row = np.flatnonzero(allowed & (catalogue.duration_ms > 20_000) & (catalogue.upload_ms < release.as_of_ms))[0]
+    about = {"kind": "outcome", "user_id": 105, "video_id": release.video_ids.value(row), "watch_ms": 5_000}
+    store.apply([Event(known_at=as_of_ms - 1, **about)])
+    precompute(recommender, [105], k=90, as_of_ms=as_of_ms, store=store)
+    whole = recommender.recommend(Request(f"batch-{release.id}-{as_of_ms}-105", 105, 90, as_of_ms))
+    request = Request("q", 105, len(whole.ids), as_of_ms + 10)
+    assert row in precomputed(recommender, request).rows
+    store.apply([Event(known_at=as_of_ms + 1, **about)])
+    assert precomputed(recommender, request) is None  # one is missing
+    assert row not in precomputed(recommender, replace(request, k=len(whole.ids) - 1)).rows
+
+
+def test_what_was_watched_or_withdrawn_since_is_left_out(recommender, as_of_ms, store):
+    request = Request("q", 105, 5, as_of_ms + 10)
+    first, second, *_ = precomputed(recommender, request).ids
+    store.apply(
+        [
+            Event(kind="outcome", user_id=105, video_id=first, known_at=as_of_ms + 1, watch_ms=1_000),
+            Event(kind="withdrawn", user_id="", video_id=second, known_at=as_of_ms + 1),
+        ]
+    )
+    kept = precomputed(recommender, request)
+    assert len(kept.ids) == 5
+    assert not {first, second} & set(kept.ids)
+    assert precomputed(recommender, replace(request, k=11)) is None
+
+
+def test_precomputing_counts_nothing_as_shown(recommender, as_of_ms, store, release):
+    assert store.position == 0
+    np.testing.assert_array_equal(store.videos, release.state.videos)
+
+
+def test_nobody_gives_an_empty_report(recommender, store, release):
+    assert precompute(recommender, [], k=5, as_of_ms=release.as_of_ms, store=store) == Report(
+        users=0, slates=0, degraded=0, short=0
+    )

@@ -1,0 +1,53 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from watchnext.reranking.rules import Duplicate, Region, Safety, Seen, Situation, Unavailable
+from watchnext.serving.funnel.prefilter import Copies, Eligible
+from watchnext.types import Viewer
+
+RANDOM = np.random.default_rng(5)
+FACTS = SimpleNamespace(
+    regions=np.where(RANDOM.random(400) < 0.6, RANDOM.integers(0, 4, 400), 0).astype(np.uint64),
+    safety=RANDOM.integers(0, 3, 400).astype(np.uint8),
+    fingerprints=np.where(RANDOM.random(400) < 0.5, RANDOM.integers(1, 60, 400), 0),
+    upload_ms=np.where(RANDOM.random(400) < 0.1, np.nan, RANDOM.integers(0, 100, 400).astype(float)),
+)
+BITS, EVERY = {"de": 0, "fr": 1}, np.arange(400)
+UNAVAILABLE = RANDOM.random(400) < 0.1
+RULES = [Unavailable(), Safety(highest="mature"), Region(), Seen(), Duplicate()]
+
+
+@pytest.mark.parametrize("region", ["de", "fr", "??", None])
+@pytest.mark.parametrize("left_out", [None, *range(5)])
+def test_what_is_allowed_is_what_every_rule_lets_through(region, left_out):
+    rules = [rule for place, rule in enumerate(RULES) if place != left_out]
+    viewer = Viewer(0, np.zeros(0), RANDOM.choice(400, 20, replace=False), region)
+    situation = Situation(viewer=viewer, facts=FACTS, region_bits=BITS, unavailable=UNAVAILABLE)
+    out = [rule.removes(EVERY, situation) for rule in rules if not isinstance(rule, Duplicate)]
+    # One at a time, so that a copy is one of something seen.
+    out += [
+        np.array([rule.removes(EVERY[[row]], situation)[0] for row in EVERY]) for rule in rules if isinstance(rule, Duplicate)
+    ]
+    out.append(FACTS.upload_ms > 50)  # an unknown time is no reason
+    allowed = Eligible(rules, FACTS, BITS).of(viewer, as_of_ms=50.0, unavailable=UNAVAILABLE)
+    np.testing.assert_array_equal(allowed.of(EVERY), ~np.any(out, axis=0))
+
+
+def test_one_region_is_asked_of_the_rules_once():
+    eligible, viewer = Eligible(RULES, FACTS, BITS), Viewer(0, np.zeros(0), np.zeros(0, np.int64), "de")
+    first, again = (eligible.of(viewer, as_of_ms=9.0, unavailable=UNAVAILABLE) for _ in range(2))
+    assert first.shelf is again.shelf
+    nowhere = [eligible.of(Viewer(0, np.zeros(0), viewer.seen, region), as_of_ms=9.0, unavailable=UNAVAILABLE)
+               for region in ("??", "!!", None)]  # fmt: skip
+    assert len({each.shelf for each in nowhere}) == 1  # made-up regions take no memory
+
+
+def test_copies_by_hand():
+    copies = Copies(np.array([7, 0, 7, 9, 0, 9, 7, 5]))
+    assert sorted(copies.of(np.array([2, 4, 7])).tolist()) == [0, 2, 6]
+    assert sorted(copies.of(np.array([3, 0])).tolist()) == [0, 2, 3, 5, 6]
+    assert copies.of(np.zeros(0, np.int64)).tolist() == []
+    assert copies.first(np.array([4, 6, 5, 1, 0, 3, 7])).tolist() == [0, 1, 2, 3, 6]
+    assert Copies(np.zeros(0, np.int64)).first(np.array([3, 3])).tolist() == [0, 1]

@@ -1,0 +1,402 @@
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import replace
+
+import lmdb
+import numpy as np
+import polars as pl
+import pytest
+
+from watchnext.data.tables import known_at
+from watchnext.features.dataset.batches import FeatureSet
+from watchnext.reranking.rules import Duplicate, Filter, Situation
+from watchnext.reranking.slate import Reranker
+from watchnext.retrieval.index.vectors import exact
+from watchnext.schema import Feature
+from watchnext.serving.funnel.query import _number, named
+from watchnext.serving.funnel.recommender import ContextError, Recommender
+from watchnext.serving.release.release import ReleaseError
+from watchnext.serving.store.events import Event
+from watchnext.serving.store.store import Store
+from watchnext.types import SOURCES, TARGETS, Request
+
+
+@pytest.fixture
+def recommender(release, store):
+    return Recommender(release, store)
+
+
+def ask(release, **fields) -> Request:
+    return Request(
+        **{"request_id": "q1", "user_id": 105, "k": 10, "as_of_ms": release.as_of_ms + 1, "surface": "home", **fields}
+    )
+
+
+def raising(*_):
+    raise RuntimeError("a broken graph")
+
+
+def test_a_slate_obeys_its_rules_and_says_where_it_comes_from(recommender, release):
+    answer = recommender.recommend(ask(release))
+    assert len(answer.ids) == len(set(answer.ids)) == 10
+    assert not answer.degraded
+    assert [release.video_ids.value(row) for row in answer.rows] == answer.ids
+    assert (release.catalogue.safety[answer.rows] == 0).all()
+    assert not np.isin(answer.rows, recommender._strict(ask(release)).viewer.seen).any()
+    assert (release.catalogue.upload_ms[answer.rows] <= release.as_of_ms + 1).all()
+    assert all(sentences for sentences in answer.reasons)
+    assert all(set(names) <= set(SOURCES) and names for names in answer.sources)
+    assert answer.predictions.shape == (10, len(TARGETS))
+    assert answer.funnel["slate"] == 10 < answer.funnel["retrieved"]
+    assert list(answer.timings_ms) == ["state", "retrieval", "ranking", "reranking", "answer"]
+
+
+def test_the_same_request_has_the_same_answer_and_another_id_may_explore_otherwise(recommender, release):
+    first, again = (recommender.recommend(ask(release)) for _ in range(2))
+    assert first.ids == again.ids
+    np.testing.assert_array_equal(first.predictions, again.predictions)
+    assert len({tuple(recommender.recommend(ask(release, request_id=str(i))).ids) for i in range(30)}) > 1
+
+
+def test_stages_one_by_one_are_the_funnel(recommender, release):
+    request = ask(release)
+    scored = recommender.rank(request, recommender.retrieve(request))
+    answer = recommender.recommend(request)
+    np.testing.assert_array_equal(scored.predictions, answer.scored.predictions)
+    np.testing.assert_array_equal(recommender.rerank(request, scored).picked, answer.slate.picked)
+
+
+def test_serving_scores_the_inputs_that_training_saw(built, release, tmp_path):
+    """Skew: held-out impressions, scored by the store at their time and from the feature stage's own columns."""
+    features = FeatureSet.load(built[0])
+    impressions = built[1].impressions
+    row = int(features.rows("test")[0])  # the state in the release ends here
+    batch = {name: values.numpy() for name, values in features.batch(np.array([row])).items()}
+    shown = impressions.row(row, named=True)
+    store = Store.open(tmp_path / "store", release, durable=False)
+    recommender = Recommender(release, store)
+    request = ask(release, user_id=shown["user_id"], as_of_ms=shown["time_ms"], surface=shown["surface"])
+    served, _ = recommender._inputs.of(recommender._strict(request), batch["video_rows"])
+    assert shown["time_ms"] == release.as_of_ms
+    for name, values in served.items():
+        np.testing.assert_array_equal(values, batch[name], err_msg=name)
+    expected = release.calibration(release.ranker(batch))
+    np.testing.assert_allclose(recommender.score(request, batch["video_rows"]), expected, rtol=1e-6)
+    for name, values in named(release.pipeline, batch).items():
+        np.testing.assert_array_equal(named(release.pipeline, served)[name], values, err_msg=name)
+    store.close()
+
+
+def test_candidate_order_changes_no_score(recommender, release):
+    rows = np.arange(30)
+    order = np.random.default_rng(0).permutation(30)
+    scores = recommender.score(ask(release), rows)
+    np.testing.assert_allclose(recommender.score(ask(release), rows[order]), scores[order], rtol=1e-5)
+    np.testing.assert_allclose(recommender.score(ask(release), rows[:1]), scores[:1], rtol=1e-5)
+    assert recommender.score(ask(release), rows[:0]).shape == (0, len(TARGETS))
+
+
+def usable(recommender, query) -> np.ndarray:
+    """Rows that every filter of the re-ranking lets through by itself, copies of each other aside, asked one rule at a time."""
+    release, rows = recommender.release, np.arange(len(recommender.release.catalogue))
+    situation = Situation(viewer=query.viewer, facts=release.catalogue, region_bits=release.region_bits,
+                          unavailable=recommender.store.unavailable)  # fmt: skip
+    out = [rule.removes(rows, situation) for rule in release.reranker.rules if isinstance(rule, Filter)
+           and not isinstance(rule, Duplicate)]  # fmt: skip
+    of_seen = release.catalogue.fingerprints[query.viewer.seen]
+    out.append(np.isin(release.catalogue.fingerprints, of_seen[of_seen != 0]))
+    out.append(release.catalogue.upload_ms > query.request.as_of_ms)
+    return rows[~np.any(out, axis=0)]
+
+
+def first_of_copies(release, rows):
+    prints, found = set(), []
+    for row in rows.tolist():
+        if (mark := int(release.catalogue.fingerprints[row])) not in prints or not mark:
+            found.append(row)
+            prints.add(mark)
+    return found
+
+
+@pytest.mark.parametrize("user_id", [100, 105, 112, 999_999])
+@pytest.mark.parametrize("region", ["de", "nowhere"])
+def test_two_tower_candidates_are_the_exact_nearest_of_what_the_rules_let_through(recommender, release, store, user_id, region):
+    store.apply(
+        [Event(kind="withdrawn", user_id="", video_id=each, known_at=release.as_of_ms) for each in ("v003", "v050", "v101")]
+    )
+    query = recommender._strict(ask(release, user_id=user_id, region=region))
+    vector = release.query_tower(recommender._inputs.of_viewer(query))
+    rows, vectors = usable(recommender, query), release.index.built.vectors
+    assert 3 < len(rows) < len(vectors) - 3
+    nearest = rows[exact(vectors[rows], vector, len(rows))[0][0]]
+    wanted = first_of_copies(release, nearest)
+    for k in (1, 20, 500):
+        found, scores = recommender._nearest(query, k)
+        assert found.tolist() == wanted[:k]
+        np.testing.assert_allclose(scores, vectors[found] @ vector[0], rtol=1e-5)
+
+
+def test_several_query_vectors_keep_each_videos_best_score(release, store):
+    recommender = Recommender(release, store)
+    query = recommender._strict(ask(release))
+    vectors = np.vstack([release.query_tower(recommender._inputs.of_viewer(query)), -np.eye(8, dtype=np.float32)[:2]])
+    several = Recommender(replace(release, query_tower=lambda _: vectors), store)
+    rows = usable(recommender, query)
+    best = (release.index.built.vectors[rows] @ vectors.T).max(1)
+    wanted = first_of_copies(release, rows[np.argsort(-best, kind="stable")])
+    found, scores = several._nearest(query, 30)
+    assert found.tolist() == wanted[:30]
+    np.testing.assert_allclose(scores, best[np.searchsorted(rows, found)], rtol=1e-5)
+
+
+def test_what_no_rule_forbids_is_not_hidden(release, store):
+    lenient = replace(release, reranker=Reranker.from_config(
+        {**release.reranker.to_config(), "rules": {"creator_cap": {"most": 2}}}))  # fmt: skip
+    recommender = Recommender(lenient, store)
+    found, _ = recommender._nearest(recommender._strict(ask(release)), 500)
+    uploaded = np.flatnonzero(~(release.catalogue.upload_ms > release.as_of_ms + 1))
+    assert sorted(found.tolist()) == uploaded.tolist()
+
+
+def test_what_sources_find_is_what_the_merge_takes(recommender, release):
+    early = ask(release, as_of_ms=int(np.median(release.catalogue.upload_ms)))  # half of the catalogue is yet to come
+    for request in (ask(release), early):
+        found, candidates = recommender.found(request), recommender.retrieve(request)
+        quotas = release.retrieval["quotas"]
+        assert set(found) == set(quotas)
+        for bit, name in enumerate(SOURCES):
+            named = candidates.rows[(candidates.sources & 1 << bit) > 0]
+            assert set(named) == set(found[name])
+            assert len(named) <= quotas[name]
+    assert (release.catalogue.upload_ms[np.concatenate(list(found.values()))] <= early.as_of_ms).all()
+
+
+def test_sources_can_be_asked_for_more_than_their_quotas(recommender, release):
+    few, many = recommender.found(ask(release)), recommender.found(ask(release), 100)
+    for name, rows in few.items():
+        assert len(rows) <= len(many[name]) <= 100
+        assert many[name][: len(rows)].tolist() == rows.tolist()
+    assert len(few["trending"]) < len(many["trending"])
+    best = recommender.retrieve(ask(release), 100).rows
+    every = np.unique(np.concatenate(list(many.values())))
+    assert np.isin(best, every).all()
+    assert len(best) == min(100, len(every))
+
+
+@pytest.mark.parametrize("user_id", [999_999, "somebody"])
+def test_an_unknown_viewer_gets_a_full_slate(recommender, release, user_id):
+    answer = recommender.recommend(ask(release, user_id=user_id, surface=None))
+    assert len(answer.ids) == 10
+    assert not answer.degraded
+    assert any("viewers like you" in sentence for sentences in answer.reasons for sentence in sentences)
+
+
+def test_what_was_watched_is_not_shown_again_and_speaks_in_reasons(recommender, release, store):
+    first = recommender.recommend(ask(release, user_id=7))
+    known_at = release.as_of_ms + 2
+    store.apply(
+        [
+            Event(kind="outcome", user_id=7, video_id=each, known_at=known_at, watch_ms=61_500, long_view=True)
+            for each in first.ids
+        ]
+    )
+    again = ask(release, user_id=7, as_of_ms=known_at + 1, k=30)
+    later = recommender.recommend(again)
+    assert not set(first.ids) & set(later.ids)
+    assert not np.isin(first.rows, recommender.retrieve(again).rows).any()  # nor does a source waste its quota on them
+    watched = set(release.catalogue.creator_rows[first.rows]) - {-1}
+    for row, sentences in zip(later.rows, later.reasons, strict=True):
+        assert ("from a creator you watch" in sentences) == (release.catalogue.creator_rows[row] in watched)
+    assert [each["video_id"] for each in recommender.history(7, known_at + 1_000, 3)] == first.ids[::-1][:3]
+    assert recommender.history(7, known_at + 1_000, 1)[0] == {
+        "video_id": first.ids[-1], "ago_s": 1.0, "watch_s": 61.5, "outcomes": ["long_view"],
+    }  # fmt: skip
+
+
+def test_the_requests_region_overrides_the_viewers_own(recommender, release):
+    for region, allowed in (("de", True), ("fr", False), ("nowhere", False)):
+        answer = recommender.recommend(ask(release, region=region, k=100))
+        assert (release.catalogue.regions[answer.rows] != 0).any() == allowed
+
+
+def test_a_withdrawn_video_is_gone_at_once(recommender, release, store):
+    first = recommender.recommend(ask(release)).ids[0]
+    store.apply([Event(kind="withdrawn", user_id="", video_id=first, known_at=release.as_of_ms)])
+    answer = recommender.recommend(ask(release))
+    assert first not in answer.ids
+    assert release.video_ids.rows([first])[0] not in recommender.found(ask(release))["two_tower"]
+
+
+def test_a_broken_ranker_costs_order_and_not_the_slate(release, store):
+    answer = Recommender(replace(release, ranker=raising), store).recommend(ask(release))
+    assert answer.why == ("the ranker failed: answered in retrieval order",)
+    assert len(answer.ids) == 10
+    assert np.isnan(answer.predictions).all()
+    assert answer.slate.picked[0] in range(10)
+    assert (release.catalogue.safety[answer.rows] == 0).all()
+    with pytest.raises(RuntimeError, match="broken"):
+        Recommender(replace(release, ranker=raising), store).score(ask(release), np.arange(3))
+
+
+def test_a_ranker_of_nan_is_a_broken_one(release, store):
+    def nan(inputs):
+        return np.full((len(inputs["video_codes"]), len(TARGETS)), np.nan, np.float32)
+
+    answer = Recommender(replace(release, ranker=nan), store).recommend(ask(release))
+    assert answer.degraded
+    assert len(answer.ids) == 10
+
+
+def test_every_source_is_found_and_merged_with_its_name(recommender, release, store):
+    user = max(store.viewer_ids(30), key=lambda each: store.viewer(each)[release.layout.at_history])
+    request = ask(release, user_id=user)
+    found, candidates = recommender.found(request), recommender.retrieve(request)
+    quotas, seen = release.retrieval["quotas"], recommender._strict(request).viewer.seen
+    assert set(found) == set(SOURCES)
+    for name, rows in found.items():
+        assert len(set(rows.tolist())) == len(rows) <= quotas[name]
+        assert (release.catalogue.upload_ms[rows] <= request.as_of_ms).all()
+        assert np.isin(rows, seen).all() if name == "continue" else not np.isin(rows, seen).any()
+        assert set(candidates.rows[candidates.named_by(name)]) == set(rows)
+    assert sum(len(rows) > 0 for rows in found.values()) >= 6
+    assert (np.diff(candidates.scores) <= 0).all()
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if name != "two_tower"])
+def test_one_source_that_fails_is_named_and_the_others_answer(recommender, release, name, monkeypatch):
+    monkeypatch.setattr(recommender._sources[name], "candidates", raising)
+    answer = recommender.recommend(ask(release))
+    assert answer.why == (f"the source {name} failed: answered from the others",)
+    assert len(answer.ids) == 10
+    assert not any(name in names for names in answer.sources)
+    assert name not in recommender.found(ask(release))
+
+
+def test_an_unknown_surface_and_region_are_answered_as_everywhere(recommender, release):
+    nowhere = recommender.found(ask(release, surface="moon", region="mars"))["trending"]
+    anywhere = recommender.found(ask(release, user_id="somebody", surface=None))["trending"]
+    assert len(nowhere) > 10
+    seen = recommender._strict(ask(release)).viewer.seen
+    assert [row for row in nowhere if row in anywhere] == [row for row in anywhere if row not in seen]
+
+
+def test_a_newcomer_is_named_nothing_by_sources_of_the_past(recommender, release):
+    found = recommender.found(ask(release, user_id="somebody"))
+    assert {name for name, rows in found.items() if len(rows)} == {"two_tower", "trending", "fresh"}
+
+
+def left_midway(store, release, user_id: int, *rows: int) -> None:
+    about = {"kind": "outcome", "user_id": user_id, "known_at": release.as_of_ms + 1, "watch_ms": 5_000}
+    store.apply([Event(video_id=release.video_ids.value(row), **about) for row in rows])
+
+
+def test_what_was_left_midway_comes_back_a_few_a_slate(recommender, release, store):
+    catalogue = release.catalogue
+    allowed = (catalogue.safety == 0) & (catalogue.regions == 0) & (catalogue.fingerprints == 0)
+    midway = np.flatnonzero(allowed & (catalogue.duration_ms > 20_000) & (catalogue.upload_ms < release.as_of_ms))[:3]
+    left_midway(store, release, 7, *midway)
+    request = ask(release, user_id=7, as_of_ms=release.as_of_ms + 2, k=80)
+    assert recommender.found(request)["continue"].tolist() == midway[::-1].tolist()
+    answer = recommender.recommend(request)
+    again = [place for place, names in enumerate(answer.sources) if "continue" in names]
+    assert len(again) == 2 == np.isin(answer.rows, midway).sum()
+    assert answer.removed["seen"] == 1
+    assert all("you left it midway" in answer.reasons[place] for place in again)
+
+
+def test_what_a_viewer_hides_unwatched_is_out_of_the_next_slate(recommender, release, store):
+    before = recommender.recommend(ask(release))
+    hidden = {"kind": "outcome", "user_id": 105, "known_at": release.as_of_ms + 1, "hide": True}
+    store.apply([Event(video_id=video, **hidden) for video in before.ids[:3]])
+    after = recommender.recommend(ask(release, as_of_ms=release.as_of_ms + 2, k=80))
+    assert len(after.ids) > 40
+    assert not set(before.ids[:3]) & set(after.ids)
+
+
+def test_what_was_left_midway_and_then_hidden_is_not_watched_on(recommender, release, store):
+    midway = np.flatnonzero((release.catalogue.duration_ms > 20_000) & (release.catalogue.upload_ms < release.as_of_ms))[:2]
+    left_midway(store, release, 7, *midway)
+    about = {"kind": "outcome", "user_id": 7, "known_at": release.as_of_ms + 2}
+    store.apply([Event(video_id=release.video_ids.value(midway[0]), hide=True, **about)])
+    store.apply([Event(video_id=release.video_ids.value(midway[1]), like=True, **about)])
+    request = ask(release, user_id=7, as_of_ms=release.as_of_ms + 3, k=80)
+    assert recommender.found(request)["continue"].tolist() == [midway[1]]
+    assert midway[0] not in recommender.recommend(request).rows
+
+
+def test_what_was_hidden_unwatched_in_the_log_is_in_nobodys_slate_again(built, recommender, release):
+    known = built[1].impressions.filter((pl.col("watch_ms") == 0) & pl.col("hide") & (known_at() < release.as_of_ms))
+    assert len(known) > 20
+    for (user_id,), rows in known.group_by("user_id"):
+        answer = recommender.recommend(ask(release, user_id=user_id, k=80))
+        assert not set(answer.ids) & set(rows["video_id"])
+
+
+def test_a_quota_without_a_weight_or_of_an_unknown_source_is_refused_by_name(release, store):
+    for quotas in ({"fresh": 3}, release.retrieval["quotas"] | {"popular": 3}):
+        with pytest.raises(ReleaseError, match="popular" if "popular" in quotas else "continue, followed"):
+            Recommender(replace(release, retrieval={**release.retrieval, "quotas": quotas}), store)
+
+
+def test_a_broken_query_tower_leaves_the_other_sources(release, store):
+    answer = Recommender(replace(release, query_tower=raising), store).recommend(ask(release))
+    assert answer.why == ("the source two_tower failed: answered from the others",)
+    assert answer.ids
+    assert not any("two_tower" in names for names in answer.sources)
+
+
+def test_an_unreadable_store_answers_as_for_a_new_viewer(release, store, monkeypatch):
+    newcomer = Recommender(release, store).recommend(ask(release, user_id=555_555))
+
+    def unreadable(*_, **__):
+        raise lmdb.Error("gone")
+
+    monkeypatch.setattr(store._environment, "_env", type("Gone", (), {"begin": unreadable, "sync": print, "close": print})())
+    answer = Recommender(release, store).recommend(ask(release, user_id=555_555))
+    assert "new viewer" in answer.why[0]
+    assert answer.ids == newcomer.ids
+
+
+def test_without_time_left_the_ranker_is_passed_over(release, store):
+    ticks = iter(np.arange(0.0, 100.0, 0.3))
+    answer = Recommender(release, store, timer=lambda: float(next(ticks)), budget_ms=500).recommend(ask(release))
+    assert answer.why == ("no time was left to rank: answered in retrieval order",)
+    assert len(answer.ids) == 10
+
+
+@pytest.mark.parametrize(("bounds", "value", "passes"), [((0, 1), 1.0, True), ((0, 1), 1.5, False), ((0, None), -1, False)])
+def test_a_number_in_the_context_has_the_bounds_of_a_log(bounds, value, passes):
+    battery = Feature(name="battery", kind="numerical", entity="context", bounds=bounds)
+    with (
+        nullcontext() if passes else pytest.raises(ContextError, match=rf"context.battery is {value}, expected a number within")
+    ):
+        assert _number(battery, value) == value
+
+
+def test_an_undeclared_context_is_refused_by_name(recommender, release):
+    with pytest.raises(ContextError, match=r"'moon'.*surface"):
+        recommender.recommend(ask(release, context={"moon": "full"}))
+    with_context = recommender.score(ask(release, surface=None, context={"surface": "next"}), np.arange(4))
+    np.testing.assert_array_equal(with_context, recommender.score(ask(release, surface="next"), np.arange(4)))
+    assert (with_context != recommender.score(ask(release, surface="home"), np.arange(4))).any()
+
+
+def test_before_anything_was_uploaded_there_is_nothing_to_show(recommender):
+    answer = recommender.recommend(Request("q", 105, 10, 1))
+    assert answer.ids == []
+    assert answer.funnel == {"retrieved": 0, "ranked": 0, "slate": 0}
+
+
+def test_warming_changes_no_state(recommender, store):
+    before = store.position, store.videos.copy()
+    recommender.warm()
+    assert store.position == before[0]
+    np.testing.assert_array_equal(store.videos, before[1])
+
+
+def test_threads_get_the_answers_that_one_thread_gets(recommender, release):
+    requests = [ask(release, request_id=str(i), user_id=100 + i % 25) for i in range(60)]
+    alone = [recommender.recommend(request).ids for request in requests]
+    with ThreadPoolExecutor(4) as pool:
+        together = [answer.ids for answer in pool.map(recommender.recommend, requests)]
+    assert together == alone

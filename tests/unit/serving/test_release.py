@@ -1,0 +1,176 @@
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import RETRIEVAL, stage_release
+from watchnext.features.arrays import save_arrays
+from watchnext.serving.release import release as release_module
+from watchnext.serving.release.compiled import Graph
+from watchnext.serving.release.manifest import verified
+from watchnext.serving.release.release import Release, ReleaseError, current, publish, switch
+
+MANIFEST = {"data": "tiny", "regime": "streaming", "as_of_ms": 5, "clock": "release", "towers": "tiny"}
+
+
+@pytest.fixture
+def staged(built, exported, tmp_path):
+    return lambda: stage_release(built, exported, tmp_path / "releases")
+
+
+@pytest.fixture
+def published(staged, tmp_path) -> Path:
+    return publish(staged(), tmp_path / "releases", MANIFEST)
+
+
+def test_a_release_loads_as_it_was_published(published):
+    release = Release.load(published)
+    assert release.id == published.name
+    assert (release.as_of_ms, release.clock) == (5, "release")
+    assert len(release.index) == len(release.catalogue) == len(release.state.videos)
+    assert set(release.manifest["files"]) >= {"graphs/ranker.xml", "graphs/ranker.bin", "state/viewers.npy", "reranking.json"}
+    assert not any(path.suffix in (".pkl", ".pt") for path in published.rglob("*"))
+
+
+def test_one_flipped_byte_in_any_file_is_refused_by_name(published):
+    for path in sorted(path for path in published.rglob("*") if path.is_file()):
+        whole = path.read_bytes()
+        if not whole:
+            continue
+        at = len(whole) // 2
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(ReleaseError, match=f"{path.name}.*dvc repro release"):
+            Release.load(published)
+        path.write_bytes(whole)
+    Release.load(published)
+
+
+@pytest.mark.parametrize("name", ["graphs/ranker.bin", "index/codes.npy", "manifest.json"])
+def test_a_missing_or_truncated_file_is_refused_by_name(published, name):
+    whole = (published / name).read_bytes()
+    (published / name).write_bytes(whole[:-1])
+    with pytest.raises(ReleaseError, match=name):
+        verified(published)
+    (published / name).unlink()
+    with pytest.raises(ReleaseError, match=name):
+        verified(published)
+
+
+def test_a_file_too_many_is_refused_by_name(published):
+    (published / "graphs" / "ranker2.xml").write_text("")
+    with pytest.raises(ReleaseError, match=r"ranker2\.xml is not in the manifest"):
+        verified(published)
+
+
+def test_parts_of_another_build_are_refused_though_every_byte_is_right(staged, tmp_path, exported):
+    staging = staged()
+    viewers = np.load(staging / "state" / "viewers.npy")
+    np.save(staging / "state" / "viewers.npy", viewers[:, :-1])
+    with pytest.raises(ReleaseError, match=r"width of a viewer's state.*not built together"):
+        Release.load(publish(staging, tmp_path / "releases", MANIFEST))
+
+
+@pytest.mark.parametrize("part", ["related", "transitions", "trending"])
+def test_what_was_counted_of_another_catalogue_is_refused(staged, tmp_path, part):
+    staging = staged()
+    np.save(staging / part / "catalogue.npy", np.array(["another"]))
+    with pytest.raises(ReleaseError, match=f"catalogue of `{part}`: another.*not built together"):
+        Release.load(publish(staging, tmp_path / "releases", MANIFEST))
+
+
+def test_an_index_of_other_towers_is_refused(staged, tmp_path):
+    with pytest.raises(ReleaseError, match=r"towers of the index's vectors: tiny, expected other; .*not built together"):
+        Release.load(publish(staged(), tmp_path / "releases", MANIFEST | {"towers": "other"}))
+
+
+@pytest.mark.parametrize("part", ["trending", "related", "index", "users"])
+def test_a_release_of_another_version_is_refused_by_what_it_lacks(staged, tmp_path, part):
+    staging = staged()
+    shutil.rmtree(staging / part)
+    with pytest.raises(ReleaseError, match=f"holds no {part}, as another version built it; run .* promote"):
+        Release.load(publish(staging, tmp_path / "releases", MANIFEST))
+
+
+def test_trees_of_another_version_are_refused(staged, tmp_path):
+    staging = staged()
+    save_arrays(staging / "graphs" / "trees", {"left": np.zeros(3), "roots": np.zeros(1)})
+    with pytest.raises(ReleaseError, match=r"holds no graphs/trees/above\.npy, as another version built it; run .* promote"):
+        Release.load(publish(staging, tmp_path / "releases", MANIFEST))
+
+
+@pytest.mark.parametrize(("umask", "folders", "files"), [(0o022, 0o755, 0o644), (0o027, 0o750, 0o640)])
+def test_a_release_can_be_read_by_whom_the_umask_lets(staged, tmp_path, umask, folders, files):
+    before = os.umask(umask)
+    try:
+        published = publish(staged(), tmp_path / "releases", MANIFEST)
+    finally:
+        os.umask(before)
+    modes = {path.is_dir(): path.stat().st_mode & 0o777 for path in published.rglob("*")}
+    assert modes == {True: folders, False: files}
+    assert all((path.stat().st_mode & 0o777) == modes[path.is_dir()] for path in [published, *published.rglob("*")])
+
+
+def test_the_same_content_is_the_same_release(staged, tmp_path):
+    root = tmp_path / "releases"
+    first = publish(staged(), root, MANIFEST)
+    inode = (first / "manifest.json").stat().st_ino
+    assert publish(staged(), root, MANIFEST) == first
+    assert (first / "manifest.json").stat().st_ino == inode
+    assert sorted(path.name for path in root.iterdir()) == [first.name]
+    assert publish(staged(), root, MANIFEST | {"as_of_ms": 6}) != first
+
+
+def test_an_id_is_never_given_to_other_content(staged, tmp_path):
+    root = tmp_path / "releases"
+    publish(staged(), root, MANIFEST | {"id": "r1"})
+    other = staged()
+    (other / "retrieval.json").write_text(json.dumps({**RETRIEVAL, "quotas": {"two_tower": 1}}))
+    with pytest.raises(ReleaseError, match=r"r1 exists with other content"):
+        publish(other, root, MANIFEST | {"id": "r1"})
+
+
+@pytest.mark.parametrize("wrong", [{"id": "../evil"}, {"id": "current"}, {"clock": "sun"}, {"colour": 1}])
+def test_a_wrong_manifest_is_refused_by_name(staged, tmp_path, wrong):
+    with pytest.raises(ReleaseError, match=str(next(iter(wrong.values())) if "colour" not in wrong else "colour")):
+        publish(staged(), tmp_path / "releases", MANIFEST | wrong)
+
+
+def test_a_crash_before_the_rename_leaves_no_release(staged, tmp_path, monkeypatch):
+    def crash(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(release_module.os, "rename", crash)
+    with pytest.raises(KeyboardInterrupt):
+        publish(staged(), tmp_path / "releases", MANIFEST)
+    assert [path.name[0] for path in (tmp_path / "releases").iterdir()] == ["."]
+    with pytest.raises(ReleaseError, match="no release yet"):
+        current(tmp_path / "releases")
+
+
+def test_switching_is_one_step_and_refuses_what_is_damaged(staged, published, tmp_path):
+    root = tmp_path / "releases"
+    with pytest.raises(ReleaseError, match=r"no release yet in .*dvc repro.*make demo"):
+        current(root)
+    switch(root, published.name)
+    second = publish(staged(), root, MANIFEST | {"id": "second"})
+    switch(root, "second")
+    assert current(root) == second.resolve()
+    assert os.readlink(root / "current") == "second"
+    (published / "reranking.json").write_text("{}")
+    with pytest.raises(ReleaseError, match=r"reranking\.json"):
+        switch(root, published.name)
+    assert current(root) == second.resolve()
+    shutil.rmtree(second)
+    with pytest.raises(ReleaseError, match="second, which is gone"):
+        current(root)
+    with pytest.raises(ReleaseError, match=r"nothing.*manifest\.json"):
+        switch(root, "nothing")
+
+
+def test_a_graph_names_the_input_it_lacks(published):
+    graph = Graph(published / "graphs" / "ranker.xml")
+    with pytest.raises(KeyError, match="video_codes"):
+        graph({})

@@ -1,0 +1,242 @@
+"""The server as people start it: `bentoml serve` at the root, over the tiny release."""
+
+import itertools
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import tomllib
+
+import httpx
+import polars as pl
+import psutil
+import pytest
+import yaml
+from bento_server import ROOT, Server
+
+from watchnext.serving.http.clock import Clock
+from watchnext.serving.http.settings import VariableError, Variables
+from watchnext.serving.store.store import Store
+
+ABSENT = (
+    "torch",
+    "pandas",
+    "mlflow",
+    "pytorch_lightning",
+    "evidently",
+    "hydra",
+    "xgboost",
+    "watchnext.features.dataset.labels",
+)
+
+
+@pytest.fixture
+def start(release, tmp_path):
+    """Starts servers over one store, and ends what a test left running."""
+    started = []
+
+    def start(clock: str = "") -> Server:
+        started.append(Server(tmp_path, releases=release.folder.parent, clock=clock))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.end()
+
+
+def post(server: Server, path: str, body: dict) -> dict:
+    answer = httpx.post(f"{server.url}{path}", json=body, timeout=20)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def exchanged(server: Server, head: str, chunk: bytes, chunks: int) -> tuple[bytes, int]:
+    """Send `head` and then up to `chunks` times `chunk` on a bare connection; returns the answer and how many were taken."""
+    sent, answer = 0, b""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        try:
+            connection.sendall(head.replace("\n", "\r\n").encode())
+            while sent < chunks:
+                connection.sendall(chunk)
+                sent += 1
+        except OSError:  # the server has hung up
+            pass
+        try:
+            while part := connection.recv(65536):
+                answer += part
+        except OSError:
+            pass
+    return answer, sent
+
+
+def test_a_day_of_a_server(start, release, tmp_path):
+    """Start, answer, learn, survive abuse, stop; start again and remember."""
+    server = start()
+    server.ready()
+    viewer = release.user_ids.value(0)
+    first = post(server, "/v1/recommend", {"user_id": viewer, "k": 10})
+    assert first["release"] == release.id
+    assert 0 <= first["as_of_ms"] - release.as_of_ms < 600_000
+    video = first["items"][0]["video_id"]
+    event = {"type": "outcome", "user_id": viewer, "video_id": video, "watch_ms": 61_500, "click": True, "key": "k1"}
+    assert post(server, "/v1/events", {"events": [event]}) == {"accepted": 1, "duplicates": 0, "unknown": 0}
+    second = post(server, "/v1/recommend", {"user_id": viewer, "k": 100})
+    assert video not in [item["video_id"] for item in second["items"]]
+
+    worker = max(server.family(), key=lambda process: process.memory_info().rss)
+    before = worker.memory_info().rss
+    head = "POST /v1/events HTTP/1.1\nHost: x\nContent-Type: application/json\n"
+    answer, _ = exchanged(server, f"{head}Content-Length: 64000000\n\n", b"x" * 1_000_000, 64)
+    assert b" 413 " in answer or not answer  # a client that goes on sending may see the line cut before it reads
+    answer, sent = exchanged(server, f"{head}Transfer-Encoding: chunked\n\n", b"80000\r\n" + b"x" * 0x80000 + b"\r\n", 128)
+    assert sent < 64, "a body without a length was taken to its end"
+    assert worker.memory_info().rss - before < 32_000_000
+    assert httpx.get(f"{server.url}/metrics").text.count("# TYPE watchnext_requests_total") == 1
+    assert httpx.get(f"{server.url}/nothing").json()["error"]["code"] == "http_404"
+    assert httpx.get(f"{server.url}/").headers["content-security-policy"].startswith("default-src 'none'")
+
+    family = server.family()
+    assert server.stop() == 0, server.log.read_text()
+    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in family)
+    with socket.socket() as port:
+        port.bind(("127.0.0.1", server.port))
+    served = pl.scan_parquet(tmp_path / "served" / "**" / "*.parquet").collect()
+    assert served["request_id"].to_list() == [first["request_id"], second["request_id"]]
+
+    again = start()
+    again.ready()
+    third = post(again, "/v1/recommend", {"user_id": viewer, "k": 100})
+    assert video not in [item["video_id"] for item in third["items"]]
+    assert third["as_of_ms"] > second["as_of_ms"]
+    assert again.stop() == 0
+
+
+def refusal(server: Server) -> str:
+    """What a server said that could not start: no traceback, status 1, no port."""
+    assert server.process.wait(60) == 1
+    said = server.log.read_text()
+    assert "Traceback" not in said
+    with socket.socket() as port:
+        assert port.connect_ex(("127.0.0.1", server.port)) != 0
+    return said
+
+
+def test_no_release_ends_at_once_with_the_command_to_run(tmp_path):
+    assert f"no release yet in {tmp_path / 'none'}: run `dvc repro`" in refusal(Server(tmp_path, releases=tmp_path / "none"))
+
+
+def test_a_wrong_clock_is_named(start):
+    assert "WATCHNEXT_CLOCK is 'sundial', expected release or wall" in refusal(start("sundial"))
+
+
+def test_a_damaged_release_is_named(release, tmp_path):
+    shutil.copytree(release.folder.parent, tmp_path / "releases", symlinks=True)
+    with (tmp_path / "releases" / release.id / "graphs" / "ranker.bin").open("r+b") as file:
+        file.seek(100)
+        file.write(b"\xff" * 4)
+    with pytest.raises(Exception, match=r"ranker\.bin is damaged.*run `dvc repro release`"):
+        variables(tmp_path).check()
+
+
+def variables(folder) -> Variables:
+    given = {"WATCHNEXT_RELEASES": str(folder / "releases"), "WATCHNEXT_STORE": str(folder / "store")}
+    return Variables.of(given)
+
+
+def test_a_store_in_use_or_of_another_catalogue_is_named(release, tmp_path):
+    (tmp_path / "releases").symlink_to(release.folder.parent)
+    variables(tmp_path).check()
+    store = Store.open(tmp_path / "store", release)
+    with pytest.raises(Exception, match=r"is open in process \d+; stop that server first"):
+        variables(tmp_path).check()
+    with store._environment.write() as txn:
+        txn.put(b"state", b"another", db=store.tables["meta"])
+    store.close()
+    with pytest.raises(Exception, match=f"holds state another, but release {release.id} needs .*build-store"):
+        variables(tmp_path).check()
+
+
+def test_variables_default_to_the_repository_and_name_a_wrong_one():
+    given = Variables.of({"WATCHNEXT_STORE": ""})
+    assert [str(path) for path in (given.releases, given.store, given.served)] == ["releases", "store", "outputs/served"]
+    assert given.clock is None
+    with pytest.raises(VariableError, match="WATCHNEXT_CLOCK is 'now'"):
+        Variables.of({"WATCHNEXT_CLOCK": "now"})
+
+
+@pytest.mark.parametrize("start_ms", [None, 1_700_000_000_000])
+def test_a_clock_never_gives_a_moment_twice(start_ms):
+    clock = Clock(start_ms)
+    moments = [clock() for _ in range(2000)]
+    assert all(later > earlier for earlier, later in itertools.pairwise(moments))
+    if start_ms is not None:
+        assert start_ms <= moments[0] < start_ms + 1000
+
+
+def test_the_serving_process_imports_nothing_of_training(release, tmp_path):
+    """Everything that a worker loads, in a fresh interpreter."""
+    program = f"""
+import json, os, sys
+os.environ |= {{"WATCHNEXT_RELEASES": {str(release.folder.parent)!r}, "WATCHNEXT_STORE": {str(tmp_path / "store")!r},
+               "WATCHNEXT_SERVED": {str(tmp_path / "served")!r}}}
+from watchnext.serving.http.service import Watchnext
+Watchnext.inner.check()
+served = Watchnext()
+served.close()
+print(json.dumps([name for name in {ABSENT!r} if name in sys.modules]))
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout.splitlines()[-1]) == []
+
+
+def test_a_bento_needs_what_the_package_needs():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    bento = yaml.safe_load((ROOT / "bentofile.yaml").read_text())
+    assert sorted(bento["python"]["packages"]) == sorted(project["dependencies"])
+
+
+def test_a_taken_port_is_named_before_anything_is_opened(release, tmp_path):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        second = Server(tmp_path, releases=release.folder.parent, port=port)
+        try:
+            assert second.process.wait(60) == 1
+        finally:
+            second.end()
+    said = second.log.read_text()
+    assert "Traceback" not in said
+    assert f"port {port} of 127.0.0.1 is taken" in said
+    assert "bentoml serve --port" in said
+
+
+@pytest.mark.parametrize("damage", ["a part", "the link"])
+def test_a_release_that_broke_under_a_server_ends_it_when_its_worker_starts_again(release, tmp_path, damage):
+    shutil.copytree(release.folder.parent, tmp_path / "releases", symlinks=True)
+    server = Server(tmp_path, releases=tmp_path / "releases")
+    try:
+        server.ready()
+        if damage == "a part":
+            with (tmp_path / "releases" / release.id / "graphs" / "ranker.bin").open("r+b") as file:
+                file.seek(100)
+                file.write(b"\xff" * 4)
+            says = "ranker.bin is damaged"
+        else:
+            (tmp_path / "releases" / "current").unlink()
+            (tmp_path / "releases" / "current").symlink_to("gone")
+            says = "names gone, which is gone"
+        family = server.family()
+        max(family, key=lambda process: process.memory_info().rss).kill()
+        assert server.process.wait(60) == 1
+        said = server.log.read_text()
+        assert next(line for line in said.splitlines() if says in line).startswith("the server ends: ")
+        assert said.count(says) == 1
+        assert "Traceback" not in said
+        assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in family)
+        with socket.socket() as port:
+            assert port.connect_ex(("127.0.0.1", server.port)) != 0
+    finally:
+        server.end()
