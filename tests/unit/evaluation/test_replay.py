@@ -1,4 +1,4 @@
-"""The parts of the replay by hand; the whole of it runs in tests/test_pipeline.py."""
+"""The parts of the replay by hand; the whole of it runs in tests/system/test_pipeline.py."""
 
 from pathlib import Path
 from types import SimpleNamespace
