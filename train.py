@@ -21,34 +21,34 @@ from watchnext.metrics import aligned, rounded, shown
 from watchnext.nn.checkpoints import Checkpoints, unfinished
 from watchnext.nn.training import NothingToLearnError, fit_and_measure, tracked
 from watchnext.nn.weights import written_aside
-from watchnext.ranking.analysis.reliability_report import trust
+from watchnext.ranking.analysis.reliability_report import write_reliability_report
 from watchnext.ranking.models.unranked import UnrankedModule
-from watchnext.ranking.training import fitting
+from watchnext.ranking.training import preset_fitting
 from watchnext.retrieval.towers.content import ContentModule
 from watchnext.schema import SchemaError
 
-Given = ContentModule | UnrankedModule  # nothing of them is fitted
+Untrained = ContentModule | UnrankedModule  # nothing of them is fitted
 UNFINISHED = Path("runs/checkpoints")
 
 
 def fit(
-    config: DictConfig, run: tracking.Run, module: pl.LightningModule | fitting.Fitted, kept: Checkpoints
+    config: DictConfig, run: tracking.Run, module: pl.LightningModule | preset_fitting.Fitted, kept: Checkpoints
 ) -> dict[str, float]:
     """Fit, and measure on held-out days; Lightning logs every epoch's figures in the run."""
     trainer = tracked(partial(instantiate, config.trainer), model=config.model.name, run=run)
     told = {"name": config.model.name, "seed": config.seed, "trainer": trainer, "checkpoints": kept}
     if isinstance(module, pl.LightningModule):
         return fit_and_measure(module, instantiate(config.model.best), **told)
-    return fitting.fit_and_measure(module, log=run.log_metrics, **told)
+    return preset_fitting.fit_and_measure(module, log=run.log_metrics, **told)
 
 
 def learned(
     config: DictConfig, run: tracking.Run, features: FeatureSet, kept: Checkpoints
-) -> tuple[pl.LightningModule | fitting.Fitted | Given, dict[str, float]]:
+) -> tuple[pl.LightningModule | preset_fitting.Fitted | Untrained, dict[str, float]]:
     """The model and its figures. Where there is nothing to learn, the preset's `cold` stands in, if it has one."""
     try:
         module = instantiate(config.model.module)(features=features)
-        return module, module.figures if isinstance(module, Given) else fit(config, run, module, kept)
+        return module, module.figures if isinstance(module, Untrained) else fit(config, run, module, kept)
     except NothingToLearnError as error:
         if "cold" not in config.model:
             raise
@@ -60,13 +60,17 @@ def learned(
 
 
 def write(
-    config: DictConfig, run: tracking.Run, module: pl.LightningModule | fitting.Fitted | Given, found: dict, out: Path
+    config: DictConfig,
+    run: tracking.Run,
+    module: pl.LightningModule | preset_fitting.Fitted | Untrained,
+    found: dict,
+    out: Path,
 ) -> None:
     """The model and its figures, to `out` and into the run. Six digits: what lies behind them differs between processors."""
     with written_aside(out) as folder:
         module.save(folder)
-        if "calibration" in config.model and not isinstance(module, Given):
-            found |= trust(module.features, module.network, plain(config.model.calibration), folder)
+        if "calibration" in config.model and not isinstance(module, Untrained):
+            found |= write_reliability_report(module.features, module.network, plain(config.model.calibration), folder)
         report = rounded(dict(sorted(found.items())), 6)
         write_report(folder / "metrics.json", report)
     if config.metrics:
@@ -86,7 +90,7 @@ def main(config: DictConfig) -> None:
         features = FeatureSet.load(Path(config.data.outputs) / "features")
         pl.seed_everything(config.seed, workers=True, verbose=False)
         what = {key: whole[key] for key in ("model", "trainer", "seed")} | {"features": features.report}
-        what["code"] = fitting.code_of_preset(whole["model"])
+        what["code"] = preset_fitting.code_of_preset(whole["model"])
         tags = {"data": config.data.name} | features.provenance
         with (
             unfinished(UNFINISHED, name, what) as kept,

@@ -22,8 +22,8 @@ from watchnext.cli import composed, plain
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.nn.checkpoints import described_folder
 from watchnext.nn.training import NothingToLearnError, fit_network, tracked
-from watchnext.ranking.models.ensemble import CommitteeModule
-from watchnext.ranking.training import fitting
+from watchnext.ranking.models.ensemble import EnsembleModule
+from watchnext.ranking.training import preset_fitting
 from watchnext.schema import SchemaError
 from watchnext.tuning import Study, Trial, overrides_of, space_of
 from watchnext.types import TARGETS
@@ -48,18 +48,18 @@ def reached(config: DictConfig, features: FeatureSet, run: tracking.Run, trial: 
     return fitted(module, config.tune.monitor, run, trial, trainer=trainer(), **told)
 
 
-def fitted(module: fitting.Fitted, monitor: str, run: tracking.Run, trial: Trial, **told) -> float:
+def fitted(module: preset_fitting.Fitted, monitor: str, run: tracking.Run, trial: Trial, **told) -> float:
     """The figure `monitor` of trees or a committee; trees are watched by the loss of its head."""
     head = next((name for name in TARGETS if monitor.endswith(name)), None)
 
     def log(values: dict[str, float], step: int) -> None:
         run.log_metrics(values, step)
         loss = values.get(f"valid/loss_{head}")
-        if loss is not None and not isinstance(module, CommitteeModule):
+        if loss is not None and not isinstance(module, EnsembleModule):
             trial.report(-loss, step)
 
-    fitting.fit(module, None, log=log, **told)
-    found = fitting.held_out(module, "valid")
+    preset_fitting.fit(module, None, log=log, **told)
+    found = preset_fitting.held_out(module, "valid")
     if monitor not in found:
         raise ValueError(f"tune.monitor is {monitor!r}, expected one of {', '.join(found)}")
     run.log_metrics(found)
@@ -95,7 +95,7 @@ def tune(words: list[str]) -> None:
     composed([*words, *overrides_of(dict.fromkeys(space))])  # names a misspelt key together with the right ones
     first = {key: plain_of(config, key) for key in space}
     what = {key: whole[key] for key in ("model", "trainer", "seed")} | {"features": features.report}
-    what["code"] = fitting.code_of_preset(whole["model"])
+    what["code"] = preset_fitting.code_of_preset(whole["model"])
     what["tune"] = {key: value for key, value in whole["tune"].items() if key not in ("trials", "seconds")}
     with described_folder(STUDIES, config.model.name, what, most=MOST) as folder:
         rules = {key: config.tune[key] for key in ("startup", "warmup")}

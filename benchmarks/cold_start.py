@@ -84,7 +84,7 @@ def trained(config: DictConfig, features: FeatureSet) -> tuple[torch.nn.Module, 
 
 
 @dataclass(frozen=True)
-class Asked:
+class QueryBatch:
     """Targets (n,): rows of the log in time order, when they were asked for, and the viewers' inputs."""
 
     rows: np.ndarray
@@ -92,11 +92,11 @@ class Asked:
     videos: np.ndarray
     inputs: Inputs
 
-    def chunks(self) -> Iterator["Asked"]:
+    def chunks(self) -> Iterator["QueryBatch"]:
         for first in range(0, len(self.rows), CHUNK):
             part = slice(first, first + CHUNK)
             inputs = {name: values[part] for name, values in self.inputs.items()}
-            yield Asked(self.rows[part], self.time_ms[part], self.videos[part], inputs)
+            yield QueryBatch(self.rows[part], self.time_ms[part], self.videos[part], inputs)
 
 
 class Viewers:
@@ -111,10 +111,10 @@ class Viewers:
         codes = [f.name for f in schema.columns("user") if f.kind == "categorical"]
         self._id_place = codes.index("user_id")
 
-    def whole(self, rows: np.ndarray) -> Asked:
+    def whole(self, rows: np.ndarray) -> QueryBatch:
         return self._asked(rows, self.features.reads(rows), known=True)
 
-    def cut(self, rows: np.ndarray, watches: int) -> Asked:
+    def cut(self, rows: np.ndarray, watches: int) -> QueryBatch:
         """Their logs cut to the last `watches` watches and the skips among them, their ids unknown."""
         kept = [self._last(row, watches) for row in rows]
         chosen = np.concatenate([*kept, rows])
@@ -137,27 +137,27 @@ class Viewers:
         skipped = mine[(log.watch_ms[mine] == 0) & (log.time_ms[mine] >= log.time_ms[watched].min())]
         return np.concatenate([watched, skipped])
 
-    def _asked(self, rows: np.ndarray, reads: Reads, *, known: bool) -> Asked:
+    def _asked(self, rows: np.ndarray, reads: Reads, *, known: bool) -> QueryBatch:
         features, columns = self.features, self.features.columns
         context = {name: values[rows] for name, values in columns.items() if name.startswith("context.")}
         blocks = features.pipeline.query(features.dictionaries.raw(context), columns["time_ms"][rows], reads)
         inputs = {**blocks, **{name: values[columns["user_rows"][rows]] for name, values in features.users.items()}}
         if not known:
             inputs["user_codes"][:, self._id_place] = 0
-        return Asked(rows, columns["time_ms"][rows], columns["video_rows"][rows].astype(np.int64), inputs)
+        return QueryBatch(rows, columns["time_ms"][rows], columns["video_rows"][rows].astype(np.int64), inputs)
 
 
 # ---- models: a chunk of requests > scores (n, V) ---------------------------------------------------------------------------
 
 
-Scores = Callable[[Asked], np.ndarray]
+Scores = Callable[[QueryBatch], np.ndarray]
 
 
 def by_network(module: torch.nn.Module | ContentModule) -> Scores:
     videos, catalogue = module.features.videos, torch.from_numpy(module.embeddings())
 
     @torch.no_grad()
-    def scores(asked: Asked) -> np.ndarray:
+    def scores(asked: QueryBatch) -> np.ndarray:
         inputs = joined(asked.inputs, {}, videos, np.zeros(0, np.int64), np.zeros(0, np.int64))
         query = module.network.query({name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in inputs.items() if v.size})
         return (query @ catalogue.T).numpy()
@@ -173,7 +173,7 @@ def floors(log: Log, features: FeatureSet) -> dict[str, Scores]:
     known_at, videos = log.known_at[long], log.video_rows[long]
     weights = np.exp2((known_at - first) / DAY_MS)  # all decay alike, so that the order at any time is that of these sums
 
-    def popular(asked: Asked) -> np.ndarray:
+    def popular(asked: QueryBatch) -> np.ndarray:
         ends = np.searchsorted(known_at, asked.time_ms)  # strictly before
         sums, found = np.bincount(videos[: ends[0]], weights[: ends[0]], len(upload_ms)), []
         for begin, end in zip(np.append(ends[0], ends[:-1]), ends, strict=True):
@@ -188,7 +188,7 @@ def floors(log: Log, features: FeatureSet) -> dict[str, Scores]:
     }
 
 
-def recall(scores: Scores, asked: Asked, upload_ms: np.ndarray) -> float:
+def recall(scores: Scores, asked: QueryBatch, upload_ms: np.ndarray) -> float:
     """Expected share of the targets among the first K of their requests."""
     hits = []
     for part in asked.chunks():

@@ -29,7 +29,7 @@ from watchnext.data.storage import StoredTables, write_tables
 from watchnext.data.validation import validate
 from watchnext.features.__main__ import builder_of
 from watchnext.features.dataset.batches import FeatureSet
-from watchnext.ranking.figures import mean_and_spread
+from watchnext.ranking.target_metrics import mean_and_spread
 from watchnext.ranking.training.debias import PositionBias
 from watchnext.schema import FeatureSchema
 from watchnext.simulator.behaviour import DAY_MS

@@ -21,10 +21,10 @@ from watchnext.cli import composed, exits_on, instantiate
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.ranking.__main__ import training_of
 from watchnext.ranking.calibration.calibration import Calibration
-from watchnext.ranking.figures import mean_and_spread
 from watchnext.ranking.heads import WATCH
 from watchnext.ranking.scoring import scored
-from watchnext.ranking.training.fitting import figures_of, fitted
+from watchnext.ranking.target_metrics import mean_and_spread
+from watchnext.ranking.training.preset_fitting import figures_of, fitted
 from watchnext.reranking.value import Value
 from watchnext.types import TARGETS
 

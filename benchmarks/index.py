@@ -115,7 +115,7 @@ def search(catalogue: Path, folder: Path, towers: Path, queries: int, found: Pat
     """Recall and time of every query, one at a time, on one core."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     from watchnext.retrieval.index.live import LiveIndex
-    from watchnext.retrieval.index.prefilter import Shelf
+    from watchnext.retrieval.index.prefilter import StaticMask
     from watchnext.retrieval.index.segments import VideoIndex
 
     vectors, safety = np.load(catalogue / "vectors.npy", mmap_mode="r"), np.load(catalogue / "safety.npy")
@@ -124,7 +124,7 @@ def search(catalogue: Path, folder: Path, towers: Path, queries: int, found: Pat
     chosen = every[:: max(len(every) // queries, 1)][:queries]
     live = LiveIndex(VideoIndex.load(folder))
     licensed = random.random(creators.max() + 1)
-    shelves = {name: Shelf((licensed < part)[creators] & (safety == 0)) for name, part in (("", 0.5), ("narrow_", 0.05))}
+    shelves = {name: StaticMask((licensed < part)[creators] & (safety == 0)) for name, part in (("", 0.5), ("narrow_", 0.05))}
     facts = {"queries": len(chosen), "kept": round(float(shelves[""].mask.mean()), 3),
              "narrow_kept": round(float(shelves["narrow_"].mask.mean()), 3)}  # fmt: skip
     probes = _probes(vectors, chosen, {name: shelf.mask for name, shelf in shelves.items()}, random)
@@ -151,14 +151,14 @@ def _probes(vectors: np.ndarray, queries: np.ndarray, masks: dict[str, np.ndarra
 
 
 def _measured(live, queries: np.ndarray, shelf, name: str, probes: list[dict]) -> dict:
-    from watchnext.retrieval.index.prefilter import Allowed
+    from watchnext.retrieval.index.prefilter import PreFilter
 
     for query, probe in zip(queries[:20], probes, strict=False):  # compiles, and fills the caches that serving has full
-        live.search(query[None], K, Allowed(shelf, probe["seen"]))
+        live.search(query[None], K, PreFilter(shelf, probe["seen"]))
     times, cpu, hits = [], [], 0
     for query, probe in zip(queries, probes, strict=True):
         began, cpu_began = time.perf_counter(), time.thread_time()
-        rows, _ = live.search(query[None], K, Allowed(shelf, probe["seen"]))
+        rows, _ = live.search(query[None], K, PreFilter(shelf, probe["seen"]))
         cpu.append(1e3 * (time.thread_time() - cpu_began))
         times.append(1e3 * (time.perf_counter() - began))
         hits += len(np.intersect1d(rows[0], probe[name]))

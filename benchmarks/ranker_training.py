@@ -34,7 +34,7 @@ from watchnext.features.dataset.build import FeatureBuilder
 from watchnext.features.dataset.labels import Labels
 from watchnext.metrics import rounded
 from watchnext.nn.training import has_amx
-from watchnext.ranking.training.module import RankingModule
+from watchnext.ranking.training.ranking_module import RankingModule
 from watchnext.schema import FeatureSchema
 from watchnext.simulator.world import World
 

@@ -35,12 +35,12 @@ from watchnext.features.dataset.batches import FeatureSet
 from watchnext.features.encode.encodings import PRIOR
 from watchnext.ranking.__main__ import training_of
 from watchnext.ranking.scoring import scored
-from watchnext.ranking.training.fitting import fitted
+from watchnext.ranking.training.preset_fitting import fitted
 from watchnext.schema import FeatureSchema
 from watchnext.types import TARGETS
 
 LONG_VIEW = TARGETS.index("long_view")
-MODELS = ("logistic_regression", "factorization_machine", "mlp", "dcn", "preference", "xgboost", "ranker")
+MODELS = ("logistic_regression", "factorization_machine", "mlp", "dcn", "mlp_no_history", "xgboost", "ranker")
 VARIANTS = ("dcn_transformer", "dcn_mmoe", "dcn_ple")  # of dcn, for those who ask
 RESAMPLES = 1000
 

@@ -29,9 +29,9 @@ from watchnext.data.tables import DataError
 from watchnext.metrics import interval, rounded
 from watchnext.nn.training import fit_network
 from watchnext.retrieval.sources.fusion import chosen, in_logs, pooled
-from watchnext.retrieval.towers.module import SequenceModule
+from watchnext.retrieval.towers.retrieval_module import SequenceModule
 from watchnext.retrieval.towers.sequences.leave_one_out import Histories, LeaveOneOut, histories_of, leave_one_out
-from watchnext.retrieval.towers.sequences.whole_catalogue import Scorer, best, constant, figures, gains
+from watchnext.retrieval.towers.sequences.whole_catalogue import CatalogueScorer, best, constant, figures, gains
 
 K = 10
 
@@ -84,7 +84,7 @@ def recent(histories: Histories) -> np.ndarray:
     return np.bincount(histories.rows, 0.5**before, minlength=histories.videos)
 
 
-def floors_of(recipe: DictConfig, train: Histories) -> dict[str, Scorer]:
+def floors_of(recipe: DictConfig, train: Histories) -> dict[str, CatalogueScorer]:
     return {
         "popular": constant(train.counts.astype(float)),
         "recent": constant(recent(train)),
@@ -130,7 +130,9 @@ def measure(config: DictConfig, histories: Histories, ids: pl.Series, *, held_ou
     return found | {"run_s": time.perf_counter() - began, "held_out": held_out, "seed": config.seed}
 
 
-def over_strongest(ranked: Mapping[str, np.ndarray], floors: Mapping[str, Scorer], wanted: np.ndarray, *, seed: int) -> dict:
+def over_strongest(
+    ranked: Mapping[str, np.ndarray], floors: Mapping[str, CatalogueScorer], wanted: np.ndarray, *, seed: int
+) -> dict:
     """How far towers and merge lie over the floor with the best NDCG: 95% intervals over viewers."""
     strongest = max(floors, key=lambda name: gains(ranked[name], wanted)[1].mean())
     found: dict = {"floor": strongest}

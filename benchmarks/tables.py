@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.training import fit, peak_mb
 
 from watchnext.metrics import rounded
-from watchnext.retrieval.towers.module import SequenceModule
+from watchnext.retrieval.towers.retrieval_module import SequenceModule
 from watchnext.retrieval.towers.sequences.leave_one_out import Histories, leave_one_out
 from watchnext.retrieval.towers.sequences.whole_catalogue import best, figures
 
@@ -33,7 +33,7 @@ TABLE = "retrieval.module.network.table"
 
 def overrides_of(kind: str, videos: int) -> list[str]:
     """Of the recipe. Tables that share vectors hold a quarter of the full one."""
-    target = f"{TABLE}._target_=watchnext.nn.tables"
+    target = f"{TABLE}._target_=watchnext.nn.id_tables"
     return {
         "full": [],
         "full_adam": [f"{TABLE}.sparse=false", "retrieval.module.table_learning_rate=0.002"],

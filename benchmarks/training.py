@@ -31,7 +31,7 @@ from omegaconf import DictConfig
 from watchnext.cli import composed, instantiate
 from watchnext.data.tables import OUTCOMES
 from watchnext.metrics import rounded
-from watchnext.retrieval.towers.module import SequenceModule
+from watchnext.retrieval.towers.retrieval_module import SequenceModule
 from watchnext.retrieval.towers.sequences.leave_one_out import Histories, LeaveOneOut, leave_one_out
 from watchnext.simulator.world import World
 

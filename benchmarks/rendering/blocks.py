@@ -38,7 +38,7 @@ RECORDS = {
     "training": "training --rectools $RECTOOLS_PYTHON",
     "ranking": f"ranking {KUAIRAND} --seeds 5 --models ranker xgboost",
     "ranking-others": "--label others ranking "
-    f"{KUAIRAND} --seeds 3 --models dcn mlp logistic_regression factorization_machine preference",
+    f"{KUAIRAND} --seeds 3 --models dcn mlp logistic_regression factorization_machine mlp_no_history",
     "ranking-variants": "--label variants ranking "
     f"{KUAIRAND} --held-out valid --seeds 3 --models dcn dcn_transformer dcn_mmoe dcn_ple",
     "framing": "framing --seeds 3",

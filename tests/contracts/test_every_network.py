@@ -14,16 +14,16 @@ from watchnext.metrics import auc
 from watchnext.nn.export import export_graph
 from watchnext.nn.weights import build_network, load_network
 from watchnext.ranking.heads import WATCH, Scorer, predictions
-from watchnext.ranking.models.ensemble import CommitteeModule
+from watchnext.ranking.models.ensemble import EnsembleModule
 from watchnext.ranking.models.trees.boosted import BoostedModule
 from watchnext.ranking.models.trees.forest import INPUT
-from watchnext.ranking.models.trees.network import forest_of
-from watchnext.ranking.training.losses import MultiTask
-from watchnext.ranking.training.module import RankingModule
+from watchnext.ranking.models.trees.tree_network import forest_of
+from watchnext.ranking.training.ranking_losses import MultiTask
+from watchnext.ranking.training.ranking_module import RankingModule
 from watchnext.ranking.watch_time.head import WatchTime
 from watchnext.retrieval.towers.content import ContentModule
-from watchnext.retrieval.towers.module import RetrievalModule, nearest_interest
-from watchnext.retrieval.towers.negatives import Drawn
+from watchnext.retrieval.towers.negatives import NegativeSample
+from watchnext.retrieval.towers.retrieval_module import RetrievalModule, nearest_interest
 from watchnext.retrieval.towers.two_tower import OneViewer
 from watchnext.schema import FeatureSchema, SchemaError
 from watchnext.serving.release.compiled import Graph
@@ -126,12 +126,12 @@ def fitted(module, loss_of, steps: int) -> list[float]:
 # ---- ranking ---------------------------------------------------------------------------------------------------------
 
 
-RANKERS = [model for kind in (RankingModule, BoostedModule, CommitteeModule) for model in of_kind(kind)]
+RANKERS = [model for kind in (RankingModule, BoostedModule, EnsembleModule) for model in of_kind(kind)]
 
 
 def overfitted(module, features, rows) -> None:
     """Fit a model of any kind to `rows`, as far as it goes."""
-    if isinstance(module, CommitteeModule):
+    if isinstance(module, EnsembleModule):
         module.fit(rows, seed=0, member=lambda name, member, best, seed: overfitted(member, features, rows))
     elif isinstance(module, BoostedModule):
         module.parameters |= {"min_child_weight": 0.0, "lambda": 0.0, "subsample": 1.0, "eta": 0.3}
@@ -271,7 +271,7 @@ def retrieval(request, world_features):
     if isinstance(module, ContentModule):
         return module, inputs, None
     places = torch.arange(32)  # each pair's video is told from those of the other pairs
-    drawn = Drawn(places, torch.zeros(32), 32)
+    drawn = NegativeSample(places, torch.zeros(32), 32)
 
     def loss():
         pool = module.network.video(inputs)

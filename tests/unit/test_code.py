@@ -9,7 +9,7 @@ import pytest
 from watchnext import code_digest as sources
 from watchnext.cli import composed, plain
 from watchnext.code_digest import code_of, imported, targets_of
-from watchnext.ranking.training.fitting import code_of_preset
+from watchnext.ranking.training.preset_fitting import code_of_preset
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -81,9 +81,9 @@ def edit(tmp_path, monkeypatch):
         ("serving/http/app.py", set()),
         ("ranking/models/linear.py", {"ranker"}),
         ("ranking/models/trees/boosted.py", {"ranker", "xgboost"}),
-        ("ranking/training/fitting.py", {"ranker", "xgboost"}),
+        ("ranking/training/preset_fitting.py", {"ranker", "xgboost"}),
         ("ranking/watch_time/tree.py", {"ranker", "dcn"}),
-        ("retrieval/towers/losses.py", {"two_tower"}),
+        ("retrieval/towers/objectives.py", {"two_tower"}),
         ("nn/checkpoints.py", {"ranker", "xgboost", "dcn", "two_tower"}),
     ],
 )

@@ -20,8 +20,8 @@ from watchnext.evaluation.funnel import Follower, Funnel
 from watchnext.features.dataset.freshness import day_starts
 from watchnext.features.state.events import in_order
 from watchnext.features.state.fold import SHOWN
-from watchnext.ranking.figures import apart, of_head
 from watchnext.ranking.heads import WATCH
+from watchnext.ranking.target_metrics import apart, of_head
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.release.release import Release
 from watchnext.serving.store.events import Event

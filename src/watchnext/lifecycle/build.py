@@ -14,7 +14,7 @@ from watchnext.nn.export import export_graph
 from watchnext.nn.weights import fingerprint, load_network
 from watchnext.ranking.heads import Scorer
 from watchnext.ranking.models.trees.forest import INPUT
-from watchnext.ranking.models.trees.network import forest_of
+from watchnext.ranking.models.trees.tree_network import forest_of
 from watchnext.ranking.models.unranked import Unranked
 from watchnext.ranking.scoring import Ranker
 from watchnext.retrieval.towers.two_tower import OneViewer

@@ -7,8 +7,8 @@ import torch
 
 from watchnext.features.dataset.batches import NO_INPUTS, FeatureSet
 from watchnext.metrics import rank_correlation
-from watchnext.ranking.figures import apart
 from watchnext.ranking.heads import Scorer
+from watchnext.ranking.target_metrics import apart
 from watchnext.serving.release.compiled import CompiledRanker
 from watchnext.types import TARGETS
 

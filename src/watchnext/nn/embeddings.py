@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from watchnext.features.encode.encodings import InputSizes
-from watchnext.nn.tables import FULL, Table
+from watchnext.nn.id_tables import FULL, Table
 
 
 class IdDropout(nn.Module):
@@ -30,7 +30,7 @@ class IdDropout(nn.Module):
 
 class CodeEmbeddings(nn.Module):
     """F categorical features as one table: codes (..., F) > (..., F * dimension). Code 0 (missing, unseen, rare) is learned
-    too. `table` makes one of nn/tables.py."""
+    too. `table` makes one of nn/id_tables.py."""
 
     def __init__(self, *, sizes: tuple[int, ...], dimension: int, table: partial = FULL) -> None:
         super().__init__()

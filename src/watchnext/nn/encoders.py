@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from watchnext.nn.attention import FAR
 
 
-class _Block(nn.Module):
+class _CausalBlock(nn.Module):
     """Pre-norm attention and feed-forward, each with a residual."""
 
     def __init__(self, *, dimension: int, heads: int, feedforward: int, places: int, dropout: float) -> None:
@@ -53,7 +53,7 @@ class CausalTransformer(nn.Module):
         if dimension % heads:
             raise ValueError(f"{heads} heads do not share a dimension of {dimension}; choose a divisor")
         self.blocks = nn.ModuleList(
-            _Block(dimension=dimension, heads=heads, feedforward=feedforward, places=places, dropout=dropout)
+            _CausalBlock(dimension=dimension, heads=heads, feedforward=feedforward, places=places, dropout=dropout)
             for _ in range(blocks)
         )
         self.norm = nn.LayerNorm(dimension)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 BORDERS = (-6.0, -2.0, -1.3, -0.8, -0.4, 0.0, 0.4, 0.8, 1.3, 2.0, 6.0)
 
 
-class Pieces(nn.Module):
+class PiecewiseLinear(nn.Module):
     """Values (N, F) > (N, pieces * F): how much of each piece between two borders lies below the value, 0 to 1.
 
     Piecewise linear encoding (Gorishniy et al., NeurIPS 2022). Deviation: the borders are the same for all values, as these are

@@ -19,7 +19,7 @@ from watchnext.tracking import Run
 TrainerOf = Callable[[str, list[pl.Callback]], pl.Trainer]  # a network's name, and what its training needs to be called
 
 
-class Defined(MLFlowLogger):
+class DefinedMetricsLogger(MLFlowLogger):
     """MLflow's logger, which leaves out what is undefined, as a run's own `log_metrics` does."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -159,7 +159,7 @@ def tracked(trainer: Callable[..., pl.Trainer], *, model: str, run: Run, along: 
     callbacks `along` after those asked for."""
 
     def made(name: str, callbacks: list[pl.Callback]) -> pl.Trainer:
-        logger = Defined(run_id=run.id, tracking_uri=run.tracking_uri, prefix="" if name == model else name)
+        logger = DefinedMetricsLogger(run_id=run.id, tracking_uri=run.tracking_uri, prefix="" if name == model else name)
         return trainer(callbacks=[*callbacks, *along, NamedBar(name)], logger=logger)
 
     return made

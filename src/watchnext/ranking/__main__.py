@@ -18,10 +18,10 @@ from watchnext.features.dataset.batches import FeatureSet
 from watchnext.metrics import rounded
 from watchnext.ranking.analysis.ablation import ablation, learning_curve
 from watchnext.ranking.analysis.importance import importance
-from watchnext.ranking.analysis.plots import learning_curve_plot, trade_off_plot, worse_plot
+from watchnext.ranking.analysis.report_plots import learning_curve_plot, trade_off_plot, worse_plot
 from watchnext.ranking.analysis.trade_off import Point, markdown, mean_of_top, trade_off
-from watchnext.ranking.figures import markdown_of
 from watchnext.ranking.scoring import Ranker, held_out_rows
+from watchnext.ranking.target_metrics import markdown_of
 from watchnext.ranking.training.groups import groups_of
 from watchnext.schema import SchemaError
 from watchnext.types import TARGETS

@@ -11,17 +11,17 @@ from watchnext.features.encode.pipeline import FeaturePipeline
 from watchnext.ranking.input_groups import GROUPS, input_groups
 
 OWN_STATE = ("user_counters", "gap", "history", "user_tag_counters", "user_creator_counters")
-HIDABLE = ("own_state", *GROUPS)
+MASKABLE = ("own_state", *GROUPS)
 MASKED = ("history_codes", "history_tags", "history_vector")  # nothing reads them where the mask is 0
 
 
-def hidden_places(pipeline: FeaturePipeline, hide: tuple[str, ...]) -> dict[str, list[int]]:
+def masked_columns(pipeline: FeaturePipeline, hide: tuple[str, ...]) -> dict[str, list[int]]:
     """Input block > its hidden columns.
 
     hide  groups of `input_groups`, or `own_state` for OWN_STATE, what a viewer's own earlier outcomes changed
     """
-    if unknown := [name for name in hide if name not in HIDABLE]:
-        raise ValueError(f"hide names {unknown[0]!r}, expected some of {', '.join(HIDABLE)}")
+    if unknown := [name for name in hide if name not in MASKABLE]:
+        raise ValueError(f"hide names {unknown[0]!r}, expected some of {', '.join(MASKABLE)}")
     wanted = {group for name in hide for group in (OWN_STATE if name == "own_state" else (name,))}
     found: dict[str, list[int]] = {}
     for group, blocks in input_groups(pipeline).items():
@@ -30,7 +30,7 @@ def hidden_places(pipeline: FeaturePipeline, hide: tuple[str, ...]) -> dict[str,
     return {block: sorted(places) for block, places in found.items() if block not in MASKED}
 
 
-class Blind(nn.Module):
+class FeatureMask(nn.Module):
     """The `network` with the columns `hidden` of its inputs at 0: the mean, or unknown."""
 
     def __init__(self, *, sizes: InputSizes, targets: int, network: partial, hidden: Mapping[str, Sequence[int]]) -> None:

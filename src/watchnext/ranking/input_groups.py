@@ -23,20 +23,20 @@ GROUPS = {
     "user_tag_counters": "what the viewer did with its tags",
     "user_creator_counters": "what the viewer did with its creator",
 }
-Places = dict[str, list[int]]  # input block > its columns
+BlockColumns = dict[str, list[int]]  # input block > its columns
 
 
-def input_groups(pipeline: FeaturePipeline) -> dict[str, Places]:
+def input_groups(pipeline: FeaturePipeline) -> dict[str, BlockColumns]:
     """Group > its columns of every block, in the order of GROUPS; each column is in one, and a group that the schema gives no
     column is left out."""
-    found: dict[str, Places] = {}
+    found: dict[str, BlockColumns] = {}
     for block, names in _columns(pipeline).items():
         for place, name in enumerate(names):
             found.setdefault(name, {}).setdefault(block, []).append(place)
     return {name: found[name] for name in GROUPS if name in found}
 
 
-def named_groups(pipeline: FeaturePipeline, names: Iterable[str] | None) -> dict[str, Places]:
+def named_groups(pipeline: FeaturePipeline, names: Iterable[str] | None) -> dict[str, BlockColumns]:
     """Those of `input_groups` that are named, None is all. Raises ValueError for one that the data set does not have."""
     found = input_groups(pipeline)
     for name in names or ():

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from watchnext.reranking.rules import VideoFacts
+from watchnext.reranking.rules import CatalogueFacts
 from watchnext.reranking.value import require_number
 
 
@@ -23,7 +23,7 @@ class Diversity:
     def __post_init__(self) -> None:
         require_number("diversity.trade_off", self.trade_off, low=0, high=1)
 
-    def begin(self, rows: np.ndarray, values: np.ndarray, facts: VideoFacts) -> "Marginal":
+    def begin(self, rows: np.ndarray, values: np.ndarray, facts: CatalogueFacts) -> "Marginal":
         similarity = Similarity(rows, facts) if self.trade_off < 1 else None
         return Marginal(scaled(values), similarity, self.trade_off)
 
@@ -51,7 +51,7 @@ class Similarity:
     That is half for the same creator and half for the Jaccard index of the tags.
     """
 
-    def __init__(self, rows: np.ndarray, facts: VideoFacts) -> None:
+    def __init__(self, rows: np.ndarray, facts: CatalogueFacts) -> None:
         vectors = np.asarray(facts.vectors[rows], np.float32)
         with np.errstate(over="ignore", invalid="ignore"):
             norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))

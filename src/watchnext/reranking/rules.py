@@ -15,10 +15,10 @@ import numpy as np
 from watchnext.reranking.value import RerankingError, require_known, require_number
 from watchnext.types import Viewer
 
-SAFETY = ("safe", "mature", "unsafe")  # VideoFacts.safety is an index into this
+SAFETY = ("safe", "mature", "unsafe")  # CatalogueFacts.safety is an index into this
 
 
-class VideoFacts(Protocol):
+class CatalogueFacts(Protocol):
     """What the rules must know of the catalogue, by row number."""
 
     creator_rows: np.ndarray  # (V,) int32, -1 none
@@ -31,12 +31,12 @@ class VideoFacts(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Situation:
+class RuleContext:
     """What a filter may read besides the rows. `region_bits` maps a region to its bit *number*; `unavailable` is (V,) bool;
     `continued` (n,) are the rows of seen videos that stand among the candidates to be watched on."""
 
     viewer: Viewer
-    facts: VideoFacts
+    facts: CatalogueFacts
     region_bits: Mapping[str, int]
     unavailable: np.ndarray | None = None
     continued: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -48,22 +48,22 @@ class Filter(ABC):
     name: ClassVar[str]
 
     @abstractmethod
-    def removes(self, rows: np.ndarray, situation: Situation) -> np.ndarray:
+    def removes(self, rows: np.ndarray, context: RuleContext) -> np.ndarray:
         """(N,) video rows, best valued first > (N,) bool, True where the rule takes the candidate out."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unavailable(Filter):
+class UnavailableFilter(Filter):
     """Withdrawn since the release was built."""
 
     name: ClassVar[str] = "unavailable"
 
-    def removes(self, rows: np.ndarray, situation: Situation) -> np.ndarray:
-        return np.zeros(len(rows), bool) if situation.unavailable is None else situation.unavailable[rows].astype(bool)
+    def removes(self, rows: np.ndarray, context: RuleContext) -> np.ndarray:
+        return np.zeros(len(rows), bool) if context.unavailable is None else context.unavailable[rows].astype(bool)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Safety(Filter):
+class SafetyFilter(Filter):
     """Above the `highest` level allowed. `unsafe` cannot be allowed, and an unknown level counts as worse."""
 
     name: ClassVar[str] = "safety"
@@ -73,28 +73,28 @@ class Safety(Filter):
         if self.highest not in SAFETY[:2]:
             raise RerankingError(f"rules.safety.highest is {self.highest!r}, expected one of {', '.join(SAFETY[:2])}")
 
-    def removes(self, rows: np.ndarray, situation: Situation) -> np.ndarray:
-        return situation.facts.safety[rows] > SAFETY.index(self.highest)
+    def removes(self, rows: np.ndarray, context: RuleContext) -> np.ndarray:
+        return context.facts.safety[rows] > SAFETY.index(self.highest)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Region(Filter):
+class RegionFilter(Filter):
     """Not allowed where the viewer is; in an unknown region only unrestricted videos are."""
 
     name: ClassVar[str] = "region"
 
-    def removes(self, rows: np.ndarray, situation: Situation) -> np.ndarray:
-        regions = situation.facts.regions[rows]
-        bit = situation.region_bits.get(situation.viewer.region)
+    def removes(self, rows: np.ndarray, context: RuleContext) -> np.ndarray:
+        regions = context.facts.regions[rows]
+        bit = context.region_bits.get(context.viewer.region)
         if bit is None:
             return regions != 0
         if not 0 <= bit < 64:
-            raise RerankingError(f"region_bits[{situation.viewer.region!r}] is {bit}, expected a bit number from 0 to 63")
+            raise RerankingError(f"region_bits[{context.viewer.region!r}] is {bit}, expected a bit number from 0 to 63")
         return (regions != 0) & (regions & (np.uint64(1) << np.uint64(bit)) == 0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen(Filter):
+class SeenFilter(Filter):
     """The viewer has seen it. Of those that the source `continue` names, the `continued` best valued may stay."""
 
     name: ClassVar[str] = "seen"
@@ -103,26 +103,26 @@ class Seen(Filter):
     def __post_init__(self) -> None:
         require_number("rules.seen.continued", self.continued, low=0)
 
-    def removes(self, rows: np.ndarray, situation: Situation) -> np.ndarray:
-        seen = np.isin(rows, situation.viewer.seen)
-        midway = np.isin(rows, situation.continued)
+    def removes(self, rows: np.ndarray, context: RuleContext) -> np.ndarray:
+        seen = np.isin(rows, context.viewer.seen)
+        midway = np.isin(rows, context.continued)
         return seen & ~(midway & (np.cumsum(midway) <= self.continued))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Duplicate(Filter):
+class DuplicateFilter(Filter):
     """A copy of a better valued candidate or, unless `of_seen` is off, of a video that the viewer has seen; one that is to be
     watched on is no copy of itself."""
 
     name: ClassVar[str] = "duplicate"
     of_seen: bool = True
 
-    def removes(self, rows: np.ndarray, situation: Situation) -> np.ndarray:
-        prints = situation.facts.fingerprints[rows]
+    def removes(self, rows: np.ndarray, context: RuleContext) -> np.ndarray:
+        prints = context.facts.fingerprints[rows]
         of_seen = np.zeros(len(rows), bool)
         if self.of_seen:
-            seen = situation.facts.fingerprints[np.asarray(situation.viewer.seen, np.int64)]
-            of_seen = np.isin(prints, seen) & ~np.isin(rows, situation.continued)
+            seen = context.facts.fingerprints[np.asarray(context.viewer.seen, np.int64)]
+            of_seen = np.isin(prints, seen) & ~np.isin(rows, context.continued)
         left = np.flatnonzero(~of_seen)
         first = np.zeros(len(rows), bool)
         first[left[np.unique(prints[left], return_index=True)[1]]] = True  # of equal ones the best valued
@@ -157,10 +157,10 @@ class Cap(ABC):
             raise RerankingError(f"rules.{self.name}.most is {self.most!r}, expected a whole number")
 
     @abstractmethod
-    def keys(self, rows: np.ndarray, facts: VideoFacts) -> np.ndarray:
+    def keys(self, rows: np.ndarray, facts: CatalogueFacts) -> np.ndarray:
         """(N,) video rows > (N, J) keys, -1 none."""
 
-    def tally(self, rows: np.ndarray, facts: VideoFacts) -> Tally:
+    def tally(self, rows: np.ndarray, facts: CatalogueFacts) -> Tally:
         return Tally(self.name, self.keys(rows, facts), self.most)
 
 
@@ -169,7 +169,7 @@ class CreatorCap(Cap):
     name: ClassVar[str] = "creator_cap"
     most: int = 2
 
-    def keys(self, rows: np.ndarray, facts: VideoFacts) -> np.ndarray:
+    def keys(self, rows: np.ndarray, facts: CatalogueFacts) -> np.ndarray:
         return facts.creator_rows[rows][:, None]
 
 
@@ -178,13 +178,13 @@ class TagCap(Cap):
     name: ClassVar[str] = "tag_cap"
     most: int = 6
 
-    def keys(self, rows: np.ndarray, facts: VideoFacts) -> np.ndarray:
+    def keys(self, rows: np.ndarray, facts: CatalogueFacts) -> np.ndarray:
         return facts.tag_rows[rows]
 
 
 Rule = Filter | Cap
 RULES: Mapping[str, type[Rule]] = {
-    rule.name: rule for rule in (Unavailable, Safety, Region, Seen, Duplicate, CreatorCap, TagCap)
+    rule.name: rule for rule in (UnavailableFilter, SafetyFilter, RegionFilter, SeenFilter, DuplicateFilter, CreatorCap, TagCap)
 }
 
 

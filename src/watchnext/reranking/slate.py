@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from watchnext.reranking.diversity import Diversity
-from watchnext.reranking.rules import Cap, Duplicate, Filter, Rule, Situation, Tally, VideoFacts, rule
+from watchnext.reranking.rules import Cap, CatalogueFacts, DuplicateFilter, Filter, Rule, RuleContext, Tally, rule
 from watchnext.reranking.value import RerankingError, Value, require_known, require_number
 from watchnext.types import Scored, Slate, Viewer
 
@@ -47,7 +47,7 @@ class Reranker:
             raise RerankingError(f"rules name {', '.join(repeated)} twice, expected each rule once")
         self.value, self.rules, self.diversity, self.exploration = value, tuple(rules), diversity, exploration
         # Copies are compared last, or the best of them could be kept here and taken out by a later filter.
-        self._filters = sorted((r for r in rules if isinstance(r, Filter)), key=lambda r: isinstance(r, Duplicate))
+        self._filters = sorted((r for r in rules if isinstance(r, Filter)), key=lambda r: isinstance(r, DuplicateFilter))
         self._caps = [r for r in rules if isinstance(r, Cap)]
 
     @classmethod
@@ -79,7 +79,7 @@ class Reranker:
         *,
         k: int,
         viewer: Viewer,
-        facts: VideoFacts,
+        facts: CatalogueFacts,
         region_bits: Mapping[str, int],
         seed: int,
         unavailable: np.ndarray | None = None,
@@ -94,8 +94,8 @@ class Reranker:
         rows, values = scored.candidates.rows, self.value.of(scored.predictions)
         order = np.lexsort((rows, -values))
         continued = rows[scored.candidates.named_by("continue")]
-        situation = Situation(viewer=viewer, facts=facts, region_bits=region_bits, unavailable=unavailable, continued=continued)
-        left, removed = self._filtered(order, rows, situation)
+        context = RuleContext(viewer=viewer, facts=facts, region_bits=region_bits, unavailable=unavailable, continued=continued)
+        left, removed = self._filtered(order, rows, context)
         tallies = [cap.tally(rows[left], facts) for cap in self._caps]
         marginal = self.diversity.begin(rows[left], values[left], facts)
         picked, propensities, free = self._fill(min(k, len(left)), marginal, tallies, np.random.default_rng(seed))
@@ -106,11 +106,11 @@ class Reranker:
         in_order = {each.name: np.sort(removed.get(each.name, left[:0])) for each in self.rules}
         return Slate(picked=picked, values=values[picked], propensities=propensities, removed=in_order)
 
-    def _filtered(self, order: np.ndarray, rows: np.ndarray, situation: Situation) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    def _filtered(self, order: np.ndarray, rows: np.ndarray, context: RuleContext) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Positions that pass every filter, best first, and those that each filter took."""
         left, removed = order, {}
         for each in self._filters:
-            out = each.removes(rows[left], situation)
+            out = each.removes(rows[left], context)
             removed[each.name] = left[out]
             left = left[~out]
         return left, removed

@@ -15,7 +15,7 @@ from watchnext.retrieval.index.recall_check import Probe
 from watchnext.retrieval.index.segments import VideoIndex
 from watchnext.retrieval.index.vectors import VideoIndexError
 from watchnext.retrieval.sources.graph import linked
-from watchnext.retrieval.sources.log import counted, training_watches
+from watchnext.retrieval.sources.log_counts import counted, training_watches
 
 
 def probe_of(towers: Path, features: FeatureSet, limit: int) -> Probe:

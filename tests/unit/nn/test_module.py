@@ -77,11 +77,11 @@ def trained(scores, patience: int, *, seed: int = 0, cut: int = -1, kept=None, c
 
 
 def test_the_bar_has_the_name_of_the_network_and_its_epoch_of_all(capsys):
-    bar, quiet = NamedBar("preference"), {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+    bar, quiet = NamedBar("mlp_no_history"), {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
     trainer = pl.Trainer(max_epochs=2, callbacks=[bar], accelerator="cpu", limit_val_batches=0, **quiet)
     trainer.fit(Scripted([0.0]), DataLoader(Rows(), batch_size=None))
     said = capsys.readouterr()
-    assert "preference epoch 2/2: 100%" in said.out + said.err
+    assert "mlp_no_history epoch 2/2: 100%" in said.out + said.err
 
 
 RUNS = [

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from watchnext.nn.embeddings import CodeEmbeddings
-from watchnext.nn.tables import FullTable, HashedTable, QuotientRemainderTable
+from watchnext.nn.id_tables import FullTable, HashedTable, QuotientRemainderTable
 from watchnext.nn.weights import described, rebuilt
 
 ROWS, DIMENSION = 1001, 8
@@ -108,7 +108,7 @@ def test_a_sparse_gradient_is_the_dense_one(kind):
 PRINT = """
 import torch
 from functools import partial
-from watchnext.nn.tables import *
+from watchnext.nn.id_tables import *
 torch.manual_seed(3)
 table = {kind}(rows=1001, dimension=8, std=0.5, {more})
 print(table(torch.tensor([0, 7, 500, 1000])).double().tolist())

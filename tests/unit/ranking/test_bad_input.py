@@ -11,8 +11,8 @@ from watchnext.data.splits import TimeSplit
 from watchnext.data.tables import Tables
 from watchnext.ranking.heads import predictions
 from watchnext.ranking.models.linear import LogisticRegression
-from watchnext.ranking.training.losses import MultiTask
-from watchnext.ranking.training.module import RankingModule
+from watchnext.ranking.training.ranking_losses import MultiTask
+from watchnext.ranking.training.ranking_module import RankingModule
 from watchnext.ranking.watch_time.ordinal import Ordinal
 from watchnext.types import TARGETS
 

@@ -12,7 +12,7 @@ from watchnext.nn.weights import load_network
 from watchnext.ranking.heads import WATCH
 from watchnext.ranking.models.trees.boosted import BoostedModule, split_arrays, trees_of
 from watchnext.ranking.models.trees.forest import LEAVES, Forest, Splits
-from watchnext.ranking.models.trees.network import Trees, forest_of
+from watchnext.ranking.models.trees.tree_network import Trees, forest_of
 from watchnext.ranking.scoring import scored
 from watchnext.types import TARGETS
 

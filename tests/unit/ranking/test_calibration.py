@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from watchnext import metrics
-from watchnext.ranking.analysis.plots import reliability_plot
+from watchnext.ranking.analysis.report_plots import reliability_plot
 from watchnext.ranking.calibration.calibration import Calibration
 from watchnext.ranking.calibration.curves import (
     FLATTEST,

@@ -6,7 +6,7 @@ import numpy as np
 
 from watchnext.features.dataset.batches import NO_INPUTS
 from watchnext.features.encode.pipeline import FeaturePipeline
-from watchnext.ranking.feature_mask import hidden_places
+from watchnext.ranking.feature_mask import masked_columns
 from watchnext.ranking.input_groups import GROUPS, input_groups
 from watchnext.schema import Feature
 
@@ -60,12 +60,12 @@ def test_what_a_schema_lacks_is_no_group_and_can_be_hidden_all_the_same(world_fe
     fewer = FeaturePipeline(schema=less, utc_offset_h=0.0, fitted=pipeline.fitted)
     missing = {"user_id", "content_vector", "tags", "user_tag_counters", "gap"}
     assert set(input_groups(fewer)) == set(GROUPS) - missing
-    assert hidden_places(fewer, tuple(missing)) == {}
+    assert masked_columns(fewer, tuple(missing)) == {}
 
 
 def test_own_state_is_what_the_viewers_own_outcomes_change(world_features):
     pipeline = world_features.pipeline
-    found = hidden_places(pipeline, ("own_state",))
+    found = masked_columns(pipeline, ("own_state",))
     assert set(found) == {"query_values", "candidate_values", "history_values", "history_mask"}
     assert found["query_values"] == list(range(len(pipeline.value_names("query_values"))))
     names = pipeline.value_names("candidate_values")

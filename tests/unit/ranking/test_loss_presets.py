@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from watchnext.metrics import gauc
-from watchnext.ranking.training.module import RankingModule
+from watchnext.ranking.training.ranking_module import RankingModule
 from watchnext.types import TARGETS
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
@@ -18,7 +18,7 @@ LOSSES = sorted(path.stem for path in (CONF / "loss").glob("*.yaml"))
 
 def module_of(features, loss: str) -> RankingModule:
     with initialize_config_dir(config_dir=str(CONF), version_base=None):
-        config = compose("config", ["model=preference", f"loss@model.module.loss={loss}", "model.module.batch_size=256"])
+        config = compose("config", ["model=mlp_no_history", f"loss@model.module.loss={loss}", "model.module.batch_size=256"])
     torch.manual_seed(0)
     return instantiate(config.model.module)(features=features)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from watchnext.ranking.heads import WATCH
-from watchnext.ranking.training.losses import Listwise, Mixture, MultiTask, Pairwise
+from watchnext.ranking.training.ranking_losses import Listwise, Mixture, MultiTask, Pairwise
 from watchnext.types import TARGETS
 
 LOGITS = torch.tensor([[0.0, 2.0, -1.0, math.log1p(30.0)], [-3.0, 0.5, 4.0, -2.0], [1.0, 1.0, 1.0, 99.0]])

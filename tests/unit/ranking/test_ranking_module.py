@@ -10,8 +10,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from watchnext.ranking.heads import WATCH, predictions
 from watchnext.ranking.models.linear import LogisticRegression
 from watchnext.ranking.training.debias import InversePropensity, PositionBias
-from watchnext.ranking.training.losses import Listwise, Mixture, MultiTask, Pairwise
-from watchnext.ranking.training.module import RankingModule
+from watchnext.ranking.training.ranking_losses import Listwise, Mixture, MultiTask, Pairwise
+from watchnext.ranking.training.ranking_module import RankingModule
 from watchnext.ranking.watch_time.ordinal import Ordinal
 from watchnext.types import TARGETS
 

@@ -18,15 +18,15 @@ from watchnext.metrics import auc, gauc, logloss, rounded
 from watchnext.nn.training import BestWeights
 from watchnext.ranking.analysis.ablation import ablation, latest, learning_curve, without
 from watchnext.ranking.analysis.importance import importance
-from watchnext.ranking.analysis.plots import learning_curve_plot, worse_plot
-from watchnext.ranking.figures import markdown_of
+from watchnext.ranking.analysis.report_plots import learning_curve_plot, worse_plot
 from watchnext.ranking.models.mlp import DeepNetwork
 from watchnext.ranking.models.trees.boosted import BoostedModule
-from watchnext.ranking.models.trees.network import Trees
+from watchnext.ranking.models.trees.tree_network import Trees
 from watchnext.ranking.scoring import Ranker, scored
-from watchnext.ranking.training.fitting import fitted
-from watchnext.ranking.training.losses import MultiTask
-from watchnext.ranking.training.module import RankingModule
+from watchnext.ranking.target_metrics import markdown_of
+from watchnext.ranking.training.preset_fitting import fitted
+from watchnext.ranking.training.ranking_losses import MultiTask
+from watchnext.ranking.training.ranking_module import RankingModule
 from watchnext.types import TARGETS
 
 ROOT = Path(__file__).resolve().parents[3]

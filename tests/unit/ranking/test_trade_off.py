@@ -6,7 +6,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from watchnext.ranking.analysis.plots import trade_off_plot
+from watchnext.ranking.analysis.report_plots import trade_off_plot
 from watchnext.ranking.analysis.trade_off import efficient, markdown, mean_of_top, trade_off, weightings
 from watchnext.reranking.value import Value
 

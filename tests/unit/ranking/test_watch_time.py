@@ -16,8 +16,8 @@ from watchnext.ranking.heads import WATCH, Scorer
 from watchnext.ranking.models.linear import LogisticRegression
 from watchnext.ranking.models.with_watch_time import WatchTimeNetwork
 from watchnext.ranking.watch_time import expectation
+from watchnext.ranking.watch_time.duration_groups import SHORTEST_S, duration_edges, middle_quantile
 from watchnext.ranking.watch_time.duration_quantile import DurationQuantile
-from watchnext.ranking.watch_time.fitting import SHORTEST_S, duration_edges, middle_quantile
 from watchnext.ranking.watch_time.mixture import Mixture
 from watchnext.ranking.watch_time.ordinal import Ordinal, levels, mean_widths
 from watchnext.ranking.watch_time.regression import LogSeconds, WeightedOdds

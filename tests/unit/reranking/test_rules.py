@@ -3,7 +3,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from watchnext.reranking.rules import CreatorCap, Duplicate, Region, Safety, Seen, Situation, TagCap, Unavailable, rule
+from watchnext.reranking.rules import (
+    CreatorCap,
+    DuplicateFilter,
+    RegionFilter,
+    RuleContext,
+    SafetyFilter,
+    SeenFilter,
+    TagCap,
+    UnavailableFilter,
+    rule,
+)
 from watchnext.reranking.value import RerankingError
 from watchnext.types import Viewer
 
@@ -12,7 +22,7 @@ ROWS = np.arange(5)
 
 def situation(*, seen=(), region=None, region_bits=None, unavailable=None, continued=(), **facts):
     viewer = Viewer(0, np.zeros(0), np.array(seen), region)  # no seen videos: an empty float array, on purpose
-    return Situation(viewer=viewer, facts=SimpleNamespace(**facts), region_bits=region_bits or {},
+    return RuleContext(viewer=viewer, facts=SimpleNamespace(**facts), region_bits=region_bits or {},
                      unavailable=unavailable, continued=np.array(continued))  # fmt: skip
 
 
@@ -21,56 +31,56 @@ def taken(filter_, asked, rows=ROWS):
 
 
 def test_seen():
-    assert taken(Seen(), situation(seen=[3, 1, 9])) == [1, 3]
-    assert taken(Seen(), situation()) == []
+    assert taken(SeenFilter(), situation(seen=[3, 1, 9])) == [1, 3]
+    assert taken(SeenFilter(), situation()) == []
 
 
 def test_of_what_was_left_midway_the_best_valued_few_pass():
     asked = situation(seen=[3, 1, 2, 4], continued=[2, 3, 4])
-    assert taken(Seen(continued=2), asked, rows=np.array([4, 0, 1, 3, 2])) == [1, 2]
-    assert taken(Seen(continued=0), asked) == [1, 2, 3, 4]
-    assert taken(Seen(continued=9), asked) == [1]
+    assert taken(SeenFilter(continued=2), asked, rows=np.array([4, 0, 1, 3, 2])) == [1, 2]
+    assert taken(SeenFilter(continued=0), asked) == [1, 2, 3, 4]
+    assert taken(SeenFilter(continued=9), asked) == [1]
 
 
 def test_what_is_watched_on_is_no_copy_of_itself_but_of_another():
     prints = np.array([7, 0, 7, 9, 0, 9])
-    assert taken(Duplicate(), situation(fingerprints=prints, seen=[5], continued=[5])) == [2, 3]
-    assert taken(Duplicate(), situation(fingerprints=prints, seen=[5], continued=[5]), rows=np.array([5, 0])) == []
+    assert taken(DuplicateFilter(), situation(fingerprints=prints, seen=[5], continued=[5])) == [2, 3]
+    assert taken(DuplicateFilter(), situation(fingerprints=prints, seen=[5], continued=[5]), rows=np.array([5, 0])) == []
 
 
 @pytest.mark.parametrize(("highest", "out"), [("safe", [1, 2, 3]), ("mature", [2, 3])])
 def test_safety_takes_all_above_the_highest_level_and_unknown_levels(highest, out):
-    assert taken(Safety(highest=highest), situation(safety=np.array([0, 1, 2, 7, 0], np.uint8))) == out
+    assert taken(SafetyFilter(highest=highest), situation(safety=np.array([0, 1, 2, 7, 0], np.uint8))) == out
 
 
 def test_unsafe_cannot_be_allowed():
     with pytest.raises(RerankingError, match="'unsafe', expected one of safe, mature"):
-        Safety(highest="unsafe")
+        SafetyFilter(highest="unsafe")
 
 
 @pytest.mark.parametrize(("region", "out"), [("DE", [2]), ("BR", [1]), ("??", [1, 2, 3]), (None, [1, 2, 3])])
 def test_region_reads_bit_numbers_and_an_unknown_region_gets_only_the_unrestricted(region, out):
     regions = np.array([0, 1, 1 << 63, 1 | 1 << 63, 0], np.uint64)
-    assert taken(Region(), situation(region=region, region_bits={"DE": 0, "BR": 63}, regions=regions)) == out
+    assert taken(RegionFilter(), situation(region=region, region_bits={"DE": 0, "BR": 63}, regions=regions)) == out
 
 
 def test_a_region_bit_out_of_range_is_named():
     with pytest.raises(RerankingError, match=r"region_bits\['DE'\] is 64"):
-        taken(Region(), situation(region="DE", region_bits={"DE": 64}, regions=np.zeros(5, np.uint64)))
+        taken(RegionFilter(), situation(region="DE", region_bits={"DE": 64}, regions=np.zeros(5, np.uint64)))
 
 
 def test_duplicate_keeps_the_first_of_copies_and_none_of_a_seen_one():
     prints = np.array([7, 0, 7, 9, 0, 9])
-    assert taken(Duplicate(), situation(fingerprints=prints)) == [2]
-    assert taken(Duplicate(), situation(fingerprints=prints), rows=np.array([2, 0, 1, 4])) == [0]
-    assert taken(Duplicate(), situation(fingerprints=prints, seen=[5])) == [2, 3]
-    assert taken(Duplicate(of_seen=False), situation(fingerprints=prints, seen=[5])) == [2]
-    assert taken(Duplicate(), situation(fingerprints=prints, seen=[1])) == [2]  # 0 is no fingerprint
+    assert taken(DuplicateFilter(), situation(fingerprints=prints)) == [2]
+    assert taken(DuplicateFilter(), situation(fingerprints=prints), rows=np.array([2, 0, 1, 4])) == [0]
+    assert taken(DuplicateFilter(), situation(fingerprints=prints, seen=[5])) == [2, 3]
+    assert taken(DuplicateFilter(of_seen=False), situation(fingerprints=prints, seen=[5])) == [2]
+    assert taken(DuplicateFilter(), situation(fingerprints=prints, seen=[1])) == [2]  # 0 is no fingerprint
 
 
 def test_unavailable_is_optional():
-    assert taken(Unavailable(), situation()) == []
-    assert taken(Unavailable(), situation(unavailable=np.array([0, 1, 0, 0, 1], bool))) == [1, 4]
+    assert taken(UnavailableFilter(), situation()) == []
+    assert taken(UnavailableFilter(), situation(unavailable=np.array([0, 1, 0, 0, 1], bool))) == [1, 4]
 
 
 def test_creator_cap_bars_a_creator_once_used_up():

@@ -3,13 +3,13 @@
 import numpy as np
 
 from watchnext.retrieval.index.lists import Lists
-from watchnext.retrieval.index.vectors import Library
+from watchnext.retrieval.index.vectors import FaissRecipe
 
 RECIPES = {
     "exact": None,
     "ivf_sq8": Lists(lists=32, compared=1500),
-    "hnsw": Library(factory="HNSW16,SQfp16", parameters="efSearch=300", over=1.2),
-    "ivf_pq": Library(factory="IVF16,PQ16x4fs", parameters="nprobe=12", over=8.0),
+    "hnsw": FaissRecipe(factory="HNSW16,SQfp16", parameters="efSearch=300", over=1.2),
+    "ivf_pq": FaissRecipe(factory="IVF16,PQ16x4fs", parameters="nprobe=12", over=8.0),
 }
 
 

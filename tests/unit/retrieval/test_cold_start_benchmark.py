@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from benchmarks.cold_start import Asked, K, Viewers, floors, recall
+from benchmarks.cold_start import K, QueryBatch, Viewers, floors, recall
 
 from watchnext.data.storage import StoredTables
 
@@ -53,7 +53,7 @@ def test_recall_counts_what_is_there_and_unwatched_with_ties_by_chance():
     upload_ms[:50] = 10.0  # not there yet
     history = np.full((3, 4), -1)
     history[:, 0] = 60
-    asked = Asked(np.arange(3), np.full(3, 5.0), np.array([599, 70, 598]), {"history_rows": history})
+    asked = QueryBatch(np.arange(3), np.full(3, 5.0), np.array([599, 70, 598]), {"history_rows": history})
 
     def scores(part):
         found = np.zeros((3, videos))

@@ -8,10 +8,10 @@ import pytest
 from index_data import QUERIES, RECIPES, VECTORS, brute, clustered, found_share, unit
 
 from watchnext.retrieval.index.lists import Lists
-from watchnext.retrieval.index.prefilter import Allowed, Shelf
+from watchnext.retrieval.index.prefilter import PreFilter, StaticMask
 from watchnext.retrieval.index.queries import best_of
 from watchnext.retrieval.index.segments import VideoIndex
-from watchnext.retrieval.index.vectors import Library, VideoIndexError, exact
+from watchnext.retrieval.index.vectors import FaissRecipe, VideoIndexError, exact
 
 NOBODY = np.zeros(0, np.int64)
 
@@ -51,13 +51,13 @@ def test_an_index_finds_what_brute_force_finds(index, kind):
 
 @pytest.mark.parametrize("name", ["half", "few", "three"])
 def test_under_a_filter_only_what_is_allowed_is_found_and_nearly_all_of_it(index, kind, name):
-    shelf, random, shares = Shelf(masks()[name]), np.random.default_rng(9), []
+    shelf, random, shares = StaticMask(masks()[name]), np.random.default_rng(9), []
     for query in QUERIES[:15]:
         near = brute(VECTORS, query, 300)
         hidden = random.choice(near, 100, replace=False)  # what was seen lies where the viewer looks
         mask = shelf.mask.copy()
         mask[hidden] = False
-        rows, scores = index.search(query[None], 50, Allowed(shelf, np.append(hidden, [10**7, -1])))
+        rows, scores = index.search(query[None], 50, PreFilter(shelf, np.append(hidden, [10**7, -1])))
         found, wanted = rows[0][rows[0] >= 0], brute(VECTORS, query, 50, mask)
         assert mask[found].all()
         assert len(found) == len(wanted)
@@ -70,20 +70,20 @@ def test_a_filter_far_from_the_query_still_fills_the_answer(index):
     far = np.argsort(VECTORS @ QUERIES[0])[:600]
     mask = np.zeros(len(VECTORS), bool)
     mask[far] = True
-    rows, _ = index.search(QUERIES[:1], 300, Allowed(Shelf(mask), NOBODY))
+    rows, _ = index.search(QUERIES[:1], 300, PreFilter(StaticMask(mask), NOBODY))
     assert len(set(rows[0].tolist())) == 300
     assert mask[rows[0]].all()
 
 
 def test_nothing_allowed_finds_nothing_and_more_than_there_is_all_there_is(index):
-    rows, scores = index.search(QUERIES[:2], 4, Allowed(Shelf(np.zeros(len(VECTORS), bool)), NOBODY))
+    rows, scores = index.search(QUERIES[:2], 4, PreFilter(StaticMask(np.zeros(len(VECTORS), bool)), NOBODY))
     assert rows.tolist() == [[-1] * 4] * 2
     assert (scores == -np.inf).all()
     rows, _ = index.search(QUERIES[:1], 10**6)
     assert sorted(rows[0].tolist()) == list(range(len(VECTORS)))
     short = np.zeros(100, bool)
     short[::2] = True
-    rows, _ = index.search(QUERIES[:1], 10**6, Allowed(Shelf(short), np.array([4])))
+    rows, _ = index.search(QUERIES[:1], 10**6, PreFilter(StaticMask(short), np.array([4])))
     assert sorted(rows[0][rows[0] >= 0].tolist()) == [row for row in range(0, 100, 2) if row != 4]
 
 
@@ -92,7 +92,7 @@ def test_rows_may_be_any_numbers(kind):
     index = VideoIndex.build(VECTORS, recipe=RECIPES[kind], rows=rows)
     mask = np.zeros(9_000, bool)
     mask[rows[VECTORS[:, 0] > 0]] = True
-    found, _ = index.search(QUERIES[:1], 20, Allowed(Shelf(mask), NOBODY))
+    found, _ = index.search(QUERIES[:1], 20, PreFilter(StaticMask(mask), NOBODY))
     wanted = rows[brute(VECTORS, QUERIES[0], 20, VECTORS[:, 0] > 0)]
     assert len(set(found[0]) & set(wanted)) >= 18
 
@@ -106,7 +106,7 @@ def test_the_same_vectors_give_the_same_files_and_a_loaded_index_the_same_answer
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
     again = VideoIndex.load(tmp_path / "a")
     assert (again.towers, len(again), again.recipe) == ("abc", 3_000, RECIPES[kind])
-    for allowed in (None, Allowed(Shelf(masks()["half"]), np.arange(50)), Allowed(Shelf(masks()["few"]), NOBODY)):
+    for allowed in (None, PreFilter(StaticMask(masks()["half"]), np.arange(50)), PreFilter(StaticMask(masks()["few"]), NOBODY)):
         for one, other in zip(index.search(QUERIES, 20, allowed), again.search(QUERIES, 20, allowed), strict=True):
             np.testing.assert_array_equal(one, other)
     assert isinstance(again.vectors.base, np.memmap)  # mapped, not read
@@ -119,7 +119,7 @@ def test_a_loaded_index_is_mapped_from_its_files(index, tmp_path):
     again = VideoIndex.load(tmp_path / "index")
     with open("/proc/self/maps") as maps:
         mapped = {line.split()[-1] for line in maps if str(tmp_path) in line}
-    expected = {"vectors.npy", "codes.npy"} | ({"videos.faiss"} if isinstance(again.recipe, Library) else set())
+    expected = {"vectors.npy", "codes.npy"} | ({"videos.faiss"} if isinstance(again.recipe, FaissRecipe) else set())
     assert expected <= {path.rsplit("/", 1)[1] for path in mapped}
 
 
@@ -187,7 +187,7 @@ def test_an_empty_catalogue_has_an_index_that_finds_nothing(kind, tmp_path):
     index = VideoIndex.build(VECTORS[:0], recipe=RECIPES[kind])
     index.save(tmp_path)
     for each in (index, VideoIndex.load(tmp_path)):
-        assert each.search(QUERIES[:2], 5, Allowed(Shelf(np.ones(3, bool)), np.array([1])))[0].shape == (2, 0)
+        assert each.search(QUERIES[:2], 5, PreFilter(StaticMask(np.ones(3, bool)), np.array([1])))[0].shape == (2, 0)
 
 
 def test_inner_products_not_distances_decide():

@@ -8,7 +8,7 @@ import pytest
 from index_data import found_share, unit
 
 from watchnext.cli import composed, instantiate
-from watchnext.retrieval.index.recall_check import Guard, Probe
+from watchnext.retrieval.index.recall_check import Probe, RecallCheck
 from watchnext.retrieval.index.segments import VideoIndex
 from watchnext.retrieval.index.vectors import exact
 
@@ -34,7 +34,7 @@ def test_a_preset_passes_its_guard(name, tmp_path):
         safety=(np.arange(3_000) % 7 == 0).astype(np.uint8),
         region_bits={"x": 1},
     )
-    guard: Guard = instantiate(options.guard)
+    guard: RecallCheck = instantiate(options.guard)
     found = guard.check(index, VECTORS, catalogue, Probe(QUERIES, [np.arange(i, 3_000, 90) for i in range(12)]))
     assert all(len(recalls) == 4 for recalls in found.values())
     index.save(tmp_path)

@@ -7,12 +7,12 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from watchnext.nn.tables import FullTable, HashedTable, QuotientRemainderTable
-from watchnext.retrieval.towers.losses import SampledSoftmax
-from watchnext.retrieval.towers.module import SequenceModule
+from watchnext.nn.id_tables import FullTable, HashedTable, QuotientRemainderTable
 from watchnext.retrieval.towers.negatives import Negatives
+from watchnext.retrieval.towers.objectives import SampledSoftmax
+from watchnext.retrieval.towers.retrieval_module import SequenceModule
 from watchnext.retrieval.towers.sequences.leave_one_out import Histories, leave_one_out
-from watchnext.retrieval.towers.sequences.network import SequenceTowers
+from watchnext.retrieval.towers.sequences.sequence_towers import SequenceTowers
 from watchnext.retrieval.towers.sequences.whole_catalogue import best
 from watchnext.retrieval.towers.spectral import SpectralStart
 

@@ -8,7 +8,7 @@ import pytest
 from index_data import QUERIES, RECIPES, VECTORS, brute, clustered, found_share
 
 from watchnext.retrieval.index.live import LiveIndex
-from watchnext.retrieval.index.prefilter import Allowed, Shelf
+from watchnext.retrieval.index.prefilter import PreFilter, StaticMask
 from watchnext.retrieval.index.segments import VideoIndex
 from watchnext.retrieval.index.vectors import VideoIndexError
 
@@ -19,7 +19,7 @@ def live(recipe=None, **options) -> LiveIndex:
     return LiveIndex(VideoIndex.build(VECTORS, recipe=recipe, towers="abc"), **{"compact_at": 0, **options})
 
 
-def found(index: LiveIndex, query: np.ndarray, k: int, allowed: Allowed | None = None) -> list[int]:
+def found(index: LiveIndex, query: np.ndarray, k: int, allowed: PreFilter | None = None) -> list[int]:
     rows = index.search(query[None], k, allowed)[0][0]
     return rows[rows >= 0].tolist()
 
@@ -46,7 +46,7 @@ def test_filters_hold_for_what_is_fresh_too():
     allowed[hidden] = False
     allowed = np.append(allowed, np.zeros(100, bool))  # nobody said anything about the last ones
     for query in QUERIES[:10]:
-        assert found(index, query, 80, Allowed(Shelf(mask), hidden)) == brute(vectors, query, 80, allowed)
+        assert found(index, query, 80, PreFilter(StaticMask(mask), hidden)) == brute(vectors, query, 80, allowed)
 
 
 def test_a_row_that_is_added_again_has_its_new_vector_alone():

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from watchnext.retrieval.towers.log_partition import log_partition
-from watchnext.retrieval.towers.losses import GBCE, SampledSoftmax
-from watchnext.retrieval.towers.negatives import Drawn
+from watchnext.retrieval.towers.negatives import NegativeSample
+from watchnext.retrieval.towers.objectives import GBCE, SampledSoftmax
 
 LOSSES = [
     pytest.param(SampledSoftmax(temperature=0.5), id="softmax"),
@@ -22,7 +22,7 @@ def example(seed: int, videos: int, pool: int, dtype=torch.float64):
     queries = torch.randn(600, 4, generator=generator, dtype=dtype)
     positives = torch.randint(videos, (600,), generator=generator)
     rows = torch.randperm(videos, generator=generator)[:pool].sort().values
-    return queries, table, positives, Drawn(rows, torch.randn(pool, generator=generator), videos)
+    return queries, table, positives, NegativeSample(rows, torch.randn(pool, generator=generator), videos)
 
 
 def loss_of(loss, queries, table, positives, drawn):
@@ -98,20 +98,20 @@ def test_a_copy_of_the_positive_is_no_negative(loss):
     pool[positives[0]] += 5.0
     weighed = drawn.log_weights.clone()
     weighed[positives[0]] += 3.0
-    moved = Drawn(drawn.rows, weighed, drawn.videos)
+    moved = NegativeSample(drawn.rows, weighed, drawn.videos)
     found.append(loss(queries[:1], table[positives[:1]], pool, drawn=moved, masked=moved.hits(positives[:1])))
     torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=0)
 
 
 def test_alone_with_itself_there_is_nothing_to_lose():
     vector, rows = torch.ones(1, 3), torch.tensor([4])
-    drawn = Drawn(rows, torch.zeros(1), 9)
+    drawn = NegativeSample(rows, torch.zeros(1), 9)
     assert float(SampledSoftmax(temperature=0.1)(vector, vector, vector, drawn=drawn, masked=drawn.hits(rows)).detach()) == 0.0
 
 
 def test_the_whole_catalogue_as_pool_is_the_full_softmax():
     queries, table, positives, drawn = example(3, 30, 30)
-    drawn = Drawn(drawn.rows, torch.zeros(30), 30)
+    drawn = NegativeSample(drawn.rows, torch.zeros(30), 30)
     wanted = torch.nn.functional.cross_entropy(queries @ table.T / 0.5, positives)
     found = loss_of(SampledSoftmax(temperature=0.5), queries, table, positives, drawn)
     torch.testing.assert_close(found.detach(), wanted, rtol=1e-6, atol=0)
@@ -137,7 +137,9 @@ def test_gradients_of_the_partition_are_autograds():
 def test_a_query_whose_only_negative_is_its_positive_has_finite_gradients():
     table = torch.randn(3, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
     queries, positives = torch.ones(2, 4, requires_grad=True), torch.tensor([1, 2])
-    loss_of(SampledSoftmax(temperature=0.5), queries, table, positives, Drawn(torch.tensor([1]), torch.zeros(1), 3)).backward()
+    loss_of(
+        SampledSoftmax(temperature=0.5), queries, table, positives, NegativeSample(torch.tensor([1]), torch.zeros(1), 3)
+    ).backward()
     assert queries.grad.isfinite().all()
     assert not queries.grad[0].any()
     assert queries.grad[1].any()

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from watchnext.retrieval.towers.negatives import Drawn, Negatives
+from watchnext.retrieval.towers.negatives import Negatives, NegativeSample
 
 COUNTS = torch.tensor([50, 30, 16, 4, 0])
 KINDS = {
@@ -85,7 +85,7 @@ def test_a_large_catalogue_is_not_clamped():
 
 def test_hits_against_a_loop():
     rows, positives = torch.tensor([2, 5, 6, 9]), torch.tensor([9, 0, 5, 5, 7, 99, 2])
-    queries, places = Drawn(rows, torch.zeros(4), 100).hits(positives)
+    queries, places = NegativeSample(rows, torch.zeros(4), 100).hits(positives)
     wanted = [(i, rows.tolist().index(p)) for i, p in enumerate(positives.tolist()) if p in rows.tolist()]
     assert list(zip(queries.tolist(), places.tolist(), strict=True)) == wanted
 

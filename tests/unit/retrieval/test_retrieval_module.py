@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from watchnext.retrieval.towers.losses import SampledSoftmax
-from watchnext.retrieval.towers.module import RetrievalModule, nearest_interest
-from watchnext.retrieval.towers.negatives import Drawn, Negatives
+from watchnext.retrieval.towers.negatives import Negatives, NegativeSample
+from watchnext.retrieval.towers.objectives import SampledSoftmax
+from watchnext.retrieval.towers.retrieval_module import RetrievalModule, nearest_interest
 from watchnext.retrieval.towers.sequences.whole_catalogue import recall_among_all
 from watchnext.retrieval.towers.two_tower import TwoTower
 
@@ -107,6 +107,6 @@ def test_days_without_a_positive_are_named(world_features):
 def test_the_own_positive_and_what_came_later_are_no_negatives(world_features):
     module = module_of(world_features)
     module._upload_ms = torch.tensor([5.0, float("nan"), 7.0, 9.0], dtype=torch.float64)
-    drawn = Drawn(torch.arange(4), torch.zeros(4), 4)
+    drawn = NegativeSample(torch.arange(4), torch.zeros(4), 4)
     queries, places = module._no_negatives(drawn, torch.tensor([1, 0]), torch.tensor([6, 8]))
     assert list(zip(queries.tolist(), places.tolist(), strict=True)) == [(0, 1), (0, 2), (0, 3), (1, 0), (1, 3)]

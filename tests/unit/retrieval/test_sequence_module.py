@@ -9,11 +9,11 @@ import torch
 
 from watchnext.nn.checkpoints import Checkpoints
 from watchnext.nn.training import fit_network
-from watchnext.retrieval.towers.losses import SampledSoftmax
-from watchnext.retrieval.towers.module import SequenceModule
 from watchnext.retrieval.towers.negatives import Negatives
+from watchnext.retrieval.towers.objectives import SampledSoftmax
+from watchnext.retrieval.towers.retrieval_module import SequenceModule
 from watchnext.retrieval.towers.sequences.leave_one_out import Histories, leave_one_out
-from watchnext.retrieval.towers.sequences.network import SequenceTowers
+from watchnext.retrieval.towers.sequences.sequence_towers import SequenceTowers
 from watchnext.retrieval.towers.sequences.whole_catalogue import best
 from watchnext.retrieval.towers.spectral import SpectralStart
 
@@ -176,7 +176,7 @@ def test_many_viewers_are_validated_in_part(monkeypatch):
     module = module_of(sequences())
     everyone = torch.cat(list(module.loader("valid", seed=0))).tolist()
     assert everyone == list(range(32))
-    monkeypatch.setattr("watchnext.retrieval.towers.module.VALIDATED", 10)
+    monkeypatch.setattr("watchnext.retrieval.towers.retrieval_module.VALIDATED", 10)
     assert torch.cat(list(module.loader("valid", seed=0))).tolist() == everyone[::4]
 
 

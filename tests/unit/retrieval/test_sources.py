@@ -7,20 +7,20 @@ import numpy as np
 import pytest
 
 from watchnext.features.state.history import OUTCOME_BITS
-from watchnext.retrieval.sources.co_watch import WalkSource
+from watchnext.retrieval.sources.co_watch import CoWatchSource
 from watchnext.retrieval.sources.graph import GraphSource
 from watchnext.retrieval.sources.source import (
-    Asked,
+    CandidateSource,
     ContinueSource,
     FollowedSource,
     FreshSource,
-    Source,
+    SourceQuery,
     distinct,
     eligible,
     ranked,
     slot_of,
 )
-from watchnext.retrieval.sources.trending import Counted, Trending, TrendingSource
+from watchnext.retrieval.sources.trending import Trending, TrendingCounts, TrendingSource
 from watchnext.retrieval.towers.sequences.leave_one_out import Histories
 from watchnext.schema import StateSpec
 
@@ -55,10 +55,10 @@ def catalogue_of(random, n: int = VIDEOS) -> Catalogue:
     )
 
 
-def asked_of(random, catalogue: Catalogue) -> Asked:
+def asked_of(random, catalogue: Catalogue) -> SourceQuery:
     watches = random.integers(0, 12)
     creators = random.permutation(CREATORS + 2)[: random.integers(0, 5)]  # some have no video
-    return Asked(
+    return SourceQuery(
         as_of_ms=NOW,
         surface=random.choice(["home", "next", "moon", None]),
         region=random.choice(["de", "fr", "mars", None]),
@@ -76,8 +76,8 @@ def asked_of(random, catalogue: Catalogue) -> Asked:
 class Case:
     """A source, and the slow way to all that it may name, best first."""
 
-    source: Source
-    oracle: Callable[[Asked], list[int]]
+    source: CandidateSource
+    oracle: Callable[[SourceQuery], list[int]]
 
 
 def fresh(random, catalogue) -> Case:
@@ -131,7 +131,7 @@ def continued(random, catalogue) -> Case:
 def walk(random, catalogue) -> Case:
     viewers = [random.integers(0, VIDEOS - 5, size).tolist() for size in (0, 3, 20, 40)]
     graph = GraphSource(**GRAPH).fit(Histories.of(viewers, VIDEOS))
-    source = WalkSource(edges=graph.edges, last=GRAPH["last"], decay=GRAPH["decay"])
+    source = CoWatchSource(edges=graph.edges, last=GRAPH["last"], decay=GRAPH["decay"])
 
     def oracle(asked):
         watched = list(dict.fromkeys(asked.rows[asked.watch_s > 0].tolist()))[:4]
@@ -143,7 +143,7 @@ def walk(random, catalogue) -> Case:
 
 
 def trending(random, catalogue) -> Case:
-    counted = Counted.nothing(regions=["de", "fr"], segments=[("home", "de"), ("next", "fr")], videos=VIDEOS,
+    counted = TrendingCounts.nothing(regions=["de", "fr"], segments=[("home", "de"), ("next", "fr")], videos=VIDEOS,
                               landmark_ms=NOW - 50 * HOUR, half_life_h=5.0)  # fmt: skip
     counts, events = Trending(counted), []
     for _ in range(200):
@@ -193,21 +193,25 @@ def test_a_viewer_without_a_past_is_named_nothing_by_sources_of_the_past(make):
     random = np.random.default_rng(0)
     catalogue = catalogue_of(random)
     assert (
-        len(make(random, catalogue).source.candidates(Asked(as_of_ms=NOW, videos=catalogue.videos.__getitem__, **NOTHING), 10))
+        len(
+            make(random, catalogue).source.candidates(
+                SourceQuery(as_of_ms=NOW, videos=catalogue.videos.__getitem__, **NOTHING), 10
+            )
+        )
         == 0
     )
 
 
 def test_of_an_empty_catalogue_nothing_is_named():
-    none, asked = np.zeros(0), Asked(as_of_ms=NOW, videos=np.zeros((0, 5)).__getitem__, **NOTHING)
-    counted = Counted.nothing(regions=[], segments=[], videos=0, landmark_ms=NOW, half_life_h=1.0)
+    none, asked = np.zeros(0), SourceQuery(as_of_ms=NOW, videos=np.zeros((0, 5)).__getitem__, **NOTHING)
+    counted = TrendingCounts.nothing(regions=[], segments=[], videos=0, landmark_ms=NOW, half_life_h=1.0)
     edges = GraphSource(**GRAPH).fit(Histories.of([], 0)).edges
     for source in (
         FreshSource(upload_ms=none, state=STATE, max_age_h=1.0, min_impressions=1.0, refresh_s=1.0),
         FollowedSource(creator_rows=none.astype(np.int32), upload_ms=none, per_creator=1, creators=1),
         ContinueSource(duration_ms=none, min_s=1.0, max_share=0.5, max_age_h=1.0),
         TrendingSource(trending=Trending(counted), prior=1.0, refresh_s=1.0),
-        WalkSource(edges=edges, last=3, decay=0.5),
+        CoWatchSource(edges=edges, last=3, decay=0.5),
     ):
         assert source.candidates(asked, 5).tolist() == []
 
@@ -215,20 +219,22 @@ def test_of_an_empty_catalogue_nothing_is_named():
 def test_nobody_is_followed_where_no_video_has_a_creator():
     source = FollowedSource(creator_rows=np.full(3, -1, np.int32), upload_ms=np.full(3, NOW - 1), per_creator=1, creators=1)
     one = {"rows": np.array([1]), "ago_s": np.ones(1), "watch_s": np.ones(1), "bits": np.array([OUTCOME_BITS["follow"]])}
-    watched = Asked(as_of_ms=NOW, videos=np.zeros((3, 5)).__getitem__, creators=np.array([0]), engagement=np.ones(1), **one)
+    watched = SourceQuery(
+        as_of_ms=NOW, videos=np.zeros((3, 5)).__getitem__, creators=np.array([0]), engagement=np.ones(1), **one
+    )
     assert source.candidates(watched, 5).tolist() == []
 
 
 def test_nothing_is_fresh_where_no_upload_time_is_known():
     source = FreshSource(upload_ms=np.full(3, np.nan), state=STATE, max_age_h=9.0, min_impressions=9.0, refresh_s=1.0)
-    assert source.candidates(Asked(as_of_ms=NOW, videos=np.zeros((3, 5)).__getitem__, **NOTHING), 5).tolist() == []
+    assert source.candidates(SourceQuery(as_of_ms=NOW, videos=np.zeros((3, 5)).__getitem__, **NOTHING), 5).tolist() == []
 
 
 def test_fresh_gives_a_new_upload_its_minimum_and_then_lets_it_age():
     upload_ms, videos = NOW - np.array([1.0, 2.0, 3.0, 30.0]) * HOUR, np.zeros((4, 5))
     videos[:, 0], videos[:, 2] = NOW, [5, 0, 4, 0]
     source = FreshSource(upload_ms=upload_ms, state=STATE, max_age_h=24.0, min_impressions=5.0, refresh_s=60.0)
-    asked = Asked(as_of_ms=NOW, videos=videos.__getitem__, **NOTHING)
+    asked = SourceQuery(as_of_ms=NOW, videos=videos.__getitem__, **NOTHING)
     assert source.candidates(asked, 4).tolist() == [1, 2, 0, 3]  # shown never, four times; enough; too old to be helped
     after = videos.copy()
     after[1, 2] = 9

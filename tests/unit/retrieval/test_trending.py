@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from test_sources import HOUR, NOTHING, NOW
 
-from watchnext.retrieval.sources.source import Asked
-from watchnext.retrieval.sources.trending import FAR, Counted, Trending, TrendingSource
+from watchnext.retrieval.sources.source import SourceQuery
+from watchnext.retrieval.sources.trending import FAR, Trending, TrendingCounts, TrendingSource
 
-ASKED = Asked(as_of_ms=NOW, surface="home", region="de", videos=np.zeros((4, 5)).__getitem__, **NOTHING)
+ASKED = SourceQuery(as_of_ms=NOW, surface="home", region="de", videos=np.zeros((4, 5)).__getitem__, **NOTHING)
 
 
 def trending(half_life_h: float = 4.0) -> Trending:
     return Trending(
-        Counted.nothing(
+        TrendingCounts.nothing(
             regions=["de"], segments=[("home", "de"), ("home", "")], videos=4, landmark_ms=NOW, half_life_h=half_life_h
         )
     )

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from watchnext.reranking.rules import Duplicate, Region, Safety, Seen, Situation, Unavailable
+from watchnext.reranking.rules import DuplicateFilter, RegionFilter, RuleContext, SafetyFilter, SeenFilter, UnavailableFilter
 from watchnext.serving.funnel.prefilter import Copies, Eligible
 from watchnext.types import Viewer
 
@@ -16,7 +16,7 @@ FACTS = SimpleNamespace(
 )
 BITS, EVERY = {"de": 0, "fr": 1}, np.arange(400)
 UNAVAILABLE = RANDOM.random(400) < 0.1
-RULES = [Unavailable(), Safety(highest="mature"), Region(), Seen(), Duplicate()]
+RULES = [UnavailableFilter(), SafetyFilter(highest="mature"), RegionFilter(), SeenFilter(), DuplicateFilter()]
 
 
 @pytest.mark.parametrize("region", ["de", "fr", "??", None])
@@ -24,11 +24,13 @@ RULES = [Unavailable(), Safety(highest="mature"), Region(), Seen(), Duplicate()]
 def test_what_is_allowed_is_what_every_rule_lets_through(region, left_out):
     rules = [rule for place, rule in enumerate(RULES) if place != left_out]
     viewer = Viewer(0, np.zeros(0), RANDOM.choice(400, 20, replace=False), region)
-    situation = Situation(viewer=viewer, facts=FACTS, region_bits=BITS, unavailable=UNAVAILABLE)
-    out = [rule.removes(EVERY, situation) for rule in rules if not isinstance(rule, Duplicate)]
+    situation = RuleContext(viewer=viewer, facts=FACTS, region_bits=BITS, unavailable=UNAVAILABLE)
+    out = [rule.removes(EVERY, situation) for rule in rules if not isinstance(rule, DuplicateFilter)]
     # One at a time, so that a copy is one of something seen.
     out += [
-        np.array([rule.removes(EVERY[[row]], situation)[0] for row in EVERY]) for rule in rules if isinstance(rule, Duplicate)
+        np.array([rule.removes(EVERY[[row]], situation)[0] for row in EVERY])
+        for rule in rules
+        if isinstance(rule, DuplicateFilter)
     ]
     out.append(FACTS.upload_ms > 50)  # an unknown time is no reason
     allowed = Eligible(rules, FACTS, BITS).of(viewer, as_of_ms=50.0, unavailable=UNAVAILABLE)

@@ -9,7 +9,7 @@ import pytest
 
 from watchnext.data.tables import known_at
 from watchnext.features.dataset.batches import FeatureSet
-from watchnext.reranking.rules import Duplicate, Filter, Situation
+from watchnext.reranking.rules import DuplicateFilter, Filter, RuleContext
 from watchnext.reranking.slate import Reranker
 from watchnext.retrieval.index.vectors import exact
 from watchnext.schema import Feature
@@ -99,10 +99,10 @@ def test_candidate_order_changes_no_score(recommender, release):
 def usable(recommender, query) -> np.ndarray:
     """Rows that every filter of the re-ranking lets through by itself, copies of each other aside, asked one rule at a time."""
     release, rows = recommender.release, np.arange(len(recommender.release.catalogue))
-    situation = Situation(viewer=query.viewer, facts=release.catalogue, region_bits=release.region_bits,
+    situation = RuleContext(viewer=query.viewer, facts=release.catalogue, region_bits=release.region_bits,
                           unavailable=recommender.store.unavailable)  # fmt: skip
     out = [rule.removes(rows, situation) for rule in release.reranker.rules if isinstance(rule, Filter)
-           and not isinstance(rule, Duplicate)]  # fmt: skip
+           and not isinstance(rule, DuplicateFilter)]  # fmt: skip
     of_seen = release.catalogue.fingerprints[query.viewer.seen]
     out.append(np.isin(release.catalogue.fingerprints, of_seen[of_seen != 0]))
     out.append(release.catalogue.upload_ms > query.request.as_of_ms)

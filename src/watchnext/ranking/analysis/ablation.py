@@ -9,11 +9,11 @@ import numpy as np
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.nn.training import TrainerOf
 from watchnext.ranking.analysis.importance import Progress
-from watchnext.ranking.figures import differences, mean_and_spread, of_head
 from watchnext.ranking.heads import outcome
 from watchnext.ranking.input_groups import named_groups
 from watchnext.ranking.scoring import held_out_rows, scored
-from watchnext.ranking.training.fitting import Preset, fitted
+from watchnext.ranking.target_metrics import differences, mean_and_spread, of_head
+from watchnext.ranking.training.preset_fitting import Preset, fitted
 
 
 def without(module: partial, group: str) -> partial:

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from watchnext.features.dataset.batches import FeatureSet
-from watchnext.ranking.figures import differences, of_head
 from watchnext.ranking.heads import outcome
-from watchnext.ranking.input_groups import Places, named_groups
+from watchnext.ranking.input_groups import BlockColumns, named_groups
 from watchnext.ranking.scoring import Ranker, held_out_rows, predicted
+from watchnext.ranking.target_metrics import differences, of_head
 
 Progress = Callable[[Iterable, str], Iterable]  # what is done, and its title
 
 
-def permuted(inputs: Mapping[str, Tensor], places: Places, order: Tensor) -> dict[str, Tensor]:
+def permuted(inputs: Mapping[str, Tensor], places: BlockColumns, order: Tensor) -> dict[str, Tensor]:
     """The inputs (N, ...) with the columns `places` of rows `order` (N,)."""
     changed = {block: inputs[block].clone() for block in places if block in inputs}
     for block, values in changed.items():

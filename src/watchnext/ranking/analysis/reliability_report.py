@@ -10,18 +10,20 @@ import torch
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.features.state.fold import HOUR_MS
 from watchnext.metrics import rounded
-from watchnext.ranking.analysis.plots import reliability_plot
+from watchnext.ranking.analysis.report_plots import reliability_plot
 from watchnext.ranking.calibration.reliability import Reliability, by_slice, in_order, reliability, usual_slices
 from watchnext.ranking.heads import WATCH
 from watchnext.ranking.scoring import Ranker, scored
-from watchnext.ranking.training.fitting import figures_of
+from watchnext.ranking.training.preset_fitting import figures_of
 from watchnext.types import TARGETS
 
 ROWS_A_BIN = 50
 SHOWN = ("surface", "duration", "video_age", "activity")
 
 
-def trust(features: FeatureSet, network: torch.nn.Module, methods: Mapping[str, str], folder: Path) -> dict[str, float]:
+def write_reliability_report(
+    features: FeatureSet, network: torch.nn.Module, methods: Mapping[str, str], folder: Path
+) -> dict[str, float]:
     """Calibrate, and write to `folder`: calibration/ (arrays), reliability.json (a table a head, by slice) and
     reliability_<head>.png, of the test days. Returns the figures of what will be served, `split/figure`, and those of
     uncalibrated predictions that differ, `uncalibrated/figure`; of the validation days, which the curves were fitted on, none.

@@ -10,19 +10,19 @@ from watchnext.features.encode.encodings import InputSizes
 from watchnext.nn.attention import ContentAffinity
 from watchnext.nn.cross import CrossNetwork
 from watchnext.nn.embeddings import QueryFeatures, VideoFeatures
-from watchnext.nn.piecewise_linear import Pieces
+from watchnext.nn.piecewise_linear import PiecewiseLinear
 
 OF_VIEWER, OF_VIDEO = ("user_values", "query_values"), ("video_values", "candidate_values")
 
 
-class Bends(nn.Module):
+class PiecewiseLinearTerms(nn.Module):
     """Logits (N, targets) as a sum of one bent line a number: the numbers `names` of the inputs in pieces, through one layer.
     The wide part beside a deep one (Cheng et al., 2016), for numbers instead of crossed categories."""
 
     def __init__(self, *, sizes: InputSizes, names: tuple[str, ...], targets: int) -> None:
         super().__init__()
         self.names = names
-        self.pieces = Pieces(values=sum(getattr(sizes, name) for name in names))
+        self.pieces = PiecewiseLinear(values=sum(getattr(sizes, name) for name in names))
         self.weigh = nn.Linear(self.pieces.width, targets)
         nn.init.zeros_(self.weigh.weight)  # so many small lines at random would be noise that training has to undo first
 
@@ -62,7 +62,7 @@ class DCN(nn.Module):
         self.cross = CrossNetwork(inputs=width, layers=cross_layers, rank=rank)
         self.tasks = tasks(inputs=width, crossed=width, targets=targets, hidden=hidden, dropout=dropout)
         parts = [names for names in (OF_VIEWER, OF_VIDEO) if any(getattr(sizes, name) for name in names)]
-        self.bends = nn.ModuleList(Bends(sizes=sizes, names=names, targets=targets) for names in parts)
+        self.bends = nn.ModuleList(PiecewiseLinearTerms(sizes=sizes, names=names, targets=targets) for names in parts)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         video = self.video(inputs["video_codes"], inputs["video_tags"], inputs["video_vector"])

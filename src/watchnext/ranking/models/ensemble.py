@@ -32,7 +32,7 @@ class Member(Protocol):
     recipe: dict
 
 
-class Committee(nn.Module):
+class Ensemble(nn.Module):
     """Logits (C, targets): scale * weighted mean of the members' logits + shift, each target with its own numbers."""
 
     def __init__(self, *, sizes: InputSizes, targets: int, members: tuple[partial, ...]) -> None:
@@ -50,7 +50,7 @@ class Committee(nn.Module):
         return (logits * self.weights.unsqueeze(1)).sum(0) * self.scale + self.shift
 
 
-class CommitteeModule:
+class EnsembleModule:
     """Members as their own presets describe them, `name > {module, best}`, and how much each says.
 
     steps  weights are multiples of 1 / steps
@@ -81,11 +81,11 @@ class CommitteeModule:
         """The network of the members as they are now."""
         recipes = [{key: member.recipe[key] for key in ("target", "arguments")} for member in self.members.values()]
         self.recipe = {
-            "target": f"{Committee.__module__}.{Committee.__qualname__}",
+            "target": f"{Ensemble.__module__}.{Ensemble.__qualname__}",
             "arguments": {"targets": len(TARGETS), "members": recipes},
             "sizes": vars(self.features.pipeline.sizes),
         }
-        self.network: Committee = build_network(self.recipe).eval()
+        self.network: Ensemble = build_network(self.recipe).eval()
         for own, member in zip(self.network.members, self.members.values(), strict=True):
             own.load_state_dict(member.network.state_dict())
 

@@ -27,7 +27,7 @@ class BehaviourTransformer(nn.Module):
             raise ValueError(f"{heads} heads do not share a dimension of {dimension}; choose a divisor")
         self.history = History(sizes=sizes, videos=videos, dimension=dimension)
         self.candidate = nn.Linear(videos.width, dimension)
-        self.blocks = nn.ModuleList(_Block(dimension=dimension, heads=heads, dropout=dropout) for _ in range(blocks))
+        self.blocks = nn.ModuleList(_CandidateBlock(dimension=dimension, heads=heads, dropout=dropout) for _ in range(blocks))
         self.norm = nn.LayerNorm(dimension)
         self.width = dimension
 
@@ -43,7 +43,7 @@ class BehaviourTransformer(nn.Module):
         return self.norm(candidate)
 
 
-class _Block(nn.Module):
+class _CandidateBlock(nn.Module):
     """Attention and feed-forward, each with a residual; history and candidate share the weights."""
 
     def __init__(self, *, dimension: int, heads: int, dropout: float) -> None:

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from watchnext.ranking.watch_time.duration_groups import duration_edges, middle_quantile, table
 from watchnext.ranking.watch_time.expectation import group_of
-from watchnext.ranking.watch_time.fitting import duration_edges, middle_quantile, table
 from watchnext.ranking.watch_time.head import WatchTime
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from watchnext.ranking.watch_time.duration_groups import checked
 from watchnext.ranking.watch_time.expectation import seconds
-from watchnext.ranking.watch_time.fitting import checked
 
 
 class WatchTime(nn.Module, ABC):

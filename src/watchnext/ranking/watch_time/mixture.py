@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from watchnext.ranking.watch_time.duration_groups import duration_edges, table
 from watchnext.ranking.watch_time.expectation import components, group_of, longest
-from watchnext.ranking.watch_time.fitting import duration_edges, table
 from watchnext.ranking.watch_time.head import WatchTime
 
 NODES = 12

@@ -6,8 +6,8 @@ import numpy as np
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from watchnext.ranking.watch_time.duration_groups import duration_edges, table
 from watchnext.ranking.watch_time.expectation import group_of
-from watchnext.ranking.watch_time.fitting import duration_edges, table
 from watchnext.ranking.watch_time.head import WatchTime
 
 

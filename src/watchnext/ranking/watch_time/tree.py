@@ -3,8 +3,8 @@
 import numpy as np
 from torch import Tensor
 
+from watchnext.ranking.watch_time.duration_groups import duration_edges, table
 from watchnext.ranking.watch_time.expectation import group_of, log_leaves
-from watchnext.ranking.watch_time.fitting import duration_edges, table
 from watchnext.ranking.watch_time.head import WatchTime
 
 

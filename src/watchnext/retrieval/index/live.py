@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from watchnext.retrieval.index.prefilter import Allowed, clear, counted, packed
+from watchnext.retrieval.index.prefilter import PreFilter, clear, counted, packed
 from watchnext.retrieval.index.queries import require_finite
 from watchnext.retrieval.index.segments import VideoIndex
 from watchnext.retrieval.index.vectors import VideoIndexError
@@ -22,7 +22,7 @@ OVERDUE = 10  # so many times `compact_at` stand beside the built index at most
 
 
 @dataclass(frozen=True)
-class State:
+class IndexState:
     """`alive` (words,) uint64 are the places of `built` that still count; `rows` (n,) int64, `vectors` (n, D) float32 came
     since. A row counts in one of both at most."""
 
@@ -71,7 +71,7 @@ class LiveIndex:
 
     # ---- search ------------------------------------------------------------------------------------------------------
 
-    def search(self, queries: np.ndarray, k: int, allowed: Allowed | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def search(self, queries: np.ndarray, k: int, allowed: PreFilter | None = None) -> tuple[np.ndarray, np.ndarray]:
         """As `VideoIndex.search`, over all that counts when it begins; what came since the build is compared exactly."""
         state = self._state
         rows, scores = state.built.search(queries, k, allowed, state.alive)
@@ -108,7 +108,7 @@ class LiveIndex:
                     f"compaction does not keep up or failed ({self.failure}): build a new index, `dvc repro index`"
                 )
             together = np.concatenate([state.rows, rows]), np.concatenate([state.vectors, vectors])
-            self._state = State(state.built, state.alive, *together)
+            self._state = IndexState(state.built, state.alive, *together)
             self._changed.update(rows.tolist())
         self._compact_when_due()
 
@@ -151,7 +151,7 @@ class LiveIndex:
                 self._thread.start()
 
 
-def everything(state: State) -> tuple[np.ndarray, np.ndarray]:
+def everything(state: IndexState) -> tuple[np.ndarray, np.ndarray]:
     """Vectors (n, D) float32 and rows (n,) int64 of all that counts, by row."""
     counts = np.unpackbits(state.alive.view(np.uint8), bitorder="little", count=len(state.built)).astype(bool)
     rows = np.concatenate([state.built.rows[counts], state.rows])
@@ -160,17 +160,19 @@ def everything(state: State) -> tuple[np.ndarray, np.ndarray]:
     return vectors[order], rows[order]
 
 
-def _fresh(built: VideoIndex) -> State:
-    return State(built, packed(np.ones(len(built), bool)), np.zeros(0, np.int64), np.zeros((0, built.dimension), np.float32))
+def _fresh(built: VideoIndex) -> IndexState:
+    return IndexState(
+        built, packed(np.ones(len(built), bool)), np.zeros(0, np.int64), np.zeros((0, built.dimension), np.float32)
+    )
 
 
-def _without(state: State, rows: np.ndarray) -> State:
+def _without(state: IndexState, rows: np.ndarray) -> IndexState:
     alive, kept = state.alive.copy(), ~np.isin(state.rows, rows)
     clear(alive, state.built.places(rows))
     return replace(state, alive=alive, rows=state.rows[kept], vectors=state.vectors[kept])
 
 
-def _rebased(built: VideoIndex, now: State, changed: np.ndarray) -> State:
+def _rebased(built: VideoIndex, now: IndexState, changed: np.ndarray) -> IndexState:
     """What counts `now`, over an index `built` of what counted before the rows `changed`."""
     since = np.isin(now.rows, changed)
     return replace(_without(_fresh(built), changed), rows=now.rows[since], vectors=now.vectors[since])

@@ -11,7 +11,7 @@ ONE, SIX, LAST = np.uint64(1), np.uint64(6), np.uint64(63)
 
 
 @dataclass(frozen=True, eq=False)
-class Shelf:
+class StaticMask:
     """`mask` (V,) bool by row, e.g. of one region and safety level. Make one and keep it: an index packs it once. Rows behind
     the mask are not allowed."""
 
@@ -19,10 +19,10 @@ class Shelf:
 
 
 @dataclass(frozen=True)
-class Allowed:
+class PreFilter:
     """What stands on `shelf`, without the rows `hidden` (n,): seen, withdrawn, not there yet."""
 
-    shelf: Shelf
+    shelf: StaticMask
     hidden: np.ndarray
 
     def of(self, rows: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 
 from watchnext.features.catalogue import SAFETY, Catalogue
 from watchnext.retrieval.index.live import LiveIndex
-from watchnext.retrieval.index.prefilter import Allowed, Shelf
+from watchnext.retrieval.index.prefilter import PreFilter, StaticMask
 from watchnext.retrieval.index.segments import VideoIndex
 from watchnext.retrieval.index.vectors import VideoIndexError
 
@@ -25,7 +25,7 @@ class Probe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Guard:
+class RecallCheck:
     """k, floor   recall@k may not be lower under any filter
     removed  part of the catalogue that is taken out, and again as much given new vectors, for the second measurement
     """
@@ -42,7 +42,7 @@ class Guard:
             raise VideoIndexError("the catalogue is empty, so there is nothing to index; check `dvc repro tables`")
         if not len(probe.queries):
             raise VideoIndexError(f"recall@{self.k} is nan: there are no validation queries to measure it on")
-        shelves = dict(shelves_of(catalogue))
+        shelves = dict(static_masks_of(catalogue))
         live, now = self._changed(index, vectors)
         found = {
             "as built": self.recall(LiveIndex(index, compact_at=0), vectors, np.ones(len(vectors), bool), shelves, probe),
@@ -58,7 +58,7 @@ class Guard:
         return found
 
     def recall(
-        self, live: LiveIndex, vectors: np.ndarray, there: np.ndarray, shelves: Mapping[str, Shelf], probe: Probe
+        self, live: LiveIndex, vectors: np.ndarray, there: np.ndarray, shelves: Mapping[str, StaticMask], probe: Probe
     ) -> dict[str, float]:
         """By filter, the share of the exact best k (fewer where fewer are allowed) that is found; 1 where nothing is allowed.
         `there` (V,) bool are the rows that were not removed."""
@@ -68,7 +68,7 @@ class Guard:
             for i, scores in enumerate(queries @ vectors.T):
                 seen = probe.seen[at + i]
                 for name, shelf in shelves.items():
-                    rows, _ = live.search(queries[i : i + 1], self.k, Allowed(shelf, seen))
+                    rows, _ = live.search(queries[i : i + 1], self.k, PreFilter(shelf, seen))
                     hit, of = self._hits(rows[0], scores, shelf.mask & there, seen)
                     hits[name], wanted[name] = hits[name] + hit, wanted[name] + of
         return {name: hits[name] / wanted[name] if wanted[name] else 1.0 for name in shelves}
@@ -98,11 +98,11 @@ class Guard:
         return live, (vectors, there)
 
 
-def shelves_of(catalogue: Catalogue) -> Iterator[tuple[str, Shelf]]:
+def static_masks_of(catalogue: Catalogue) -> Iterator[tuple[str, StaticMask]]:
     """Every region, and a viewer of none, with every safety level that may be allowed."""
     for region, bit in {**catalogue.region_bits, "no region": None}.items():
         here = catalogue.regions == 0
         if bit is not None:
             here = here | (catalogue.regions >> np.uint64(bit) & np.uint64(1) == 1)
         for level, highest in enumerate(SAFETY[:-1]):
-            yield f"{region}, {highest}", Shelf(here & (catalogue.safety <= level))
+            yield f"{region}, {highest}", StaticMask(here & (catalogue.safety <= level))

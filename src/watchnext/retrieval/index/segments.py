@@ -14,13 +14,13 @@ from watchnext.features.arrays import load_arrays, save_arrays
 from watchnext.files import files_below, sha256_of
 from watchnext.retrieval.index.codes import WIDEST, Codes, best
 from watchnext.retrieval.index.lists import ListIndex, Lists
-from watchnext.retrieval.index.prefilter import Allowed, Shelf, clear, counted, packed, standing
+from watchnext.retrieval.index.prefilter import PreFilter, StaticMask, clear, counted, packed, standing
 from watchnext.retrieval.index.queries import CHUNK, require_finite, require_queries
 from watchnext.retrieval.index.sealed import SEAL, require_whole
-from watchnext.retrieval.index.vectors import Library, LibraryIndex, VideoIndexError
+from watchnext.retrieval.index.vectors import FaissIndex, FaissRecipe, VideoIndexError
 
 NARROW = 0.1  # what keeps a smaller part of the catalogue is compared whole
-KINDS: Mapping[str, type[Lists | Library]] = {"lists": Lists, "library": Library}
+KINDS: Mapping[str, type[Lists | FaissRecipe]] = {"lists": Lists, "library": FaissRecipe}
 PRECISIONS = ("float32", "float16")
 
 
@@ -40,8 +40,8 @@ class VideoIndex:
         vectors: np.ndarray,
         codes: Codes,
         rows: np.ndarray,
-        near: ListIndex | LibraryIndex | None,
-        recipe: Lists | Library | None,
+        near: ListIndex | FaissIndex | None,
+        recipe: Lists | FaissRecipe | None,
         towers: str,
     ) -> None:
         self.vectors, self.codes, self.rows, self.near = vectors, codes, rows, near
@@ -49,7 +49,7 @@ class VideoIndex:
         self._places = np.full(int(rows.max(initial=-1)) + 1, -1, np.int32)
         self._places[rows] = np.arange(len(rows), dtype=np.int32)
         self._everything = packed(np.ones(len(rows), bool))
-        self._packed: WeakKeyDictionary[Shelf, np.ndarray] = WeakKeyDictionary()
+        self._packed: WeakKeyDictionary[StaticMask, np.ndarray] = WeakKeyDictionary()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -63,7 +63,7 @@ class VideoIndex:
         cls,
         vectors: np.ndarray,
         *,
-        recipe: Lists | Library | None,
+        recipe: Lists | FaissRecipe | None,
         rows: np.ndarray | None = None,
         precision: str = "float32",
         towers: str = "",
@@ -100,7 +100,7 @@ class VideoIndex:
     # ---- search ------------------------------------------------------------------------------------------------------
 
     def search(
-        self, queries: np.ndarray, k: int, allowed: Allowed | None = None, alive: np.ndarray | None = None
+        self, queries: np.ndarray, k: int, allowed: PreFilter | None = None, alive: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Best `k` rows (B, k) int64 (-1 behind the last) and inner products (B, k) float32 (-inf) of `queries` (B, D), best
         first; k is that of the catalogue where there are fewer videos.
@@ -131,7 +131,7 @@ class VideoIndex:
         scores, margin = self.codes.scores(query, places)
         return places[best(scores, k, margin)]
 
-    def words(self, allowed: Allowed | None = None, alive: np.ndarray | None = None) -> np.ndarray:
+    def words(self, allowed: PreFilter | None = None, alive: np.ndarray | None = None) -> np.ndarray:
         """A new array of bits by place (ceil(n / 64),) uint64."""
         words = self._everything if allowed is None else self._of(allowed.shelf)
         words = words.copy() if alive is None else words & alive
@@ -144,10 +144,10 @@ class VideoIndex:
         known = (rows >= 0) & (rows < len(self._places))
         return np.where(known, self._places[np.where(known, rows, 0)], -1) if len(self) else np.full(len(rows), -1, np.int32)
 
-    def _of(self, shelf: Shelf) -> np.ndarray:
+    def _of(self, shelf: StaticMask) -> np.ndarray:
         words = self._packed.get(shelf)
         if words is None:
-            self._packed[shelf] = words = packed(Allowed(shelf, np.zeros(0, np.int64)).of(self.rows))
+            self._packed[shelf] = words = packed(PreFilter(shelf, np.zeros(0, np.int64)).of(self.rows))
         return words
 
     # ---- files -------------------------------------------------------------------------------------------------------

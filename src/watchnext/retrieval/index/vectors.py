@@ -50,7 +50,7 @@ def nearest(means: np.ndarray, vectors: np.ndarray, chunk: int = 65_536) -> np.n
 
 
 @dataclass(frozen=True, kw_only=True)
-class Library:
+class FaissRecipe:
     """One of FAISS's indexes, by its own strings: `factory` such as "HNSW32,SQfp16", `parameters` such as "efSearch=256".
 
     over  how many times as many as asked for are looked up; the exact vectors decide among them
@@ -60,7 +60,7 @@ class Library:
     parameters: str = ""
     over: float = 1.0
 
-    def build(self, vectors: np.ndarray) -> "LibraryIndex":
+    def build(self, vectors: np.ndarray) -> "FaissIndex":
         """Of `vectors` (n, D). Graphs are built by one thread: with two, links depend on which of them was first."""
         threads = faiss.omp_get_max_threads()
         faiss.omp_set_num_threads(1)
@@ -70,23 +70,23 @@ class Library:
             index.add(np.ascontiguousarray(vectors, np.float32))
         finally:
             faiss.omp_set_num_threads(threads)
-        return LibraryIndex(self, index)
+        return FaissIndex(self, index)
 
-    def load(self, folder: Path) -> "LibraryIndex":
+    def load(self, folder: Path) -> "FaissIndex":
         """Codes and links are mapped, not read, where FAISS can. Raises VideoIndexError for what is no index of its."""
         try:
             index = faiss.read_index(str(Path(folder) / "videos.faiss"), faiss.IO_FLAG_MMAP_IFC)
         except RuntimeError as error:
             raise VideoIndexError(f"{folder} holds no readable index ({error}); run `dvc repro index`") from error
-        return LibraryIndex(self, index)
+        return FaissIndex(self, index)
 
 
-class LibraryIndex:
+class FaissIndex:
     """A built one; its places are those of the vectors it was given."""
 
     order = None
 
-    def __init__(self, recipe: Library, index: faiss.Index) -> None:
+    def __init__(self, recipe: FaissRecipe, index: faiss.Index) -> None:
         self._recipe, self._index = recipe, index
         if recipe.parameters:
             faiss.ParameterSpace().set_index_parameters(index, recipe.parameters)

@@ -4,7 +4,7 @@ import numpy as np
 
 from watchnext.kernels import kernel
 from watchnext.retrieval.sources.graph import Edges
-from watchnext.retrieval.sources.source import Asked, distinct, ranked
+from watchnext.retrieval.sources.source import SourceQuery, distinct, ranked
 
 
 @kernel
@@ -22,14 +22,14 @@ def _walk(starts, neighbours, weights, watched, steps, rows, scores):
             scores[at] += steps[place] * weights[edge]
 
 
-class WalkSource:
+class CoWatchSource:
     """Videos that the viewer's `last` distinct watches lead to, the j-th from the end with weight decay^j, without those."""
 
     def __init__(self, *, edges: Edges, last: int, decay: float) -> None:
         self._starts, self._neighbours, self._weights = edges.starts, edges.neighbours, edges.weights
         self._steps = decay ** np.arange(last)
 
-    def candidates(self, asked: Asked, k: int) -> np.ndarray:
+    def candidates(self, asked: SourceQuery, k: int) -> np.ndarray:
         watched = distinct(asked.rows[asked.watch_s > 0])[: len(self._steps)]
         starts = self._starts
         edges = int((starts[watched + 1] - starts[watched]).sum())

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from watchnext.retrieval.towers.sequences.leave_one_out import Histories
-from watchnext.retrieval.towers.sequences.whole_catalogue import Scorer, at_once, best
+from watchnext.retrieval.towers.sequences.whole_catalogue import CatalogueScorer, at_once, best
 
 
-def in_logs(scorer: Scorer, floor: float) -> Scorer:
+def in_logs(scorer: CatalogueScorer, floor: float) -> CatalogueScorer:
     """log(score / the viewer's best score + floor) of scores that are 0 or more: 0 means not named, not impossible."""
 
     def logs(histories: Histories, viewers: np.ndarray) -> np.ndarray:
@@ -44,7 +44,7 @@ class Pool:
 
 
 def pooled(
-    sources: Mapping[str, Scorer], histories: Histories, viewers: np.ndarray, *, named: int, chunk: int | None = None
+    sources: Mapping[str, CatalogueScorer], histories: Histories, viewers: np.ndarray, *, named: int, chunk: int | None = None
 ) -> Pool:
     """The pool of each viewer: the best `named` unseen videos of each source. `chunk` viewers are scored at once."""
     chunk = chunk or at_once(histories.videos)
@@ -59,7 +59,7 @@ def pooled(
 
 
 def _pooled(
-    sources: Mapping[str, Scorer], histories: Histories, viewers: np.ndarray, named: int
+    sources: Mapping[str, CatalogueScorer], histories: Histories, viewers: np.ndarray, named: int
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     found = {name: scorer(histories, viewers) for name, scorer in sources.items()}
     tops = [best(_given(scores), histories, viewers, named) for scores in found.values()]
@@ -76,7 +76,7 @@ def _pooled(
     return np.where(there, rows, -1), scores
 
 
-def _given(scores: np.ndarray) -> Scorer:
+def _given(scores: np.ndarray) -> CatalogueScorer:
     return lambda histories, viewers: scores.copy()
 
 

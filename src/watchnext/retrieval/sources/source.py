@@ -13,7 +13,7 @@ from watchnext.schema import StateSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class SourceQuery:
     """What a source may know of a request.
 
     as_of_ms                  its time
@@ -37,10 +37,10 @@ class Asked:
     videos: Callable[[np.ndarray], np.ndarray]
 
 
-class Source(Protocol):
+class CandidateSource(Protocol):
     """Names videos for a request. Safe to call from any thread."""
 
-    def candidates(self, asked: Asked, k: int) -> np.ndarray:
+    def candidates(self, asked: SourceQuery, k: int) -> np.ndarray:
         """At most `k` distinct rows, int64, best first; none where there is nothing to say."""
 
 
@@ -96,7 +96,7 @@ class FreshSource:
         self._max_age_ms, self._fewest, self._refresh_ms = max_age_h * HOUR_MS, min_impressions, refresh_s * 1000.0
         self._found: tuple[float, np.ndarray] = (-np.inf, np.zeros(0, np.int64))
 
-    def candidates(self, asked: Asked, k: int) -> np.ndarray:
+    def candidates(self, asked: SourceQuery, k: int) -> np.ndarray:
         at, under = self._found
         if not at <= asked.as_of_ms < at + self._refresh_ms:
             under = self._underexposed(asked)
@@ -108,7 +108,7 @@ class FreshSource:
         """Rows uploaded strictly before, oldest first."""
         return self._rows[: np.searchsorted(self._upload_ms, as_of_ms)]
 
-    def _underexposed(self, asked: Asked) -> np.ndarray:
+    def _underexposed(self, asked: SourceQuery) -> np.ndarray:
         young = self._uploaded(asked.as_of_ms)[np.searchsorted(self._upload_ms, asked.as_of_ms - self._max_age_ms) :][::-1]
         records = asked.videos(young)
         gap_ms = np.maximum(asked.as_of_ms - records[:, 0], 0.0)
@@ -132,7 +132,7 @@ class FollowedSource:
         self._creator_rows = creator_rows
         self._per_creator, self._creators = per_creator, creators
 
-    def candidates(self, asked: Asked, k: int) -> np.ndarray:
+    def candidates(self, asked: SourceQuery, k: int) -> np.ndarray:
         creators = self._chosen(asked)
         places = [self._newest(creator, asked.as_of_ms) for creator in creators.tolist()]
         if not places:
@@ -140,7 +140,7 @@ class FollowedSource:
         places = np.concatenate(places)
         return self._rows[places[np.lexsort((self._rows[places], -self._uploads[places]))]][:k]
 
-    def _chosen(self, asked: Asked) -> np.ndarray:
+    def _chosen(self, asked: SourceQuery) -> np.ndarray:
         """Followed creators, latest first, then the most liked."""
         followed = self._creator_rows[asked.rows[asked.bits.astype(np.int64) & OUTCOME_BITS["follow"] > 0]]
         liked = asked.engagement > 0
@@ -165,7 +165,7 @@ class ContinueSource:
         self._duration_s = np.nan_to_num(duration_ms) / 1000.0
         self._min_s, self._max_share, self._max_age_s = min_s, max_share, max_age_h * 3600.0
 
-    def candidates(self, asked: Asked, k: int) -> np.ndarray:
+    def candidates(self, asked: SourceQuery, k: int) -> np.ndarray:
         watches = np.flatnonzero(asked.watch_s > 0)
         last = watches[np.sort(np.unique(asked.rows[watches], return_index=True)[1])]
         rows, watch_s = asked.rows[last], asked.watch_s[last]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from watchnext.features.state.fold import HOUR_MS
-from watchnext.retrieval.sources.source import Asked, ranked
+from watchnext.retrieval.sources.source import SourceQuery, ranked
 
 EVERYWHERE = 0
 FAR = 64.0  # half-lives behind the landmark at which it is moved
@@ -15,7 +15,7 @@ RANKED = 2_000  # how deep a ranking is kept
 
 
 @dataclass(frozen=True)
-class Counted:
+class TrendingCounts:
     """Counts of a log as plain arrays.
 
     regions (R,), segments (S, 2)  names, of segments surface and region; the most active ones
@@ -31,7 +31,7 @@ class Counted:
 
     @classmethod
     def nothing(cls, *, regions: Sequence[str], segments: Sequence[tuple[str, str]], videos: int, landmark_ms: float,
-                half_life_h: float) -> "Counted":  # fmt: skip
+                half_life_h: float) -> "TrendingCounts":  # fmt: skip
         table = np.zeros((1 + len(regions) + len(segments), videos), np.float32)
         named = np.array(regions, np.str_), np.array(segments, np.str_).reshape(-1, 2)
         return cls(*named, table, np.array([landmark_ms]), np.array([half_life_h]))
@@ -45,7 +45,7 @@ class Trending:
     float32: a count stops growing near 16 million half-lived events.
     """
 
-    def __init__(self, counted: Counted) -> None:
+    def __init__(self, counted: TrendingCounts) -> None:
         self._names = counted.regions, counted.segments
         self._table = np.array(counted.table, np.float32)
         self._landmark_ms, self.half_life_ms = float(counted.landmark_ms[0]), float(counted.half_life_h[0]) * HOUR_MS
@@ -95,11 +95,11 @@ class Trending:
                 weight = np.float32(prior * np.exp2(min((as_of_ms - self._landmark_ms) / self.half_life_ms, FAR)))
         return shares
 
-    def counted(self) -> Counted:
+    def counted(self) -> TrendingCounts:
         """What there is by now, to be written."""
         with self._writing:
             when = np.array([self._landmark_ms]), np.array([self.half_life_ms / HOUR_MS])
-            return Counted(*self._names, self._table.copy(), *when)
+            return TrendingCounts(*self._names, self._table.copy(), *when)
 
 
 class TrendingSource:
@@ -110,7 +110,7 @@ class TrendingSource:
         self._trending, self._prior, self._refresh_ms = trending, prior, refresh_s * 1000.0
         self._ranked: dict[tuple[int, ...], tuple[float, np.ndarray]] = {}
 
-    def candidates(self, asked: Asked, k: int) -> np.ndarray:
+    def candidates(self, asked: SourceQuery, k: int) -> np.ndarray:
         levels = self._trending.levels(asked.surface, asked.region)
         at, rows = self._ranked.get(levels, (-np.inf, None))
         if not at <= asked.as_of_ms < at + self._refresh_ms:

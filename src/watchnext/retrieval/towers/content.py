@@ -20,7 +20,7 @@ CHUNK = 4096
 WATCHED_S = 1  # place of the log of watched seconds among history values
 
 
-class Content(nn.Module):
+class ContentEncoder(nn.Module):
     """Content vector and tags > vectors (..., width) of norm 1, or 0 where a video has neither.
 
     A tag is a direction drawn at random: two sets of tags are as alike as the tags that they share. Both parts weigh the same.
@@ -44,7 +44,7 @@ class Content(nn.Module):
 class VideoContent(nn.Module):
     """A video's inputs > its content (N, width)."""
 
-    def __init__(self, content: Content) -> None:
+    def __init__(self, content: ContentEncoder) -> None:
         super().__init__()
         self.content = content
 
@@ -58,7 +58,7 @@ class WatchedContent(nn.Module):
     The i-th last watch weighs decay^i times the log of its seconds.
     """
 
-    def __init__(self, content: Content, *, decay: float) -> None:
+    def __init__(self, content: ContentEncoder, *, decay: float) -> None:
         super().__init__()
         self.content, self.decay = content, decay
 
@@ -75,7 +75,7 @@ class ContentTowers(nn.Module):
 
     def __init__(self, *, sizes: InputSizes, decay: float, tag_directions: int) -> None:
         super().__init__()
-        content = Content(sizes=sizes, tag_directions=tag_directions)
+        content = ContentEncoder(sizes=sizes, tag_directions=tag_directions)
         self.video, self.query = VideoContent(content), WatchedContent(content, decay=decay)
 
 

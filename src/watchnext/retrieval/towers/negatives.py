@@ -9,7 +9,7 @@ from watchnext.nn.training import NothingToLearnError
 
 
 @dataclass(frozen=True)
-class Drawn:
+class NegativeSample:
     """A pool that stands for a catalogue of `videos`, shared by all queries of a batch.
 
     rows         (N,) int64 different video rows, ascending
@@ -54,15 +54,15 @@ class Negatives:
         self._total = max(float(counts.sum()), 1.0)
         self._until = counts.double().pow(power).mul(counts > 0).cumsum(0) if popular else torch.zeros(1)
 
-    def draw(self, positives: Tensor) -> Drawn:
+    def draw(self, positives: Tensor) -> NegativeSample:
         """The pool of a batch with these positive rows (M,)."""
         videos = len(self.counts)
         if self.uniform is None or self.uniform >= videos:
-            return Drawn(torch.arange(videos), torch.zeros(videos), videos)
+            return NegativeSample(torch.arange(videos), torch.zeros(videos), videos)
         parts = [torch.randint(videos, (self.uniform,)), self._popular()]
         rows, copies = torch.cat([positives, *parts] if self.in_batch else parts).unique(return_counts=True)
         # Clamped at 1e-10, as 1e-6 is wrong above 1M videos. Only a batch of one expects nothing, and its pool is masked.
-        return Drawn(rows, (copies / self.expected(rows, len(positives)).clamp(min=1e-10)).log().float(), videos)
+        return NegativeSample(rows, (copies / self.expected(rows, len(positives)).clamp(min=1e-10)).log().float(), videos)
 
     def expected(self, rows: Tensor, batch: int) -> Tensor:
         """How often each of `rows` (N,) is expected in a pool of `batch` positives, float64."""

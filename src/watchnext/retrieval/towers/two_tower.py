@@ -12,7 +12,7 @@ from watchnext.nn.attention import History, InterestAttention, PooledAttention
 from watchnext.nn.cross import MLP
 from watchnext.nn.embeddings import QueryFeatures, VideoFeatures
 from watchnext.nn.encoders import encoder_of
-from watchnext.nn.tables import FULL
+from watchnext.nn.id_tables import FULL
 
 
 class VideoTower(nn.Module):
@@ -102,7 +102,7 @@ class TwoTower(nn.Module):
     """The two towers share what they know of a video: its features embed alike as candidate and in the history.
 
     id_dropout  how often training hides which video, and which viewer, it is
-    table       makes the table of a video's codes, one of nn/tables.py
+    table       makes the table of a video's codes, one of nn/id_tables.py
     """
 
     def __init__(

@@ -7,8 +7,17 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from watchnext.reranking.rules import Duplicate, Region, Rule, Safety, Seen, Situation, Unavailable, VideoFacts
-from watchnext.retrieval.index.prefilter import Allowed, Shelf
+from watchnext.reranking.rules import (
+    CatalogueFacts,
+    DuplicateFilter,
+    RegionFilter,
+    Rule,
+    RuleContext,
+    SafetyFilter,
+    SeenFilter,
+    UnavailableFilter,
+)
+from watchnext.retrieval.index.prefilter import PreFilter, StaticMask
 from watchnext.types import Viewer
 
 NOBODY = np.zeros(0, np.int64)
@@ -20,18 +29,20 @@ class Eligible:
     rules  as configured; a rule that is not among them hides nothing
     """
 
-    def __init__(self, rules: Sequence[Rule], facts: VideoFacts, region_bits: Mapping[str, int]) -> None:
-        self._alike = [rule for rule in rules if isinstance(rule, Safety | Region)]
-        self._unavailable, self._seen = (any(isinstance(rule, kind) for rule in rules) for kind in (Unavailable, Seen))
-        self._of_seen = any(isinstance(rule, Duplicate) and rule.of_seen for rule in rules)
-        self._copies = Copies(facts.fingerprints if any(isinstance(rule, Duplicate) for rule in rules) else NOBODY)
+    def __init__(self, rules: Sequence[Rule], facts: CatalogueFacts, region_bits: Mapping[str, int]) -> None:
+        self._alike = [rule for rule in rules if isinstance(rule, SafetyFilter | RegionFilter)]
+        self._unavailable, self._seen = (
+            any(isinstance(rule, kind) for rule in rules) for kind in (UnavailableFilter, SeenFilter)
+        )
+        self._of_seen = any(isinstance(rule, DuplicateFilter) and rule.of_seen for rule in rules)
+        self._copies = Copies(facts.fingerprints if any(isinstance(rule, DuplicateFilter) for rule in rules) else NOBODY)
         self._facts, self._region_bits = facts, region_bits
         self._upload_ms = np.nan_to_num(np.asarray(facts.upload_ms, np.float64), nan=-np.inf)
         self._by_upload = np.argsort(self._upload_ms, kind="stable")
         self._uploads = self._upload_ms[self._by_upload]
-        self._shelves: dict[str | None, Shelf] = {}
+        self._shelves: dict[str | None, StaticMask] = {}
 
-    def of(self, viewer: Viewer, *, as_of_ms: float, unavailable: np.ndarray) -> Allowed:
+    def of(self, viewer: Viewer, *, as_of_ms: float, unavailable: np.ndarray) -> PreFilter:
         """What `viewer` may be given; what is uploaded after `as_of_ms` does not exist yet."""
         hidden = [self._by_upload[np.searchsorted(self._uploads, as_of_ms, side="right") :]]
         if self._unavailable:
@@ -41,21 +52,21 @@ class Eligible:
         if self._of_seen:
             seen = np.asarray(viewer.seen, np.int64)
             hidden += [self._copies.of(seen), seen[self._facts.fingerprints[seen] != 0]]
-        return Allowed(self._shelf(viewer.region), np.concatenate(hidden).astype(np.int64))
+        return PreFilter(self._shelf(viewer.region), np.concatenate(hidden).astype(np.int64))
 
     def without_copies(self, rows: np.ndarray) -> np.ndarray:
         """Positions in `rows` (n,), best first, of all but the copies of better ones, if a rule takes copies out."""
         return self._copies.first(rows)
 
-    def _shelf(self, region: str | None) -> Shelf:
+    def _shelf(self, region: str | None) -> StaticMask:
         region = region if region in self._region_bits else None
         if region not in self._shelves:
             rows = np.arange(len(self._upload_ms))
-            somebody = Situation(
+            somebody = RuleContext(
                 viewer=Viewer(-1, np.zeros(0), NOBODY, region), facts=self._facts, region_bits=self._region_bits
             )
             out = [rule.removes(rows, somebody) for rule in self._alike]
-            self._shelves[region] = Shelf(~np.any(out, axis=0) if out else np.ones(len(rows), bool))
+            self._shelves[region] = StaticMask(~np.any(out, axis=0) if out else np.ones(len(rows), bool))
         return self._shelves[region]
 
 

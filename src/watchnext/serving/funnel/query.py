@@ -10,7 +10,7 @@ from watchnext.features.encode.encodings import MISSING, joined, names_of
 from watchnext.features.encode.pipeline import FeaturePipeline
 from watchnext.features.state import history
 from watchnext.features.state.fold import Reads, creators_of, read_viewer
-from watchnext.retrieval.sources.source import Asked, slot_of
+from watchnext.retrieval.sources.source import SourceQuery, slot_of
 from watchnext.schema import Feature
 from watchnext.serving.release.release import Release
 from watchnext.serving.store.store import Store
@@ -55,14 +55,14 @@ class Inputs:
         blocks = self._pipeline.query(self._context_columns(request), np.array([as_of]), reads)
         return Query(request, Viewer(row=row, state=record, seen=seen, region=region or None), blocks)
 
-    def asked(self, query: Query) -> Asked:
+    def asked(self, query: Query) -> SourceQuery:
         """What sources may know of the request."""
         layout, record, as_of = self._layout, query.viewer.state, float(query.request.as_of_ms)
         rows, values = np.empty(layout.history, np.int32), np.empty((layout.history, 3))
         history.read(record, layout.at_history, layout.history, as_of, rows, values)
         watched = rows >= 0
         creators, engagement = creators_of(layout, record, as_of, self._liking)
-        return Asked(
+        return SourceQuery(
             as_of_ms=as_of,
             surface=query.request.surface,
             region=query.viewer.region,

@@ -16,7 +16,7 @@ from watchnext.features.state.history import OUTCOME_BITS
 from watchnext.reranking.slate import Reranker
 from watchnext.retrieval.index.queries import best_of
 from watchnext.retrieval.sources.merge import merge
-from watchnext.retrieval.sources.source import Asked, eligible
+from watchnext.retrieval.sources.source import SourceQuery, eligible
 from watchnext.serving.funnel.answer import Answer, Laps
 from watchnext.serving.funnel.explanations import Reasons
 from watchnext.serving.funnel.prefilter import Eligible
@@ -159,7 +159,7 @@ class Recommender:
                 found[name] = eligible(rows, most, seen=seen, upload_ms=self._upload_ms, as_of_ms=asked.as_of_ms)
         return found
 
-    def _named(self, name: str, query: Query, asked: Asked, most: int, seen: int) -> np.ndarray:
+    def _named(self, name: str, query: Query, asked: SourceQuery, most: int, seen: int) -> np.ndarray:
         """A source's list, longer by as many as may be `seen`."""
         if name == "two_tower":
             return self._nearest(query, most)[0]

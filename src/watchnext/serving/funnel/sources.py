@@ -2,15 +2,15 @@
 
 import numpy as np
 
-from watchnext.retrieval.sources.co_watch import WalkSource
-from watchnext.retrieval.sources.source import ContinueSource, FollowedSource, FreshSource, Source
+from watchnext.retrieval.sources.co_watch import CoWatchSource
+from watchnext.retrieval.sources.source import CandidateSource, ContinueSource, FollowedSource, FreshSource
 from watchnext.retrieval.sources.trending import TrendingSource
 from watchnext.serving.release.release import REPAIR, WALKS, Release, ReleaseError
 from watchnext.serving.store.store import Store
 from watchnext.types import SOURCES
 
 
-def sources_of(release: Release, store: Store) -> dict[str, Source]:
+def sources_of(release: Release, store: Store) -> dict[str, CandidateSource]:
     """Raises ReleaseError for settings that name an unknown source, or give one a quota and no weight."""
     settings, catalogue = release.retrieval, release.catalogue
     quotas, weights = settings["quotas"].keys(), settings["merge"]["weights"].keys()
@@ -27,4 +27,4 @@ def sources_of(release: Release, store: Store) -> dict[str, Source]:
         "fresh": FreshSource(upload_ms=upload_ms, state=release.pipeline.schema.state, **settings["fresh"]),
         "followed": FollowedSource(creator_rows=np.array(catalogue.creator_rows), upload_ms=upload_ms, **kept),
         "continue": ContinueSource(duration_ms=np.array(catalogue.duration_ms), **settings["continue"]),
-    } | {name: WalkSource(edges=release.walks[name], **settings[name]["walk"]) for name in WALKS}
+    } | {name: CoWatchSource(edges=release.walks[name], **settings[name]["walk"]) for name in WALKS}

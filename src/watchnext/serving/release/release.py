@@ -28,7 +28,7 @@ from watchnext.reranking.slate import Reranker
 from watchnext.retrieval.index.live import LiveIndex
 from watchnext.retrieval.index.segments import VideoIndex
 from watchnext.retrieval.sources.graph import Edges
-from watchnext.retrieval.sources.trending import Counted
+from watchnext.retrieval.sources.trending import TrendingCounts
 from watchnext.serving.release.compiled import TREES, CompiledRanker, Graph
 from watchnext.serving.release.manifest import REPAIR, SEAL, ReleaseError, digest_of, verified
 
@@ -60,7 +60,7 @@ class Release:
     calibration: Calibration
     index: LiveIndex
     walks: Mapping[str, Edges]
-    trending: Counted
+    trending: TrendingCounts
     reranker: Reranker
     retrieval: Mapping
 
@@ -90,7 +90,7 @@ class Release:
             calibration=Calibration.load(folder / "calibration"),
             index=LiveIndex(VideoIndex.load(folder / "index", verified=True)),
             walks={name: Edges(*(arrays[part] for part in EDGES)) for name, arrays in looked_up.items() if name in WALKS},
-            trending=Counted(**{field.name: looked_up["trending"][field.name] for field in fields(Counted)}),
+            trending=TrendingCounts(**{field.name: looked_up["trending"][field.name] for field in fields(TrendingCounts)}),
             reranker=Reranker.from_config(json.loads((folder / "reranking.json").read_text())),
             retrieval=json.loads((folder / "retrieval.json").read_text()),
         )

@@ -12,17 +12,19 @@ from tqdm import tqdm
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.nn.training import NothingToLearnError
 from watchnext.nn.weights import build_network, recipe_of, save_network
-from watchnext.ranking.feature_mask import hidden_places
+from watchnext.ranking.feature_mask import masked_columns
 from watchnext.ranking.heads import WATCH
-from watchnext.ranking.models.trees.forest import LEAVES, Columns
-from watchnext.ranking.models.trees.network import Trees
+from watchnext.ranking.models.trees.forest import LEAVES, TreeInputs
+from watchnext.ranking.models.trees.tree_network import Trees
 from watchnext.ranking.scoring import waiting
 from watchnext.types import TARGETS
 
 CHUNK = 16_384
 SHOWN = 10  # a figure is logged every so many rounds
 RATE = (1e-6, 1.0 - 1e-6)  # of a target that always or never happens
-Tree = float | tuple[int, float, "Tree", "Tree"]  # a leaf's value, or the column and threshold of a split, left and right
+TreeNode = (
+    float | tuple[int, float, "TreeNode", "TreeNode"]
+)  # a leaf's value, or the column and threshold of a split, left and right
 Log = Callable[[Mapping[str, float], int], None]
 
 
@@ -30,7 +32,7 @@ class Chunks(xgboost.DataIter):
     """Impressions `rows` as XGBoost reads them: a chunk at a time, of which it keeps the bins. The columns `hidden` of the
     inputs are 0."""
 
-    def __init__(self, features: FeatureSet, rows: np.ndarray, columns: Columns, hidden: Mapping[str, list[int]]) -> None:
+    def __init__(self, features: FeatureSet, rows: np.ndarray, columns: TreeInputs, hidden: Mapping[str, list[int]]) -> None:
         super().__init__(release_data=True)
         self.features, self.rows, self.columns, self.hidden, self.at = features, rows, columns, hidden, 0
 
@@ -48,7 +50,7 @@ class Chunks(xgboost.DataIter):
         self.at = 0
 
 
-class Told(xgboost.callback.TrainingCallback):
+class ProgressCallback(xgboost.callback.TrainingCallback):
     """Calls `log` with the validation loss of `target` and the round, every SHOWN rounds; what it raises ends the fit. `bar`
     counts all rounds."""
 
@@ -70,7 +72,7 @@ class BoostedModule:
     rounds     most trees of a target; it ends `patience` rounds after its best one, by log loss (watch time: error of log1p)
     min_child  least sum of Hessians in a leaf
     columns    share of the columns that each tree may read, `rows` the same of rows
-    hide       inputs that training does not see, some of `blind.HIDABLE`: nothing splits by what is always 0
+    hide       inputs that training does not see, some of `blind.MASKABLE`: nothing splits by what is always 0
     """
 
     def __init__(
@@ -101,7 +103,7 @@ class BoostedModule:
             "nthread": threads,
         }
         self._of, self.figures = network, {}
-        self._hidden = hidden_places(features.pipeline, tuple(hide))
+        self._hidden = masked_columns(features.pipeline, tuple(hide))
         self.recipe = self._recipe({})
         self.network: Trees = build_network(self.recipe)
 
@@ -126,13 +128,13 @@ class BoostedModule:
             check.set_label(checked)
             base = float(label.mean()) if place == WATCH else float(label.mean().clip(*RATE))
             with waiting(total=self.rounds, desc=f"trees of {name}") as bar:
-                booster = self._boosted(learn, check, place, base, seed, Told(name, log, bar))
+                booster = self._boosted(learn, check, place, base, seed, ProgressCallback(name, log, bar))
             forests.append(trees_of(booster, booster.best_iteration + 1))
             self.figures[f"trees/{name}"] = booster.best_iteration + 1.0
             bases.append(base if place == WATCH else np.log(base / (1 - base)))
         self._fill(forests, bases)
 
-    def _boosted(self, learn, check, place: int, base: float, seed: int, told: Told) -> xgboost.Booster:
+    def _boosted(self, learn, check, place: int, base: float, seed: int, told: ProgressCallback) -> xgboost.Booster:
         """The trees of one target, stopped by its loss on `check`."""
         objective, metric = ("reg:squarederror", "rmse") if place == WATCH else ("binary:logistic", "logloss")
         parameters = {**self.parameters, "objective": objective, "eval_metric": metric, "base_score": base, "seed": seed}
@@ -146,7 +148,7 @@ class BoostedModule:
             callbacks=[told],
         )
 
-    def _fill(self, forests: list[list[Tree]], bases: list[float]) -> None:
+    def _fill(self, forests: list[list[TreeNode]], bases: list[float]) -> None:
         """The network of all targets' trees, in the order of TARGETS."""
         arrays = split_arrays(forests)
         shape = {"trees": len(arrays["target"]), "splits": len(arrays["feature"])}
@@ -164,20 +166,20 @@ def _label(values: np.ndarray, place: int) -> np.ndarray:
     return np.log1p(values) if place == WATCH else values.clip(0.0, 1.0)
 
 
-def trees_of(booster: xgboost.Booster, rounds: int) -> list[Tree]:
+def trees_of(booster: xgboost.Booster, rounds: int) -> list[TreeNode]:
     """The first `rounds` trees of one target."""
     trees = json.loads(booster.save_raw("json"))["learner"]["gradient_booster"]["model"]["trees"][:rounds]
     return [_read(tree, 0) for tree in trees]
 
 
-def _read(tree: Mapping[str, list], node: int) -> Tree:
+def _read(tree: Mapping[str, list], node: int) -> TreeNode:
     condition, left = tree["split_conditions"][node], tree["left_children"][node]
     if left < 0:
         return condition
     return tree["split_indices"][node], condition, _read(tree, left), _read(tree, tree["right_children"][node])
 
 
-def split_arrays(forests: list[list[Tree]]) -> dict[str, np.ndarray]:
+def split_arrays(forests: list[list[TreeNode]]) -> dict[str, np.ndarray]:
     """The trees of T targets as arrays of `forest.Splits`; one with more than LEAVES leaves as several, whose sum it is."""
     trees = [(piece, place) for place, forest in enumerate(forests) for tree in forest for piece in _pieces(tree, LEAVES)]
     splits, values, first = [], np.zeros((len(trees), LEAVES), np.float32), [0]
@@ -198,11 +200,11 @@ def split_arrays(forests: list[list[Tree]]) -> dict[str, np.ndarray]:
     }
 
 
-def _leaves(tree: Tree) -> int:
+def _leaves(tree: TreeNode) -> int:
     return _leaves(tree[2]) + _leaves(tree[3]) if isinstance(tree, tuple) else 1
 
 
-def _pieces(tree: Tree, most: int) -> list[Tree]:
+def _pieces(tree: TreeNode, most: int) -> list[TreeNode]:
     """Trees of at most `most` leaves whose sum is `tree`: each half of a larger one, where the other half is 0."""
     if _leaves(tree) <= most:
         return [tree]
@@ -211,7 +213,7 @@ def _pieces(tree: Tree, most: int) -> list[Tree]:
     return halves + [(feature, threshold, 0.0, piece) for piece in _pieces(right, most - 1)]
 
 
-def _lay(tree: Tree, splits: list[tuple[int, float, int, int]], leaves: list[float]) -> int:
+def _lay(tree: TreeNode, splits: list[tuple[int, float, int, int]], leaves: list[float]) -> int:
     """Append splits and leaves, from left to right; the bits of its leaves."""
     if not isinstance(tree, tuple):
         leaves.append(tree)

@@ -17,7 +17,7 @@ LEAVES = 32  # most leaves of a tree: one bit each
 
 
 @dataclass(frozen=True)
-class Columns:
+class TreeInputs:
     """Network inputs > columns of numbers: values, codes as numbers, tags, the content vector, and the history in sums.
 
     watches  how many of the last watches stand in their own columns (gap, seconds, outcomes)
@@ -136,7 +136,7 @@ def _add(columns, once, feature, threshold, below, above, first, value, target, 
 class Forest:
     """What a release holds of a network's trees."""
 
-    columns: Columns
+    columns: TreeInputs
     splits: Splits
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -153,4 +153,4 @@ class Forest:
         arrays = {name: np.array(values) for name, values in load_arrays(folder).items()}
         kept = {name: arrays[f"kept.{name}"].tolist() for name in CODES}
         splits = Splits(*(arrays[field.name] for field in fields(Splits)))
-        return cls(Columns(int(arrays["watches"][0]), kept), splits)
+        return cls(TreeInputs(int(arrays["watches"][0]), kept), splits)

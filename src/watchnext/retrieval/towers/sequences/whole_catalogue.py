@@ -8,7 +8,7 @@ import torch
 from watchnext.retrieval.towers.sequences.leave_one_out import Histories
 
 # histories, viewers (B,) > scores (B, V) that may be written to; -inf is never recommended.
-Scorer = Callable[[Histories, np.ndarray], np.ndarray]
+CatalogueScorer = Callable[[Histories, np.ndarray], np.ndarray]
 
 
 def at_once(videos: int) -> int:
@@ -16,7 +16,7 @@ def at_once(videos: int) -> int:
     return max(min(1024, 2**24 // max(videos, 1)), 1)
 
 
-def best(scorer: Scorer, histories: Histories, viewers: np.ndarray, k: int, chunk: int | None = None) -> np.ndarray:
+def best(scorer: CatalogueScorer, histories: Histories, viewers: np.ndarray, k: int, chunk: int | None = None) -> np.ndarray:
     """Best `k` rows (T, k) for each of `viewers`, best first, without what their history holds; -1 behind the last.
 
     `chunk` viewers are scored at once. Which of equal scores come first is undefined, but the same every time.
@@ -26,7 +26,7 @@ def best(scorer: Scorer, histories: Histories, viewers: np.ndarray, k: int, chun
     return np.concatenate(parts) if parts else np.empty((0, k), np.int64)
 
 
-def _best(scorer: Scorer, histories: Histories, viewers: np.ndarray, k: int) -> np.ndarray:
+def _best(scorer: CatalogueScorer, histories: Histories, viewers: np.ndarray, k: int) -> np.ndarray:
     scores = scorer(histories, viewers)
     lengths = histories.lengths[viewers]
     at = np.repeat(histories.starts[viewers + 1] - np.cumsum(lengths), lengths) + np.arange(lengths.sum())
@@ -65,6 +65,6 @@ def figures(ranked: np.ndarray, wanted: np.ndarray, prefix: str = "") -> Mapping
     }
 
 
-def constant(scores: np.ndarray) -> Scorer:
+def constant(scores: np.ndarray) -> CatalogueScorer:
     """The same scores (V,) for everyone: popularity."""
     return lambda histories, viewers: np.tile(scores.astype(np.float64), (len(viewers), 1))

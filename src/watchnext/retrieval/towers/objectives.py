@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from watchnext.retrieval.towers.log_partition import log_partition
-from watchnext.retrieval.towers.negatives import Drawn
+from watchnext.retrieval.towers.negatives import NegativeSample
 
 
 class Objective(nn.Module, ABC):
@@ -23,7 +23,9 @@ class Objective(nn.Module, ABC):
         return 1.0 / self.log_temperature.exp().clamp(0.01, 1.0)
 
     @abstractmethod
-    def forward(self, queries: Tensor, own: Tensor, pool: Tensor, *, drawn: Drawn, masked: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(
+        self, queries: Tensor, own: Tensor, pool: Tensor, *, drawn: NegativeSample, masked: tuple[Tensor, Tensor]
+    ) -> Tensor:
         """Mean loss of `queries` (M, D), whose positives have the vectors `own` (M, D), against the vectors `pool` (N, D) of
         what was drawn. `masked` are pairs that are no negatives: places of queries, ascending, and of videos in the pool."""
 
@@ -40,7 +42,9 @@ class SampledSoftmax(Objective):
     positive; here that is estimated from the same pool.
     """
 
-    def forward(self, queries: Tensor, own: Tensor, pool: Tensor, *, drawn: Drawn, masked: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(
+        self, queries: Tensor, own: Tensor, pool: Tensor, *, drawn: NegativeSample, masked: tuple[Tensor, Tensor]
+    ) -> Tensor:
         queries = queries * self.scale
         logits = (queries * own).sum(-1)
         others = log_partition(queries, pool, masked, drawn.log_weights)
@@ -65,7 +69,9 @@ class GBCE(Objective):
         alpha = min(negatives / max(videos - 1, 1), 1.0)
         return alpha * (self.calibration * (1 - 1 / alpha) + 1 / alpha)
 
-    def forward(self, queries: Tensor, own: Tensor, pool: Tensor, *, drawn: Drawn, masked: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(
+        self, queries: Tensor, own: Tensor, pool: Tensor, *, drawn: NegativeSample, masked: tuple[Tensor, Tensor]
+    ) -> Tensor:
         queries = queries * self.scale
         weights = drawn.log_weights.to(queries.dtype).exp() * (len(drawn.rows) / drawn.videos)
         negatives = softplus(queries @ pool.T).index_put(masked, queries.new_zeros(())) @ weights

@@ -13,16 +13,16 @@ from watchnext.features.dataset.batches import Batches, FeatureSet
 from watchnext.nn.rowwise import RowWise, clip_gradients
 from watchnext.nn.training import NothingToLearnError, adam, finite
 from watchnext.nn.weights import build_network, recipe_of, save_network
-from watchnext.retrieval.towers.losses import Objective
-from watchnext.retrieval.towers.negatives import Drawn
+from watchnext.retrieval.towers.negatives import NegativeSample
+from watchnext.retrieval.towers.objectives import Objective
 from watchnext.retrieval.towers.sequences.leave_one_out import Histories, LeaveOneOut
-from watchnext.retrieval.towers.sequences.network import SequenceTowers
+from watchnext.retrieval.towers.sequences.sequence_towers import SequenceTowers
 from watchnext.retrieval.towers.sequences.whole_catalogue import best, gains, recall_among_all
 from watchnext.retrieval.towers.sequences.windows import Windows
 from watchnext.retrieval.towers.spectral import SpectralStart
 from watchnext.types import TARGETS
 
-GUARD_QUERIES = 1000  # real viewers whose queries the index guard measures recall on
+RECALL_CHECK_QUERIES = 1000  # real viewers whose queries the index guard measures recall on
 VALIDATED = 20_000  # viewers that an epoch of a log of ids is validated on, at most
 
 
@@ -95,7 +95,7 @@ class RetrievalModule(pl.LightningModule):
         self.log("train/loss", loss, prog_bar=True, batch_size=len(positives))
         return loss
 
-    def _no_negatives(self, drawn: Drawn, positives: Tensor, time_ms: Tensor) -> tuple[Tensor, Tensor]:
+    def _no_negatives(self, drawn: NegativeSample, positives: Tensor, time_ms: Tensor) -> tuple[Tensor, Tensor]:
         """Pairs of queries and members of the pool: the own positive, and what was uploaded after the query. Videos that nobody
         could be shown would else be learned as what nobody wants, the latest ones most. Unknown upload times are early."""
         late = self._upload_ms[drawn.rows] > time_ms[:, None]
@@ -132,7 +132,7 @@ class RetrievalModule(pl.LightningModule):
 
     def _query_rows(self) -> np.ndarray:
         rows = self._positives("valid")
-        return rows[:: max(1, len(rows) // GUARD_QUERIES)][:GUARD_QUERIES]
+        return rows[:: max(1, len(rows) // RECALL_CHECK_QUERIES)][:RECALL_CHECK_QUERIES]
 
     @torch.no_grad()
     def _queries(self, rows: np.ndarray) -> np.ndarray:
@@ -208,7 +208,7 @@ class SequenceModule(pl.LightningModule):
 
     @torch.no_grad()
     def scores(self, histories: Histories, viewers: np.ndarray) -> np.ndarray:
-        """Logits (B, V) float32 of the whole catalogue for what comes after the histories of `viewers`. A Scorer."""
+        """Logits (B, V) float32 of the whole catalogue for what comes after the histories of `viewers`. A CatalogueScorer."""
         training = self.network.training
         self.network.eval()
         rows, lengths = map(torch.from_numpy, histories.padded(viewers, self.network.places))

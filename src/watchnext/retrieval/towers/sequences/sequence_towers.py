@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from watchnext.nn.encoders import encoder_of
-from watchnext.nn.tables import FULL, Table
+from watchnext.nn.id_tables import FULL, Table
 from watchnext.nn.weights import described, rebuilt
 
 
 class SequenceTowers(nn.Module):
     """Video tower: a table of vectors. Query tower: the same vectors of the history, through an encoder.
 
-    table       makes one of nn/tables.py
+    table       makes one of nn/id_tables.py
     gain        length of a video's vector as the encoder reads it, in units of sqrt(dimension)
     places      watches the encoder is shown, the last ones
     """

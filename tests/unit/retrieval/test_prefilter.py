@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from watchnext.retrieval.index.prefilter import Allowed, Shelf, clear, counted, packed, standing
+from watchnext.retrieval.index.prefilter import PreFilter, StaticMask, clear, counted, packed, standing
 
 
 @pytest.mark.parametrize("n", [0, 1, 63, 64, 65, 500])
@@ -33,5 +33,5 @@ def test_standing_reads_lists_in_their_order_until_there_are_enough():
 
 
 def test_rows_behind_the_mask_and_hidden_ones_are_not_allowed():
-    allowed = Allowed(Shelf(np.array([True, False, True])), np.array([2]))
+    allowed = PreFilter(StaticMask(np.array([True, False, True])), np.array([2]))
     assert allowed.of(np.array([0, 1, 2, 3, 90])).tolist() == [True, False, False, False, False]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from watchnext.data.storage import StoredTables
-from watchnext.retrieval.sources import log as logs
-from watchnext.retrieval.sources.log import counted, training_watches
+from watchnext.retrieval.sources import log_counts as logs
+from watchnext.retrieval.sources.log_counts import counted, training_watches
 from watchnext.retrieval.sources.trending import Trending
 
 HALF_LIFE_H = 12.0

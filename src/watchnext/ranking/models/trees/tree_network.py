@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from watchnext.features.encode.encodings import InputSizes
-from watchnext.ranking.models.trees.forest import CODES, INPUT, LEAVES, Columns, Forest, Splits
+from watchnext.ranking.models.trees.forest import CODES, INPUT, LEAVES, Forest, Splits, TreeInputs
 
 
 class Trees(nn.Module):
@@ -16,7 +16,7 @@ class Trees(nn.Module):
     An exported graph cannot follow trees at the pace of a compiled loop: where the inputs hold `forest.INPUT`, the logits (N,
     targets) are those.
 
-    watches      see `forest.Columns`
+    watches      see `forest.TreeInputs`
     cardinality  codes of a feature with more values are left out: a tree would split them by the order of their names
     """
 
@@ -26,7 +26,7 @@ class Trees(nn.Module):
         super().__init__()
         of = dict(zip(CODES, (sizes.context_codes, sizes.user_codes, sizes.video_codes), strict=True))
         kept = {name: [place for place, size in enumerate(of[name]) if size <= cardinality] for name in CODES}
-        self.columns = Columns(watches, kept)
+        self.columns = TreeInputs(watches, kept)
         for name, count in (("feature", splits), ("below", splits), ("above", splits), ("first", trees + 1), ("target", trees)):
             self.register_buffer(name, torch.zeros(count, dtype=torch.int32))
         self.register_buffer("threshold", torch.zeros(splits))

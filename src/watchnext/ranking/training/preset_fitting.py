@@ -13,9 +13,9 @@ from watchnext.code_digest import code_of, targets_of
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.nn.checkpoints import Checkpoints
 from watchnext.nn.training import TrainerOf, fit_network
-from watchnext.ranking.figures import figures
-from watchnext.ranking.models.ensemble import CommitteeModule
+from watchnext.ranking.models.ensemble import EnsembleModule
 from watchnext.ranking.scoring import scored
+from watchnext.ranking.target_metrics import figures
 
 Log = Callable[[Mapping[str, float], int], None]
 # A module without its features, and the keeper of its best epoch; new ones at every call.
@@ -57,7 +57,7 @@ def fit(
         fit_network(module, best, name=name, seed=seed, trainer=trainer, checkpoints=checkpoints)
         return
     train, valid = (module.features.rows(split) for split in ("train", "valid"))
-    if isinstance(module, CommitteeModule):
+    if isinstance(module, EnsembleModule):
 
         def member(name: str, module: Fitted | pl.LightningModule, best: pl.Callback | None, seed: int) -> None:
             torch.manual_seed(seed)

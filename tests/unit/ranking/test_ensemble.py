@@ -11,14 +11,14 @@ from tqdm import tqdm
 from watchnext.metrics import auc, logloss
 from watchnext.nn.checkpoints import Checkpoints
 from watchnext.nn.training import BestWeights
-from watchnext.ranking.feature_mask import hidden_places
+from watchnext.ranking.feature_mask import masked_columns
 from watchnext.ranking.heads import WATCH
-from watchnext.ranking.models.ensemble import BOUNDS, CommitteeModule, platt, simplex
+from watchnext.ranking.models.ensemble import BOUNDS, EnsembleModule, platt, simplex
 from watchnext.ranking.models.linear import LogisticRegression
 from watchnext.ranking.models.mlp import DeepNetwork
-from watchnext.ranking.training.fitting import fit
-from watchnext.ranking.training.losses import MultiTask
-from watchnext.ranking.training.module import RankingModule
+from watchnext.ranking.training.preset_fitting import fit
+from watchnext.ranking.training.ranking_losses import MultiTask
+from watchnext.ranking.training.ranking_module import RankingModule
 from watchnext.types import TARGETS
 
 LONG_VIEW = TARGETS.index("long_view")
@@ -32,14 +32,14 @@ def member(network: partial, hide: tuple[str, ...] = ()) -> dict:
     return {"module": partial(RankingModule, network=network, loss=loss, hide=hide, **rest), "best": best}
 
 
-def committee(features, **value) -> CommitteeModule:
+def committee(features, **value) -> EnsembleModule:
     torch.manual_seed(0)
     members = {"linear": member(partial(LogisticRegression)), "deep": member(MLP)}
     members["blind"] = member(MLP, ("own_state", "user_id"))
-    return CommitteeModule(features=features, members=members, steps=4, value=value or {"auc": 1.0})
+    return EnsembleModule(features=features, members=members, steps=4, value=value or {"auc": 1.0})
 
 
-def copies(module: CommitteeModule, features, rows) -> torch.Tensor:
+def copies(module: EnsembleModule, features, rows) -> torch.Tensor:
     """Logits (M, n, T) of the members by themselves."""
     with torch.no_grad():
         return torch.stack([each.network(features.batch(rows)) for each in module.members.values()])
@@ -54,7 +54,7 @@ def test_watch_time_goes_to_the_member_that_tells_the_expectation(world_features
     errors = {name: np.abs(np.expm1(value) - seconds).mean() for name, value in said.items()}
     assert errors["logs"] < errors["expectation"]
     members = {name: member(partial(LogisticRegression)) for name in said}
-    module = CommitteeModule(features=world_features, members=members, steps=4, value={"auc": 1.0})
+    module = EnsembleModule(features=world_features, members=members, steps=4, value={"auc": 1.0})
     for network, value in zip(module.network.members, said.values(), strict=True):
         for parameter in network.parameters():
             parameter.zero_()
@@ -97,7 +97,7 @@ class Cut(pl.Callback):
             raise InterruptedError
 
 
-def fitted(module: CommitteeModule, kept: Checkpoints | None = None, cut: str = "") -> list[str]:
+def fitted(module: EnsembleModule, kept: Checkpoints | None = None, cut: str = "") -> list[str]:
     """Fit it, or until the second epoch of the member `cut`; returns which members trained an epoch."""
     seen = []
 
@@ -174,7 +174,7 @@ def test_what_is_hidden_does_not_matter_and_the_rest_does(world_features):
 
 
 def test_only_the_id_is_hidden_of_who_it_is(world_features):
-    places = hidden_places(world_features.pipeline, ("user_id",))
+    places = masked_columns(world_features.pipeline, ("user_id",))
     assert places == {"user_codes": [0]}
     with pytest.raises(ValueError, match="names 'watches', expected some of own_state, user_id, "):
-        hidden_places(world_features.pipeline, ("watches",))
+        masked_columns(world_features.pipeline, ("watches",))

@@ -13,10 +13,10 @@ from watchnext.features.dataset.batches import Batches, FeatureSet
 from watchnext.features.encode.pipeline import FeaturePipeline
 from watchnext.nn.training import NothingToLearnError, adam, finite
 from watchnext.nn.weights import build_network, recipe_of, save_network
-from watchnext.ranking.feature_mask import Blind, hidden_places
-from watchnext.ranking.figures import figures
+from watchnext.ranking.feature_mask import FeatureMask, masked_columns
 from watchnext.ranking.heads import WATCH, predictions
 from watchnext.ranking.models.with_watch_time import WatchTimeNetwork
+from watchnext.ranking.target_metrics import figures
 from watchnext.ranking.training.debias import InversePropensity
 from watchnext.ranking.training.groups import GroupedBatches
 from watchnext.types import TARGETS
@@ -27,7 +27,7 @@ FIT_ROWS = 1_000_000  # training rows that a watch-time head and propensity weig
 class RankingModule(pl.LightningModule):
     """Any network `inputs > logits (N, T)` under any loss of `losses`.
 
-    hide                what it does not see of the inputs, some of `blind.HIDABLE`
+    hide                what it does not see of the inputs, some of `blind.MASKABLE`
     watch_time          a head of `watch_time` for the last columns; None: the last column is log1p seconds
     position_bias       a partial of `debias.PositionBias`, added in training; None for no such tower
     inverse_propensity  weigh training rows by `debias.InversePropensity`, clipped at so many times the median; None: alike
@@ -136,7 +136,7 @@ def watched(features: FeatureSet, rows: np.ndarray) -> tuple[np.ndarray, np.ndar
 def _recipe(network: partial, pipeline: FeaturePipeline, hide: tuple[str, ...], watch_time: partial | None) -> dict:
     """What rebuilds the configured network, behind a blind where something is hidden, under its watch-time head."""
     if hide:
-        network = partial(Blind, network=network, hidden=hidden_places(pipeline, hide))
+        network = partial(FeatureMask, network=network, hidden=masked_columns(pipeline, hide))
     if watch_time:
         network = partial(WatchTimeNetwork, network=network, watch_time=watch_time)
     return recipe_of(partial(network.func, **{**network.keywords, "targets": len(TARGETS)}), pipeline.sizes)

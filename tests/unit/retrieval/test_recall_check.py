@@ -8,10 +8,10 @@ from index_data import QUERIES, RECIPES, VECTORS, brute
 
 from watchnext.retrieval.index.lists import Lists
 from watchnext.retrieval.index.live import LiveIndex
-from watchnext.retrieval.index.prefilter import Allowed
-from watchnext.retrieval.index.recall_check import Guard, Probe, shelves_of
+from watchnext.retrieval.index.prefilter import PreFilter
+from watchnext.retrieval.index.recall_check import Probe, RecallCheck, static_masks_of
 from watchnext.retrieval.index.segments import VideoIndex
-from watchnext.retrieval.index.vectors import Library, VideoIndexError
+from watchnext.retrieval.index.vectors import FaissRecipe, VideoIndexError
 
 RANDOM = np.random.default_rng(12)
 CATALOGUE = SimpleNamespace(
@@ -24,7 +24,7 @@ NAMES = ["de, safe", "de, mature", "fr, safe", "fr, mature", "no region, safe", 
 
 
 def test_every_region_meets_every_level():
-    shelves = dict(shelves_of(CATALOGUE))
+    shelves = dict(static_masks_of(CATALOGUE))
     assert list(shelves) == NAMES
     for row in range(3_000):
         bits, level = int(CATALOGUE.regions[row]), CATALOGUE.safety[row]
@@ -35,7 +35,7 @@ def test_every_region_meets_every_level():
 @pytest.mark.parametrize("kind", ["exact", "ivf_sq8", "hnsw"])
 def test_a_good_index_passes_with_every_figure(kind):
     index = VideoIndex.build(VECTORS, recipe=RECIPES[kind])
-    found = Guard(k=20, floor=0.9).check(index, VECTORS, CATALOGUE, PROBE)
+    found = RecallCheck(k=20, floor=0.9).check(index, VECTORS, CATALOGUE, PROBE)
     assert list(found) == ["as built", "after changes"]
     for recalls in found.values():
         assert list(recalls) == NAMES
@@ -45,7 +45,7 @@ def test_a_good_index_passes_with_every_figure(kind):
 
 def test_recall_by_hand():
     index = VideoIndex.build(VECTORS, recipe=Lists(lists=100, compared=1, over=1.0))
-    shelf = dict(shelves_of(CATALOGUE))["de, mature"]
+    shelf = dict(static_masks_of(CATALOGUE))["de, mature"]
     there = np.arange(3_000) % 5 > 0
     live = LiveIndex(index, compact_at=0)
     live.remove(np.flatnonzero(~there))
@@ -55,26 +55,26 @@ def test_recall_by_hand():
         allowed[seen] = False
         mine = np.argsort(-np.where(allowed, VECTORS @ query, -9))[:20].tolist()
         assert mine == brute(VECTORS, query, 20, allowed)
-        hits += len(set(live.search(query[None], 20, Allowed(shelf, seen))[0][0].tolist()) & set(mine))
-    found = Guard(k=20, floor=0).recall(live, VECTORS, there, {"x": shelf}, PROBE)
+        hits += len(set(live.search(query[None], 20, PreFilter(shelf, seen))[0][0].tolist()) & set(mine))
+    found = RecallCheck(k=20, floor=0).recall(live, VECTORS, there, {"x": shelf}, PROBE)
     assert found == {"x": hits / (20 * len(QUERIES))}
     assert 0.3 < found["x"] < 1
 
 
 def test_a_bad_index_is_refused_by_the_name_of_the_filter():
-    index = VideoIndex.build(VECTORS, recipe=Library(factory="IVF64,Flat", parameters="nprobe=1"))
+    index = VideoIndex.build(VECTORS, recipe=FaissRecipe(factory="IVF64,Flat", parameters="nprobe=1"))
     with pytest.raises(VideoIndexError, match=r"recall@20 under the filter 'de, safe', as built, is 0\.\d{4}, expected"):
-        Guard(k=20, floor=0.999).check(index, VECTORS, CATALOGUE, PROBE)
+        RecallCheck(k=20, floor=0.999).check(index, VECTORS, CATALOGUE, PROBE)
 
 
 def test_an_index_that_loses_what_was_removed_is_refused_after_changes():
     """One that answers at first, and then goes on with an old state of the world: vectors that are not those of the rows."""
     index = VideoIndex.build(VECTORS, recipe=None)
-    guard = Guard(k=20, floor=0.98, removed=0.3)
+    guard = RecallCheck(k=20, floor=0.98, removed=0.3)
     live, (vectors, there) = guard._changed(index, VECTORS)
     assert int((~there).sum()) == 900
     assert int((vectors != VECTORS).any(axis=1).sum()) > 800
-    shelves = dict(shelves_of(CATALOGUE))
+    shelves = dict(static_masks_of(CATALOGUE))
     assert min(guard.recall(live, vectors, there, shelves, PROBE).values()) == 1.0
     assert max(guard.recall(LiveIndex(index, compact_at=0), vectors, there, shelves, PROBE).values()) < 0.9
 
@@ -82,7 +82,7 @@ def test_an_index_that_loses_what_was_removed_is_refused_after_changes():
 def test_of_videos_with_one_vector_either_is_right():
     vectors = np.repeat(VECTORS[:300], 10, axis=0)
     index = VideoIndex.build(vectors[::-1].copy(), recipe=None, rows=np.arange(3_000)[::-1])
-    found = Guard(k=25, floor=0.98).check(index, vectors, CATALOGUE, PROBE)
+    found = RecallCheck(k=25, floor=0.98).check(index, vectors, CATALOGUE, PROBE)
     assert set(found["as built"].values()) == {1.0}
 
 
@@ -90,14 +90,14 @@ def test_nothing_to_index_and_nothing_to_measure_on_are_refused():
     empty = SimpleNamespace(regions=np.zeros(0, np.uint64), safety=np.zeros(0, np.uint8), region_bits={})
     index = VideoIndex.build(VECTORS[:0], recipe=None)
     with pytest.raises(VideoIndexError, match="the catalogue is empty"):
-        Guard(k=20, floor=0.5).check(index, VECTORS[:0], empty, PROBE)
+        RecallCheck(k=20, floor=0.5).check(index, VECTORS[:0], empty, PROBE)
     index = VideoIndex.build(VECTORS, recipe=None)
     with pytest.raises(VideoIndexError, match="recall@20 is nan: there are no validation queries"):
-        Guard(k=20, floor=0.5).check(index, VECTORS, CATALOGUE, Probe(QUERIES[:0], []))
+        RecallCheck(k=20, floor=0.5).check(index, VECTORS, CATALOGUE, Probe(QUERIES[:0], []))
 
 
 def test_a_filter_that_allows_nothing_has_nothing_to_lose():
     catalogue = SimpleNamespace(regions=np.full(3_000, 2, np.uint64), safety=np.zeros(3_000, np.uint8), region_bits={"de": 0})
     index = VideoIndex.build(VECTORS, recipe=None)
-    found = Guard(k=20, floor=0.98).check(index, VECTORS, catalogue, PROBE)
+    found = RecallCheck(k=20, floor=0.98).check(index, VECTORS, catalogue, PROBE)
     assert found["as built"]["no region, safe"] == 1.0

@@ -11,7 +11,7 @@ from watchnext.data.tables import known_at
 from watchnext.features.catalogue import Ids
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.kernels import kernel
-from watchnext.retrieval.sources.trending import Counted, Trending
+from watchnext.retrieval.sources.trending import Trending, TrendingCounts
 from watchnext.retrieval.towers.sequences.leave_one_out import Histories
 from watchnext.types import TARGETS
 
@@ -49,12 +49,14 @@ def _placed(users, videos, ends, rows):
         ends[users[i]] += 1
 
 
-def counted(stored: StoredTables, videos: Ids, *, until_ms: int, count: str, half_life_h: float, segments: int) -> Counted:
+def counted(
+    stored: StoredTables, videos: Ids, *, until_ms: int, count: str, half_life_h: float, segments: int
+) -> TrendingCounts:
     """Impressions with the outcome `count`, known before `until_ms`, by surface and region of the viewer; of regions and of
     pairs the `segments` most active ones are kept. A day in memory at a time."""
     regions, pairs = _most_active(stored, count, until_ms, segments)
     trending = Trending(
-        Counted.nothing(
+        TrendingCounts.nothing(
             regions=regions, segments=pairs, videos=len(videos.ids), landmark_ms=float(until_ms), half_life_h=half_life_h
         )
     )

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from watchnext.data.card.plots import save
 from watchnext.ranking.analysis.trade_off import Point
 from watchnext.ranking.calibration.reliability import Reliability
-from watchnext.ranking.figures import TITLES
+from watchnext.ranking.target_metrics import TITLES
 
 INK, GRID = "#444444", "#e6e6e6"
 COLOURS = ("#1f6fb4", "#d9722a", "#3c9d63", "#a04fb0", "#b03a48", "#7a6a2f")

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from watchnext.ranking.__main__ import curve
-from watchnext.ranking.analysis.reliability_report import slices_of, trust
+from watchnext.ranking.analysis.reliability_report import slices_of, write_reliability_report
 from watchnext.ranking.calibration.calibration import Calibration
 from watchnext.ranking.heads import WATCH
 from watchnext.ranking.models.linear import LogisticRegression
 from watchnext.ranking.scoring import Ranker, scored
-from watchnext.ranking.training.losses import Listwise, MultiTask
-from watchnext.ranking.training.module import RankingModule
+from watchnext.ranking.training.ranking_losses import Listwise, MultiTask
+from watchnext.ranking.training.ranking_module import RankingModule
 from watchnext.reranking.value import Value
 from watchnext.types import TARGETS
 
@@ -43,7 +43,7 @@ def trained(world_features) -> RankingModule:
 
 def test_trust_is_what_is_loaded_and_scored_again(trained, world_features, tmp_path):
     trained.save(tmp_path)
-    found = trust(world_features, trained.network, METHODS, tmp_path)
+    found = write_reliability_report(world_features, trained.network, METHODS, tmp_path)
     ranker = Ranker.load(tmp_path, schema=world_features.pipeline.schema, repair="python train.py")
     rows = {split: world_features.rows(split) for split in ("valid", "test")}
     raw = {split: scored(world_features, trained.network, rows[split]) for split in rows}
@@ -99,7 +99,7 @@ def test_what_test_days_cannot_tell_is_undefined(world_features, trained, test_d
     else:
         split[split == 2] = -1
     features = replace(world_features, columns={**world_features.columns, "targets": targets, "split": split})
-    found = trust(features, trained.network, METHODS, tmp_path)
+    found = write_reliability_report(features, trained.network, METHODS, tmp_path)
     assert all(np.isnan(found[f"test/{figure}_like"]) for figure in ("auc", "gauc"))
     assert np.isnan(found["test/mean_ratio_watch_s"])
     assert np.isnan(found["test/logloss_like"]) == (test_days == "no rows")

@@ -7,7 +7,7 @@ targets that it trains; what a network says of others means nothing.
 Within a viewer over time, beware of the viewer's own counters: a long view raises them for all later rows, so that of two rows
 of one viewer the one with the lower counter is more often the long view, although viewers with high counters watch longer.
 A loss over such pairs learns the artefact, and GAUC rewards it. Train it on networks that read nothing of the viewer's own
-state (`model=preference`), or within requests.
+state (`model=mlp_no_history`), or within requests.
 """
 
 from abc import ABC, abstractmethod
@@ -124,7 +124,7 @@ class Listwise(WithinGroups):
         return (total - logit)[counted], counted
 
 
-class Mixture(nn.Module):
+class WeightedLosses(nn.Module):
     """Weighted sum of other losses, `weights` and `losses` by name. Those over groups share their groups."""
 
     def __init__(self, *, losses: Mapping[str, nn.Module], weights: Mapping[str, float]) -> None:
