@@ -13,12 +13,11 @@ import numpy as np
 import polars as pl
 
 from watchnext.data.structure import expected_columns
-from watchnext.data.tables import LATEST_MS, TABLES
+from watchnext.data.tables import LATEST_MS, TABLES, UNITS
 from watchnext.schema import FeatureSchema
 
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 YEAR_MS = 365.25 * DAY_MS
-UNITS = {"ns": 1e-6, "us": 1e-3, "ms": 1.0, "s": 1e3, "min": 6e4, "h": 3.6e6}  # ms in one
 NAMES = {"ns": "nanoseconds", "us": "microseconds", "ms": "ms", "s": "seconds", "min": "minutes", "h": "hours"}
 REACH = {"time_ms": (2 * DAY_MS, 2 * DAY_MS), "received_ms": (2 * DAY_MS, YEAR_MS)}  # before and after its day,
 LONG_AGO = (40 * YEAR_MS, 2 * DAY_MS)  # of an upload or a signup: 1970 lies further back, where seconds are read as ms

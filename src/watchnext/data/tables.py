@@ -16,6 +16,7 @@ Id = (pl.Int64, pl.String)  # either, one kind a data set
 WATCH_MS = 86_400_000  # a day; longer is a broken clock
 DURATION_MS = 7 * 86_400_000  # a week; the longest recordings of live streams last days
 LATEST_MS = 4_102_444_800_000  # the year 2100
+UNITS = {"ns": 1e-6, "us": 1e-3, "ms": 1.0, "s": 1e3, "min": 6e4, "h": 3.6e6}  # ms in one
 
 OUTCOMES = ("click", "long_view", "like", "share", "follow", "comment", "hide")
 

@@ -30,7 +30,7 @@ def test_it_says_what_can_be_compared(world_tables, world_schema):
     assert any(line.startswith("  watch_ms     Int64         ms ") for line in lines)
 
 
-@pytest.mark.parametrize("value", [2**62, -(2**62), 0, None])
+@pytest.mark.parametrize("value", [2**62, -(2**62), 1_741_564_800_000_000_000, 0, None])
 def test_it_is_printed_whatever_is_wrong(value, world_tables, world_schema):
     wild = {name: pl.lit(value, pl.Int64) for name in ("time_ms", "received_ms", "watch_ms", "upload_ms", "duration_ms")}
     frames = [
@@ -40,6 +40,25 @@ def test_it_is_printed_whatever_is_wrong(value, world_tables, world_schema):
     lines = lines_of(Tables(*frames), world_schema)
     assert len(lines) < 80
     assert max(map(len, lines)) < 250
+
+
+def test_numbers_that_are_none_and_columns_without_a_value_are_printed(world_tables, world_schema):
+    ages = pl.Series([float("inf"), 1e300, *[1.0] * (len(world_tables.users) - 2)])
+    users = world_tables.users.with_columns(account_age_days=ages)
+    lines = lines_of(Tables(world_tables.impressions, users, world_tables.videos), world_schema)
+    assert "1 / 1 / 1" in of(lines, "account_age_days")
+    assert of(lines, "account_age_days").endswith(" / inf")
+    unwatched = world_tables.impressions.with_columns(watch_ms=pl.lit(None, pl.Int64))
+    lines = lines_of(Tables(unwatched, users, world_tables.videos), world_schema)
+    assert "mean watch –" in of(lines, "watches")
+
+
+def test_a_moment_is_dated_in_the_unit_that_is_declared(world_tables, world_schema):
+    mapping = world_schema.to_mapping()
+    mapping["features"]["signup"] = {"kind": "numerical", "entity": "user", "unit": "s UTC"}
+    users = world_tables.users.with_columns(signup=pl.lit(1_741_564_800, pl.Int64))
+    lines = lines_of(Tables(world_tables.impressions, users, world_tables.videos), world_schema.from_mapping(mapping))
+    assert of(lines, "signup").endswith("2025-03-10 to 2025-03-10")
 
 
 def test_it_is_bounded_and_takes_any_part(world_tables, world_schema):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import numpy as np
 import polars as pl
@@ -9,7 +10,7 @@ import polars as pl
 from watchnext.data.card.distribution import quantiles
 from watchnext.data.card.figures import collected, counted
 from watchnext.data.structure import Expected, expected_columns
-from watchnext.data.tables import Id
+from watchnext.data.tables import UNITS, Id
 from watchnext.schema import FeatureSchema
 
 LEVELS = (0.05, 0.5, 0.95)
@@ -17,7 +18,9 @@ SHOWN = 4  # most frequent categories that are named,
 RAREST = 0.001  # each of at least this part of the values
 LARGEST = 50  # a column of more different categories names none: it may tell of one user alone
 LETTERS = 24
+WIDEST = 1e18  # from here on a number is printed with an exponent
 NOTHING = "–"
+FIRST, LAST = -30_610_224_000_000, 253_402_300_799_000  # years 1000 to 9999, that a moment is printed for
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ def _values(known: pl.LazyFrame, name: str, kind: pl.DataType, expected: Expecte
     if name == "fingerprint" or (expected.column is not None and expected.column.types == Id):
         return different(collected(known.select(value.n_unique())).item())
     if "UTC" in _unit(expected):
-        return _range(known, pl.from_epoch(value, time_unit="ms").dt.date())
+        return _moments(known, value, UNITS.get(_unit(expected).split()[0], 1.0))
     if kind == pl.Date:
         return _range(known, value)
     if isinstance(kind, pl.List):
@@ -76,6 +79,17 @@ def different(number: int) -> str:
 def _range(known: pl.LazyFrame, value: pl.Expr) -> str:
     low, high = collected(known.select(low=value.min().cast(pl.String), high=value.max().cast(pl.String))).row(0)
     return NOTHING if low is None else f"{low} to {high}"
+
+
+def _moments(known: pl.LazyFrame, value: pl.Expr, factor: float) -> str:
+    """The first and last date of moments of `factor` ms each, or the numbers themselves where they are no moments."""
+    low, high = collected(known.select(low=value.min().cast(pl.Float64), high=value.max().cast(pl.Float64))).row(0)
+    if low is None:
+        return NOTHING
+    if not FIRST <= low * factor <= high * factor <= LAST:
+        return f"{number(low)} to {number(high)}, no moments"
+    dates = [datetime.fromtimestamp(each * factor / 1000, UTC).date() for each in (low, high)]
+    return f"{dates[0]} to {dates[1]}"
 
 
 def _categories(counts: pl.DataFrame, name: str) -> str:
@@ -106,6 +120,8 @@ def number(value: float) -> str:
     """Whole numbers whole, others to three digits; nan is a dash."""
     if np.isnan(value):
         return NOTHING
+    if np.isinf(value) or abs(value) >= WIDEST:
+        return f"{value:.3g}"
     return f"{value:,.0f}" if value == round(value) or abs(value) >= 100 else f"{value:.3g}"
 
 

@@ -138,4 +138,5 @@ def hours(impressions: pl.DataFrame) -> np.ndarray:
 
 
 def _mean(values: pl.Series) -> float:
-    return float(values.mean()) if len(values) else float("nan")
+    mean = values.mean()
+    return float("nan") if mean is None else float(mean)

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import polars as pl
 
-from watchnext.data.card.contents import contents, number, percent
+from watchnext.data.card.contents import FIRST, LAST, contents, number, percent
 from watchnext.data.card.statistics import watch_figures
 from watchnext.data.consistency import calendar, evidence_of
 from watchnext.data.tables import TABLES
@@ -13,7 +13,6 @@ from watchnext.schema import FeatureSchema
 
 MOST = 5  # viewers, videos or days that are named
 LETTERS = 24
-FIRST, LAST = -30_610_224_000_000, 253_402_300_799_000  # years 1000 to 9999, that a moment is printed for
 LEGEND = "Values: low / 5% / median / 95% / high of numbers, the most frequent of categories, how many different of ids."
 
 
