@@ -161,5 +161,7 @@ def _fault(table: str, frame: pl.DataFrame, expected: Expected) -> Fault | None:
         return Fault("missing", table, name, f"{table}.{name} holds no value at all, expected one in every row")
     near = difflib.get_close_matches(name, frame.columns, 1)
     hint = f"; the nearest it has is {near[0]!r}" if near else ""
+    if name == "day":
+        hint += "; where every day has a folder of its own, name it so: date=2025-03-10"
     message = f"{table} lacks the column {name!r}{hint}. It has: {', '.join(frame.columns)}"
     return Fault("missing", table, name, message)

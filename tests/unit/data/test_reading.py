@@ -335,6 +335,48 @@ def test_what_is_neither_parquet_nor_csv_is_named(tmp_path):
         sources_of(tmp_path, FEATURES, repair="repair")
 
 
+@pytest.mark.parametrize(
+    ("name", "write", "said"),
+    [
+        ("impressions.csv", lambda text: gzip.compress(text.encode()), "is packed by gzip, .*csv.gz"),
+        ("impressions.csv", lambda text: bz2.compress(text.encode()), "is packed by bzip2, .*csv.bz2"),
+        ("impressions.csv", lambda text: b"PK\x03\x04" + text.encode(), "is a zip archive or a workbook"),
+        ("impressions.csv", lambda text: b"PAR1" + text.encode(), "is Parquet, .*end in .parquet"),
+        ("impressions.csv", lambda text: text.encode("utf-32"), "is UTF-32, .*iconv -f UTF-32"),
+        ("impressions.csv", lambda text: text.split("\n", 1)[1].encode(), "begins with '1,1,7,.*expected a header line with"),
+        ("impressions.csv", lambda text: f"# of March\n{text}".encode(), "begins with '# of March', which names no column"),
+    ],
+)
+def test_what_is_no_csv_is_told_by_what_it_is(name, write, said, tmp_path, capfd):
+    csvs(tmp_path)
+    (tmp_path / name).write_bytes(write((tmp_path / "impressions.csv").read_text()))
+    with pytest.raises(DataError, match=said):
+        sources_of(tmp_path, FEATURES, repair="repair")
+    assert capfd.readouterr().err == ""
+
+
+def test_files_put_behind_one_another_repeat_their_header(tmp_path):
+    header, *lines = frames()["impressions"].write_csv().split("\n")
+    csvs(tmp_path, impressions="\n".join([header, lines[0], header, *lines[1:]]))
+    assert read(tmp_path).impressions["user_id"].to_list() == [1, 1, 2]
+    assert "impressions: lines that repeat the header are left out (1)" in said(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["impressions.csv.zip", "impressions.jsonl", "impressions.txt", "Impressions.parquet", "impression.parquet",
+     "impressions_2025-03-10.parquet", "Impressions/a.parquet"],
+)  # fmt: skip
+def test_a_log_of_another_form_or_name_is_not_passed_over_as_none(name, tmp_path):
+    written(tmp_path)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / "impressions.parquet").rename(tmp_path / name)
+    told = rf"impressions.parquet is missing; {name.split('/')[0]} is (neither Parquet nor CSV|no folder impressions/)"
+    for attempt in (lambda: staged(tmp_path, tmp_path / "out" / "tables"), lambda: sources_of(tmp_path, FEATURES, repair="r")):
+        with pytest.raises(DataError, match=told):
+            attempt()
+
+
 # ---- folder names ------------------------------------------------------------------------------------------------------
 
 
@@ -366,7 +408,7 @@ def test_a_day_in_folder_names_is_read_as_people_write_it(name, tmp_path):
     assert ("hour" in name) == any("folder names say 'hour'" in note for note in report["notes"])
 
 
-@pytest.mark.parametrize("name", ["date=2025-02-30", "date=today", "date=2025-03", "year=2025/month=13/day=1"])
+@pytest.mark.parametrize("name", ["date=2025-02-30", "date=25-03-10", "date=today", "date=2025-03", "year=2025/month=13/day=1"])
 def test_a_folder_that_names_no_day_is_refused_by_name(name, tmp_path):
     written(tmp_path)
     (tmp_path / "impressions.parquet").unlink()
@@ -435,6 +477,15 @@ def test_days_that_a_folder_leaves_open_are_null_and_named(tmp_path):
     )
     assert wrong(tmp_path) == [("missing", "day is null", 1)]
     assert staged(tmp_path, tmp_path / "out" / "tables")["rejected"] == {"impressions day is null": 1}
+
+
+@pytest.mark.parametrize("name", ["2025/03/10", "2025-03-10", "event_date=2025-03-10", "year=2025/month=3"])
+def test_folders_whose_day_is_not_read_are_told_how_to_be_named(name, tmp_path):
+    written(tmp_path)
+    (tmp_path / "impressions.parquet").unlink()
+    (tmp_path / "impressions" / name).mkdir(parents=True)
+    frames()["impressions"].drop("day").write_parquet(tmp_path / "impressions" / name / "part-0.parquet")
+    assert any("name it so: date=2025-03-10" in what for _, what, _ in wrong(tmp_path))
 
 
 # ---- what is missing ---------------------------------------------------------------------------------------------------

@@ -172,9 +172,11 @@ def _notes(sources: Iterable[Source]) -> tuple[str, ...]:
 
 
 def _needed(root: Path) -> tuple[str, ...]:
-    """The tables that `root` must hold: all, but of a catalogue without a log those that are there."""
+    """The tables that `root` must hold: all, but of a catalogue without a log those that are there. A log of another form or
+    spelling is one all the same."""
     there = tuple(table for table in TABLES if _paths(root, table))
-    return there if "videos" in there and "impressions" not in there else tuple(TABLES)
+    has_log = "impressions" in there or _named_alike(root, "impressions")
+    return there if "videos" in there and not has_log else tuple(TABLES)
 
 
 def _nothing(table: str, schema: FeatureSchema, others: Mapping[str, Source]) -> Source:
@@ -328,12 +330,16 @@ def _paths(root: Path, table: str) -> list[Path]:
     return [*sorted(named, reverse=True), *([root / table] if (root / table).exists() else [])]
 
 
+def _named_alike(root: Path, table: str) -> list[Path]:
+    """What may be meant as the table: its name in any case, in the singular, and with more behind it."""
+    return sorted(path for path in root.glob("*") if path.name.lower().startswith(table[:-1]))
+
+
 def _files(root: Path, table: str, repair: str) -> tuple[Path, ...]:
     """One file, or those of the folder: of one kind, nothing hidden."""
     found = _paths(root, table)
     if not found:
-        others = sorted(path.name for path in root.glob(f"{table}.*"))
-        there = f"; {', '.join(others)} is neither Parquet nor CSV" if others else ""
+        there = _taken_for(_named_alike(root, table), table)
         raise DataError(
             f"{root / table}.parquet is missing{there}; run `{repair}`. "
             f"A file {table}.csv or a folder {table}/ of either would do too"
@@ -350,6 +356,14 @@ def _files(root: Path, table: str, repair: str) -> tuple[Path, ...]:
         neither = f", {len(others)} of which are neither, such as {others[0]}" if others else ""
         raise DataError(f"{found[0]}/ holds {len(seen)} files{neither}, expected at least one, all .parquet or all .csv")
     return tuple(files)
+
+
+def _taken_for(others: Sequence[Path], table: str) -> str:
+    if not others:
+        return ""
+    more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+    wrong = f"is no folder {table}/ and no {table}.parquet or {table}.csv" if _form(others[0]) or others[0].is_dir() else None
+    return f"; {others[0].name}{more} {wrong or 'is neither Parquet nor CSV'}"
 
 
 def _read(file: Path, known: Collection[str], repair: str) -> tuple[pl.DataFrame, list[str]]:

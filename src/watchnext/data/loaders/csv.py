@@ -8,6 +8,7 @@
   same holds for a raw categorical feature by itself.
 """
 
+import difflib
 from collections.abc import Collection
 from pathlib import Path
 
@@ -20,21 +21,38 @@ from watchnext.data.tables import DataError
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "|"}
 NULLS = ["", r"\N"]  # the second is Hive's and MySQL's
 SAMPLE = 1 << 16
+OTHERS = {  # first bytes > what a file is, and what helps
+    b"\x1f\x8b": ("packed by gzip", "let its name end in .csv.gz"),
+    b"BZh": ("packed by bzip2", "let its name end in .csv.bz2"),
+    b"\x28\xb5\x2f\xfd": ("packed by zstd", "let its name end in .csv.zst"),
+    b"PK\x03\x04": ("a zip archive or a workbook", "unpack it, or save it as CSV"),
+    b"PAR1": ("Parquet", "let its name end in .parquet"),
+    b"\xff\xfe\0\0": ("UTF-32", "convert it: `iconv -f UTF-32 -t UTF-8`"),
+    b"\0\0\xfe\xff": ("UTF-32", "convert it: `iconv -f UTF-32 -t UTF-8`"),
+}
 UNNAMED = "Unnamed: 0"  # as pandas reads the column of row numbers that it writes
 BLOCK = 1 << 24  # a row may not be longer
 
 
 def read_csv(file: Path, known: Collection[str]) -> tuple[pl.DataFrame, list[str]]:
     """Every column as strings, and how the file was read where it is not as above; `known` columns tell by what its fields are
-    apart. Raises DataError for a row of more or fewer fields than the header; NoDataError, OSError, ArrowInvalid for what
-    is no CSV."""
+    apart. Raises DataError for a row of more or fewer fields than the header, for a file that is something else by its first
+    bytes, and for a first line that is no header; NoDataError, OSError, ArrowInvalid for what is no CSV otherwise."""
     with pa.input_stream(str(file), compression="detect") as opened:
         sample = opened.read(SAMPLE)
     if not sample.strip():
         raise pl.exceptions.NoDataError(f"{file} is empty")
+    for start, (what, help_) in OTHERS.items():
+        if sample.startswith(start):
+            raise DataError(f"{file} is {what}, expected text; {help_}")
     encoding = _encoding(sample)
     header = sample.decode(encoding, errors="replace").lstrip("\ufeff").splitlines()[0]
     separator = max(SEPARATORS, key=lambda one: len({*_names(header, one)} & {*known}))
+    if not any(difflib.get_close_matches(name.lower(), known, 1) for name in _names(header, separator)):
+        raise DataError(
+            f"{file} begins with {header[:80]!r}, which names no column; expected a header line with names such as "
+            f"{', '.join([*known][:3])}"
+        )
     notes = [f"fields are apart by {SEPARATORS[separator]}"] if separator != "," else []
     notes += [f"the text is {encoding.upper()}"] if encoding != "utf-8" else []
     table = _table(file, encoding, separator)
@@ -42,7 +60,13 @@ def read_csv(file: Path, known: Collection[str]) -> tuple[pl.DataFrame, list[str
     if len({*names}) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise DataError(f"{file} names the column {twice[0]!r} twice, expected every column once; remove one")
-    return pl.from_arrow(table.rename_columns(names)), notes
+    frame = pl.from_arrow(table.rename_columns(names))
+    is_header = (pl.col(name).str.strip_chars() == name for name in names)
+    again = frame.select(pl.all_horizontal(is_header).fill_null(False)).to_series()
+    if again.any():  # files that were put behind one another
+        frame = frame.filter(~again)
+        notes.append(f"lines that repeat the header are left out ({again.sum():,})")
+    return frame, notes
 
 
 def _names(header: str, separator: str) -> list[str]:

@@ -10,6 +10,7 @@ import polars as pl
 from watchnext.data.loaders.conversions import dates
 from watchnext.data.tables import DataError
 
+EARLIEST = 1000  # the year 25 is one of two digits
 NULL = "__HIVE_DEFAULT_PARTITION__"
 DAYS = ("date", "dt", "ds", "day")
 CALENDAR = (("year", "yyyy", "y"), ("month", "mm", "m"), ("day", "dd", "d"))
@@ -49,7 +50,7 @@ def _day(given: dict[str, str]) -> str | None:
 @lru_cache(1 << 14)  # a folder is asked for some times, and to read one date costs milliseconds
 def _iso(day: str, folder: Path) -> str:
     found = dates(pl.Series([day])).item()
-    if found is None:
+    if found is None or found.year < EARLIEST:
         raise DataError(
             f"{folder}: the folder's name says the day {day!r}, expected a date like date=2025-03-10, date=20250310 or "
             "year=2025/month=3/day=10; rename the folder"
