@@ -148,6 +148,19 @@ def cast_to(name: str, types: tuple) -> str:
     return f"CAST({name} AS {sql}) in SQL, pl.col({name!r}).cast({spelt}) in polars"
 
 
+def _way_to(name: str, kind: pl.DataType, types: tuple) -> str:
+    """What makes one of `types` of a column: a cast, where there is one."""
+    inner = getattr(kind, "inner", kind)
+    if isinstance(inner, pl.Struct):
+        fields = ", ".join(field.name for field in inner.fields)
+        return f"the one of its fields that is meant ({fields})"
+    if isinstance(inner, pl.List | pl.Array):
+        return "one list a row, without lists in it"
+    if inner == pl.Binary:
+        return f"TO_HEX({name}) in SQL, pl.col({name!r}).bin.encode('hex') in polars, for bytes that are no text"
+    return cast_to(name, types)
+
+
 def _fault(table: str, frame: pl.DataFrame, expected: Expected) -> Fault | None:
     """A column of another type, or one that is not there and must be."""
     name, kind = expected.name, frame.schema.get(expected.name, pl.Null)
@@ -155,7 +168,7 @@ def _fault(table: str, frame: pl.DataFrame, expected: Expected) -> Fault | None:
         return None
     if kind != pl.Null:
         wanted = " or ".join(str(kind) for kind in expected.types)
-        message = f"{table}.{name} is of type {kind}, expected {wanted}; write it so: {cast_to(name, expected.types)}"
+        message = f"{table}.{name} is of type {kind}, expected {wanted}; write it so: {_way_to(name, kind, expected.types)}"
         return Fault("mistyped", table, name, message)
     if name in frame.columns:
         return Fault("missing", table, name, f"{table}.{name} holds no value at all, expected one in every row")

@@ -23,10 +23,11 @@ NUMBER = r"^-?(0|[1-9][0-9]*)(\.[0-9]*)?([eE][+-]?[0-9]+)?$"
 ZERO_FRACTION = r"^([+-]?[0-9]+)\.0*$"  # 12.0, as pandas writes whole numbers beside nulls
 EXPONENT = r"^-?[0-9]\.[0-9]+E[0-9]+$"  # 1.2E7, as Spark does; a spreadsheet's 1.2E+07 has lost digits
 CLOCK = r"[T ][0-9]{2}:[0-9]{2}.*$"  # the time within a timestamp
-EXACT = 2**53  # a float above it may stand for several whole numbers
+EXACT = 2**53  # a float above it may stand for several whole numbers,
+NARROW = {pl.Float32: 2**24, pl.Float16: 2**11}  # a narrower one sooner
 FIRST, LAST = date(1, 1, 1), date(9999, 12, 31)  # what a calendar of four digits holds
 BOOLEANS = {"0": False, "1": True, "false": False, "true": True}
-OTHER_BOOLEANS = {"0.0": False, "1.0": True, "f": False, "t": True}
+OTHER_BOOLEANS = {"0.0": False, "1.0": True, "f": False, "t": True, "n": False, "y": True, "no": False, "yes": True}
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def plain(kind: pl.DataType) -> pl.DataType:
 def converted(values: pl.Series, kind: pl.DataType, one: Expected, *, is_text: bool) -> Converted | None:
     """`values` as of type `kind`, None where their type has no plain way there. `is_text`: they are untyped, as in a CSV."""
     before = values.dtype
-    if before == kind and kind != pl.Date and not (kind == pl.String and one.types == Id):
+    if before == kind and kind != pl.Date and not (kind == pl.String and (is_text or one.types == Id)):
         return Converted(values, pl.repeat(False, len(values), dtype=pl.Boolean, eager=True), "")
     try:
         given = values.cast(plain(before)) if plain(before) != before else values
@@ -125,7 +126,7 @@ def converted(values: pl.Series, kind: pl.DataType, one: Expected, *, is_text: b
             notes += [how] if how and more.is_not_null().any() else []
             read = read.zip_with(read.is_not_null(), more)
     refused = given.is_not_null() & read.is_null()
-    return Converted(read.alias(values.name), refused, _reason(one, kind), tuple(notes))
+    return Converted(read.alias(values.name), refused, _reason(one, given.dtype, kind), tuple(notes))
 
 
 def _only(values: pl.Series, where: pl.Series) -> pl.Series:
@@ -133,7 +134,7 @@ def _only(values: pl.Series, where: pl.Series) -> pl.Series:
     return values if where.all() else values.zip_with(where, pl.repeat(None, len(values), dtype=values.dtype, eager=True))
 
 
-def _reason(one: Expected, kind: pl.DataType) -> str:
+def _reason(one: Expected, before: pl.DataType, kind: pl.DataType) -> str:
     if kind == pl.String:
         return f"{one.name} is a number with a fraction of 0, expected 12 for 12.0"
     if kind == pl.Boolean:
@@ -142,8 +143,11 @@ def _reason(one: Expected, kind: pl.DataType) -> str:
         return f"{one.name} is not a date like 2025-03-10"
     if kind == pl.List(pl.Float32):
         return f"{one.name} is not numbers apart by |"
+    if kind.is_integer() and before in NARROW:
+        return f"{one.name} is no whole number that {before} holds exactly, expected Int64 or Float64"
     if kind.is_integer():
-        return f"{one.name} is not a whole number of type {kind}"
+        other = ", nor a timestamp like 2025-03-10 08:00:00Z" if before == pl.String and _is_time(one) else ""
+        return f"{one.name} is not a whole number of type {kind}{other}"
     return f"{one.name} is not a number" if kind.is_float() else f"{one.name} is not of type {kind}"
 
 
@@ -153,11 +157,12 @@ def _without_words(text: pl.Series) -> pl.Series:
 
 def _without_marks(text: pl.Series, kind: pl.DataType, one: Expected) -> tuple[pl.Series, list[str]]:
     """Text without blanks around it, and without words that stand for null; a word of a category is a category."""
-    if kind == pl.String and one.types != Id:
-        return text, []
     stripped = text.str.strip_chars()
+    is_said = (one.types == Id or kind == pl.String) and (stripped != text).any()
+    notes = [f"blanks around {'an id' if one.types == Id else 'a word'} are left out"] if is_said else []
+    if kind == pl.String and one.types != Id:
+        return _only(stripped, (stripped != "").fill_null(True)) if is_said else text, notes
     known = _without_words(stripped)
-    notes = ["blanks around an id are left out"] if one.types == Id and (stripped != text).any() else []
     if known.null_count() > text.null_count():
         notes.append("words such as nan, None and null count as missing")
     return (known if kind == pl.String else _only(known, (known != "").fill_null(True))), notes
@@ -238,7 +243,7 @@ def _zoned(text: pl.Series) -> pl.Series:
 
 def _naive(text: pl.Series) -> pl.Series:
     """ms UTC of timestamps, or dates, without a zone."""
-    spelt = _apart(text)
+    spelt = _apart(text).str.replace(r"^([0-9]{4})/([0-9]{1,2})/([0-9]{1,2})", "${1}-${2}-${3}")
     forms = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
     found = (spelt.str.strptime(pl.Datetime("ms"), form, strict=False) for form in forms)
     return pl.select(pl.coalesce(found)).to_series().dt.epoch("ms")
@@ -292,7 +297,7 @@ def _typed_readers(before: pl.DataType, kind: pl.DataType, one: Expected) -> lis
     if isinstance(kind, pl.List) and isinstance(before, pl.List):
         is_sound = (
             before.inner.is_numeric() if kind.inner.is_float() else before.inner == pl.String or before.inner.is_integer()
-        )
+        ) or before.inner == pl.Null  # all of them are empty
         return [("", lambda values: _elements(values, kind))] if is_sound else []
     return []
 
@@ -317,5 +322,5 @@ def _to_whole(before: pl.DataType, kind: pl.DataType, one: Expected) -> list[tup
 
 
 def _from_float(values: pl.Series, kind: pl.DataType) -> pl.Series:
-    floats = values.cast(pl.Float64, strict=False)
-    return _only(floats, ((floats == floats.round()) & (floats.abs() <= EXACT)).fill_null(False)).cast(kind, strict=False)
+    floats, most = values.cast(pl.Float64, strict=False), NARROW.get(values.dtype, EXACT)
+    return _only(floats, ((floats == floats.round()) & (floats.abs() <= most)).fill_null(False)).cast(kind, strict=False)
