@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from watchnext.data.structure import expected_columns
-from watchnext.data.tables import LATEST_MS, TABLES, UNITS
+from watchnext.data.tables import LATEST_MS, OUTCOMES, TABLES, UNITS
 from watchnext.schema import FeatureSchema
 
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
@@ -23,8 +23,12 @@ REACH = {"time_ms": (2 * DAY_MS, 2 * DAY_MS), "received_ms": (2 * DAY_MS, YEAR_M
 LONG_AGO = (40 * YEAR_MS, 2 * DAY_MS)  # of an upload or a signup: 1970 lies further back, where seconds are read as ms
 FIRST_DAY = 631_152_000_000  # 1990: no log is older, and seconds read as ms lie in 1970
 LEAST, LEAST_SPREAD = 20, 100  # rows that a share, and a quantile, is taken of
-FEW, HALF = 0.01, 0.5
+FEW, HALF, MOST = 0.01, 0.5, 0.9
+UNREAD = "unreadable in "  # before a table
 NO_LOG = "without log: "  # before the name of a moment that stands beside no impression
+ON = "watch_ms on "  # before a day
+APART = 30  # times between the watches of one day and those of others: more is another unit
+TENTH = 0.1
 STEPS = 4  # of a power of ten, in which ratios are counted
 Evidence = Mapping[str, Mapping[str, int]]
 
@@ -65,6 +69,26 @@ def evidence_of(frames: Mapping[str, pl.DataFrame], schema: FeatureSchema) -> di
         found["whole hours"] = {"rows": len(rows) - rows["time_ms"].null_count(), "whole": int(whole)}
     for name, value in _ratios(there).items():
         found[name] = _histogram(rows, STEPS * value.log10())
+    if {"day", "watch_ms"} <= there:
+        for (day,), watches in rows.drop_nulls("day").partition_by("day", as_dict=True).items():
+            found[f"{ON}{day}"] = _histogram(watches, STEPS * _ratios({"watch_ms"})["watch_ms"].log10())
+    found["always"] = _always(frames["impressions"])
+    return found
+
+
+def _always(impressions: pl.DataFrame) -> dict[str, int]:
+    """In how many rows an outcome is true, and a watch 0."""
+    counts = {name: int(impressions[name].sum()) for name in OUTCOMES if name in impressions.columns}
+    if "watch_ms" in impressions.columns:
+        counts["watch_ms"] = int((impressions["watch_ms"] == 0).sum())
+    return counts | {"rows": len(impressions)}
+
+
+def unreadable(refused: pl.DataFrame, rows: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    """Evidence of values that could not be read as their type: how many for which reason, of so many `rows` in each table."""
+    found = {f"{UNREAD}{table}": {"rows": count} for table, count in rows.items()}
+    for table, reason, count in refused.group_by("table", "reason").len().rows():
+        found[f"{UNREAD}{table}"][reason] = count
     return found
 
 
@@ -90,6 +114,11 @@ def merged(parts: Iterable[Evidence]) -> dict[str, dict[str, int]]:
         for subject, counts in part.items():
             found.setdefault(subject, Counter()).update(counts)
     return {subject: dict(counts) for subject, counts in found.items()}
+
+
+def stands_for_null() -> pl.Expr:
+    """Whether `time_ms` is 0, and its `day` is not of that time."""
+    return (pl.col("time_ms") == 0) & (pl.col("day").cast(pl.Int32).cast(pl.Float64) * DAY_MS >= FIRST_DAY)
 
 
 def is_in_another_unit() -> pl.Expr:
@@ -137,6 +166,7 @@ def _instant(name: str, unit: str, there: set[str]) -> dict[str, pl.Expr]:
     for other, factor in UNITS.items():
         if other != unit:
             seen[other] = ~right & _near(name, factor, day_ms)
+    seen["early"] = (value < FIRST_DAY) & ~pl.any_horizontal(seen[other] for other in UNITS if other != unit)
     if name != "time_ms" and "time_ms" in there:
         time_ms, soon = pl.col("time_ms"), value < day_ms + LONG_AGO[0]
         timed = _near("time_ms", 1.0, day_ms) & (value > day_ms - LONG_AGO[0]) & soon
@@ -173,7 +203,8 @@ def contradictions(evidence: Evidence, schema: FeatureSchema) -> list[Contradict
     """All of them, those that refuse the log first."""
     times = list(_day(evidence)) or [*_moments(evidence, schema), *_moments_without_log(evidence, schema)]
     sound = not any(one.refused for one in times)
-    found = [*times, *_sizes(evidence), *(_waits(evidence) if sound else []), *_clock(evidence)]
+    sizes = list(_sizes_of_days(evidence)) or list(_sizes(evidence))
+    found = [*_unread(evidence), *times, *sizes, *(_waits(evidence) if sound else []), *_clock(evidence), *_constants(evidence)]
     return sorted(found, key=lambda one: not one.refused)
 
 
@@ -203,6 +234,9 @@ def _moments(evidence: Evidence, schema: FeatureSchema) -> Iterator[Contradictio
                 "the request, and the calendar date of that moment"
             )
             yield Contradiction(table, what, refused=apart > HALF * rows)
+        elif FEW * rows <= counts["early"] <= HALF * rows:
+            what = f"{name} is before 1990 in {_part(counts['early'], rows)}; does 0 stand for what is not known? Expected null"
+            yield Contradiction(table, what, refused=False)
         elif counts.get("astray", 0) >= FEW * rows:
             yield _astray(table, name, counts["astray"], rows)
         elif counts[unit] < HALF * rows:
@@ -264,6 +298,45 @@ def _sizes(evidence: Evidence) -> Iterator[Contradiction]:
             yield Contradiction(table, what, refused=True)
 
 
+def _sizes_of_days(evidence: Evidence) -> Iterator[Contradiction]:
+    """Watches of days that were written by something else than the others."""
+    days = {name.removeprefix(ON): counts for name, counts in evidence.items() if name.startswith(ON)}
+    sizes = {day: _quantile(counts, 0.9) for day, counts in sorted(days.items()) if _rows(counts) >= LEAST_SPREAD}
+    middle = sorted(sizes.values())[len(sizes) // 2] if sizes else 0.0
+    apart = {day: size for day, size in sizes.items() if not 1 / APART < size / middle < APART}
+    if apart:
+        day, size = next(iter(apart.items()))
+        more = f" and {len(apart) - 1} more days" if len(apart) > 1 else ""
+        what = (
+            f"watch_ms contradicts itself, factor {_factor(_nearest(middle / size))}: nine watches in ten are of at most about "
+            f"{size:,.2g} on {day}{more}, and of {middle:,.2g} on the median day; expected ms on every day"
+        )
+        yield Contradiction("impressions", what, refused=True)
+
+
+def _unread(evidence: Evidence) -> Iterator[Contradiction]:
+    for table in TABLES:
+        counts = evidence.get(f"{UNREAD}{table}", {"rows": 0})
+        for reason, count in counts.items():
+            if reason != "rows" and counts["rows"] >= LEAST and count >= TENTH * counts["rows"]:
+                what = (
+                    f"{reason}, in {_part(count, counts['rows'])}: so many are no slips, and the rest is a part of the "
+                    "log alone; write the whole column as `python -m watchnext.data describe` says (whole ms for seconds with "
+                    "a fraction), and null for what is not known"
+                )
+                yield Contradiction(table, what, refused=True)
+
+
+def _constants(evidence: Evidence) -> Iterator[Contradiction]:
+    counts = evidence.get("always", {"rows": 0})
+    for name in (*OUTCOMES, "watch_ms"):
+        if counts["rows"] >= LEAST_SPREAD and counts.get(name) == counts["rows"]:
+            what = f"{name} is true in all {counts['rows']:,} rows: does the log lack what was shown and passed over?"
+            if name == "watch_ms":
+                what = f"watch_ms is 0 in all {counts['rows']:,} rows: nothing is learned of watches; was it cut to hours?"
+            yield Contradiction("impressions", what, refused=False)
+
+
 def _waits(evidence: Evidence) -> Iterator[Contradiction]:
     wait = evidence.get("watch_ms of received_ms - time_ms", {})
     if _rows(wait) >= LEAST_SPREAD and (middle := _quantile(wait, 0.5)) > 30:
@@ -277,8 +350,7 @@ def _waits(evidence: Evidence) -> Iterator[Contradiction]:
 def _of_duration(counts: Mapping[str, int]) -> str:
     """The factor is that of the units that comes nearest to the ratio below which nine watches in ten stay."""
     middle = _quantile(counts, 0.9)
-    factors = [factor for each in UNITS.values() if each != 1 for factor in (each, 1 / each)]
-    ratio = min(factors, key=lambda each: abs(np.log(middle / each)))
+    ratio = _nearest(middle)
     factor = _factor(ratio)
     low, high = ("watch_ms", "duration_ms") if ratio < 1 else ("duration_ms", "watch_ms")
     return (
@@ -286,6 +358,12 @@ def _of_duration(counts: Mapping[str, int]) -> str:
         f"{middle:.2g} times their video, in {_rows(counts):,} rows; expected ms in both: multiply {low} by {factor}, or "
         f"divide {high} by it"
     )
+
+
+def _nearest(ratio: float) -> float:
+    """The factor between two units that comes nearest."""
+    factors = [factor for each in UNITS.values() if each != 1 for factor in (each, 1 / each)]
+    return min(factors, key=lambda each: abs(np.log(ratio / each)))
 
 
 def _clock(evidence: Evidence) -> Iterator[Contradiction]:
@@ -321,6 +399,11 @@ def offset_hint(evidence: Evidence, utc_offset_h: float) -> str | None:
     best, agreeing, configured = calendar(evidence, utc_offset_h)
     if _rows(evidence.get("clock", {})) < LEAST or agreeing < configured + 0.03:
         return None
+    if agreeing < MOST:
+        return (
+            f"day is the date of time_ms at no offset from UTC, at best in {agreeing:.1%} of rows (UTC{best:+g}); expected the "
+            "calendar date of the request, not of its arrival or its file"
+        )
     return (
         f"day is the date at UTC{best:+g} in {agreeing:.1%} of the rows, at UTC{utc_offset_h:+g} in {configured:.1%}; "
         f"set data.utc_offset_h to {best:g} if that is the log's own time"

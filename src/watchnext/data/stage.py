@@ -13,7 +13,7 @@ import polars as pl
 from tqdm import tqdm
 
 from watchnext.code_digest import code_of
-from watchnext.data.consistency import Evidence, contradictions, merged, offset_hint
+from watchnext.data.consistency import Evidence, contradictions, merged, offset_hint, unreadable
 from watchnext.data.loaders.canonical import CanonicalTables, DayFiles
 from watchnext.data.loaders.loaded import REJECTED, Loader
 from watchnext.data.storage import Day, StoredTables, begin, by_day, finish, read_parquet, write_day
@@ -58,14 +58,14 @@ def write_stage(loader: Loader, schema: FeatureSchema, folder: Path, *, utc_offs
         loaded = loader.read()
         checked, kept = validate(loaded.tables, schema), 0
         refused = loaded.rejected
-        _require_videos(checked, refused)
+        _require_videos(checked, refused, schema)
         begin(folder, checked.tables)
         found = [_write(folder, checked.tables.impressions, "", [], {}, (), {})]
     else:
         loaded = loader.entities(in_days)
         checked = validate(loaded.tables, schema)
         refused = loaded.rejected
-        _require_videos(checked, refused)
+        _require_videos(checked, refused, schema)
         known = _known(folder, checked.tables, schema)
         begin(folder, checked.tables)
         found = []
@@ -76,6 +76,10 @@ def write_stage(loader: Loader, schema: FeatureSchema, folder: Path, *, utc_offs
         kept = sum(len(batch) for batch, each in zip(_batches(in_days), found, strict=True) if each is known.get(each.source))
     # Of a log in days, `checked` saw none of its impressions.
     evidence = merged(each.evidence for each in found) if in_days is not None else checked.evidence
+    if isinstance(loader, CanonicalTables):  # others refuse what their layouts are known to hold
+        heights = {name: len(frame) for name, frame in vars(loaded.tables).items()}
+        lost = {name: refused.filter(table=name)["row"].n_unique() for name in heights}
+        evidence = merged([evidence, unreadable(refused, {name: heights[name] + lost[name] for name in heights})])
     suspicious = _require_consistent(evidence, schema)
     if utc_offset_h is not None and (hint := offset_hint(evidence, utc_offset_h)):
         suspicious.append(f"impressions: {hint}")
@@ -101,8 +105,9 @@ def _require_consistent(evidence: Evidence, schema: FeatureSchema) -> list[str]:
     return [f"suspicious: {one.table}: {one.what}" for one in told]
 
 
-def _require_videos(checked: Validated, refused: pl.DataFrame) -> None:
+def _require_videos(checked: Validated, refused: pl.DataFrame, schema: FeatureSchema) -> None:
     if checked.tables.videos.is_empty():
+        _require_consistent(checked.evidence, schema)  # which may name the reason why none is within its bounds
         rejected = pl.concat([refused, checked.rejected]).filter(table="videos")
         reasons = "; ".join(f"{reason}: {rows}" for reason, rows in rejected["reason"].value_counts(sort=True).rows())
         raise DataError(
@@ -164,7 +169,8 @@ def _read(loader: CanonicalTables, batch: Sequence[DayFiles], checked: Validated
     read = loader.read_days(batch)
     found = validate_day(read.rows(), checked.tables.users, checked.tables.videos, schema)
     rejected = [list(row) for row in pl.concat([read.refused, found.rejected]).rows()]
-    facts = (dict(found.filled), read.notes, found.evidence)
+    evidence = merged([found.evidence, unreadable(read.refused, {"impressions": len(read.frame)})])
+    facts = (dict(found.filled), read.notes, evidence)
     return _write(folder, found.tables.impressions, _source(batch), rejected, *facts)
 
 

@@ -124,9 +124,16 @@ def _outcomes_filled(impressions: pl.DataFrame, filled: dict[str, int]) -> pl.Da
 
 
 def absent_outcomes(filled: Mapping[str, int], rows: int) -> list[str]:
-    """What it means that a log of so many rows never says an outcome."""
+    """What it means that a log of so many rows never says an outcome, or not of all of them."""
+    partly = {name: filled.get(f"impressions.{name}", 0) for name in OUTCOMES}
+    told = [
+        f"impressions: {name} is not said in {count:,} of {rows:,} rows and counts as false there: its rate is too low; leave "
+        "out the column, or the rows where it is not known"
+        for name, count in partly.items()
+        if 0 < count < rows
+    ]
     absent = [name for name in OUTCOMES if 0 < rows <= filled.get(f"impressions.{name}", 0)]
-    return [f"impressions: {name} is never there and counts as false: {ABSENT.get(name, NO_SIGNAL)}" for name in absent]
+    return told + [f"impressions: {name} is never there and counts as false: {ABSENT.get(name, NO_SIGNAL)}" for name in absent]
 
 
 def _unknown(table: str, name: str, known: list[str]) -> Fault:

@@ -7,7 +7,7 @@ import pandera.polars as pa
 import polars as pl
 from pandera.errors import SchemaErrors
 
-from watchnext.data.consistency import Evidence, evidence_of, is_in_another_unit
+from watchnext.data.consistency import Evidence, evidence_of, is_in_another_unit, stands_for_null
 from watchnext.data.loaders.loaded import REJECTED
 from watchnext.data.structure import FLOATS, Expected, expected_columns, sound_columns
 from watchnext.data.tables import ID_BYTES, DataError, Tables, in_order
@@ -88,6 +88,7 @@ def _checks(table: str, frames: Mapping[str, pl.DataFrame], expected: Expected) 
         yield pa.Check.isin(choices, name=f"{name} is not one of {', '.join(choices)}")
     if name == "time_ms" and "day" in frames[table].columns:
         yield _check(~is_in_another_unit(), "time_ms is not of its day, but would be in another unit than ms")
+        yield _check(~stands_for_null(), "time_ms is 0, its day is not of 1970")
     if dtype in FLOATS:
         yield _check(pl.col(name).is_finite(), f"{name} is not finite")
     if name in IDS[table] and dtype == pl.String:

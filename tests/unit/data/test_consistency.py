@@ -97,11 +97,50 @@ def test_watches_and_durations_both_in_another_unit(world_tables, world_schema):
         ({"time_ms": c("time_ms") // 3_600_000 * 3_600_000}, "all times are whole hours", False),
         ({"watch_ms": some(20, pl.lit(80_000_000), c("watch_ms"))}, "more than 100 times", False),
         ({"time_ms": some(50, c("time_ms") // 1000, c("time_ms"))}, "factor 1000", True),
+        ({"received_ms": some(4, pl.lit(0), c("received_ms"))}, "received_ms is before 1990 in 746 of 2,982 rows; does", False),
+        ({"upload_ms": some(4, pl.lit(0), c("upload_ms"))}, "upload_ms is before 1990 in", False),
+        ({"watch_ms": c("watch_ms") // 3_600_000}, "watch_ms is 0 in all 2,982 rows", False),
+        ({"like": pl.lit(True)}, "like is true in all 2,982 rows: does the log lack what was shown", False),
     ],
 )  # fmt: skip
 def test_what_else_cannot_be(columns, said, refused, world_tables, world_schema):
     told = judged(bent(world_tables, **columns), world_schema)
     assert [each[2] for each in told if said in each[1]] == [refused], told
+
+
+@pytest.mark.parametrize("unit", ["seconds", "microseconds"])
+def test_watches_of_some_days_in_another_unit(unit, world_tables, world_schema):
+    day = world_tables.impressions["day"].unique().sort()[1]
+    change = UNITS[unit][1]
+    watches = pl.when(c("day") == day).then(change(c("watch_ms"))).otherwise(c("watch_ms"))
+    told = [what for _, what, refused in judged(bent(world_tables, watch_ms=watches), world_schema) if refused]
+    assert told[0].startswith("watch_ms contradicts itself, factor 1000: nine watches in ten are of at most about")
+    assert f"on {day}, and of" in told[0]
+
+
+@pytest.mark.parametrize("layout", ["whole", "in days"])
+def test_a_column_that_cannot_be_read_in_many_rows_refuses_the_log(layout, world_tables, world_schema, tmp_path):
+    """What could be read is what was not watched, or not clicked: its figures would be of that alone."""
+    seconds = world_tables.impressions.with_columns(c("watch_ms") / 1000)
+    for name, frame in (vars(world_tables) | {"impressions": seconds}).items():
+        if layout == "whole" or name != "impressions":
+            frame.write_parquet(tmp_path / f"{name}.parquet")
+    if layout == "in days":
+        for (day,), rows in seconds.group_by("day"):
+            (tmp_path / "impressions" / f"date={day}").mkdir(parents=True)
+            rows.drop("day").write_parquet(tmp_path / "impressions" / f"date={day}" / "a.parquet")
+    world_schema.save(tmp_path / "features.yaml")
+    loader = CanonicalTables(root=str(tmp_path), features=str(tmp_path / "features.yaml"))
+    told = r"watch_ms is not a whole number of type Int64, in .* of 2,982 rows: .*whole ms for seconds"
+    with pytest.raises(DataError, match=told):
+        write_stage(loader, world_schema, tmp_path / "tables")
+
+
+def test_a_catalogue_of_which_no_video_passes_is_told_the_unit(world_tables, world_schema, tmp_path):
+    for name, frame in vars(bent(world_tables, upload_ms=c("upload_ms") * 1000)).items():
+        frame.write_parquet(tmp_path / f"{name}.parquet")
+    with pytest.raises(DataError, match="upload_ms and day contradict each other, factor 1000: upload_ms holds microseconds"):
+        write_stage(CanonicalTables(root=str(tmp_path)), world_schema, tmp_path / "tables")
 
 
 def test_a_raw_feature_that_is_a_moment_is_looked_at_too(world_tables, world_schema):
@@ -144,6 +183,8 @@ def test_the_calendar_of_another_time_zone_is_a_hint(world_tables, world_schema)
     assert hint(0, 0) is hint(5.5, 5.5) is None
     assert hint(5.5, 0).startswith("day is the date at UTC+5.5 in 100.0% of the rows, at UTC+0 in 8")
     assert "set data.utc_offset_h to -8" in hint(-8, 1)
+    late = bent(world_tables, day=c("day") + pl.duration(days=1))  # no zone is so far east
+    assert offset_hint(evidence_of(vars(late), world_schema), 0).startswith("day is the date of time_ms at no offset from UTC")
 
 
 @pytest.mark.parametrize("layout", ["whole", "in days"])

@@ -542,6 +542,18 @@ def test_an_outcome_that_is_never_there_is_said_with_what_helps(tmp_path):
     assert findings(sources_of(tmp_path, FEATURES, repair="repair"), FEATURES) == []
 
 
+def test_an_outcome_that_is_said_in_part_of_the_rows_is_told(tmp_path):
+    written(tmp_path, impressions=frames()["impressions"].with_columns(like=pl.Series([True, None, False])))
+    (told,) = said(tmp_path)
+    assert told.startswith("impressions: like is not said in 1 of 3 rows and counts as false there")
+    assert staged(tmp_path, tmp_path / "out" / "tables")["notes"] == [told]
+
+
+def test_an_outcome_that_cannot_be_read_is_not_told_to_be_missing(tmp_path):
+    written(tmp_path, impressions=frames()["impressions"].with_columns(click=pl.Series(["maybe"] * 3)))
+    assert said(tmp_path) == ["impressions: click: String, read as Boolean"]
+
+
 def test_a_column_without_a_value_and_one_in_capitals_are_named(tmp_path):
     mine = frames()["impressions"].with_columns(watch_ms=pl.lit(None)).rename({"user_id": "USER_ID"})
     told = [what for _, what, _ in wrong(written(tmp_path, impressions=mine))]

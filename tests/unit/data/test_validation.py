@@ -89,7 +89,8 @@ def test_lacking_outcomes_become_false_and_are_reported():
             {"impressions": {"watch_ms": [0, 2**62, 20]}},
             ("impressions", 1, "watch_ms is above 86400000", "4611686018427387904"),
         ),
-        ({"impressions": {"time_ms": [0, 2**62, 20]}}, ("impressions", 1, "time_ms is above 4102444800000", str(2**62))),
+        ({"impressions": {"time_ms": [1, 2**62, 20]}}, ("impressions", 1, "time_ms is above 4102444800000", str(2**62))),
+        ({"impressions": {"time_ms": [1, 0, 20]}}, ("impressions", 1, "time_ms is 0, its day is not of 1970", "0")),
         (
             {"impressions": {"received_ms": [0, 2**62, 20]}},
             ("impressions", 1, "received_ms is above 4102444800000", str(2**62)),

@@ -52,9 +52,9 @@ def findings(sources: Mapping[str, Source], schema: FeatureSchema) -> list[Findi
 
 def notes(sources: Mapping[str, Source], schema: FeatureSchema) -> list[str]:
     """What is not wrong, but read as something else, or missed: for a person to agree to."""
-    impressions = sources["impressions"]
-    _, _, filled = sound_columns(Tables(**{name: source.frame for name, source in sources.items()}), schema)
-    return [*(note for source in sources.values() for note in source.notes), *absent_outcomes(filled, len(impressions.frame))]
+    tables = Tables(**{name: source.rows() for name, source in sources.items()})  # what was refused is not missed
+    _, _, filled = sound_columns(tables, schema)
+    return [*(note for source in sources.values() for note in source.notes), *absent_outcomes(filled, len(tables.impressions))]
 
 
 def _kind(reason: str) -> str:
