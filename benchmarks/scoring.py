@@ -23,11 +23,11 @@ from torch.backends.cpu import get_cpu_capability
 
 from watchnext.cli import exits_on
 from watchnext.features.dataset.batches import FeatureSet
-from watchnext.lifecycle.parity import agreement
+from watchnext.lifecycle.parity import parity
 from watchnext.metrics import rounded
 from watchnext.nn.training import has_amx
 from watchnext.ranking.scoring import Ranker
-from watchnext.serving.funnel.query import Inputs
+from watchnext.serving.funnel.query import QueryEncoder
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.release.compiled import CompiledRanker
 from watchnext.serving.release.release import Release, ReleaseError, last_built
@@ -42,12 +42,12 @@ class Scoring:
 
     def __init__(self, release: Release, store: Store, ranker: CompiledRanker) -> None:
         self._release, self._store, self._ranker = release, store, ranker
-        self._inputs = Inputs(release, store)
+        self._encoder = QueryEncoder(release, store)
 
     def __call__(self, request: Request, rows: np.ndarray) -> tuple[np.ndarray, float, float]:
         """Predictions (C, T), and the ms that features and model took."""
         began = time.perf_counter()
-        inputs, _ = self._inputs.of(self._inputs.query(request, self._store.viewer(request.user_id)), rows)
+        inputs, _ = self._encoder.candidate_inputs(self._encoder.hydrate(request, self._store.viewer(request.user_id)), rows)
         encoded = time.perf_counter()
         predictions = self._release.calibration(self._ranker(inputs))
         return predictions, 1e3 * (encoded - began), 1e3 * (time.perf_counter() - encoded)
@@ -87,7 +87,7 @@ def of_precision(precision: str, release: Release, outputs: Path, store: Store, 
         np.testing.assert_array_equal(scoring(*asked[0])[0], Recommender(release, store).score(*asked[0]))
     features = FeatureSet.load(outputs / "features")
     ranker = Ranker.load(outputs / "ranker", schema=features.pipeline.schema, repair="dvc repro ranker")
-    return measured(scoring, asked) | agreement(compiled, ranker.network, features, features.rows("valid"))
+    return measured(scoring, asked) | parity(compiled, ranker.network, features, features.rows("valid"))
 
 
 @exits_on(FileNotFoundError, ReleaseError, ValueError)

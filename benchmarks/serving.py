@@ -18,7 +18,7 @@ from watchnext.serving.funnel.answer import Answer
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.funnel.served_log import ServedLog
 from watchnext.serving.release.release import Release, ReleaseError, current
-from watchnext.serving.store.events import Event
+from watchnext.serving.store.journal import Event
 from watchnext.serving.store.store import Store
 from watchnext.types import Request
 

@@ -19,7 +19,7 @@ import numpy as np
 from watchnext import metrics
 from watchnext.cli import composed, exits_on, instantiate
 from watchnext.data.storage import read_tables
-from watchnext.evaluation.baselines import Floors
+from watchnext.evaluation.baselines import Baselines
 from watchnext.evaluation.replay import Replay
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.features.encode.encodings import PRIOR
@@ -90,9 +90,9 @@ def main() -> None:
     found: dict[str, dict[str, list]] = {"retrieved": {}, "drawn": {}}
     replay = Replay(release=release, regime="streaming", slate=20, requests=0, depth=CANDIDATES)
     with replay.opened(tables, split) as (recommender, requests):
-        of_floors = Floors(release, recommender.store, depth=everything)
+        baselines = Baselines(release, recommender.store, depth=everything)
         for request, _ in islice(requests, 0, None, step):
-            floors, viewer = of_floors.of(request), release.user_ids.rows([request.user_id])
+            floors, viewer = baselines.rank(request), release.user_ids.rows([request.user_id])
             retrieved = recommender.retrieve(request, CANDIDATES).rows[:CANDIDATES]
             for way, rows in {"retrieved": retrieved, "drawn": floors["random"][:CANDIDATES]}.items():
                 truth = world.truth(viewer, rows, np.array([request.as_of_ms]))

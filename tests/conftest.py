@@ -119,14 +119,14 @@ def funnel():
     """watched, long_view (all, unless given) and any other field > Funnel; what is not given is empty, new and unknown."""
     import numpy as np
 
-    from watchnext.evaluation.funnel import Funnel
+    from watchnext.evaluation.funnel_trace import FunnelTrace
 
-    def made(watched, long_view=None, **fields) -> Funnel:
+    def made(watched, long_view=None, **fields) -> FunnelTrace:
         watched = np.array(watched, np.int64)
-        empty = {"user_id": 1, "watches": 0, "age_h": np.zeros(len(watched)), "fates": np.zeros(len(watched), np.int64)}
+        empty = {"user_id": 1, "watches": 0, "age_h": np.zeros(len(watched)), "lost_at": np.zeros(len(watched), np.int64)}
         long_view = np.ones(len(watched), bool) if long_view is None else np.array(long_view, bool)
-        parts = {"merged": watched[:0], "stages": {}, "sources": {}, "floors": {}}
-        return Funnel(**{"watched": watched, "long_view": long_view, **empty, **parts, **fields})
+        parts = {"merged": watched[:0], "stages": {}, "sources": {}, "baselines": {}}
+        return FunnelTrace(**{"watched": watched, "long_view": long_view, **empty, **parts, **fields})
 
     return made
 

@@ -26,7 +26,7 @@ from watchnext.retrieval.towers.negatives import NegativeSample
 from watchnext.retrieval.towers.retrieval_module import RetrievalModule, nearest_interest
 from watchnext.retrieval.towers.two_tower import OneViewer
 from watchnext.schema import FeatureSchema, SchemaError
-from watchnext.serving.release.compiled import Graph
+from watchnext.serving.release.compiled import CompiledNetwork
 from watchnext.types import TARGETS
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -230,7 +230,7 @@ def test_the_exported_ranker_scores_as_torch_does(ranking, tmp_path):
         export_graph(Scorer(module.network), example, rows_vary={*of_video, INPUT}, path=tmp_path / f"{name}.xml")
     for ending in ("xml", "bin"):
         assert (tmp_path / f"a.{ending}").read_bytes() == (tmp_path / f"b.{ending}").read_bytes()
-    graph = Graph(tmp_path / "a.xml")
+    graph = CompiledNetwork(tmp_path / "a.xml")
     for start, candidates in ((0, 1), (5, 3), (2, 30)):
         some = shared_viewer(taken(inputs, slice(start, start + candidates)))
         given = {name: values.numpy() for name, values in some.items()}
@@ -349,7 +349,7 @@ def test_exported_towers_answer_as_torch_does(retrieval, tower, tmp_path, reques
     network = getattr(retrieval[0].network, request.node.callspec.params["tower"])
     network = OneViewer(network) if is_query else network
     export_graph(network, taken(mine, slice(0, 1 if is_query else 3)), rows_vary=vary, path=tmp_path / "tower.xml")
-    graph = Graph(tmp_path / "tower.xml")
+    graph = CompiledNetwork(tmp_path / "tower.xml")
     for rows in (slice(4, 5), slice(9, 10)) if is_query else (slice(0, 1), slice(3, 32)):
         some = taken(mine, rows)
         np.testing.assert_allclose(

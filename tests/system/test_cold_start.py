@@ -20,7 +20,7 @@ from watchnext.features.dataset.build import FeatureBuilder
 from watchnext.features.dataset.labels import Labels
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.release.release import Release, current
-from watchnext.serving.store.events import Event
+from watchnext.serving.store.journal import Event
 from watchnext.serving.store.store import Store
 from watchnext.simulator.world import World
 from watchnext.types import Request
@@ -45,7 +45,7 @@ MINE = {
 STAGES = """
 import runpy, shlex, sys
 from pathlib import Path
-from watchnext.lifecycle.pipeline import stages
+from watchnext.lifecycle.dvc_stages import stages
 chosen = {"data": "mine", "features": "world", "outputs": "outputs/mine"}
 for name, command in stages(Path.cwd(), chosen).items():
     words = shlex.split(command)[1:]
@@ -137,7 +137,7 @@ def test_the_first_watch_of_a_session_brings_videos_like_it(tables, recommender)
     likeness = cosines(tables, recommender, watched)
     assert watched not in answer.ids
     assert all("two_tower" in sources for sources in answer.sources)
-    nearest = recommender.found(Request("r2", who, 10, as_of + 60_000))["two_tower"]
+    nearest = recommender.by_source(Request("r2", who, 10, as_of + 60_000))["two_tower"]
     assert np.median(likeness[nearest[:10]]) > np.quantile(likeness, 0.9)
     other = recommender.recommend(Request("r2", "somebody else", 10, as_of + 60_000))
     assert likeness[answer.rows].mean() > likeness[other.rows].mean() + 0.1  # caps and diversity spread a slate

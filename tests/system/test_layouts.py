@@ -15,7 +15,7 @@ import yaml
 from layouts import LAYOUTS
 from watchnext.cli import composed
 from watchnext.data.tables import Tables
-from watchnext.lifecycle.pipeline import stages
+from watchnext.lifecycle.dvc_stages import stages
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.release.release import Release, current
 from watchnext.serving.store.store import Store

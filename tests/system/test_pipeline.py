@@ -134,7 +134,7 @@ def test_the_same_parts_give_the_same_release_and_others_a_challenger(project):
     assert promoted.returncode == 0, promoted.stderr
     after = (project / "releases" / "current").resolve().name
     assert after != before
-    assert f"{after} serves now, {before} did before" in promoted.stdout
+    assert f"{after} serves instead of {before};" in promoted.stdout
 
 
 def test_drift_without_served_traffic_is_no_data(project):

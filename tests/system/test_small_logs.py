@@ -20,7 +20,7 @@ LOGS = ("no_likes", "one_viewer")
 STAGES = """
 import runpy, shlex, sys
 from pathlib import Path
-from watchnext.lifecycle.pipeline import stages
+from watchnext.lifecycle.dvc_stages import stages
 for data in sys.argv[1:]:
     chosen = {"data": data, "features": "world", "outputs": f"outputs/{data}"}
     asked = {name: f"python -m watchnext.{name} data={data}" for name in (

@@ -1,1 +1,1 @@
-"""Held-out days through the Recommender that will be served."""
+"""Replay held-out days through the Recommender that will serve, and report what each stage finds and loses."""

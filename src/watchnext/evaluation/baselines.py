@@ -1,4 +1,4 @@
-"""What costs nothing and must be beaten: popularity over three spans of time, and chance."""
+"""Baselines that cost nothing and must be beaten: popularity over three spans of time, and chance."""
 
 import hashlib
 
@@ -12,14 +12,14 @@ from watchnext.serving.store.store import Store
 from watchnext.types import Request
 
 
-class Floors:
-    """Rankings of the whole catalogue for a request, `depth` long, seen and not yet uploaded videos left out.
+class Baselines:
+    """Rank the whole catalogue for a request, `depth` videos, without seen and not yet uploaded ones.
 
-    popular         by the log's own flags of long views before the held-out days, undecayed as nearly as the state keeps
-                    it (its longest half-life)
-    recent popular  by the shortest half-life of at least a day
-    popular now     by the shortest half-life
-    random          by chance, seeded by the request
+    popular         long views flagged by the log before the held-out days, with the longest half-life of the state, the
+                    nearest to no decay
+    recent popular  with the shortest half-life of at least a day
+    popular now     with the shortest half-life
+    random          at random, seeded by the request
     """
 
     def __init__(self, release: Release, store: Store, *, depth: int) -> None:
@@ -32,8 +32,8 @@ class Floors:
         self._recent = min((h for h in self._half_lives if h >= 24), default=max(self._half_lives))
         self._upload_ms = np.nan_to_num(np.array(release.catalogue.upload_ms), nan=-np.inf)
 
-    def of(self, request: Request) -> dict[str, np.ndarray]:
-        """Floor name > rows (at most depth,), best first."""
+    def rank(self, request: Request) -> dict[str, np.ndarray]:
+        """Return baseline name > rows (at most depth,), best first."""
         layout = self._release.layout
         allowed = self._upload_ms <= request.as_of_ms
         allowed[history.seen(self._store.viewer(request.user_id), layout.at_seen, layout.seen)] = False
@@ -52,8 +52,10 @@ class Floors:
 
 
 def best(values: np.ndarray, allowed: np.ndarray, k: int) -> np.ndarray:
-    """The `k` rows (at most k,) of the highest `values` (V,) among those `allowed` (V,), best first, of equal ones the lower
-    row. Time grows with V, not with V log V."""
+    """Return at most `k` rows with the highest `values` (V,) among the `allowed` (V,), best first; of ties, the lower row.
+
+    The time grows with V, not with V log V.
+    """
     rows = np.flatnonzero(allowed)
     values = values[rows]
     if len(rows) > k:

@@ -1,1 +1,1 @@
-"""Which release serves: build, register, promote; and the whole pipeline on other data."""
+"""Build, register and promote releases, and run the whole pipeline on other data."""

@@ -1,4 +1,4 @@
-"""`python -m watchnext.lifecycle release | promote | pipeline`."""
+"""`python -m watchnext.lifecycle release | promote | pipeline`: build a release, let one serve, run all stages."""
 
 import json
 import subprocess
@@ -9,8 +9,8 @@ from omegaconf import DictConfig
 
 from watchnext import tracking
 from watchnext.cli import dispatch, optioned, plain
-from watchnext.lifecycle import pipeline as stages
-from watchnext.lifecycle.promote import enter, model_name, promote, serving_id
+from watchnext.lifecycle.dvc_stages import run_stages
+from watchnext.lifecycle.promote import model_name, promote, register, serving_id
 from watchnext.schema import SchemaError
 from watchnext.serving.release.release import ReleaseError
 
@@ -18,7 +18,7 @@ from watchnext.serving.release.release import ReleaseError
 def release(config: DictConfig) -> None:
     """Assemble a release from the trained parts and register it as challenger; the first one serves at once."""
     from watchnext.features.dataset.batches import FeatureSet
-    from watchnext.lifecycle.build import ReleaseBuilder
+    from watchnext.lifecycle.release_builder import ReleaseBuilder
 
     outputs = Path(config.data.outputs)
     features = FeatureSet.load(outputs / "features")
@@ -34,40 +34,40 @@ def release(config: DictConfig) -> None:
     report = features.report
     tags = {"data_hash": report["data_hash"], "schema_fingerprint": report["schema"], "regime": report["regime"]}
     with tracking.start_run("release", config=plain(config), tags=tags) as run:
-        found = json.loads((outputs / "ranker" / "metrics.json").read_text())
+        metrics = json.loads((outputs / "ranker" / "metrics.json").read_text())
         built = builder.build()
-        serves = enter(
+        serves = register(
             built.folder,
             new=built.new,
             data=config.data.name,
             run=run,
-            metrics={name: found[name] for name in sorted(found) if "test/" in name},
+            metrics={name: metrics[name] for name in sorted(metrics) if "test/" in name},
         )
-        run.log_metrics({f"agreement/{name}": value for name, value in built.agreement.items()})
+        run.log_metrics({f"agreement/{name}": value for name, value in built.parity.items()})
     (outputs / "release.json").write_text(json.dumps({"release": built.folder.name}, indent=1))
-    how = f"`python -m watchnext.lifecycle promote data={config.data.name}` lets it serve"
-    print(f"{built.folder}: {'serves' if serves else f'challenger; {how}'}")
+    command = f"python -m watchnext.lifecycle promote data={config.data.name}"
+    print(f"{built.folder}: {'serves' if serves else f'challenger; run `{command}` to let it serve'}")
 
 
-def promoted(config: DictConfig) -> None:
-    """Let the challenger serve (or release=ID): switches releases/current and the registry's champion."""
+def promote_release(config: DictConfig) -> None:
+    """Let the challenger (or release=ID) serve: switch releases/current and the registry's champion."""
     name = model_name(config.data.name)
     chosen = config.release or tracking.challenger(name=name)
     if chosen is None:
-        raise LookupError(f"there is no challenger of {name!r}; name one with release=ID, or run `dvc repro`")
-    before = serving_id(Path(config.data.releases))
+        raise LookupError(f"there is no challenger of {name!r}; choose a release with release=ID, or run `dvc repro`")
+    previous = serving_id(Path(config.data.releases))
     promote(Path(config.data.releases), chosen, data=config.data.name)
-    print(f"{chosen} serves now, {before or 'nothing'} did before; a running server takes it up when restarted")
+    print(f"{chosen} serves instead of {previous or 'none'}; restart a running server to load it")
 
 
 def pipeline(config: DictConfig) -> None:
-    """Run every stage of dvc.yaml on other data, outside DVC: data=kuairand. Other key=value go to every stage."""
+    """Run every stage of dvc.yaml on other data without DVC, e.g. data=kuairand; other overrides go to every stage."""
     chosen = {"data": config.data.name, "features": config.data.features, "outputs": config.data.outputs}
-    given = [word for word in optioned(sys.argv[2:]) if not word.startswith("data=")]
-    stages.run(Path.cwd(), chosen, given)
+    overrides = [word for word in optioned(sys.argv[2:]) if not word.startswith("data=")]
+    run_stages(Path.cwd(), chosen, overrides)
 
 
-COMMANDS = {"release": release, "promote": promoted, "pipeline": pipeline}
+COMMANDS = {"release": release, "promote": promote_release, "pipeline": pipeline}
 ERRORS = (SchemaError, ReleaseError, ValueError, FileNotFoundError, LookupError, subprocess.CalledProcessError)
 
 if __name__ == "__main__":

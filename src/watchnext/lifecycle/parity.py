@@ -1,4 +1,4 @@
-"""Whether the compiled ranker answers as the trained network does: asked of every release before it is published."""
+"""Compare the compiled ranker with the trained network, before a release is published."""
 
 from collections.abc import Mapping
 
@@ -12,30 +12,29 @@ from watchnext.ranking.target_metrics import apart
 from watchnext.serving.release.compiled import CompiledRanker
 from watchnext.types import TARGETS
 
-ROWS, CANDIDATES = 4_000, 100  # held-out impressions that are asked for, and how many of them share a viewer
+ROWS, CANDIDATES = 4_000, 100  # held-out impressions that are compared, and how many of them share a viewer
 LEAST_RANK = 0.999
-MOST_APART = {"probability": 0.01, "watch_s": 0.01}  # the latter as a part of the seconds
-LEAST_SPREAD = 1e-3  # part of its largest value that a head varies by, where its order is more than rounding
+MOST_APART = {"probability": 0.01, "watch_s": 0.01}  # for watch_s relative to the seconds
+LEAST_SPREAD = 1e-3  # least variation of a head, relative to its largest value, for an order that is more than rounding
 CANDIDATE_INPUTS = ("video_codes", "video_tags", "video_vector", "video_values", "video_duration_s", "candidate_values")
 
 
-class AgreementError(ValueError):
-    """A compiled network that answers otherwise than the trained one."""
+class ParityError(ValueError):
+    """A compiled network whose predictions differ from those of the trained one."""
 
 
 @torch.no_grad()
-def agreement(ranker: CompiledRanker, network: torch.nn.Module, features: FeatureSet, rows: np.ndarray) -> dict[str, float]:
-    """`rank/<target>`, the rank correlation of the two, and `difference/<kind>`, the largest ones as `apart` finds them; nan
-    is undefined.
+def parity(ranker: CompiledRanker, network: torch.nn.Module, features: FeatureSet, rows: np.ndarray) -> dict[str, float]:
+    """Return `rank/<target>`, the rank correlation of both, and `difference/<kind>`, the largest differences; nan is undefined.
 
-    Up to ROWS of `rows`, evenly spaced, CANDIDATES at a time for the viewer of the first of them: the compiled ranker gets that
-    viewer once, as when serving, the network gets the viewer in every row, as in training.
+    Up to ROWS of `rows` are compared, evenly spaced, CANDIDATES at a time for the viewer of the first of them. The compiled
+    ranker gets this viewer once, as in serving; the network gets the viewer in every row, as in training.
     """
     rows = rows[:: max(1, -(-len(rows) // ROWS))]
     parts = [_both(ranker, network, features, rows[start : start + CANDIDATES]) for start in range(0, len(rows), CANDIDATES)]
     served, trained = (np.concatenate(each) for each in zip(*parts, strict=True))
-    found = {f"rank/{name}": _order(served[:, place], trained[:, place]) for place, name in enumerate(TARGETS)}
-    return found | {f"difference/{kind}": value for kind, value in apart(served, trained).items()}
+    ranks = {f"rank/{name}": _order(served[:, column], trained[:, column]) for column, name in enumerate(TARGETS)}
+    return ranks | {f"difference/{kind}": value for kind, value in apart(served, trained).items()}
 
 
 def _both(
@@ -49,22 +48,25 @@ def _both(
 
 
 def _order(served: np.ndarray, trained: np.ndarray) -> float:
-    """Rank correlation, 0 where one orders and the other says the same of everything; nan, undefined, where both say the same,
-    as a head does of an outcome that never happens."""
+    """Return the rank correlation: 0 where only one side is constant, nan (undefined) where both are.
+
+    A head is constant for an outcome that never happens.
+    """
     rounding = LEAST_SPREAD * np.abs(trained).max()
     if np.ptp(trained) <= rounding:
         return float("nan") if np.ptp(served) <= 2 * rounding else 0.0
     return float(np.nan_to_num(rank_correlation(served, trained)))
 
 
-def require_agreement(found: Mapping[str, float]) -> None:
-    """Raise AgreementError naming the figures that are too far from 1, or from 0. An order may be undefined, no difference."""
-    wrong = [f"{name} {value:.5f}, expected above {LEAST_RANK}" for name, value in found.items()
-             if name.startswith("rank/") and value <= LEAST_RANK]  # fmt: skip
-    wrong += [f"difference/{kind} {found[f'difference/{kind}']:.5f}, expected below {most}" for kind, most in MOST_APART.items()
-              if not found[f"difference/{kind}"] < most]  # fmt: skip
-    if wrong:
-        raise AgreementError(
-            f"the compiled ranker does not answer as the trained network does on held-out impressions: {'; '.join(wrong)}. "
-            "Nothing was released; run `dvc repro --force ranker release`, and if it stays, look at nn/export.py"
+def require_parity(measured: Mapping[str, float]) -> None:
+    """Raise ParityError naming the figures beyond their limits. A rank correlation may be undefined, a difference may not."""
+    failures = [f"{name} {value:.5f}, expected above {LEAST_RANK}" for name, value in measured.items()
+                if name.startswith("rank/") and value <= LEAST_RANK]  # fmt: skip
+    differences = {name: measured[f"difference/{name}"] for name in MOST_APART}
+    failures += [f"difference/{name} {value:.5f}, expected below {MOST_APART[name]}" for name, value in differences.items()
+                 if not value < MOST_APART[name]]  # fmt: skip
+    if failures:
+        raise ParityError(
+            f"the compiled ranker differs from the trained network on held-out impressions: {'; '.join(failures)}. "
+            "Nothing was released; run `dvc repro --force ranker release`, and if it fails again, look at nn/export.py"
         )

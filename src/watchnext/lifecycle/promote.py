@@ -1,4 +1,4 @@
-"""Which release serves: `current` switched, the registry following it."""
+"""Decide which release serves: register releases, and switch `current` and the registry together."""
 
 import shutil
 from collections.abc import Mapping
@@ -10,12 +10,12 @@ from watchnext.serving.release.release import ReleaseError, current, switch
 
 
 def model_name(data: str) -> str:
-    """Name in the registry; one a data set, so that trying another data set never touches what this one serves."""
+    """Return the name in the registry: one a data set, so that no data set changes what another one serves."""
     return f"watchnext-{data}"
 
 
 def serving_id(releases: Path) -> str | None:
-    """Id of the release that serves, None where none does."""
+    """Return the id of the serving release, or None."""
     try:
         return current(releases).name
     except ReleaseError:
@@ -23,25 +23,27 @@ def serving_id(releases: Path) -> str | None:
 
 
 def promote(releases: Path, release_id: str, *, data: str) -> None:
-    """Make a release the one that serves; what it needs is looked at before anything is switched.
+    """Let a release serve, after all checks.
 
     Raises ReleaseError if it is damaged, missing or of another data set, LookupError if it was never registered.
     """
     manifest = verified(releases / release_id)
     if manifest["id"] != release_id:
-        raise ReleaseError(f"{release_id!r} names the release {manifest['id']!r}; promote that id")
+        raise ReleaseError(f"{release_id!r} is a link to the release {manifest['id']!r}; promote that id")
     if manifest["data"] != data:
         raise ReleaseError(
             f"{release_id!r} is a release of data set {manifest['data']!r}, not of {data!r}; "
             f"run `python -m watchnext.lifecycle promote data={manifest['data']} release={release_id}`"
         )
     tracking.set_champion(release_id, name=model_name(data))
-    switch(releases, release_id)  # last: what serves is the folder's word, the registry mirrors it
+    switch(releases, release_id)  # last: the link decides what serves, and the registry mirrors it
 
 
-def enter(release: Path, *, new: bool, data: str, run: tracking.Run, metrics: Mapping[str, float | None]) -> bool:
-    """Register a finished release as challenger; the first one is promoted by itself. Says whether it serves now. A `new` one
-    that cannot be registered is removed: nothing may lie there that the registry does not know."""
+def register(release: Path, *, new: bool, data: str, run: tracking.Run, metrics: Mapping[str, float | None]) -> bool:
+    """Register a finished release as challenger, and promote the first one. Return True if it serves now.
+
+    A `new` release that cannot be registered is removed, so that the registry knows every release in the folder.
+    """
     try:
         tracking.register_release(release.name, release, run_id=run.id, metrics=metrics, name=model_name(data))
     except BaseException:

@@ -1,1 +1,1 @@
-"""Served traffic against training data: drift."""
+"""Compare served traffic with training data: drift."""

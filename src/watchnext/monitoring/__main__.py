@@ -1,4 +1,4 @@
-"""`python -m watchnext.monitoring drift`: exits 0 for none, 2 for drift, 3 for no data."""
+"""`python -m watchnext.monitoring drift`: compare traffic with the release; exits 0 (none), 2 (drift), 3 (no data)."""
 
 import json
 from pathlib import Path
@@ -14,26 +14,28 @@ from watchnext.monitoring.drift import Drift, drift_report
 from watchnext.monitoring.reference import reference
 from watchnext.ranking.scoring import Ranker
 from watchnext.schema import FeatureSchema, SchemaError
-from watchnext.serving.funnel.served_log import shown
+from watchnext.serving.funnel.served_log import shown_videos
 from watchnext.serving.release.manifest import ReleaseError
 from watchnext.serving.release.release import current, last_built
 
 
 def tests_of(columns: list[str], schema: FeatureSchema) -> dict[str, str]:
-    """Column > drift test: the feature's own where it declares one. Ids are left out, as new ones are no drift."""
+    """Return column > drift test, which the feature may declare. Ids are left out, as new ids are not drift."""
     declared = {f.name: f.drift for f in schema.features}
     ids = {"user_id", "video_id", "creator_id"}
     return {name: declared.get(name, "auto") for name in columns if name not in ids}
 
 
 def served(folder: Path) -> pl.DataFrame:
-    """Features and scores of every served slate, one row a video; empty where nothing was served."""
+    """Read features and scores of the served slates, one row a video; empty where nothing was served."""
     files = sorted(folder.glob("hour=*/*.parquet"))
-    return shown(pl.concat([pl.read_parquet(file) for file in files], how="diagonal_relaxed")) if files else pl.DataFrame()
+    return (
+        shown_videos(pl.concat([pl.read_parquet(file) for file in files], how="diagonal_relaxed")) if files else pl.DataFrame()
+    )
 
 
 def held_out(config: DictConfig) -> pl.DataFrame:
-    """The test days as the feature stage built them, scored by the pipeline's ranker."""
+    """Read the test days of the feature stage, scored by the pipeline's ranker."""
     outputs = Path(config.data.outputs)
     features = FeatureSet.load(outputs / "features")
     ranker = Ranker.load(outputs / "ranker", schema=features.pipeline.schema, repair="dvc repro ranker")
@@ -41,6 +43,7 @@ def held_out(config: DictConfig) -> pl.DataFrame:
 
 
 def compared(config: DictConfig, release: Path) -> Drift:
+    """Compare the configured window with the reference sample of the release."""
     schema = FeatureSchema.load(release / "pipeline" / "schema.json")
     before = pl.read_parquet(release / "reference" / "reference.parquet")
     now = held_out(config) if config.monitoring.window == "held_out" else served(Path(config.monitoring.served))
@@ -49,40 +52,40 @@ def compared(config: DictConfig, release: Path) -> Drift:
 
 
 def drift(config: DictConfig) -> int:
-    """Compare served (or held-out) features and scores with the release's reference: HTML, JSON, MLflow."""
+    """Compare served (or held-out) features and scores with the release's reference; write HTML, JSON, MLflow."""
     outputs = Path(config.data.outputs)
     as_stage = config.monitoring.window == "held_out"
     releases = Path(config.data.releases)
     release = last_built(releases, outputs) if as_stage else current(releases)
-    found = compared(config, release)
+    result = compared(config, release)
     folder = outputs / "drift" / ("" if as_stage else "served")
-    found.write(folder)
-    drifted = sorted(name for name, column in found.columns.items() if column["drifted"])
+    result.write(folder)
+    drifted = sorted(name for name, column in result.columns.items() if column["drifted"])
     summary = {
-        "verdict": found.verdict,
-        "columns": len(found.columns),
+        "verdict": result.verdict,
+        "columns": len(result.columns),
         "drifted": len(drifted),
-        "share": rounded(found.share, 6),
+        "share": rounded(result.share, 6),
     }
     manifest = json.loads((release / "manifest.json").read_text())
-    facts = {
+    tags = {
         "data_hash": manifest["id"],
         "schema_fingerprint": manifest["schema"],
         "release": release.name,
-        "verdict": found.verdict,
+        "verdict": result.verdict,
     }
-    with tracking.start_run("drift", config=plain(config), tags=facts) as run:
-        run.log_metrics({"drift/share": found.share, "drift/exit_code": float(found.exit_code)})
+    with tracking.start_run("drift", config=plain(config), tags=tags) as run:
+        run.log_metrics({"drift/share": result.share, "drift/exit_code": float(result.exit_code)})
         run.log_file(folder / "drift.html")
         run.log_file(folder / "drift.json")
     if as_stage:
         write_report(outputs / "metrics" / "drift.json", summary)
     print(
-        f"drift: {found.verdict}; {len(drifted)} of {len(found.columns)} columns drifted"
+        f"drift: {result.verdict}; {len(drifted)} of {len(result.columns)} columns drifted"
         + "".join(f"\n  {name}" for name in drifted)
     )
-    print(f"look: {folder / 'drift.html'}")
-    return 0 if as_stage else found.exit_code  # a pipeline that stopped here would leave its later runs without figures
+    print(f"report: {folder / 'drift.html'}")
+    return 0 if as_stage else result.exit_code  # a pipeline that stopped here would leave its later stages without figures
 
 
 if __name__ == "__main__":

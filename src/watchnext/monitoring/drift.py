@@ -1,7 +1,7 @@
-"""Has the traffic moved away from what the release was trained on? The only door to Evidently.
+"""Compare traffic with the data that the release was trained on. Only this module imports Evidently.
 
-Evidently raises on an empty window and on an all-null or missing column. A column that cannot be tested is "no data" here, a
-state of its own: neither drifted nor well. Scores and thresholds are Evidently's (its default per test).
+Evidently raises on an empty window and on an all-null or missing column. A column that cannot be tested has the verdict "no
+data", which is neither "drift" nor "none". Scores and thresholds are Evidently's defaults for each test.
 """
 
 import json
@@ -21,18 +21,18 @@ Table = pl.DataFrame | Mapping[str, np.ndarray]
 Rows = TypeVar("Rows", pl.DataFrame, pl.Series)
 
 EXIT_CODES = {"none": 0, "drift": 2, "no data": 3}
-CATEGORIES = 50  # kept by name; the rest is one, as thousands of rare ones differ between any two samples
+CATEGORIES = 50  # kept by name; the others are merged, as thousands of rare ones differ between any two samples
 REST = "(rest)"
 
 
 @dataclass(frozen=True)
 class Drift:
-    """The verdict ("none", "drift" or "no data") and what it rests on.
+    """The verdict ("none", "drift" or "no data") with its evidence.
 
     share     of the testable columns that drifted, nan if none is testable
-    columns   name > score, test, threshold, drifted, verdict, missing (ratio, both windows); no data leaves the first four None
+    columns   name > score, test, threshold, drifted (None for "no data"), verdict, missing (ratio, both windows)
     rows      of the (reference, current) window before sampling
-    page      the report for readers, HTML
+    page      the HTML report
     """
 
     verdict: str
@@ -46,7 +46,7 @@ class Drift:
         return EXIT_CODES[self.verdict]
 
     def write(self, folder: Path) -> None:
-        """`drift.html` for readers and `drift.json`, which is the same for the same windows (no clock in it)."""
+        """Write `drift.html`, and `drift.json`, which is the same for the same windows as it holds no times."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         share = None if np.isnan(self.share) else self.share
@@ -70,8 +70,8 @@ def drift_report(
 
     tests         column > one of schema.DRIFT_TESTS; "auto" lets Evidently choose, "none" leaves the column out
     threshold     share of drifted columns from which on the verdict is drift
-    score_column  a column (what the model says) whose drift alone is the verdict
-    rows          at most this many of each window are read, drawn with `seed`
+    score_column  a column of predictions whose drift alone makes the verdict drift
+    rows          largest number of rows read of each window, drawn with `seed`
 
     A list column is compared by its elements. Raises ValueError for an unknown test or one that a column's type does not allow.
     """
@@ -80,7 +80,7 @@ def drift_report(
     generator = np.random.default_rng(seed)
     windows = [_Window.of(table, names, tests, rows, generator) for table in (reference, current)]
     testable = [name for name in names if all(len(window.values.get(name, ())) for window in windows)]
-    scores, page = _evidently(windows, testable, tests) if testable else ({}, _nothing(names, windows))
+    scores, page = _evidently(windows, testable, tests) if testable else ({}, _empty_page(names, windows))
     columns = {name: _entry(name, scores.get(name), windows) for name in names}
     drifted = [name for name in testable if columns[name]["drifted"]]
     share = len(drifted) / len(testable) if testable else float("nan")
@@ -98,7 +98,7 @@ def _check(tests: Mapping[str, str], threshold: float) -> None:
 
 @dataclass(frozen=True)
 class _Window:
-    """One side: its row count, the usable values of each column it has, and the ratio of rows without one."""
+    """One window: its row count, the usable values of each of its columns, and the ratio of rows without one."""
 
     rows: int
     values: Mapping[str, pl.Series]
@@ -120,7 +120,7 @@ def _sampled(table: Rows, rows: int, generator: np.random.Generator) -> Rows:
 
 
 def _usable(column: pl.Series, *, categorical: bool) -> pl.Series:
-    """The values that can be compared: floats (finite) or strings, list elements one by one, nulls gone."""
+    """Return the comparable values: finite floats or strings, list elements one by one, without nulls."""
     while column.dtype.is_nested():
         column = column.explode()
     column = column.drop_nulls()
@@ -135,8 +135,8 @@ def _missing(column: pl.Series, usable: pl.Series) -> float:
     return float(f"{(column.null_count() if nested else len(column) - len(usable)) / len(column):.6g}")
 
 
-def _folded(reference: pl.Series, current: pl.Series) -> list[pl.Series]:
-    """Both with all but the most common categories replaced by one. Common in both together: choosing by one side biases it."""
+def _merged_rare(reference: pl.Series, current: pl.Series) -> list[pl.Series]:
+    """Replace all but the most common categories of both by one. They are counted together: counting one side biases it."""
     shares = pl.concat(column.rename("value").value_counts(normalize=True, name="share") for column in (reference, current))
     ranked = shares.group_by("value").agg(pl.col("share").sum().round(9)).sort(["share", "value"], descending=[True, False])
     kept = ranked["value"].head(CATEGORIES).implode()
@@ -144,21 +144,21 @@ def _folded(reference: pl.Series, current: pl.Series) -> list[pl.Series]:
 
 
 def _paired(windows: list[_Window], names: list[str], tests: Mapping[str, str]) -> dict[str, list[pl.Series]]:
-    """Both sides of every column with one type: strings where either side holds strings."""
+    """Give both sides of every column one type: strings where either side holds strings."""
     pairs = {name: [window.values[name] for window in windows] for name in names}
     text = [name for name, pair in pairs.items() if any(column.dtype == pl.String for column in pair)]
     for name in text:
         if tests[name] in ("ks", "wasserstein"):
             raise ValueError(f"column {name!r} holds strings, but its drift test {tests[name]!r} compares numerical values")
-    return pairs | {name: _folded(*(column.cast(pl.String) for column in pairs[name])) for name in text}
+    return pairs | {name: _merged_rare(*(column.cast(pl.String) for column in pairs[name])) for name in text}
 
 
 def _evidently(windows: list[_Window], names: list[str], tests: Mapping[str, str]) -> tuple[dict[str, dict], str]:
-    """Evidently's result of every column, by name, and its page."""
+    """Run Evidently; return its result by column, and its page."""
     pairs = _paired(windows, names, tests)
     text = [name for name in names if pairs[name][0].dtype == pl.String]
     os.environ.setdefault("DO_NOT_TRACK", "1")  # its telemetry is on by default
-    with warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"):  # it warns on import, and where a category is new
+    with warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"):  # it warns on import and about new categories
         import pandas as pd
         from evidently import DataDefinition, Dataset, Report
         from evidently.metrics import ValueDrift
@@ -191,7 +191,7 @@ def _entry(name: str, result: dict | None, windows: list[_Window]) -> dict:
     }
 
 
-def _nothing(names: list[str], windows: list[_Window]) -> str:
+def _empty_page(names: list[str], windows: list[_Window]) -> str:
     counts = f"{windows[0].rows} reference rows and {windows[1].rows} current rows"
-    listed = f"None of the {len(names)} columns to test holds values in both windows."
+    listed = f"None of the {len(names)} columns to test has values in both windows."
     return f"<!doctype html><meta charset=utf-8><title>Drift: no data</title><h1>No data</h1><p>{counts}. {listed}</p>\n"

@@ -1,1 +1,1 @@
-"""A request > a slate: release, store, recommender, contract, app (HTTP), service (BentoML), served (log), batch, page/."""
+"""A request > a slate: release (the sealed folder), store (online state), funnel (recommender), http (API and page)."""

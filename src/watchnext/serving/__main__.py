@@ -1,4 +1,4 @@
-"""`python -m watchnext.serving build-store | recommendations | state build`: what the server reads, made ahead of it."""
+"""`python -m watchnext.serving build-store | recommendations | state build`: prepare what the server reads."""
 
 import time
 from dataclasses import asdict
@@ -19,7 +19,7 @@ from watchnext.serving.store.store import Store, build_store
 
 
 def store(config: DictConfig) -> None:
-    """Build the store of the release that serves, or rebuild it where it was made for another schema or catalogue."""
+    """Build the store of the serving release, or rebuild one of another schema or catalogue."""
     release = Release.load(current(Path(config.data.releases)))
     folder = Path(config.data.store)
     try:
@@ -34,35 +34,35 @@ def store(config: DictConfig) -> None:
 
 
 def recommendations(config: DictConfig) -> None:
-    """Compute every user's slate with the release that serves, into its store: what `mode=precomputed` answers."""
+    """Precompute every user's slate with the serving release, into its store, for `mode=precomputed`."""
     release = Release.load(current(Path(config.data.releases)))
-    opened = Store.open(Path(config.data.store), release)
+    online_store = Store.open(Path(config.data.store), release)
     try:
-        # A slate is computed as of now: what the store has seen is part of it.
-        now_ms = int(time.time() * 1000) if release.clock == "wall" else max(release.as_of_ms, opened.last_known_at + 1)
+        # A slate is computed as of now, so that it includes all events of the store.
+        now_ms = int(time.time() * 1000) if release.clock == "wall" else max(release.as_of_ms, online_store.last_known_at + 1)
         users = [release.user_ids.value(row) for row in range(len(release.user_ids.ids))]
-        report = precompute(Recommender(release, opened), users, k=config.slate_size, as_of_ms=now_ms, store=opened)
+        report = precompute(Recommender(release, online_store), users, k=config.slate_size, as_of_ms=now_ms, store=online_store)
     finally:
-        opened.close()
+        online_store.close()
     write_report(Path(config.data.outputs) / "metrics" / "recommendations.json", {"release": release.id, **asdict(report)})
-    print(f"{release.id}: {report.slates:,} slates of {report.users:,} users")
+    print(f"{release.id}: {report.slates:,} slates for {report.users:,} users")
 
 
-def build_state(config: DictConfig) -> None:
-    """Build or catch up the store from a log (--log DIR), beside the one that serves; they switch with the release."""
-    # It brings the validation of tables, without which the other commands start sooner.
-    from watchnext.serving.store import from_log as state
+def state_build(config: DictConfig) -> None:
+    """Build a store from a log (--log DIR) beside the serving one, or update it; the release's next server uses it."""
+    # Imported here, as it needs the validation of tables, without which the other commands start sooner.
+    from watchnext.serving.store.from_log import build_from_log
 
     if config.log is None:
         raise StoreError("log is null, expected a folder; run `python -m watchnext.serving state build --log DIR`")
     releases, folder = Path(config.data.releases), Path(config.data.store)
     release = Release.load(releases / config.release if config.release else current(releases))
     serves = (releases / "current").resolve() == release.folder
-    built = state.build_state(folder, release, Path(config.log), snapshots=config.snapshots, serves=serves)
-    print("\n".join(aligned([(name, str(value)) for name, value in asdict(built).items()])))
-    print(f"{folder}: {'fits' if built.switched else 'switches when a server starts with'} {release.id}")
+    report = build_from_log(folder, release, Path(config.log), snapshots=config.snapshots, serves=serves)
+    print("\n".join(aligned([(name, str(value)) for name, value in asdict(report).items()])))
+    print(f"{folder}: {'fits' if report.switched else 'will be used when a server starts with'} {release.id}")
 
 
 if __name__ == "__main__":
-    commands = {"build-store": store, "recommendations": recommendations, "state build": build_state}
+    commands = {"build-store": store, "recommendations": recommendations, "state build": state_build}
     dispatch("watchnext.serving", commands, (ReleaseError, StoreError, DataError, SchemaError))

@@ -8,9 +8,9 @@ import polars as pl
 import pytest
 
 from watchnext.data.tables import OUTCOMES
-from watchnext.evaluation.replay import Replay, Stream, events_of, ranking_metrics, skew
+from watchnext.evaluation.replay import EventStream, Replay, events_of, ranking_metrics, skew
 from watchnext.schema import FeatureSchema
-from watchnext.serving.store.events import Event
+from watchnext.serving.store.journal import Event
 from watchnext.types import TARGETS
 
 DAY_MS = 86_400_000
@@ -75,7 +75,7 @@ def test_a_regime_decides_what_a_request_sees(regime, seen):
     known = [10, DAY_MS, DAY_MS + 5, DAY_MS + 9]
     events = [Event(kind="shown", user_id=1, video_id=1, known_at=at) for at in known]
     store = Recorder()
-    stream = Stream(store, events, regime=regime, days_ms=np.array([0, DAY_MS]))
+    stream = EventStream(store, events, regime=regime, days_ms=np.array([0, DAY_MS]))
     for as_of, expected in zip((10, 11, DAY_MS + 6), seen, strict=True):
         stream.advance(as_of)
         assert store.applied == expected
@@ -84,7 +84,7 @@ def test_a_regime_decides_what_a_request_sees(regime, seen):
 def test_a_day_begins_with_its_first_request():
     store = Recorder()
     events = [Event(kind="shown", user_id=1, video_id=1, known_at=at) for at in (90, 100)]
-    stream = Stream(store, events, regime="daily", days_ms=np.array([50, 100]))
+    stream = EventStream(store, events, regime="daily", days_ms=np.array([50, 100]))
     stream.advance(99)
     assert store.applied == []
     stream.advance(180)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from watchnext.cli import dispatch
-from watchnext.lifecycle import pipeline
 from watchnext.lifecycle.__main__ import COMMANDS, ERRORS
+from watchnext.lifecycle.dvc_stages import stages
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -33,7 +33,7 @@ def piped(monkeypatch):
 def test_overrides_reach_every_stage(piped):
     ran, code = piped("data=world", "trainer.max_epochs=2", "data.split.test_days=2", "--data.outputs", "some/where")
     assert code is None
-    assert len(ran) == len(pipeline.stages(ROOT, {}))
+    assert len(ran) == len(stages(ROOT, {}))
     for words in ran:
         assert words[-3:] == ["trainer.max_epochs=2", "data.split.test_days=2", "data.outputs=some/where"]
         assert [word for word in words if word.startswith("data=")] == ["data=world"]

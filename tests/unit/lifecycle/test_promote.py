@@ -7,7 +7,7 @@ import pytest
 
 from watchnext import tracking
 from watchnext.files import sha256_of
-from watchnext.lifecycle.promote import enter, promote, serving_id
+from watchnext.lifecycle.promote import promote, register, serving_id
 from watchnext.serving.release.manifest import SEAL, ReleaseError, digest_of
 
 TAGS = {"data_hash": "d1", "schema_fingerprint": "f1"}
@@ -29,9 +29,9 @@ def releases(tmp_path, monkeypatch) -> Path:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     releases = tmp_path / "releases"
     with tracking.start_run("release", config={}, tags=TAGS) as run:
-        assert enter(sealed(releases, "first"), new=True, data="tiny", run=run, metrics={})
-        assert not enter(sealed(releases, "second"), new=True, data="tiny", run=run, metrics={})
-        enter(sealed(releases, "other", "another"), new=True, data="another", run=run, metrics={})
+        assert register(sealed(releases, "first"), new=True, data="tiny", run=run, metrics={})
+        assert not register(sealed(releases, "second"), new=True, data="tiny", run=run, metrics={})
+        register(sealed(releases, "other", "another"), new=True, data="another", run=run, metrics={})
     sealed(releases, "unknown")
     return releases
 
@@ -47,7 +47,7 @@ def test_a_challenger_is_promoted(releases):
         ("unknown", "'unknown' is not registered as 'watchnext-tiny'"),
         ("nothing", "manifest.json cannot be read"),
         ("other", "'other' is a release of data set 'another', not of 'tiny'.*promote data=another"),
-        ("current", "'current' names the release 'first'"),
+        ("current", "'current' is a link to the release 'first'"),
     ],
 )
 def test_what_cannot_serve_switches_nothing(releases, chosen, says):

@@ -119,7 +119,7 @@ def test_heads_that_predict_no_mean_are_too_low_though_their_order_within_a_dura
 
 @EVERY
 def test_numpy_torch_and_the_exported_graph_agree(kind, train, tmp_path):
-    from watchnext.serving.release.compiled import Graph
+    from watchnext.serving.release.compiled import CompiledNetwork
 
     head = fitted(kind, train).eval()
     logits = np.random.default_rng(2).normal(scale=2.0, size=(40, head.logits)).astype(np.float32)
@@ -141,14 +141,14 @@ def test_numpy_torch_and_the_exported_graph_agree(kind, train, tmp_path):
 
     example = {"logits": floats(logits[:5]), "duration_s": floats(duration[:5])}
     export_graph(Seconds(), example, rows_vary={"logits", "duration_s"}, path=tmp_path / "graph.xml")
-    served = Graph(tmp_path / "graph.xml")({"logits": logits, "duration_s": duration})
+    served = CompiledNetwork(tmp_path / "graph.xml")({"logits": logits, "duration_s": duration})
     assert served == pytest.approx(expected, rel=1e-4, abs=1e-3)
 
 
 @EVERY
 def test_a_network_with_a_head_is_a_ranking_network(kind, train, world_features, tmp_path):
     """Rebuilt from its recipe and exported, it answers the head's seconds."""
-    from watchnext.serving.release.compiled import Graph
+    from watchnext.serving.release.compiled import CompiledNetwork
 
     rows = world_features.rows("valid")[:12]
     batch = world_features.batch(rows)
@@ -172,7 +172,7 @@ def test_a_network_with_a_head_is_a_ranking_network(kind, train, world_features,
     assert torch.equal(Scorer(again)(batch), found)
     inputs = {name: value for name, value in batch.items() if name not in NO_INPUTS}
     export_graph(Scorer(again), inputs, rows_vary=set(inputs), path=tmp_path / "ranker.xml")
-    served = Graph(tmp_path / "ranker.xml")({name: value.numpy() for name, value in inputs.items()})
+    served = CompiledNetwork(tmp_path / "ranker.xml")({name: value.numpy() for name, value in inputs.items()})
     assert served == pytest.approx(found.numpy(), rel=1e-3, abs=1e-4)
 
 

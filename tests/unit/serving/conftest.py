@@ -20,7 +20,7 @@ from watchnext.retrieval.__main__ import graph, trending
 from watchnext.retrieval.index.segments import VideoIndex
 from watchnext.retrieval.towers.two_tower import TwoTower
 from watchnext.schema import FeatureSchema
-from watchnext.serving.release.release import Release, aside, assemble, publish, switch
+from watchnext.serving.release.release import Release, assemble, publish, staging_folder, switch
 from watchnext.serving.store.store import Store
 from watchnext.types import SOURCES, TARGETS
 
@@ -184,7 +184,7 @@ def looked_up(features: Path, folder: Path) -> None:
 
 def stage_release(built, exported, root: Path) -> Path:
     """The parts, assembled aside."""
-    staging = aside(root)
+    staging = staging_folder(root)
     assemble(
         staging,
         features=built[0],

@@ -18,7 +18,7 @@ from watchnext.features.catalogue import Ids
 from watchnext.serving.funnel.precomputed import precompute
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.funnel.served_log import ServedLog
-from watchnext.serving.http.app import Settings, create_app
+from watchnext.serving.http.app import Limits, create_app
 from watchnext.serving.store.environment import StoreError
 from watchnext.serving.store.store import Store
 from watchnext.types import TARGETS
@@ -71,9 +71,9 @@ def app_over(recommender, store, served, **limits):
     return create_app(
         recommender=recommender,
         store=store,
-        served=served,
+        served_log=served,
         clock=Ticking(recommender.release.as_of_ms),
-        settings=Settings(**limits),
+        limits=Limits(**limits),
     )
 
 
@@ -226,7 +226,7 @@ def test_a_key_counts_once(api, viewer):
     assert len(api("GET", f"/v1/viewers/{STRANGER}/history").json()["history"]) == 0
 
 
-def test_an_unknown_video_is_named_and_kept_aside(api, store, viewer):
+def test_an_unknown_video_is_named_and_quarantined(api, store, viewer):
     known = api.slate(viewer)["items"][0]["video_id"]
     events = [{"type": "outcome", "user_id": viewer, "video_id": video, "key": video} for video in (known, "no such video")]
     answer = api("POST", "/v1/events", body={"events": events})
@@ -300,7 +300,7 @@ def test_a_refused_kind_is_named_with_the_release_and_no_event_of_the_call_count
         {"type": "outcome", "user_id": user, "video_id": each, "key": "k"} for user, each in ((viewer, video), (viewer, 7))
     ]
     answer = api("POST", "/v1/events", body={"events": events})
-    expected = f"a string, as the ids of release {release.id} are"
+    expected = f"a string, like the ids of release {release.id}"
     assert (answer.status_code, answer.json()["error"]) == (
         422,
         {
@@ -340,13 +340,13 @@ def test_where_the_release_knows_nobody_the_first_viewer_says_the_kind(release, 
         (b'{"user_id": 1, "context": {"a": NaN}}', 400, "without NaN"),
         (b'{"user_id": "\\ud800"}', 400, "surrogate"),
         (b"[" * 100_000, 400, "depth"),
-        (b"{", 400, "no JSON"),
-        (b"\xff\xfe", 400, "no JSON"),
+        (b"{", 400, "not valid JSON"),
+        (b"\xff\xfe", 400, "not valid JSON"),
         (b"", 422, "body"),
         (b"[]", 422, "body"),
         (b'{"user_id": 1, "k": 0}', 422, "body.k is 0"),
         (b'{"user_id": 1, "k": 1000000000}', 422, "body.k is 1000000000"),
-        (b'{"user_id": 1e999}', 400, "no JSON"),
+        (b'{"user_id": 1e999}', 400, "not valid JSON"),
         (b'{"user_id": 99999999999999999999}', 422, "body.user_id"),
         (b'{"user_id": 1, "kk": 5}', 422, "body.kk is 5"),
     ],
@@ -396,10 +396,10 @@ def test_a_store_that_fails_costs_the_count_and_not_the_slate(release, store, se
     slate = api.slate(viewer)
     assert slate["items"]
     assert slate["degraded"]
-    assert slate["degraded_why"] == ["the store did not take what was shown"]
+    assert slate["degraded_why"] == ["impressions were not recorded"]
     answer = api.outcome(viewer, slate["items"][0]["video_id"], "k")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-    assert "none of the events counted" in answer.json()["error"]["message"]
+    assert "no events were stored; retry the whole request" in answer.json()["error"]["message"]
 
 
 # ---- overload ----------------------------------------------------------------------------------------------------------

@@ -13,10 +13,10 @@ from watchnext.reranking.rules import DuplicateFilter, Filter, RuleContext
 from watchnext.reranking.slate import Reranker
 from watchnext.retrieval.index.vectors import exact
 from watchnext.schema import Feature
-from watchnext.serving.funnel.query import _number, named
+from watchnext.serving.funnel.query import _number, features_by_name
 from watchnext.serving.funnel.recommender import ContextError, Recommender
 from watchnext.serving.release.release import ReleaseError
-from watchnext.serving.store.events import Event
+from watchnext.serving.store.journal import Event
 from watchnext.serving.store.store import Store
 from watchnext.types import SOURCES, TARGETS, Request
 
@@ -42,9 +42,9 @@ def test_a_slate_obeys_its_rules_and_says_where_it_comes_from(recommender, relea
     assert not answer.degraded
     assert [release.video_ids.value(row) for row in answer.rows] == answer.ids
     assert (release.catalogue.safety[answer.rows] == 0).all()
-    assert not np.isin(answer.rows, recommender._strict(ask(release)).viewer.seen).any()
+    assert not np.isin(answer.rows, recommender._hydrated(ask(release)).viewer.seen).any()
     assert (release.catalogue.upload_ms[answer.rows] <= release.as_of_ms + 1).all()
-    assert all(sentences for sentences in answer.reasons)
+    assert all(sentences for sentences in answer.explanations)
     assert all(set(names) <= set(SOURCES) and names for names in answer.sources)
     assert answer.predictions.shape == (10, len(TARGETS))
     assert answer.funnel["slate"] == 10 < answer.funnel["retrieved"]
@@ -76,14 +76,14 @@ def test_serving_scores_the_inputs_that_training_saw(built, release, tmp_path):
     store = Store.open(tmp_path / "store", release, durable=False)
     recommender = Recommender(release, store)
     request = ask(release, user_id=shown["user_id"], as_of_ms=shown["time_ms"], surface=shown["surface"])
-    served, _ = recommender._inputs.of(recommender._strict(request), batch["video_rows"])
+    served, _ = recommender._encoder.candidate_inputs(recommender._hydrated(request), batch["video_rows"])
     assert shown["time_ms"] == release.as_of_ms
     for name, values in served.items():
         np.testing.assert_array_equal(values, batch[name], err_msg=name)
     expected = release.calibration(release.ranker(batch))
     np.testing.assert_allclose(recommender.score(request, batch["video_rows"]), expected, rtol=1e-6)
-    for name, values in named(release.pipeline, batch).items():
-        np.testing.assert_array_equal(named(release.pipeline, served)[name], values, err_msg=name)
+    for name, values in features_by_name(release.pipeline, batch).items():
+        np.testing.assert_array_equal(features_by_name(release.pipeline, served)[name], values, err_msg=name)
     store.close()
 
 
@@ -124,8 +124,8 @@ def test_two_tower_candidates_are_the_exact_nearest_of_what_the_rules_let_throug
     store.apply(
         [Event(kind="withdrawn", user_id="", video_id=each, known_at=release.as_of_ms) for each in ("v003", "v050", "v101")]
     )
-    query = recommender._strict(ask(release, user_id=user_id, region=region))
-    vector = release.query_tower(recommender._inputs.of_viewer(query))
+    query = recommender._hydrated(ask(release, user_id=user_id, region=region))
+    vector = release.query_tower(recommender._encoder.viewer_inputs(query))
     rows, vectors = usable(recommender, query), release.index.built.vectors
     assert 3 < len(rows) < len(vectors) - 3
     nearest = rows[exact(vectors[rows], vector, len(rows))[0][0]]
@@ -138,8 +138,8 @@ def test_two_tower_candidates_are_the_exact_nearest_of_what_the_rules_let_throug
 
 def test_several_query_vectors_keep_each_videos_best_score(release, store):
     recommender = Recommender(release, store)
-    query = recommender._strict(ask(release))
-    vectors = np.vstack([release.query_tower(recommender._inputs.of_viewer(query)), -np.eye(8, dtype=np.float32)[:2]])
+    query = recommender._hydrated(ask(release))
+    vectors = np.vstack([release.query_tower(recommender._encoder.viewer_inputs(query)), -np.eye(8, dtype=np.float32)[:2]])
     several = Recommender(replace(release, query_tower=lambda _: vectors), store)
     rows = usable(recommender, query)
     best = (release.index.built.vectors[rows] @ vectors.T).max(1)
@@ -153,7 +153,7 @@ def test_what_no_rule_forbids_is_not_hidden(release, store):
     lenient = replace(release, reranker=Reranker.from_config(
         {**release.reranker.to_config(), "rules": {"creator_cap": {"most": 2}}}))  # fmt: skip
     recommender = Recommender(lenient, store)
-    found, _ = recommender._nearest(recommender._strict(ask(release)), 500)
+    found, _ = recommender._nearest(recommender._hydrated(ask(release)), 500)
     uploaded = np.flatnonzero(~(release.catalogue.upload_ms > release.as_of_ms + 1))
     assert sorted(found.tolist()) == uploaded.tolist()
 
@@ -161,7 +161,7 @@ def test_what_no_rule_forbids_is_not_hidden(release, store):
 def test_what_sources_find_is_what_the_merge_takes(recommender, release):
     early = ask(release, as_of_ms=int(np.median(release.catalogue.upload_ms)))  # half of the catalogue is yet to come
     for request in (ask(release), early):
-        found, candidates = recommender.found(request), recommender.retrieve(request)
+        found, candidates = recommender.by_source(request), recommender.retrieve(request)
         quotas = release.retrieval["quotas"]
         assert set(found) == set(quotas)
         for bit, name in enumerate(SOURCES):
@@ -172,7 +172,7 @@ def test_what_sources_find_is_what_the_merge_takes(recommender, release):
 
 
 def test_sources_can_be_asked_for_more_than_their_quotas(recommender, release):
-    few, many = recommender.found(ask(release)), recommender.found(ask(release), 100)
+    few, many = recommender.by_source(ask(release)), recommender.by_source(ask(release), 100)
     for name, rows in few.items():
         assert len(rows) <= len(many[name]) <= 100
         assert many[name][: len(rows)].tolist() == rows.tolist()
@@ -188,7 +188,7 @@ def test_an_unknown_viewer_gets_a_full_slate(recommender, release, user_id):
     answer = recommender.recommend(ask(release, user_id=user_id, surface=None))
     assert len(answer.ids) == 10
     assert not answer.degraded
-    assert any("viewers like you" in sentence for sentences in answer.reasons for sentence in sentences)
+    assert any("viewers like you" in sentence for sentences in answer.explanations for sentence in sentences)
 
 
 def test_what_was_watched_is_not_shown_again_and_speaks_in_reasons(recommender, release, store):
@@ -205,7 +205,7 @@ def test_what_was_watched_is_not_shown_again_and_speaks_in_reasons(recommender, 
     assert not set(first.ids) & set(later.ids)
     assert not np.isin(first.rows, recommender.retrieve(again).rows).any()  # nor does a source waste its quota on them
     watched = set(release.catalogue.creator_rows[first.rows]) - {-1}
-    for row, sentences in zip(later.rows, later.reasons, strict=True):
+    for row, sentences in zip(later.rows, later.explanations, strict=True):
         assert ("from a creator you watch" in sentences) == (release.catalogue.creator_rows[row] in watched)
     assert [each["video_id"] for each in recommender.history(7, known_at + 1_000, 3)] == first.ids[::-1][:3]
     assert recommender.history(7, known_at + 1_000, 1)[0] == {
@@ -224,12 +224,12 @@ def test_a_withdrawn_video_is_gone_at_once(recommender, release, store):
     store.apply([Event(kind="withdrawn", user_id="", video_id=first, known_at=release.as_of_ms)])
     answer = recommender.recommend(ask(release))
     assert first not in answer.ids
-    assert release.video_ids.rows([first])[0] not in recommender.found(ask(release))["two_tower"]
+    assert release.video_ids.rows([first])[0] not in recommender.by_source(ask(release))["two_tower"]
 
 
 def test_a_broken_ranker_costs_order_and_not_the_slate(release, store):
     answer = Recommender(replace(release, ranker=raising), store).recommend(ask(release))
-    assert answer.why == ("the ranker failed: answered in retrieval order",)
+    assert answer.degradations == ("the ranker failed: answered in retrieval order",)
     assert len(answer.ids) == 10
     assert np.isnan(answer.predictions).all()
     assert answer.slate.picked[0] in range(10)
@@ -250,8 +250,8 @@ def test_a_ranker_of_nan_is_a_broken_one(release, store):
 def test_every_source_is_found_and_merged_with_its_name(recommender, release, store):
     user = max(store.viewer_ids(30), key=lambda each: store.viewer(each)[release.layout.at_history])
     request = ask(release, user_id=user)
-    found, candidates = recommender.found(request), recommender.retrieve(request)
-    quotas, seen = release.retrieval["quotas"], recommender._strict(request).viewer.seen
+    found, candidates = recommender.by_source(request), recommender.retrieve(request)
+    quotas, seen = release.retrieval["quotas"], recommender._hydrated(request).viewer.seen
     assert set(found) == set(SOURCES)
     for name, rows in found.items():
         assert len(set(rows.tolist())) == len(rows) <= quotas[name]
@@ -266,22 +266,22 @@ def test_every_source_is_found_and_merged_with_its_name(recommender, release, st
 def test_one_source_that_fails_is_named_and_the_others_answer(recommender, release, name, monkeypatch):
     monkeypatch.setattr(recommender._sources[name], "candidates", raising)
     answer = recommender.recommend(ask(release))
-    assert answer.why == (f"the source {name} failed: answered from the others",)
+    assert answer.degradations == (f"the source {name} failed: answered from the others",)
     assert len(answer.ids) == 10
     assert not any(name in names for names in answer.sources)
-    assert name not in recommender.found(ask(release))
+    assert name not in recommender.by_source(ask(release))
 
 
 def test_an_unknown_surface_and_region_are_answered_as_everywhere(recommender, release):
-    nowhere = recommender.found(ask(release, surface="moon", region="mars"))["trending"]
-    anywhere = recommender.found(ask(release, user_id="somebody", surface=None))["trending"]
+    nowhere = recommender.by_source(ask(release, surface="moon", region="mars"))["trending"]
+    anywhere = recommender.by_source(ask(release, user_id="somebody", surface=None))["trending"]
     assert len(nowhere) > 10
-    seen = recommender._strict(ask(release)).viewer.seen
+    seen = recommender._hydrated(ask(release)).viewer.seen
     assert [row for row in nowhere if row in anywhere] == [row for row in anywhere if row not in seen]
 
 
 def test_a_newcomer_is_named_nothing_by_sources_of_the_past(recommender, release):
-    found = recommender.found(ask(release, user_id="somebody"))
+    found = recommender.by_source(ask(release, user_id="somebody"))
     assert {name for name, rows in found.items() if len(rows)} == {"two_tower", "trending", "fresh"}
 
 
@@ -296,12 +296,12 @@ def test_what_was_left_midway_comes_back_a_few_a_slate(recommender, release, sto
     midway = np.flatnonzero(allowed & (catalogue.duration_ms > 20_000) & (catalogue.upload_ms < release.as_of_ms))[:3]
     left_midway(store, release, 7, *midway)
     request = ask(release, user_id=7, as_of_ms=release.as_of_ms + 2, k=80)
-    assert recommender.found(request)["continue"].tolist() == midway[::-1].tolist()
+    assert recommender.by_source(request)["continue"].tolist() == midway[::-1].tolist()
     answer = recommender.recommend(request)
     again = [place for place, names in enumerate(answer.sources) if "continue" in names]
     assert len(again) == 2 == np.isin(answer.rows, midway).sum()
     assert answer.removed["seen"] == 1
-    assert all("you left it midway" in answer.reasons[place] for place in again)
+    assert all("you left it midway" in answer.explanations[place] for place in again)
 
 
 def test_what_a_viewer_hides_unwatched_is_out_of_the_next_slate(recommender, release, store):
@@ -320,7 +320,7 @@ def test_what_was_left_midway_and_then_hidden_is_not_watched_on(recommender, rel
     store.apply([Event(video_id=release.video_ids.value(midway[0]), hide=True, **about)])
     store.apply([Event(video_id=release.video_ids.value(midway[1]), like=True, **about)])
     request = ask(release, user_id=7, as_of_ms=release.as_of_ms + 3, k=80)
-    assert recommender.found(request)["continue"].tolist() == [midway[1]]
+    assert recommender.by_source(request)["continue"].tolist() == [midway[1]]
     assert midway[0] not in recommender.recommend(request).rows
 
 
@@ -340,7 +340,7 @@ def test_a_quota_without_a_weight_or_of_an_unknown_source_is_refused_by_name(rel
 
 def test_a_broken_query_tower_leaves_the_other_sources(release, store):
     answer = Recommender(replace(release, query_tower=raising), store).recommend(ask(release))
-    assert answer.why == ("the source two_tower failed: answered from the others",)
+    assert answer.degradations == ("the source two_tower failed: answered from the others",)
     assert answer.ids
     assert not any("two_tower" in names for names in answer.sources)
 
@@ -353,14 +353,14 @@ def test_an_unreadable_store_answers_as_for_a_new_viewer(release, store, monkeyp
 
     monkeypatch.setattr(store._environment, "_env", type("Gone", (), {"begin": unreadable, "sync": print, "close": print})())
     answer = Recommender(release, store).recommend(ask(release, user_id=555_555))
-    assert "new viewer" in answer.why[0]
+    assert "new viewer" in answer.degradations[0]
     assert answer.ids == newcomer.ids
 
 
 def test_without_time_left_the_ranker_is_passed_over(release, store):
     ticks = iter(np.arange(0.0, 100.0, 0.3))
     answer = Recommender(release, store, timer=lambda: float(next(ticks)), budget_ms=500).recommend(ask(release))
-    assert answer.why == ("no time was left to rank: answered in retrieval order",)
+    assert answer.degradations == ("no time was left to rank: answered in retrieval order",)
     assert len(answer.ids) == 10
 
 

@@ -9,7 +9,7 @@ import pytest
 from conftest import RETRIEVAL, stage_release
 from watchnext.features.arrays import save_arrays
 from watchnext.serving.release import release as release_module
-from watchnext.serving.release.compiled import Graph
+from watchnext.serving.release.compiled import CompiledNetwork
 from watchnext.serving.release.manifest import verified
 from watchnext.serving.release.release import Release, ReleaseError, current, publish, switch
 
@@ -90,14 +90,14 @@ def test_an_index_of_other_towers_is_refused(staged, tmp_path):
 def test_a_release_of_another_version_is_refused_by_what_it_lacks(staged, tmp_path, part):
     staging = staged()
     shutil.rmtree(staging / part)
-    with pytest.raises(ReleaseError, match=f"holds no {part}, as another version built it; run .* promote"):
+    with pytest.raises(ReleaseError, match=f"lacks {part}, as another version built it; run .* promote"):
         Release.load(publish(staging, tmp_path / "releases", MANIFEST))
 
 
 def test_trees_of_another_version_are_refused(staged, tmp_path):
     staging = staged()
     save_arrays(staging / "graphs" / "trees", {"left": np.zeros(3), "roots": np.zeros(1)})
-    with pytest.raises(ReleaseError, match=r"holds no graphs/trees/above\.npy, as another version built it; run .* promote"):
+    with pytest.raises(ReleaseError, match=r"lacks graphs/trees/above\.npy, as another version built it; run .* promote"):
         Release.load(publish(staging, tmp_path / "releases", MANIFEST))
 
 
@@ -171,6 +171,6 @@ def test_switching_is_one_step_and_refuses_what_is_damaged(staged, published, tm
 
 
 def test_a_graph_names_the_input_it_lacks(published):
-    graph = Graph(published / "graphs" / "ranker.xml")
+    graph = CompiledNetwork(published / "graphs" / "ranker.xml")
     with pytest.raises(KeyError, match="video_codes"):
         graph({})

@@ -16,7 +16,7 @@ import yaml
 from bento_server import ROOT, Server
 
 from watchnext.serving.http.clock import Clock
-from watchnext.serving.http.settings import VariableError, Variables
+from watchnext.serving.http.settings import Settings, SettingsError
 from watchnext.serving.store.store import Store
 
 ABSENT = (
@@ -139,9 +139,9 @@ def test_a_damaged_release_is_named(release, tmp_path):
         variables(tmp_path).check()
 
 
-def variables(folder) -> Variables:
+def variables(folder) -> Settings:
     given = {"WATCHNEXT_RELEASES": str(folder / "releases"), "WATCHNEXT_STORE": str(folder / "store")}
-    return Variables.of(given)
+    return Settings.from_environment(given)
 
 
 def test_a_store_in_use_or_of_another_catalogue_is_named(release, tmp_path):
@@ -158,11 +158,11 @@ def test_a_store_in_use_or_of_another_catalogue_is_named(release, tmp_path):
 
 
 def test_variables_default_to_the_repository_and_name_a_wrong_one():
-    given = Variables.of({"WATCHNEXT_STORE": ""})
+    given = Settings.from_environment({"WATCHNEXT_STORE": ""})
     assert [str(path) for path in (given.releases, given.store, given.served)] == ["releases", "store", "outputs/served"]
     assert given.clock is None
-    with pytest.raises(VariableError, match="WATCHNEXT_CLOCK is 'now'"):
-        Variables.of({"WATCHNEXT_CLOCK": "now"})
+    with pytest.raises(SettingsError, match="WATCHNEXT_CLOCK is 'now'"):
+        Settings.from_environment({"WATCHNEXT_CLOCK": "now"})
 
 
 @pytest.mark.parametrize("start_ms", [None, 1_700_000_000_000])

@@ -19,11 +19,10 @@ from watchnext.features.catalogue import Ids
 from watchnext.features.dataset.folded import log_of
 from watchnext.features.state.fold import Reads, State, read_candidates, read_viewer
 from watchnext.features.state.replay import fold, read_all
-from watchnext.serving.store import store as store_module
 from watchnext.serving.store.environment import StoreError
-from watchnext.serving.store.events import Event, id_key, id_of
-from watchnext.serving.store.store import Store, build_store
-from watchnext.serving.store.trending import TrendingNow
+from watchnext.serving.store.journal import Event, id_key, id_of
+from watchnext.serving.store.store import KEYS_KEPT_MS, Store, build_store
+from watchnext.serving.store.trending_now import TrendingNow
 
 NOW = 1_800_000_000_000
 
@@ -169,7 +168,7 @@ def test_without_a_key_an_outcome_counts_once_for_its_request_and_video(store):
     assert store.apply([outcome(), outcome()]) == ["accepted", "accepted"]
 
 
-def test_an_unknown_video_is_kept_aside_and_the_others_count(store):
+def test_an_unknown_video_is_quarantined_and_the_others_count(store):
     wrong = outcome(video_id="v999", key="w")
     assert store.apply([wrong, outcome(key="x"), outcome(video_id=5)]) == ["unknown", "accepted", "unknown"]
     assert [event.video_id for event in store.quarantined()] == ["v999", 5]
@@ -177,8 +176,8 @@ def test_an_unknown_video_is_kept_aside_and_the_others_count(store):
 
 
 def test_what_is_kept_is_bounded(release, tmp_path, monkeypatch):
-    monkeypatch.setattr(store_module, "KEYS_KEPT", 5)
-    monkeypatch.setattr(store_module, "QUARANTINE_KEPT", 4)
+    monkeypatch.setattr("watchnext.serving.store.store.KEYS_KEPT", 5)
+    monkeypatch.setattr("watchnext.serving.store.store.QUARANTINE_KEPT", 4)
     store = Store.open(tmp_path / "store", release, durable=False)
     for i in range(12):
         store.apply([outcome(key=str(i)), outcome(video_id=f"no{i}")])
@@ -190,8 +189,8 @@ def test_what_is_kept_is_bounded(release, tmp_path, monkeypatch):
 
 def test_a_key_is_forgotten_in_time(release, store):
     assert store.apply([outcome(key="a")]) == ["accepted"]
-    assert store.apply([outcome(key="b", known_at=NOW + store_module.KEYS_KEPT_MS + 1)]) == ["accepted"]
-    assert store.apply([outcome(key="a", known_at=NOW + store_module.KEYS_KEPT_MS + 2)]) == ["accepted"]
+    assert store.apply([outcome(key="b", known_at=NOW + KEYS_KEPT_MS + 1)]) == ["accepted"]
+    assert store.apply([outcome(key="a", known_at=NOW + KEYS_KEPT_MS + 2)]) == ["accepted"]
 
 
 def test_an_impossible_event_counts_none_of_its_call(store):
@@ -239,7 +238,7 @@ def trending_of(store) -> np.ndarray:
 
 
 def test_what_trends_is_counted_at_once_and_after_a_restart_as_before(release, tmp_path, monkeypatch):
-    monkeypatch.setattr(store_module, "CHUNK", 3)
+    monkeypatch.setattr("watchnext.serving.store.store.CHUNK", 3)
     store = Store.open(tmp_path / "store", release, durable=False)
     before = trending_of(store)
     store.apply([outcome(known_at=release.as_of_ms - 1, long_view=True, video_id="v003")])  # of a time that the log covers
@@ -272,12 +271,12 @@ def test_after_a_restart_only_the_end_of_the_journal_is_counted(release, tmp_pat
 
     def counted() -> list[str]:
         taken = []
-        monkeypatch.setattr(TrendingNow, "take", lambda self, events, rows: taken.extend(event.video_id for event in events))
+        monkeypatch.setattr(TrendingNow, "add", lambda self, events, rows: taken.extend(event.video_id for event in events))
         Store.open(tmp_path / "store", release, durable=False).close()
         return taken
 
     assert counted() == ["v003", "v002"]
-    monkeypatch.setattr(store_module, "CAUGHT_UP", 1)
+    monkeypatch.setattr("watchnext.serving.store.store.CATCH_UP_EVENTS", 1)
     assert counted() == ["v003"]
 
 
@@ -341,7 +340,7 @@ def test_a_rebuild_that_dies_leaves_the_old_store(release, tmp_path, monkeypatch
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(store_module, "link", die)
+        patch.setattr("watchnext.serving.store.store.link", die)
         with pytest.raises(KeyboardInterrupt):
             build_store(folder, shrunk(release))
     store = Store.open(folder, release)
@@ -431,7 +430,7 @@ def test_a_read_beside_a_commit_sees_all_of_it_or_nothing(release, tmp_path):
 
 KILLED = """
     import sys
-    from watchnext.serving.store.events import Event
+    from watchnext.serving.store.journal import Event
     from watchnext.serving.release.release import Release
     from watchnext.serving.store.store import Store
     store = Store.open(sys.argv[1], Release.load(sys.argv[2]))

@@ -1,1 +1,1 @@
-"""A request > a slate."""
+"""A request > a slate: query, pre-filter, sources, recommender, explanations, answer, precomputed slates, served log."""

@@ -1,4 +1,4 @@
-"""What the recommender hands out for a request."""
+"""The recommender's answer to a request, and the time that each stage took."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,16 +13,16 @@ from watchnext.types import SOURCES, Request, Scored, Slate
 class Answer:
     """A slate with everything that led to it.
 
-    release     id of the release that answered
-    mode        "online", or "precomputed": then `scored` has the slate's videos alone, and `funnel` tells what there was
-    as_of_ms    when it was computed
-    ids         the slate's videos as their ids were given, best first; everything below is in that order
-    reasons     sentences, one list a video
-    removed     rule > how many candidates it took out
-    funnel      how many were retrieved, ranked, and put in the slate
-    why         what went wrong, if the slate is degraded
-    describe    gives `features` when they are first read, as names are for the log and no viewer waits for them:
-                feature name > (K,) as the ranker saw them, object for categories and float32 for values
+    release        id of the release that answered
+    mode           "online", or "precomputed": then `scored` has only the slate's videos, and `funnel` has the original counts
+    as_of_ms       when it was computed
+    ids            ids of the slate's videos, best first; everything below is in that order
+    explanations   sentences, one list a video
+    removed        rule > number of candidates that it removed
+    funnel         number of videos retrieved, ranked, and in the slate
+    degradations   one message for each part that failed
+    name_features  computes `features` when they are first read, as only the log needs them and no viewer waits for them:
+                   feature name > (K,) as the ranker saw them, object for categories and float32 for values
     """
 
     request: Request
@@ -32,20 +32,20 @@ class Answer:
     scored: Scored
     slate: Slate
     ids: Sequence[int | str]
-    reasons: Sequence[Sequence[str]]
+    explanations: Sequence[Sequence[str]]
     removed: Mapping[str, int]
     funnel: Mapping[str, int]
-    why: tuple[str, ...] = ()
+    degradations: tuple[str, ...] = ()
     timings_ms: Mapping[str, float] = field(default_factory=dict)
-    describe: Callable[[], Mapping[str, np.ndarray]] = dict
+    name_features: Callable[[], Mapping[str, np.ndarray]] = dict
 
     @cached_property
     def features(self) -> Mapping[str, np.ndarray]:
-        return self.describe()
+        return self.name_features()
 
     @property
     def degraded(self) -> bool:
-        return bool(self.why)
+        return bool(self.degradations)
 
     @property
     def rows(self) -> np.ndarray:
@@ -62,15 +62,15 @@ class Answer:
         return [[name for bit, name in enumerate(SOURCES) if each >> bit & 1] for each in bits]
 
 
-class Laps:
-    """Milliseconds of each stage."""
+class StageTimer:
+    """Measure the milliseconds of each stage."""
 
     def __init__(self, timer: Callable[[], float]) -> None:
         self._timer = timer
         self._began = self._last = timer()
         self.ms: dict[str, float] = {}
 
-    def end(self, stage: str) -> None:
+    def stop(self, stage: str) -> None:
         now = self._timer()
         self.ms[stage] = 1000.0 * (now - self._last)
         self._last = now

@@ -1,4 +1,4 @@
-"""Slates computed ahead: every viewer's into the store, and back out while they still hold."""
+"""Precompute every viewer's slate into the store, and read it back while it is valid."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ from tqdm import tqdm
 from watchnext.features.state import history
 from watchnext.serving.funnel.answer import Answer
 from watchnext.serving.funnel.recommender import Recommender
-from watchnext.serving.store.environment import parts
+from watchnext.serving.store.environment import batched
 from watchnext.serving.store.store import Store
 from watchnext.types import SOURCES, Candidates, Request, Scored, Slate
 
-TOGETHER = 500  # slates a transaction
+SLATES_A_TRANSACTION = 500
 DAY_MS = 86_400_000
 
 
 @dataclass(frozen=True)
-class Report:
-    """users asked for, slates kept (an empty one is not), how many of them degraded or shorter than k."""
+class PrecomputeReport:
+    """Number of users, slates stored (an empty one is not), and how many of these are degraded or shorter than k."""
 
     users: int
     slates: int
@@ -28,27 +28,29 @@ class Report:
     short: int
 
 
-def precompute(recommender: Recommender, user_ids: Sequence[int | str], *, k: int, as_of_ms: int, store: Store) -> Report:
-    """Every user's slate as of one moment, into the store, where they replace older ones. Nothing is counted as shown."""
-    kept = degraded = short = 0
+def precompute(
+    recommender: Recommender, user_ids: Sequence[int | str], *, k: int, as_of_ms: int, store: Store
+) -> PrecomputeReport:
+    """Compute every user's slate as of one moment and replace those in the store. No impression is recorded."""
+    stored = degraded = short = 0
     with tqdm(total=len(user_ids), desc="recommendations", unit=" users") as progress:
-        for users in parts(user_ids, TOGETHER):
+        for users in batched(user_ids, SLATES_A_TRANSACTION):
             requests = (Request(f"batch-{recommender.release.id}-{as_of_ms}-{user}", user, k, as_of_ms) for user in users)
             answers = [recommender.recommend(request) for request in requests]
             full = [answer for answer in answers if answer.ids]
             store.put_slates([(answer.request.user_id, _packed(answer)) for answer in full])
-            kept += len(full)
+            stored += len(full)
             degraded += sum(answer.degraded for answer in full)
             short += sum(len(answer.ids) < k for answer in full)
             progress.update(len(users))
-    return Report(users=len(user_ids), slates=kept, degraded=degraded, short=short)
+    return PrecomputeReport(users=len(user_ids), slates=stored, degraded=degraded, short=short)
 
 
 def precomputed(recommender: Recommender, request: Request, *, max_age_ms: int = DAY_MS) -> Answer | None:
-    """The viewer's precomputed slate for this request, or None where the recommender must be asked.
+    """Return the viewer's precomputed slate for this request, or None where the recommender must compute one.
 
-    That is: none is kept, it is another release's, degraded, too old, from later than the request, the request brings a region
-    or a context, or too few are left once videos watched or withdrawn since are taken out.
+    None is returned if there is no slate, if it is degraded, too old, from another release or from after the request, if the
+    request has a region or a context, or if fewer than k videos are left without those watched or withdrawn since.
     """
     packed = recommender.store.slate(request.user_id)
     if packed is None or request.region or request.context:
@@ -57,25 +59,25 @@ def precomputed(recommender: Recommender, request: Request, *, max_age_ms: int =
     age_ms = request.as_of_ms - kept["as_of_ms"]
     if kept["release"] != recommender.release.id or not 0 <= age_ms <= max_age_ms or kept["degraded"]:
         return None
-    left = _still_good(recommender, request, kept)[: request.k]
-    return _answer(recommender, request, kept, left) if len(left) == request.k else None
+    valid = _valid(recommender, request, kept)[: request.k]
+    return _answer(recommender, request, kept, valid) if len(valid) == request.k else None
 
 
-def _still_good(recommender: Recommender, request: Request, kept: Mapping) -> np.ndarray:
-    """Places of the rows neither withdrawn nor watched since; what was to be watched on had been seen before."""
+def _valid(recommender: Recommender, request: Request, kept: Mapping) -> np.ndarray:
+    """Return the positions of rows neither withdrawn nor watched since. A video to continue had been seen before."""
     layout, store = recommender.release.layout, recommender.store
     rows, record = np.array(kept["rows"], np.int64), store.viewer(request.user_id)
     watched = np.isin(rows, history.seen(record, layout.at_seen, layout.seen))
-    lately, since_s = np.empty(layout.history, np.int32), (request.as_of_ms - kept["as_of_ms"]) / 1000.0
+    recent, since_s = np.empty(layout.history, np.int32), (request.as_of_ms - kept["as_of_ms"]) / 1000.0
     values = np.empty((layout.history, 3))
-    history.read(record, layout.at_history, layout.history, float(request.as_of_ms), lately, values)
+    history.read(record, layout.at_history, layout.history, float(request.as_of_ms), recent, values)
     midway = np.array(kept["sources"], np.int64) >> SOURCES.index("continue") & 1
-    before = (midway > 0) & ~np.isin(rows, lately[values[:, 0] <= since_s])
+    before = (midway > 0) & ~np.isin(rows, recent[values[:, 0] <= since_s])
     return np.flatnonzero(~((watched & ~before) | store.unavailable[rows]))
 
 
 def _packed(answer: Answer) -> bytes:
-    """What `_answer` needs, as JSON; the features are not kept, as they were not logged when computed."""
+    """Pack the arrays that `_answer` needs as JSON; features are left out, as a precomputed slate is logged without them."""
     candidates = answer.scored.candidates
     picked = answer.slate.picked
     arrays = {
@@ -86,29 +88,34 @@ def _packed(answer: Answer) -> bytes:
         "values": answer.slate.values,
         "propensities": answer.slate.propensities,
     }
-    said = {"release": answer.release, "as_of_ms": answer.as_of_ms, "degraded": answer.degraded, "reasons": answer.reasons}
+    facts = {
+        "release": answer.release,
+        "as_of_ms": answer.as_of_ms,
+        "degraded": answer.degraded,
+        "reasons": answer.explanations,
+    }
     return orjson.dumps(
-        {**said, "removed": answer.removed, "funnel": answer.funnel, **arrays}, option=orjson.OPT_SERIALIZE_NUMPY
+        {**facts, "removed": answer.removed, "funnel": answer.funnel, **arrays}, option=orjson.OPT_SERIALIZE_NUMPY
     )
 
 
-def _answer(recommender: Recommender, request: Request, kept: dict, left: np.ndarray) -> Answer:
-    """The slate's places `left` as an answer. A propensity is the one of when it was drawn."""
+def _answer(recommender: Recommender, request: Request, kept: dict, valid: np.ndarray) -> Answer:
+    """Make an answer of the slate's positions `valid`. Propensities stay those of the original draw."""
     candidates = Candidates(
-        np.array(kept["rows"], np.int64)[left],
-        np.array(kept["sources"], np.uint16)[left],
-        np.array(kept["scores"], np.float32)[left],
+        np.array(kept["rows"], np.int64)[valid],
+        np.array(kept["sources"], np.uint16)[valid],
+        np.array(kept["scores"], np.float32)[valid],
     )
-    values, propensities = np.array(kept["values"])[left], np.array(kept["propensities"])[left]
+    values, propensities = np.array(kept["values"])[valid], np.array(kept["propensities"])[valid]
     return Answer(
         request=request,
         release=kept["release"],
         mode="precomputed",
         as_of_ms=kept["as_of_ms"],
-        scored=Scored(candidates, np.array(kept["predictions"], np.float32)[left]),
-        slate=Slate(np.arange(len(left)), values, propensities),
+        scored=Scored(candidates, np.array(kept["predictions"], np.float32)[valid]),
+        slate=Slate(np.arange(len(valid)), values, propensities),
         ids=[recommender.release.video_ids.value(row) for row in candidates.rows],
-        reasons=[kept["reasons"][place] for place in left],
+        explanations=[kept["reasons"][position] for position in valid],
         removed=kept["removed"],
-        funnel={**kept["funnel"], "slate": len(left)},
+        funnel={**kept["funnel"], "slate": len(valid)},
     )

@@ -1,4 +1,4 @@
-"""A request and the state > the networks' inputs, through the same pipeline that training went through."""
+"""Hydrate a request with the viewer's state, and encode it with the feature pipeline that training used."""
 
 import math
 from collections.abc import Mapping
@@ -18,12 +18,12 @@ from watchnext.types import Request, Viewer
 
 
 class ContextError(ValueError):
-    """A request's context that the schema does not declare; the message names it and what is declared."""
+    """A request's context that the schema does not declare; the message names the declared keys or bounds."""
 
 
 @dataclass(frozen=True)
 class Query:
-    """One request with all that is known of its viewer: `blocks` are the as-of inputs, one row each."""
+    """A hydrated request: its viewer, and `blocks`, the viewer's inputs as of the request, one row each."""
 
     request: Request
     viewer: Viewer
@@ -34,18 +34,18 @@ class Query:
         return bool((self.blocks["history_rows"] >= 0).any())
 
 
-class Inputs:
-    """Reads the state as of a request and encodes it."""
+class QueryEncoder:
+    """Read the state as of a request and encode it for sources and networks."""
 
     def __init__(self, release: Release, store: Store) -> None:
         self._release, self._store = release, store
         self._pipeline, self._layout = release.pipeline, release.layout
         self._upload_ms = np.array(release.catalogue.upload_ms)
-        self._liking = slot_of(self._pipeline.schema.state, release.retrieval["followed"]["count"])
+        self._follow_slot = slot_of(self._pipeline.schema.state, release.retrieval["followed"]["count"])
         self._context = {feature.name: feature for feature in self._pipeline.schema.columns("context")}
 
-    def query(self, request: Request, record: np.ndarray) -> Query:
-        """`record` is the viewer's state. Raises ContextError."""
+    def hydrate(self, request: Request, record: np.ndarray) -> Query:
+        """Make the query of a request; `record` is the viewer's state. Raises ContextError."""
         row = int(self._release.user_ids.rows([request.user_id])[0])
         region = request.region or (str(self._release.user_regions[row]) if row >= 0 else "")
         seen = history.seen(record, self._layout.at_seen, self._layout.seen)
@@ -55,13 +55,13 @@ class Inputs:
         blocks = self._pipeline.query(self._context_columns(request), np.array([as_of]), reads)
         return Query(request, Viewer(row=row, state=record, seen=seen, region=region or None), blocks)
 
-    def asked(self, query: Query) -> SourceQuery:
-        """What sources may know of the request."""
+    def for_sources(self, query: Query) -> SourceQuery:
+        """Return the part of the query that sources may read."""
         layout, record, as_of = self._layout, query.viewer.state, float(query.request.as_of_ms)
         rows, values = np.empty(layout.history, np.int32), np.empty((layout.history, 3))
         history.read(record, layout.at_history, layout.history, as_of, rows, values)
         watched = rows >= 0
-        creators, engagement = creators_of(layout, record, as_of, self._liking)
+        creators, engagement = creators_of(layout, record, as_of, self._follow_slot)
         return SourceQuery(
             as_of_ms=as_of,
             surface=query.request.surface,
@@ -75,14 +75,14 @@ class Inputs:
             videos=self._store.video_records,
         )
 
-    def of_viewer(self, query: Query) -> dict[str, np.ndarray]:
-        """The viewer's inputs alone, one row each."""
+    def viewer_inputs(self, query: Query) -> dict[str, np.ndarray]:
+        """Return the inputs of the viewer alone, one row each."""
         return joined(
             query.blocks, self._release.users, self._release.videos, np.array([query.viewer.row]), np.zeros(0, np.int64)
         )
 
-    def of(self, query: Query, rows: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """All inputs of the candidates `rows` (C,), the viewer's with one row, and the counters behind them (C, 4, block)."""
+    def candidate_inputs(self, query: Query, rows: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Return all inputs of the candidates `rows` (C,), the viewer's with one row, and the counters (C, 4, block)."""
         as_of = float(query.request.as_of_ms)
         counters = self._store.counters(query.viewer.state, rows, as_of)
         values = self._pipeline.candidates(self._upload_ms[rows], np.full(len(rows), as_of), counters)
@@ -99,7 +99,7 @@ class Inputs:
         return {name: self._column(feature, given.get(name)) for name, feature in self._context.items()}
 
     def _column(self, feature: Feature, given: str | float | None) -> np.ndarray:
-        """One value as the column of a log would hold it; what is missing or unheard of is encoded as unknown."""
+        """Write one value as a column of a log would hold it; a missing or new value is encoded as unknown."""
         if feature.kind == "numerical":
             return np.array([math.nan if given is None else _number(feature, given)])
         if self._pipeline.fitted[f"vocabulary.{feature.name}"].dtype.kind == "i":
@@ -114,30 +114,30 @@ def _number(feature: Feature, given: str | float) -> float:
         number = math.nan
     if not math.isfinite(number) or abs(number) > 2**53:
         raise ContextError(f"context.{feature.name} is {given!r}, expected a finite number")
-    low, high = feature.bounds  # those by which a log's rows are rejected
+    low, high = feature.bounds  # the bounds that rows of a log must keep
     if (low is not None and number < low) or (high is not None and number > high):
         raise ContextError(f"context.{feature.name} is {given!r}, expected a number within [{low}, {high}]")
     return number
 
 
-def named(pipeline: FeaturePipeline, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Inputs by the names of their features, (N,) each: categories decoded (object, None for unknown), values as fed (float32).
+def features_by_name(pipeline: FeaturePipeline, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return inputs by feature name, (N,) each: categories decoded (object, None for unknown), values as fed (float32).
 
-    Works on the rows of a log and of a request alike; inputs with one row stand for all.
+    This works on the rows of a log and of a request alike; an input with one row is repeated for all.
     """
     schema, rows = pipeline.schema, len(inputs["candidate_values"])
     columns: dict[str, np.ndarray] = {}
     categories = {"user": schema.columns("user"), "context": schema.of("context"), "video": schema.columns("video")}
     for entity, features in categories.items():
-        for place, feature in enumerate(f for f in features if f.kind == "categorical"):
-            codes = np.broadcast_to(inputs[f"{entity}_codes"][:, place], rows)
+        for index, feature in enumerate(f for f in features if f.kind == "categorical"):
+            codes = np.broadcast_to(inputs[f"{entity}_codes"][:, index], rows)
             vocabulary = pipeline.fitted[f"vocabulary.{feature.name}"]
             columns[feature.name] = np.array([str(vocabulary[code - 1]) if code else None for code in codes], object)
     values = {f"{entity}_values": _logged_names(schema.columns(entity)) for entity in ("user", "video")}
     values |= {block: pipeline.value_names(block) for block in ("query_values", "candidate_values")}
     for block, names in values.items():
-        for place, name in enumerate(names):
-            columns[name] = np.broadcast_to(inputs[block][:, place], rows)
+        for index, name in enumerate(names):
+            columns[name] = np.broadcast_to(inputs[block][:, index], rows)
     return columns
 
 

@@ -1,4 +1,4 @@
-"""The served log: every answer as a row of Parquet, by hour, written behind the answer's back and never in its way."""
+"""The served log: every answer as a row of Parquet, by hour, written by a thread so that no answer waits."""
 
 import logging
 import queue
@@ -18,7 +18,7 @@ from watchnext.types import TARGETS
 log = logging.getLogger(__name__)
 WAITING = 1_000  # answers that may wait for the writer; more are dropped and counted
 FLUSH_S = 30.0  # an answer is on disk after this long at the latest
-# Ids are strings here, whatever they are outside, so that the files of all releases can be read together.
+# Ids are always strings here, so that the files of all releases can be read together.
 COLUMNS = {
     "request_id": pl.String,
     "release": pl.String,
@@ -34,7 +34,7 @@ COLUMNS = {
     "values": pl.List(pl.Float64),
     "propensities": pl.List(pl.Float64),
     **{f"predicted_{name}": pl.List(pl.Float32) for name in TARGETS},
-    # By name inside the row: releases differ in their features, and the files must not differ in their columns.
+    # Names are inside the rows: releases differ in their features, but the files must have the same columns.
     "categories": pl.List(pl.Struct({"name": pl.String, "of": pl.List(pl.String)})),
     "numbers": pl.List(pl.Struct({"name": pl.String, "of": pl.List(pl.Float32)})),
 }
@@ -43,10 +43,11 @@ _END = object()
 
 
 class ServedLog:
-    """Answers into `folder`/hour=YYYYMMDDHH/part-<n>.parquet (UTC, of the request), the oldest deleted above `max_bytes`.
+    """Write answers to `folder`/hour=YYYYMMDDHH/part-<n>.parquet (UTC, of the request); delete the oldest above `max_bytes`.
 
-    flush_rows  answers a part holds at most
-    dropped     answers that found the queue full; failed: answers that could not be written
+    flush_rows  largest number of answers in a part
+    dropped     answers for which the queue was full
+    failed      answers that could not be written
     """
 
     def __init__(self, folder: Path, *, max_bytes: int, flush_rows: int) -> None:
@@ -58,7 +59,7 @@ class ServedLog:
         self._writer.start()
 
     def append(self, answer: Answer) -> bool:
-        """Hand an answer over; False where it was dropped. Never waits."""
+        """Queue an answer without waiting; False if it was dropped."""
         try:
             if self._closed:
                 raise queue.Full
@@ -69,7 +70,7 @@ class ServedLog:
         return True
 
     def close(self) -> None:
-        """Write what waits, then stop; a second call does nothing."""
+        """Write the queued answers, then stop; a second call does nothing."""
         if not self._closed:
             self._closed = True
             self._queue.put(_END)
@@ -92,13 +93,13 @@ class ServedLog:
         for hour, part in groupby(sorted(answers, key=_hour), key=_hour):
             part = list(part)
             try:
-                self._retain(_written(frame_of(part), self._folder / f"hour={hour}"))
+                self._retain(_write_part(frame_of(part), self._folder / f"hour={hour}"))
             except Exception:  # a full disk must not end the thread: the next part may fit
                 self.failed += len(part)
                 log.exception("%d answers of hour %s could not be logged", len(part), hour)
 
     def _retain(self, newest: Path) -> None:
-        """Delete the oldest parts until the rest fits; the newest stays."""
+        """Delete the oldest parts until the others fit; the newest stays."""
         parts = sorted(self._folder.glob("hour=*/part-*.parquet"), key=lambda path: (path.parent.name, _number(path)))
         sizes = {path: path.stat().st_size for path in parts}
         total = sum(sizes.values())
@@ -112,19 +113,19 @@ class ServedLog:
 
 
 def frame_of(answers: Sequence[Answer]) -> pl.DataFrame:
-    """One row an answer, COLUMNS."""
+    """Make a table with COLUMNS, one row an answer."""
     return pl.DataFrame([_row(answer) for answer in answers], schema=COLUMNS, orient="row")
 
 
-def shown(answers: pl.DataFrame) -> pl.DataFrame:
-    """One row a video shown, from rows of the served log: its answer's ids and time, `place`, SLATE, and a column a feature."""
+def shown_videos(answers: pl.DataFrame) -> pl.DataFrame:
+    """Unfold the served log into one row a shown video: ids and time of the answer, `position`, SLATE, and its features."""
     videos = answers.select("request_id", "release", "user_id", "as_of_ms", *SLATE).filter(pl.col("video_ids").list.len() > 0)
-    videos = videos.with_columns(place=pl.int_ranges(pl.col("video_ids").list.len())).explode(*SLATE, "place")
+    videos = videos.with_columns(position=pl.int_ranges(pl.col("video_ids").list.len())).explode(*SLATE, "position")
     for kind in ("categories", "numbers"):
-        named = answers.select("request_id", kind).explode(kind).drop_nulls(kind).unnest(kind)
-        each = named.with_columns(place=pl.int_ranges(pl.col("of").list.len())).explode("of", "place").drop_nulls("place")
-        wide = each.pivot("name", index=["request_id", "place"], values="of")
-        videos = videos.join(wide, on=["request_id", "place"], how="left", maintain_order="left")
+        lists = answers.select("request_id", kind).explode(kind).drop_nulls(kind).unnest(kind)
+        values = lists.with_columns(position=pl.int_ranges(pl.col("of").list.len())).explode("of", "position")
+        wide = values.drop_nulls("position").pivot("name", index=["request_id", "position"], values="of")
+        videos = videos.join(wide, on=["request_id", "position"], how="left", maintain_order="left")
     return videos
 
 
@@ -138,7 +139,7 @@ def _row(answer: Answer) -> dict:
         "user_id": str(answer.request.user_id),
         "as_of_ms": answer.request.as_of_ms,
         "k": answer.request.k,
-        "why": list(answer.why),
+        "why": list(answer.degradations),
         "candidate_rows": candidates.rows.tolist(),
         "candidate_sources": candidates.sources.tolist(),
         "candidate_scores": candidates.scores.tolist(),
@@ -163,15 +164,15 @@ def _number(part: Path) -> int:
     return int(part.stem.removeprefix("part-"))
 
 
-def _written(frame: pl.DataFrame, folder: Path) -> Path:
-    """Write the folder's next part aside and rename it: no reader, and no power cut, meets half a file."""
+def _write_part(frame: pl.DataFrame, folder: Path) -> Path:
+    """Write the folder's next part to a temporary file and rename it, so that no reader and no power cut meets half a file."""
     folder.mkdir(parents=True, exist_ok=True)
     number = max((_number(path) for path in folder.glob("part-*.parquet")), default=-1) + 1
     part = folder / f"part-{number}.parquet"
-    aside = part.with_suffix(".writing")
-    frame.write_parquet(aside, compression="zstd")
-    synced(aside)
-    aside.rename(part)
+    temporary = part.with_suffix(".writing")
+    frame.write_parquet(temporary, compression="zstd")
+    synced(temporary)
+    temporary.rename(part)
     for each in (folder, folder.parent):
         synced(each)
     return part

@@ -1,1 +1,1 @@
-"""HTTP around the funnel: app, handlers, schemas, errors."""
+"""HTTP API around the funnel: app, handlers, schemas, errors, middleware, settings, metrics, service (BentoML), page/."""

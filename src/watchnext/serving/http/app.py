@@ -1,4 +1,4 @@
-"""HTTP: routes, statuses and errors in JSON. What a request means is the desk's; this file holds no other logic."""
+"""Define the routes of the HTTP API. `handlers.py` computes the answers; this file holds no other logic."""
 
 import mimetypes
 import time
@@ -11,12 +11,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Response
 
-from watchnext.serving.http import schemas as contract
-from watchnext.serving.http.errors import HANDLERS, Json, JsonRoute, json_only, shown
-from watchnext.serving.http.handlers import Desk
-from watchnext.serving.http.metrics import Instruments
-from watchnext.serving.http.middleware import Guard
-from watchnext.serving.http.worker_pool import Work
+from watchnext.serving.http import schemas
+from watchnext.serving.http.errors import EXCEPTION_HANDLERS, Json, JsonRoute, json_only, shortened
+from watchnext.serving.http.handlers import Handlers
+from watchnext.serving.http.metrics import ServerMetrics
+from watchnext.serving.http.middleware import RequestMiddleware
+from watchnext.serving.http.worker_pool import WorkerPool
 
 PAGE = Path(__file__).parent / "page"
 PAGE_HEADERS = {
@@ -27,8 +27,13 @@ PAGE_HEADERS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """`threads` work at once and `waiting` more may queue; an answer has `timeout_s`, a body `body_bytes` and `body_s`."""
+class Limits:
+    """Bound the work and the bodies that the app accepts.
+
+    threads, waiting    requests computed at once, and requests that may wait for a thread
+    timeout_s           seconds until a request is answered with 503
+    body_bytes, body_s  largest body, and seconds until all of it must have arrived
+    """
 
     threads: int = 2
     waiting: int = 32
@@ -37,81 +42,82 @@ class Settings:
     body_s: float = 10.0
 
 
-_errors = {status: {"model": contract.ErrorResponse} for status in (400, 408, 413, 415, 422, 503)}
-_event_errors = {**_errors, 422: {"model": contract.EventsProblem | contract.ErrorResponse}}
+_errors = {status: {"model": schemas.ErrorResponse} for status in (400, 408, 413, 415, 422, 503)}
+_event_errors = {**_errors, 422: {"model": schemas.EventsProblem | schemas.ErrorResponse}}
 _read_errors = {status: _errors[status] for status in (408, 413, 422, 503)}
-_path_errors = {**_read_errors, 404: {"model": contract.ErrorResponse}}  # a line break in a path matches no route
+_path_errors = {**_read_errors, 404: {"model": schemas.ErrorResponse}}  # a line break in a path matches no route
 
 
-def create_app(*, recommender, store, served, clock: Callable[[], int], settings: Settings) -> FastAPI:
-    """The ASGI app over a loaded release. `clock()` gives ms; `app.state.close()` lets running work end."""
-    instruments = Instruments()
-    work = Work(threads=settings.threads, waiting=settings.waiting)
-    desk = Desk(recommender=recommender, store=store, served=served, clock=clock, instruments=instruments)
-    instruments.gauge("work_taken", "Requests at work or waiting.", lambda: work.taken)
-    instruments.gauge("served_log_dropped", "Answers the served log had no room for.", lambda: served.dropped)
+def create_app(*, recommender, store, served_log, clock: Callable[[], int], limits: Limits) -> FastAPI:
+    """Make the ASGI app of a loaded release. `clock()` returns ms; `app.state.close()` waits for running requests."""
+    metrics = ServerMetrics()
+    pool = WorkerPool(threads=limits.threads, waiting=limits.waiting)
+    handlers = Handlers(recommender=recommender, store=store, served_log=served_log, clock=clock, metrics=metrics)
+    metrics.gauge("work_taken", "Requests running or waiting.", lambda: pool.in_use)
+    metrics.gauge("served_log_dropped", "Answers that the served log dropped.", lambda: served_log.dropped)
 
     app = FastAPI(title="watchnext", version="1", docs_url=None, redoc_url=None, redirect_slashes=False)
-    app.state.close = work.close
-    for kind, handler in HANDLERS.items():
+    app.state.close = pool.close
+    for kind, handler in EXCEPTION_HANDLERS.items():
         app.add_exception_handler(kind, handler)
-    app.include_router(_api(desk, partial(work.run, timeout_s=settings.timeout_s), settings.timeout_s))
-    _add_plain(app, desk, instruments)
-    app.add_middleware(Guard, body_bytes=settings.body_bytes, body_s=settings.body_s, observe=instruments.answered)
+    app.include_router(_api(handlers, partial(pool.run, timeout_s=limits.timeout_s), limits.timeout_s))
+    _add_unversioned(app, handlers, metrics)
+    app.add_middleware(RequestMiddleware, body_bytes=limits.body_bytes, body_s=limits.body_s, observe=metrics.answered)
     return app
 
 
-def _api(desk: Desk, run: Callable, timeout_s: float) -> APIRouter:
+def _api(handlers: Handlers, run: Callable, timeout_s: float) -> APIRouter:
     routes = APIRouter(prefix="/v1", route_class=JsonRoute)
     posted = {"dependencies": [Depends(json_only)]}
 
-    @routes.post("/recommend", response_model=contract.RecommendResponse, responses=_errors, **posted)
-    async def recommend(body: contract.RecommendRequest) -> Response:
-        call = partial(desk.recommend, body, request_id=uuid.uuid4().hex, until=time.monotonic() + timeout_s)
+    @routes.post("/recommend", response_model=schemas.RecommendResponse, responses=_errors, **posted)
+    async def recommend(body: schemas.RecommendRequest) -> Response:
+        call = partial(handlers.recommend, body, request_id=uuid.uuid4().hex, until=time.monotonic() + timeout_s)
         return Json(await run(call))
 
-    @routes.post("/events", response_model=contract.EventsResponse, responses=_event_errors, **posted)
-    async def events(body: contract.EventsRequest) -> Response:
-        counts, unknown = await run(partial(desk.outcomes, body))
-        return Json(counts) if not unknown else Json({**counts, "error": _unknown(unknown, desk.release_id)}, 422)
+    @routes.post("/events", response_model=schemas.EventsResponse, responses=_event_errors, **posted)
+    async def events(body: schemas.EventsRequest) -> Response:
+        counts, unknown = await run(partial(handlers.outcomes, body))
+        return Json(counts) if not unknown else Json({**counts, "error": _unknown(unknown, handlers.release_id)}, 422)
 
-    @routes.get("/viewers", response_model=contract.ViewersResponse, responses=_read_errors)
+    @routes.get("/viewers", response_model=schemas.ViewersResponse, responses=_read_errors)
     async def viewers(limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> Response:
-        return Json(await run(partial(desk.viewers, limit)))
+        return Json(await run(partial(handlers.viewers, limit)))
 
-    # `:path`, as a string id may hold a slash.
-    @routes.get("/viewers/{user_id:path}/history", response_model=contract.HistoryResponse, responses=_path_errors)
-    async def history(user_id: contract.IdWord, limit: Annotated[int, Query(ge=1, le=200)] = 30) -> Response:
-        return Json(await run(partial(desk.history, user_id, limit)))
+    # `:path`, because a string id may contain a slash.
+    @routes.get("/viewers/{user_id:path}/history", response_model=schemas.HistoryResponse, responses=_path_errors)
+    async def history(user_id: schemas.IdWord, limit: Annotated[int, Query(ge=1, le=200)] = 30) -> Response:
+        return Json(await run(partial(handlers.history, user_id, limit)))
 
     return routes
 
 
 def _unknown(ids: Sequence, release_id: str) -> dict:
-    named = [{"where": "video_id", "value": shown(each), "expected": f"a video of release {release_id}"} for each in ids[:20]]
+    expected = f"a video of release {release_id}"
+    details = [{"where": "video_id", "value": shortened(each), "expected": expected} for each in ids[:20]]
     return {
         "code": "unknown_video",
-        "message": f"video_id {named[0]['value']} is not in release {release_id}; kept aside",
-        "details": named,
+        "message": f"video_id {details[0]['value']} is not in release {release_id}; its events were quarantined",
+        "details": details,
     }
 
 
-def _add_plain(app: FastAPI, desk: Desk, instruments: Instruments) -> None:
-    """Health, metrics and the page."""
+def _add_unversioned(app: FastAPI, handlers: Handlers, metrics: ServerMetrics) -> None:
+    """Add health checks, metrics and the demo page."""
 
     async def live() -> Response:
         return Json({"status": "live"})
 
     async def ready() -> Response:
-        return Json({"status": "ready", "release": desk.release_id})
+        return Json({"status": "ready", "release": handlers.release_id})
 
-    async def metrics() -> Response:
-        return Response(instruments.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    async def exposition() -> Response:
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    answers = {"/livez": live, "/readyz": ready, "/metrics": metrics}
-    answers |= {"/" if file.name == "index.html" else f"/{file.name}": _page(file) for file in sorted(PAGE.iterdir())}
-    for path, answer in answers.items():
-        app.add_api_route(path, answer, methods=["GET", "HEAD"], include_in_schema=False)
+    routes = {"/livez": live, "/readyz": ready, "/metrics": exposition}
+    routes |= {"/" if file.name == "index.html" else f"/{file.name}": _page(file) for file in sorted(PAGE.iterdir())}
+    for path, endpoint in routes.items():
+        app.add_api_route(path, endpoint, methods=["GET", "HEAD"], include_in_schema=False)
 
 
 def _page(file: Path) -> Callable:

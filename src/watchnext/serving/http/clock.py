@@ -1,13 +1,13 @@
-"""The server's time."""
+"""The clock of the server."""
 
 import threading
 import time
 
 
 class Clock:
-    """Milliseconds, each call later than the one before: an event is known strictly before the next request's time.
+    """Return milliseconds, later at every call: an event is known strictly before the time of the next request.
 
-    `start_ms` None is the wall clock. Above a thousand calls a second it runs ahead, and waits when calls are fewer.
+    `start_ms` None is the wall clock. Above a thousand calls a second the clock runs ahead; it waits when calls are fewer.
     """
 
     def __init__(self, start_ms: int | None = None) -> None:

@@ -1,6 +1,7 @@
-"""JSON on the wire: bodies in, answers out, and every error as `{"error": {code, message, details}}`."""
+"""Parse and render JSON, and answer every error as `{"error": {code, message, details}}`."""
 
 import logging
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from reprlib import Repr
 from typing import Any
@@ -18,7 +19,7 @@ from watchnext.serving.http.worker_pool import OverloadedError, TooSlowError
 from watchnext.serving.store.environment import StoreError
 
 log = logging.getLogger(__name__)
-SHOWN_CHARACTERS = 200  # of a refused value, in an error, and of the path to it
+SHOWN_CHARACTERS = 200  # of a rejected value in an error, and of the path to it
 SHORT = Repr()
 SHORT.maxstring = SHORT.maxlong = SHORT.maxother = SHOWN_CHARACTERS
 
@@ -26,7 +27,7 @@ SHORT.maxstring = SHORT.maxlong = SHORT.maxother = SHOWN_CHARACTERS
 
 
 class JsonRequest(Request):
-    """Parses with orjson: unlike the standard library it refuses NaN, and lone surrogates that no store could write."""
+    """Parse with orjson: unlike the standard library, it rejects NaN, and lone surrogates that no store could write."""
 
     async def json(self) -> Any:
         return orjson.loads(await self.body())
@@ -43,10 +44,11 @@ class JsonRoute(APIRoute):
 
 
 def json_only(request: Request) -> None:
-    # Also what keeps other sites out: a browser sends this type across origins only after asking, and is not allowed.
+    """Reject other content types. This also keeps other sites out: a browser sends this type to another origin only after a
+    preflight request, which the app does not allow."""
     given = request.headers.get("content-type", "")
     if given.partition(";")[0].strip().lower() != "application/json":
-        raise HTTPException(415, f"Content-Type is {shown(given)}, expected application/json")
+        raise HTTPException(415, f"Content-Type is {shortened(given)}, expected application/json")
 
 
 # ---- JSON out ----------------------------------------------------------------------------------------------------------
@@ -59,8 +61,8 @@ class Json(Response):
         return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def shown(value: Any) -> str:
-    """A value as Python writes it, of a list or an object its first items."""
+def shortened(value: Any) -> str:
+    """Write a value as Python does, cut to SHOWN_CHARACTERS; of a list or an object only the first items."""
     return _cut(SHORT.repr(value))
 
 
@@ -69,10 +71,12 @@ def _cut(text: str) -> str:
 
 
 def _detail(one: Mapping) -> dict[str, str]:
-    """The field that was refused, its value, and what was expected. pydantic gives a missing field the value of all around it,
-    and the path to a field of two kinds one step more, the kind."""
+    """Describe one rejected field: where it is, its value, and the expectation.
+
+    For a missing field, pydantic gives the value of the object around it. The path to a field of two kinds ends with the kind.
+    """
     path = one["loc"][:-1] if one["loc"][-1] in KINDS and one["type"] != "extra_forbidden" else one["loc"]
-    value = "missing" if one["type"] == "missing" else shown(one.get("input"))
+    value = "missing" if one["type"] == "missing" else shortened(one.get("input"))
     return {"where": _cut(".".join(map(str, path))), "value": value, "expected": one["msg"]}
 
 
@@ -81,51 +85,52 @@ def _problem(status: int, code: str, message: str, *, details: Sequence = (), he
 
 
 def _invalid(_: Request, error: RequestValidationError) -> Response:
-    found = error.errors()
-    if found[0]["type"] == "json_invalid":
-        return _problem(
-            400, "bad_json", f"the body is no JSON ({found[0]['ctx']['error']}), expected one JSON object without NaN"
-        )
-    details = [_detail(one) for one in found[:20]]
+    problems = error.errors()
+    if problems[0]["type"] == "json_invalid":
+        cause = problems[0]["ctx"]["error"]
+        return _problem(400, "bad_json", f"request body is not valid JSON ({cause}), expected one JSON object without NaN")
+    details = [_detail(one) for one in problems[:20]]
     first = details[0]
     return _problem(422, "invalid", f"{first['where']} is {first['value']}: {first['expected']}", details=details)
 
 
-def _refused(_: Request, error: HTTPException) -> Response:
+def _http_error(_: Request, error: HTTPException) -> Response:
     return _problem(error.status_code, f"http_{error.status_code}", str(error.detail), headers=error.headers)
 
 
 def _busy(_: Request, error: Exception) -> Response:
     code = "overloaded" if isinstance(error, OverloadedError) else "too_slow"
-    return _problem(503, code, f"{error}; try again", headers={"Retry-After": "1"})
+    return _problem(503, code, f"{error}; retry", headers={"Retry-After": "1"})
 
 
-def _unwritten(_: Request, error: StoreError) -> Response:
-    log.error("events were not taken: %s", error)
-    message = "the store took nothing, none of the events counted; send them again"
+def _not_stored(_: Request, error: StoreError) -> Response:
+    log.error("no events were stored: %s", error)
+    message = "no events were stored; retry the whole request"
     return _problem(503, "store", message, headers={"Retry-After": "1"})
 
 
-def _failed(_: Request, error: Exception) -> Response:
-    return _problem(500, "failed", "the server failed at this request; its log says why")
+def _failed(request: Request, error: Exception) -> Response:
+    request_id = uuid.uuid4().hex  # the traceback follows in the log
+    log.error("internal error at %s %s (request id %s): %r", request.method, shortened(request.url.path), request_id, error)
+    return _problem(500, "failed", f"internal error; see the server log (request id {request_id})")
 
 
-def _other_kind(_: Request, error: IdKindError) -> Response:
-    detail = {"where": error.where, "value": shown(error.value), "expected": error.expected}
+def _wrong_id_kind(_: Request, error: IdKindError) -> Response:
+    detail = {"where": error.where, "value": shortened(error.value), "expected": error.expected}
     return _problem(422, "invalid", f"{detail['where']} is {detail['value']}: expected {error.expected}", details=[detail])
 
 
-def _undeclared(_: Request, error: ContextError) -> Response:
+def _undeclared_context(_: Request, error: ContextError) -> Response:
     return _problem(422, "invalid", f"body.{error}")
 
 
-HANDLERS = {
+EXCEPTION_HANDLERS = {
     RequestValidationError: _invalid,
-    HTTPException: _refused,
+    HTTPException: _http_error,
     OverloadedError: _busy,
     TooSlowError: _busy,
-    StoreError: _unwritten,
-    ContextError: _undeclared,
-    IdKindError: _other_kind,
+    StoreError: _not_stored,
+    ContextError: _undeclared_context,
+    IdKindError: _wrong_id_kind,
     Exception: _failed,
 }

@@ -1,4 +1,4 @@
-"""What the server counts, in a registry of its own, for `/metrics`. No label holds anything that a caller can make up."""
+"""Prometheus metrics of the server, for `/metrics`. No label takes values that a client can invent."""
 
 from collections.abc import Callable, Mapping
 
@@ -7,23 +7,27 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
-class Instruments:
+class ServerMetrics:
+    """Count requests, slates and events in a registry of its own."""
+
     def __init__(self) -> None:
-        own = self._registry = CollectorRegistry()
+        registry = self._registry = CollectorRegistry()
         self._requests = Counter(
-            "watchnext_requests", "Answers by route template and status.", ["route", "status"], registry=own
+            "watchnext_requests", "Answers by route template and status.", ["route", "status"], registry=registry
         )
-        self._seconds = Histogram("watchnext_request_seconds", "Time to answer.", ["route"], buckets=BUCKETS_S, registry=own)
+        self._seconds = Histogram(
+            "watchnext_request_seconds", "Time to answer.", ["route"], buckets=BUCKETS_S, registry=registry
+        )
         self._stages = Histogram(
-            "watchnext_stage_seconds", "Time in one stage of a slate.", ["stage"], buckets=BUCKETS_S, registry=own
+            "watchnext_stage_seconds", "Time in one stage of a slate.", ["stage"], buckets=BUCKETS_S, registry=registry
         )
-        self._degraded = Counter("watchnext_degraded_slates", "Slates that a stage failed to take part in.", registry=own)
-        self._videos = Counter("watchnext_slate_videos", "Videos shown.", registry=own)
-        self._removed = Counter("watchnext_removed_candidates", "Candidates a rule took out.", ["rule"], registry=own)
-        self._events = Counter("watchnext_events", "Outcome events by what became of them.", ["result"], registry=own)
+        self._degraded = Counter("watchnext_degraded_slates", "Slates for which a stage failed.", registry=registry)
+        self._videos = Counter("watchnext_slate_videos", "Videos shown.", registry=registry)
+        self._removed = Counter("watchnext_removed_candidates", "Candidates that a rule removed.", ["rule"], registry=registry)
+        self._events = Counter("watchnext_events", "Outcome events by result.", ["result"], registry=registry)
 
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
-        """A value that is read whenever it is asked for."""
+        """Register a value that is read at every scrape."""
         Gauge(f"watchnext_{name}", text, registry=self._registry).set_function(read)
 
     def answered(self, route: str, status: int, seconds: float) -> None:
@@ -43,5 +47,5 @@ class Instruments:
             self._events.labels(result).inc(count)
 
     def text(self) -> bytes:
-        """Prometheus text format."""
+        """Render all metrics in the Prometheus text format."""
         return generate_latest(self._registry)

@@ -1,4 +1,4 @@
-"""The outermost layer: bodies are bounded in size and time before anything looks at them, every answer is counted by route."""
+"""Bound the size and time of request bodies, and count every answer by route: the outermost ASGI layer."""
 
 import asyncio
 import time
@@ -12,15 +12,17 @@ Observe = Callable[[str, int, float], None]  # route template, status, seconds
 
 
 class _RefusedError(Exception):
+    """A body that is not accepted, with its HTTP status and error code."""
+
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
         self.status, self.code = status, code
 
 
-class Guard:
-    """ASGI middleware. Reads a body whole (at most `body_bytes`, within `body_s`) and hands it on as one message.
+class RequestMiddleware:
+    """Read the whole body (at most `body_bytes`, within `body_s`) and pass it on as one message.
 
-    Without it a chunked body, which declares no length, would be collected until memory ends.
+    Without this limit, a chunked body, which declares no length, would fill the memory.
     """
 
     def __init__(self, app: ASGIApp, *, body_bytes: int, body_s: float, observe: Observe) -> None:
@@ -32,7 +34,7 @@ class Guard:
             return
         began, status = time.perf_counter(), 500
 
-        async def noted(message: Message) -> None:
+        async def send_counted(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -40,19 +42,20 @@ class Guard:
             await send(message)
 
         try:
-            await self._guarded(scope, receive, noted)
+            await self._bounded(scope, receive, send_counted)
         finally:
-            # The template, never the path: junk paths would each leave lines in /metrics for good.
+            # The template, never the path: each junk path would stay in /metrics for good.
             route = getattr(scope.get("route"), "path", "unmatched")
             self._observe(route, status, time.perf_counter() - began)
 
-    async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             async with asyncio.timeout(self._body_s):
                 body = await self._body(scope, receive)
         except TimeoutError:
             await _refuse(
-                send, _RefusedError(408, "slow_body", f"the body did not arrive, expected all of it within {self._body_s:g} s")
+                send,
+                _RefusedError(408, "slow_body", f"request body did not arrive, expected all of it within {self._body_s:g} s"),
             )
             return
         except _RefusedError as refused:
@@ -62,7 +65,7 @@ class Guard:
             await self._app(scope, _replayed(body, receive), send)
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
-        """The whole body, or None when the client has gone."""
+        """Return the whole body, or None when the client has disconnected."""
         declared = dict(scope["headers"]).get(b"content-length", b"")
         if declared.isdigit():
             self._check(int(declared))
@@ -79,11 +82,11 @@ class Guard:
 
     def _check(self, size: int) -> None:
         if size > self._body_bytes:
-            raise _RefusedError(413, "too_large", f"the body has {size} bytes or more, expected at most {self._body_bytes}")
+            raise _RefusedError(413, "too_large", f"request body has {size} bytes or more, expected at most {self._body_bytes}")
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
-    """The body as the first message; what follows (a disconnect) comes from the server."""
+    """Return a `receive` that gives the body as one message, then what the server sends (a disconnect)."""
     pending = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:
@@ -94,7 +97,7 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
 
 async def _refuse(send: Send, refused: _RefusedError) -> None:
     body = orjson.dumps({"error": {"code": refused.code, "message": str(refused), "details": []}})
-    # The rest of the body is not read, so the connection cannot be used again.
+    # The rest of the body is not read, so the connection cannot be reused.
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": refused.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -1,6 +1,6 @@
-"""What the API takes and gives: one pydantic model a body, strict, so that a misspelt key or a NaN is refused by name.
+"""Request and response bodies: one strict pydantic model each, so that a misspelt key or a NaN is rejected by name.
 
-Ids are int64 or strings of 1 to 64 bytes without blanks around them, of the one kind that the log has, echoed as given.
+Ids are int64 or strings of 1 to 64 bytes without surrounding blanks, of the one kind that the log has, echoed as given.
 Times are UTC milliseconds, ratios in [0, 1].
 """
 
@@ -22,7 +22,7 @@ def _fits(value: str) -> str:
 
 # Fixed-width id arrays are padded with NUL, so an id may not hold one.
 Word = Annotated[str, Field(min_length=1, max_length=ID_BYTES, pattern=r"^[^\x00]*$"), AfterValidator(_fits)]
-# Blanks around an id are left out where a log is read; here they would make a viewer whom no log knows.
+# Loaders strip blanks around ids; here they would make an unknown viewer.
 IdWord = Annotated[Word, Field(pattern=r"^[^\s\x00]([^\x00]*[^\s\x00])?$")]
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 
@@ -31,7 +31,7 @@ KINDS = NUMBER, STRING = "number", "string"
 
 
 def _kind(value: Any) -> str:
-    """Which of two kinds a value is meant to be, so that a refusal speaks of that one alone."""
+    """Choose the kind that a value is meant to be, so that an error is about this kind alone."""
     return NUMBER if isinstance(value, int | float) and not isinstance(value, bool) else STRING
 
 
@@ -46,7 +46,7 @@ class Strict(BaseModel):
 
 class RecommendRequest(Strict):
     user_id: Id
-    k: int = Field(K_DEFAULT, ge=1, le=K_MOST, description="videos asked for; fewer come where too few are left")
+    k: int = Field(K_DEFAULT, ge=1, le=K_MOST, description="number of videos; fewer are returned where too few are left")
     surface: Word | None = None
     region: Word | None = Field(None, description="overrides the viewer's own")
     context: dict[Word, ContextValue] = Field(default_factory=dict, max_length=32)
@@ -54,7 +54,7 @@ class RecommendRequest(Strict):
 
 
 class Predictions(Strict):
-    """Null where the ranker did not answer."""
+    """The ranker's predictions; null where it did not answer."""
 
     click: float | None
     long_view: float | None
@@ -62,7 +62,7 @@ class Predictions(Strict):
     watch_s: float | None
 
 
-class VideoFacts(Strict):
+class VideoDetails(Strict):
     creator_id: str | None
     tags: list[str]
     duration_ms: float | None
@@ -75,10 +75,10 @@ class Item(Strict):
     reasons: list[str]
     sources: list[str]
     predictions: Predictions
-    video: VideoFacts
+    video: VideoDetails
 
 
-class Funnel(Strict):
+class FunnelCounts(Strict):
     retrieved: int
     ranked: int
     slate: int
@@ -88,25 +88,25 @@ class RecommendResponse(Strict):
     request_id: str
     release: str
     mode: Literal["online", "precomputed"] = Field(
-        description="what answered: online also where no precomputed slate is at hand"
+        description="how it was computed: online also where no precomputed slate is available"
     )
     degraded: bool
     degraded_why: list[str]
     as_of_ms: int
     items: list[Item]
-    removed: dict[str, int] = Field(description="rule > candidates it took out")
-    funnel: Funnel
+    removed: dict[str, int] = Field(description="rule > number of candidates it removed")
+    funnel: FunnelCounts
     timings_ms: dict[str, float]
 
 
 class OutcomeEvent(Strict):
-    """What a viewer did with one video that was shown. `key` makes it count once, however often it is sent."""
+    """One viewer's outcome for one impression. `key` makes it count once, however often it is sent."""
 
     type: Literal["outcome"]
     user_id: Id
     video_id: Id
     request_id: Word | None = None
-    surface: Word | None = Field(None, description="where it was shown; counts for what is trending there")
+    surface: Word | None = Field(None, description="where the video was shown; counts towards what is trending there")
     watch_ms: int = Field(0, ge=0, le=WATCH_MS)
     click: bool = False
     long_view: bool = False
@@ -176,6 +176,6 @@ class ErrorResponse(Strict):
 
 
 class EventsProblem(EventsResponse):
-    """Some events named unknown videos and were kept aside; the others of the same call count."""
+    """Some events were about unknown videos and were quarantined; the other events of the call count."""
 
     error: Problem

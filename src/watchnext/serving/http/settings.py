@@ -1,7 +1,7 @@
-"""What sets the server: WATCHNEXT_* variables, and nothing else.
+"""Settings of the server, read from WATCHNEXT_* environment variables and nothing else.
 
 WATCHNEXT_RELEASES (releases)   WATCHNEXT_STORE (store)   WATCHNEXT_SERVED (outputs/served)
-WATCHNEXT_CLOCK    release (time starts where the release's state ends) or wall; unset, the release says
+WATCHNEXT_CLOCK    release (time starts where the release's state ends) or wall; if unset, the clock of the release
 """
 
 from collections.abc import Mapping
@@ -18,30 +18,32 @@ from watchnext.serving.store.store import REPAIR
 FOLDERS = {"releases": "releases", "store": "store", "served": "outputs/served"}
 
 
-class VariableError(ValueError):
-    """A WATCHNEXT_* variable that cannot be obeyed."""
+class SettingsError(ValueError):
+    """A WATCHNEXT_* variable, or a port, that the server cannot use."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Variables:
+class Settings:
+    """Folders and clock of the server."""
+
     releases: Path
     store: Path
     served: Path
     clock: str | None
 
     @classmethod
-    def of(cls, variables: Mapping[str, str]) -> "Variables":
-        """Raises VariableError. An empty variable is an unset one."""
+    def from_environment(cls, variables: Mapping[str, str]) -> "Settings":
+        """Read the WATCHNEXT_* variables; an empty one counts as unset. Raises SettingsError."""
         clock = variables.get("WATCHNEXT_CLOCK") or None
         if clock not in (None, *CLOCKS):
-            raise VariableError(f"WATCHNEXT_CLOCK is {clock!r}, expected {' or '.join(CLOCKS)}; set it so, or unset it")
+            raise SettingsError(f"WATCHNEXT_CLOCK is {clock!r}, expected {' or '.join(CLOCKS)}; change it, or unset it")
         folders = {name: Path(variables.get(f"WATCHNEXT_{name.upper()}") or path) for name, path in FOLDERS.items()}
         return cls(clock=clock, **folders)
 
     def check(self) -> None:
-        """Raise ReleaseError or StoreError where a server could not start; reads every byte of the release, loads nothing.
+        """Check that a server can start: read every byte of the release, load nothing. Raises ReleaseError or StoreError.
 
-        A network that was loaded here would crash the process that supervises the server when that ends.
+        A network loaded here would crash the supervisor process when it ends.
         """
         release = current(self.releases)
         manifest = verified(release)
@@ -57,13 +59,13 @@ class Variables:
             lock.close()
 
     def _check_store(self, manifest: Mapping) -> None:
-        found = {name: self._state_of(name) for name in ("current", "next") if (self.store / name).exists()}
-        if manifest["state"] not in found.values():
+        states = {name: self._state_of(name) for name in ("current", "next") if (self.store / name).exists()}
+        if manifest["state"] not in states.values():
             needed = f"release {manifest['id']} needs {manifest['state']}"
-            raise StoreError(f"the store {self.store} holds state {found['current']}, but {needed}; run `{REPAIR}`")
+            raise StoreError(f"the store {self.store} holds state {states['current']}, but {needed}; run `{REPAIR}`")
 
     def _state_of(self, name: str) -> str:
         environment = Environment(self.store / name, durable=True, map_bytes=MAP_BYTES)
-        found = state_of(environment)
+        fingerprint = state_of(environment)
         environment.close()
-        return found
+        return fingerprint

@@ -1,4 +1,4 @@
-"""A bounded pool for work that holds the processor: what does not fit is refused at once, never queued without end."""
+"""A bounded thread pool for CPU work: calls above its capacity are rejected at once, so the queue cannot grow."""
 
 import asyncio
 import threading
@@ -14,41 +14,43 @@ class OverloadedError(Exception):
 
 
 class TooSlowError(Exception):
-    """The work did not end in time; it still holds its place until it does."""
+    """The call did not end in time; it occupies its slot until it does."""
 
 
-class Work:
+class WorkerPool:
+    """Run at most `threads` calls at once, while at most `waiting` more wait."""
+
     def __init__(self, *, threads: int, waiting: int) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="watchnext")
-        self._places = threads + waiting
+        self._capacity = threads + waiting
         self._lock = threading.Lock()
-        self.taken = 0
+        self.in_use = 0
 
     def _submit(self, call: Callable[[], T]) -> Future[T]:
         with self._lock:
-            if self.taken >= self._places:
-                raise OverloadedError(f"{self.taken} requests are at work or waiting, at most {self._places} may")
-            self.taken += 1
+            if self.in_use >= self._capacity:
+                raise OverloadedError(f"{self.in_use} requests are running or waiting, expected at most {self._capacity}")
+            self.in_use += 1
         try:
             future = self._pool.submit(call)
-        except RuntimeError as error:  # shut down meanwhile
+        except RuntimeError as error:  # shut down in the meantime
             self._free(None)
             raise OverloadedError("the server is stopping") from error
-        # Freed when the work ends, not when its asker gives up: a thread that is still busy has no room for more.
+        # Freed when the call ends, not when its client gives up: a busy thread cannot take more.
         future.add_done_callback(self._free)
         return future
 
     def _free(self, _: Future | None) -> None:
         with self._lock:
-            self.taken -= 1
+            self.in_use -= 1
 
     async def run(self, call: Callable[[], T], *, timeout_s: float) -> T:
-        """The result of `call()` in a thread of the pool. Raises OverloadedError and TooSlowError."""
+        """Return the result of `call()` in a thread of the pool. Raises OverloadedError and TooSlowError."""
         try:
             return await asyncio.wait_for(asyncio.wrap_future(self._submit(call)), timeout_s)
         except TimeoutError as error:
             raise TooSlowError(f"no answer within {timeout_s:g} s") from error
 
     def close(self) -> None:
-        """Drop what waits, let what runs end."""
+        """Drop waiting calls, and wait for running ones."""
         self._pool.shutdown(wait=True, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""An exported network on OpenVINO: named arrays in, one array out; and a ranker, which may have trees beside it."""
+"""Run exported networks with OpenVINO: named arrays in, one array out; and a ranker, which may have trees beside it."""
 
 import os
 import threading
@@ -13,14 +13,14 @@ from watchnext.ranking.models.trees.forest import INPUT, Forest
 os.environ.setdefault("OPENVINO_TELEMETRY", "0")
 import openvino as ov
 
-TREES = "trees"  # the folder of a ranker's trees, beside its graph
+TREES = "trees"  # the folder of a ranker's trees, beside its network
 
 
-class Graph:
-    """`<path>.xml` with its weights beside it, compiled for the CPU. Any thread may call it: each has its own request.
+class CompiledNetwork:
+    """Compile `<path>.xml`, with its weights beside it, for the CPU. Any thread may call it: each has its own request.
 
-    precision  f32 or bf16. It is always asked for: left to itself, a processor with bf16 would answer other scores than the
-               ones that were evaluated.
+    precision  f32 or bf16, always set explicitly: by default, a processor with bf16 would give other scores than those that
+               were evaluated
     """
 
     def __init__(self, path: Path, *, threads: int = 1, precision: str = "f32") -> None:
@@ -34,9 +34,9 @@ class Graph:
         return tuple(self._types)
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The first output. Inputs that the network lacks are left out; one that it needs and is not given raises KeyError."""
+        """Return the first output. Inputs that the network lacks are ignored; a missing one raises KeyError."""
         if missing := self._types.keys() - inputs.keys():
-            raise KeyError(f"the graph needs {', '.join(sorted(missing))}, but was given {', '.join(sorted(inputs))}")
+            raise KeyError(f"the network needs {', '.join(sorted(missing))}, but got {', '.join(sorted(inputs))}")
         fed = {name: np.ascontiguousarray(inputs[name], dtype) for name, dtype in self._types.items()}
         return self._request().infer(fed, share_inputs=True)[0].copy()  # the request's buffer is overwritten by its next call
 
@@ -48,16 +48,17 @@ class Graph:
 
 @dataclass(frozen=True)
 class CompiledRanker:
-    """Inputs > predictions (C, T). What the graph cannot follow at pace, its trees, is read before it and given to it."""
+    """Inputs > predictions (C, T). Trees, which are slow inside a network, are scored first and passed to it as an input."""
 
-    graph: Graph
+    network: CompiledNetwork
     forest: Forest | None
 
     @classmethod
     def load(cls, folder: Path, *, precision: str = "f32") -> "CompiledRanker":
-        """Of `ranker.xml` in `folder`, and what stands beside it; `precision` as in `Graph`."""
+        """Load `ranker.xml` in `folder` with the trees beside it; `precision` as in `CompiledNetwork`."""
         trees = Path(folder) / TREES
-        return cls(Graph(Path(folder) / "ranker.xml", precision=precision), Forest.load(trees) if trees.exists() else None)
+        network = CompiledNetwork(Path(folder) / "ranker.xml", precision=precision)
+        return cls(network, Forest.load(trees) if trees.exists() else None)
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        return self.graph({**inputs, INPUT: self.forest(inputs)} if self.forest else inputs)
+        return self.network({**inputs, INPUT: self.forest(inputs)} if self.forest else inputs)

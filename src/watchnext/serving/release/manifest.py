@@ -1,4 +1,4 @@
-"""The manifest that seals a release: one sha256 a file, and one over itself."""
+"""The manifest that seals a release: one sha256 a file, and one of the manifest itself."""
 
 import hashlib
 import json
@@ -12,20 +12,20 @@ SEAL = "manifest.json"
 
 
 class ReleaseError(RuntimeError):
-    """A release that is missing, damaged or unfit; the message names the file and the command that mends it."""
+    """A release that is missing, damaged or unfit; the message names the file and the command that repairs it."""
 
 
 def verified(folder: Path) -> dict:
-    """The manifest, after comparing every file with it. Raises ReleaseError naming the first that differs."""
+    """Return the manifest after checking every file against it. Raises ReleaseError naming the first that differs."""
     folder = Path(folder)
     manifest = _manifest(folder)
-    found, expected = set(files_below(folder, but=SEAL)), set(manifest["files"])
-    for names, what in ((expected - found, "is missing"), (found - expected, "is not in the manifest")):
+    on_disk, expected = set(files_below(folder, but=SEAL)), set(manifest["files"])
+    for names, problem in ((expected - on_disk, "is missing"), (on_disk - expected, "is not in the manifest")):
         if names:
-            raise ReleaseError(f"{folder / min(names)} {what}; run `{REPAIR}`")
+            raise ReleaseError(f"{folder / min(names)} {problem}; run `{REPAIR}`")
     for name, digest in manifest["files"].items():
         if sha256_of(folder / name) != digest:
-            raise ReleaseError(f"{folder / name} is damaged: its sha256 is not the manifest's; run `{REPAIR}`")
+            raise ReleaseError(f"{folder / name} is damaged: its sha256 differs from the manifest; run `{REPAIR}`")
     return manifest
 
 
@@ -37,9 +37,9 @@ def _manifest(folder: Path) -> dict:
     except OSError as error:
         raise ReleaseError(f"{path} cannot be read ({error.strerror}); run `{REPAIR}`") from error
     except (ValueError, KeyError, AttributeError) as error:
-        raise ReleaseError(f"{path} is damaged: it is no manifest; run `{REPAIR}`") from error
+        raise ReleaseError(f"{path} is damaged: it is not a manifest; run `{REPAIR}`") from error
     if digest_of(manifest) != claimed:
-        raise ReleaseError(f"{path} is damaged: its digest is not its own; run `{REPAIR}`")
+        raise ReleaseError(f"{path} is damaged: its digest does not match its content; run `{REPAIR}`")
     return manifest
 
 

@@ -1,6 +1,6 @@
-"""A release: everything that answers, built together, in one folder that is written once and never edited.
+"""A release: everything that a server needs, built together, in one folder that is written once and never edited.
 
-`releases/<id>/` with `manifest.json` naming a sha256 for every file; `releases/current` is a link to the one that serves.
+`releases/<id>/manifest.json` has a sha256 for every file; `releases/current` is a link to the release that serves.
 """
 
 import hashlib
@@ -29,21 +29,21 @@ from watchnext.retrieval.index.live import LiveIndex
 from watchnext.retrieval.index.segments import VideoIndex
 from watchnext.retrieval.sources.graph import Edges
 from watchnext.retrieval.sources.trending import TrendingCounts
-from watchnext.serving.release.compiled import TREES, CompiledRanker, Graph
+from watchnext.serving.release.compiled import TREES, CompiledNetwork, CompiledRanker
 from watchnext.serving.release.manifest import REPAIR, SEAL, ReleaseError, digest_of, verified
 
 CLOCKS = ("release", "wall")
-# What the maker of a release states; `publish` adds the rest.
-GIVEN = ("data", "regime", "as_of_ms", "clock", "towers")
+# Keys of the manifest that the caller of `publish` gives; `publish` adds the others.
+GIVEN_KEYS = ("data", "regime", "as_of_ms", "clock", "towers")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-WALKS = ("related", "transitions")  # sources that walk a graph of that name
+CO_WATCH_SOURCES = ("related", "transitions")  # each has a graph of this name
 EDGES = ("starts", "neighbours", "weights")
 FEATURE_PARTS = ("pipeline", "catalogue", "users", "user_table", "videos")
 
 
 @dataclass(frozen=True)
 class Release:
-    """One verified release, loaded. Arrays are mapped read-only, except what rules read at every request."""
+    """One verified release, loaded. Arrays are mapped read-only, except those that rules read at every request."""
 
     folder: Path
     manifest: Mapping
@@ -55,25 +55,28 @@ class Release:
     user_regions: np.ndarray
     video_ids: Ids
     state: State
-    query_tower: Graph
-    ranker: CompiledRanker | None  # None predicts nothing: the release answers in retrieval order
+    query_tower: CompiledNetwork
+    ranker: CompiledRanker | None  # None: the release answers in retrieval order
     calibration: Calibration
     index: LiveIndex
-    walks: Mapping[str, Edges]
+    co_watches: Mapping[str, Edges]
     trending: TrendingCounts
     reranker: Reranker
     retrieval: Mapping
 
     @classmethod
     def load(cls, folder: Path) -> "Release":
-        """Verify every byte, then load. Raises ReleaseError naming the file that is damaged, missing or too many, or the part
-        that a release of another version lacks."""
+        """Verify every byte, then load.
+
+        Raises ReleaseError naming the file that is damaged, missing or not in the manifest, or the part that a release of
+        another version lacks.
+        """
         folder = Path(folder).resolve()
         manifest = verified(folder)
         _require_parts(folder, manifest)
         pipeline, catalogue = FeaturePipeline.load(folder / "pipeline"), Catalogue.load(folder / "catalogue")
         user_table = load_arrays(folder / "user_table")
-        looked_up = {name: load_arrays(folder / name) for name in (*WALKS, "trending")}
+        counted = {name: load_arrays(folder / name) for name in (*CO_WATCH_SOURCES, "trending")}
         release = cls(
             folder=folder,
             manifest=manifest,
@@ -85,23 +88,27 @@ class Release:
             user_regions=user_table["regions"],
             video_ids=Ids(catalogue.video_ids),
             state=State(**load_arrays(folder / "state")),
-            query_tower=Graph(folder / "graphs" / "query_tower.xml"),
+            query_tower=CompiledNetwork(folder / "graphs" / "query_tower.xml"),
             ranker=CompiledRanker.load(folder / "graphs") if "graphs/ranker.xml" in manifest["files"] else None,
             calibration=Calibration.load(folder / "calibration"),
             index=LiveIndex(VideoIndex.load(folder / "index", verified=True)),
-            walks={name: Edges(*(arrays[part] for part in EDGES)) for name, arrays in looked_up.items() if name in WALKS},
-            trending=TrendingCounts(**{field.name: looked_up["trending"][field.name] for field in fields(TrendingCounts)}),
+            co_watches={
+                name: Edges(*(arrays[part] for part in EDGES)) for name, arrays in counted.items() if name in CO_WATCH_SOURCES
+            },
+            trending=TrendingCounts(**{field.name: counted["trending"][field.name] for field in fields(TrendingCounts)}),
             reranker=Reranker.from_config(json.loads((folder / "reranking.json").read_text())),
             retrieval=json.loads((folder / "retrieval.json").read_text()),
         )
-        release._require_one_build({name: str(arrays["catalogue"][0]) for name, arrays in looked_up.items()})
+        release._require_one_build({name: str(arrays["catalogue"][0]) for name, arrays in counted.items()})
         return release
 
     def _require_one_build(self, counted_for: Mapping[str, str]) -> None:
-        """Parts of different builds would answer nonsense without an error. `counted_for` is the catalogue of each part that
-        was counted from a log."""
+        """Raise ReleaseError for parts of different builds, which would give wrong answers without an error.
+
+        `counted_for` is the catalogue fingerprint of each part that was counted from a log.
+        """
         claims = (
-            *((f"catalogue of `{name}`", found, self.catalogue.fingerprint) for name, found in counted_for.items()),
+            *((f"catalogue of `{name}`", claimed, self.catalogue.fingerprint) for name, claimed in counted_for.items()),
             ("schema", self.pipeline.schema.fingerprint, self.manifest["schema"]),
             ("state", self.state_fingerprint, self.manifest["state"]),
             ("towers of the index's vectors", self.index.towers, self.manifest.get("towers")),
@@ -109,10 +116,10 @@ class Release:
             ("videos in the state", len(self.state.videos), len(self.catalogue)),
             ("width of a viewer's state", self.state.viewers.shape[1], self.layout.viewer),
         )
-        for what, found, expected in claims:
-            if found != expected:
+        for subject, actual, expected in claims:
+            if actual != expected:
                 raise ReleaseError(
-                    f"{self.folder}: {what}: {found}, expected {expected}; the parts were not built together, run `{REPAIR}`"
+                    f"{self.folder}: {subject}: {actual}, expected {expected}; not built together, run `{REPAIR}`"
                 )
 
     @property
@@ -141,18 +148,20 @@ class Release:
 
 
 def _require_parts(folder: Path, manifest: Mapping) -> None:
-    missing = {*FEATURE_PARTS, "state", "index", *WALKS, "trending"} - {name.split("/")[0] for name in manifest["files"]}
+    missing = {*FEATURE_PARTS, "state", "index", *CO_WATCH_SOURCES, "trending"} - {
+        name.split("/")[0] for name in manifest["files"]
+    }
     if any(name.startswith(f"graphs/{TREES}/") for name in manifest["files"]):
         missing |= {f"graphs/{TREES}/{field.name}.npy" for field in fields(Splits)} - manifest["files"].keys()
     if missing:
         raise ReleaseError(
-            f"{folder} holds no {min(missing)}, as another version built it; run `{REPAIR}`, and then "
+            f"{folder} lacks {min(missing)}, as another version built it; run `{REPAIR}`, and then "
             "`python -m watchnext.lifecycle promote`"
         )
 
 
 def state_fingerprint(pipeline: FeaturePipeline, catalogue: Catalogue) -> str:
-    """16 hex digits over what gives the state its meaning: its layout, and the rows of videos, creators, tags."""
+    """Digest what gives the state its meaning (schema, and the rows of videos, creators and tags) to 16 hex digits."""
     digest = hashlib.sha256(pipeline.schema.fingerprint.encode())
     for array in (catalogue.video_ids, catalogue.creator_names, catalogue.tag_names):
         digest.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
@@ -162,9 +171,9 @@ def state_fingerprint(pipeline: FeaturePipeline, catalogue: Catalogue) -> str:
 # ---- write -------------------------------------------------------------------------------------------------------------
 
 
-def aside(root: Path) -> Path:
-    """A new empty folder to assemble a release in, on the same file system, where nothing serves from."""
-    folder = Path(root) / f".staging-{secrets.token_hex(8)}"  # `tempfile` would make one that other users cannot read
+def staging_folder(root: Path) -> Path:
+    """Make an empty folder in `root` to assemble a release in, on the same file system."""
+    folder = Path(root) / f".staging-{secrets.token_hex(8)}"  # other users could not read a folder of `tempfile`
     folder.mkdir(parents=True)
     return folder
 
@@ -183,22 +192,28 @@ def assemble(
     retrieval: Mapping,
     reference: Path,
 ) -> None:
-    """Copy the parts: the feature stage's folder, two networks (.xml, .bin and perhaps a folder trees beside; the ranker may
-    lack), the ranker's calibration if it has one, the folders of the index, of the graphs to walk and of what is trending,
-    settings, a sample."""
+    """Copy the parts of a release to `staging`.
+
+    features              folder of the feature stage
+    query_tower, ranker   networks (.xml, .bin, and perhaps a folder `trees` beside); the ranker may be None
+    calibration           folder; may be missing
+    graph                 folder with one graph for each of CO_WATCH_SOURCES
+    reranking, retrieval  settings
+    reference             Parquet file with a sample of held-out rows
+    """
     for part in FEATURE_PARTS:
         _copy(Path(features) / part, staging / part)
     schema = FeaturePipeline.load(staging / "pipeline").schema
     write_opening_state(Path(features), staging / "state", schema, Catalogue.load(staging / "catalogue"))
     if Path(calibration).exists():
         _copy(calibration, staging / "calibration")
-    folders = {"index": Path(index), "trending": Path(trending)} | {name: Path(graph) / name for name in WALKS}
+    folders = {"index": Path(index), "trending": Path(trending)} | {name: Path(graph) / name for name in CO_WATCH_SOURCES}
     for name, folder in folders.items():
         _copy(folder, staging / name)
     (staging / "graphs").mkdir()
-    for name, graph in (("query_tower", query_tower), ("ranker", ranker)):
-        for suffix in (".xml", ".bin") if graph else ():
-            shutil.copyfile(Path(graph).with_suffix(suffix), staging / "graphs" / f"{name}{suffix}")
+    for name, network in (("query_tower", query_tower), ("ranker", ranker)):
+        for suffix in (".xml", ".bin") if network else ():
+            shutil.copyfile(Path(network).with_suffix(suffix), staging / "graphs" / f"{name}{suffix}")
     if ranker and (trees := Path(ranker).with_name(TREES)).exists():
         _copy(trees, staging / "graphs" / TREES)
     (staging / "reference").mkdir()
@@ -208,7 +223,7 @@ def assemble(
 
 
 def _copy(folder: Path, to: Path) -> None:
-    """Copy the files below, under the umask; `shutil.copytree` would give folders the modes of the original."""
+    """Copy all files of a folder under the umask; `shutil.copytree` would copy the modes of folders."""
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"{folder} is missing; run `dvc repro`")
     for name in files_below(Path(folder), but=""):
@@ -217,16 +232,17 @@ def _copy(folder: Path, to: Path) -> None:
 
 
 def publish(staging: Path, root: Path, manifest: Mapping) -> Path:
-    """Seal `staging` (in `root`) and rename it to `root/<id>`; returns that folder. The same release again changes nothing.
+    """Seal `staging` (in `root`) and rename it to `root/<id>`; return that folder. The same release again changes nothing.
 
-    `manifest` has GIVEN, and `id` unless the content shall name it. Raises ReleaseError for an id that other content has.
+    `manifest` has GIVEN_KEYS and perhaps `id`; without it, the id follows from the content. Raises ReleaseError for an id that
+    exists with other content.
     """
     sealed = _sealed(staging, manifest)
     (staging / SEAL).write_text(json.dumps(sealed, indent=1))
     target = Path(root) / sealed["id"]
     if target.exists():
         if verified(target)["files"] != sealed["files"]:
-            raise ReleaseError(f"{target} exists with other content; releases are never edited: give this one another id")
+            raise ReleaseError(f"{target} exists with other content; releases are never edited: choose another id")
         shutil.rmtree(staging)
         return target
     synced_below(staging)
@@ -236,14 +252,14 @@ def publish(staging: Path, root: Path, manifest: Mapping) -> Path:
 
 
 def _sealed(staging: Path, manifest: Mapping) -> dict:
-    if wrong := sorted(set(GIVEN) ^ (manifest.keys() - {"id"})):
+    if unexpected := sorted(set(GIVEN_KEYS) ^ (manifest.keys() - {"id"})):
         raise ReleaseError(
-            f"the manifest of a release has or lacks {', '.join(wrong)}; expected {', '.join(GIVEN)} and perhaps id"
+            f"unknown or missing keys of the manifest: {', '.join(unexpected)}; expected {', '.join(GIVEN_KEYS)} and perhaps id"
         )
     if manifest["clock"] not in CLOCKS:
         raise ReleaseError(f"the manifest's clock is {manifest['clock']!r}, expected one of {', '.join(CLOCKS)}")
     pipeline = FeaturePipeline.load(staging / "pipeline")
-    sealed = {name: manifest[name] for name in GIVEN}
+    sealed = {name: manifest[name] for name in GIVEN_KEYS}
     sealed["schema"] = pipeline.schema.fingerprint
     sealed["state"] = state_fingerprint(pipeline, Catalogue.load(staging / "catalogue"))
     sealed["files"] = {name: sha256_of(staging / name) for name in files_below(staging, but=SEAL)}
@@ -257,13 +273,13 @@ def _sealed(staging: Path, manifest: Mapping) -> dict:
 
 
 def switch(root: Path, release_id: str) -> None:
-    """Let `root/current` name the release, in one step. Raises ReleaseError if it is not there or damaged."""
+    """Point `root/current` at the release, in one step. Raises ReleaseError if the release is missing or damaged."""
     verified(Path(root) / release_id)
     link(Path(root), "current", release_id)
 
 
 def last_built(root: Path, outputs: Path) -> Path:
-    """The folder of the release that the pipeline with these outputs built last. Raises ReleaseError where there is none."""
+    """Return the folder of the release that the pipeline with these outputs built last. Raises ReleaseError."""
     path = Path(outputs) / "release.json"
     if not path.exists():
         raise ReleaseError(f"{path} is missing: no release was built yet; run `dvc repro` (or `make demo`)")
@@ -271,10 +287,10 @@ def last_built(root: Path, outputs: Path) -> Path:
 
 
 def current(root: Path) -> Path:
-    """The folder of the release that serves. Raises ReleaseError where there is none."""
+    """Return the folder of the serving release. Raises ReleaseError where there is none."""
     path = Path(root) / "current"
     if not os.path.lexists(path):
         raise ReleaseError(f"no release yet in {root}: run `dvc repro` (or `make demo`)")
     if not path.exists():
-        raise ReleaseError(f"{path} names {os.readlink(path)}, which is gone; promote another release or run `dvc repro`")
+        raise ReleaseError(f"{path} names {os.readlink(path)}, which is gone; promote another release, or run `dvc repro`")
     return path.resolve()

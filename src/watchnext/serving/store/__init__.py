@@ -1,1 +1,1 @@
-"""The online state: records, journal, events."""
+"""The online store: environment (LMDB), journal of events, records, bootstrap, and a store built from a log."""

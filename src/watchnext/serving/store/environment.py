@@ -1,10 +1,10 @@
 """The store's folder: one LMDB environment behind a `current` link, held by one process.
 
-env-7/  env-8/     environments; what no link points at was left by a process that died
-current            the one that a server opens
-next               one that was built beside it, for the next server to take over
-taking             the same while that goes on, so that a newer `next` leaves it alone
-lock  names        held by a server as long as it runs, and by anyone for the moment in which links change
+env-7/  env-8/     environments; one without a link was left by a process that died
+current            link to the environment that a server opens
+next               link to one that was built beside it, which the next server takes over
+taking             the same link during the takeover, so that a newer `next` leaves the environment alone
+lock  names        locks: held by a server while it runs, and by any process for the moment in which links change
 """
 
 import fcntl
@@ -40,29 +40,29 @@ TABLES = (
 
 
 class StoreError(RuntimeError):
-    """A store that cannot be opened, read or written; the message names it and the next command."""
+    """A store that cannot be opened, read or written; the message names the store and the next command."""
 
 
 class StoreHeldError(StoreError):
     """Another process holds the lock."""
 
 
-def parts(items: Iterable, size: int) -> Iterator[list]:
-    """`items` in lists of `size`; the last may be shorter."""
-    left = iter(items)
-    while part := list(islice(left, size)):
-        yield part
+def batched(items: Iterable, size: int) -> Iterator[list]:
+    """Yield `items` in lists of `size`; the last may be shorter."""
+    remaining = iter(items)
+    while batch := list(islice(remaining, size)):
+        yield batch
 
 
-def place(number: int) -> bytes:
-    """A position or row number as a key: big-endian, so that keys sort as numbers do."""
+def number_key(number: int) -> bytes:
+    """Encode a position or row number as a key: big-endian, so that keys sort like numbers."""
     return number.to_bytes(8, "big")
 
 
 class Environment:
-    """Named tables of one LMDB environment. Without `durable`, a power cut may lose commits; kill -9 never does.
+    """The tables of one LMDB environment. Without `durable`, a power cut may lose commits; kill -9 never does.
 
-    `readonly` reads beside the process that writes, without holding it up; in one process an environment is open once.
+    `readonly` reads beside the writing process without blocking it. A process must not open an environment twice.
     """
 
     def __init__(self, path: Path, *, durable: bool, map_bytes: int, readonly: bool = False) -> None:
@@ -79,17 +79,17 @@ class Environment:
                 create=not readonly,
             )
             self.tables = {name: self._env.open_db(name.encode(), create=not readonly) for name in TABLES}
-            self._env.reader_check()  # a reader that was killed would keep every page that it saw
+            self._env.reader_check()  # a killed reader would keep every page that it saw
         except lmdb.Error as error:
             raise StoreError(
-                f"the store {self.path} cannot be opened ({error}); stop what holds it, or remove it to start anew"
+                f"the store {self.path} cannot be opened ({error}); stop its process, or remove it to start again"
             ) from error
         self._map_bytes = map_bytes
         self._closed = False
 
     @contextmanager
     def write(self) -> Iterator[lmdb.Transaction]:
-        """One transaction: all of it is on disk when the block ends, or none of it."""
+        """Open one transaction: all of it is on disk when the block ends, or none of it."""
         try:
             with self._env.begin(write=True) as txn:
                 yield txn
@@ -121,13 +121,13 @@ class Environment:
 
 
 def state_of(environment: Environment) -> str:
-    """Fingerprint of the state that the records belong to."""
+    """Return the fingerprint of the state that the records belong to."""
     return (environment.get("meta", b"state") or b"nothing").decode()
 
 
 @dataclass(frozen=True)
-class Bounded:
-    """Keys remembered up to `limit` of them and `keep_ms` long, the oldest forgotten first."""
+class RecentKeys:
+    """Remember at most `limit` keys for at most `keep_ms`; the oldest is forgotten first."""
 
     table: object
     order: object
@@ -135,37 +135,37 @@ class Bounded:
     keep_ms: int
 
     @classmethod
-    def of(cls, environment: Environment, name: str, *, limit: int, keep_ms: int) -> "Bounded":
+    def of(cls, environment: Environment, name: str, *, limit: int, keep_ms: int) -> "RecentKeys":
         return cls(environment.tables[name], environment.tables[f"{name}_order"], limit, keep_ms)
 
     def holds(self, txn: lmdb.Transaction, key: bytes) -> bool:
         return txn.get(key, db=self.table) is not None
 
     def add(self, txn: lmdb.Transaction, key: bytes, at_ms: int) -> None:
-        txn.put(key, place(at_ms), db=self.table)
+        txn.put(key, number_key(at_ms), db=self.table)
         append(txn, self.order, key)
         with txn.cursor(self.order) as cursor:
-            while cursor.first() and self._is_over(txn, cursor.value(), at_ms):
+            while cursor.first() and self._is_expired(txn, cursor.value(), at_ms):
                 txn.delete(cursor.value(), db=self.table)
                 cursor.delete()
 
-    def _is_over(self, txn: lmdb.Transaction, key: bytes, now_ms: int) -> bool:
-        known = txn.get(key, db=self.table)
-        return txn.stat(self.table)["entries"] > self.limit or int.from_bytes(known or b"", "big") < now_ms - self.keep_ms
+    def _is_expired(self, txn: lmdb.Transaction, key: bytes, now_ms: int) -> bool:
+        added_ms = txn.get(key, db=self.table)
+        return txn.stat(self.table)["entries"] > self.limit or int.from_bytes(added_ms or b"", "big") < now_ms - self.keep_ms
 
 
 def append(txn: lmdb.Transaction, table: object, value: bytes) -> int:
-    """Put `value` behind the last entry; returns its position, from 0."""
+    """Append `value` to a table; return its position, from 0."""
     with txn.cursor(table) as cursor:
         position = int.from_bytes(cursor.key(), "big") + 1 if cursor.last() else 0
-    txn.put(place(position), value, db=table, append=True)
+    txn.put(number_key(position), value, db=table, append=True)
     return position
 
 
 def locked(folder: Path) -> IO:
-    """The folder's lock, held until closed or the process dies. Raises StoreHeldError naming who holds it."""
+    """Take the folder's lock, held until it is closed or the process dies. Raises StoreHeldError naming the holder."""
     Path(folder).mkdir(parents=True, exist_ok=True)
-    lock = open(Path(folder) / "lock", "a+")  # noqa: SIM115 (held as long as the store)
+    lock = open(Path(folder) / "lock", "a+")  # noqa: SIM115 (held while the store is open)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -182,25 +182,25 @@ def locked(folder: Path) -> IO:
 
 
 @contextmanager
-def naming(folder: Path) -> Iterator[None]:
-    """One process at a time changes what is called what in the folder, be a server up or not; it takes moments."""
+def link_lock(folder: Path) -> Iterator[None]:
+    """Let one process at a time change the links of the folder, for moments only, with or without a running server."""
     with open(Path(folder) / "names", "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def fresh(folder: Path) -> Path:
-    """An empty place in the folder to build an environment aside; what a killed build left is removed. Needs the lock."""
-    with naming(folder):
+def new_environment(folder: Path) -> Path:
+    """Make an empty folder for a new environment, and remove those that killed builds left. Needs the lock."""
+    with link_lock(folder):
         _clear(folder)
-        built = _another(folder)
-        built.mkdir()
-    return built
+        path = _next_path(folder)
+        path.mkdir()
+    return path
 
 
 def clear(folder: Path) -> None:
     """Remove every environment that no link points at. Needs the lock."""
-    with naming(folder):
+    with link_lock(folder):
         _clear(folder)
 
 
@@ -211,32 +211,32 @@ def _clear(folder: Path) -> None:
             shutil.rmtree(path)
 
 
-def _another(folder: Path) -> Path:
+def _next_path(folder: Path) -> Path:
     numbers = [int(path.name.removeprefix("env-")) for path in Path(folder).glob("env-*")]
     return Path(folder) / f"env-{max(numbers, default=0) + 1}"
 
 
 def target_of(folder: Path, name: str) -> str | None:
-    """The environment that the link `name` points at; None where there is no link, or it points at nothing."""
+    """Return the name of the environment that the link `name` points at; None without a link, or for a broken one."""
     path = Path(folder) / name
     return path.resolve().name if path.exists() else None
 
 
-def offer(folder: Path, built: Path) -> None:
-    """Let `next` be the environment `built`, from elsewhere on the same disk; the `next` before it goes. Needs no lock."""
-    with naming(folder):
-        before, place = target_of(folder, "next"), _another(folder)
-        os.rename(built, place)
-        link(folder, "next", place.name)
-        if before not in (None, target_of(folder, "current"), target_of(folder, "taking")):
-            shutil.rmtree(Path(folder) / before)
+def publish_next(folder: Path, built: Path) -> None:
+    """Move the environment `built` (on the same disk) to `next`, and remove the previous `next`. Needs no lock."""
+    with link_lock(folder):
+        previous, path = target_of(folder, "next"), _next_path(folder)
+        os.rename(built, path)
+        link(folder, "next", path.name)
+        if previous not in (None, target_of(folder, "current"), target_of(folder, "taking")):
+            shutil.rmtree(Path(folder) / previous)
 
 
-def claim(folder: Path) -> Path | None:
-    """The environment that is `next`, kept until `settle` or another claim, or None. Needs the lock."""
-    with naming(folder):
+def claim_next(folder: Path) -> Path | None:
+    """Return the environment `next`, or None; it is kept until `commit_claim` or another claim. Needs the lock."""
+    with link_lock(folder):
         name = target_of(folder, "next")
-        if name == target_of(folder, "current"):  # a process died between the two steps of `settle`
+        if name == target_of(folder, "current"):  # a process died between two steps of `commit_claim`
             (Path(folder) / "next").unlink(missing_ok=True)
             name = None
         if name is not None:
@@ -244,11 +244,11 @@ def claim(folder: Path) -> Path | None:
     return Path(folder) / name if name else None
 
 
-def settle(folder: Path, taken: Path) -> None:
-    """Let what was claimed be `current`; a `next` that came meanwhile stays. Needs the lock."""
-    with naming(folder):
-        link(folder, "current", taken.name)
-        if target_of(folder, "next") == taken.name:
+def commit_claim(folder: Path, claimed: Path) -> None:
+    """Make the claimed environment `current`; a `next` that was published meanwhile stays. Needs the lock."""
+    with link_lock(folder):
+        link(folder, "current", claimed.name)
+        if target_of(folder, "next") == claimed.name:
             (Path(folder) / "next").unlink()
         (Path(folder) / "taking").unlink(missing_ok=True)
         _clear(folder)

@@ -1,7 +1,7 @@
-"""The online store from a log, day by day, beside the one that serves: what the next server with its release starts from.
+"""Build an online store from a log, day by day, beside the one that serves; the next server with its release starts from it.
 
-In the store's folder, state/<state fingerprint>/ holds the log's validated tables, and the fold with its snapshots: one day
-more costs that day, and writing the records out.
+In the store's folder, state/<state fingerprint>/ holds the validated tables of the log and the fold with its snapshots, so
+that one more day costs the fold of that day and the writing of all records.
 """
 
 import shutil
@@ -19,27 +19,36 @@ from watchnext.data.storage import StoredTables
 from watchnext.data.tables import DataError
 from watchnext.features.state.builder import LogState
 from watchnext.serving.release.release import Release
-from watchnext.serving.store.bootstrap import put_built_from, put_items, put_meta, put_viewers
-from watchnext.serving.store.environment import MAP_BYTES, Environment, StoreError, StoreHeldError, locked, offer, place
+from watchnext.serving.store.bootstrap import put_items, put_meta, put_origin, put_viewers
+from watchnext.serving.store.environment import (
+    MAP_BYTES,
+    Environment,
+    StoreError,
+    StoreHeldError,
+    locked,
+    number_key,
+    publish_next,
+)
 from watchnext.serving.store.store import Store, carry_current, journal_of
 
 
 @dataclass(frozen=True)
-class StateBuilt:
-    """What a build did.
+class FromLogReport:
+    """The result of a build.
 
-    kept, folded   days of the log (those whose times overlap are one) that stayed, and that were folded; `why` no more stayed
-    rejected       rows of the log that are not sound; state/.../tables/rejected.parquet says why
+    kept, folded   days of the log (days whose times overlap count as one) that were kept, and that were folded again
+    because        why no more days were kept
+    rejected       invalid rows of the log; state/.../tables/rejected.parquet has the reasons
     left_out       impressions of videos that the release does not know
-    until_ms       the first moment that the log does not cover: of the store's journal, what was known before it is the log's,
-                   and what was known then or later, `replayed` events by now, counts on top
-    later          outcomes that the log itself holds of after it, and that were known before any of those
-    switched       whether it is the store now, or waits for a server to start with the release
+    until_ms       the first moment that the log does not cover: events of the store's journal that were known earlier are in
+                   the log; the later ones, `replayed` events so far, count on top
+    later          outcomes in the log from `until_ms` on that were known before any of the journal's
+    switched       True if the new store is in use; False if it waits for a server to start with the release
     """
 
     kept: int
     folded: int
-    why: str | None
+    because: str | None
     impressions: int
     rejected: int
     left_out: int
@@ -49,16 +58,16 @@ class StateBuilt:
     switched: bool
 
 
-def build_state(
+def build_from_log(
     folder: Path, release: Release, root: Path, *, snapshots: int, serves: bool, map_bytes: int = MAP_BYTES
-) -> StateBuilt:
-    """Build or catch up the store `folder` from the log in `root` (canonical tables), for `release`.
+) -> FromLogReport:
+    """Build the store `folder` from the log in `root` (canonical tables) for `release`, or bring it up to date.
 
-    It becomes the store at once where the release `serves` and no server holds the store, else with `Store.open`. A running
-    server is not disturbed: what it acknowledges while this goes on, or later, is counted when the store changes, unless it was
-    known before the log ends.
+    If the release `serves` and no server holds the store, the new one is used at once; otherwise at the next `Store.open`. A
+    running server is not disturbed: events that it acknowledges from now on are counted when the store changes, unless they
+    were known before the end of the log.
 
-    Raises DataError for a log that cannot be read, StoreError where another build is at it or no video of the log is known.
+    Raises DataError for a log that cannot be read, StoreError where another build is running or no video of the log is known.
     """
     folder, root = Path(folder), Path(root)
     work = folder / "state" / release.state_fingerprint
@@ -73,19 +82,19 @@ def build_state(
             catalogue=release.catalogue,
             snapshots=snapshots,
         )
-        kept, why = state.run()
+        kept, because = state.run()
         if not state.impressions:
             raise StoreError(
                 f"none of the {state.left_out} impressions in {root} is of a video that the release {release.id} knows; "
                 "name the release that was built with this catalogue (release=ID)"
             )
         later, replayed = _write(work / "built", folder, release, state, map_bytes)
-        offer(folder, work / "built")
+        publish_next(folder, work / "built")
     switched = serves and _switched(folder, release, map_bytes)
-    return StateBuilt(
+    return FromLogReport(
         kept=kept,
         folded=len(stored.days) - kept,
-        why=why,
+        because=because,
         impressions=state.impressions,
         rejected=sum(rejected.values()),
         left_out=state.left_out,
@@ -109,7 +118,7 @@ def _loader(root: Path, release: Release) -> CanonicalTables:
 
 
 def _require_kinds(stored: StoredTables, release: Release, root: Path) -> None:
-    """The ids of the log are those that requests bring: 1 and "1" would be two viewers."""
+    """Raise DataError for ids of the other kind than the release's, and so the requests': 1 and "1" would be two viewers."""
     for name, column, known in (
         ("user_id", stored.users["user_id"], release.user_ids),
         ("video_id", stored.videos["video_id"], release.video_ids),
@@ -120,13 +129,15 @@ def _require_kinds(stored: StoredTables, release: Release, root: Path) -> None:
 
 
 def _write(built: Path, folder: Path, release: Release, state: LogState, map_bytes: int) -> tuple[int, int]:
-    """The environment: records as the log leaves them, and what the store that serves knows beyond it. Returns how many later
-    outcomes of the log, and how many events of the journal, count on top."""
+    """Write the environment: the records after the log, and the later events of the serving store.
+
+    Returns the number of later outcomes of the log, and of events of the journal, that count on top.
+    """
     shutil.rmtree(built, ignore_errors=True)
     built.mkdir()
     with closing(Environment(built, durable=False, map_bytes=map_bytes)) as environment:  # synced once, when it closes
         carry_current(folder, environment, map_bytes=map_bytes)
-        # A server that was there saw every outcome from its first event on; those before are only in the log.
+        # A running server saw every outcome from its first event on; earlier ones are only in the log.
         first = min(_known_after(environment, state.until_ms), default=np.inf)
         later = state.later_ms(first)
         for users, records in chain(state.viewers(), state.fold_later(first)):
@@ -135,8 +146,8 @@ def _write(built: Path, folder: Path, release: Release, state: LogState, map_byt
         put_items(environment, "creators", state.items.creators)
         store = Store(environment, release, None)
         latest = int(max([store.last_known_at, state.until_ms - 1, *later.tolist()]))
-        put_built_from(environment, release, since_ms=state.until_ms)
-        put_meta(environment, last_known_at=place(latest))
+        put_origin(environment, release, since_ms=state.until_ms)
+        put_meta(environment, last_known_at=number_key(latest))
         return len(later), store.replay()
 
 
@@ -148,6 +159,7 @@ def _known_after(environment: Environment, until_ms: int) -> Iterator[int]:
 
 
 def _switched(folder: Path, release: Release, map_bytes: int) -> bool:
+    """Let the new store take over; False where a server holds the old one."""
     try:
         Store.open(folder, release, map_bytes=map_bytes).close()
     except StoreHeldError:

@@ -1,4 +1,4 @@
-"""Working copies of the records that one transaction changes; nobody sees them before it commits."""
+"""Working copies of the records that one transaction changes; no other thread sees them before the commit."""
 
 from collections.abc import Mapping
 
@@ -6,16 +6,16 @@ import lmdb
 import numpy as np
 
 from watchnext.features.state.fold import Layout
-from watchnext.serving.store.environment import place
+from watchnext.serving.store.environment import number_key
 
 
 def unpacked(packed: bytes | None, width: int) -> np.ndarray:
-    """A record as the fold takes it: writable, contiguous float64; zeros where there is none."""
+    """Decode a record for the fold: writable, contiguous float64; zeros where there is none."""
     return np.zeros(width) if packed is None else np.frombuffer(packed).copy()
 
 
 class Records:
-    """Records by viewer key, video row and creator row, copied when first asked for."""
+    """Records by viewer key, video row and creator row, copied when first read."""
 
     def __init__(
         self, txn: lmdb.Transaction, tables: Mapping, layout: Layout, videos: np.ndarray, creators: np.ndarray
@@ -25,7 +25,7 @@ class Records:
         self._changed_viewers: dict[bytes, np.ndarray] = {}
         self._changed_videos: dict[int, np.ndarray] = {}
         self._changed_creators: dict[int, np.ndarray] = {}
-        self._nobody = np.zeros(layout.item)  # stands in for the creator of a video without one
+        self._no_creator = np.zeros(layout.item)  # the record for videos without a creator
 
     def viewer(self, key: bytes) -> np.ndarray:
         if key not in self._changed_viewers:
@@ -40,22 +40,22 @@ class Records:
 
     def creator(self, row: int) -> np.ndarray:
         if row < 0:
-            return self._nobody
+            return self._no_creator
         if row not in self._changed_creators:
             self._changed_creators[row] = self._creators[row].copy()
         return self._changed_creators[row]
 
     def write(self) -> None:
-        """Put every copy into the transaction."""
+        """Write every copy into the transaction."""
         items = {"viewers": self._changed_viewers.items()}
         for name, changed in (("videos", self._changed_videos), ("creators", self._changed_creators)):
-            items[name] = [(place(row), record) for row, record in changed.items()]
+            items[name] = [(number_key(row), record) for row, record in changed.items()]
         for name, records in items.items():
             with self._txn.cursor(self._tables[name]) as cursor:
                 cursor.putmulti([(key, record.tobytes()) for key, record in records])
 
     def publish(self) -> None:
-        """After the commit: bring the arrays in memory in step."""
+        """Copy the changes to the arrays in memory; call it after the commit."""
         for array, changed in ((self._videos, self._changed_videos), (self._creators, self._changed_creators)):
             for row, record in changed.items():
                 array[row] = record

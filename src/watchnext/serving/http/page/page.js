@@ -1,4 +1,4 @@
-// The demo page: asks the API for a slate, shows why, and sends what the viewer does with it. No framework, nothing from outside.
+// The demo page: gets a slate from the API, shows its explanations, and sends outcomes. No framework, nothing from other sites.
 
 const $ = (id) => document.getElementById(id);
 const ACTIONS = {
@@ -7,12 +7,12 @@ const ACTIONS = {
   Like: (length) => ({ watch_ms: length, click: true, long_view: true, like: true }),
   Hide: () => ({ watch_ms: 0, click: false, long_view: false, like: false, hide: true }),
 };
-const SOURCES = { two_tower: "taste", trending: "what is popular now", fresh: "new uploads", related: "what is watched together",
-  transitions: "what is watched next", followed: "creators you follow or like", continue: "what you left midway" };
+const SOURCES = { two_tower: "taste", trending: "popular videos", fresh: "new uploads", related: "videos watched together",
+  transitions: "videos watched next", followed: "creators you follow or like", continue: "videos you left midway" };
 const UNKNOWN_LENGTH_MS = 30_000;
 const state = { viewers: [], shown: null, asking: null };
 
-// Ids go back exactly as they came: an int64 above 2^53 is kept as its own digits where the browser can (JSON.rawJSON).
+// Ids are sent back exactly as received: an int64 above 2^53 keeps its digits where the browser supports JSON.rawJSON.
 const keepDigits = (_, value, context) =>
   Number.isInteger(value) && !Number.isSafeInteger(value) && context?.source && JSON.rawJSON ? JSON.rawJSON(context.source) : value;
 const parse = (text) => JSON.parse(text, keepDigits);
@@ -58,8 +58,8 @@ function chosenViewer() {
 }
 
 function bars({ click, long_view, like, watch_s } = {}, length) {
-  const row = (label, share, said) => [
-    el("span", { text: label }), el("div", { cls: "bar" }, el("i", { vars: { "--share": percent(share) } })), el("span", { text: said })];
+  const row = (label, share, value) => [
+    el("span", { text: label }), el("div", { cls: "bar" }, el("i", { vars: { "--share": percent(share) } })), el("span", { text: value })];
   const chance = (label, p) => (p == null ? [] : row(label, p, percent(p)));
   const watched = watch_s == null ? [] : row("watch", (1000 * watch_s) / (length ?? UNKNOWN_LENGTH_MS), `${watch_s.toFixed(1)} s`);
   return el("div", { cls: "heads" }, ...chance("click", click), ...chance("long view", long_view), ...chance("like", like), ...watched);
@@ -67,18 +67,18 @@ function bars({ click, long_view, like, watch_s } = {}, length) {
 
 const chips = (texts, cls = "") => el("div", { cls: "chips" }, ...texts.map((text) => el("span", { cls: `chip ${cls}`, text })));
 
-function card(item, place, before) {
+function card(item, index, before) {
   const { title, creator_id, tags, duration_ms, age_h } = item.video ?? {};
   const label = title ?? `Video ${name(item.video_id)}`;
   const was = before?.get(key(item.video_id));
-  const mark = !before ? null : was === undefined ? ["new", "new"] : was > place ? ["up", `▲ ${was - place}`] : null;
+  const mark = !before ? null : was === undefined ? ["new", "new"] : was > index ? ["up", `▲ ${was - index}`] : null;
   const act = (action) => el("button", { type: "button", text: action, ariaLabel: `${action}: ${label}`, on: { click: () => send(item, action) } });
-  const thumb = el("div", { cls: "thumb" }, el("div", { text: tags?.[0] ?? "·" }), el("span", { cls: "place", text: `${place + 1}` }),
+  const thumb = el("div", { cls: "thumb" }, el("div", { text: tags?.[0] ?? "·" }), el("span", { cls: "place", text: `${index + 1}` }),
     duration_ms && el("span", { cls: "length", text: seconds(duration_ms) }), mark && el("span", { cls: `mark ${mark[0]}`, text: mark[1] }));
   const facts = [creator_id != null && `by ${name(creator_id)}`, age(age_h), Number.isFinite(item.score) && `value ${item.score.toFixed(3)}`];
   const body = el("div", { cls: "body" }, el("h3", { text: label }), el("p", { cls: "soft", text: facts.filter(Boolean).join(" · ") }),
     tags?.length && chips(tags), item.reasons?.length && el("p", { cls: "why", text: item.reasons.join(" · ") }),
-    bars(item.predictions ?? {}, duration_ms), item.sources?.length && el("p", { cls: "soft", text: `found by ${item.sources.map((source) => SOURCES[source] ?? source).join(", ")}` }));
+    bars(item.predictions ?? {}, duration_ms), item.sources?.length && el("p", { cls: "soft", text: `from ${item.sources.map((source) => SOURCES[source] ?? source).join(", ")}` }));
   const article = el("article", { cls: `card ${mark?.[0] ?? ""}`, vars: { "--hue": hue(tags?.[0]) } }, thumb, body,
     el("div", { cls: "acts" }, ...Object.keys(ACTIONS).map(act)));
   const line = el("li", {}, article);
@@ -87,19 +87,19 @@ function card(item, place, before) {
 }
 
 function drawChanges(before, items) {
-  const now = new Map(items.map((item, place) => [key(item.video_id), place]));
-  const count = (test) => items.filter((item, place) => test(before.get(key(item.video_id)), place)).length;
+  const now = new Map(items.map((item, index) => [key(item.video_id), index]));
+  const count = (test) => items.filter((item, index) => test(before.get(key(item.video_id)), index)).length;
   const gone = [...before.keys()].filter((id) => !now.has(id)).map((id) => id.replace(/^"|"$/g, ""));
-  const marks = [["new", count((was) => was === undefined)], ["up", count((was, place) => was > place)]].filter(([, n]) => n);
+  const marks = [["new", count((was) => was === undefined)], ["up", count((was, index) => was > index)]].filter(([, n]) => n);
   const words = { new: "new", up: "moved up" };
   $("changes").replaceChildren(...marks.map(([cls, n]) => el("span", { cls: `chip ${cls}`, text: `${n} ${words[cls]}` })),
     gone.length ? "gone:" : "", ...gone.slice(0, 8).map((text) => el("span", { cls: "chip gone", text })), gone.length > 8 ? `and ${gone.length - 8} more` : "");
 }
 
-// FLIP: each card starts where it stood and slides to its new place; a new one fades in.
+// FLIP: each card starts at its old position and slides to the new one; a new card fades in.
 function drawCards(items, before) {
   const stood = new Map([...$("cards").children].map((line) => [line.dataset.key, line.getBoundingClientRect()]));
-  $("cards").replaceChildren(...items.map((item, place) => card(item, place, before)));
+  $("cards").replaceChildren(...items.map((item, index) => card(item, index, before)));
   if (!before || matchMedia("(prefers-reduced-motion: reduce)").matches) return;
   for (const line of $("cards").children) {
     const [old, now] = [stood.get(line.dataset.key), line.getBoundingClientRect()];
@@ -136,14 +136,14 @@ function drawStatus(slate, took) {
 
 function drawSlate(slate, user_id, took) {
   const same = state.shown && key(state.shown.user_id) === key(user_id);
-  const before = same ? new Map(state.shown.items.map((item, place) => [key(item.video_id), place])) : null;
+  const before = same ? new Map(state.shown.items.map((item, index) => [key(item.video_id), index])) : null;
   state.shown = { user_id, items: slate.items, request_id: slate.request_id };
   $("slate-title").textContent = `Watch next for ${name(user_id)}`;
   drawCards(slate.items, before);
   if (before) drawChanges(before, slate.items);
   else $("changes").replaceChildren();
   $("empty").hidden = slate.items.length > 0;
-  $("empty").textContent = "Nothing is left to show: every candidate was seen or taken out by a rule.";
+  $("empty").textContent = "No videos are left: every candidate was seen or removed by a rule.";
   drawFunnel(slate.funnel, slate.removed);
   drawStatus(slate, took);
 }
@@ -153,24 +153,24 @@ function busy(on) {
   document.querySelectorAll(".acts button").forEach((button) => { button.disabled = on; });
 }
 
-// Runs one piece of work; a failure is shown with a button that tries the same again. What was aborted stays silent.
-async function attempt(work) {
+// Runs an action; a failure is shown with a button to retry it. An aborted action shows nothing.
+async function attempt(action) {
   $("error").hidden = true;
   busy(true);
   try {
-    await work();
+    await action();
   } catch (error) {
     if (error.name === "AbortError") return;
     $("error").hidden = false;
     $("error").firstElementChild.textContent = error.message;
-    $("error").lastElementChild.onclick = () => attempt(work);
-    $("status").textContent = "That did not work.";
+    $("error").lastElementChild.onclick = () => attempt(action);
+    $("status").textContent = "The request failed.";
   }
   busy(false);
 }
 
 async function recommend() {
-  state.asking?.abort(); // a later question makes the earlier answer worthless
+  state.asking?.abort(); // a later request replaces an earlier one
   state.asking = new AbortController();
   const { signal } = state.asking;
   const user_id = chosenViewer();
@@ -182,7 +182,7 @@ async function recommend() {
     drawHistory((await call(`v1/viewers/${encodeURIComponent(name(user_id))}/history?limit=10`, { signal })).history);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    $("history").replaceChildren(el("li", { text: `Not to be had: ${error.message}` })); // the slate stands without it
+    $("history").replaceChildren(el("li", { text: `Not available: ${error.message}` })); // the slate is shown without it
   }
 }
 
@@ -191,7 +191,7 @@ async function send(item, action) {
   const unique = [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
   const seen = ACTIONS[action](item.video?.duration_ms ?? UNKNOWN_LENGTH_MS);
   const event = { type: "outcome", request_id, user_id, video_id: item.video_id, ...seen, key: unique };
-  let sent = false; // trying again after a failed reload must not ask for a second event; a repeated key would count once anyway
+  let sent = false; // retrying after a failed reload must not send a second event; a repeated key would count once anyway
   await attempt(async () => {
     if (!sent) await call("v1/events", { body: { events: [event] } });
     sent = true;
@@ -203,12 +203,12 @@ async function send(item, action) {
 async function start() {
   const { viewers, release } = await call("v1/viewers?limit=50");
   state.viewers = viewers;
-  const option = ({ user_id, watches }, place) => el("option", { value: place, text: `${name(user_id)} (${watches} watches)` });
+  const option = ({ user_id, watches }, index) => el("option", { value: index, text: `${name(user_id)} (${watches} watches)` });
   if (viewers.length) $("viewer").replaceChildren(...viewers.map(option));
   $("status").textContent = `release ${release} · ${viewers.length} viewers`;
   if (viewers.length) return recommend();
   $("empty").hidden = false;
-  $("empty").textContent = "No viewer has watched anything yet. Type any id above: a stranger gets a slate too.";
+  $("empty").textContent = "No viewer has watched anything yet. Type any id above: unknown viewers get a slate too.";
 }
 
 $("ask").addEventListener("submit", (event) => { event.preventDefault(); attempt(recommend); });

@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 
 from watchnext.data.splits import TimeSplit
-from watchnext.evaluation.funnel import FATES, Follower
+from watchnext.evaluation.funnel_trace import LOST_AT, FunnelTracer
 from watchnext.evaluation.replay import Replay
 from watchnext.serving.funnel.recommender import Recommender
-from watchnext.serving.store.events import Event
+from watchnext.serving.store.journal import Event
 from watchnext.types import Request
 
 USER, WATCHED = 105, 3
 
 
 @pytest.fixture
-def follower(release, store) -> Follower:
+def tracer(release, store) -> FunnelTracer:
     events = [
         Event(
             kind="outcome", user_id=USER, video_id=release.video_ids.value(row), known_at=release.as_of_ms + 1, watch_ms=61_500
@@ -22,29 +22,29 @@ def follower(release, store) -> Follower:
         for row in range(WATCHED)
     ]
     store.apply(events)
-    return Follower(Recommender(release, store), depth=30)
+    return FunnelTracer(Recommender(release, store), depth=30)
 
 
 def ask(release) -> Request:
     return Request("q1", USER, 5, release.as_of_ms + 2, "home")
 
 
-def test_what_is_watched_later_counts_once_and_only_if_it_existed(follower, release):
+def test_what_is_watched_later_counts_once_and_only_if_it_existed(tracer, release):
     upload_ms = np.array(release.catalogue.upload_ms)
     late, early = int(np.argmax(upload_ms)), int(np.argmin(upload_ms))
     request = Request("q1", USER, 5, int(upload_ms[late]) - 1, "home")
-    found = follower.follow(request, np.array([late, early, -1, early]), np.array([True, False, True, True]))
+    found = tracer.trace(request, np.array([late, early, -1, early]), np.array([True, False, True, True]))
     assert found.watched.tolist() == [early]
     assert found.long_view.tolist() == [True]
     assert found.age_h[0] == pytest.approx((request.as_of_ms - upload_ms[early]) / 3_600_000)
 
 
-def test_every_video_ends_where_the_stages_say(follower, release, store):
+def test_every_video_ends_where_the_stages_say(tracer, release, store):
     rows = np.random.default_rng(0).permutation(len(release.catalogue))
-    found = follower.follow(ask(release), rows, np.zeros(len(rows), bool))
+    found = tracer.trace(ask(release), rows, np.zeros(len(rows), bool))
     before = store.viewer(USER)[release.layout.at_history]
     assert found.watches == before >= WATCHED
-    ends = dict(zip(found.watched.tolist(), (FATES[end] for end in found.fates), strict=True))
+    ends = dict(zip(found.watched.tolist(), (LOST_AT[end] for end in found.lost_at), strict=True))
     retrieved, slate = set(found.stages["retrieval"]), set(found.stages["slate"])
     assert {row for row, end in ends.items() if end != "retrieval"} == retrieved
     assert {row for row, end in ends.items() if end == "shown"} == slate
@@ -55,11 +55,11 @@ def test_every_video_ends_where_the_stages_say(follower, release, store):
     assert {row for row, end in ends.items() if end == "ranking"} == set(kept[5:]) - slate
 
 
-def test_lists_are_as_deep_as_asked_and_floors_leave_out_the_seen(follower, release):
-    found = follower.follow(ask(release), np.array([5]), np.array([True]))
+def test_lists_are_as_deep_as_asked_and_floors_leave_out_the_seen(tracer, release):
+    found = tracer.trace(ask(release), np.array([5]), np.array([True]))
     assert len(found.merged) == 30
     assert {name for name, rows in found.sources.items() if len(rows) <= 30} == set(release.retrieval["quotas"])
-    for rows in found.floors.values():
+    for rows in found.baselines.values():
         assert len(rows) == len(set(rows)) == 30
         assert not set(rows) & set(range(WATCHED))
 
@@ -69,6 +69,6 @@ def test_what_is_watched_long_is_what_the_label_says_whatever_the_log_flags(rele
     _, tables = built
     split = TimeSplit(valid_days=1, test_days=1).assign(tables.impressions["day"])
     replay = Replay(release=release, regime="frozen", slate=5, requests=10, depth=20)
-    funnels = replay.run(tables, split, np.full(len(split), float(long))).funnels
+    funnels = replay.run(tables, split, np.full(len(split), float(long))).traces
     assert sum(len(funnel.watched) for funnel in funnels) > 5
     assert all((funnel.long_view == long).all() for funnel in funnels)

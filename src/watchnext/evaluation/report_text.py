@@ -1,4 +1,4 @@
-"""The report as text for a person; "–" is undefined, as recall in a slice without anything in it."""
+"""Render the report as text. "–" is undefined, such as the recall of an empty slice."""
 
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -6,17 +6,18 @@ from itertools import zip_longest
 
 from watchnext.metrics import aligned, shown
 
-HEADING = 8  # characters of a heading's line
+HEADING_WIDTH = 8  # characters
+TITLES = {"sources": "source", "floors": "baseline"}  # `floors` is the key of the baselines in the JSON report
 
 
 def table(report: Mapping) -> str:
-    """Funnel, where watched videos were lost, retrieval, ranking."""
+    """Render the funnel, the shares of watched videos lost at each stage, retrieval, and ranking."""
     return "\n".join([*_funnel(report), *_retrieval(report["retrieval"]), *_ranking(report)])
 
 
 def _funnel(report: Mapping) -> Iterator[str]:
     depths = sorted({int(name.partition("@")[2]) for stage in report["funnel"].values() for name in stage if "@" in name})
-    yield f"regime {report['regime']}, {report['requests']} requests; recall@K of what was watched long later that day"
+    yield f"regime {report['regime']}, {report['requests']} requests; recall@K of long views later that day"
     rows = [["stage", *(f"@{k}" for k in depths), "coverage"]]
     for name, stage in report["funnel"].items():
         recalls = (shown(stage[f"recall@{k}"], ".4f") if f"recall@{k}" in stage else "" for k in depths)
@@ -24,25 +25,25 @@ def _funnel(report: Mapping) -> Iterator[str]:
     yield from aligned(rows)
     shares = {name: value for name, value in report["lost"].items() if name != "shown"}
     parts = ", ".join(f"{name} {shown(value, '.1%')}" for name, value in shares.items())
-    yield f"of what was watched long, lost at {parts}; in the slate {shown(report['lost']['shown'], '.1%')}"
+    yield f"long views lost at {parts}; in the slate {shown(report['lost']['shown'], '.1%')}"
 
 
 def named_lists(retrieval: Mapping) -> dict[str, Mapping]:
-    """Name > figures of every list in the report."""
-    found = {name: retrieval[name] for name in ("merged", "served", "slate")}
+    """Return name > figures of every list in the report."""
+    lists = {name: retrieval[name] for name in ("merged", "served", "slate")}
     for part in ("sources", "floors"):
-        found |= {_named(f"{part}/{name}"): entry for name, entry in retrieval[part].items()}
-    return found
+        lists |= {_title(f"{part}/{name}"): entry for name, entry in retrieval[part].items()}
+    return lists
 
 
-def _named(path: str) -> str:
-    """ "floors/popular" as "floor: popular"."""
+def _title(path: str) -> str:
+    """Title a list: "floors/popular" is "baseline: popular"."""
     part, _, name = path.partition("/")
-    return f"{part.removesuffix('s')}: {name}"
+    return f"{TITLES[part]}: {name}"
 
 
 def depths_of(retrieval: Mapping) -> list[str]:
-    """ "recall@100", "recall@500"."""
+    """Return the keys of recall in order of depth: "recall@100", "recall@500"."""
     return sorted((name for name in retrieval["merged"] if name.startswith("recall@")), key=lambda name: int(name[7:]))
 
 
@@ -52,7 +53,7 @@ def _retrieval(retrieval: Mapping) -> Iterator[str]:
     depths = depths_of(retrieval)
     slices = [(part, value) for part, values in retrieval["relevant"].items() for value in values]
     columns = [(depth, "outcome", "watched") for depth in depths[:-1]] + [(depths[-1], *each) for each in slices]
-    yield f"retrieval of what was watched (more than 0 s) later that day; {depths[-1]} by outcome, video age and activity"
+    yield f"retrieval of videos watched (more than 0 s) later that day; {depths[-1]} by outcome, video age and activity"
     titles = [f"{depth[6:]} {value.replace('_', ' ')}" if part == "outcome" else value for depth, part, value in columns]
     rows = [["", *line] for line in _headings([*titles, "coverage", "gini", "lift"])]
     rows.append(["videos watched", *(f"{retrieval['relevant'][part][value]:,}" for _, part, value in columns), "", "", ""])
@@ -66,18 +67,18 @@ def _retrieval(retrieval: Mapping) -> Iterator[str]:
     for depth, gain in retrieval["gain"].items():
         if gain:
             yield (
-                f"  {depth} of merged less that of {_named(gain['over'])}: "
+                f"  {depth} of merged minus that of {_title(gain['over'])}: "
                 f"{gain['mean']:+.4f}, 95% {shown(gain['low'], '+.4f')} to {shown(gain['high'], '+.4f')}"
             )
 
 
 def _headings(titles: list[str]) -> Iterator[tuple[str, ...]]:
-    """Line after line, a cell a title."""
-    return zip_longest(*(textwrap.wrap(title, HEADING) for title in titles), fillvalue="")
+    """Wrap titles into heading lines, one cell a title."""
+    return zip_longest(*(textwrap.wrap(title, HEADING_WIDTH) for title in titles), fillvalue="")
 
 
 def _recall(entry: Mapping, depth: str, part: str, value: str) -> str:
-    """Of a list without depths, at the largest."""
+    """Return the recall at a depth; a list without depths has only one recall."""
     recall = entry.get(depth) or entry.get("recall")
     return shown(recall[part][value], ".4f")
 

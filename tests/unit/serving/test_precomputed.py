@@ -3,9 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from watchnext.serving.funnel.precomputed import DAY_MS, Report, precompute, precomputed
+from watchnext.serving.funnel.precomputed import DAY_MS, PrecomputeReport, precompute, precomputed
 from watchnext.serving.funnel.recommender import Recommender
-from watchnext.serving.store.events import Event
+from watchnext.serving.store.journal import Event
 from watchnext.types import Request
 
 USERS = [100, 105, 124, "stranger"]
@@ -19,7 +19,7 @@ def recommender(release, store):
 @pytest.fixture
 def as_of_ms(recommender, release, store) -> int:
     report = precompute(recommender, USERS, k=12, as_of_ms=release.as_of_ms, store=store)
-    assert report == Report(users=4, slates=4, degraded=0, short=0)
+    assert report == PrecomputeReport(users=4, slates=4, degraded=0, short=0)
     return release.as_of_ms
 
 
@@ -29,7 +29,7 @@ def test_a_precomputed_slate_is_the_online_one_of_its_moment(recommender, as_of_
         kept = precomputed(recommender, Request("later", user, 5, as_of_ms + 1_000))
         assert (kept.mode, kept.as_of_ms, kept.request.request_id) == ("precomputed", as_of_ms, "later")
         assert kept.ids == online.ids[:5]
-        assert kept.reasons == online.reasons[:5]
+        assert kept.explanations == online.explanations[:5]
         assert kept.sources == online.sources[:5]
         np.testing.assert_array_equal(kept.predictions, online.predictions[:5])
         np.testing.assert_array_equal(kept.slate.propensities, online.slate.propensities[:5])
@@ -85,6 +85,6 @@ def test_precomputing_counts_nothing_as_shown(recommender, as_of_ms, store, rele
 
 
 def test_nobody_gives_an_empty_report(recommender, store, release):
-    assert precompute(recommender, [], k=5, as_of_ms=release.as_of_ms, store=store) == Report(
+    assert precompute(recommender, [], k=5, as_of_ms=release.as_of_ms, store=store) == PrecomputeReport(
         users=0, slates=0, degraded=0, short=0
     )

@@ -1,6 +1,6 @@
-"""What the filters of the re-ranking would let through, told to the search before it looks: 300 asked for are 300 usable.
+"""Pre-filter the vector search by the rules of re-ranking, so that all the videos it returns are usable.
 
-The rules keep the last word. What they say of everybody in a region alike is asked of them once, over the whole catalogue.
+The rules still decide in re-ranking. Rules that depend only on the region are evaluated once, over the whole catalogue.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,55 +23,55 @@ from watchnext.types import Viewer
 NOBODY = np.zeros(0, np.int64)
 
 
-class Eligible:
-    """Safe to call from any thread.
+class RulePreFilter:
+    """Compute which videos a viewer may get. Safe to call from any thread.
 
-    rules  as configured; a rule that is not among them hides nothing
+    rules  as configured; a rule that is not among them excludes nothing
     """
 
     def __init__(self, rules: Sequence[Rule], facts: CatalogueFacts, region_bits: Mapping[str, int]) -> None:
-        self._alike = [rule for rule in rules if isinstance(rule, SafetyFilter | RegionFilter)]
-        self._unavailable, self._seen = (
+        self._static_rules = [rule for rule in rules if isinstance(rule, SafetyFilter | RegionFilter)]
+        self._excludes_unavailable, self._excludes_seen = (
             any(isinstance(rule, kind) for rule in rules) for kind in (UnavailableFilter, SeenFilter)
         )
-        self._of_seen = any(isinstance(rule, DuplicateFilter) and rule.of_seen for rule in rules)
+        self._excludes_copies_of_seen = any(isinstance(rule, DuplicateFilter) and rule.of_seen for rule in rules)
         self._copies = Copies(facts.fingerprints if any(isinstance(rule, DuplicateFilter) for rule in rules) else NOBODY)
         self._facts, self._region_bits = facts, region_bits
         self._upload_ms = np.nan_to_num(np.asarray(facts.upload_ms, np.float64), nan=-np.inf)
         self._by_upload = np.argsort(self._upload_ms, kind="stable")
         self._uploads = self._upload_ms[self._by_upload]
-        self._shelves: dict[str | None, StaticMask] = {}
+        self._static_masks: dict[str | None, StaticMask] = {}
 
     def of(self, viewer: Viewer, *, as_of_ms: float, unavailable: np.ndarray) -> PreFilter:
-        """What `viewer` may be given; what is uploaded after `as_of_ms` does not exist yet."""
-        hidden = [self._by_upload[np.searchsorted(self._uploads, as_of_ms, side="right") :]]
-        if self._unavailable:
-            hidden.append(np.flatnonzero(unavailable))
-        if self._seen:
-            hidden.append(viewer.seen)
-        if self._of_seen:
+        """Return the videos that `viewer` may get; one uploaded after `as_of_ms` does not exist yet."""
+        excluded = [self._by_upload[np.searchsorted(self._uploads, as_of_ms, side="right") :]]
+        if self._excludes_unavailable:
+            excluded.append(np.flatnonzero(unavailable))
+        if self._excludes_seen:
+            excluded.append(viewer.seen)
+        if self._excludes_copies_of_seen:
             seen = np.asarray(viewer.seen, np.int64)
-            hidden += [self._copies.of(seen), seen[self._facts.fingerprints[seen] != 0]]
-        return PreFilter(self._shelf(viewer.region), np.concatenate(hidden).astype(np.int64))
+            excluded += [self._copies.of(seen), seen[self._facts.fingerprints[seen] != 0]]
+        return PreFilter(self._static_mask(viewer.region), np.concatenate(excluded).astype(np.int64))
 
     def without_copies(self, rows: np.ndarray) -> np.ndarray:
-        """Positions in `rows` (n,), best first, of all but the copies of better ones, if a rule takes copies out."""
+        """Return the positions in `rows` (n,), best first, without copies of better ones if a rule excludes copies."""
         return self._copies.first(rows)
 
-    def _shelf(self, region: str | None) -> StaticMask:
+    def _static_mask(self, region: str | None) -> StaticMask:
         region = region if region in self._region_bits else None
-        if region not in self._shelves:
+        if region not in self._static_masks:
             rows = np.arange(len(self._upload_ms))
-            somebody = RuleContext(
+            context = RuleContext(
                 viewer=Viewer(-1, np.zeros(0), NOBODY, region), facts=self._facts, region_bits=self._region_bits
             )
-            out = [rule.removes(rows, somebody) for rule in self._alike]
-            self._shelves[region] = StaticMask(~np.any(out, axis=0) if out else np.ones(len(rows), bool))
-        return self._shelves[region]
+            removed = [rule.removes(rows, context) for rule in self._static_rules]
+            self._static_masks[region] = StaticMask(~np.any(removed, axis=0) if removed else np.ones(len(rows), bool))
+        return self._static_masks[region]
 
 
 class Copies:
-    """Which videos have the fingerprint of another one; 0 is none. Only those are kept, few in a large catalogue."""
+    """Groups of videos with the same fingerprint; 0 is none. Few videos of a large catalogue are in one."""
 
     def __init__(self, fingerprints: np.ndarray) -> None:
         prints, counts = np.unique(fingerprints, return_counts=True)
@@ -83,12 +83,12 @@ class Copies:
         self._group[self._rows] = np.searchsorted(self._prints, fingerprints[self._rows])
 
     def of(self, rows: np.ndarray) -> np.ndarray:
-        """All copies of `rows` (n,), they themselves included."""
+        """Return all copies of `rows` (n,), the rows themselves included."""
         groups = np.unique(self._group[rows])
         return np.concatenate([NOBODY, *(self._rows[self._starts[g] : self._starts[g + 1]] for g in groups[groups >= 0])])
 
     def first(self, rows: np.ndarray) -> np.ndarray:
-        """Positions in `rows`, ascending, that repeat no earlier one's content."""
+        """Return the positions in `rows`, ascending, whose content does not repeat an earlier one."""
         if not len(self._rows):
             return np.arange(len(rows))
         groups = self._group[rows]

@@ -1,8 +1,8 @@
-"""The outermost layer, around an app that only echoes."""
+"""The middleware around an app that only echoes."""
 
 import asyncio
 
-from watchnext.serving.http.middleware import Guard
+from watchnext.serving.http.middleware import RequestMiddleware
 
 LIMIT = 100
 
@@ -27,8 +27,10 @@ def exchange(chunks, headers=(), *, body_s=5.0, pause_s=0.0):
     async def send(message):
         sent.append(message)
 
-    guard = Guard(echo, body_bytes=LIMIT, body_s=body_s, observe=lambda *what: observed.append(what[:2]))
-    asyncio.run(guard({"type": "http", "headers": list(headers), "path": "/"}, receive, send))
+    middleware = RequestMiddleware(
+        echo, body_bytes=LIMIT, body_s=body_s, observe=lambda *observation: observed.append(observation[:2])
+    )
+    asyncio.run(middleware({"type": "http", "headers": list(headers), "path": "/"}, receive, send))
     body = b"".join(message.get("body", b"") for message in sent)
     return sent[0]["status"], dict(sent[0]["headers"]), body, taken, observed
 

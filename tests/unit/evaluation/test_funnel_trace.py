@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from watchnext.evaluation.baselines import best
-from watchnext.evaluation.funnel import FATES, fates, funnel_metrics, lost
+from watchnext.evaluation.funnel_trace import LOST_AT, funnel_metrics, loss_shares, lost_at
 from watchnext.types import TARGETS, Candidates, Scored, Slate
 
 
@@ -25,7 +25,7 @@ def test_recall_after_each_stage_counts_what_was_watched_long(funnel):
 
 def test_nobody_to_follow_gives_no_table():
     assert funnel_metrics([], [10], catalogue=10) == {}
-    assert all(math.isnan(value) for value in lost([]).values())
+    assert all(math.isnan(value) for value in loss_shares([]).values())
 
 
 def test_every_watched_video_ends_somewhere():
@@ -39,8 +39,8 @@ def test_every_watched_video_ends_somewhere():
         removed={"seen": np.array([5]), "creator_cap": np.array([4]), "safety": np.array([], np.int64)},
     )
     watched = np.array([10, 11, 13, 14, 15, 99])
-    ends = fates(watched, scored, np.array([5, 4, 3, 2, 1, 0]), slate, {"seen", "safety"}, k=2)
-    assert [FATES[end] for end in ends] == ["shown", "ranking", "shown", "re-ranking", "filters", "retrieval"]
+    ends = lost_at(watched, scored, np.array([5, 4, 3, 2, 1, 0]), slate, {"seen", "safety"}, k=2)
+    assert [LOST_AT[end] for end in ends] == ["shown", "ranking", "shown", "re-ranking", "filters", "retrieval"]
 
 
 def test_nothing_retrieved_is_lost_at_retrieval():
@@ -48,11 +48,11 @@ def test_nothing_retrieved_is_lost_at_retrieval():
         Candidates(*(np.zeros(0, kind) for kind in (np.int64, np.uint16, np.float32))), np.zeros((0, len(TARGETS)))
     )
     slate = Slate(picked=np.zeros(0, np.int64), values=np.zeros(0), propensities=np.zeros(0))
-    assert fates(np.array([3, 4]), nothing, np.zeros(0, np.int64), slate, {"seen"}, k=5).tolist() == [0, 0]
+    assert lost_at(np.array([3, 4]), nothing, np.zeros(0, np.int64), slate, {"seen"}, k=5).tolist() == [0, 0]
 
 
 def test_losses_are_shares_of_what_was_watched_long(funnel):
-    found = lost([funnel([1, 2, 3], [1, 1, 0], fates=np.array([0, 4, 1])), funnel([5], fates=np.array([2]))])
+    found = loss_shares([funnel([1, 2, 3], [1, 1, 0], lost_at=np.array([0, 4, 1])), funnel([5], lost_at=np.array([2]))])
     assert found == pytest.approx({"retrieval": 1 / 3, "filters": 0, "ranking": 1 / 3, "re-ranking": 0, "shown": 1 / 3})
 
 

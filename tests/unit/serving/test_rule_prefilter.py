@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from watchnext.reranking.rules import DuplicateFilter, RegionFilter, RuleContext, SafetyFilter, SeenFilter, UnavailableFilter
-from watchnext.serving.funnel.prefilter import Copies, Eligible
+from watchnext.serving.funnel.rule_prefilter import Copies, RulePreFilter
 from watchnext.types import Viewer
 
 RANDOM = np.random.default_rng(5)
@@ -33,15 +33,15 @@ def test_what_is_allowed_is_what_every_rule_lets_through(region, left_out):
         if isinstance(rule, DuplicateFilter)
     ]
     out.append(FACTS.upload_ms > 50)  # an unknown time is no reason
-    allowed = Eligible(rules, FACTS, BITS).of(viewer, as_of_ms=50.0, unavailable=UNAVAILABLE)
+    allowed = RulePreFilter(rules, FACTS, BITS).of(viewer, as_of_ms=50.0, unavailable=UNAVAILABLE)
     np.testing.assert_array_equal(allowed.of(EVERY), ~np.any(out, axis=0))
 
 
 def test_one_region_is_asked_of_the_rules_once():
-    eligible, viewer = Eligible(RULES, FACTS, BITS), Viewer(0, np.zeros(0), np.zeros(0, np.int64), "de")
-    first, again = (eligible.of(viewer, as_of_ms=9.0, unavailable=UNAVAILABLE) for _ in range(2))
+    prefilter, viewer = RulePreFilter(RULES, FACTS, BITS), Viewer(0, np.zeros(0), np.zeros(0, np.int64), "de")
+    first, again = (prefilter.of(viewer, as_of_ms=9.0, unavailable=UNAVAILABLE) for _ in range(2))
     assert first.shelf is again.shelf
-    nowhere = [eligible.of(Viewer(0, np.zeros(0), viewer.seen, region), as_of_ms=9.0, unavailable=UNAVAILABLE)
+    nowhere = [prefilter.of(Viewer(0, np.zeros(0), viewer.seen, region), as_of_ms=9.0, unavailable=UNAVAILABLE)
                for region in ("??", "!!", None)]  # fmt: skip
     assert len({each.shelf for each in nowhere}) == 1  # made-up regions take no memory
 

@@ -18,15 +18,12 @@ from test_store import empty_of, events_of, outcome, shrunk
 from watchnext.data.tables import DataError, Tables, in_order
 from watchnext.data.validation import validate
 from watchnext.features.catalogue import Ids
-from watchnext.features.state.builder import LogState
-from watchnext.serving.http.settings import Variables
-from watchnext.serving.store import from_log as state_module
-from watchnext.serving.store import records as records_module
-from watchnext.serving.store import store as store_module
-from watchnext.serving.store.bootstrap import number
+from watchnext.serving.http.settings import Settings
+from watchnext.serving.store.bootstrap import meta_number
 from watchnext.serving.store.environment import StoreError, locked
-from watchnext.serving.store.events import Event
-from watchnext.serving.store.from_log import StateBuilt, build_state
+from watchnext.serving.store.from_log import FromLogReport, build_from_log
+from watchnext.serving.store.journal import Event
+from watchnext.serving.store.records import Records
 from watchnext.serving.store.store import Store, build_store
 
 RECORDS = ("viewers", "videos", "creators")
@@ -74,8 +71,8 @@ def written(log: Tables, root: Path, days: int | None = None) -> Path:
     return root
 
 
-def build(folder: Path, release, root: Path, *, serves: bool = True, snapshots: int = 2) -> StateBuilt:
-    return build_state(folder, release, root, snapshots=snapshots, serves=serves)
+def build(folder: Path, release, root: Path, *, serves: bool = True, snapshots: int = 2) -> FromLogReport:
+    return build_from_log(folder, release, root, snapshots=snapshots, serves=serves)
 
 
 def records(folder: Path, release) -> dict[str, dict[bytes, bytes]]:
@@ -104,7 +101,7 @@ def test_days_one_after_another_give_the_records_of_all_at_once_and_of_event_by_
     days, grown = len(days_of(log)), tmp_path / "grown"
     found = [build(grown, release, written(log, tmp_path / "log", n), snapshots=kept) for n in (2, days - 1, days)]
     assert [(each.kept, each.folded) for each in found] == [(0, 2), (2, days - 3), (days - 1, 1)]
-    assert all(each.switched and each.why is None and not each.left_out and not each.rejected for each in found)
+    assert all(each.switched and each.because is None and not each.left_out and not each.rejected for each in found)
     assert build(tmp_path / "once", release, tmp_path / "log").folded == days
     result = records(grown, release)
     assert result == records(tmp_path / "once", release)
@@ -120,7 +117,7 @@ def test_nothing_new_folds_nothing_and_a_corrected_day_replays_from_the_snapshot
     changed = pl.col("day") == days[-2]
     corrected = replace(log, impressions=log.impressions.with_columns(like=pl.col("like") ^ changed))
     again = build(tmp_path / "store", release, written(corrected, tmp_path / "log"))
-    assert (again.kept, again.folded, again.why) == (len(days) - 2, 2, f"{days[-2]} changed")
+    assert (again.kept, again.folded, again.because) == (len(days) - 2, 2, f"{days[-2]} changed")
     build(tmp_path / "once", release, tmp_path / "log")
     assert records(tmp_path / "store", release) == records(tmp_path / "once", release)
 
@@ -178,7 +175,7 @@ def test_a_csv_is_read_with_the_kind_of_ids_that_the_release_has(log, release, t
 
 SERVER = """
     import sys
-    from watchnext.serving.store.events import Event
+    from watchnext.serving.store.journal import Event
     from watchnext.serving.release.release import Release
     from watchnext.serving.store.store import Store
     store = Store.open(sys.argv[1], Release.load(sys.argv[2]))
@@ -234,7 +231,7 @@ def test_beside_a_server_nothing_is_disturbed_and_what_it_acknowledges_beyond_th
         assert [store.apply([event]) for event in (before[0], late)] == [["duplicate"]] * 2
         assert np.flatnonzero(store.unavailable).tolist() == release.video_ids.rows(["v004"]).tolist()
         assert store.last_known_at == until + 3 * DAY_MS
-        assert number(store._environment, "since") == until
+        assert meta_number(store._environment, "since") == until
         assert bytes(store._environment.get("meta", b"release")).decode() == release.id
     assert len(list(folder.glob("env-*"))) == 1
     assert not os.path.lexists(folder / "next")
@@ -254,12 +251,12 @@ def test_it_waits_for_the_release_that_it_was_built_for(log, release, tmp_path):
     assert not build(folder, other, written(log, tmp_path / "log"), serves=False).switched
     assert records(folder, release) == left
     (tmp_path / "releases").symlink_to(release.folder.parent)
-    variables(tmp_path).check()
+    settings(tmp_path).check()
     build_store(folder, release)  # keeps what waits
     with closing(Store.open(folder, release)) as store:
         known = outcome(key="b", known_at=until_of(log) + 1, video_id=release.video_ids.value(50))
         store.apply([known])
-    variables(tmp_path)._check_store({"id": "other", "state": other.state_fingerprint})
+    settings(tmp_path)._check_store({"id": "other", "state": other.state_fingerprint})
     with closing(Store.open(folder, other)) as store:
         assert store.position == 2
         assert store.apply([replace(known, known_at=known.known_at + 9)]) == ["duplicate"]
@@ -272,8 +269,8 @@ def test_it_waits_for_the_release_that_it_was_built_for(log, release, tmp_path):
         Store.open(folder, release)
 
 
-def variables(folder: Path) -> Variables:
-    return Variables.of({"WATCHNEXT_RELEASES": str(folder / "releases"), "WATCHNEXT_STORE": str(folder / "store")})
+def settings(folder: Path) -> Settings:
+    return Settings.from_environment({"WATCHNEXT_RELEASES": str(folder / "releases"), "WATCHNEXT_STORE": str(folder / "store")})
 
 
 def gone_of(release) -> list[str]:
@@ -288,18 +285,25 @@ def dies(*_, **__):
     raise DiedError
 
 
-@pytest.mark.parametrize("at", ["run", "fold_later", "offer", "settle"])
-def test_a_build_that_is_cut_off_leaves_the_store_and_the_next_one_mends_it(at, log, release, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("owner", "at"),
+    [
+        ("watchnext.features.state.builder.LogState", "run"),
+        ("watchnext.features.state.builder.LogState", "fold_later"),
+        ("watchnext.serving.store.from_log", "publish_next"),
+        ("watchnext.serving.store.store", "commit_claim"),
+    ],
+)
+def test_a_killed_build_leaves_the_store_and_the_next_one_completes_it(owner, at, log, release, tmp_path, monkeypatch):
     folder, root = tmp_path / "store", written(log, tmp_path / "log", 3)
     build(folder, release, root)
     left = records(folder, release)
     written(log, root)
-    owner = {"offer": state_module, "settle": store_module}.get(at, LogState)
     with monkeypatch.context() as patched:
-        patched.setattr(owner, at, dies)
+        patched.setattr(f"{owner}.{at}", dies)
         with pytest.raises(DiedError):
             build(folder, release, root)
-    if at != "settle":
+    if at != "commit_claim":
         assert records(folder, release) == left
     build(folder, release, root)
     assert records(folder, release) == one_by_one(events_in(log, release), release, tmp_path / "events")
@@ -313,11 +317,11 @@ def test_a_take_over_that_is_cut_off_counts_every_event_once(at, log, release, t
     root = written(log, tmp_path / "log")
     assert not build(folder, release, root, serves=False).switched
     with monkeypatch.context() as patched:  # a server that did not know of it
-        patched.setattr(store_module, "claim", lambda folder: None)
+        patched.setattr("watchnext.serving.store.store.claim_next", lambda folder: None)
         with closing(Store.open(folder, empty_of(release))) as store:
             store.apply(journal)
-    monkeypatch.setattr(store_module, "CHUNK", 3)
-    honest, written_parts = records_module.Records.publish, []
+    monkeypatch.setattr("watchnext.serving.store.store.CHUNK", 3)
+    honest, written_parts = Records.publish, []
 
     def counting(self):
         if len(written_parts) == at:
@@ -326,7 +330,7 @@ def test_a_take_over_that_is_cut_off_counts_every_event_once(at, log, release, t
         honest(self)
 
     with monkeypatch.context() as patched:
-        patched.setattr(records_module.Records, "publish", counting)
+        patched.setattr(Records, "publish", counting)
         with pytest.raises(DiedError):
             Store.open(folder, release)
     events = [*events_in(log, release), *journal]

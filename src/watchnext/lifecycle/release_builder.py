@@ -1,4 +1,4 @@
-"""Trained parts > one published release, with its reference sample, entered in the registry."""
+"""Build a release: export and check the networks, sample the reference, assemble and publish all parts."""
 
 import shutil
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from watchnext.features.dataset.batches import FeatureSet
-from watchnext.lifecycle.parity import CANDIDATE_INPUTS, agreement, require_agreement
+from watchnext.lifecycle.parity import CANDIDATE_INPUTS, parity, require_parity
 from watchnext.monitoring.reference import reference
 from watchnext.nn.export import export_graph
 from watchnext.nn.weights import fingerprint, load_network
@@ -19,7 +19,7 @@ from watchnext.ranking.models.unranked import Unranked
 from watchnext.ranking.scoring import Ranker
 from watchnext.retrieval.towers.two_tower import OneViewer
 from watchnext.serving.release.compiled import TREES, CompiledRanker
-from watchnext.serving.release.release import aside, assemble, publish
+from watchnext.serving.release.release import assemble, publish, staging_folder
 from watchnext.types import TARGETS
 
 QUERY_INPUTS = (
@@ -33,22 +33,21 @@ QUERY_INPUTS = (
     "history_values",
     "history_mask",
 )
-EXAMPLE = 3  # candidates the graph is traced with; any number may follow
+EXAMPLE = 3  # candidates of the traced example; the exported network takes any number
 
 
 @dataclass(frozen=True)
-class Built:
-    """The release's folder, whether it is `new` there, and how near the compiled ranker is to the trained one
-    (lifecycle/parity.py); empty without one."""
+class BuiltRelease:
+    """The release's folder, `new` unless it existed before, and the parity of the compiled ranker; empty without one."""
 
     folder: Path
     new: bool
-    agreement: Mapping[str, float]
+    parity: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class ReleaseBuilder:
-    """Built features, the folder with the trained parts, where releases go, and the settings that travel with one."""
+    """Build releases from built features and the folder of the trained parts; settings go into the release."""
 
     data: str
     features: FeatureSet
@@ -58,26 +57,26 @@ class ReleaseBuilder:
     reranking: Mapping
     retrieval: Mapping
 
-    def build(self) -> Built:
-        """Export, compare, assemble aside, publish. The same parts give the same release.
+    def build(self) -> BuiltRelease:
+        """Export, check parity, assemble, publish. The same parts give the same release.
 
-        Raises FileNotFoundError or SchemaError naming the stage to run where a part is missing or of another
-        schema, ValueError where the value weighs a head that the ranker lacks, AgreementError where the compiled ranker
-        answers otherwise than the trained one.
+        Raises FileNotFoundError or SchemaError naming the stage to run where a part is missing or of another schema, ValueError
+        where the value has a weight for a head that the ranker lacks, ParityError where the compiled ranker differs from the
+        trained one.
         """
         features, schema = self.features, self.features.pipeline.schema
         towers = load_network(self.outputs / "two_tower", schema=schema, repair="dvc repro two_tower")
         ranker = Ranker.load(self.outputs / "ranker", schema=schema, repair="dvc repro ranker")
         weights = self.reranking["value"]["weights"]
         ranker.require((name for name, weight in weights.items() if weight), by="reranking.value.weights")
-        work = aside(self.releases)
+        work = staging_folder(self.releases)
         try:
             self._export(towers, ranker.network, work)
-            found = self._compared(ranker.network, work / "ranker.xml")
+            measured = self._require_parity(ranker.network, work / "ranker.xml")
             reference(features, ranker, "valid").write_parquet(work / "reference.parquet")
-            there = set(self.releases.iterdir())
+            existing = set(self.releases.iterdir())
             folder = self._publish(work)
-            return Built(folder, folder not in there, found)
+            return BuiltRelease(folder, folder not in existing, measured)
         finally:
             shutil.rmtree(work, ignore_errors=True)
 
@@ -87,21 +86,21 @@ class ReleaseBuilder:
         export_graph(OneViewer(towers.query), query, rows_vary=set(), path=work / "query_tower.xml")
         if isinstance(ranker, Unranked):
             return
-        given = query | {name: inputs[name] for name in CANDIDATE_INPUTS}
+        example = query | {name: inputs[name] for name in CANDIDATE_INPUTS}
         if forest := forest_of(ranker):
             forest.save(work / TREES)
-            given[INPUT] = torch.zeros(EXAMPLE, len(TARGETS))
-        export_graph(Scorer(ranker), given, rows_vary={*CANDIDATE_INPUTS, INPUT}, path=work / "ranker.xml")
+            example[INPUT] = torch.zeros(EXAMPLE, len(TARGETS))
+        export_graph(Scorer(ranker), example, rows_vary={*CANDIDATE_INPUTS, INPUT}, path=work / "ranker.xml")
 
-    def _compared(self, ranker: torch.nn.Module, exported: Path) -> dict[str, float]:
+    def _require_parity(self, ranker: torch.nn.Module, exported: Path) -> dict[str, float]:
         if not exported.exists():
             return {}
-        found = agreement(CompiledRanker.load(exported.parent), ranker, self.features, self.features.rows("valid"))
-        require_agreement(found)
-        return found
+        measured = parity(CompiledRanker.load(exported.parent), ranker, self.features, self.features.rows("valid"))
+        require_parity(measured)
+        return measured
 
     def _publish(self, work: Path) -> Path:
-        staging = aside(self.releases)
+        staging = staging_folder(self.releases)
         try:
             assemble(
                 staging,
@@ -117,13 +116,13 @@ class ReleaseBuilder:
                 reference=work / "reference.parquet",
             )
             report = self.features.report
-            facts = {
+            manifest = {
                 "data": self.data,
                 "regime": report["regime"],
                 "as_of_ms": report["as_of_ms"],
                 "clock": self.clock,
                 "towers": fingerprint(self.outputs / "two_tower"),
             }
-            return publish(staging, self.releases, facts)
+            return publish(staging, self.releases, manifest)
         finally:
             shutil.rmtree(staging, ignore_errors=True)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from watchnext.lifecycle import build
-from watchnext.lifecycle.build import ReleaseBuilder
-from watchnext.lifecycle.parity import AgreementError, _order, agreement, require_agreement
+from watchnext.lifecycle import release_builder
+from watchnext.lifecycle.parity import ParityError, _order, parity, require_parity
+from watchnext.lifecycle.release_builder import ReleaseBuilder
 from watchnext.nn.weights import build_network, recipe_of, save_network
 from watchnext.ranking.models.dcn import DCN
 from watchnext.ranking.models.din import DIN
@@ -65,13 +65,13 @@ def perturbed(ranker: torch.nn.Module, export):
 
 def test_what_is_exported_answers_as_the_network_does(builder, ranker, world_features, tmp_path):
     builder._export(build_network(recipe_of(TOWERS, world_features.pipeline.sizes)).eval(), ranker, tmp_path)
-    found = agreement(CompiledRanker.load(tmp_path), ranker, world_features, world_features.rows("valid"))
+    found = parity(CompiledRanker.load(tmp_path), ranker, world_features, world_features.rows("valid"))
     assert set(found) == {"difference/probability", "difference/watch_s", *(f"rank/{name}" for name in TARGETS)}
     assert found["difference/probability"] < 1e-4
     assert found["difference/watch_s"] < 1e-4
     assert math.isnan(found.pop("rank/like"))  # it says the same of everything, so its order is undefined
     assert min(value for name, value in found.items() if name.startswith("rank/")) > 0.9999
-    require_agreement(found)
+    require_parity(found)
 
 
 def test_seconds_that_are_too_long_by_a_tenth_are_refused(builder, ranker, world_features, tmp_path):
@@ -79,10 +79,10 @@ def test_seconds_that_are_too_long_by_a_tenth_are_refused(builder, ranker, world
     builder._export(build_network(recipe_of(TOWERS, world_features.pipeline.sizes)).eval(), ranker, tmp_path)
     compiled = CompiledRanker.load(tmp_path)
     longer = np.float32([1.1 if name == "watch_s" else 1.0 for name in TARGETS])
-    found = agreement(lambda inputs: compiled(inputs) * longer, ranker, world_features, world_features.rows("valid"))
+    found = parity(lambda inputs: compiled(inputs) * longer, ranker, world_features, world_features.rows("valid"))
     assert found["rank/watch_s"] > 0.9999
-    with pytest.raises(AgreementError, match=r"impressions: difference/watch_s 0\.\d+, expected below 0\.01\. Noth"):
-        require_agreement(found)
+    with pytest.raises(ParityError, match=r"impressions: difference/watch_s 0\.\d+, expected below 0\.01\. Noth"):
+        require_parity(found)
 
 
 def test_an_order_is_undefined_where_nothing_is_ordered_and_wrong_where_one_side_orders():
@@ -94,9 +94,9 @@ def test_an_order_is_undefined_where_nothing_is_ordered_and_wrong_where_one_side
 
 
 def test_one_wrong_weight_in_the_compiled_ranker_and_nothing_is_released(builder, ranker, monkeypatch):
-    monkeypatch.setattr(build, "export_graph", perturbed(ranker, build.export_graph))
+    monkeypatch.setattr(release_builder, "export_graph", perturbed(ranker, release_builder.export_graph))
     with pytest.raises(
-        AgreementError, match=r"long_view 0?\S+, expected above 0\.999; difference/probability .*`dvc repro"
+        ParityError, match=r"long_view 0?\S+, expected above 0\.999; difference/probability .*`dvc repro"
     ) as caught:
         builder.build()
     assert "rank/click" not in str(caught.value)
@@ -114,7 +114,7 @@ def test_one_wrong_weight_in_the_compiled_ranker_and_nothing_is_released(builder
 )
 def test_a_figure_at_its_limit_and_a_difference_that_is_unknown_are_refused(wrong, named):
     good = {**{f"rank/{name}": 1.0 for name in TARGETS}, "difference/probability": 0.0099, "difference/watch_s": 0.0099}
-    require_agreement(good)
-    require_agreement(good | {"rank/like": float("nan")})
-    with pytest.raises(AgreementError, match=named):
-        require_agreement(good | wrong)
+    require_parity(good)
+    require_parity(good | {"rank/like": float("nan")})
+    with pytest.raises(ParityError, match=named):
+        require_parity(good | wrong)

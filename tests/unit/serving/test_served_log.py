@@ -5,9 +5,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from watchnext.serving.funnel import served_log as served_module
+from watchnext.serving.funnel import served_log
 from watchnext.serving.funnel.recommender import Recommender
-from watchnext.serving.funnel.served_log import ServedLog, frame_of, shown
+from watchnext.serving.funnel.served_log import ServedLog, frame_of, shown_videos
 from watchnext.types import Request
 
 HOUR_MS = 3_600_000
@@ -45,8 +45,8 @@ def test_every_answer_is_read_back_as_it_was(answer, tmp_path):
 
 
 def test_a_part_is_on_disk_before_it_has_its_name(answer, tmp_path, monkeypatch):
-    order, sync = [], served_module.synced
-    monkeypatch.setattr(served_module, "synced", lambda path: (order.append(path.name), sync(path)))
+    order, sync = [], served_log.synced
+    monkeypatch.setattr(served_log, "synced", lambda path: (order.append(path.name), sync(path)))
     log = ServedLog(tmp_path / "served", max_bytes=10**9, flush_rows=1)
     log.append(answer(0))
     log.close()
@@ -66,9 +66,9 @@ def test_the_oldest_go_when_it_is_too_large(answer, tmp_path):
 
 
 def test_a_full_queue_drops_and_never_waits(answer, tmp_path, monkeypatch):
-    monkeypatch.setattr(served_module, "WAITING", 2)
-    gate, real = threading.Event(), served_module.frame_of
-    monkeypatch.setattr(served_module, "frame_of", lambda answers: (gate.wait(10), real(answers))[1])
+    monkeypatch.setattr(served_log, "WAITING", 2)
+    gate, real = threading.Event(), served_log.frame_of
+    monkeypatch.setattr(served_log, "frame_of", lambda answers: (gate.wait(10), real(answers))[1])
     log = ServedLog(tmp_path / "served", max_bytes=10**9, flush_rows=1)
     each = answer()
     taken = [log.append(each) for _ in range(20)]
@@ -98,11 +98,11 @@ def test_a_new_log_goes_on_behind_the_parts_of_the_last(answer, tmp_path):
 
 
 def test_the_log_unfolds_into_one_row_a_video_with_its_features(answer):
-    given = [answer(0), answer(1, user_id="new"), answer(2, k=0), replace(answer(3), describe=dict)]
-    videos = shown(frame_of(given))
+    given = [answer(0), answer(1, user_id="new"), answer(2, k=0), replace(answer(3), name_features=dict)]
+    videos = shown_videos(frame_of(given))
     assert videos["request_id"].to_list() == ["q0"] * 5 + ["q1"] * 5 + ["q3"] * 5
     assert videos["video_ids"].to_list() == [each for one in given for each in one.ids]
-    assert videos["place"].to_list() == [0, 1, 2, 3, 4] * 3
+    assert videos["position"].to_list() == [0, 1, 2, 3, 4] * 3
     assert videos.schema["region"] == pl.String
     assert videos.schema["account_age_days"] == pl.Float32
     assert videos["region"].to_list()[:10] == given[0].features["region"].tolist() + [None] * 5

@@ -1,12 +1,13 @@
-"""A refusal names the field and its value, never the whole body around it."""
+"""An error names the field and its value, never the whole body around it."""
 
 import asyncio
+import re
 
 import httpx
 import pytest
 from fastapi import APIRouter, FastAPI
 
-from watchnext.serving.http.errors import HANDLERS, JsonRoute
+from watchnext.serving.http.errors import EXCEPTION_HANDLERS, JsonRoute
 from watchnext.serving.http.schemas import EventsRequest, RecommendRequest
 
 
@@ -20,7 +21,11 @@ def app() -> FastAPI:
     @routes.post("/events")
     async def events(body: EventsRequest) -> None: ...
 
-    made = FastAPI(exception_handlers=HANDLERS)
+    @routes.get("/broken")
+    async def broken() -> None:
+        raise RuntimeError("no such thing")
+
+    made = FastAPI(exception_handlers=EXCEPTION_HANDLERS)
     made.include_router(routes)
     return made
 
@@ -62,3 +67,15 @@ def test_what_is_long_is_cut(app, body):
 def test_of_many_items_the_first_are_shown(app):
     message = refused(app, "/events", {"events": [1] * 1001})["message"]
     assert message == "body.events is [1, 1, 1, 1, 1, 1, ...]: List should have at most 1000 items after validation, not 1001"
+
+
+def test_an_internal_error_names_the_request_in_answer_and_log(app, caplog):
+    async def answer() -> httpx.Response:
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+            return await client.get("/broken")
+
+    got = asyncio.run(answer())
+    found = re.fullmatch(r"internal error; see the server log \(request id (\w{32})\)", got.json()["error"]["message"])
+    assert (got.status_code, got.json()["error"]["code"]) == (500, "failed")
+    assert f"GET '/broken' (request id {found[1]}): RuntimeError('no such thing')" in caplog.text

@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from watchnext.evaluation.plots import retrieval_plot
-from watchnext.evaluation.retrieval import places, popularity_of, retrieval_metrics
-from watchnext.evaluation.text import table
+from watchnext.evaluation.report_text import table
+from watchnext.evaluation.retrieval_plot import retrieval_plot
+from watchnext.evaluation.retrieval_report import popularity_of, ranks, retrieval_metrics
 from watchnext.features.catalogue import Ids
 from watchnext.metrics import rounded
 
@@ -33,7 +33,7 @@ def funnels(funnel):
             stages={"retrieval": random.permutation(VIDEOS)[:9], "slate": random.permutation(VIDEOS)[:4]},
             merged=random.permutation(VIDEOS)[:15],
             sources=lists,
-            floors={"random": random.permutation(VIDEOS)[:20]},
+            baselines={"random": random.permutation(VIDEOS)[:20]},
         )
 
     return [one(request) for request in range(40)]
@@ -74,7 +74,7 @@ def test_recall_of_every_list_and_slice_is_that_of_a_loop(funnels, report, k):
         "merged": (report["merged"], [f.merged for f in funnels]),
         "popular": (report["sources"]["popular"], [f.sources["popular"] for f in funnels]),
         "silent": (report["sources"]["silent"], [f.sources["silent"] for f in funnels]),
-        "random": (report["floors"]["random"], [f.floors["random"] for f in funnels]),
+        "random": (report["floors"]["random"], [f.baselines["random"] for f in funnels]),
     }
     for entry, ranked in lists.values():
         assert {(part, value) for part, of in entry[f"recall@{k}"].items() for value in of} == set(SLICES)
@@ -119,8 +119,8 @@ def test_places_are_those_of_a_search():
     random = np.random.default_rng(0)
     ranked, wanted = random.permutation(50)[:20], random.permutation(50)
     expected = [ranked.tolist().index(row) if row in ranked else np.iinfo(np.int64).max for row in wanted]
-    assert places(ranked, wanted).tolist() == expected
-    assert (places(ranked[:0], wanted) == np.iinfo(np.int64).max).all()
+    assert ranks(ranked, wanted).tolist() == expected
+    assert (ranks(ranked[:0], wanted) == np.iinfo(np.int64).max).all()
 
 
 def test_popularity_counts_watches_of_the_catalogue():
@@ -148,7 +148,7 @@ def test_a_slice_without_videos_is_null_and_can_be_printed_and_drawn(funnel, tmp
         stages={"retrieval": np.array([1]), "slate": np.array([], np.int64)},
         merged=np.array([2, 1]),
         sources={"two_tower": np.array([1]), "popular": np.array([2])},
-        floors={"random": np.array([3])},
+        baselines={"random": np.array([3])},
     )
     found = retrieval_metrics([only_old], k=[5], popularity=np.zeros(VIDEOS), seed=0)
     assert math.isnan(found["merged"]["recall@5"]["video_age"]["under 24 h"])
@@ -165,7 +165,7 @@ def test_no_name_and_no_figure_runs_into_the_next(funnel):
     source, many = "a_source_with_a_name_of_forty_characters", 123_456_789
     stages = {"retrieval": np.array([1]), "slate": np.array([1])}
     one = funnel(
-        [1, 2], stages=stages, merged=np.array([2, 1]), sources={source: np.array([1])}, floors={"random": np.array([2])}
+        [1, 2], stages=stages, merged=np.array([2, 1]), sources={source: np.array([1])}, baselines={"random": np.array([2])}
     )
     found = retrieval_metrics([one], k=[5, 15], popularity=np.ones(VIDEOS), seed=0)
     found["relevant"]["outcome"]["watched"] = many

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from watchnext import tracking
-from watchnext.lifecycle.promote import enter
+from watchnext.lifecycle.promote import register
 
 
 @pytest.fixture
@@ -24,5 +24,5 @@ def test_a_new_release_that_cannot_be_registered_is_removed(folder, new, monkeyp
 
     monkeypatch.setattr(tracking, "register_release", fails)
     with pytest.raises(ConnectionError):
-        enter(folder, new=new, data="tiny", run=SimpleNamespace(id="r"), metrics={})
+        register(folder, new=new, data="tiny", run=SimpleNamespace(id="r"), metrics={})
     assert folder.exists() == (not new)

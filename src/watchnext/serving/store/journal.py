@@ -1,4 +1,4 @@
-"""What happens to a viewer, and how it stands in the journal."""
+"""Events of viewers and videos, and how the journal stores them."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -9,16 +9,16 @@ import orjson
 
 from watchnext.data.tables import ID_BYTES, LATEST_MS, OUTCOMES, WATCH_MS
 
-KINDS = ("shown", "outcome", "withdrawn", "restored")  # the first two at their places features.fold.SHOWN and OUTCOME
+KINDS = ("shown", "outcome", "withdrawn", "restored")  # the first two at the indices SHOWN and OUTCOME of features.state.fold
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """One video shown to a viewer, what came of it, or that it may no longer or again be shown (withdrawn, restored: no user).
+    """One impression, one outcome, or the withdrawal or restoration of a video (without a user).
 
     known_at    ms UTC, when the server learned of it
-    request_id  of the answer that showed it; "" unknown
-    surface     where it was shown; "" unknown
+    request_id  of the answer with the impression; "" unknown
+    surface     where the video was shown; "" unknown
     key         idempotency key; without one, an outcome counts once for a request and video
     """
 
@@ -47,20 +47,21 @@ class Event:
         id_key(self.user_id), id_key(self.video_id)
 
     @property
-    def once(self) -> bytes | None:
-        """Digest of what may count only once: a viewer's key, else the video in its request; None where neither is given."""
+    def idempotency_digest(self) -> bytes | None:
+        """Digest what may count only once: a viewer's key, or else the video in its request. None where neither is given."""
         if self.kind in ("withdrawn", "restored"):
             return None
         if self.key and self.kind == "outcome":
-            said = ("key", self.key, b"")
+            scope = ("key", self.key, b"")
         elif self.request_id:
-            said = ("request", self.request_id, id_key(self.video_id))
+            scope = ("request", self.request_id, id_key(self.video_id))
         else:
             return None
-        return blake2b(b"\0".join((said[0].encode(), id_key(self.user_id), said[1].encode(), said[2])), digest_size=16).digest()
+        parts = (scope[0].encode(), id_key(self.user_id), scope[1].encode(), scope[2])
+        return blake2b(b"\0".join(parts), digest_size=16).digest()
 
     def to_bytes(self) -> bytes:
-        """Defaults are left out: most flags of most events are false."""
+        """Encode as JSON without default values, as most flags of most events are false."""
         fields = asdict(self)
         return orjson.dumps(
             {name: value for name, value in fields.items() if value or name in ("user_id", "video_id", "known_at")}
@@ -72,23 +73,23 @@ class Event:
 
 
 def outcome_columns(events: Sequence[Event]) -> dict[str, np.ndarray]:
-    """OUTCOMES as booleans and `watch_ms` as float64, (N,) each."""
+    """Return OUTCOMES as booleans and `watch_ms` as float64, (N,) each."""
     columns = {name: np.array([getattr(event, name) for event in events], np.bool_) for name in OUTCOMES}
     return columns | {"watch_ms": np.array([event.watch_ms for event in events], np.float64)}
 
 
 def id_key(given: int | str) -> bytes:
-    """An id as bytes that sort and never collide between kinds. Raises ValueError for one outside its limits."""
+    """Encode an id as bytes that sort and never collide between kinds. Raises ValueError for an id outside the limits."""
     if isinstance(given, str):
         encoded = given.encode()
         if len(encoded) > ID_BYTES:
             raise ValueError(f"the id {given!r} takes {len(encoded)} bytes, expected at most {ID_BYTES}")
         return b"s" + encoded
     if not -(2**63) <= given < 2**63:
-        raise ValueError(f"the id {given} is no int64")
+        raise ValueError(f"the id {given} is not an int64, expected -2**63 to 2**63 - 1")
     return b"i" + (int(given) + 2**63).to_bytes(8, "big")
 
 
 def id_of(key: bytes) -> int | str:
-    """The inverse of `id_key`."""
+    """Decode a key of `id_key`."""
     return key[1:].decode() if key[:1] == b"s" else int.from_bytes(key[1:], "big") - 2**63

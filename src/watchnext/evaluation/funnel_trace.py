@@ -1,0 +1,118 @@
+"""Trace held-out requests through the funnel: the videos of each stage, and where watched videos were lost."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from watchnext import metrics
+from watchnext.evaluation.baselines import Baselines
+from watchnext.features.state.fold import HOUR_MS
+from watchnext.reranking.rules import Filter
+from watchnext.serving.funnel.recommender import Recommender
+from watchnext.types import Request, Scored, Slate
+
+# Where a video that is watched later is lost: not retrieved, removed by a filter, valued too low, or valued high enough but
+# kept out of the slate by a cap, diversity or exploration. The last name is for videos in the slate.
+LOST_AT = ("retrieval", "filters", "ranking", "re-ranking", "shown")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FunnelTrace:
+    """The trace of one request, in video rows.
+
+    watches    watches (of more than 0 ms) of the viewer that were known at the request
+    watched    (R,) distinct videos watched (more than 0 ms) from the request to the end of its day, uploaded before it
+    long_view  (R,) bool, those watched long
+    age_h      (R,) hours since upload at the request, nan unknown
+    lost_at    (R,) index into LOST_AT
+    merged     rows best first, of all sources at more than their quotas
+    stages, sources, baselines  name > rows best first
+    """
+
+    user_id: int | str
+    watches: int
+    watched: np.ndarray
+    long_view: np.ndarray
+    age_h: np.ndarray
+    lost_at: np.ndarray
+    merged: np.ndarray
+    stages: Mapping[str, np.ndarray]
+    sources: Mapping[str, np.ndarray]
+    baselines: Mapping[str, np.ndarray]
+
+    @property
+    def relevant(self) -> np.ndarray:
+        return self.watched[self.long_view]
+
+
+class FunnelTracer:
+    """Trace requests through a recommender, with `depth` videos of each source and baseline."""
+
+    def __init__(self, recommender: Recommender, *, depth: int) -> None:
+        self._recommender, self._release, self._depth = recommender, recommender.release, depth
+        self._baselines = Baselines(self._release, recommender.store, depth=depth)
+        self._filters = {each.name for each in self._release.reranker.rules if isinstance(each, Filter)}
+
+    def trace(self, request: Request, rows: np.ndarray, long_view: np.ndarray) -> FunnelTrace:
+        """Trace a request after which its viewer watches `rows` (N,), perhaps repeated, -1 unknown; `long_view` (N,) bool."""
+        age_h = (request.as_of_ms - self._release.catalogue.upload_ms[rows]) / HOUR_MS
+        existing = (rows >= 0) & ~(age_h < 0)
+        watched, first, inverse = np.unique(rows[existing], return_index=True, return_inverse=True)
+        record = self._recommender.store.viewer(request.user_id)
+        stages, ends = self._stages(request, watched)
+        return FunnelTrace(
+            user_id=request.user_id,
+            watches=int(record[self._release.layout.at_history]),
+            watched=watched,
+            long_view=np.bincount(inverse, long_view[existing], minlength=len(watched)) > 0,
+            age_h=age_h[existing][first],
+            lost_at=ends,
+            merged=self._recommender.retrieve(request, self._depth).rows[: self._depth],
+            stages=stages,
+            sources=self._recommender.by_source(request, self._depth),
+            baselines=self._baselines.rank(request),
+        )
+
+    def _stages(self, request: Request, watched: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        candidates = self._recommender.retrieve(request)
+        scored = self._recommender.rank(request, candidates)
+        order = np.argsort(-self._release.reranker.value.of(scored.predictions), kind="stable")
+        slate = self._recommender.rerank(request, scored)
+        stages = {"retrieval": candidates.rows, "ranking": candidates.rows[order], "slate": candidates.rows[slate.picked]}
+        return stages, lost_at(watched, scored, order, slate, self._filters, request.k)
+
+
+def lost_at(watched: np.ndarray, scored: Scored, order: np.ndarray, slate: Slate, filters: set[str], k: int) -> np.ndarray:
+    """Return the index into LOST_AT (R,) of each of `watched` (R,).
+
+    `order` is the candidates' positions, best valued first; `filters` are the names of the rules that are never relaxed.
+    """
+    filtered = np.zeros(len(scored), bool)
+    for name, positions in slate.removed.items():
+        filtered[positions] |= name in filters
+    ends = np.full(len(scored), LOST_AT.index("ranking"))
+    ends[order[~filtered[order]][:k]] = LOST_AT.index("re-ranking")
+    ends[filtered] = LOST_AT.index("filters")
+    ends[slate.picked] = LOST_AT.index("shown")
+    by_row = dict(zip(scored.candidates.rows.tolist(), ends.tolist(), strict=True))
+    return np.array([by_row.get(row, LOST_AT.index("retrieval")) for row in watched.tolist()], np.int64)
+
+
+def loss_shares(traces: Sequence[FunnelTrace]) -> dict[str, float]:
+    """Return the share of long views lost at each stage; nan without long views."""
+    ends = np.concatenate([np.zeros(0, np.int64), *(trace.lost_at[trace.long_view] for trace in traces)])
+    return {name: float(np.mean(ends == end)) if len(ends) else float("nan") for end, name in enumerate(LOST_AT)}
+
+
+def funnel_metrics(traces: Sequence[FunnelTrace], k: Sequence[int], catalogue: int) -> dict[str, dict[str, float]]:
+    """Compute the recall@K of that day's long views, and the share of the catalogue shown, by stage and baseline."""
+    by_stage = {}
+    relevant = [trace.relevant for trace in traces]
+    for stage in traces[0].stages | traces[0].baselines if traces else ():
+        ranked = [(trace.stages | trace.baselines)[stage] for trace in traces]
+        longest = max(len(rows) for rows in ranked)
+        entry = {f"recall@{n}": metrics.recall_at(ranked, relevant, n) for n in k if n <= longest}
+        by_stage[stage] = entry | {"candidates": float(np.mean([len(rows) for rows in ranked])),
+                                "coverage": metrics.coverage(np.concatenate(ranked), catalogue)}  # fmt: skip
+    return by_stage

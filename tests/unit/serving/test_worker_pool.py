@@ -1,0 +1,66 @@
+"""The bounded pool: a slot is held until the call ends, not until its client gives up."""
+
+import asyncio
+import threading
+
+import pytest
+
+from watchnext.serving.http.worker_pool import OverloadedError, TooSlowError, WorkerPool
+
+
+@pytest.fixture
+def pool():
+    pool = WorkerPool(threads=1, waiting=1)
+    yield pool
+    pool.close()
+
+
+def test_gives_what_the_call_gives(pool):
+    assert asyncio.run(pool.run(lambda: 41 + 1, timeout_s=5)) == 42
+    with pytest.raises(KeyError):
+        asyncio.run(pool.run(lambda: {}["absent"], timeout_s=5))
+
+
+def test_refuses_what_does_not_fit_and_recovers(pool):
+    gate = threading.Event()
+
+    async def crowd():
+        held = [asyncio.ensure_future(pool.run(gate.wait, timeout_s=10)) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(OverloadedError, match="2 requests are running or waiting, expected at most 2"):
+            await pool.run(lambda: 1, timeout_s=10)
+        gate.set()
+        await asyncio.gather(*held)
+        return await pool.run(lambda: 1, timeout_s=10)
+
+    assert asyncio.run(crowd()) == 1
+    assert pool.in_use == 0
+
+
+def test_slow_work_holds_its_place_after_its_asker_left(pool):
+    gate = threading.Event()
+
+    async def slow():
+        with pytest.raises(TooSlowError, match=r"within 0\.05 s"):
+            await pool.run(gate.wait, timeout_s=0.05)
+        assert pool.in_use == 1
+
+    asyncio.run(slow())
+    gate.set()
+    assert asyncio.run(pool.run(lambda: 7, timeout_s=5)) == 7
+
+
+def test_a_waiting_call_that_is_given_up_never_runs(pool):
+    gate, ran = threading.Event(), []
+
+    async def give_up():
+        held = asyncio.ensure_future(pool.run(gate.wait, timeout_s=10))
+        await asyncio.sleep(0)
+        with pytest.raises(TooSlowError):
+            await pool.run(lambda: ran.append(1), timeout_s=0.05)
+        assert pool.in_use == 1
+        gate.set()
+        await held
+
+    asyncio.run(give_up())
+    assert ran == []
