@@ -70,8 +70,10 @@ def evidence_of(frames: Mapping[str, pl.DataFrame], schema: FeatureSchema) -> di
     for name, value in _ratios(there).items():
         found[name] = _histogram(rows, STEPS * value.log10())
     if {"day", "watch_ms"} <= there:
-        for (day,), watches in rows.drop_nulls("day").partition_by("day", as_dict=True).items():
-            found[f"{ON}{day}"] = _histogram(watches, STEPS * _ratios({"watch_ms"})["watch_ms"].log10())
+        places = (STEPS * _ratios({"watch_ms"})["watch_ms"].log10()).floor().cast(pl.Int32, strict=False)
+        bins = rows.select("day", bin=places).drop_nulls().group_by("day", "bin").len().sort("day", "bin")
+        for day, place, count in bins.iter_rows():
+            found.setdefault(f"{ON}{day}", {})[str(place)] = count
     found["always"] = _always(frames["impressions"])
     return found
 

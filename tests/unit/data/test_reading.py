@@ -506,6 +506,19 @@ def test_ids_of_a_csv_are_of_the_kind_that_parquet_beside_it_has(tmp_path):
     assert tables.videos["video_id"].to_list() == [7, 8]
 
 
+def test_a_day_without_rows_whose_columns_have_no_type_is_none(tmp_path):
+    """As pandas writes an empty frame."""
+    written(tmp_path)
+    (tmp_path / "impressions.parquet").unlink()
+    mine = frames()["impressions"].drop("day")
+    for day, rows in {"2025-03-10": mine, "2025-03-11": mine.clear().cast(pl.Null)}.items():
+        (tmp_path / "impressions" / f"date={day}").mkdir(parents=True)
+        rows.write_parquet(tmp_path / "impressions" / f"date={day}" / "a.parquet")
+    assert len(read(tmp_path).impressions) == 3
+    report = staged(tmp_path, tmp_path / "out" / "tables")
+    assert (report["impressions"], report["last_day"], report["rejected"]) == (3, "2025-03-10", {})
+
+
 def test_days_that_a_folder_leaves_open_are_null_and_named(tmp_path):
     written(tmp_path)
     (tmp_path / "impressions.parquet").unlink()

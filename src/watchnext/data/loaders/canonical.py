@@ -202,6 +202,11 @@ class Part:
     folder: Mapping[str, str | None]
     notes: tuple[str, ...] = ()
 
+    @property
+    def is_blank(self) -> bool:
+        """Whether no column of its own has a type: pandas writes a day without rows so."""
+        return all(kind == pl.Null for name, kind in self.frame.schema.items() if name not in self.texts)
+
     def text(self, name: str) -> pl.Series:
         """A column of `texts`; the folder's value where it is the folder's, also of a file without its rows."""
         return (
@@ -284,6 +289,9 @@ def _source(table: str, parts: Sequence[Part], types: Types, schema: FeatureSche
 def _converted(part: Part, table: str, types: Types, schema: FeatureSchema) -> tuple[pl.DataFrame, pl.DataFrame, list[str]]:
     """A file's columns as of `types`, the values that are none as in REJECTED, and what to say."""
     frame, refused, notes = part.frame, [pl.DataFrame(schema=REJECTED)], []
+    if part.is_blank:
+        own = [name for name in frame.columns if name not in part.texts and types.get(name) is not None]
+        frame = frame.with_columns(pl.col(name).cast(types[name]) for name in own)
     for name, one in expected_columns(table, schema).items():
         kind = types[name]
         if kind is None or frame.schema.get(name, pl.Null) == pl.Null:
