@@ -461,6 +461,20 @@ def test_a_folder_that_names_no_day_is_refused_by_name(name, tmp_path):
             attempt()
 
 
+@pytest.mark.parametrize("name", ["date=2025-03-10/dt=2025-03-11", "year=2025/month=3/day=10/ds=20250311"])
+def test_folders_that_name_two_days_are_refused(name, tmp_path):
+    written(tmp_path)
+    (tmp_path / "impressions.parquet").unlink()
+    for each, said in ((name, "two"), (name.replace("11", "10"), "one")):
+        (tmp_path / said / "impressions" / each).mkdir(parents=True)
+        frames()["impressions"].drop("day").write_parquet(tmp_path / said / "impressions" / each / "part-0.parquet")
+        for table in ("users", "videos"):
+            frames()[table].write_parquet(tmp_path / said / f"{table}.parquet")
+    assert len(read(tmp_path / "one").impressions) == 3
+    with pytest.raises(DataError, match=r"the folders' names say two days, 2025-03-10 and '2025.*11', expected that"):
+        sources_of(tmp_path / "two", FEATURES, repair="repair")
+
+
 def test_values_of_folders_are_decoded_null_is_null_and_a_row_that_says_otherwise_is_refused(tmp_path):
     written(tmp_path)
     (tmp_path / "impressions.parquet").unlink()

@@ -27,8 +27,9 @@ def folder_values(root: Path, file: Path, known: Container[str]) -> dict[str, st
     date. Raises DataError for a day that is none."""
     given = _pairs(file.relative_to(root))
     found = {key: value for key, value in given.items() if key in known}
-    if "day" in known and (day := _day(given)) is not None:
-        found["day"] = day if day == NULL else _iso(day, file.parent)
+    if "day" in known and (said := _days(given)):
+        found["day"] = said[0] if said[0] == NULL else _iso(said[0], file.parent)
+        _require_one(found["day"], tuple(said[1:]), file.parent)
     return {key: None if value == NULL else value for key, value in found.items()}
 
 
@@ -38,13 +39,26 @@ def left_out(root: Path, file: Path, known: Container[str]) -> list[str]:
     return [key for key in _pairs(file.relative_to(root)) if key not in known and key.lower() not in of_day]
 
 
-def _day(given: dict[str, str]) -> str | None:
-    """What the folders say of the day, as they say it."""
+def _days(given: dict[str, str]) -> list[str]:
+    """What the folders say of the day, as they say it; the first is taken."""
     lower = {key.lower(): value for key, value in given.items()}
     calendar = [next((lower[key] for key in keys if key in lower), None) for keys in CALENDAR]
     if None not in calendar:
-        return NULL if NULL in calendar else "-".join(calendar)
-    return next((lower[key] for key in DAYS if key in lower), None)
+        whole = [NULL if NULL in calendar else "-".join(calendar)]
+        return whole + [lower[key] for key in DAYS if key in lower and key not in CALENDAR[2]]
+    return [lower[key] for key in DAYS if key in lower]
+
+
+@lru_cache(1 << 14)
+def _require_one(day: str, others: tuple[str, ...], folder: Path) -> None:
+    """Raises DataError where folders name another day too: the one of an event, and that of its file, perhaps."""
+    for other in others:
+        named = dates(pl.Series([other])).item()
+        if day != NULL and named is not None and named.isoformat() != day:
+            raise DataError(
+                f"{folder}: the folders' names say two days, {day} and {other!r}, expected that of the requests alone; rename "
+                "the other, such as loaded=2025-03-10"
+            )
 
 
 @lru_cache(1 << 14)  # a folder is asked for some times, and to read one date costs milliseconds
