@@ -37,10 +37,10 @@ from watchnext.features.__main__ import builder_of
 from watchnext.features.catalogue import Ids
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.features.encode.encodings import joined
-from watchnext.features.state.events import Log
+from watchnext.features.state.event_order import Log
 from watchnext.features.state.fold import Layout, Reads, State
-from watchnext.features.state.log import log_of
-from watchnext.features.state.replay import read_all
+from watchnext.features.state.fold_log import read_all
+from watchnext.features.state.log_arrays import log_of
 from watchnext.metrics import rounded
 from watchnext.retrieval.towers.content import ContentModule
 from watchnext.schema import FeatureSchema

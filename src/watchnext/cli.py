@@ -1,4 +1,7 @@
-"""The one door to Hydra behind `python -m watchnext.<stage> <command> key=value`; `--key value` is the same."""
+"""Command line of all stages: `python -m watchnext.<stage> <command> key=value`, or `--key value`.
+
+This is the only module that imports Hydra.
+"""
 
 import difflib
 import json
@@ -15,26 +18,26 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-__all__ = ["composed", "dispatch", "exits_on", "instantiate", "optioned", "plain", "write_report"]
+__all__ = ["composed", "dispatch", "exits_on", "instantiate", "overrides_from", "plain", "write_report"]
 
 Command = Callable[[DictConfig], int | None]
 
 
 def keys_of(config: DictConfig, prefix: str = "") -> list[str]:
-    """Every key that can be overridden, dotted."""
-    found = []
+    """Return every key that can be overridden, dotted."""
+    keys = []
     for key in config:
-        found.append(f"{prefix}{key}")
+        keys.append(f"{prefix}{key}")
         node = config._get_node(key)
         if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
-            found += keys_of(node, f"{prefix}{key}.")
-    return found
+            keys += keys_of(node, f"{prefix}{key}.")
+    return keys
 
 
 def composed(overrides: list[str], conf: Path = Path("conf")) -> DictConfig:
-    """The configuration under `overrides`. Exits naming a misspelt key or choice together with the right ones."""
+    """Compose the configuration with `overrides`. Exits for a misspelt key or choice, naming the valid ones."""
     if not conf.is_dir():
-        sys.exit(f"there is no {conf}/ in {Path.cwd()}; run this at the root of the repository")
+        sys.exit(f"{conf}/ is missing in {Path.cwd()}; run this command at the root of the repository")
     with initialize_config_dir(config_dir=str(conf.resolve()), version_base=None):
         try:
             return compose("config", overrides)
@@ -49,7 +52,7 @@ def _is_group(override: str, conf: Path) -> bool:
 
 
 def explained(error: Exception, overrides: list[str], known: list[str]) -> str:
-    """Hydra's own words, and for an unknown key the nearest known ones."""
+    """Return Hydra's message, and for an unknown key the nearest known ones."""
     message = str(error).strip()
     for override in overrides:
         key = override.partition("=")[0].lstrip("+~")
@@ -62,44 +65,44 @@ def explained(error: Exception, overrides: list[str], known: list[str]) -> str:
 
 
 def plain(config: DictConfig) -> dict:
-    """A resolved copy without Hydra's types."""
+    """Convert to plain dicts and lists, with interpolations resolved."""
     return OmegaConf.to_container(config, resolve=True)
 
 
 def _is_override(word: str) -> bool:
-    """key=value; `logs/date=2025-03-10` is a path."""
+    """Return True for key=value; `logs/date=2025-03-10` is a path."""
     key, equals, _ = word.partition("=")
     return bool(equals) and "/" not in key
 
 
-def _spelt_out(overrides: list[str], short: Mapping[str, str]) -> list[str]:
+def _expand_short_keys(overrides: list[str], short: Mapping[str, str]) -> list[str]:
     pairs = [override.partition("=") for override in overrides]
     return [f"{short.get(key, key)}{equals}{value}" for key, equals, value in pairs]
 
 
-def _named(words: list[str], commands: Mapping[str, Command]) -> tuple[str, list[str]]:
-    """The command, of one word or two, and the words behind it."""
+def _split_command(words: list[str], commands: Mapping[str, Command]) -> tuple[str, list[str]]:
+    """Split words into the command, one word or two, and its arguments."""
     two = " ".join(words[:2])
     return (two, words[2:]) if two in commands else (words[0], words[1:])
 
 
-def optioned(words: list[str]) -> list[str]:
-    """`--key value` and `--key=value` as the override `key=value`. Exits where the value is missing."""
-    found, left = [], list(words)
-    while left:
-        word = left.pop(0)
+def overrides_from(words: list[str]) -> list[str]:
+    """Convert `--key value` and `--key=value` to the override `key=value`. Exits if a value is missing."""
+    overrides, remaining = [], list(words)
+    while remaining:
+        word = remaining.pop(0)
         if not word.startswith("--"):
-            found.append(word)
+            overrides.append(word)
             continue
         key, equals, value = word.removeprefix("--").partition("=")
-        if not equals and (not left or left[0].startswith("--")):
-            sys.exit(f"{word} lacks its value: {word} VALUE, or {key}=VALUE")
-        found.append(f"{key}={_quoted(value if equals else left.pop(0))}")
-    return found
+        if not equals and (not remaining or remaining[0].startswith("--")):
+            sys.exit(f"{word} has no value; expected {word} VALUE, or {key}=VALUE")
+        overrides.append(f"{key}={_quoted(value if equals else remaining.pop(0))}")
+    return overrides
 
 
 def _quoted(value: str) -> str:
-    """A value that Hydra's grammar would take apart, such as a path with `=` or a space, as the string it is."""
+    """Quote a value that Hydra's grammar would split, such as a path with `=` or a space."""
     if not re.search(r"[^a-zA-Z0-9_./:+-]", value):
         return value
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
@@ -119,14 +122,14 @@ def usage(program: str, commands: Mapping[str, Command], leading: Mapping[str, s
 
 
 def write_report(path: Path, report: Mapping) -> None:
-    """A stage's figures as JSON, for DVC and for git: no clock in them, the same bytes for the same figures."""
+    """Write a stage's figures as JSON for DVC and git: without times, equal bytes for equal figures."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=1) + "\n")
 
 
 @contextmanager
 def exits_on(*errors: type[Exception]) -> Iterator[None]:
-    """Exit 1 with the message alone where one of `errors` is raised."""
+    """Exit 1 with the message alone if one of `errors` is raised."""
     try:
         yield
     except errors as error:
@@ -142,25 +145,25 @@ def dispatch(
     presets: Mapping[str, str] = MappingProxyType({}),
     short: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
 ) -> None:
-    """Run the command that argv names, of one word or two, on the composed configuration and exit with what it returns;
-    `errors` exit 1 with their message alone.
+    """Run the command in argv, one word or two, on the composed configuration and exit with its result.
 
-    leading  command > the key that a first word sets, so that `check PATH` is `check path=PATH`; `paths...` takes every word
-    presets  command > an override that comes before those given
-    short    command > short key > the key it stands for
+    errors   exceptions that exit 1 with their message alone
+    leading  command > key of the first word, so that `check PATH` is `check path=PATH`; `paths...` takes every word
+    presets  command > override that precedes those given
+    short    command > short key > full key
     """
     given = sys.argv[1:] or ["--help"]
     if {"-h", "--help"} & set(given):
         print(usage(program, commands, leading))
         return
-    name, overrides = _named(given, commands)
+    name, overrides = _split_command(given, commands)
     if name not in commands:
         sys.exit(f"unknown command {name!r}, expected one of {', '.join(commands)}; see `python -m {program} --help`")
     key, words = leading.get(name, ""), []
     while key and overrides and not _is_override(overrides[0]) and (not words or key.endswith("...")):
         words.append(overrides.pop(0))
-    overrides = optioned(overrides)
-    config = composed([*([presets[name]] if name in presets else []), *_spelt_out(overrides, short.get(name, {}))])
+    overrides = overrides_from(overrides)
+    config = composed([*([presets[name]] if name in presets else []), *_expand_short_keys(overrides, short.get(name, {}))])
     if words:
         config[key.removesuffix("...")] = words if key.endswith("...") else words[0]
     with exits_on(*errors):

@@ -1,4 +1,4 @@
-"""The code that something was made by: which modules run, and a digest over their sources."""
+"""Digest of the code that produced an output: the imported modules and a hash over their sources."""
 
 import ast
 import hashlib
@@ -10,29 +10,31 @@ PACKAGE = Path(__file__).parent
 
 
 def code_of(*names: str) -> str:
-    """16 hex digits over the sources of modules, or of the modules of classes, and of everything that they import.
+    """Digest the sources of modules, or of the modules of classes, and of all their imports: 16 hex digits.
 
-    An edit of other code leaves it as it is, so what was built or begun before that edit can be carried on.
+    Edits of other code do not change it, so a build or training from before such an edit can be resumed.
     """
     files = sorted(imported(*names).items())
     return hashlib.sha256(b"".join(name.encode() + path.read_bytes() for name, path in files)).hexdigest()[:16]
 
 
 def imported(*names: str) -> dict[str, Path]:
-    """Module > its file: those that are named, directly or as the home of a class, and what they import of this package, in
-    the end. An import inside a function counts; what lies outside the package is left out."""
-    found: dict[str, Path] = {}
-    left = list(names)
-    while left:
-        name, path = _module(left.pop())
-        if path is not None and name not in found:
-            found[name] = path
-            left += [name.rpartition(".")[0], *_imports(path.read_bytes())]
-    return found
+    """Return module > file of the given modules or classes and of their transitive imports from this package.
+
+    Imports inside functions count.
+    """
+    files: dict[str, Path] = {}
+    remaining = list(names)
+    while remaining:
+        name, path = _module(remaining.pop())
+        if path is not None and name not in files:
+            files[name] = path
+            remaining += [name.rpartition(".")[0], *_imports(path.read_bytes())]
+    return files
 
 
 def targets_of(config: object) -> Iterator[str]:
-    """Every class that a composed configuration names as `_target_`."""
+    """Yield every `_target_` of a composed configuration."""
     if isinstance(config, Mapping):
         yield from (value for key, value in config.items() if key == "_target_")
         config = list(config.values())
@@ -42,7 +44,7 @@ def targets_of(config: object) -> Iterator[str]:
 
 
 def _module(name: str) -> tuple[str, Path | None]:
-    """The longest part of a dotted name that is a module of the package, with its file."""
+    """Return the longest prefix of a dotted name that is a module of the package, and its file."""
     words = name.split(".")
     while words[0] == PACKAGE.name:
         folder = PACKAGE.joinpath(*words[1:])
@@ -55,7 +57,7 @@ def _module(name: str) -> tuple[str, Path | None]:
 
 @cache
 def _imports(source: bytes) -> frozenset[str]:
-    """Dotted names that a source imports; the package has no relative imports."""
+    """Return the dotted names that a source imports; the package has no relative imports."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):

@@ -1,4 +1,4 @@
-"""Compiled functions, kept on disk for every process and checkout of this user."""
+"""Compiled functions, cached on disk for every process and checkout of this user."""
 
 import hashlib
 import os
@@ -22,25 +22,25 @@ from numba.core.dispatcher import Dispatcher
 from numba.core.serialize import dumps
 
 VERSIONS = (sys.version, numba.__version__, llvmlite.__version__, np.__version__)
-KEPT = 24  # machine codes of one function, of all its sources and argument types; the ones used last stay
+KEPT = 24  # cached machine codes per function, over all its sources and argument types; the last used are kept
 
 
 def kernel(function: Callable | None = None, **options: object) -> Callable:
     """Compile to machine code that needs no GIL; `options` are numba's.
 
-    numba's own cache names a function by its file's path, and does not notice that a function which it calls, and has taken
-    in, changed in another file: it would go on running the old one. Here machine code is named by all that decides it.
+    numba's own cache keys a function by its file's path. It misses changes of inlined functions from other files and would run
+    the old code. Here the key covers everything that the machine code depends on.
     """
     if function is None:
         return lambda found: kernel(found, **options)
     compiled = njit(nogil=True, **options)(function)
     if isinstance(compiled, Dispatcher):  # NUMBA_DISABLE_JIT leaves the function as it is
-        compiled._cache = Kept(compiled)
+        compiled._cache = KernelCache(compiled)
     return compiled
 
 
-class Kept(NullCache):
-    """The machine code of one function, as numba's dispatcher asks for it: a file for every source and argument types."""
+class KernelCache(NullCache):
+    """Cache of one function's machine code for numba's dispatcher: one file per source and argument types."""
 
     def __init__(self, compiled: Dispatcher) -> None:
         self._compiled = compiled
@@ -57,11 +57,11 @@ class Kept(NullCache):
     def load_overload(self, sig, target_context):
         target_context.refresh()
         if path := self._path(sig, target_context.codegen()):
-            with suppress(OSError, EOFError, pickle.UnpicklingError):  # not there, or cut short
+            with suppress(OSError, EOFError, pickle.UnpicklingError):  # missing or truncated
                 payload = pickle.loads(path.read_bytes())
                 os.utime(path)
                 return CompileResult._rebuild(target_context, *payload)
-        _say_once()
+        _announce_once()
         return None
 
     def save_overload(self, sig, data):
@@ -78,32 +78,32 @@ class Kept(NullCache):
 
     def _path(self, sig, codegen) -> Path | None:
         folder = _folder()
-        decides = (VERSIONS, codegen.magic_tuple(), config.BOUNDSCHECK, self._source, [_type_of(kind) for kind in sig])
-        digest = hashlib.sha256(repr(decides).encode()).hexdigest()[:32]
+        inputs = (VERSIONS, codegen.magic_tuple(), config.BOUNDSCHECK, self._source, [_type_of(kind) for kind in sig])
+        digest = hashlib.sha256(repr(inputs).encode()).hexdigest()[:32]
         return folder and Path(folder, f"{self._name}-{digest}.nbc")
 
 
 def digest_of(compiled: Dispatcher) -> str:
-    """Hex digits over the code of a compiled function, and of all that it takes in: functions that it calls, constants."""
-    return hashlib.sha256("\n".join(_taken_in(compiled, set())).encode()).hexdigest()
+    """Digest the code of a compiled function and of its dependencies: called functions and constants."""
+    return hashlib.sha256("\n".join(_dependencies(compiled, set())).encode()).hexdigest()
 
 
-def _taken_in(value: object, met: set[int]) -> Iterator[str]:
+def _dependencies(value: object, visited: set[int]) -> Iterator[str]:
     if isinstance(value, Dispatcher):
-        if id(value) not in met:
-            met.add(id(value))
+        if id(value) not in visited:
+            visited.add(id(value))
             function = value.py_func
             yield repr(sorted(value.targetoptions.items()))
             yield repr(function.__defaults__)
             cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
             known = function.__globals__ | {name: cell.cell_contents for name, cell in cells}
-            yield from _code(function.__code__, known, met)
+            yield from _code(function.__code__, known, visited)
     elif isinstance(value, np.ndarray):
         yield f"{value.dtype} {value.shape} {hashlib.sha256(value.tobytes()).hexdigest()}"
     elif isinstance(value, tuple | list):
         yield f"{len(value)}"
         for one in value:
-            yield from _taken_in(one, met)
+            yield from _dependencies(one, visited)
     elif isinstance(value, str | int | float | complex | bytes | np.generic | np.dtype | None):
         yield repr(value)
     else:  # a type, a function of numpy
@@ -111,13 +111,13 @@ def _taken_in(value: object, met: set[int]) -> Iterator[str]:
         yield f"{name} {getattr(value, '_fields', '')}"
 
 
-def _code(code: CodeType, known: dict, met: set[int]) -> Iterator[str]:
-    """The instructions, the constants, and the values of all names, wherever among `known` they are."""
+def _code(code: CodeType, known: dict, visited: set[int]) -> Iterator[str]:
+    """Yield the instructions, the constants, and the values of all names found in `known`."""
     names = (code.co_names, code.co_varnames, code.co_freevars)
     yield repr((code.co_code, code.co_exceptiontable, names))
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            yield from _code(constant, known, met)
+            yield from _code(constant, known, visited)
         else:
             yield repr(sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant)
     modules = [known[name] for name in code.co_names if isinstance(known.get(name), ModuleType)]
@@ -125,18 +125,18 @@ def _code(code: CodeType, known: dict, met: set[int]) -> Iterator[str]:
         for found in (known, *map(vars, modules)):
             if name in found and not isinstance(found[name], ModuleType):
                 yield name
-                yield from _taken_in(found[name], met)
+                yield from _dependencies(found[name], visited)
 
 
 def _type_of(kind) -> tuple:
-    """A numba type by name, a named tuple with its fields too: they are read by their places."""
+    """Describe a numba type by name; a named tuple also by its fields, which are read by position."""
     parts = tuple(map(_type_of, getattr(kind, "types", ())))
     return str(kind), getattr(kind, "fields", ()) if parts else (), parts
 
 
 @cache
 def _folder() -> str | None:
-    """The first of these that can be written to; None where none can, and every process compiles for itself."""
+    """Return the first writable cache folder; None if there is none, and every process compiles for itself."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser(), "watchnext", "kernels")
     for folder in [Path(config.CACHE_DIR, "watchnext")] if config.CACHE_DIR else [home, Path(__file__).parent / "__pycache__"]:
         with suppress(OSError):
@@ -147,9 +147,9 @@ def _folder() -> str | None:
 
 
 @cache
-def _say_once() -> None:
-    from tqdm import tqdm  # writes above a bar that stands
+def _announce_once() -> None:
+    from tqdm import tqdm  # prints above progress bars
 
-    every = "every process does so, as no folder can be written to: set NUMBA_CACHE_DIR to one that can"
-    when = "once per machine and version" if _folder() else every
+    uncached = "in every process, as no cache folder is writable: set NUMBA_CACHE_DIR to a writable folder"
+    when = "once per machine and version" if _folder() else uncached
     tqdm.write(f"compiling kernels ({when}, about a minute in all)", file=sys.stderr)

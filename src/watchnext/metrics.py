@@ -1,10 +1,10 @@
 """Ranking, calibration and watch-time metrics: pure functions of numpy arrays.
 
-Everywhere: labels are 0 or 1, `groups` says whose row it is (viewer, request), rows may come in any order. A score that is not
-finite (nan, +inf, -inf) sinks below every finite one. Tied scores give the expected value over all their orders. An average
-over nobody is nan. Arrays of unequal length raise ValueError.
+Labels are 0 or 1, `groups` holds the viewer or request of each row, rows may come in any order. A score that is not finite
+(nan, +inf, -inf) ranks below every finite one. Tied scores give the expected value over all their orders. An average over no
+rows is nan. Arrays of unequal length raise ValueError.
 
-A figure that is undefined is nan in memory, null in JSON (`rounded`), "–" in a table (`shown`), and left out of MLflow.
+An undefined figure is nan in memory, null in JSON (`rounded`), "–" in a table (`shown`), and left out of MLflow.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ import numpy as np
 
 
 def _columns(columns: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """The columns as 1-D arrays of one length; raises ValueError naming the lengths."""
+    """Convert columns to 1-D arrays of one length; raises ValueError naming the shapes."""
     arrays = [np.asarray(column) for column in columns.values()]
     if any(array.ndim != 1 for array in arrays) or len({len(array) for array in arrays}) > 1:
         shapes = ", ".join(f"{name} {array.shape}" for name, array in zip(columns, arrays, strict=True))
@@ -31,14 +31,14 @@ def _mean(values: np.ndarray) -> float:
 
 
 def _starts(*sorted_columns: np.ndarray) -> np.ndarray:
-    """Where a new run of equal rows begins, (n,) bool."""
+    """Mark the first row of each run of equal rows, (n,) bool."""
     first = np.ones(len(sorted_columns[0]), dtype=bool)
     first[1:] = np.any([column[1:] != column[:-1] for column in sorted_columns], axis=0)
     return first
 
 
 def _averaged_ranks(groups: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Rank of each score in its group from 1, ties sharing their mean rank. `groups` counts from 0 without gaps."""
+    """Rank each score in its group from 1, ties sharing their mean rank. `groups` counts from 0 without gaps."""
     order = np.lexsort((scores, groups))
     begins = np.flatnonzero(_starts(groups[order], scores[order]))
     ends = np.append(begins[1:], len(order))
@@ -49,7 +49,7 @@ def _averaged_ranks(groups: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def _area_per_group(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """AUC and number of positives of every group that has both labels."""
+    """Return AUC and number of positives of every group with both labels."""
     labels, scores, groups = _columns({"labels": labels, "scores": _sunk(scores), "groups": groups})
     if not len(labels):
         return np.empty(0), np.empty(0)
@@ -65,7 +65,7 @@ def _area_per_group(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) 
 def auc(labels: np.ndarray, scores: np.ndarray) -> float:
     """Probability that a positive outscores a negative, a tie counting half (Mann-Whitney U; Hanley & McNeil 1982).
 
-    nan unless both labels occur.
+    nan if a label is absent.
 
     >>> auc([0, 1, 0, 1], [0.1, 0.4, 0.4, 0.8])
     0.875
@@ -112,8 +112,8 @@ def _discounted_gain(gains: np.ndarray, scores: np.ndarray, groups: np.ndarray, 
 
 
 def worth_of_ranks(scores: np.ndarray, groups: np.ndarray, worth: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """(N,) `worth` of each row's rank in its group, from 0 at the highest score; ties share the mean over the ranks they hold,
-    which is what each may expect of a random order. `groups` counts from 0 without gaps.
+    """Return `worth` (N,) of each row's rank in its group, from 0 at the highest score; ties share the mean over their ranks,
+    the expectation over a random order. `groups` counts from 0 without gaps.
 
     >>> worth_of_ranks(np.array([3.0, 1.0, 1.0, 2.0]), np.array([0, 0, 0, 1]), lambda ranks: ranks < 2).tolist()
     [1.0, 0.5, 0.5, 1.0]
@@ -122,13 +122,13 @@ def worth_of_ranks(scores: np.ndarray, groups: np.ndarray, worth: Callable[[np.n
     counts = np.bincount(groups)
     ranks = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
     tie = np.cumsum(_starts(groups[order], scores[order])) - 1
-    found = np.empty(len(order))
-    found[order] = (np.bincount(tie, worth(ranks)) / np.bincount(tie))[tie]
-    return found
+    values = np.empty(len(order))
+    values[order] = (np.bincount(tie, worth(ranks)) / np.bincount(tie))[tie]
+    return values
 
 
 def _probabilities(probabilities: np.ndarray) -> np.ndarray:
-    """As float64 in [0, 1], a value that is not finite counting as 0; raises ValueError for one outside."""
+    """Convert to float64 in [0, 1], non-finite values to 0; raises ValueError for a value outside."""
     values = np.asarray(probabilities, dtype=np.float64)
     values = np.where(np.isfinite(values), values, 0.0)
     outside = values[(values < -1e-6) | (values > 1 + 1e-6)]  # float32 sums may round past 1
@@ -138,7 +138,7 @@ def _probabilities(probabilities: np.ndarray) -> np.ndarray:
 
 
 def logloss(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Mean negative log likelihood in nats, probabilities clipped to [1e-15, 1 - 1e-15] so that one sure miss costs 34.5.
+    """Mean negative log likelihood in nats, probabilities clipped to [1e-15, 1 - 1e-15] so that one certain miss costs 34.5.
 
     >>> round(logloss([1, 0], [0.8, 0.4]), 4)
     0.367
@@ -151,7 +151,7 @@ def logloss(labels: np.ndarray, probabilities: np.ndarray) -> float:
 def ece(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> float:
     """Expected calibration error: |mean label - mean probability| per bin of equal width, weighted by rows.
 
-    Guo et al., ICML 2017, here of the positive class, so bins span [0, 1]; a bin holds its lower edge, the last one both.
+    Guo et al., ICML 2017, here for the positive class, so bins span [0, 1]; a bin includes its lower edge, the last one both.
     nan without rows.
 
     >>> round(ece([1, 0, 1, 1], [0.9, 0.1, 0.9, 0.4], bins=2), 4)
@@ -160,16 +160,16 @@ def ece(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> float:
     labels, probabilities = _columns({"labels": labels, "probabilities": _probabilities(probabilities)})
     if not len(labels):
         return float("nan")
-    which = np.minimum((probabilities * bins).astype(np.int64), bins - 1)
-    gaps = np.bincount(which, weights=(labels > 0) - probabilities, minlength=bins)
+    bin_index = np.minimum((probabilities * bins).astype(np.int64), bins - 1)
+    gaps = np.bincount(bin_index, weights=(labels > 0) - probabilities, minlength=bins)
     return float(np.abs(gaps).sum() / len(labels))
 
 
 def recall_at(ranked: np.ndarray | Sequence[np.ndarray], relevant: Sequence[np.ndarray], k: int) -> float:
-    """Share of a viewer's relevant rows among its first k, averaged over the viewers who have any (nan if none has).
+    """Share of a viewer's relevant rows among its first k, averaged over the viewers with any (nan if none has).
 
     ranked    (B, N) row numbers best first, padded with -1, or B arrays of any length; a repeated row counts once
-    relevant  B arrays of row numbers; the denominator is their distinct number, also where it exceeds k
+    relevant  B arrays of row numbers; the denominator is their distinct number, even above k
 
     >>> recall_at([[3, 1, 2], [5, 6, -1]], [[1, 9], [6]], k=2)
     0.75
@@ -186,16 +186,16 @@ def recall_at(ranked: np.ndarray | Sequence[np.ndarray], relevant: Sequence[np.n
 
 
 def _keys(*lists: Sequence[np.ndarray]) -> tuple[list[np.ndarray], int]:
-    """Of each of `lists` (B arrays of rows) the distinct pairs viewer * width + row, sorted, and that width; padding is
+    """Return for each of `lists` (B arrays of rows) the sorted distinct keys viewer * width + row, and the width; padding is
     dropped."""
     rows = [np.concatenate([np.zeros(0, np.int64), *(np.asarray(row, np.int64) for row in each)]) for each in lists]
     viewers = [np.repeat(np.arange(len(each)), [len(row) for row in each]) for each in lists]
     width = 1 + max((int(row.max(initial=0)) for row in rows), default=0)
-    return [np.unique((whose * width + row)[row >= 0]) for whose, row in zip(viewers, rows, strict=True)], width
+    return [np.unique((viewer * width + row)[row >= 0]) for viewer, row in zip(viewers, rows, strict=True)], width
 
 
 def mean_absolute_error(true_seconds: np.ndarray, predicted: np.ndarray) -> float:
-    """Mean of |true - predicted|; a prediction that is not finite makes it inf. nan without rows.
+    """Mean of |true - predicted|; inf for a non-finite prediction, nan without rows.
 
     >>> mean_absolute_error([10.0, 0.0], [7.0, 1.0])
     2.0
@@ -206,7 +206,7 @@ def mean_absolute_error(true_seconds: np.ndarray, predicted: np.ndarray) -> floa
 
 
 def rank_correlation(left: np.ndarray, right: np.ndarray) -> float:
-    """Spearman's: the correlation of ranks, tied values sharing their mean rank. nan where either column is constant.
+    """Spearman's rank correlation, tied values sharing their mean rank. nan if either column is constant.
 
     >>> rank_correlation([1.0, 2.0, 3.0, 4.0], [0.1, 0.2, 0.9, 0.3])
     0.8
@@ -219,7 +219,7 @@ def rank_correlation(left: np.ndarray, right: np.ndarray) -> float:
 
 
 def xauc(true_seconds: np.ndarray, predicted: np.ndarray) -> float:
-    """Share of pairs with different true values that the predictions order alike, a tied prediction counting half.
+    """Share of pairs with different true values in the right predicted order, a tied prediction counting half.
 
     XAUC (Zhan et al., KDD 2022) samples pairs; this one is exact, in O(n log^2 n). nan unless two true values differ.
 
@@ -239,9 +239,9 @@ def xauc(true_seconds: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def stratified_xauc(true_seconds: np.ndarray, predicted: np.ndarray, strata: np.ndarray) -> float:
-    """XAUC inside each stratum, averaged with its comparable pairs as weight: the right ones among all pairs of one stratum.
+    """XAUC inside each stratum, averaged with the number of comparable pairs as weight.
 
-    With duration groups as strata, a model that only knows that long videos are watched longer has 0.5, where its XAUC is high.
+    With duration groups as strata, a model that only knows that long videos are watched longer scores 0.5, but has a high XAUC.
     nan unless two true values of one stratum differ.
 
     >>> stratified_xauc([1.0, 5.0, 9.0, 8.0], [1.0, 2.0, 7.0, 7.0], ["short", "short", "long", "long"])
@@ -267,7 +267,7 @@ def _tied_pairs(*columns: np.ndarray) -> int:
 
 
 def _ascents(ranks: np.ndarray) -> int:
-    """Pairs i < j with ranks[i] < ranks[j]: two ranks part at their highest differing bit, so each bit counts its own pairs."""
+    """Count pairs i < j with ranks[i] < ranks[j]. Two ranks differ first at their highest differing bit, so count by bit."""
     total = 0
     for bit in range(int(ranks.max()).bit_length()):
         prefix = ranks >> (bit + 1)
@@ -281,7 +281,7 @@ def _ascents(ranks: np.ndarray) -> int:
 
 
 def coverage(rows: np.ndarray, catalogue_size: int) -> float:
-    """Distinct rows shown over the catalogue's size; padding (-1) is not a row. nan for an empty catalogue.
+    """Share of the catalogue among the rows shown; padding (-1) is not a row. nan for an empty catalogue.
 
     >>> coverage([[0, 3], [3, -1]], catalogue_size=4)
     0.5
@@ -291,10 +291,10 @@ def coverage(rows: np.ndarray, catalogue_size: int) -> float:
 
 
 def gini(counts: np.ndarray) -> float:
-    """Inequality of how often each video is named: 0 where all are equally often, towards 1 where one has everything.
+    """Inequality of recommendation counts: 0 if all videos are equal, towards 1 if one has everything.
 
-    Gini's index as Fleder & Hosanagar (Management Science 2009) use it for recommendations; `counts` (V,) has a place for
-    every video of the catalogue, also for those never named. nan where nothing is named.
+    Gini's index as Fleder & Hosanagar (Management Science 2009) use it for recommendations; `counts` (V,) covers every
+    video of the catalogue, also those never recommended. nan without recommendations.
 
     >>> gini([0, 0, 2, 2])
     0.5
@@ -305,11 +305,11 @@ def gini(counts: np.ndarray) -> float:
 
 
 def popularity_lift(ranked: Sequence[np.ndarray], watched: Sequence[np.ndarray], popularity: np.ndarray) -> float:
-    """How much more popular the videos named to viewers are than those they watch: 0 alike, 1 twice as popular.
+    """Relative popularity of recommended over watched videos: 0 equal, 1 twice as popular.
 
     Abdollahpouri et al. (RecSys 2020), over one group of all viewers: the mean popularity of a viewer's list, averaged over
-    viewers, against the same of what they watch. Deviation: "what they watch" is what they watch afterwards, not their past, so
-    that newcomers count. A viewer without rows is left out on that side; nan without any, or where what is watched has
+    viewers, against the same of their watches. Deviation: the watches follow the recommendation instead of preceding it, so
+    that newcomers count. A viewer without rows is left out on that side; nan without viewers, or if the watches have
     popularity 0.
 
     ranked, watched  B arrays of row numbers each, without padding
@@ -319,23 +319,23 @@ def popularity_lift(ranked: Sequence[np.ndarray], watched: Sequence[np.ndarray],
     0.75
     """
     popularity = np.asarray(popularity, np.float64)
-    named, chosen = (_mean([popularity[np.asarray(r)].mean() for r in rows if len(r)]) for rows in (ranked, watched))
-    return named / chosen - 1 if chosen else float("nan")
+    recommended, chosen = (_mean([popularity[np.asarray(r)].mean() for r in rows if len(r)]) for rows in (ranked, watched))
+    return recommended / chosen - 1 if chosen else float("nan")
 
 
 def interval(
     differences: np.ndarray, *, seed: int, viewers: np.ndarray | None = None, resamples: int = 1000
 ) -> tuple[float, float]:
-    """95% interval of the mean of (T,) paired differences, by resampling viewers (bootstrap, Efron 1979); nan over fewer
-    than two viewers, whose spread nothing tells.
+    """95% interval of the mean of (T,) paired differences, by resampling viewers (bootstrap, Efron 1979); nan for fewer than
+    two viewers.
 
-    `viewers` (T,) says whose each difference is: a viewer is drawn with all of theirs. None is one difference a viewer.
+    `viewers` (T,) is the viewer of each difference, drawn with all of their differences. None: one difference per viewer.
     """
     differences = np.asarray(differences, np.float64)
-    _, whose = np.unique(np.arange(len(differences)) if viewers is None else viewers, return_inverse=True)
-    if whose.max(initial=0) < 1:
+    _, owner = np.unique(np.arange(len(differences)) if viewers is None else viewers, return_inverse=True)
+    if owner.max(initial=0) < 1:
         return float("nan"), float("nan")
-    sums, sizes = np.bincount(whose, differences), np.bincount(whose)
+    sums, sizes = np.bincount(owner, differences), np.bincount(owner)
     random, count = np.random.default_rng(seed), len(sizes)
     drawn = (random.integers(count, size=count) for _ in range(resamples))
     low, high = np.percentile([sums[rows].sum() / sizes[rows].sum() for rows in drawn], [2.5, 97.5])
@@ -343,14 +343,16 @@ def interval(
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table of text, every column as wide as its longest cell: names to the left, figures to the right."""
+    """Format a text table with aligned columns: names to the left, figures to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(["", name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]).rstrip() for name, *cells in rows]
 
 
 def rounded(found: object, digits: int) -> object:
-    """Every float of nested mappings and lists to so many digits, for a report: what lies behind differs between processors.
-    nan, an undefined figure, becomes None, as JSON has no nan."""
+    """Round every float of nested mappings and lists for a report; further digits differ between processors.
+
+    nan, an undefined figure, becomes None, because JSON has no nan.
+    """
     if isinstance(found, Mapping):
         return {name: rounded(value, digits) for name, value in found.items()}
     if isinstance(found, list):
@@ -361,7 +363,7 @@ def rounded(found: object, digits: int) -> object:
 
 
 def shown(figure: float | None, form: str) -> str:
-    """A figure as tables show it, "–" where it is undefined: nan, or the None that `rounded` makes of it.
+    """Format a figure for a table, "–" if undefined: nan, or None from `rounded`.
 
     >>> shown(0.25, ".4f"), shown(float("nan"), ".4f"), shown(None, ".1%")
     ('0.2500', '–', '–')

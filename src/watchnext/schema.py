@@ -1,7 +1,7 @@
-"""What a feature is: declared once in YAML, frozen here, fingerprinted into every artefact.
+"""The feature schema: declared once in YAML, frozen here, and stored as a fingerprint in every artefact.
 
-`conf/features/<data>.yaml` > `FeatureSchema`. Declared (this file), fitted (`features.pipeline.FeaturePipeline`) and learned
-(weights) are three types; two programs that disagree about the declared part stop with the command that repairs it.
+`conf/features/<data>.yaml` > `FeatureSchema`. Declared (this file), fitted (`FeaturePipeline`) and learned (weights) are three
+types. If two programs disagree about the declared part, they stop with the command that repairs it.
 """
 
 import difflib
@@ -16,7 +16,7 @@ import yaml
 KINDS = ("categorical", "numerical", "sequence", "counter", "vector")
 ENTITIES = ("user", "video", "creator", "context", "user x tag", "user x creator")
 TRANSFORMS = ("none", "log1p", "standard", "quantile")
-# What is read of each entity. Anything else would be declared, checked in the log, and then never reach a model.
+# Kinds that are read per entity. Any other kind would be declared and checked in the log, but never reach a model.
 READ_OF = {
     "user": ("categorical", "numerical", "sequence", "counter"),
     "video": KINDS,
@@ -25,19 +25,19 @@ READ_OF = {
     "user x tag": ("counter",),
     "user x creator": ("counter",),
 }
-# Of these two kinds one column is read, the structural one of `data.tables`.
+# These two kinds have one column each, the structural one of `data.tables`.
 COLUMN_OF = {("video", "sequence"): "tags", ("video", "vector"): "vector"}
-# What reads an entity's state or table belongs to that entity; every other expression reads the request alone.
+# Expressions on an entity's state or table belong to that entity; all others read only the request.
 EXPRESSION_OF = {"user": "gap_s", "video": "age_h"}
 DRIFT_TESTS = ("auto", "none", "ks", "psi", "wasserstein", "jensenshannon", "chisquare")
 
 
 class SchemaError(ValueError):
-    """A declaration that cannot be obeyed, or an artefact that was built under another one."""
+    """An invalid declaration, or an artefact that was built under another one."""
 
 
 def _checked(owner: str, given: Mapping, allowed: tuple[str, ...]) -> None:
-    """Refuse a misspelt key by name, with the nearest right one."""
+    """Raise SchemaError for an unknown key, with the nearest known one."""
     for key in given:
         if key not in allowed:
             near = difflib.get_close_matches(str(key), allowed, 1)
@@ -51,15 +51,15 @@ class Feature:
 
     name         column of the entity's table, unless `expression` computes it
     kind         one of KINDS
-    entity       whose property it is, one of ENTITIES
+    entity       owner of the property, one of ENTITIES
     unit         of the raw value, for readers and reports ("ms", "ratio", ...)
     bounds       inclusive (low, high) of the raw value; None is open
-    nullable     whether a missing value is a legal one
+    nullable     true if values may be missing
     transform    of a numerical value, before standardising: one of TRANSFORMS
     drift        statistical test for the drift report, one of DRIFT_TESTS
-    expression   name in `features.expressions`, for a column that is computed rather than logged
+    expression   name in `features/encode/expressions.py`, for a computed column
     dimension    length of a vector
-    producer     version of what made a vector; two producers never mix in one release
+    producer     version of the encoder of a vector; two producers never mix in one release
     """
 
     name: str
@@ -75,26 +75,26 @@ class Feature:
     producer: str = ""
 
     def __post_init__(self) -> None:
-        for value, choices, what in (
+        for value, choices, field in (
             (self.kind, KINDS, "kind"),
             (self.entity, ENTITIES, "entity"),
             (self.transform, TRANSFORMS, "transform"),
             (self.drift, DRIFT_TESTS, "drift"),
         ):
             if value not in choices:
-                raise SchemaError(f"feature {self.name!r}: {what} is {value!r}, expected one of {', '.join(choices)}")
+                raise SchemaError(f"feature {self.name!r}: {field} is {value!r}, expected one of {', '.join(choices)}")
         if len(self.bounds) != 2:
             raise SchemaError(f"feature {self.name!r}: bounds are {list(self.bounds)}, expected [low, high], null where open")
         low, high = self.bounds
         if low is not None and high is not None and low > high:
-            raise SchemaError(f"feature {self.name!r}: bounds {list(self.bounds)} are the wrong way round")
+            raise SchemaError(f"feature {self.name!r}: lower bound {low:g} exceeds upper bound {high:g}; swap them")
         if self.kind == "vector" and (self.dimension < 1 or not self.producer):
             raise SchemaError(f"feature {self.name!r}: a vector needs a dimension of at least 1 and a producer")
         if unread := self._unread():
             raise SchemaError(f"feature {self.name!r} would never be read: {unread}")
 
     def _unread(self) -> str | None:
-        """Why no model would see this feature."""
+        """Return the reason why no model would read this feature, or None."""
         if self.kind not in READ_OF[self.entity]:
             return f"it is a {self.kind} of entity {self.entity!r}, expected one of {', '.join(READ_OF[self.entity])}"
         if (column := COLUMN_OF.get((self.entity, self.kind), self.name)) != self.name:
@@ -110,20 +110,20 @@ class Feature:
             return f"its expression is {self.expression!r}, expected {expected!r}, the only one of a {self.entity}"
         if expected is None and self.expression in EXPRESSION_OF.values():
             return f"the expression {self.expression!r} reads no request; its entity is {self.entity!r}, expected user or video"
-        return None  # whether the request has such an expression is known to `features.expressions`
+        return None  # `features/encode/expressions.py` checks expressions of the request
 
 
 @dataclass(frozen=True, kw_only=True)
 class StateSpec:
-    """What is remembered of a viewer, a video and a creator: the shape of the online state.
+    """The shape of the online state of viewers, videos and creators.
 
-    counts           what the decayed counters count, in this order (names in `features.counters.COUNTS`)
+    counts           names of the decayed counters, in this order (`features/state/counters.py` lists them)
     half_lives_h     hours after which a count weighs half; every counter is kept at each of them
-    tags_kept        how many tags a viewer's record remembers, least recently updated out first
+    tags_kept        tags in a viewer's record; the least recently updated is evicted first
     creators_kept    the same for creators
-    history          how many watches a viewer's record remembers with their outcomes
-    seen             how many watched videos it remembers by name only, for the seen filter
-    tags_per_video   how many of a video's tags are read; the rest are ignored
+    history          watches with outcomes in a viewer's record
+    seen             video rows in a viewer's record, for the seen filter
+    tags_per_video   first tags of a video that are read
     """
 
     counts: tuple[str, ...] = ("impression", "click", "long_view", "watch_s")
@@ -144,14 +144,14 @@ class StateSpec:
 
 @dataclass(frozen=True)
 class FeatureSchema:
-    """All features of a data set and the state they are read from."""
+    """All features of a data set, and the shape of the state."""
 
     features: tuple[Feature, ...]
     state: StateSpec
 
     @classmethod
     def from_mapping(cls, declared: Mapping) -> "FeatureSchema":
-        """Build from parsed YAML: `{"features": {name: {...}}, "state": {...}}`. Raises SchemaError naming what is wrong."""
+        """Build from parsed YAML: `{"features": {name: {...}}, "state": {...}}`. Raises SchemaError naming the error."""
         _checked("the feature schema", declared, ("features", "state"))
         known = tuple(field.name for field in fields(Feature) if field.name != "name")
         features = []
@@ -167,11 +167,11 @@ class FeatureSchema:
 
     @classmethod
     def load(cls, path: Path) -> "FeatureSchema":
-        """Read a declaration (YAML or the JSON an artefact carries)."""
+        """Read a declaration: YAML, or the JSON of an artefact."""
         return cls.from_mapping(yaml.safe_load(Path(path).read_text()))
 
     def to_mapping(self) -> dict:
-        """The inverse of `from_mapping`, JSON-ready."""
+        """Convert to the input of `from_mapping`, JSON-ready."""
         features = {feature.name: {k: v for k, v in asdict(feature).items() if k != "name"} for feature in self.features}
         return json.loads(json.dumps({"features": features, "state": asdict(self.state)}))
 
@@ -179,18 +179,17 @@ class FeatureSchema:
         Path(path).write_text(json.dumps(self.to_mapping(), indent=1))
 
     def of(self, entity: str, kind: str | None = None) -> tuple[Feature, ...]:
-        """The features of one entity, in declared order, optionally of one kind."""
+        """Return the features of one entity, in declared order, optionally of one kind."""
         return tuple(f for f in self.features if f.entity == entity and kind in (None, f.kind))
 
     def columns(self, entity: str) -> tuple[Feature, ...]:
-        """The features of an entity that are logged as columns of its table: neither computed nor folded, as a viewer's
-        history is."""
+        """Return the features of an entity that are logged columns of its table, neither computed nor folded."""
         folded = [f for f in self.of(entity) if f.kind == "counter" or (f.entity, f.kind) == ("user", "sequence")]
         return tuple(f for f in self.of(entity) if f.expression is None and f not in folded)
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits over everything that changes a model input, the order of features too; `drift` does not."""
+        """Digest of everything that changes a model input, including the order of features but not `drift`: 16 hex digits."""
         declared = self.to_mapping()
         for feature in declared["features"].values():
             del feature["drift"]

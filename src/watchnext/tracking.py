@@ -1,7 +1,7 @@
-"""The only door to MLflow: a run that always ends as what it was, and a registry that mirrors which release serves.
+"""Tracking with MLflow, imported only here: runs that end with the right status, and a registry of the serving release.
 
-The store is MLFLOW_TRACKING_URI, else `mlflow.db` in the working directory with its artefacts in `mlruns/` beside it, also
-where the project was moved. MLflow costs almost two seconds to import, so it is imported where it is first needed.
+The store is MLFLOW_TRACKING_URI, else `mlflow.db` in the working directory with its artefacts in `mlruns/` beside it, even
+after the project was moved. MLflow takes almost two seconds to import, so it is imported on first use.
 """
 
 import json
@@ -25,22 +25,22 @@ import yaml
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported, by whomever
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when any module imports mlflow
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 
 EXPERIMENT = "watchnext"
 MODEL = "watchnext"
 REQUIRED_TAGS = ("data_hash", "schema_fingerprint")
-STORES = ("mlflow", "sqlalchemy")  # a signal waits until their code has returned,
-PUT_OFFS = 100  # for at most this many twentieths of a second
+STORES = ("mlflow", "sqlalchemy")  # a signal is delayed until their code has returned,
+MOST_DELAYS = 100  # at most this many times 50 ms
 TERMINATED = 128 + signal.SIGTERM  # the exit code of a terminated program, 143
 
 PARENT = "mlflow.parentRunId"  # MLflow's own name
 
 SQLITE = "sqlite:///"
 ARTEFACTS = "mlruns"  # the folder beside the store
-# Where MLflow keeps places of artefacts; no call of its own changes them.
-PLACES = (
+# Columns in which MLflow keeps artefact locations; its API cannot change them.
+LOCATIONS = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
     ("model_versions", "source"),
@@ -51,14 +51,14 @@ PARAMS_PER_CALL = 100  # MLflow's own limit
 
 
 def tracking_uri() -> str:
-    """Where runs go; a relative SQLite path is made absolute, so that a later chdir does not split the store."""
+    """Return the URI of the store; a relative SQLite path is made absolute, so that a later chdir does not split the store."""
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
     return SQLITE + str(Path(uri.removeprefix(SQLITE)).absolute()) if uri.startswith(SQLITE) else uri
 
 
 @contextmanager
 def _store(uri: str) -> Iterator["MlflowClient"]:
-    """A client for one process at a time: SQLite migrations (at first use) and get-or-create are no transactions."""
+    """Open a client, one process at a time: SQLite migrations at first use and get-or-create are no transactions."""
     from filelock import FileLock
 
     with FileLock(uri.removeprefix(SQLITE) + ".lock") if uri.startswith(SQLITE) else nullcontext():
@@ -67,23 +67,23 @@ def _store(uri: str) -> Iterator["MlflowClient"]:
 
             client = MlflowClient(tracking_uri=uri)
         if uri.startswith(SQLITE):
-            _follow(Path(uri.removeprefix(SQLITE)))
+            _relocate_artefacts(Path(uri.removeprefix(SQLITE)))
         yield client
 
 
-def _beside(database: Path) -> str:
+def _artefacts_uri(database: Path) -> str:
     return (database.parent / ARTEFACTS).as_uri()
 
 
-def _follow(database: Path) -> None:
-    """Let artefacts lie beside the store. It holds their place from the root on, so that after a copy or a move of the project
-    MLflow would go on writing into the old one."""
+def _relocate_artefacts(database: Path) -> None:
+    """Move artefact locations to the store's folder. MLflow stores absolute paths, and after a copy or a move of the project it
+    would write to the old one."""
     with closing(sqlite3.connect(database)) as store, store:
-        found = store.execute("SELECT artifact_location FROM experiments WHERE name = ?", (EXPERIMENT,)).fetchone()
-        before, now = found[0] if found else "", _beside(database)
+        row = store.execute("SELECT artifact_location FROM experiments WHERE name = ?", (EXPERIMENT,)).fetchone()
+        before, now = row[0] if row else "", _artefacts_uri(database)
         if before == now or not (before.startswith("file:") and before.endswith(f"/{ARTEFACTS}")):
             return
-        for table, column in PLACES:
+        for table, column in LOCATIONS:
             store.execute(
                 f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column} || '/', 1, ?) = ?",
                 (now, len(before) + 1, len(before) + 1, f"{before}/"),
@@ -91,11 +91,11 @@ def _follow(database: Path) -> None:
 
 
 def _experiment(client: "MlflowClient", uri: str) -> str:
-    """Id of the named experiment. Its artefact location is explicit: "Default" takes that of whichever program came first."""
+    """Return the id of the experiment. Its artefact location is explicit: "Default" keeps that of the first program."""
     if found := client.get_experiment_by_name(EXPERIMENT):
         return found.experiment_id
-    beside = _beside(Path(uri.removeprefix(SQLITE))) if uri.startswith(SQLITE) else None
-    return client.create_experiment(EXPERIMENT, artifact_location=beside)
+    location = _artefacts_uri(Path(uri.removeprefix(SQLITE))) if uri.startswith(SQLITE) else None
+    return client.create_experiment(EXPERIMENT, artifact_location=location)
 
 
 class Run:
@@ -107,8 +107,10 @@ class Run:
         self.tracking_uri = tracking_uri
 
     def log_metrics(self, values: Mapping[str, float | None], step: int | None = None) -> None:
-        """One call to the store for all values. What is undefined (nan, None) is left out, infinity becomes the largest float;
-        "@" in a name becomes "_"."""
+        """Log all values in one call.
+
+        Undefined values (nan, None) are left out, infinity becomes the largest float, and "@" in a name becomes "_".
+        """
         from mlflow.entities import Metric
 
         now_ms = int(time.time() * 1000)
@@ -139,13 +141,13 @@ class Run:
 def start_run(
     name: str, *, config: Mapping, tags: Mapping[str, str], continues: str | None = None, parent: Run | None = None
 ) -> Iterator[Run]:
-    """A run around the block: FINISHED, FAILED after an exception, KILLED after SIGTERM (which exits 143) or Ctrl-C.
+    """Track the block as a run: FINISHED, FAILED after an exception, KILLED after SIGTERM (which exits 143) or Ctrl-C.
 
     config     plain composed config; logged as parameters (values cut at 500 characters) and whole as `config.yaml`
     tags       must hold data_hash and schema_fingerprint; the git commit is added
-    continues  id of a run of the same config that was cut short: it runs again where the store still knows it. After kill -9
-               it says RUNNING until then.
-    parent     a started run that this one is shown under
+    continues  id of an interrupted run of the same config, which is resumed if the store still has it; after kill -9 its
+               status is RUNNING until then
+    parent     started run that this one is shown below
     """
     tags = {**tags, **({PARENT: parent.id} if parent else {})}
     if missing := [tag for tag in REQUIRED_TAGS if tag not in tags]:
@@ -181,22 +183,22 @@ def _open(name: str, tags: Mapping[str, str], continues: str | None) -> Run:
 
 
 def _known(client: "MlflowClient", experiment: str, run_id: str) -> bool:
-    """Whether the store holds this run; a store that was moved or emptied does not."""
+    """Return True if the store has this run; an emptied store does not."""
     return any(run.info.run_id == run_id for run in client.search_runs([experiment], f"attributes.run_id = '{run_id}'"))
 
 
 class _Sigterm:
-    """SIGTERM as SystemExit(143), held back while a run is opened or closed, so that none is left RUNNING.
+    """Turn SIGTERM into SystemExit(143), delayed while a run is opened or closed, so that no run stays RUNNING.
 
-    Lightning also calls the handler that it finds, so this one wins; left alone, Lightning 2.6 exits 0. Whatever swallows the
-    exception on its way, leaving the block exits 143. Only a main thread may install a handler; elsewhere nothing is installed.
+    Lightning calls the previous handler too, so this one wins; alone, Lightning 2.6 would exit 0. Even if the exception is
+    caught on its way, leaving the block exits 143. Only the main thread may install a handler; other threads install none.
     """
 
     def __init__(self) -> None:
         self.received = False
         self._held = True
-        self._put_off = 0
-        self._again: threading.Timer | None = None
+        self._delays = 0
+        self._resend: threading.Timer | None = None
         self._previous = None
 
     def __enter__(self) -> "_Sigterm":
@@ -208,19 +210,19 @@ class _Sigterm:
         self.received = True
         if self._held:
             return
-        if self._put_off < PUT_OFFS and _inside(frame, STORES):
-            # An exception in the middle of a write can leave the database locked by this very process, and the run unended.
-            self._put_off += 1
-            self._again = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM))
-            self._again.start()
+        if self._delays < MOST_DELAYS and _inside(frame, STORES):
+            # An exception during a write can leave the database locked by this process, and the run open.
+            self._delays += 1
+            self._resend = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM))
+            self._resend.start()
             return
         raise SystemExit(TERMINATED)
 
     def hold(self) -> None:
         self._held = True
-        if self._again is not None:
-            self._again.cancel()  # a signal sent after the block would find the default handler
-            self._again.join()
+        if self._resend is not None:
+            self._resend.cancel()  # a signal sent after the block would find the default handler
+            self._resend.join()
 
     def release(self) -> None:
         self._held = False
@@ -236,7 +238,7 @@ class _Sigterm:
 
 
 def _inside(frame: FrameType | None, packages: tuple[str, ...]) -> bool:
-    """Whether the code that was interrupted, or a caller of it, belongs to one of `packages`."""
+    """Return True if the interrupted code, or one of its callers, belongs to one of `packages`."""
     while frame is not None:
         if frame.f_globals.get("__name__", "").partition(".")[0] in packages:
             return True
@@ -245,7 +247,7 @@ def _inside(frame: FrameType | None, packages: tuple[str, ...]) -> bool:
 
 
 def _terminated(error: BaseException | None) -> bool:
-    """Lightning's SIGTERMException is a SystemExit without a code."""
+    """Return True for an exit by SIGTERM; Lightning's SIGTERMException is a SystemExit without a code."""
     return isinstance(error, SystemExit) and (error.code == TERMINATED or type(error) is not SystemExit)
 
 
@@ -257,13 +259,13 @@ def _status(error: BaseException) -> str:
 
 
 def _git() -> dict[str, str]:
-    """Commit and whether tracked files differ from it; "unknown" outside a repository or without git."""
-    commit, changes = _git_says("rev-parse", "HEAD"), _git_says("status", "--porcelain", "--untracked-files=no")
+    """Return the commit and whether tracked files differ; "unknown" outside a repository or without git."""
+    commit, changes = _git_output("rev-parse", "HEAD"), _git_output("status", "--porcelain", "--untracked-files=no")
     dirty = "unknown" if commit is None or changes is None else str(bool(changes)).lower()
     return {"mlflow.source.git.commit": commit or "unknown", "git_dirty": dirty}
 
 
-def _git_says(*words: str) -> str | None:
+def _git_output(*words: str) -> str | None:
     if not shutil.which("git"):
         return None
     asked = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
@@ -276,7 +278,7 @@ def _defined(values: Mapping[str, float | None]) -> Iterator[tuple[str, float]]:
 
 
 def _name(name: str) -> str:
-    """With what MLflow refuses in a metric's or parameter's name replaced."""
+    """Replace the characters that MLflow refuses in metric and parameter names."""
     return re.sub(r"[^\w\-. :/]", "_", name)
 
 
@@ -300,7 +302,7 @@ def _flat(config: object, prefix: str = "") -> Iterator[tuple[str, object]]:
 def register_release(
     release_id: str, folder: Path, *, run_id: str, metrics: Mapping[str, float | None], name: str = MODEL
 ) -> int:
-    """Enter a finished release as a model version, as challenger unless it already serves; the same release keeps its version.
+    """Register a finished release as a model version, as challenger unless it serves; a known release keeps its version.
 
     The version points at the release's manifest among the run's artefacts. Raises FileNotFoundError for an unfinished release.
     """
@@ -318,17 +320,17 @@ def register_release(
 def _create_version(
     client: "MlflowClient", name: str, release_id: str, manifest: Path, run_id: str, metrics: Mapping[str, float | None]
 ) -> int:
-    where = f"releases/{release_id}"
-    client.log_artifact(run_id, str(manifest), where)
+    folder = f"releases/{release_id}"
+    client.log_artifact(run_id, str(manifest), folder)
     tags = {"release_id": release_id, **{_name(f"metric.{metric}"): f"{value:.6g}" for metric, value in _defined(metrics)}}
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
-    source = f"{client.get_run(run_id).info.artifact_uri}/{where}"
+    source = f"{client.get_run(run_id).info.artifact_uri}/{folder}"
     return int(client.create_model_version(name, source, run_id=run_id, tags=tags).version)
 
 
 def set_champion(release_id: str, *, name: str = MODEL) -> None:
-    """Say that this release serves; it stops being the challenger. Raises LookupError unless it was registered."""
+    """Mark this release as serving instead of challenger. Raises LookupError for an unregistered release."""
     with _store(tracking_uri()) as client:
         version = _version(client, name, release_id)
         if version is None:
@@ -341,13 +343,13 @@ def set_champion(release_id: str, *, name: str = MODEL) -> None:
 
 
 def champion(*, name: str = MODEL) -> str | None:
-    """Id of the release that serves according to the registry, None before the first promotion."""
+    """Return the id of the serving release in the registry, None before the first promotion."""
     with _store(tracking_uri()) as client:
         return _aliased(client, name, "champion")
 
 
 def challenger(*, name: str = MODEL) -> str | None:
-    """Id of the newest registered release that does not serve, None where there is none."""
+    """Return the id of the newest registered release that does not serve, None if there is none."""
     with _store(tracking_uri()) as client:
         return _aliased(client, name, "challenger")
 
@@ -358,7 +360,7 @@ def _version(client: "MlflowClient", name: str, release_id: str) -> int | None:
 
 
 def _aliased(client: "MlflowClient", name: str, alias: str) -> str | None:
-    """The release id behind an alias; None where the model or the alias does not exist."""
+    """Return the release id of an alias; None if the model or the alias does not exist."""
     models = client.search_registered_models(f"name = '{name}'")
     if not models or alias not in models[0].aliases:
         return None

@@ -1,7 +1,7 @@
-"""The one door to optuna: what is varied, and a study of trials on disk that goes on where it was cut short.
+"""Hyperparameter search with optuna, imported only here: the search space, and a resumable study of trials on disk.
 
-The sampler is TPE (Bergstra et al., NeurIPS 2011), seeded anew for every trial by how many have ended, so that a study which
-was killed tries what it would have tried. The pruner is the median rule (Golovin et al., KDD 2017).
+The sampler is TPE (Bergstra et al., NeurIPS 2011), seeded for every trial by the number of ended trials, so that a resumed
+study tries the same settings as an uninterrupted one. The pruner is the median rule (Golovin et al., KDD 2017).
 """
 
 import json
@@ -16,40 +16,40 @@ from optuna.trial import FrozenTrial, TrialState
 Pruned = optuna.TrialPruned
 Space = Mapping[str, BaseDistribution]
 LEAF = ({"choices"}, {"low", "high"}, {"low", "high", "log"})
-DIGITS = 4  # of a number that was drawn between low and high
+DIGITS = 4  # significant digits of a sampled number
 
 
 def space_of(declared: Mapping, prefix: str = "") -> dict[str, BaseDistribution]:
-    """Dotted key > what it is drawn from. `declared` is nested as the configuration is, and ends in `{low, high}`, with `log:
-    true` for even draws of the logarithm, or in `{choices}`; whole ends give whole numbers. Raises ValueError naming the key.
+    """Return dotted key > distribution. `declared` is nested like the configuration and ends in `{low, high}`, with `log: true`
+    for a log-uniform distribution, or in `{choices}`; integer bounds give integers. Raises ValueError naming the key.
     """
-    found: dict[str, BaseDistribution] = {}
+    space: dict[str, BaseDistribution] = {}
     for name, value in declared.items():
         key = f"{prefix}{name}"
         if not isinstance(value, Mapping) or not value:
             raise ValueError(f"tune.space.{key} is {value!r}, expected {{low: 1, high: 9}} or {{choices: [1, 9]}}")
         if {"low", "high", "choices"} & set(value):
-            found[key] = _distribution(key, value)
+            space[key] = _distribution(key, value)
         else:
-            found |= space_of(value, f"{key}.")
-    return found
+            space |= space_of(value, f"{key}.")
+    return space
 
 
-def _distribution(key: str, told: Mapping) -> BaseDistribution:
-    if set(told) not in LEAF:
-        raise ValueError(f"tune.space.{key} has {', '.join(told)}, expected low and high, perhaps log, or choices alone")
-    if "choices" in told:
-        return CategoricalDistribution([text(value) for value in told["choices"]])
-    low, high = told["low"], told["high"]
+def _distribution(key: str, declared: Mapping) -> BaseDistribution:
+    if set(declared) not in LEAF:
+        raise ValueError(f"tune.space.{key} has {', '.join(declared)}, expected low and high, perhaps log, or choices alone")
+    if "choices" in declared:
+        return CategoricalDistribution([text(value) for value in declared["choices"]])
+    low, high = declared["low"], declared["high"]
     kind = IntDistribution if isinstance(low, int) and isinstance(high, int) else FloatDistribution
     try:
-        return kind(low, high, log=bool(told.get("log", False)))
+        return kind(low, high, log=bool(declared.get("log", False)))
     except (ValueError, TypeError) as error:
         raise ValueError(f"tune.space.{key} goes from {low} to {high}: {error}") from None
 
 
 def text(value: object) -> str:
-    """As an override's value."""
+    """Format a value for an override."""
     if isinstance(value, float):
         value = float(f"{value:.{DIGITS}g}")
     return value if isinstance(value, str) else json.dumps(value)
@@ -66,8 +66,7 @@ def _lies_in(value: object, distribution: BaseDistribution) -> bool:
 
 
 class Trial:
-    """One setting that is tried. `run` is the id that it is tracked under; a trial that was cut short has one when it is tried
-    again."""
+    """One trial. `run` is the id of its tracked run; an interrupted trial already has one when it is tried again."""
 
     def __init__(self, trial: optuna.Trial) -> None:
         self._trial = trial
@@ -82,19 +81,21 @@ class Trial:
         self._trial.set_user_attr("run", id)
 
     def report(self, value: float, step: int) -> None:
-        """A figure on the way, more being better. Raises Pruned where it is below the median of earlier trials."""
+        """Report an intermediate value, larger being better. Raises Pruned if it is below the median of earlier trials."""
         self._trial.report(value, step)
         if self._trial.should_prune():
             raise Pruned(f"{value:.4f} at step {step}")
 
     def ends(self, objective: Callable[[], float]) -> str:
-        """Run it to its end: the figure that it reaches, `pruned ...` or `failed: ...`. What raises ValueError, or reaches no
-        finite figure, has failed and is not tried again."""
+        """Run the trial to its end. Returns its value, `pruned ...` or `failed: ...`.
+
+        A trial that raises ValueError, or has no finite value, has failed and is not tried again.
+        """
         study, number = self._trial.study, self._trial.number
         try:
             value = objective()
             if not math.isfinite(value):
-                raise ValueError(f"it reached {value}; validation days with one class only have no such figure")
+                raise ValueError(f"it reached {value}, expected a finite figure; validation days with one class only have none")
         except Pruned as pruned:
             study.tell(number, state=TrialState.PRUNED)
             return f"pruned, {pruned}"
@@ -109,10 +110,10 @@ class Trial:
 class Study:
     """The trials in `folder`/study.db.
 
-    space    what is varied
-    first    key > value that the configuration has: tried before anything is drawn, as far as it lies in the space
-    startup  first trials that are drawn at random, none of which is pruned
-    warmup   steps that every trial may take
+    space    the search space
+    first    key > value of the configuration: the first trial, as far as it lies in the space
+    startup  number of first trials, which are random and never pruned
+    warmup   steps before a trial may be pruned
     """
 
     def __init__(
@@ -121,31 +122,31 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.space, self._seed, self._startup = dict(space), seed, startup
         self._study = optuna.create_study(
-            storage=f"sqlite:///{Path(folder).absolute() / 'study.db'}",  # a journal file does not outlive half a line
+            storage=f"sqlite:///{Path(folder).absolute() / 'study.db'}",  # a journal file does not survive a truncated line
             study_name="tune",
             direction="maximize",
             load_if_exists=True,
             pruner=optuna.pruners.MedianPruner(n_startup_trials=startup, n_warmup_steps=warmup),
         )
         if not self._study.get_trials(deepcopy=False):
-            own = {key: value for key, value in first.items() if _lies_in(value, self.space[key])}
+            initial = {key: value for key, value in first.items() if _lies_in(value, self.space[key])}
             self._study.enqueue_trial(
-                {k: text(v) if isinstance(self.space[k], CategoricalDistribution) else v for k, v in own.items()}
+                {k: text(v) if isinstance(self.space[k], CategoricalDistribution) else v for k, v in initial.items()}
             )
         self._try_again()
 
     def _try_again(self) -> None:
-        """What was running when its process was killed has failed, and waits to be tried again."""
+        """Mark trials of killed processes as failed, and enqueue them again."""
         for trial in self._study.get_trials(states=(TrialState.RUNNING,)):
             whole = trial.params.keys() == self.space.keys()
             if wanted := trial.params if whole else trial.system_attrs.get("fixed_params"):
                 self._study.enqueue_trial(wanted, user_attrs=trial.user_attrs)
-            # Else it was killed while it was drawn: what is drawn next, by the same seed, is that setting.
+            # Else it was killed while it was sampled: the same seed samples the same setting next.
             self._study.tell(trial.number, state=TrialState.FAIL)
 
     @property
     def run(self) -> str | None:
-        """The id that the study is tracked under."""
+        """The id of the study's tracked run."""
         return self._study.user_attrs.get("run")
 
     @run.setter
@@ -154,7 +155,7 @@ class Study:
 
     @property
     def ended(self) -> list[FrozenTrial]:
-        """The trials that count: those that were killed do not."""
+        """The ended trials, without killed ones."""
         trials = self._study.get_trials(deepcopy=False)
         return [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED) or "error" in t.user_attrs]
 
@@ -163,8 +164,10 @@ class Study:
         return sum(trial.duration.total_seconds() for trial in self.ended)
 
     def trials(self, most: int, seconds: float | None) -> Iterator[Trial]:
-        """Trials until `most` have ended, or they took `seconds` together; the one that is running then ends. Those of earlier
-        processes count."""
+        """Yield trials until `most` have ended or they took `seconds` in total, those of earlier processes included.
+
+        A running trial is not interrupted.
+        """
         while len(self.ended) < most and (seconds is None or self.spent_s < seconds):
             seed = self._seed + 1000 * len(self.ended)
             self._study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=self._startup)
@@ -172,8 +175,8 @@ class Study:
 
     @property
     def best(self) -> tuple[float, list[str]]:
-        """The best figure and the overrides that reach it. Raises ValueError where no trial reached one."""
+        """The best value and its overrides. Raises ValueError if no trial has a value."""
         if not any(trial.state == TrialState.COMPLETE for trial in self.ended):
-            said = [trial.user_attrs["error"] for trial in self.ended if "error" in trial.user_attrs]
-            raise ValueError(f"none of {len(self.ended)} trials reached a figure; the last failure: {(said or ['none'])[-1]}")
+            errors = [trial.user_attrs["error"] for trial in self.ended if "error" in trial.user_attrs]
+            raise ValueError(f"none of {len(self.ended)} trials reached a figure; the last failure: {(errors or ['none'])[-1]}")
         return self._study.best_value, overrides_of(self._study.best_params)

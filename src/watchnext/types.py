@@ -1,4 +1,4 @@
-"""What crosses a stage border, and the one shape legend.
+"""Types that cross stage borders, and the shape legend.
 
 B requests, C candidates, K slate, H history, F features, D embedding, T targets, V videos, U users.
 Videos are catalogue row numbers everywhere inside; ids exist only at the outer border. Times are UTC milliseconds, ratios in
@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-# Bit i of Candidates.sources is SOURCES[i]. Served logs and precomputed slates hold these bits: new sources go to the end, and
-# none moves. Bit 1 was `popular` before it went by surface and region.
+# Bit i of Candidates.sources is SOURCES[i]. Served logs and precomputed slates hold these bits: new sources are
+# appended, and none moves. Bit 1 was `popular` before it went by surface and region.
 SOURCES = ("two_tower", "trending", "fresh", "related", "transitions", "followed", "continue")
 TARGETS = ("click", "long_view", "like", "watch_s")  # columns of Scored.predictions: three probabilities, then seconds
 
 
 @dataclass(frozen=True)
 class Request:
-    """One ask for a slate. `as_of_ms` is its time; nothing known at or after it is read. `region` overrides the user's own."""
+    """A request for a slate. `as_of_ms` is its time; later events are not read. `region` overrides the user's."""
 
     request_id: str
     user_id: int | str
@@ -31,7 +31,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Viewer:
-    """Who asks, as of the request: `row` in the user table (-1 unknown), folded `state` (S,) float64, `seen` video rows."""
+    """Viewer as of the request: `row` in the user table (-1 unknown), folded `state` (S,) float64, `seen` video rows."""
 
     row: int
     state: np.ndarray
@@ -41,8 +41,8 @@ class Viewer:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Retrieval's answer, best first: distinct video `rows` (C,) int64, the `sources` that named each as bits (C,) uint16, and
-    the retrieval `scores` (C,) float32."""
+    """Candidates of retrieval, best first: distinct video `rows` (C,) int64, the `sources` of each as bits (C,) uint16, and the
+    retrieval `scores` (C,) float32."""
 
     rows: np.ndarray
     sources: np.ndarray
@@ -52,13 +52,13 @@ class Candidates:
         return len(self.rows)
 
     def named_by(self, source: str) -> np.ndarray:
-        """Whether a source named each (C,) bool."""
+        """Return a mask (C,) of the candidates that a source returned."""
         return (self.sources >> SOURCES.index(source) & 1).astype(bool)
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Ranking's answer: the same candidates in the same order with `predictions` (C, T), columns as in TARGETS."""
+    """Scored candidates of ranking: the same candidates in the same order with `predictions` (C, T), columns as in TARGETS."""
 
     candidates: Candidates
     predictions: np.ndarray
@@ -69,12 +69,12 @@ class Scored:
 
 @dataclass(frozen=True)
 class Slate:
-    """Re-ranking's answer, best first.
+    """The slate of re-ranking, best first.
 
     picked        (K,) int64, positions in the scored candidates
-    values        (K,) float64, the value each was chosen by
+    values        (K,) float64, the value of each at its selection
     propensities  (K,) float64, probability of this video at this position given those above it
-    removed       rule name > positions in the candidates it took out, each candidate under the first rule that took it
+    removed       rule name > positions of the candidates it removed, each under the first rule that removed it
     """
 
     picked: np.ndarray

@@ -186,7 +186,7 @@ def builder(world_schema) -> FeatureBuilder:
 
 def test_a_log_too_short_to_hold_days_out_only_folds_the_state(builder, world_tables, tmp_path, monkeypatch):
     """Two of the three days that the split takes; the third then costs its own fold, and all are learned from."""
-    monkeypatch.setattr("watchnext.features.state.partitions.STRETCH_ROWS", 1)  # days this small would be one stretch
+    monkeypatch.setattr("watchnext.features.state.partitions.PARTITION_ROWS", 1)  # days this small would be one partition
     split, impressions = TimeSplit(valid_days=1, test_days=1), world_tables.impressions
     days = impressions["day"].unique().sort().to_list()
     for known, learned in ((2, False), (3, True)):

@@ -53,7 +53,7 @@ def test_a_new_day_of_a_teams_own_log_is_noticed(project):
     assert str(log) in (said := run(folder, "status", "tables")), said
     said = run(folder, "repro", "tables")
     assert "Running stage 'tables'" in said
-    assert "2 days as they were" in said
+    assert "2 days unchanged" in said
 
 
 def test_what_is_read_and_not_watched_is_refused(project):

@@ -95,8 +95,10 @@ def test_a_command_of_two_words_and_options(capsys, monkeypatch, words, log):
 
 
 def test_an_option_needs_its_value_and_a_known_key(capsys, monkeypatch):
-    assert said(capsys, monkeypatch, "look", "closely", "--log")[0] == "--log lacks its value: --log VALUE, or log=VALUE"
-    assert said(capsys, monkeypatch, "show", "--log", "--seed", "3")[0] == "--log lacks its value: --log VALUE, or log=VALUE"
+    assert said(capsys, monkeypatch, "look", "closely", "--log")[0] == "--log has no value; expected --log VALUE, or log=VALUE"
+    assert (
+        said(capsys, monkeypatch, "show", "--log", "--seed", "3")[0] == "--log has no value; expected --log VALUE, or log=VALUE"
+    )
     assert "unknown key 'lgo'; did you mean log?" in said(capsys, monkeypatch, "show", "--lgo", "x")[0]
 
 
@@ -167,5 +169,5 @@ def test_every_choice_composes_into_plain_values(model, data):
 
 def test_another_folder_is_told_where_to_go(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match=r"there is no conf/ in .*; run this at the root of the repository"):
+    with pytest.raises(SystemExit, match=r"conf/ is missing in .*; run this command at the root of the repository"):
         composed([])

@@ -56,7 +56,7 @@ def test_classes_are_found_however_deep():
 
 def test_imports_are_those_that_grimp_finds():
     graph = grimp.build_graph("watchnext", cache_dir=None)
-    for name in ("watchnext.evaluation.__main__", "watchnext.features.dataset.folded", "watchnext.serving.http.service"):
+    for name in ("watchnext.evaluation.__main__", "watchnext.features.dataset.log_fold", "watchnext.serving.http.service"):
         expected = graph.find_upstream_modules(name) | {name}
         packages = {module for module, path in imported(name).items() if path.name == "__init__.py"}
         assert imported(name).keys() - packages == expected - packages, name

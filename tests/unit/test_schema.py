@@ -46,7 +46,7 @@ def test_a_misspelt_or_missing_key_is_named(mapping, message):
         ({"entity": "viewer"}, "entity is 'viewer', expected one of user, video"),
         ({"transform": "log"}, "transform is 'log', expected one of none, log1p"),
         ({"drift": "t-test"}, "drift is 't-test', expected one of auto"),
-        ({"bounds": [2, 1]}, r"bounds \[2, 1\] are the wrong way round"),
+        ({"bounds": [2, 1]}, r"lower bound 2 exceeds upper bound 1"),
         ({"bounds": [2]}, r"bounds are \[2\], expected \[low, high\]"),
         ({"kind": "vector", "producer": "v1"}, "dimension of at least 1 and a producer"),
         ({"kind": "vector", "dimension": 3}, "dimension of at least 1 and a producer"),

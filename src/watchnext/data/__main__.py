@@ -1,4 +1,4 @@
-"""`python -m watchnext.data tables` and what else is done to raw logs."""
+"""`python -m watchnext.data tables | compare | check | describe`: commands on raw logs."""
 
 from pathlib import Path
 
@@ -6,20 +6,20 @@ from omegaconf import DictConfig
 
 from watchnext.cli import dispatch, instantiate, plain
 from watchnext.data.card.statistics import statistics_of
-from watchnext.data.check.describe import guide
-from watchnext.data.check.findings import findings, notes
+from watchnext.data.check.describe import describe_tables
+from watchnext.data.check.log_checks import check_log, notes
 from watchnext.data.check.profile import profile
-from watchnext.data.loaders.canonical import CanonicalTables, sources_of
+from watchnext.data.loaders.canonical import CanonicalTables, read_sources
 from watchnext.data.stage import write_stage
 from watchnext.data.structure import sound_columns
 from watchnext.data.tables import DataError, Tables
 from watchnext.schema import FeatureSchema, SchemaError
 
-NO_LOG = "there are no impressions: the release will know the catalogue alone (content and freshness), nothing is learned"
+NO_LOG = "there are no impressions: the release will hold the catalogue alone (content and freshness), no trained model"
 
 
 def require_watched(config: DictConfig) -> None:
-    """Raise DataError where DVC watches another place than the loader reads: it would not notice a new log."""
+    """Raise DataError if DVC watches another path than the loader reads, as it would miss a new log."""
     loader = config.data.loader
     read = loader.get("root") or loader.get("path")
     if config.reads and read and Path(config.reads).resolve() != Path(read).resolve():
@@ -30,7 +30,7 @@ def require_watched(config: DictConfig) -> None:
 
 
 def tables(config: DictConfig) -> None:
-    """Bring the raw log of `data` into the canonical, validated tables; of a log in days, those that changed."""
+    """Convert the raw log of `data` to canonical, validated tables; only changed days of a log in daily files."""
     require_watched(config)
     schema = FeatureSchema.load(f"conf/features/{config.data.features}.yaml")
     folder = Path(config.data.outputs) / "tables"
@@ -38,7 +38,7 @@ def tables(config: DictConfig) -> None:
     report, rejected = written.report, sum(written.report["rejected"].values())
     print(
         f"{folder}: {report['impressions']:,} impressions, {report['users']:,} users, {report['videos']:,} videos; "
-        f"rejected {rejected:,} rows" + (f"; {written.kept} days as they were" if written.kept else "")
+        f"rejected {rejected:,} rows" + (f"; {written.kept} days unchanged" if written.kept else "")
     )
     for reason, count in report["rejected"].items():
         print(f"  rejected {count:>8,}  {reason}")
@@ -49,11 +49,13 @@ def tables(config: DictConfig) -> None:
 
 
 def compare(config: DictConfig) -> None:
-    """Lay the logs in PATHS beside each other: a table of figures, and a picture of curves in `out`, where that is set."""
-    from watchnext.data.card.comparison import markdown, picture  # matplotlib takes a while
+    """Compare the logs in PATHS: a table of figures, and a plot of curves in `out` if set."""
+    from watchnext.data.card.comparison import markdown, picture  # matplotlib is slow to import
 
     if not config.paths:
-        raise DataError("there are no PATHS; run `python -m watchnext.data compare FOLDER FOLDER out=docs/world.png`")
+        raise DataError(
+            "PATHS is empty, expected folders; run `python -m watchnext.data compare FOLDER FOLDER out=docs/world.png`"
+        )
     folders = [Path(path) for path in config.paths]
     names = [folder.parent.name if folder.name == "tables" else folder.name for folder in folders]
     repair = "python -m watchnext.data tables"
@@ -64,19 +66,19 @@ def compare(config: DictConfig) -> None:
 
 
 def schema_of(config: DictConfig) -> FeatureSchema:
-    """That of `features=NAME`, else that of `data`."""
+    """Load the feature schema of `features=NAME`, else of `data`."""
     if config.get("features"):
         return FeatureSchema.from_mapping(plain(config.features))
     return FeatureSchema.load(Path(f"conf/features/{config.data.features}.yaml"))
 
 
 def check(config: DictConfig) -> int:
-    """Print a profile of the three tables in PATH, Parquet or CSV, and all that is wrong with them; exits 1 if anything is."""
+    """Print a profile and all errors of the three tables in PATH, Parquet or CSV; exit 1 if there are errors."""
     if config.path is None or not Path(config.path).is_dir():
         raise DataError(f"PATH is {config.path}, expected a folder; run `python -m watchnext.data check PATH features=NAME`")
     schema = schema_of(config)
-    sources = sources_of(Path(config.path), schema, repair="python -m watchnext.data describe")
-    found = findings(sources, schema)
+    sources = read_sources(Path(config.path), schema, repair="python -m watchnext.data describe")
+    found = check_log(sources, schema)
     print(", ".join(f"{len(source.frame):,} {name}" for name, source in sources.items()) + f" in {config.path}")
     sound, _, _ = sound_columns(Tables(**{name: source.rows() for name, source in sources.items()}), schema)
     print("\n".join(profile(sound, schema)), end="\n\n")
@@ -86,13 +88,13 @@ def check(config: DictConfig) -> int:
     if sources["impressions"].frame.is_empty():
         print(NO_LOG)
     if found:
-        print("\nRows count from 0 within a file. `python -m watchnext.data describe` says what is expected")
+        print("\nRows count from 0 within a file. run `python -m watchnext.data describe` to see the expected tables")
     return int(bool(found))
 
 
 def describe(config: DictConfig) -> None:
-    """Print the three tables as Markdown: every column with its type, unit and bounds, and how files are laid out."""
-    print(guide(schema_of(config)))
+    """Print the expected tables as Markdown: every column with type, unit and bounds, and the file layout."""
+    print(describe_tables(schema_of(config)))
 
 
 if __name__ == "__main__":

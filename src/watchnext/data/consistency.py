@@ -1,8 +1,7 @@
-"""Columns of a log against each other: times against their day, watches against durations. A wrong unit shows here and nowhere
-else, as every value by itself is a sound number.
+"""Compare columns of a log with each other: times with their day, watches with durations.
 
-`evidence_of` counts rows, so that days add up and a day that did not change need not be read again; `contradictions` judges the
-counts, never a single row.
+Only this comparison finds a wrong unit, because every single value is a valid number. `evidence_of` counts rows, so the counts
+of days add up and an unchanged day is not read again. `contradictions` judges the counts, never a single row.
 """
 
 from collections import Counter
@@ -19,26 +18,26 @@ from watchnext.schema import FeatureSchema
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 YEAR_MS = 365.25 * DAY_MS
 NAMES = {"ns": "nanoseconds", "us": "microseconds", "ms": "ms", "s": "seconds", "min": "minutes", "h": "hours"}
-REACH = {"time_ms": (2 * DAY_MS, 2 * DAY_MS), "received_ms": (2 * DAY_MS, YEAR_MS)}  # before and after its day,
-LONG_AGO = (40 * YEAR_MS, 2 * DAY_MS)  # of an upload or a signup: 1970 lies further back, where seconds are read as ms
+REACH = {"time_ms": (2 * DAY_MS, 2 * DAY_MS), "received_ms": (2 * DAY_MS, YEAR_MS)}  # allowed before and after the day
+LONG_AGO = (40 * YEAR_MS, 2 * DAY_MS)  # for an upload or a signup; 1970, where seconds read as ms lie, is further back
 FIRST_DAY = 631_152_000_000  # 1990: no log is older, and seconds read as ms lie in 1970
-LEAST, LEAST_SPREAD = 20, 100  # rows that a share, and a quantile, is taken of
+LEAST, LEAST_SPREAD = 20, 100  # fewest rows for a share, and for a quantile
 FEW, HALF, MOST = 0.01, 0.5, 0.9
-UNREAD = "unreadable in "  # before a table
-NO_LOG = "without log: "  # before the name of a moment that stands beside no impression
-ON = "watch_ms on "  # before a day
-APART = 30  # times between the watches of one day and those of others: more is another unit
+UNREAD = "unreadable in "  # prefix of a table
+NO_LOG = "without log: "  # prefix of the name of a time column without impressions
+ON = "watch_ms on "  # prefix of a day
+APART = 30  # largest plausible ratio of one day's watches to those of others; beyond it is another unit
 TENTH = 0.1
-STEPS = 4  # of a power of ten, in which ratios are counted
+STEPS = 4  # histogram bins per power of ten
 Evidence = Mapping[str, Mapping[str, int]]
 
 
 @dataclass(frozen=True)
 class Contradiction:
-    """What cannot be true of a table; `refused` where the log as a whole cannot be used."""
+    """A contradiction within a table; `refused` if the whole log cannot be used."""
 
     table: str
-    what: str
+    message: str
     refused: bool
 
 
@@ -46,8 +45,10 @@ class Contradiction:
 
 
 def evidence_of(frames: Mapping[str, pl.DataFrame], schema: FeatureSchema) -> dict[str, dict[str, int]]:
-    """Subject > what was seen > in how many impressions; of the columns that `frames` have. Without impressions, in how many
-    videos and users."""
+    """Count evidence on the columns that `frames` have: subject > observation > number of impressions.
+
+    Without impressions it counts videos and users.
+    """
     if frames["impressions"].is_empty():
         return _evidence_without_log(frames, schema)
     rows, instants = _joined(frames, schema), _instants(schema)
@@ -57,7 +58,7 @@ def evidence_of(frames: Mapping[str, pl.DataFrame], schema: FeatureSchema) -> di
         counts = {}
         for name, (_, unit) in instants.items():
             if name in there:
-                counts |= {f"{name} {what}": seen for what, seen in _instant(name, unit, there).items()}
+                counts |= {f"{name} {observed}": seen for observed, seen in _instant(name, unit, there).items()}
         if counts:
             for name, count in rows.select(seen.sum().alias(name) for name, seen in counts.items()).row(0, named=True).items():
                 found.setdefault(name.split(" ")[0], {})[name.split(" ")[1]] = int(count)
@@ -95,7 +96,7 @@ def unreadable(refused: pl.DataFrame, rows: Mapping[str, int]) -> dict[str, dict
 
 
 def _evidence_without_log(frames: Mapping[str, pl.DataFrame], schema: FeatureSchema) -> dict[str, dict[str, int]]:
-    """Nothing says when it was: a moment may be any from FIRST_DAY on."""
+    """Count the same without a log, where any time from FIRST_DAY on is plausible."""
     found = {}
     for name, (table, unit) in _instants(schema).items():
         if name in frames[table].columns and table != "impressions":
@@ -111,6 +112,7 @@ def _evidence_without_log(frames: Mapping[str, pl.DataFrame], schema: FeatureSch
 
 
 def merged(parts: Iterable[Evidence]) -> dict[str, dict[str, int]]:
+    """Add up the evidence of several parts."""
     found: dict[str, Counter] = {}
     for part in parts:
         for subject, counts in part.items():
@@ -119,19 +121,19 @@ def merged(parts: Iterable[Evidence]) -> dict[str, dict[str, int]]:
 
 
 def stands_for_null() -> pl.Expr:
-    """Whether `time_ms` is 0, and its `day` is not of that time."""
+    """Return True for rows whose `time_ms` is 0 while `day` is later than 1990."""
     return (pl.col("time_ms") == 0) & (pl.col("day").cast(pl.Int32).cast(pl.Float64) * DAY_MS >= FIRST_DAY)
 
 
 def is_in_another_unit() -> pl.Expr:
-    """Whether `time_ms` is far from its `day`, but would be of it in another unit."""
+    """Return True for rows whose `time_ms` is far from `day` in ms, but close in another unit."""
     day_ms = pl.col("day").cast(pl.Int32).cast(pl.Float64) * DAY_MS
     others = [_near("time_ms", factor, day_ms) for factor in UNITS.values() if factor != 1]
     return ~_near("time_ms", 1.0, day_ms) & pl.any_horizontal(others)
 
 
 def _instants(schema: FeatureSchema) -> dict[str, tuple[str, str]]:
-    """Columns that hold a moment > their table and unit: those declared as UTC."""
+    """Return the time columns, those declared as UTC: name > (table, unit)."""
     found = {}
     for table in TABLES:
         for one in expected_columns(table, schema).values():
@@ -142,7 +144,7 @@ def _instants(schema: FeatureSchema) -> dict[str, tuple[str, str]]:
 
 
 def _joined(frames: Mapping[str, pl.DataFrame], schema: FeatureSchema) -> pl.DataFrame:
-    """Impressions beside what is compared of their videos and users, numbers as float64."""
+    """Join impressions with the compared columns of their videos and users; numbers are float64."""
     instants = _instants(schema)
     wanted = {*instants, "watch_ms", "duration_ms"}
     rows = frames["impressions"]
@@ -157,6 +159,7 @@ def _joined(frames: Mapping[str, pl.DataFrame], schema: FeatureSchema) -> pl.Dat
 
 
 def _near(name: str, factor: float, day_ms: pl.Expr) -> pl.Expr:
+    """Return True where the column times `factor` lies close to its day."""
     before, after = REACH.get(name, LONG_AGO)
     return (pl.col(name) * factor).is_between(day_ms - before, day_ms + DAY_MS + after)
 
@@ -177,7 +180,7 @@ def _instant(name: str, unit: str, there: set[str]) -> dict[str, pl.Expr]:
 
 
 def _ratios(there: set[str]) -> dict[str, pl.Expr]:
-    """Positive quantities whose size is judged."""
+    """Return the positive quantities whose sizes are judged."""
     watched = pl.when(pl.col("watch_ms") > 0).then(pl.col("watch_ms"))
     lasting = pl.when(pl.col("duration_ms") > 0).then(pl.col("duration_ms"))
     found = {}
@@ -195,14 +198,14 @@ def _ratios(there: set[str]) -> dict[str, pl.Expr]:
 
 def _histogram(rows: pl.DataFrame, value: pl.Expr) -> dict[str, int]:
     bins = rows.select(bin=value.floor().cast(pl.Int32, strict=False)).to_series().drop_nulls()
-    return {str(place): count for place, count in bins.value_counts().sort("bin").iter_rows()}
+    return {str(step): count for step, count in bins.value_counts().sort("bin").iter_rows()}
 
 
 # ---- judging ---------------------------------------------------------------------------------------------------------
 
 
 def contradictions(evidence: Evidence, schema: FeatureSchema) -> list[Contradiction]:
-    """All of them, those that refuse the log first."""
+    """Return all contradictions, those that refuse the log first."""
     times = list(_day(evidence)) or [*_moments(evidence, schema), *_moments_without_log(evidence, schema)]
     sound = not any(one.refused for one in times)
     sizes = list(_sizes_of_days(evidence)) or list(_sizes(evidence))
@@ -213,11 +216,11 @@ def contradictions(evidence: Evidence, schema: FeatureSchema) -> list[Contradict
 def _day(evidence: Evidence) -> Iterator[Contradiction]:
     counts = evidence.get("day", {"rows": 0})
     if counts["rows"] >= LEAST and counts["early"] > HALF * counts["rows"]:
-        what = (
+        message = (
             f"day lies before 1990 in {_part(counts['early'], counts['rows'])}; was it made of seconds read as ms (factor "
             "1000)? Expected the calendar date of the request"
         )
-        yield Contradiction("impressions", what, refused=True)
+        yield Contradiction("impressions", message, refused=True)
 
 
 def _moments(evidence: Evidence, schema: FeatureSchema) -> Iterator[Contradiction]:
@@ -231,19 +234,21 @@ def _moments(evidence: Evidence, schema: FeatureSchema) -> Iterator[Contradictio
             yield Contradiction(table, _unit_of(name, unit, other, counts[other], rows), refused=True)
         elif counts[unit] < (1 - FEW) * rows and name == "time_ms":
             apart = rows - counts[unit]
-            what = (
+            message = (
                 f"time_ms and day contradict each other: they lie days apart in {_part(apart, rows)}; expected the moment of "
                 "the request, and the calendar date of that moment"
             )
-            yield Contradiction(table, what, refused=apart > HALF * rows)
+            yield Contradiction(table, message, refused=apart > HALF * rows)
         elif FEW * rows <= counts["early"] <= HALF * rows:
-            what = f"{name} is before 1990 in {_part(counts['early'], rows)}; does 0 stand for what is not known? Expected null"
-            yield Contradiction(table, what, refused=False)
+            message = (
+                f"{name} is before 1990 in {_part(counts['early'], rows)}; does 0 stand for what is not known? Expected null"
+            )
+            yield Contradiction(table, message, refused=False)
         elif counts.get("astray", 0) >= FEW * rows:
             yield _astray(table, name, counts["astray"], rows)
         elif counts[unit] < HALF * rows:
-            what = f"{name} and day contradict each other: {name} is far from it in {_part(rows - counts[unit], rows)}"
-            yield Contradiction(table, f"{what}; expected the moment itself, in {unit} UTC", refused=name == "received_ms")
+            message = f"{name} and day contradict each other: {name} is far from it in {_part(rows - counts[unit], rows)}"
+            yield Contradiction(table, f"{message}; expected the moment itself, in {unit} UTC", refused=name == "received_ms")
 
 
 def _moments_without_log(evidence: Evidence, schema: FeatureSchema) -> Iterator[Contradiction]:
@@ -253,55 +258,57 @@ def _moments_without_log(evidence: Evidence, schema: FeatureSchema) -> Iterator[
         if counts["rows"] >= LEAST and (count := max(counts[each] for each in others)) > HALF * counts["rows"]:
             other = next(each for each in others if counts[each] == count)
             factor = UNITS[other] / UNITS[unit]
-            what = (
+            message = (
                 f"{name} is no {unit} UTC in {_part(count, counts['rows'])}; it looks like {NAMES[other]}, factor "
-                f"{_factor(factor)}; {_mend(name, factor)}"
+                f"{_factor(factor)}; {_remedy(name, factor)}"
             )
-            yield Contradiction(table, what, refused=True)
+            yield Contradiction(table, message, refused=True)
 
 
 def _unit_of(name: str, unit: str, other: str, count: int, rows: int) -> str:
     factor = UNITS[other] / UNITS[unit]
     return (
         f"{name} and day contradict each other, factor {_factor(factor)}: {name} holds {NAMES[other]} in {_part(count, rows)}, "
-        f"expected {NAMES[unit]} UTC; {_mend(name, factor)}"
+        f"expected {NAMES[unit]} UTC; {_remedy(name, factor)}"
     )
 
 
 def _astray(table: str, name: str, count: int, rows: int) -> Contradiction:
     if name == "received_ms":
-        what = "received_ms is before time_ms"
+        message = "received_ms is before time_ms"
         hint = "expected the moment at which the outcome arrived; leave the column out where that is not known"
     else:
-        what = f"{name} is more than a day after the video was shown" if table == "videos" else f"{name} is after the request"
+        message = (
+            f"{name} is more than a day after the video was shown" if table == "videos" else f"{name} is after the request"
+        )
         hint = "is it when the row was last changed? Expected the moment itself; null where it is not known"
-    return Contradiction(table, f"{what} in {_part(count, rows)}; {hint}", refused=count > HALF * rows)
+    return Contradiction(table, f"{message} in {_part(count, rows)}; {hint}", refused=count > HALF * rows)
 
 
 def _sizes(evidence: Evidence) -> Iterator[Contradiction]:
-    """Watches and durations beside each other, and each beside what a video can be."""
+    """Compare watches with durations, and both with plausible sizes of a video."""
     watch = evidence.get("watch_ms of duration_ms", {})
-    # Nobody watches as much as a fiftieth of a video; one watch in ten is of thirty times its video and more.
+    # Almost no watch reaches 2% of its video, or one watch in ten exceeds 30 times its video.
     if _rows(watch) >= LEAST_SPREAD and (_quantile(watch, 0.99) < 0.02 or _quantile(watch, 0.9) > 30):
         yield Contradiction("impressions", _of_duration(watch), refused=True)
         return
-    many = sum(count for place, count in watch.items() if 2 * STEPS <= int(place) < 5 * STEPS)
+    many = sum(count for step, count in watch.items() if 2 * STEPS <= int(step) < 5 * STEPS)
     if many >= FEW * max(_rows(watch), LEAST_SPREAD):
-        what = f"watch_ms is more than 100 times the video's duration_ms in {_part(many, _rows(watch))} that watched"
-        yield Contradiction("impressions", f"{what}; is duration_ms of some videos in seconds? Expected ms", refused=False)
+        message = f"watch_ms is more than 100 times the video's duration_ms in {_part(many, _rows(watch))} that watched"
+        yield Contradiction("impressions", f"{message}; is duration_ms of some videos in seconds? Expected ms", refused=False)
     for table, name in (("impressions", "watch_ms"), ("videos", "duration_ms")):
         sizes = evidence.get(name, {})
         if _rows(sizes) >= LEAST_SPREAD and not 100 <= (middle := _quantile(sizes, 0.5)) <= DAY_MS / 2:
             unit = "s" if middle < 100 else "us"
-            what = (
+            message = (
                 f"{name} is about {middle:,.3g} ms in the median impression, not plausible of a video; it looks like "
-                f"{NAMES[unit]}, factor {_factor(UNITS[unit])}; {_mend(name, UNITS[unit])}"
+                f"{NAMES[unit]}, factor {_factor(UNITS[unit])}; {_remedy(name, UNITS[unit])}"
             )
-            yield Contradiction(table, what, refused=True)
+            yield Contradiction(table, message, refused=True)
 
 
 def _sizes_of_days(evidence: Evidence) -> Iterator[Contradiction]:
-    """Watches of days that were written by something else than the others."""
+    """Find days whose watches are in another unit than those of the other days."""
     days = {name.removeprefix(ON): counts for name, counts in evidence.items() if name.startswith(ON)}
     sizes = {day: _quantile(counts, 0.9) for day, counts in sorted(days.items()) if _rows(counts) >= LEAST_SPREAD}
     middle = sorted(sizes.values())[len(sizes) // 2] if sizes else 0.0
@@ -309,11 +316,11 @@ def _sizes_of_days(evidence: Evidence) -> Iterator[Contradiction]:
     if apart:
         day, size = next(iter(apart.items()))
         more = f" and {len(apart) - 1} more days" if len(apart) > 1 else ""
-        what = (
+        message = (
             f"watch_ms contradicts itself, factor {_factor(_nearest(middle / size))}: nine watches in ten are of at most about "
             f"{size:,.2g} on {day}{more}, and of {middle:,.2g} on the median day; expected ms on every day"
         )
-        yield Contradiction("impressions", what, refused=True)
+        yield Contradiction("impressions", message, refused=True)
 
 
 def _unread(evidence: Evidence) -> Iterator[Contradiction]:
@@ -321,36 +328,36 @@ def _unread(evidence: Evidence) -> Iterator[Contradiction]:
         counts = evidence.get(f"{UNREAD}{table}", {"rows": 0})
         for reason, count in counts.items():
             if reason != "rows" and counts["rows"] >= LEAST and count >= TENTH * counts["rows"]:
-                what = (
+                message = (
                     f"{reason}, in {_part(count, counts['rows'])}: so many are no slips, and the rest is a part of the "
                     "log alone; write the whole column as `python -m watchnext.data describe` says (whole ms for seconds with "
                     "a fraction), and null for what is not known"
                 )
-                yield Contradiction(table, what, refused=True)
+                yield Contradiction(table, message, refused=True)
 
 
 def _constants(evidence: Evidence) -> Iterator[Contradiction]:
     counts = evidence.get("always", {"rows": 0})
     for name in (*OUTCOMES, "watch_ms"):
         if counts["rows"] >= LEAST_SPREAD and counts.get(name) == counts["rows"]:
-            what = f"{name} is true in all {counts['rows']:,} rows: does the log lack what was shown and passed over?"
+            message = f"{name} is true in all {counts['rows']:,} rows: does the log lack what was shown and passed over?"
             if name == "watch_ms":
-                what = f"watch_ms is 0 in all {counts['rows']:,} rows: nothing is learned of watches; was it cut to hours?"
-            yield Contradiction("impressions", what, refused=False)
+                message = f"watch_ms is 0 in all {counts['rows']:,} rows: nothing is learned of watches; was it cut to hours?"
+            yield Contradiction("impressions", message, refused=False)
 
 
 def _waits(evidence: Evidence) -> Iterator[Contradiction]:
     wait = evidence.get("watch_ms of received_ms - time_ms", {})
     if _rows(wait) >= LEAST_SPREAD and (middle := _quantile(wait, 0.5)) > 30:
-        what = (
+        message = (
             f"watch_ms and received_ms contradict each other, factor about {middle:,.0f}: half of the watches are at least so "
             "many times longer than the time from time_ms to received_ms; expected ms in all three"
         )
-        yield Contradiction("impressions", what, refused=True)
+        yield Contradiction("impressions", message, refused=True)
 
 
 def _of_duration(counts: Mapping[str, int]) -> str:
-    """The factor is that of the units that comes nearest to the ratio below which nine watches in ten stay."""
+    """Describe a unit error: the factor is the unit ratio nearest to the 90% quantile of watch to duration."""
     middle = _quantile(counts, 0.9)
     ratio = _nearest(middle)
     factor = _factor(ratio)
@@ -363,41 +370,45 @@ def _of_duration(counts: Mapping[str, int]) -> str:
 
 
 def _nearest(ratio: float) -> float:
-    """The factor between two units that comes nearest."""
+    """Return the factor between two units nearest to `ratio`."""
     factors = [factor for each in UNITS.values() if each != 1 for factor in (each, 1 / each)]
     return min(factors, key=lambda each: abs(np.log(ratio / each)))
 
 
 def _clock(evidence: Evidence) -> Iterator[Contradiction]:
+    """Warn about times that are all whole hours or days."""
     counts = evidence.get("whole hours", {"rows": 0})
     if counts["rows"] < LEAST or counts["whole"] < (1 - FEW) * counts["rows"]:
         return
-    hours = len({int(place) % 48 for place in evidence.get("clock", {})})
-    what = "whole days" if 0 < hours <= 2 else "whole hours"  # two of them where the clocks changed
+    hours = len({int(step) % 48 for step in evidence.get("clock", {})})
+    message = "whole days" if 0 < hours <= 2 else "whole hours"  # two if clocks changed
     yield Contradiction(
         "impressions",
-        f"all times are {what}: the order within one is not known, and what is counted by the hour (half_lives_h, gap_s, hour) "
-        "means nothing; give time_ms as the moment of the request, or declare longer half-lives (state in conf/features)",
+        f"all times are {message}: the order within one is not known, and hourly features (half_lives_h, gap_s, hour) mean "
+        "nothing; give time_ms as the moment of the request, or declare longer half-lives (state in conf/features)",
         refused=False,
     )
 
 
 def calendar(evidence: Evidence, utc_offset_h: float) -> tuple[float, float, float]:
-    """Find the offset from UTC in hours at which `day` is most often the calendar date of `time_ms`. Returns it, in which part
-    of the rows it is so, and in which at `utc_offset_h`, which is preferred among equals; parts of nothing are nan."""
-    bins = {int(place): count for place, count in evidence.get("clock", {}).items()}
+    """Find the UTC offset in hours at which `day` most often is the calendar date of `time_ms`.
+
+    Returns this offset, the share of rows that agree with it, and the share that agrees with `utc_offset_h`, which is preferred
+    among equals. Shares of no rows are nan.
+    """
+    bins = {int(step): count for step, count in evidence.get("clock", {}).items()}
     rows = sum(bins.values()) or float("nan")
 
     def agreeing(offset_h: float) -> float:
         first = -round(2 * offset_h)
-        return sum(count for place, count in bins.items() if first <= place < first + 48) / rows
+        return sum(count for step, count in bins.items() if first <= step < first + 48) / rows
 
     best = max(np.arange(-12, 14.5, 0.5).tolist(), key=lambda each: (agreeing(each), -abs(each - utc_offset_h)))
     return best, agreeing(best), agreeing(utc_offset_h)
 
 
 def offset_hint(evidence: Evidence, utc_offset_h: float) -> str | None:
-    """Name the offset where `day` is a calendar date at another one than `utc_offset_h`."""
+    """Return a hint if `day` is the calendar date at an offset other than `utc_offset_h`, None otherwise."""
     best, agreeing, configured = calendar(evidence, utc_offset_h)
     if _rows(evidence.get("clock", {})) < LEAST or agreeing < configured + 0.03:
         return None
@@ -408,7 +419,7 @@ def offset_hint(evidence: Evidence, utc_offset_h: float) -> str | None:
         )
     return (
         f"day is the date at UTC{best:+g} in {agreeing:.1%} of the rows, at UTC{utc_offset_h:+g} in {configured:.1%}; "
-        f"set data.utc_offset_h to {best:g} if that is the log's own time"
+        f"set data.utc_offset_h to {best:g} if that is the log's local time"
     )
 
 
@@ -417,10 +428,10 @@ def _rows(histogram: Mapping[str, int]) -> int:
 
 
 def _quantile(histogram: Mapping[str, int], level: float) -> float:
-    """The middle of the step in which it lies."""
-    places = sorted(map(int, histogram))
-    below = np.cumsum([histogram[str(place)] for place in places])
-    return float(10 ** ((places[int(np.searchsorted(below, level * below[-1]))] + 0.5) / STEPS))
+    """Return the middle of the bin that holds the quantile."""
+    steps = sorted(map(int, histogram))
+    below = np.cumsum([histogram[str(step)] for step in steps])
+    return float(10 ** ((steps[int(np.searchsorted(below, level * below[-1]))] + 0.5) / STEPS))
 
 
 def _part(count: int, rows: int) -> str:
@@ -431,5 +442,5 @@ def _factor(factor: float) -> str:
     return f"{max(factor, 1 / factor):.0f}"
 
 
-def _mend(name: str, factor: float) -> str:
+def _remedy(name: str, factor: float) -> str:
     return f"{'multiply' if factor >= 1 else 'divide'} {name} by {_factor(factor)}"

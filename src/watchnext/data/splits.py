@@ -1,4 +1,4 @@
-"""Which rows train, which validate, which test: by calendar day, so that nothing of the future is learned from."""
+"""Split rows into training, validation and test by calendar day, so that no model learns from the future."""
 
 from datetime import date, timedelta
 
@@ -8,16 +8,17 @@ import polars as pl
 from watchnext.data.tables import DataError
 
 SPLITS = ("train", "valid", "test")  # a row's split is an index into these
-NO_SPLIT = -1  # a row that folds state and is neither learned from nor measured on
+NO_SPLIT = -1  # a row that folds state, but neither trains nor is evaluated
 
 
 class TimeSplit:
-    """The last `test_days` calendar days test, the `valid_days` before them validate, earlier ones train. Where no row is of
-    those `valid_days`, as many validate that end with the nearest earlier day that has rows.
+    """Split by calendar day: the last `test_days` test, the `valid_days` before them validate, earlier days train.
 
-    gap_days     days between training and what follows it that belong to no split, so that outcomes of training rows are
-                 known before validation starts
-    warmup_days  first days of the log that only fill the state, so that no training row sees it empty; they belong to no split
+    If none of those `valid_days` has a row, as many days validate, ending with the nearest earlier day that has rows.
+
+    gap_days     days in no split between training and validation, so that the outcomes of training rows are known before
+                 validation starts
+    warmup_days  first days of the log, in no split; they only fill the state, so that no training row sees it empty
     """
 
     def __init__(self, *, valid_days: int, test_days: int, gap_days: int = 0, warmup_days: int = 0):
@@ -32,18 +33,21 @@ class TimeSplit:
         return ", ".join(f"{name}={days}" for name, days in vars(self).items())
 
     def is_too_long_for(self, day: pl.Series | np.ndarray) -> bool:
-        """Whether days (N,) span fewer calendar days than the split takes, one of them to train on, or are fewer than there are
-        parts. So few are no mistake: every log begins so."""
+        """Return True if the days (N,) are too few for this split and a training day, as in every new log."""
         day = pl.Series(values=day).cast(pl.Date)
         takes = self.warmup_days + 1 + self.gap_days + self.valid_days + self.test_days
         return day.n_unique() < len(self._parts) or (day.max() - day.min()).days + 1 < takes
 
     def assign(self, day: pl.Series | np.ndarray) -> np.ndarray:
-        """Split (N,) int8 of each row, by its calendar day; NO_SPLIT in the gap and the warm-up. Raises DataError where a
-        split would be empty."""
+        """Return the split (N,) int8 of each row by its calendar day, NO_SPLIT in the gap and the warm-up.
+
+        Raises DataError if a split would be empty.
+        """
         day = pl.Series(values=day).cast(pl.Date)
         if day.is_empty():
-            raise DataError("split: there are no impressions to split; check the loader's root and the rejected rows")
+            raise DataError(
+                "split: there are no impressions to split, expected at least one; check the loader's root and the rejected rows"
+            )
         first_train = day.min() + timedelta(days=self.warmup_days)
         first_test = self._first_test(day)
         first_valid = self._first_valid(day)
@@ -53,15 +57,15 @@ class TimeSplit:
         self._require_all(split, day)
         return split
 
-    def moved(self, day: pl.Series | np.ndarray) -> str | None:
-        """Say which days (N,) validate in the place of those by the calendar, which have no rows."""
+    def moved_message(self, day: pl.Series | np.ndarray) -> str | None:
+        """Name the days that validate instead of the calendar's own days, if those have no rows; None otherwise."""
         day = pl.Series(values=day).cast(pl.Date)
         first, wanted = self._first_valid(day), self._first_test(day) - timedelta(days=self.valid_days)
         if first == wanted:
             return None
         last_wanted, last = (start + timedelta(days=self.valid_days - 1) for start in (wanted, first))
         return (
-            f"no impression is of {wanted} to {last_wanted}, which should validate: {first} to {last} validate in their place "
+            f"the validation days {wanted} to {last_wanted} have no impressions: {first} to {last} validate instead "
             "(data.split.valid_days)"
         )
 
@@ -84,16 +88,16 @@ class TimeSplit:
         if lacking := [SPLITS[index] for index in self._parts if not (split == index).any()]:
             raise DataError(
                 f"split: no rows for {' and '.join(lacking)}: the log spans {day.min()} to {day.max()} and has rows on "
-                f"{day.n_unique()} days, expected more days than {self} take; lower one of them (data.split.*)"
+                f"{day.n_unique()} days, expected more days than {self} need; lower one of them (data.split.*)"
             )
 
     def boundaries(self, split: np.ndarray, time_ms: np.ndarray) -> dict[str, int]:
-        """First `time_ms` of each split that has rows, by name."""
+        """Return the first `time_ms` of each split that has rows, by name."""
         time_ms = np.asarray(time_ms)
         return {name: int(time_ms[split == index].min()) for index, name in enumerate(SPLITS) if (split == index).any()}
 
 
 def cold(ids: pl.Series | np.ndarray, split: np.ndarray) -> np.ndarray:
-    """Mask (N,) of the rows whose user (or video) never appears in a training row."""
+    """Return a mask (N,) of the rows whose user (or video) appears in no training row."""
     ids = pl.Series(values=ids)
     return ~ids.is_in(ids.filter(pl.Series(values=split == 0)).unique().implode()).to_numpy()

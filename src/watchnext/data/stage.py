@@ -1,6 +1,6 @@
-"""The tables stage: a raw log > canonical, validated tables on disk; of a log that comes in days, only those that changed.
+"""The tables stage: a raw log > canonical, validated tables on disk. For a log in daily files, only changed days are read.
 
-Beside the tables stand report.json and found.json: of every day, what its source was and what was found in it.
+The stage also writes report.json, and found.json with the source and the check results of every day.
 """
 
 import hashlib
@@ -22,14 +22,21 @@ from watchnext.data.tables import OUTCOMES, DataError, Tables
 from watchnext.data.validation import UNKNOWN, Validated, validate, validate_day
 from watchnext.schema import FeatureSchema
 
-BATCH_BYTES = 1 << 18  # days of fewer are read and checked together: one alone costs about as much as so many
+BATCH_BYTES = 1 << 18  # smaller days are read and checked together, as one alone costs about as much
 
 
 @dataclass(frozen=True)
-class Found:
-    """Of one day, or of a few small ones: the sha256 of their source, the days that were written, rejected rows (columns as in
-    REJECTED), how many values were filled in, sums over the rows, what was read as something else, and evidence of columns
-    that contradict each other."""
+class BatchResult:
+    """Result of one day, or of a few small ones.
+
+    source    sha256 of the source files
+    days      the days that were written
+    rejected  rejected rows, columns as in REJECTED
+    filled    "table.column" > number of values that were filled in
+    sums      sums over the rows
+    notes     conversions that were made while reading
+    evidence  counts about columns that may contradict each other
+    """
 
     source: str
     days: list[dict]
@@ -41,17 +48,19 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Written:
-    """What a run did: the report, and how many days stayed as they were."""
+class StageResult:
+    """Result of a run: the report, and the number of unchanged days that were kept."""
 
     report: dict
     kept: int
 
 
-def write_stage(loader: Loader, schema: FeatureSchema, folder: Path, *, utc_offset_h: float | None = None) -> Written:
-    """Bring `folder` up to what `loader` reads. Raises DataError for what no row can answer for, and for a catalogue without a
-    video, before anything is written; and for a log whose columns contradict each other, or of which every row is rejected,
-    whose folder is left unfinished. `utc_offset_h` is what `day` is expected to be the calendar date at."""
+def write_stage(loader: Loader, schema: FeatureSchema, folder: Path, *, utc_offset_h: float | None = None) -> StageResult:
+    """Update `folder` with the log that `loader` reads. `day` is expected to be the calendar date at `utc_offset_h`.
+
+    Raises DataError before anything is written for wrong columns and for an empty catalogue. Raises it and leaves the folder
+    unfinished if columns contradict each other, or if every row is rejected.
+    """
     folder = Path(folder)
     in_days = loader.by_day() if isinstance(loader, CanonicalTables) else None
     if in_days is None:
@@ -66,7 +75,7 @@ def write_stage(loader: Loader, schema: FeatureSchema, folder: Path, *, utc_offs
         checked = validate(loaded.tables, schema)
         refused = loaded.rejected
         _require_videos(checked, refused, schema)
-        known = _known(folder, checked.tables, schema)
+        known = _reusable(folder, checked.tables, schema)
         begin(folder, checked.tables)
         found = []
         with tqdm(total=len(in_days), desc="tables", unit=" days") as progress:
@@ -74,7 +83,7 @@ def write_stage(loader: Loader, schema: FeatureSchema, folder: Path, *, utc_offs
                 found.append(known.get(_source(batch)) or _read(loader, batch, checked, schema, folder))
                 progress.update(len(batch))
         kept = sum(len(batch) for batch, each in zip(_batches(in_days), found, strict=True) if each is known.get(each.source))
-    # Of a log in days, `checked` saw none of its impressions.
+    # For a log in days, `checked` holds users and videos only.
     evidence = merged(each.evidence for each in found) if in_days is not None else checked.evidence
     if isinstance(loader, CanonicalTables):  # others refuse what their layouts are known to hold
         heights = {name: len(frame) for name, frame in vars(loaded.tables).items()}
@@ -83,7 +92,7 @@ def write_stage(loader: Loader, schema: FeatureSchema, folder: Path, *, utc_offs
     suspicious = _require_consistent(evidence, schema)
     if utc_offset_h is not None and (hint := offset_hint(evidence, utc_offset_h)):
         suspicious.append(f"impressions: {hint}")
-    facts = {"under": _under(schema), "days": [asdict(each) for each in found]}
+    facts = {"under": _fingerprints(schema), "days": [asdict(each) for each in found]}
     (folder / "found.json").write_text(json.dumps(facts, indent=1))
     rejected = pl.concat(
         [refused, checked.rejected, *(pl.DataFrame(each.rejected, schema=REJECTED, orient="row") for each in found)]
@@ -94,15 +103,15 @@ def write_stage(loader: Loader, schema: FeatureSchema, folder: Path, *, utc_offs
     finish(folder, days)
     report = _report(StoredTables.open(folder), rejected, found, dict(checked.filled), [*loaded.notes, *suspicious])
     (folder / "report.json").write_text(json.dumps(report, indent=1))
-    return Written(report, kept)
+    return StageResult(report, kept)
 
 
 def _require_consistent(evidence: Evidence, schema: FeatureSchema) -> list[str]:
-    """Return what is suspicious but possible. Raises DataError for columns that contradict each other."""
-    told = contradictions(evidence, schema)
-    if refused := [f"{one.table}: {one.what}" for one in told if one.refused]:
-        raise DataError("\n".join([*refused, "`python -m watchnext.data check PATH` says what else is wrong"]))
-    return [f"suspicious: {one.table}: {one.what}" for one in told]
+    """Return warnings about suspicious columns. Raises DataError for columns that contradict each other."""
+    found = contradictions(evidence, schema)
+    if refused := [f"{one.table}: {one.message}" for one in found if one.refused]:
+        raise DataError("\n".join([*refused, "run `python -m watchnext.data check PATH` to see all errors"]))
+    return [f"suspicious: {one.table}: {one.message}" for one in found]
 
 
 def _require_videos(checked: Validated, refused: pl.DataFrame, schema: FeatureSchema) -> None:
@@ -112,12 +121,12 @@ def _require_videos(checked: Validated, refused: pl.DataFrame, schema: FeatureSc
         reasons = "; ".join(f"{reason}: {rows}" for reason, rows in rejected["reason"].value_counts(sort=True).rows())
         raise DataError(
             f"the catalogue is empty: no row of the videos table passes ({reasons or 'it has none'}), expected at least one "
-            "video; `python -m watchnext.data check PATH` says what is wrong with a table, `describe` what is expected of it"
+            "video; run `python -m watchnext.data check PATH` to see the errors of a table, `describe` to see what it must hold"
         )
 
 
 def _require_sound(days: Sequence[Day], rejected: pl.DataFrame, folder: Path) -> None:
-    """A log of which nothing is left is not a catalogue without a log."""
+    """Raise DataError if every impression was rejected."""
     reasons = rejected.filter(table="impressions")["reason"].value_counts(sort=True).rows()
     if reasons and not days:
         raise DataError(
@@ -126,14 +135,16 @@ def _require_sound(days: Sequence[Day], rejected: pl.DataFrame, folder: Path) ->
         )
 
 
-def _under(schema: FeatureSchema) -> dict[str, str]:
-    """What decides, beside the data, what a day comes out as."""
+def _fingerprints(schema: FeatureSchema) -> dict[str, str]:
+    """Fingerprint the schema and the code, which decide the output of a day together with its data."""
     return {"schema": schema.fingerprint, "code": code_of(__name__)}
 
 
-def _known(folder: Path, tables: Tables, schema: FeatureSchema) -> dict[str, Found]:
-    """The days of the last run that come out the same: under this schema and code, with nobody gone whom they may name, and
-    nobody come who would make a rejected row sound."""
+def _reusable(folder: Path, tables: Tables, schema: FeatureSchema) -> dict[str, BatchResult]:
+    """Return the batches of the last run that are still valid, by source.
+
+    They need the same schema and code. No user or video may be gone, and none may be new that a rejected row names.
+    """
     if not (folder / "days.json").exists() or not (folder / "found.json").exists():
         return {}
     facts = json.loads((folder / "found.json").read_text())
@@ -143,12 +154,12 @@ def _known(folder: Path, tables: Tables, schema: FeatureSchema) -> dict[str, Fou
         if before.dtype != now.dtype or not before.is_in(now.implode()).all():
             return {}
         grown |= len(now) > len(before)
-    days = [Found(**each) for each in facts["days"]] if facts["under"] == _under(schema) else []
+    days = [BatchResult(**each) for each in facts["days"]] if facts["under"] == _fingerprints(schema) else []
     return {each.source: each for each in days if not (grown and any(row[2] in UNKNOWN for row in each.rejected))}
 
 
 def _batches(in_days: Mapping[str, DayFiles]) -> list[list[DayFiles]]:
-    """The days in their order, small ones together."""
+    """Group the days in order, small ones together."""
     batches: list[list[DayFiles]] = []
     size = BATCH_BYTES
     for files in in_days.values():
@@ -164,8 +175,10 @@ def _source(batch: Sequence[DayFiles]) -> str:
     return hashlib.sha256("".join(files.day + files.sha256 for files in batch).encode()).hexdigest()
 
 
-def _read(loader: CanonicalTables, batch: Sequence[DayFiles], checked: Validated, schema: FeatureSchema, folder: Path) -> Found:
-    """Read, check and write some days."""
+def _read(
+    loader: CanonicalTables, batch: Sequence[DayFiles], checked: Validated, schema: FeatureSchema, folder: Path
+) -> BatchResult:
+    """Read, check and write the days of a batch."""
     read = loader.read_days(batch)
     found = validate_day(read.rows(), checked.tables.users, checked.tables.videos, schema)
     rejected = [list(row) for row in pl.concat([read.refused, found.rejected]).rows()]
@@ -176,14 +189,14 @@ def _read(loader: CanonicalTables, batch: Sequence[DayFiles], checked: Validated
 
 def _write(
     folder: Path, impressions: pl.DataFrame, source: str, rejected: list, filled: dict, notes: Sequence[str], evidence: Evidence
-) -> Found:
+) -> BatchResult:
     written = [asdict(write_day(folder, day, rows)) for day, rows in by_day(impressions)]
     sums = {name: int(impressions[name].sum()) for name in (*OUTCOMES, "watch_ms")}
-    return Found(source, written, rejected, filled, sums, [*notes], evidence)
+    return BatchResult(source, written, rejected, filled, sums, [*notes], evidence)
 
 
 def _report(
-    stored: StoredTables, rejected: pl.DataFrame, found: Sequence[Found], filled: dict[str, int], notes: Sequence[str]
+    stored: StoredTables, rejected: pl.DataFrame, found: Sequence[BatchResult], filled: dict[str, int], notes: Sequence[str]
 ) -> dict:
     rows = sum(day.rows for day in stored.days)
     sums = {name: sum(each.sums[name] for each in found) for name in (*OUTCOMES, "watch_ms")}

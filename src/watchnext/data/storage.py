@@ -1,8 +1,8 @@
-"""The canonical tables on disk: users, videos, and the impressions a day at a time, so that no reader needs them all.
+"""The canonical tables on disk: users, videos, and one file of impressions per day, so that no reader needs them all.
 
     users.parquet  videos.parquet  impressions/date=2025-03-10/part-0.parquet ...  days.json
 
-`days.json` says of each day what is in it, last written: a folder without it is not finished.
+`days.json` describes every day. It is written last: a folder without it is unfinished.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ LATEST = np.iinfo(np.int64).max
 
 @dataclass(frozen=True)
 class Day:
-    """One calendar day of the log: `day` (ISO date), how many rows, their first and last time, and the sha256 of its file."""
+    """One calendar day of the log: `day` (ISO date), number of rows, first and last time, and the sha256 of its file."""
 
     day: str
     rows: int
@@ -38,7 +38,7 @@ def day_file(folder: Path, day: str) -> Path:
 
 
 def write_day(folder: Path, day: str, impressions: pl.DataFrame) -> Day:
-    """Write one day's rows, in order; the same rows give the same bytes."""
+    """Write one day's rows in order; equal rows give equal bytes."""
     impressions, path = in_order(impressions), day_file(folder, day)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_table(impressions, path)
@@ -51,7 +51,7 @@ def write_table(frame: pl.DataFrame, path: Path) -> None:
 
 
 def finish(folder: Path, days: Sequence[Day]) -> None:
-    """Say which days there are; those of an earlier writing that are none of them go."""
+    """Write the list of days and remove the files of all other days."""
     kept = {day.day for day in days}
     for path in (Path(folder) / "impressions").glob("date=*"):
         if path.name.removeprefix("date=") not in kept:
@@ -69,13 +69,13 @@ def begin(folder: Path, tables: Tables) -> None:
 
 
 def by_day(impressions: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
-    """The rows of each day, in the order of the days."""
+    """Yield (day, its rows) in the order of the days."""
     parts = impressions.partition_by("day", as_dict=True)
     return ((str(day), parts[day,]) for day in sorted(day for (day,) in parts))
 
 
 def write_tables(tables: Tables, folder: Path) -> None:
-    """Write all of them; the same tables give the same bytes."""
+    """Write all three tables; equal tables give equal bytes."""
     begin(folder, tables)
     finish(folder, [write_day(folder, day, rows) for day, rows in by_day(tables.impressions)])
 
@@ -85,7 +85,7 @@ def _is_within(day: Day, start_ms: int | None, end_ms: int | None) -> bool:
 
 
 def read_parquet(path: Path, *, repair: str) -> pl.DataFrame:
-    """Read one Parquet file; a missing or truncated one is named together with the command that mends it."""
+    """Read one Parquet file. Raises DataError for a missing or truncated file, with the command that repairs it."""
     if not Path(path).exists():
         raise DataError(f"{path} is missing; run `{repair}`")
     try:
@@ -96,7 +96,7 @@ def read_parquet(path: Path, *, repair: str) -> pl.DataFrame:
 
 @dataclass(frozen=True)
 class StoredTables:
-    """The tables in `folder`; `repair` is the command named where a file is missing or broken. Days are in order."""
+    """The tables in `folder`, days in order. Errors name the command `repair` for a missing or broken file."""
 
     folder: Path
     days: tuple[Day, ...]
@@ -104,7 +104,7 @@ class StoredTables:
 
     @classmethod
     def open(cls, folder: str | Path, *, repair: str = "dvc repro tables") -> "StoredTables":
-        """Raises DataError where the folder is not finished."""
+        """Open a finished folder. Raises DataError for an unfinished one."""
         path = Path(folder) / "days.json"
         if not path.exists():
             raise DataError(f"{path} is missing; run `{repair}`")
@@ -119,30 +119,31 @@ class StoredTables:
         return read_parquet(self.folder / "videos.parquet", repair=self.repair)
 
     def impressions(self, days: Sequence[Day], start_ms: int | None = None, end_ms: int | None = None) -> pl.DataFrame:
-        """The rows of some days in the order of the log, be their times apart or not; those from `start_ms` on, before
-        `end_ms`."""
+        """Return the rows of `days` with `start_ms` <= time_ms < `end_ms`, in the order of the log, even if days overlap."""
         parts = [read_parquet(day_file(self.folder, day.day), repair=self.repair) for day in days]
-        for place, (day, part) in enumerate(zip(days, parts, strict=True)):
+        for i, (day, part) in enumerate(zip(days, parts, strict=True)):
             if not _is_within(day, start_ms, end_ms):
-                parts[place] = part.filter(pl.col("time_ms").is_between(start_ms or 0, end_ms or LATEST, closed="left"))
+                parts[i] = part.filter(pl.col("time_ms").is_between(start_ms or 0, end_ms or LATEST, closed="left"))
         return parts[0] if len(parts) == 1 else in_order(pl.concat(parts))
 
     def rows_within(self, day: Day, start_ms: int, end_ms: int | None) -> int:
-        """How many rows of a day lie in that time."""
+        """Count the rows of a day with `start_ms` <= time_ms < `end_ms`."""
         if _is_within(day, start_ms, end_ms):
             return day.rows
         times = pl.scan_parquet(day_file(self.folder, day.day), hive_partitioning=False).select("time_ms").collect().to_series()
         return int(times.is_between(start_ms, end_ms or LATEST, closed="left").sum())
 
     def all(self) -> Tables:
-        """Everything, in memory."""
+        """Read all tables into memory."""
         if not self.days:
-            raise DataError(f"{self.folder} holds no impressions; check the loader's root and the rejected rows")
+            raise DataError(
+                f"{self.folder} holds no impressions, expected at least one day; check the loader's root and the rejected rows"
+            )
         return Tables(self.impressions(self.days), self.users, self.videos)
 
     @property
     def hash(self) -> str:
-        """16 hex digits over the bytes of the three tables."""
+        """Digest the bytes of the three tables: 16 hex digits."""
         digest = hashlib.sha256("".join(day.day + day.sha256 for day in self.days).encode())
         for name in ("users", "videos"):
             digest.update((self.folder / f"{name}.parquet").read_bytes())
@@ -150,5 +151,5 @@ class StoredTables:
 
 
 def read_tables(folder: str | Path, *, repair: str = "dvc repro tables") -> Tables:
-    """All of the tables in `folder`. Raises DataError naming the bad file."""
+    """Read all tables in `folder`. Raises DataError naming the bad file."""
     return StoredTables.open(folder, repair=repair).all()

@@ -1,6 +1,6 @@
-"""Which columns each table has: the structure of `tables.py` and the raw features of the schema, together.
+"""Columns of each table: the structure of `tables.py` and the raw features of the schema.
 
-`sound_columns` is what every log goes through before its rows are looked at; what it finds is of whole columns.
+`sound_columns` checks whole columns of a log, before any row is checked.
 """
 
 import difflib
@@ -23,18 +23,17 @@ TYPES = {
 }
 
 NO_SIGNAL = "its rates stay 0"
-ABSENT = {  # outcome > what follows, of those that models are trained for
-    "click": "no model learns what is clicked",
-    "like": "no model learns what is liked",
-    "long_view": "no model learns what is watched for long; set labels.long_view_s=SECONDS or labels.long_view_ratio=PART, "
-    "from which on a view is long",
+ABSENT = {  # outcome that models are trained on > consequence of its absence
+    "click": "no model learns clicks",
+    "like": "no model learns likes",
+    "long_view": "no model learns long views; define one with labels.long_view_s=SECONDS or labels.long_view_ratio=PART",
 }
 CASTS = {"Int64": "BIGINT", "Int16": "SMALLINT", "Float32": "REAL", "Float64": "DOUBLE", "Boolean": "BOOLEAN", "Date": "DATE"}
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What a column must be: structure, a raw feature, or both."""
+    """Declaration of a column: structure, a raw feature, or both."""
 
     name: str
     column: Column | None
@@ -42,7 +41,7 @@ class Expected:
 
     @property
     def types(self) -> tuple:
-        """Any of these; the first stands in for a column that may lack and does."""
+        """Accepted types; the first one types an absent optional column."""
         return self.column.types if self.column else TYPES[self.feature.kind]
 
     @property
@@ -55,17 +54,18 @@ class Expected:
 
     @property
     def lows(self) -> set[float]:
-        """What a value may not be below; inclusive."""
+        """Inclusive lower bounds."""
         return {self.column and self.column.minimum, self.feature and self.feature.bounds[0]} - {None}
 
     @property
     def highs(self) -> set[float]:
+        """Inclusive upper bounds."""
         return {self.column and self.column.maximum, self.feature and self.feature.bounds[1]} - {None}
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that no row can answer for. kind: missing, unknown or mistyped."""
+    """An error of a whole column. kind: missing, unknown or mistyped."""
 
     kind: str
     table: str
@@ -74,15 +74,19 @@ class Fault:
 
 
 def expected_columns(table: str, schema: FeatureSchema) -> dict[str, Expected]:
-    """Every column of a table, structure first. A user's `history` is folded from the impressions and is none."""
+    """Return every column of a table by name, structure first. A user's `history` is folded, so it is no column."""
     features = {f.name: f for f in schema.columns(ENTITY[table]) if (f.entity, f.kind) != ("user", "sequence")}
     names = dict.fromkeys([*TABLES[table], *features])
     return {name: Expected(name, TABLES[table].get(name), features.get(name)) for name in names}
 
 
 def sound_columns(tables: Tables, schema: FeatureSchema) -> tuple[dict[str, pl.DataFrame], list[Fault], dict[str, int]]:
-    """Table > its sound columns, named, typed and in order, absent ones that may lack null, outcomes without null; all faults
-    of the others; and how many values of "table.column" a stand-in took the place of."""
+    """Check the columns of all tables. Returns frames, faults and filled counts.
+
+    frames  table > its valid columns in declared order; absent optional columns are null, outcomes have no null
+    faults  the errors of all other columns
+    filled  "table.column" > number of values that were filled in
+    """
     faults: list[Fault] = []
     filled: dict[str, int] = {}
     frames = {name: _completed(name, getattr(tables, name), schema, faults, filled) for name in TABLES}
@@ -91,7 +95,7 @@ def sound_columns(tables: Tables, schema: FeatureSchema) -> tuple[dict[str, pl.D
         if logged and listed and logged != listed:
             cast = cast_to(key, (pl.String,))
             message = (
-                f"{key} is {logged} in impressions and {listed} in {table}; expected one kind of id a data set; write both as "
+                f"{key} is {logged} in impressions and {listed} in {table}; expected one id type per data set; write both as "
                 f"numbers, or both as text: {cast}"
             )
             faults.append(Fault("mistyped", "impressions", key, message))
@@ -103,16 +107,16 @@ def _completed(
     table: str, frame: pl.DataFrame, schema: FeatureSchema, faults: list[Fault], filled: dict[str, int]
 ) -> pl.DataFrame:
     expected = expected_columns(table, schema)
-    found = [_unknown(table, name, [*expected]) for name in frame.columns if name not in expected]
+    errors = [_unknown(table, name, [*expected]) for name in frame.columns if name not in expected]
     absent = []
     for one in expected.values():
         if fault := _fault(table, frame, one):
-            found.append(fault)
+            errors.append(fault)
         elif frame.schema.get(one.name, pl.Null) == pl.Null:
             filled[f"{table}.{one.name}"] = frame.height
             absent.append(pl.lit(None, dtype=one.types[0]).alias(one.name))
-    faults += found
-    at_fault = {fault.column for fault in found}
+    faults += errors
+    at_fault = {fault.column for fault in errors}
     frame = frame.with_columns(absent).select(name for name in expected if name not in at_fault)
     return _outcomes_filled(frame, filled) if table == "impressions" else frame
 
@@ -124,16 +128,16 @@ def _outcomes_filled(impressions: pl.DataFrame, filled: dict[str, int]) -> pl.Da
 
 
 def absent_outcomes(filled: Mapping[str, int], rows: int) -> list[str]:
-    """What it means that a log of so many rows never says an outcome, or not of all of them."""
+    """Name the outcomes that are absent in all or some of the log's `rows`, with the consequence of each."""
     partly = {name: filled.get(f"impressions.{name}", 0) for name in OUTCOMES}
-    told = [
-        f"impressions: {name} is not said in {count:,} of {rows:,} rows and counts as false there: its rate is too low; leave "
+    notes = [
+        f"impressions: {name} is absent in {count:,} of {rows:,} rows and counts as false there: its rate is too low; leave "
         "out the column, or the rows where it is not known"
         for name, count in partly.items()
         if 0 < count < rows
     ]
     absent = [name for name in OUTCOMES if 0 < rows <= filled.get(f"impressions.{name}", 0)]
-    return told + [f"impressions: {name} is never there and counts as false: {ABSENT.get(name, NO_SIGNAL)}" for name in absent]
+    return notes + [f"impressions: {name} is absent and counts as false: {ABSENT.get(name, NO_SIGNAL)}" for name in absent]
 
 
 def _unknown(table: str, name: str, known: list[str]) -> Fault:
@@ -147,16 +151,16 @@ def _unknown(table: str, name: str, known: list[str]) -> Fault:
 
 
 def cast_to(name: str, types: tuple) -> str:
-    """The cast to the first of `types` that has a name in SQL, there and in polars."""
+    """Spell the cast to the first of `types` in SQL and in polars."""
     kind = types[0] if isinstance(types[0], pl.DataType) else types[0]()
     inner = getattr(kind, "inner", kind)
     sql = CASTS.get(str(inner), "VARCHAR") + ("[]" if inner is not kind else "")
-    spelt = f"pl.List(pl.{inner})" if inner is not kind else f"pl.{inner}"
-    return f"CAST({name} AS {sql}) in SQL, pl.col({name!r}).cast({spelt}) in polars"
+    dtype = f"pl.List(pl.{inner})" if inner is not kind else f"pl.{inner}"
+    return f"CAST({name} AS {sql}) in SQL, pl.col({name!r}).cast({dtype}) in polars"
 
 
 def _way_to(name: str, kind: pl.DataType, types: tuple) -> str:
-    """What makes one of `types` of a column: a cast, where there is one."""
+    """Describe how to turn a column into one of `types`: a cast, if there is one."""
     inner = getattr(kind, "inner", kind)
     if isinstance(inner, pl.Struct):
         fields = ", ".join(field.name for field in inner.fields)
@@ -169,18 +173,18 @@ def _way_to(name: str, kind: pl.DataType, types: tuple) -> str:
 
 
 def _fault(table: str, frame: pl.DataFrame, expected: Expected) -> Fault | None:
-    """A column of another type, or one that is not there and must be."""
+    """Return the error of a mistyped or missing column, None for a valid one."""
     name, kind = expected.name, frame.schema.get(expected.name, pl.Null)
     if kind in expected.types or (kind == pl.Null and expected.may_lack):
         return None
     if kind != pl.Null:
         wanted = " or ".join(str(kind) for kind in expected.types)
-        message = f"{table}.{name} is of type {kind}, expected {wanted}; write it so: {_way_to(name, kind, expected.types)}"
+        message = f"{table}.{name} is of type {kind}, expected {wanted}; write {_way_to(name, kind, expected.types)}"
         return Fault("mistyped", table, name, message)
     if name in frame.columns:
-        return Fault("missing", table, name, f"{table}.{name} holds no value at all, expected one in every row")
+        return Fault("missing", table, name, f"{table}.{name} holds no value, expected one in every row")
     near = difflib.get_close_matches(name, frame.columns, 1)
-    hint = f"; the nearest it has is {near[0]!r}" if near else ""
+    hint = f"; the nearest is {near[0]!r}" if near else ""
     if name == "day":
         hint += "; where every day has a folder of its own, name it so: date=2025-03-10"
     message = f"{table} lacks the column {name!r}{hint}. It has: {', '.join(frame.columns)}"

@@ -1,8 +1,8 @@
-"""The three canonical tables: names, types and units of what every log is brought into.
+"""The three canonical tables that every loader produces: column names, types and units.
 
-Only structure stands here: ids, times, request, policy, outcomes, and the video columns that rules read. Every other column
-is a raw feature and is declared in the feature schema. Times are UTC milliseconds; `day` is the log's own calendar date.
-An id is a string of at most 64 bytes or an int64, one kind a data set.
+This module declares only structure: ids, times, request, policy, outcomes, and the video columns that rules read. Every other
+column is a raw feature, declared in the feature schema. Times are UTC milliseconds; `day` is the log's own calendar date.
+An id is a string of at most 64 bytes or an int64, one type per data set.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import polars as pl
 
 ID_BYTES = 64
-Id = (pl.Int64, pl.String)  # either, one kind a data set
+Id = (pl.Int64, pl.String)  # one of them per data set
 # One set of bounds for a log, the API and the journal. Sums of such values stay far within 64 bits.
 WATCH_MS = 86_400_000  # a day; longer is a broken clock
 DURATION_MS = 7 * 86_400_000  # a week; the longest recordings of live streams last days
@@ -23,7 +23,7 @@ OUTCOMES = ("click", "long_view", "like", "share", "follow", "comment", "hide")
 
 @dataclass(frozen=True)
 class Column:
-    """One structural column: polars type(s), unit, whether null is legal, and the value that stands in where a log lacks it."""
+    """One structural column: polars types, unit, bounds, and whether null is allowed."""
 
     types: tuple
     unit: str = ""
@@ -68,7 +68,7 @@ TABLES = {"impressions": IMPRESSIONS, "users": USERS, "videos": VIDEOS}
 
 
 class DataError(ValueError):
-    """Data that cannot be read or trusted; the message names the file, the value and what was expected."""
+    """Data that cannot be read or trusted; the message names the file, the value and the expectation."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +81,14 @@ class Tables:
 
 
 def known_at() -> pl.Expr:
-    """When the outcome of an impression was known, ms UTC: when it was received, else after the watch. Where a log claims that
-    it was received before its request, believing it would leak the row's own label."""
+    """Return the time when an impression's outcome was known, ms UTC: the received time, else the end of the watch.
+
+    A received time before the request is replaced by the request's time: it would leak the row's own label.
+    """
     return pl.max_horizontal("time_ms", pl.coalesce("received_ms", pl.col("time_ms") + pl.col("watch_ms"))).alias("known_at")
 
 
 def in_order(impressions: pl.DataFrame) -> pl.DataFrame:
-    """Sort by (time_ms, request_id, position, file order), by those of the columns that the log has."""
+    """Sort by (time_ms, request_id, position, file order), using the columns that the log has."""
     keys = [name for name in ("time_ms", "request_id", "position") if name in impressions.columns]
     return impressions.sort(keys, maintain_order=True)

@@ -1,4 +1,4 @@
-"""Rows checked against `tables.py` and the feature schema; a rejected row is kept with its reason, never dropped silently."""
+"""Check rows against `tables.py` and the feature schema; a rejected row is kept with its reason, never dropped silently."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,15 +14,19 @@ from watchnext.data.tables import ID_BYTES, DataError, Tables, in_order
 from watchnext.schema import FeatureSchema
 
 IDS = {"impressions": ("request_id", "user_id", "video_id"), "users": ("user_id",), "videos": ("video_id", "creator_id")}
-UNKNOWN = ("unknown user", "unknown video")  # reasons that go away when such a one is listed
+UNKNOWN = ("unknown user", "unknown video")  # reasons that end when the user or video is listed
 KEYS = {"impressions": ["user_id", "video_id", "time_ms"], "users": ["user_id"], "videos": ["video_id"]}
 
 
 @dataclass(frozen=True)
 class Validated:
-    """Rows that passed, in order; `rejected` as in REJECTED, one line a row and reason; `filled`, how many values of
-    "table.column" the log lacked and a stand-in took their place: null, or False for an outcome; `evidence` of columns that
-    contradict each other, of all rows."""
+    """Result of the row checks.
+
+    tables    rows that passed, in order
+    rejected  one line per row and reason, columns as in REJECTED
+    filled    "table.column" > number of absent values that were filled in: null, or False for an outcome
+    evidence  counts over all rows about columns that may contradict each other
+    """
 
     tables: Tables
     rejected: pl.DataFrame
@@ -31,7 +35,7 @@ class Validated:
 
 
 def validate(tables: Tables, schema: FeatureSchema) -> Validated:
-    """Check every row. Raises DataError for what no row can answer for: all missing, unknown and mistyped columns at once."""
+    """Check every row. Raises DataError naming all missing, unknown and mistyped columns at once."""
     frames, faults, filled = sound_columns(tables, schema)
     if faults:
         raise DataError("\n".join(fault.message for fault in faults))
@@ -41,7 +45,7 @@ def validate(tables: Tables, schema: FeatureSchema) -> Validated:
 
 
 def validate_day(impressions: pl.DataFrame, users: pl.DataFrame, videos: pl.DataFrame, schema: FeatureSchema) -> Validated:
-    """The same for one day's impressions, of users and videos that were checked."""
+    """Check one day's impressions against users and videos that are checked already."""
     frames, faults, filled = sound_columns(Tables(impressions, users, videos), schema)
     if faults:
         raise DataError("\n".join(fault.message for fault in faults))
@@ -51,7 +55,7 @@ def validate_day(impressions: pl.DataFrame, users: pl.DataFrame, videos: pl.Data
 
 
 def checked_rows(frames: Mapping[str, pl.DataFrame], schema: FeatureSchema) -> tuple[dict[str, pl.DataFrame], pl.DataFrame]:
-    """The rows that pass what can be asked of the columns that `frames` have, in the order given, and the others as in
+    """Check the rows on the columns that `frames` have. Returns the rows that pass, in the order given, and the others as in
     REJECTED."""
     frames, rejections = dict(frames), [pl.DataFrame(schema=REJECTED)]
     for name in ("users", "videos", "impressions"):  # impressions last: they may only name users and videos that passed
@@ -62,7 +66,7 @@ def checked_rows(frames: Mapping[str, pl.DataFrame], schema: FeatureSchema) -> t
 def _checked(
     table: str, frames: Mapping[str, pl.DataFrame], schema: FeatureSchema, rejections: list[pl.DataFrame]
 ) -> pl.DataFrame:
-    """Rows of `table` that pass, first each by itself and against the other tables, then against their own earlier twins."""
+    """Return the rows of `table` that pass: first row by row and against the other tables, then without duplicates."""
     frame = frames[table].with_row_index("row")
     expected = expected_columns(table, schema)
     columns = {}
@@ -76,7 +80,7 @@ def _checked(
 
 
 def _checks(table: str, frames: Mapping[str, pl.DataFrame], expected: Expected) -> Iterator[pa.Check]:
-    """What each value of a column must be; nulls are pandera's own check."""
+    """Yield the checks of a column's values; pandera itself checks nulls."""
     name, feature = expected.name, expected.feature
     dtype = frames[table].schema[name]
     for least in expected.lows:
@@ -87,7 +91,7 @@ def _checks(table: str, frames: Mapping[str, pl.DataFrame], expected: Expected) 
         choices = expected.column.choices
         yield pa.Check.isin(choices, name=f"{name} is not one of {', '.join(choices)}")
     if name == "time_ms" and "day" in frames[table].columns:
-        yield _check(~is_in_another_unit(), "time_ms is not of its day, but would be in another unit than ms")
+        yield _check(~is_in_another_unit(), "time_ms does not fit its day, but would in a unit other than ms")
         yield _check(~stands_for_null(), "time_ms is 0, its day is not of 1970")
     if dtype in FLOATS:
         yield _check(pl.col(name).is_finite(), f"{name} is not finite")
@@ -110,14 +114,14 @@ def _check(passes: pl.Expr, reason: str) -> pa.Check:
 
 
 def _passing(table: str, frame: pl.DataFrame, schema: pa.DataFrameSchema, rejections: list[pl.DataFrame]) -> pl.DataFrame:
-    """Rows that obey `schema`; the others go to `rejections`, once for every reason."""
+    """Return the rows that pass `schema`; the others go to `rejections`, once per reason."""
     try:
         schema.validate(frame, lazy=True)
         return frame
     except SchemaErrors as failed:
         bad = pl.repeat(False, frame.height, eager=True)
         for error in failed.schema_errors:
-            if error.check_output is None:  # not a row's fault, so nothing to reject: a mistake in the checks themselves
+            if error.check_output is None:  # no row failed: the check itself is wrong
                 raise
             fails = ~error.check_output.to_series()
             bad |= fails

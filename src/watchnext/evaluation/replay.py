@@ -18,7 +18,7 @@ from watchnext import metrics
 from watchnext.data.tables import OUTCOMES, Tables, known_at
 from watchnext.evaluation.funnel_trace import FunnelTrace, FunnelTracer
 from watchnext.features.dataset.freshness import day_starts
-from watchnext.features.state.events import in_order
+from watchnext.features.state.event_order import in_order
 from watchnext.features.state.fold import SHOWN
 from watchnext.ranking.heads import WATCH
 from watchnext.ranking.target_metrics import apart, of_head

@@ -1,1 +1,1 @@
-"""Tables > model inputs; the same code offline and online."""
+"""Tables > model inputs, with the same code offline and online."""

@@ -1,4 +1,4 @@
-"""`python -m watchnext.features build | tripwire | card`: canonical tables > model inputs, and what there is to say of both."""
+"""`python -m watchnext.features build | tripwire | card`: build model inputs, check them for leaks, describe the data."""
 
 import json
 import sys
@@ -28,7 +28,7 @@ def builder_of(config: DictConfig, schema: FeatureSchema, regime: str) -> Featur
 
 
 def build(config: DictConfig) -> None:
-    """Fold the log from where the last build ended: every impression as of its time; fit the pipeline on training days."""
+    """Fold the log from the end of the last build, and fit the pipeline on training days."""
     outputs = Path(config.data.outputs)
     stored = StoredTables.open(outputs / "tables")
     schema = FeatureSchema.load(f"conf/features/{config.data.features}.yaml")
@@ -37,18 +37,18 @@ def build(config: DictConfig) -> None:
     built = builder_of(config, schema, config.regime).build(stored, split, outputs / "features")
     print(
         f"{outputs / 'features'}: {built.report['impressions']}, regime {built.report['regime']}, "
-        f"{built.report['viewer_state_bytes']} bytes a viewer; {built.kept} days were there, {built.folded} folded"
+        f"{built.report['viewer_state_bytes']} bytes per viewer; {built.kept} days kept, {built.folded} folded"
     )
     if not len(days):
-        print("nothing is learned: there are no impressions")
+        print("no model can be trained: there are no impressions")
     elif split.is_too_long_for(days):
-        print(f"nothing is learned: {len(days)} days of log are fewer than {split} take; lower one of them (data.split.*)")
-    elif moved := split.moved(days):
-        print(moved)
+        print(f"no model can be trained: {len(days)} days of log are fewer than {split} need; lower one of them (data.split.*)")
+    elif moved_message := split.moved_message(days):
+        print(moved_message)
 
 
 def _require_long_views(path: Path, labels: Labels) -> None:
-    """Raise DataError where a long view is what the log flags, and it has no such column."""
+    """Raise DataError if long views come from the log's flag, but the log has no such column."""
     report = json.loads(path.read_text()) if path.exists() else {"impressions": 0}
     rows = report["impressions"]
     if (
@@ -58,31 +58,33 @@ def _require_long_views(path: Path, labels: Labels) -> None:
         and report["filled"].get("impressions.long_view", 0) >= rows
     ):
         raise DataError(
-            "the log has no long_view, so no model would learn what is watched for long; say when a view is long: "
+            "the log has no long_view, so no model would learn long views; define one: "
             "labels.long_view_s=SECONDS or labels.long_view_ratio=PART (conf/labels/default.yaml keeps it)"
         )
 
 
 def tripwire(config: DictConfig) -> int:
-    """Fail where a feature knows what it cannot know: 1, naming feature, figure, threshold and what to do."""
-    # They bring torch, without which `build` starts sooner.
+    """Check features for leakage; exit 1 naming feature, figure, threshold and remedy of each leak."""
+    # Imported here because torch slows the start of the other commands.
     from watchnext.features.dataset.batches import FeatureSet
-    from watchnext.features.leakage.checks import Tripwire
+    from watchnext.features.leakage.checks import LeakageChecks
 
     outputs = Path(config.data.outputs)
     stored = StoredTables.open(outputs / "tables")
     features = FeatureSet.load(outputs / "features")
     builder = builder_of(config, features.pipeline.schema, features.report["regime"])
-    report, leaks = Tripwire(**config.tripwire).check(stored, features, builder)
+    report, leaks = LeakageChecks(**config.tripwire).check(stored, features, builder)
     path = outputs / "metrics" / "tripwire.json"
     write_report(path, report)
     if not report["checks"]:
-        print("no impression is learned from: there is nothing to check")
+        print("there are no training rows: nothing to check")
     single = report["checks"].get("single_feature", {})
     for viewer, share in single.get("bots", {}).items():
-        print(f"user_id {viewer} has {share:.1%} of the impressions: a bot, or an id that many share? Judged without it")
+        print(f"user_id {viewer} has {share:.1%} of the impressions: a bot, or a shared id? It is excluded from the check")
     for target, highest in single.get("highest", {}).items():
-        print(f"{target}: best alone is {highest['feature']}, AUC {highest['auc']} of at most {config.tripwire.ceiling}")
+        print(
+            f"{target}: best single feature is {highest['feature']}, AUC {highest['auc']} of at most {config.tripwire.ceiling}"
+        )
     for leak in leaks:
         print(leak, file=sys.stderr)
     print(f"{path}: {len(leaks) or 'no'} leaks")
@@ -90,14 +92,16 @@ def tripwire(config: DictConfig) -> int:
 
 
 def card(config: DictConfig) -> None:
-    """Describe the tables, and how full viewers' records are, in OUT/data_card.md with plots (out=docs)."""
-    # They bring matplotlib, without which the other commands start sooner.
-    from watchnext.data.card.card import Occupancy, write_card
-    from watchnext.data.card.figures import DataSet
+    """Write the data card OUT/data_card.md: tables, plots and state size (out=docs)."""
+    # Imported here because matplotlib slows the start of the other commands.
+    from watchnext.data.card.card import StateSize, write_card
+    from watchnext.data.card.log_figures import DataSet
     from watchnext.features.state.size import used_bytes_of
 
     if not config.out:
-        raise DataError(f"out is {config.out}; run `python -m watchnext.features card data={config.data.name} out=docs`")
+        raise DataError(
+            f"out is {config.out}, expected a folder; run `python -m watchnext.features card data={config.data.name} out=docs`"
+        )
     outputs = Path(config.data.outputs)
     schema = FeatureSchema.load(f"conf/features/{config.data.features}.yaml")
     layout = Layout.of(schema.state)
@@ -108,7 +112,7 @@ def card(config: DictConfig) -> None:
         schema=schema,
         split=instantiate(config.data.split),
         utc_offset_h=config.data.utc_offset_h,
-        occupancy=Occupancy(used=used, limit=8 * layout.viewer, when="when the test days begin"),
+        state_size=StateSize(used=used, limit=8 * layout.viewer, when="at the start of the test days"),
         command=f"python -m watchnext.features card data={config.data.name} out={config.out}",
     )
     print(written)

@@ -1,4 +1,4 @@
-"""A folder of arrays: one `.npy` a name, memory-mapped when read, never pickled."""
+"""Folders of arrays: one `.npy` file per name, memory-mapped on load, never pickled."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +14,9 @@ def save_arrays(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def load_arrays(folder: Path) -> dict[str, np.ndarray]:
-    """All arrays of a folder, read-only and memory-mapped. Raises FileNotFoundError where there is none."""
+    """Load all arrays of a folder, read-only and memory-mapped. Raises FileNotFoundError if there are none."""
     paths = sorted(Path(folder).glob("*.npy"))
     if not paths:
         raise FileNotFoundError(f"{folder} holds no arrays; run `dvc repro`")
-    # A view of the map: numpy's own class for maps costs microseconds at every look, and numba as much at every call.
+    # A plain view: numpy's memmap class costs microseconds per access, and numba as much per call.
     return {path.stem: np.asarray(np.load(path, mmap_mode="r", allow_pickle=False)) for path in paths}

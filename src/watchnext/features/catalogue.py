@@ -1,4 +1,4 @@
-"""Ids outside, row numbers inside: the catalogue of videos as dense arrays, and the index from ids to rows."""
+"""The catalogue of videos as dense arrays, and the index from external ids to row numbers."""
 
 import hashlib
 from collections.abc import Sequence
@@ -33,13 +33,13 @@ class Ids:
         return self.ids.dtype.kind == "S"
 
     def takes(self, value: object) -> bool:
-        """Whether a value may be one of these ids: a string, or an int64; where there is none yet, either."""
+        """Return True if a value has the type of these ids, string or int64; without ids, either type."""
         is_string = isinstance(value, str)
         is_number = isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
         return (is_string if self.are_strings else is_number) if len(self.ids) else is_string or is_number
 
     def rows(self, values: np.ndarray | Sequence) -> np.ndarray:
-        """Row numbers (n,) int64 of `values`, -1 where unknown. An id of the other kind is unknown, not an error."""
+        """Return the row numbers (n,) int64 of `values`, -1 for unknown ones. An id of the other type is unknown."""
         if not len(self.ids):
             return np.full(len(values), -1, np.int64)
         if isinstance(values, np.ndarray):
@@ -47,12 +47,12 @@ class Ids:
         else:
             alike = np.array([self.takes(value) for value in values], bool)
             known = [value if like else ("" if self.are_strings else 0) for value, like in zip(values, alike, strict=True)]
-            wanted = np.array([one.encode() for one in known], np.bytes_) if self.are_strings else np.array(known, np.int64)
+            wanted = np.array([value.encode() for value in known], np.bytes_) if self.are_strings else np.array(known, np.int64)
         at = np.minimum(np.searchsorted(self._sorted, wanted), len(self.ids) - 1)
         return np.where(alike & (self._sorted[at] == wanted), self._order[at], -1)
 
     def rows_of(self, series: pl.Series) -> np.ndarray:
-        """The same for a column of a table; an id of the other kind is unknown."""
+        """Return the row numbers of a table's column; an id of the other type is unknown."""
         if self.are_strings != (series.dtype == pl.String):
             return np.full(len(series), -1, np.int64)
         found = pl.DataFrame({"id": series}).join(self._table, on="id", how="left", maintain_order="left")
@@ -64,43 +64,45 @@ class Ids:
         return pl.DataFrame({"id": ids, "row": np.arange(len(self.ids))})
 
     def value(self, row: int) -> int | str:
-        """The id of a row, as it was given."""
+        """Return the id of a row, as given."""
         found = self.ids[row]
         return found.decode() if self.are_strings else int(found)
 
 
 def codes_of(values: pl.Series) -> tuple[np.ndarray, list[str]]:
-    """Row numbers (n,) int32 of the distinct values as they first occur, -1 for null, and those values as strings. What is
-    appended to a table leaves the numbers before it as they are."""
+    """Code `values` (n,) int32 by order of first occurrence, -1 for null. Returns codes and the distinct values as strings.
+
+    Appending rows to a table does not change the codes before them.
+    """
     distinct = values.drop_nulls().unique(maintain_order=True)
     rows = values.replace_strict(distinct, pl.int_range(len(distinct), eager=True), default=None, return_dtype=pl.Int32)
     return rows.fill_null(-1).to_numpy(), distinct.cast(pl.String).to_list()
 
 
 def padded(lists: pl.Series, width: int) -> tuple[np.ndarray, list[str]]:
-    """The first `width` values of each list as row numbers (n, width) int32, -1 behind the end, and their names."""
+    """Code the first `width` values of each list (n, width) int32, -1 after the end. Returns codes and names."""
     rows = np.full((len(lists), width), -1, np.int32)
     frame = pl.DataFrame(
         {"row": pl.int_range(len(lists), eager=True), "value": lists.cast(pl.List(pl.String)).list.head(width)}
     )
     flat = frame.filter(pl.col("value").list.len() > 0).explode("value").drop_nulls("value")
     codes, names = codes_of(flat["value"])
-    place = flat.select(pl.int_range(pl.len()).over("row")).to_series().to_numpy()
-    rows[flat["row"].to_numpy(), place] = codes
+    position = flat.select(pl.int_range(pl.len()).over("row")).to_series().to_numpy()
+    rows[flat["row"].to_numpy(), position] = codes
     return rows, names
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Every video, one row each; what the fold and the rules read. Names are arrays too, so that a release holds no pickle."""
+    """One row per video, with the columns that fold and rules read. Names are arrays too, so that a release holds no pickle."""
 
     video_ids: np.ndarray  # (V,) int64 or bytes
     creator_rows: np.ndarray  # (V,) int32, -1 none
-    tag_rows: np.ndarray  # (V, tags) int32, -1 behind the last
+    tag_rows: np.ndarray  # (V, tags) int32, -1 after the last
     upload_ms: np.ndarray  # (V,) float64, nan unknown
     duration_ms: np.ndarray  # (V,) float64, nan unknown
     regions: np.ndarray  # (V,) uint64 bits, 0 is everywhere
-    safety: np.ndarray  # (V,) uint8, place in SAFETY
+    safety: np.ndarray  # (V,) uint8, index in SAFETY
     fingerprints: np.ndarray  # (V,) int64, 0 none
     vectors: np.ndarray  # (V, D) float32, zeros where missing
     creator_names: np.ndarray  # (R,) str
@@ -109,10 +111,10 @@ class Catalogue:
 
     @classmethod
     def of(cls, videos: pl.DataFrame, *, tags_per_video: int, dimension: int) -> "Catalogue":
-        """From the canonical videos table. Raises ValueError for more than 64 regions."""
+        """Build from the canonical videos table. Raises ValueError for more than 64 regions."""
         creator_rows, creators = codes_of(videos["creator_id"])
         tag_rows, tags = padded(videos["tags"], tags_per_video)
-        region_rows, regions = padded(videos["regions"], 65)  # one more than fits, so that too many are noticed
+        region_rows, regions = padded(videos["regions"], 65)  # one more than allowed, to detect too many
         if len(regions) > 64:
             raise ValueError(f"the videos table names {len(regions)} regions, expected at most 64")
         bits = np.where(region_rows >= 0, np.uint64(1) << region_rows.clip(0).astype(np.uint64), np.uint64(0))
@@ -144,13 +146,13 @@ class Catalogue:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits of which video is which row."""
+        """Digest of the order of the videos, 16 hex digits."""
         kind = f"{self.video_ids.dtype}{self.video_ids.shape}".encode()
         return hashlib.sha256(kind + np.ascontiguousarray(self.video_ids).tobytes()).hexdigest()[:16]
 
     @property
     def region_bits(self) -> dict[str, int]:
-        """Region name > number of its bit in `regions`."""
+        """Region name > its bit in `regions`."""
         return {str(name): i for i, name in enumerate(self.region_names)}
 
     def save(self, folder: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from watchnext import tracking
-from watchnext.cli import dispatch, optioned, plain
+from watchnext.cli import dispatch, overrides_from, plain
 from watchnext.lifecycle.dvc_stages import run_stages
 from watchnext.lifecycle.promote import model_name, promote, register, serving_id
 from watchnext.schema import SchemaError
@@ -63,7 +63,7 @@ def promote_release(config: DictConfig) -> None:
 def pipeline(config: DictConfig) -> None:
     """Run every stage of dvc.yaml on other data without DVC, e.g. data=kuairand; other overrides go to every stage."""
     chosen = {"data": config.data.name, "features": config.data.features, "outputs": config.data.outputs}
-    overrides = [word for word in optioned(sys.argv[2:]) if not word.startswith("data=")]
+    overrides = [word for word in overrides_from(sys.argv[2:]) if not word.startswith("data=")]
     run_stages(Path.cwd(), chosen, overrides)
 
 

@@ -1,1 +1,1 @@
-"""A platform whose true preferences are known: it makes the sample and drives closed-loop tests."""
+"""A simulated platform with known true preferences: it makes the sample and drives closed-loop tests."""

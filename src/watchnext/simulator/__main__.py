@@ -13,7 +13,7 @@ KEYS = {key: f"data.loader.{key}" for key in ("users", "videos", "days", "seed")
 
 
 def world(config: DictConfig) -> None:
-    """Simulate a platform, its log to `out` (users= videos= days= out=; data=world_still, data=world_popular)."""
+    """Simulate a platform and write its log to `out` (users= videos= days= out=; data=world_still, data=world_popular)."""
     if not config.out or not config.data.loader._target_.endswith(".World"):
         raise DataError(
             f"data is {config.data.name!r} and out is {config.out!r}; run `python -m watchnext.simulator world out=DIR` with "

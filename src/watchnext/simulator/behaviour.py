@@ -1,7 +1,7 @@
-"""What a viewer does with a video: log odds, exact probabilities, and draws from them, all in one compiled arithmetic.
+"""Viewer behaviour: log odds, exact probabilities and draws of the outcomes of a video, in one compiled arithmetic.
 
-A click is a watch of at least 7 s and a long view one of at least 18 s, or of the whole video where that is shorter, as
-KuaiRand's are. Viewers and videos are arrays of records, `population.VIEWER` and `catalogue.VIDEO`.
+A click is a watch of at least 7 s and a long view one of at least 18 s, or of the whole video if that is shorter, as in
+KuaiRand. Viewers and videos are arrays of records, `population.VIEWER` and `catalogue.VIDEO`.
 """
 
 import math
@@ -20,15 +20,15 @@ HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 DIMENSION = 16  # of tastes
 SCALE = DIMENSION**0.5  # the cosine of random unit vectors has standard deviation 1 / sqrt(D)
 CLICK_S, LONG_VIEW_S = 7.0, 18.0
-FOREIGN, TELEVISION, FOLLOWED = -0.5, 0.3, 0.8  # what each adds to the log odds
-# Given a click, the log odds of each further outcome: at appeal 0, and what one unit of appeal adds. Rates as in KuaiRand.
+FOREIGN, TELEVISION, FOLLOWED = -0.5, 0.3, 0.8  # increments of the log odds
+# Given a click, the log odds of each further outcome at appeal 0, and their increment per unit of appeal. Rates as in KuaiRand.
 LIKE, SHARE, FOLLOW, COMMENT = (-3.75, 0.4), (-6.95, 0.4), (-6.75, 0.6), (-5.4, 0.3)
 HIDE = (-7.4, -0.4)  # given no long view
 
 
 @dataclass(frozen=True)
 class Truth:
-    """Expected `watch_ms` and the probability of every outcome of a video that is looked at; arrays of one shape."""
+    """Expected `watch_ms` and the probability of every outcome of an examined video; arrays of one shape."""
 
     watch_ms: np.ndarray
     probability: Mapping[str, np.ndarray]
@@ -36,7 +36,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What happened to a slate, by position: `watch_ms`, `received_ms` (UTC) and a mask for every outcome."""
+    """Outcomes of a slate by position: `watch_ms`, `received_ms` (UTC) and a mask for every outcome."""
 
     watch_ms: np.ndarray
     received_ms: np.ndarray
@@ -45,12 +45,12 @@ class Outcomes:
 
 @kernel(_nrt=False)
 def taste_into(taste, viewers, user, time_ms):
-    """A viewer's unit vector at a time: between two of their own, to and fro, at their own speed."""
+    """Compute a viewer's taste at a time: it rotates between two unit vectors at the viewer's speed."""
     viewer = viewers[user]
     angle = viewer.phase + viewer.turn * (time_ms / DAY_MS)
-    here, there, norm = math.cos(angle), math.sin(angle), 0.0
+    cosine, sine, norm = math.cos(angle), math.sin(angle), 0.0
     for d in range(len(taste)):
-        taste[d] = here * viewer.first[d] + there * viewer.second[d]
+        taste[d] = cosine * viewer.first[d] + sine * viewer.second[d]
         norm += taste[d] * taste[d]
     norm = 1.0 / math.sqrt(norm)
     for d in range(len(taste)):
@@ -59,14 +59,14 @@ def taste_into(taste, viewers, user, time_ms):
 
 @kernel(_nrt=False)
 def popularity_of(videos, video, time_ms):
-    """Quality, and a buzz that rises to its peak after upload and dies; 0 buzz before upload."""
+    """Return quality plus a buzz that rises to its peak after upload and fades; 0 before upload."""
     age = max(time_ms - videos[video].upload_ms, 0) / (HOUR_MS * videos[video].peak_h)
     return 0.6 * videos[video].quality + videos[video].buzz * age * math.exp(1.0 - age)
 
 
 @njit(nogil=True, _nrt=False)
 def appeal_of(physics, viewers, videos, taste, user, video, time_ms, followed):
-    """Log odds. A bot takes everything alike."""
+    """Return the appeal as log odds. A bot likes everything equally."""
     if viewers[user].bot:
         return viewers[user].eagerness
     match = np.float32(0.0)
@@ -81,7 +81,7 @@ def appeal_of(physics, viewers, videos, taste, user, video, time_ms, followed):
 
 @njit(nogil=True, _nrt=False)
 def stay_of(physics, viewers, user, appeal, depth):
-    """`depth` impressions of the session came before."""
+    """Return the log odds of watching on, after `depth` impressions of the session."""
     if viewers[user].bot:
         return appeal
     return appeal + TELEVISION * viewers[user].television - physics.fatigue * math.log(1.0 + depth / 10.0)
@@ -94,7 +94,7 @@ def starts(appeal):
 
 @njit(nogil=True, _nrt=False)
 def draw(physics, appeal, stay, duration_s, followed, stream):
-    """Watch time in ms and the outcomes as bits in the order of OUTCOMES, of a video that is looked at."""
+    """Draw the watch time in ms and the outcomes, as bits in the order of OUTCOMES, of an examined video."""
     watched = watch_s(physics.watch_law, stay, duration_s, stream) if uniform(stream) < starts(appeal) else 0.0
     flags = 0
     if watched >= min(CLICK_S, duration_s):
@@ -107,12 +107,12 @@ def draw(physics, appeal, stay, duration_s, followed, stream):
         flags |= 2
     else:
         flags |= 64 * (uniform(stream) < sigmoid(HIDE[0] + HIDE[1] * appeal))
-    return math.ceil(watched * 1000.0 - 1e-6), flags  # a part of a ms up, so that a long view stays one in the log
+    return math.ceil(watched * 1000.0 - 1e-6), flags  # rounded up, so that a long view stays one in the log
 
 
 @kernel
 def truths(physics, viewers, videos, users, rows, times, followed, depth):
-    """(N, 1 + outcomes): expected watch time in ms, then probabilities in the order of OUTCOMES."""
+    """Return (N, 1 + outcomes): expected watch time in ms, then probabilities in the order of OUTCOMES."""
     out = np.empty((len(users), 8))
     taste = np.empty(DIMENSION, np.float32)
     for i in range(len(users)):

@@ -1,4 +1,4 @@
-"""A simulated log as files: users.parquet, videos.parquet, impressions/date=YYYY-MM-DD/part-0.parquet, streamed."""
+"""Write a simulated log as files, streamed: users.parquet, videos.parquet, impressions/date=YYYY-MM-DD/part-0.parquet."""
 
 import shutil
 from collections.abc import Iterable
@@ -11,15 +11,15 @@ import pyarrow.parquet as pq
 from watchnext.simulator.log_stream import DayLog
 from watchnext.simulator.world import World
 
-# Where values repeat a dictionary saves space, elsewhere it only costs time; ids and times rise or jump by little.
+# Dictionaries save space for repeated values only; delta encoding fits ids and times.
 DICTIONARIES = ["day", "surface", "policy", "position"]
 ENCODINGS = dict.fromkeys(("request_id", "time_ms", "received_ms"), "DELTA_BINARY_PACKED")
 
 
 def write_world(world: World, folder: Path, *, threads: int, quiet: bool = False) -> int:
-    """Write the three tables to `folder`, in place of those that are there; returns the number of impressions.
+    """Write the three tables to `folder`, replacing existing ones; returns the number of impressions.
 
-    The same world gives the same bytes, whatever the number of `threads`. Files appear when all are complete.
+    The same world gives the same bytes for any number of `threads`. Files appear once all are complete.
     """
     partial = Path(folder) / ".partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -49,11 +49,11 @@ def _write_day(world: World, day: DayLog, folder: Path) -> int:
 def _write(
     path: Path, groups: Iterable[pa.Table], dictionaries: list[str] | bool = True, encodings: dict[str, str] | None = None
 ) -> int:
-    """One row group each; returns the number of rows."""
+    """Write one row group per table; returns the number of rows."""
     path.parent.mkdir(parents=True, exist_ok=True)
     writer, rows = None, 0
     for group in groups:
-        if writer is None:  # polars would read the schema of Arrow as one of categories
+        if writer is None:  # with the stored Arrow schema, polars would read categories
             options = {"use_dictionary": dictionaries, "column_encoding": encodings, "store_schema": False}
             writer = pq.ParquetWriter(path, group.schema, compression="zstd", write_statistics=False, **options)
         writer.write_table(group, row_group_size=max(group.num_rows, 1))
@@ -64,7 +64,7 @@ def _write(
 
 
 def _replace(partial: Path, folder: Path) -> None:
-    """Put complete files in the place of older ones, whichever layout those have."""
+    """Replace older files, in either layout, by the complete ones."""
     for table in ("impressions", "users", "videos"):
         (folder / f"{table}.parquet").unlink(missing_ok=True)
         shutil.rmtree(folder / table, ignore_errors=True)

@@ -1,7 +1,6 @@
-"""Days of a simulated log, in order: viewers in blocks on threads, then all requests of the day by time, a group at a time.
+"""Simulate a log day by day: viewers in blocks on threads, then all requests of the day by time, group by group.
 
-Memory holds two days as they were drawn (some 20 bytes an impression each) and one group of rows as columns, whatever the
-length of the log.
+Memory holds two simulated days (some 20 bytes per impression) and one group of rows as columns, whatever the length of the log.
 """
 
 from collections.abc import Iterator
@@ -17,21 +16,21 @@ from watchnext.data.tables import OUTCOMES
 from watchnext.kernels import kernel
 from watchnext.simulator.behaviour import DAY_MS
 from watchnext.simulator.mechanisms import SURFACES
-from watchnext.simulator.platform.inventory import Offer, stock
+from watchnext.simulator.platform.inventory import Inventory, fill_inventory
 from watchnext.simulator.platform.sessions import MOST, simulate
-from watchnext.simulator.platform.slates import UNIFORM, Chunk, Memory, Setting, empty_chunk, new_desk
+from watchnext.simulator.platform.slates import UNIFORM, Chunk, Memory, Platform, empty_chunk, new_scratch
 
-VIEWERS = 8_192  # in a block
+VIEWERS = 8_192  # per block
 CHUNK = 32 * MOST  # requests
 GROUP = 32_768  # requests, 8 times as many rows
 POLICIES = ("softmax", "random")
 EPOCH = date(1970, 1, 1)
-OF_REQUESTS = 5  # fields of a chunk; the others are of impressions
+OF_REQUESTS = 5  # first fields of a chunk, one row per request; the others have one row per impression
 
 
 @dataclass(frozen=True)
 class DayLog:
-    """One day of requests, in order by `order`, and the number of requests in the days before."""
+    """One day of requests, sorted by `order`; `before` is the number of requests on earlier days."""
 
     day_ms: int
     drawn: Chunk
@@ -44,14 +43,14 @@ class DayLog:
         return EPOCH + timedelta(days=self.day_ms // DAY_MS)
 
     def groups(self, user_id: np.ndarray, video_id: np.ndarray) -> Iterator[pa.Table]:
-        """The canonical impressions, sorted by (time_ms, request_id, position)."""
+        """Yield the canonical impressions, sorted by (time_ms, request_id, position)."""
         for first in range(0, len(self.order), GROUP):
             yield self._table(self.order[first : first + GROUP], self.before + first + 1, user_id, video_id)
 
     def _table(self, rows: np.ndarray, request_id: int, user_id: np.ndarray, video_id: np.ndarray) -> pa.Table:
         longs, position, propensity, codes, happened = _spread(self.drawn, self.starts, rows, request_id, user_id, video_id)
         day = np.full(len(position), self.day_ms // DAY_MS, np.int32)
-        named = {
+        columns = {
             "request_id": longs[0],
             "user_id": longs[1],
             "video_id": longs[2],
@@ -64,12 +63,12 @@ class DayLog:
             "watch_ms": longs[4],
             "received_ms": longs[5],
         }
-        return pa.table({**named, **{name: happened[i] for i, name in enumerate(OUTCOMES)}})
+        return pa.table({**columns, **{name: happened[i] for i, name in enumerate(OUTCOMES)}})
 
 
 @kernel
 def _spread(drawn, starts, rows, request_id, user_id, video_id):
-    """Columns of the impressions of the requests `rows`, which are numbered from `request_id` on."""
+    """Build the columns of the impressions of the requests `rows`, with ids from `request_id` on."""
     total = drawn.slots[rows].astype(np.int64).sum()
     longs, codes = np.empty((6, total), np.int64), np.empty((2, total), np.int8)
     position, propensity, happened = np.empty(total, np.int16), np.empty(total, np.float32), np.empty((7, total), np.bool_)
@@ -89,8 +88,8 @@ def _spread(drawn, starts, rows, request_id, user_id, video_id):
 
 
 def draw_days(
-    setting: Setting,
-    offer: Offer,
+    platform: Platform,
+    inventory: Inventory,
     memory: Memory,
     *,
     first_ms: int,
@@ -99,35 +98,38 @@ def draw_days(
     threads: int,
     quiet: bool,
 ) -> Iterator[DayLog]:
-    """Day after day; `memory` moves on. What a session has left at the end of the last day is not told."""
+    """Simulate day after day, updating `memory`. Requests after midnight of the last day are dropped."""
     users, carried, before = len(memory.free_ms), empty_chunk(0), 0
     with (
         ThreadPoolExecutor(threads) as pool,
         tqdm(total=users * days, unit=" viewer-days", unit_scale=True, disable=True if quiet else None) as bar,
     ):
         for day_ms in range(first_ms, first_ms + days * DAY_MS, DAY_MS):
-            _stock_all(pool, setting, offer, day_ms, policy_sharpness)
-            blocks = pool.map(lambda first: _block(setting, offer, memory, first, day_ms, bar), range(0, users, VIEWERS))  # noqa: B023
+            _fill_inventory(pool, platform, inventory, day_ms, policy_sharpness)
+            blocks = pool.map(lambda first: _block(platform, inventory, memory, first, day_ms, bar), range(0, users, VIEWERS))  # noqa: B023
             drawn = _joined([carried, *(chunk for block in blocks for chunk in block)])
             today, carried = _split(drawn, day_ms, before)
             before += len(today.order)
             yield today
 
 
-def _stock_all(pool: ThreadPoolExecutor, setting: Setting, offer: Offer, day_ms: int, sharpness: float) -> None:
-    periods = len(offer.since_ms)
+def _fill_inventory(pool: ThreadPoolExecutor, platform: Platform, inventory: Inventory, day_ms: int, sharpness: float) -> None:
+    periods = len(inventory.since_ms)
     times = [day_ms + period * DAY_MS // periods for period in range(periods)]
-    fill = [pool.submit(stock, offer, i, setting.shelves, setting.videos, time, sharpness) for i, time in enumerate(times)]
-    for filled in fill:
-        filled.result()
+    futures = [
+        pool.submit(fill_inventory, inventory, i, platform.index, platform.videos, time, sharpness)
+        for i, time in enumerate(times)
+    ]
+    for future in futures:
+        future.result()
 
 
-def _block(setting: Setting, offer: Offer, memory: Memory, first: int, day_ms: int, bar: tqdm) -> list[Chunk]:
-    """The day of a block of viewers, in as many chunks as it takes."""
+def _block(platform: Platform, inventory: Inventory, memory: Memory, first: int, day_ms: int, bar: tqdm) -> list[Chunk]:
+    """Simulate the day of a block of viewers, in as many chunks as needed."""
     end, room, chunks = min(first + VIEWERS, len(memory.free_ms)), empty_chunk(CHUNK), []
-    desk = new_desk(setting.directions.shape[1])
+    scratch = new_scratch(platform.directions.shape[1])
     while first < end:
-        user, requests, rows = simulate(setting, offer, memory, desk, first, end, day_ms, room)
+        user, requests, rows = simulate(platform, inventory, memory, scratch, first, end, day_ms, room)
         chunks.append(Chunk(*(values[: requests if i < OF_REQUESTS else rows].copy() for i, values in enumerate(room))))
         bar.update(user - first)
         first = user
@@ -139,7 +141,7 @@ def _joined(chunks: list[Chunk]) -> Chunk:
 
 
 def _split(drawn: Chunk, day_ms: int, before: int) -> tuple[DayLog, Chunk]:
-    """Requests of the day in order of time, those of one moment in order of viewers; and those after midnight."""
+    """Split a day's requests from those after midnight, sorted by time, ties by viewer."""
     slots = drawn.slots.astype(np.int64)
     starts = slots.cumsum() - slots
     order = np.argsort(drawn.time_ms, kind="stable")

@@ -1,4 +1,4 @@
-"""In what worlds differ: how much taste, time and popularity count, how long videos are watched, how far down viewers look."""
+"""Mechanisms of a world: weights of taste, time and popularity, and the laws of watch time and position."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,14 +14,14 @@ SURFACES = ("home", "discover")
 
 @dataclass(frozen=True, kw_only=True)
 class Mechanisms:
-    """In what the worlds differ. What adds to the log odds of a watch is given in them.
+    """Parameters of a world; additive effects are in log odds of a watch.
 
     match, popularity   weight of a video's cosine with the viewer's taste (scaled to variance 1), and of its popularity
     drift_days          days in which a typical taste turns by one radian; null: tastes never change
     fatigue             loss per doubling or so of the session's length
-    baseline            of everybody, at everything
-    watch_law           one of WATCH_LAWS, how long a video is watched
-    position_law        one of POSITION_LAWS, how far down a slate viewers look
+    baseline            log odds of every viewer for every video
+    watch_law           one of WATCH_LAWS, law of the watch time
+    position_law        one of POSITION_LAWS, law of the examination by position
     """
 
     match: float = 1.0
@@ -43,7 +43,7 @@ class Mechanisms:
 
 
 class Physics(NamedTuple):
-    """Mechanisms, as compiled loops take them."""
+    """Mechanisms in the form of compiled loops."""
 
     match: float
     popularity: float
@@ -55,7 +55,7 @@ class Physics(NamedTuple):
 
 @njit(nogil=True, _nrt=False)
 def looks_on(law, surface, position, long_view):
-    """Probability that a viewer who looked at `position` (from 0) looks at the next; of `cascade`, by what they saw there."""
+    """Return the probability that a viewer continues from `position` (from 0); `cascade` depends on the long view there."""
     if law == 0:  # power: (position + 1) ** -bias is looked at
         return ((position + 1.0) / (position + 2.0)) ** (0.03 if surface == 0 else 0.1)
     if law == 1:
@@ -64,11 +64,11 @@ def looks_on(law, surface, position, long_view):
 
 
 def examination(law: str, surface: str, long_view: np.ndarray) -> np.ndarray:
-    """Probability (..., K) that each position of a slate is looked at, given the `long_view` probabilities of its videos."""
+    """Return the examination probability (..., K) of each position, given the `long_view` probabilities of its videos."""
     looked = np.ones_like(long_view, dtype=np.float64)
-    which, where = POSITION_LAWS.index(law), SURFACES.index(surface)
+    law_code, surface_code = POSITION_LAWS.index(law), SURFACES.index(surface)
     for position in range(looked.shape[-1] - 1):
-        viewed, not_viewed = (looks_on.py_func(which, where, position, seen) for seen in (True, False))
+        viewed, not_viewed = (looks_on.py_func(law_code, surface_code, position, seen) for seen in (True, False))
         above = long_view[..., position]
         looked[..., position + 1] = looked[..., position] * (above * viewed + (1 - above) * not_viewed)
     return looked

@@ -1,8 +1,8 @@
-"""Who lives on the simulated platform: its viewers, some of them bots, as an array of records. U users.
+"""The viewers of the simulated platform, some of them bots, as an array of records. U users.
 
-A taste turns between the unit vectors `first` and `second`, to and fro, from `phase` at time 0 by `turn` radians a day.
-`activity` is sessions a day, `shift_h` how much later than others a viewer lives; codes count in the tuples below.
-Everything is drawn in blocks of rows, each from its own generator, so that a million viewers need no more than their arrays.
+A taste rotates between the unit vectors `first` and `second` and back, from `phase` at time 0 by `turn` radians per day.
+`activity` is sessions per day, `shift_h` the delay of a viewer's daily rhythm; codes index the tuples below.
+Viewers are drawn in blocks of rows, each from its own generator, so that a million viewers need no more than their arrays.
 """
 
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ VIEWER = np.dtype(
         ("eagerness", np.float32),
         ("region", np.int8),
         ("language", np.int8),
-        ("age", np.int8),  # -1: untold
+        ("age", np.int8),  # -1: unknown
         ("device", np.int8),
         ("television", np.bool_),
         ("bot", np.bool_),
@@ -51,19 +51,19 @@ def blocks(rows: int) -> Iterator[slice]:
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    """Scaled to length 1 along the last axis."""
+    """Scale to length 1 along the last axis."""
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
 def draw_viewers(
     seed: int, *, users: int, directions: np.ndarray, days: int, start_ms: int, sessions: float, drift_days: float | None
 ) -> np.ndarray:
-    """`sessions` a day are the mean of the heavy-tailed activity; one viewer in eight joins during the period."""
-    leaning = np.random.default_rng([seed, 1]).integers(len(directions), size=len(AGE_GROUPS) * len(REGIONS))
+    """Draw the viewers. `sessions` is the mean of the heavy-tailed activity; one viewer in eight joins during the period."""
+    favourite = np.random.default_rng([seed, 1]).integers(len(directions), size=len(AGE_GROUPS) * len(REGIONS))
     viewers = np.empty(users, VIEWER)
     for part in blocks(users):
         rng = np.random.default_rng([seed, 2, part.start])
-        for name, values in _block(rng, part.stop - part.start, directions, leaning, days, drift_days).items():
+        for name, values in _block(rng, part.stop - part.start, directions, favourite, days, drift_days).items():
             viewers[name][part] = values
     viewers["activity"] *= np.float32(sessions)
     viewers["joined_ms"] += start_ms
@@ -72,13 +72,15 @@ def draw_viewers(
 
 
 def _block(
-    rng: np.random.Generator, rows: int, directions: np.ndarray, leaning: np.ndarray, days: int, drift_days: float | None
+    rng: np.random.Generator, rows: int, directions: np.ndarray, favourite: np.ndarray, days: int, drift_days: float | None
 ) -> dict[str, np.ndarray]:
     region = rng.choice(len(REGIONS), rows, p=REGION_SHARES).astype(np.int8)
     age = rng.choice(len(AGE_GROUPS), rows, p=(0.1, 0.3, 0.3, 0.2, 0.1)).astype(np.int8)
     device = rng.choice(len(DEVICES), rows, p=(0.8, 0.12, 0.08))
     bot, newcomer = rng.random(rows) < BOTS, rng.random(rows) < 0.125
-    group = directions[leaning[age.astype(np.int64) * len(REGIONS) + region]]  # viewers of one age and region lean to one tag
+    group = directions[
+        favourite[age.astype(np.int64) * len(REGIONS) + region]
+    ]  # viewers of one age and region share a favourite tag
     activity = np.exp(ACTIVITY_SPREAD * rng.standard_normal(rows) - ACTIVITY_SPREAD**2 / 2) * np.where(bot, BOT_ACTIVITY, 1.0)
     turn = 0.0 if drift_days is None else np.pi / 2 / drift_days * rng.gamma(2.0, 0.5, rows)
     return {
@@ -101,7 +103,7 @@ def _block(
 
 
 def _tastes(rng: np.random.Generator, rows: int, directions: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """A mixture of three tags of falling weight, the group's own, and noise."""
+    """Draw tastes: three tags of falling weight, the group's tag, and noise."""
     tags, dimension = directions.shape
     taste = 0.35 * group + 0.35 * unit(rng.standard_normal((rows, dimension)))
     for weight in (1.0, 0.6, 0.3):
@@ -110,7 +112,7 @@ def _tastes(rng: np.random.Generator, rows: int, directions: np.ndarray, group: 
 
 
 def user_table(viewers: np.ndarray, part: slice) -> pa.Table:
-    """The canonical table of some rows."""
+    """Build the canonical users table of some rows."""
     return pa.table(
         {
             "user_id": viewers["id"][part],
@@ -124,6 +126,6 @@ def user_table(viewers: np.ndarray, part: slice) -> pa.Table:
 
 
 def words(codes: np.ndarray, names: tuple[str, ...]) -> pa.Array:
-    """Strings of codes; -1 is null."""
+    """Decode codes to strings; -1 is null."""
     keys = pa.array(np.maximum(codes, 0).astype(np.int16), mask=codes < 0)
     return pa.DictionaryArray.from_arrays(keys, pa.array(names)).cast(pa.string())

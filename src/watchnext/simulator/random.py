@@ -1,6 +1,6 @@
-"""Random numbers inside compiled loops: one stream a (seed, purpose, two counters), so that no order of threads shows.
+"""Random numbers for compiled loops: one stream per (seed, purpose, two counters), independent of the thread order.
 
-splitmix64 (Steele, Lea & Flood, OOPSLA 2014). A stream is an array of one uint64, which every draw moves on.
+splitmix64 (Steele, Lea & Flood, OOPSLA 2014). A stream is an array of one uint64, which every draw advances.
 """
 
 import math
@@ -24,7 +24,7 @@ def mixed(z):
 
 @kernel(_nrt=False)
 def reset(stream, seed, purpose, first, second):
-    """Put a stream to the start of the numbers that belong to these four."""
+    """Reset a stream to the start for these four values."""
     state = mixed(np.uint64(seed) + GOLDEN)
     for part in (purpose, first, second):
         state = mixed(state ^ (np.uint64(part) + GOLDEN))
@@ -33,14 +33,14 @@ def reset(stream, seed, purpose, first, second):
 
 @njit(nogil=True, _nrt=False)
 def uniform(stream):
-    """In [0, 1), 53 bits."""
+    """Draw from [0, 1) with 53 bits."""
     stream[0] += GOLDEN
     return np.float64(mixed(stream[0]) >> S11) * (1.0 / 9007199254740992.0)
 
 
 @njit(nogil=True, _nrt=False)
 def below(stream, count):
-    """A whole number in [0, count)."""
+    """Draw an integer from [0, count)."""
     return np.int64(uniform(stream) * count)
 
 
@@ -57,14 +57,14 @@ def logistic(stream):
 
 @njit(nogil=True, _nrt=False)
 def normal(stream):
-    """Box and Muller (1958), one of the pair."""
+    """Draw a standard normal (Box and Muller 1958, one of the pair)."""
     radius = math.sqrt(-2.0 * math.log(1.0 - uniform(stream)))
     return radius * math.cos(2.0 * math.pi * uniform(stream))
 
 
 @njit(nogil=True, _nrt=False)
 def poisson(stream, mean):
-    """Knuth's product of uniforms, for small means."""
+    """Draw a Poisson number by Knuth's product of uniforms, for small means."""
     limit, product, count = math.exp(-mean), uniform(stream), 0
     while product > limit:
         product *= uniform(stream)

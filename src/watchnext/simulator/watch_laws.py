@@ -1,6 +1,6 @@
-"""How long a started video is watched: three laws, each with draws, a survival function and a mean in closed form.
+"""Watch time of a started video: three laws, each with draws, a survival function and a mean in closed form.
 
-`stay` is the log odds that drive a viewer at a video, `d` the duration in seconds, `law` an index into WATCH_LAWS.
+`stay` is the log odds of watching on, `d` the duration in seconds, `law` an index into WATCH_LAWS.
 
 logit_logistic  a viewer skips within seconds, leaves on the way, or finishes, longer videos less often; finished ones go on
                 into replays, short ones longer. Skips are log-logistic, leaving is logit-logistic in the watch ratio
@@ -17,7 +17,7 @@ from watchnext.simulator.random import exponential, logistic, normal, uniform
 WATCH_LAWS = ("logit_logistic", "lognormal", "skip_or_finish")
 LOGIT_LOGISTIC, LOGNORMAL = 0, 1
 SKIP_S = 2.2  # median of a skip; its odds fall with the square of the time
-LEAVE_S = 27.0  # typical watch of those who leave on the way
+LEAVE_S = 27.0  # typical watch time of viewers who leave on the way
 SPREAD = 1.5  # standard deviation of the logarithm, of the law `lognormal`
 
 
@@ -42,7 +42,7 @@ def _mean_logit_logistic(location):
 
 @njit(nogil=True, _nrt=False)
 def _replay(d):
-    """Mean part of a finished video that is watched again."""
+    """Return the mean share of a finished video that is watched again."""
     return 0.03 + min(1.0, 4.0 / d)
 
 
@@ -55,13 +55,13 @@ def _engages(law, stay, d):
 
 @njit(nogil=True, _nrt=False)
 def _finishes(stay, d):
-    """Of those who engage."""
+    """Return the probability that an engaged viewer finishes."""
     return sigmoid(-0.2 + 0.3 * stay - 1.05 * math.log(d / 35.0))
 
 
 @njit(nogil=True, _nrt=False)
 def _leaves_at(stay, d):
-    """Location of the watch ratio's log odds, of those who leave on the way."""
+    """Return the location of the watch ratio's log odds for viewers who leave on the way."""
     return 0.25 + 0.3 * stay - math.log(d / LEAVE_S)
 
 
@@ -72,7 +72,7 @@ def _log_median(stay, d):
 
 @njit(nogil=True, _nrt=False)
 def watch_s(law, stay, d, stream):
-    """One draw."""
+    """Draw one watch time in seconds."""
     if law == LOGNORMAL:
         return min(d, math.exp(_log_median(stay, d) + SPREAD * normal(stream)))
     if uniform(stream) >= _engages(law, stay, d):
@@ -92,7 +92,7 @@ def _finished_beyond(d, x):
 
 @njit(nogil=True, _nrt=False)
 def survival(law, stay, d, x):
-    """Probability of a watch of at least x seconds, x > 0."""
+    """Return the probability of a watch of at least x seconds, x > 0."""
     if law == LOGNORMAL:
         return _phi((_log_median(stay, d) - math.log(x)) / SPREAD) if x <= d else 0.0
     engages = _engages(law, stay, d)

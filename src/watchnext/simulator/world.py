@@ -1,7 +1,6 @@
-"""A simulated short-video platform whose true preferences are known: it makes the sample, benchmarks at any size, and drives
-closed-loop tests. Mechanisms and figures: docs/simulator.md.
+"""A simulated short-video platform with known true preferences, for the sample, benchmarks of any size and closed-loop tests.
 
-Users and videos are addressed by their row in the tables of the log.
+docs/simulator.md describes mechanisms and figures. Users and videos are addressed by their row in the tables of the log.
 """
 
 from collections.abc import Iterator
@@ -13,24 +12,22 @@ import pyarrow as pa
 
 from watchnext.data.loaders.loaded import REJECTED, Loaded
 from watchnext.data.tables import OUTCOMES, Tables
-from watchnext.simulator.behaviour import DAY_MS, DIMENSION, Outcomes, Truth, truth_from, truths
-from watchnext.simulator.behaviour import popularity_of as popularity_at
-from watchnext.simulator.behaviour import taste_into as taste_at
-from watchnext.simulator.catalogue import draw_catalogue, video_table
+from watchnext.simulator.behaviour import DAY_MS, DIMENSION, Outcomes, Truth, popularity_of, taste_into, truth_from, truths
 from watchnext.simulator.log_stream import DayLog, draw_days
 from watchnext.simulator.mechanisms import SURFACES, Mechanisms, examination
-from watchnext.simulator.platform.inventory import empty_offer, shelve
+from watchnext.simulator.platform.inventory import empty_inventory, index_videos
 from watchnext.simulator.platform.logging_policy import FOLLOWS, Policy
-from watchnext.simulator.platform.slates import Memory, Setting, empty_chunk, new_desk, watch_slate
+from watchnext.simulator.platform.slates import Memory, Platform, empty_chunk, new_scratch, watch_slate
 from watchnext.simulator.population import blocks, draw_viewers, unit, user_table
 from watchnext.simulator.random import reset
+from watchnext.simulator.videos import draw_catalogue, video_table
 
-REQUESTS_IN_SESSION, SLOTS = 2.8, 8.0  # on average, to turn impressions a day into sessions a day
+REQUESTS_IN_SESSION, SLOTS = 2.8, 8.0  # averages that convert impressions per day to sessions per day
 DEFAULT_MECHANISMS, DEFAULT_POLICY = Mechanisms(), Policy()
 
 
 class World:
-    """`read` and `log` are for worlds that fit into memory, `days_of_log` streams. All are the same log, each time."""
+    """A simulated platform. `read` and `log` hold the log in memory, `days_of_log` streams it; all give the same log."""
 
     def __init__(
         self,
@@ -70,11 +67,11 @@ class World:
         self.catalogue = draw_catalogue(
             seed, videos=videos, creators=creators, directions=directions, days=days, start_ms=start_ms
         )
-        self._setting = Setting(
+        self._platform = Platform(
             seed,
             self.viewers,
             self.catalogue,
-            shelve(self.catalogue, tags, creators),
+            index_videos(self.catalogue, tags, creators),
             mechanisms.compiled(),
             np.ascontiguousarray(directions.T),
             np.array([policy.home, policy.discover]),
@@ -85,11 +82,11 @@ class World:
         self._steps = 0
 
     def read(self) -> Loaded:
-        """The log, as a loader answers it."""
+        """Return the log as a loader does."""
         return Loaded(self.log(), pl.DataFrame(schema=REJECTED))
 
     def log(self) -> Tables:
-        """The whole period under the logging policy; every call gives the same tables."""
+        """Simulate the whole period under the logging policy; every call gives the same tables."""
         groups = [group for day in self.days_of_log(quiet=True) for group in self.tables_of(day)]
         texts = pl.col("surface", "policy").cast(pl.String)
         return Tables(
@@ -105,14 +102,14 @@ class World:
         return (video_table(self.catalogue, self.seed, self.vector_size, part) for part in blocks(len(self.catalogue)))
 
     def tables_of(self, day: DayLog) -> Iterator[pa.Table]:
-        """The canonical impressions of a day, some 260,000 at a time."""
+        """Yield the canonical impressions of a day, some 260,000 at a time."""
         return day.groups(self.viewers["id"], self.catalogue["id"])
 
     def days_of_log(self, *, threads: int = 1, quiet: bool = False) -> Iterator[DayLog]:
-        """Day by day in order, whatever the number of `threads`; with a progress bar on a terminal unless `quiet`."""
+        """Simulate day by day; the log does not depend on `threads`. Shows a progress bar on a terminal unless `quiet`."""
         return draw_days(
-            self._setting,
-            empty_offer(self._setting.shelves, self.catalogue, 24 // self.policy.refresh_h),
+            self._platform,
+            empty_inventory(self._platform.index, self.catalogue, 24 // self.policy.refresh_h),
             self._fresh_memory(),
             first_ms=self.start_ms,
             days=self.days,
@@ -123,20 +120,20 @@ class World:
 
     @cached_property
     def _memory(self) -> Memory:
-        """That of closed loops; the log has its own."""
+        """Memory of closed loops; the log has its own."""
         return self._fresh_memory()
 
     def _fresh_memory(self) -> Memory:
-        """Before the log; every viewer follows a few creators of videos in the cluster that suits them best."""
-        users, shelves = len(self.viewers), self._setting.shelves
+        """Return the memory before the log: every viewer follows a few creators of their best cluster."""
+        users, index = len(self.viewers), self._platform.index
         follows, follows_at = np.full((users, FOLLOWS), -1, np.int32), np.zeros(users, np.int32)
         for part in blocks(users):
             rng = np.random.default_rng([self.seed, 8, part.start])
-            cluster = (self.viewers["first"][part] @ self._setting.directions).argmax(axis=1)
-            start, end = shelves.cluster_start[cluster], shelves.cluster_start[cluster + 1]
-            places = start[:, None] + (rng.random((len(cluster), 4)) * (end - start)[:, None]).astype(np.int64)
+            cluster = (self.viewers["first"][part] @ self._platform.directions).argmax(axis=1)
+            start, end = index.cluster_start[cluster], index.cluster_start[cluster + 1]
+            positions = start[:, None] + (rng.random((len(cluster), 4)) * (end - start)[:, None]).astype(np.int64)
             counts = np.where(end > start, rng.integers(0, 5, len(cluster)), 0)
-            creators = self.catalogue["creator"][shelves.by_cluster[np.minimum(places, len(shelves.by_cluster) - 1)]]
+            creators = self.catalogue["creator"][index.by_cluster[np.minimum(positions, len(index.by_cluster) - 1)]]
             twice = np.tril(creators[:, :, None] == creators[:, None, :], -1).any(axis=2)
             follows[part, :4] = np.where((np.arange(4) < counts[:, None]) & ~twice, creators, -1)
             follows_at[part] = counts
@@ -144,17 +141,17 @@ class World:
         return Memory(seen, np.zeros(users, np.int32), follows, follows_at, np.zeros(users, np.int64))
 
     def taste(self, user_rows: np.ndarray, time_ms: np.ndarray | int) -> np.ndarray:
-        """Unit vectors (..., D) at any time."""
+        """Return taste unit vectors (..., D) at any time."""
         users, times = np.broadcast_arrays(user_rows, time_ms)
         out = np.empty((users.size, DIMENSION), np.float32)
         for row, user, time in zip(out, users.ravel(), times.ravel(), strict=True):
-            taste_at(row, self.viewers, user, time)
+            taste_into(row, self.viewers, user, time)
         return out.reshape(*users.shape, -1)
 
     def popularity(self, video_rows: np.ndarray, time_ms: np.ndarray | int) -> np.ndarray:
-        """Log popularity, at any time."""
+        """Return the log popularity at any time."""
         pairs = np.broadcast(video_rows, time_ms)
-        return np.array([popularity_at(self.catalogue, *pair) for pair in pairs]).reshape(pairs.shape)
+        return np.array([popularity_of(self.catalogue, *pair) for pair in pairs]).reshape(pairs.shape)
 
     def truth(
         self,
@@ -165,9 +162,9 @@ class World:
         followed: np.ndarray | None = None,
         session_depth: np.ndarray | int = 0,
     ) -> Truth:
-        """Of videos that are looked at. The arguments broadcast against each other, as (B, 1), (B, C), (B, 1) do.
+        """Return the truth of examined videos. Arguments broadcast against each other, such as (B, 1), (B, C), (B, 1).
 
-        followed       whether the viewer follows the creator; by default before the log, and what `step` added
+        followed       whether the viewer follows the creator; default: those before the log, and those added by `step`
         session_depth  impressions of the viewer's session before the request
         """
         if followed is None:
@@ -175,22 +172,22 @@ class World:
             followed = (self._memory.follows[users] == self.catalogue["creator"][videos][..., None]).any(axis=-1)
         arrays = np.broadcast_arrays(user_rows, video_rows, time_ms, followed, session_depth)
         flat = [np.ascontiguousarray(array).ravel() for array in arrays]
-        return truth_from(truths(self._setting.physics, self.viewers, self.catalogue, *flat), arrays[0].shape)
+        return truth_from(truths(self._platform.physics, self.viewers, self.catalogue, *flat), arrays[0].shape)
 
     def examination(self, long_view: np.ndarray, surface: str) -> np.ndarray:
-        """Probability (..., K) that each position of a slate is looked at, given its videos' true `long_view` probabilities."""
+        """Return the examination probability (..., K) of each position of a slate, given true `long_view` probabilities."""
         return examination(self.mechanisms.position_law, _known(surface), long_view)
 
     def step(self, user_row: int, video_rows: np.ndarray, time_ms: int, surface: str, *, session_depth: int = 0) -> Outcomes:
-        """Show one slate (K,), best first, and draw what happens: at every call something new, and follows stay."""
+        """Show one slate (K,), best first, and draw its outcomes; every call draws anew, and follows persist."""
         slate = np.asarray(video_rows)
         out = empty_chunk(len(slate) // 10 + 1)
         out.video[: len(slate)] = slate
-        desk = new_desk(self._setting.directions.shape[1])
-        reset(desk.stream, self.seed, 3, self._steps, 0)
+        scratch = new_scratch(self._platform.directions.shape[1])
+        reset(scratch.stream, self.seed, 3, self._steps, 0)
         self._steps += 1
-        where = SURFACES.index(_known(surface))
-        watch_slate(self._setting, self._memory, desk, user_row, time_ms, where, session_depth, len(slate), out, 0)
+        surface_code = SURFACES.index(_known(surface))
+        watch_slate(self._platform, self._memory, scratch, user_row, time_ms, surface_code, session_depth, len(slate), out, 0)
         happened = {name: (out.flags[: len(slate)] >> i) & 1 == 1 for i, name in enumerate(OUTCOMES)}
         watch_ms, lag_ms = (values[: len(slate)].astype(np.int64) for values in (out.watch_ms, out.lag_ms))
         return Outcomes(watch_ms, time_ms + lag_ms, happened)

@@ -11,11 +11,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from watchnext.data.card import card, figures
-from watchnext.data.card.card import Occupancy, write_card
-from watchnext.data.card.contents import contents, number, percent, plain
-from watchnext.data.card.figures import DataSet, Figures
-from watchnext.data.card.provenance import about, others
+from watchnext.data.card import card, log_figures
+from watchnext.data.card.card import StateSize, write_card
+from watchnext.data.card.column_summary import number, percent, plain, summarise_columns
+from watchnext.data.card.log_figures import DataSet, Figures
+from watchnext.data.card.provenance import provenance_of, provenance_of_others
 from watchnext.data.splits import TimeSplit
 from watchnext.data.tables import OUTCOMES, TABLES, DataError, Tables
 from watchnext.data.validation import validate
@@ -120,31 +120,31 @@ def test_delays_are_whole_seconds_of_what_was_received(found):
 
 def test_repeats_are_counted_on_every_kth_user_of_a_long_log(found, tmp_path, monkeypatch):
     assert found.repeats == (8, 1)
-    monkeypatch.setattr(figures, "REPEAT_ROWS", 4)  # 8 impressions: every second user, ann and cat
+    monkeypatch.setattr(log_figures, "REPEAT_ROWS", 4)  # 8 impressions: every second user, ann and cat
     assert Figures.of(read(tmp_path), SPLIT, 0).repeats == (5, 1)
 
 
 def test_contents_of_columns(tmp_path):
     data = read(written(tmp_path, tables()))
-    users = {one.column: one for one in contents("users", data.frames["users"], SCHEMA)}
+    users = {one.column: one for one in summarise_columns("users", data.frames["users"], SCHEMA)}
     assert [*users] == ["user_id", "age", "city"]
     assert (users["age"].missing, users["age"].unit, users["age"].values) == (1, "years", "20 / 20 / 31.2 / 40 / 40")
     assert users["city"].values == "`x` 66.7%, `b?n` 33.3%"
     assert users["user_id"].values == "4 different"
-    shown = {one.column: one.values for one in contents("impressions", data.frames["impressions"], SCHEMA)}
+    shown = {one.column: one.values for one in summarise_columns("impressions", data.frames["impressions"], SCHEMA)}
     assert (shown["click"], shown["day"], shown["surface"]) == ("50% true", "2025-03-10 to 2025-03-12", "–")
     assert shown["received_ms"] == "2025-03-10 to 2025-03-11"
-    films = {one.column: one.values for one in contents("videos", data.frames["videos"], SCHEMA)}
+    films = {one.column: one.values for one in summarise_columns("videos", data.frames["videos"], SCHEMA)}
     assert (films["vector"], films["tags"], films["duration_ms"]) == ("2 entries", "–", "5 / 5 / 100 / 1,000 / 1,000")
 
 
 def test_many_or_rare_categories_are_not_named(tmp_path):
     names = [f"only{row}" for row in range(51)]
     users = pl.DataFrame({"user_id": names, "age": [1.0] * 51, "city": names})
-    (city,) = (one for one in contents("users", users.lazy(), SCHEMA) if one.column == "city")
+    (city,) = (one for one in summarise_columns("users", users.lazy(), SCHEMA) if one.column == "city")
     assert city.values == "51 different"
     many = pl.DataFrame({"city": ["a"] * 1999 + ["rare"]}).lazy()
-    assert [one.values for one in contents("users", many, SCHEMA)] == ["`a` 100%, 1 other"]
+    assert [one.values for one in summarise_columns("users", many, SCHEMA)] == ["`a` 100%, 1 other"]
 
 
 def test_figures_are_written_to_three_digits():
@@ -165,8 +165,8 @@ USED = np.array([120, 120, 400, 4056])
 
 
 def card_of(data: DataSet, out: Path, schema: FeatureSchema) -> str:
-    occupancy = Occupancy(used=USED, limit=4056, when="at midnight")
-    path = write_card(out, data, schema=schema, split=SPLIT, utc_offset_h=0, occupancy=occupancy, command="the command")
+    state_size = StateSize(used=USED, limit=4056, when="at midnight")
+    path = write_card(out, data, schema=schema, split=SPLIT, utc_offset_h=0, state_size=state_size, command="the command")
     assert path == out / "data_card.md"
     return path.read_text()
 
@@ -177,13 +177,13 @@ def test_the_card_says_it_all(tmp_path):
     for line in (
         "# Data card: tiny",
         "Written by `the command`",
-        "| Requests | 6, of 1.3 impressions on average |",
+        "| Requests | 6, with 1.3 impressions on average |",
         "| Users | 4, of which 3 have an impression |",
-        "| Repeats | 12.5% of impressions show a user a video again |",
+        "| Repeats | 12.5% of impressions repeat a video to a user |",
         "| test | 2025-03-12 to 2025-03-12 | 3 | 33.3% | 66.7% |",
         "| 2025-03-11 | 2 | 0% | 0% | 0% | 0.5 |",
         "Mean watch time is 1.6 s; 25% of impressions have none.",
-        "Where the duration is known, 33.3% were watched to the end or longer.",
+        "33.3% of videos with a known duration were watched to the end or longer.",
         "| impressions of users | 2 | 2 | 2 | 3 | 3 | 3 | 3 | 3 | 37.5% | 37.5% | 0.083 |",
         "| `age` | Float64 | years | 25% | 20 / 20 / 31.2 / 40 / 40 |",
         "| 120 | 120 | 120 | 120 | 400 | 4,056 | 4,056 | 4,056 | 4,056 | 25% |",
@@ -232,12 +232,12 @@ def test_what_is_missing_is_named_with_its_repair(tmp_path):
 def test_every_preset_is_written_about():
     names = [path.stem for path in CONF.glob("*.yaml")]
     assert "sample" in names
-    assert [name for name in names if about(name).startswith("Nothing")] == []
-    assert "'mine'" in about("mine")
-    assert about("kuairand") not in others("kuairand")
-    assert about("kuairand") in others("sample")
+    assert [name for name in names if provenance_of(name).startswith("Nothing")] == []
+    assert "'mine'" in provenance_of("mine")
+    assert provenance_of("kuairand") not in provenance_of_others("kuairand")
+    assert provenance_of("kuairand") in provenance_of_others("sample")
 
 
 def test_tables_are_read_and_checked_without_the_plots():
-    code = "import sys, watchnext.data.validation, watchnext.data.card.figures; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, watchnext.data.validation, watchnext.data.card.log_figures; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

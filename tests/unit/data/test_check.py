@@ -8,9 +8,9 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from watchnext.data.check.describe import guide
-from watchnext.data.check.findings import Finding, findings
-from watchnext.data.loaders.canonical import CanonicalTables, sources_of
+from watchnext.data.check.describe import describe_tables
+from watchnext.data.check.log_checks import Finding, check_log
+from watchnext.data.loaders.canonical import CanonicalTables, read_sources
 from watchnext.data.structure import expected_columns
 from watchnext.data.tables import TABLES, DataError, Tables, in_order
 from watchnext.data.validation import validate
@@ -48,7 +48,7 @@ def folder(root: Path, **texts: str) -> Path:
 
 
 def found(root: Path) -> list[Finding]:
-    return findings(sources_of(root, SCHEMA, repair=REPAIR), SCHEMA)
+    return check_log(read_sources(root, SCHEMA, repair=REPAIR), SCHEMA)
 
 
 def as_text(frame: pl.DataFrame) -> pl.DataFrame:
@@ -64,7 +64,7 @@ def run(*words: object) -> subprocess.CompletedProcess:
 
 
 def test_a_csv_is_read_as_what_its_columns_are(tmp_path):
-    read = {name: source.rows() for name, source in sources_of(folder(tmp_path), SCHEMA, repair=REPAIR).items()}
+    read = {name: source.rows() for name, source in read_sources(folder(tmp_path), SCHEMA, repair=REPAIR).items()}
     impressions, users, videos = read["impressions"], read["users"], read["videos"]
     assert impressions.schema["user_id"] == users.schema["user_id"] == pl.Int64
     assert impressions.schema["request_id"] == impressions.schema["video_id"] == pl.String
@@ -113,7 +113,7 @@ def test_every_layout_gives_the_same_tables(layout, world_tables, world_schema, 
         if suffix == "csv" and table == "users":  # a numerical feature may be whole, but a CSV does not say so
             wanted = wanted.with_columns(pl.col("account_age_days").cast(pl.Float64))
         assert_frame_equal(getattr(read, table), wanted)
-    assert findings(sources_of(tmp_path, world_schema, repair=REPAIR), world_schema) == []
+    assert check_log(read_sources(tmp_path, world_schema, repair=REPAIR), world_schema) == []
 
 
 def test_all_faults_of_columns_are_told_at_once_and_the_rows_of_the_others_still_looked_at(tmp_path):
@@ -122,7 +122,7 @@ def test_all_faults_of_columns_are_told_at_once_and_the_rows_of_the_others_still
         impressions="request_id,user_id,vidoe_id,time_ms,day,watch_ms,hour\nr1,1,v7,1000,2025-03-10,-5,3\n",
         users="user_id,age\n1,130\n",
     )
-    seen = [(one.kind, one.table, one.what.split(";")[0]) for one in found(tmp_path)]
+    seen = [(one.kind, one.table, one.message.split(";")[0]) for one in found(tmp_path)]
     assert seen[0] == ("unknown", "impressions", "impressions has the unknown column 'vidoe_id'")
     assert ("unknown", "impressions", "impressions has the unknown column 'hour'") in seen
     assert ("missing", "impressions", "impressions lacks the column 'video_id'") in seen
@@ -135,25 +135,25 @@ def test_all_faults_of_columns_are_told_at_once_and_the_rows_of_the_others_still
 
 
 def test_mistyped_columns_of_parquet_are_all_named_with_the_cast_that_helps(tmp_path):
-    read = {name: source.rows() for name, source in sources_of(folder(tmp_path / "a"), SCHEMA, repair=REPAIR).items()}
+    read = {name: source.rows() for name, source in read_sources(folder(tmp_path / "a"), SCHEMA, repair=REPAIR).items()}
     wrong = read["impressions"].with_columns(
         pl.col("user_id").cast(pl.String), pl.col("watch_ms") > 0, pl.struct(surface="position"), pl.col("day").dt.year() * 1.5
     )
     (tmp_path / "b").mkdir()
     for name, frame in {**read, "impressions": wrong}.items():
         frame.write_parquet(tmp_path / "b" / f"{name}.parquet")
-    day, surface, watch, ids = ((one.kind, one.what) for one in found(tmp_path / "b"))
+    day, surface, watch, ids = ((one.kind, one.message) for one in found(tmp_path / "b"))
     assert day == (
         "mistyped",
-        "impressions.day is of type Float64, expected Date; write it so: CAST(day AS DATE) in SQL, "
+        "impressions.day is of type Float64, expected Date; write CAST(day AS DATE) in SQL, "
         "pl.col('day').cast(pl.Date) in polars",
     )
     assert surface[1].startswith(
-        "impressions.surface is of type Struct({'surface': Int16}), expected String; write it so: the one of its"
+        "impressions.surface is of type Struct({'surface': Int16}), expected String; write the one of its"
     )
-    assert "impressions.watch_ms is of type Boolean, expected Int64; write it so: CAST(watch_ms AS BIGINT)" in watch[1]
+    assert "impressions.watch_ms is of type Boolean, expected Int64; write CAST(watch_ms AS BIGINT)" in watch[1]
     assert ids[1].startswith(
-        "user_id is String in impressions and Int64 in users; expected one kind of id a data set; write both"
+        "user_id is String in impressions and Int64 in users; expected one id type per data set; write both"
     )
 
 
@@ -171,7 +171,7 @@ def test_values_are_told_by_file_and_row_with_counts_and_the_first_three(tmp_pat
         path.write_text(header + "\n".join(rows) + "\n")
     first, second = (tmp_path / "impressions" / f"date={day}" / "part.csv" for day in days)
     timestamp = "nor a timestamp like 2025-03-10 08:00:00Z"
-    got = {(one.kind, one.what): (one.count, one.examples) for one in found(tmp_path)}
+    got = {(one.kind, one.message): (one.count, one.examples) for one in found(tmp_path)}
     assert got == {
         ("mistyped", f"time_ms is not a whole number of type Int64, {timestamp}"): (1, (f"{first} row 0: soon",)),
         ("mistyped", "click is not one of 0, 1, true, false"): (1, (f"{first} row 2: maybe",)),
@@ -189,11 +189,11 @@ def test_values_are_told_by_file_and_row_with_counts_and_the_first_three(tmp_pat
 
 
 def test_an_id_with_a_nul_byte_is_told_so_that_it_shows(tmp_path):
-    videos = sources_of(folder(tmp_path), SCHEMA, repair=REPAIR)["videos"].rows()
+    videos = read_sources(folder(tmp_path), SCHEMA, repair=REPAIR)["videos"].rows()
     (tmp_path / "videos.csv").unlink()
     videos.with_columns(creator_id=pl.Series(["c1", "c1\0"])).write_parquet(tmp_path / "videos.parquet")
     finding = found(tmp_path)[-1]  # before it: the rejected video's impressions name none that is known
-    assert (finding.kind, finding.what, finding.count) == ("out of range", "creator_id contains a NUL byte", 1)
+    assert (finding.kind, finding.message, finding.count) == ("out of range", "creator_id contains a NUL byte", 1)
     assert finding.examples == (f"{tmp_path / 'videos.parquet'} row 1: c1\\0",)
 
 
@@ -240,22 +240,22 @@ def test_a_value_that_is_none_of_its_type_is_told(header, value, reason, tmp_pat
     columns[header] = value
     folder(tmp_path, impressions=f"{','.join(columns)}\n{','.join(columns.values())}\n")
     (one,) = found(tmp_path)
-    assert (one.kind, one.what, one.examples) == ("mistyped", reason, (f"{tmp_path / 'impressions.csv'} row 0: {value}",))
+    assert (one.kind, one.message, one.examples) == ("mistyped", reason, (f"{tmp_path / 'impressions.csv'} row 0: {value}",))
 
 
 def test_a_vector_with_a_word_in_it_is_refused_and_a_long_value_cut(tmp_path):
     folder(tmp_path, videos=f"video_id,vector\nv7,0.5|{'x' * 200}\nv8,1|2\n")
     unknown, vector = found(tmp_path)
-    assert vector.what == "vector is not numbers apart by |"
+    assert vector.message == "vector is not numbers apart by |"
     assert vector.examples[0].endswith("row 0: 0.5|" + "x" * 76 + "...")
-    assert (unknown.what, unknown.count) == ("unknown video", 2)
+    assert (unknown.message, unknown.count) == ("unknown video", 2)
 
 
 def test_a_table_without_rows_is_told(tmp_path):
     folder(tmp_path, videos="video_id\n")
     empty, unknown = found(tmp_path)
     assert str(empty) == "missing      videos: there are no rows"
-    assert (unknown.what, unknown.count) == ("unknown video", 3)
+    assert (unknown.message, unknown.count) == ("unknown video", 3)
     (tmp_path / "users.csv").write_bytes(b"\xef\xbb\xbfuser_id,age\r\n1,2\r\n2,3\r\n")  # as spreadsheets write it
     assert found(tmp_path) == [empty, unknown]
 
@@ -267,7 +267,7 @@ def test_every_table_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "users.parquet").write_bytes(b"")
     (tmp_path / "videos.csv").write_text("")
     with pytest.raises(DataError) as raised:
-        sources_of(tmp_path, SCHEMA, repair=REPAIR)
+        read_sources(tmp_path, SCHEMA, repair=REPAIR)
     empty, twice, blank = str(raised.value).split("\n")
     assert empty.endswith("impressions/ holds 0 files, expected at least one, all .parquet or all .csv")
     assert twice.endswith("users.csv are both there, expected one of them; remove the other")
@@ -280,11 +280,11 @@ def test_a_column_that_changes_its_type_between_partitions_is_named(tmp_path):
     (tmp_path / "users").mkdir()
     pl.DataFrame({"user_id": [1], "age": [3.0]}).write_parquet(tmp_path / "users" / "a.parquet")
     pl.DataFrame({"user_id": [2], "plan": ["x"]}).write_parquet(tmp_path / "users" / "b.parquet")
-    rows = sources_of(tmp_path, SCHEMA, repair=REPAIR)["users"].rows()
+    rows = read_sources(tmp_path, SCHEMA, repair=REPAIR)["users"].rows()
     assert rows.rows() == [(1, 3.0, None), (2, None, "x")]  # an added column is null before
     pl.DataFrame({"user_id": ["2"], "age": [[4]]}).write_parquet(tmp_path / "users" / "c.parquet")
     with pytest.raises(DataError, match=r"(?s)c\.parquet: user_id is of type String, but Int64 in .*a\.parquet.*: age is of"):
-        sources_of(tmp_path, SCHEMA, repair=REPAIR)
+        read_sources(tmp_path, SCHEMA, repair=REPAIR)
 
 
 def test_the_command_exits_1_and_prints_everything_or_0(tmp_path):
@@ -304,7 +304,7 @@ def test_the_command_exits_1_and_prints_everything_or_0(tmp_path):
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf" / "features").glob("*.yaml")))
 def test_the_guide_names_every_column_with_its_unit_and_bounds(name):
     schema = FeatureSchema.load(ROOT / "conf" / "features" / f"{name}.yaml")
-    sections = {part.split("\n")[0]: part for part in guide(schema).split("## ")}
+    sections = {part.split("\n")[0]: part for part in describe_tables(schema).split("## ")}
     for table in TABLES:
         rows = {line.split("`")[1]: line for line in sections[table].splitlines() if line.startswith("| `")}
         expected = expected_columns(table, schema)
@@ -319,7 +319,7 @@ def test_the_guide_names_every_column_with_its_unit_and_bounds(name):
 def test_the_guide_is_printed_by_its_command():
     told = run("describe", "features=world")
     assert told.returncode == 0
-    assert told.stdout.rstrip() == guide(FeatureSchema.load(ROOT / "conf/features/world.yaml")).rstrip()
+    assert told.stdout.rstrip() == describe_tables(FeatureSchema.load(ROOT / "conf/features/world.yaml")).rstrip()
     assert "| `safety` | String |  | yes | safe, mature, unsafe | structure |" in told.stdout
     assert "A list is `a|b`" in told.stdout
 
@@ -342,8 +342,8 @@ def test_a_viewer_with_most_of_the_log_is_named(rows, named, world_tables, world
     for name, frame in vars(tables).items():
         frame.write_parquet(tmp_path / f"{name}.parquet")
     told = [
-        one for one in findings(sources_of(tmp_path, world_schema, repair=REPAIR), world_schema) if one.kind == "suspicious"
+        one for one in check_log(read_sources(tmp_path, world_schema, repair=REPAIR), world_schema) if one.kind == "suspicious"
     ]
     assert [one.count for one in told] == [rows] * named
     if named:
-        assert told[0].what.startswith(f"user_id {tables.users['user_id'].max()} has 66.8% of the log, 1")
+        assert told[0].message.startswith(f"user_id {tables.users['user_id'].max()} has 66.8% of the log, 1")

@@ -3,9 +3,9 @@
 import polars as pl
 import pytest
 
-from watchnext.data.check.findings import findings
+from watchnext.data.check.log_checks import check_log
 from watchnext.data.consistency import contradictions, evidence_of, merged, offset_hint
-from watchnext.data.loaders.canonical import CanonicalTables, sources_of
+from watchnext.data.loaders.canonical import CanonicalTables, read_sources
 from watchnext.data.loaders.loaded import REJECTED, Loaded
 from watchnext.data.stage import write_stage
 from watchnext.data.tables import DataError, Tables
@@ -30,7 +30,7 @@ def bent(tables: Tables, **columns: pl.Expr) -> Tables:
 
 
 def judged(tables: Tables, schema: FeatureSchema) -> list[tuple[str, str, bool]]:
-    return [(one.table, one.what, one.refused) for one in contradictions(evidence_of(vars(tables), schema), schema)]
+    return [(one.table, one.message, one.refused) for one in contradictions(evidence_of(vars(tables), schema), schema)]
 
 
 def c(name: str) -> pl.Expr:
@@ -172,7 +172,7 @@ def test_a_few_rows_in_another_unit_are_rejected_one_by_one(world_tables, world_
     few = pl.when(pl.int_range(pl.len()) < 3).then(c("time_ms") // 1000).otherwise(c("time_ms"))
     rejected = validate(bent(world_tables, time_ms=few), world_schema).rejected
     assert rejected["row"].to_list() == [0, 1, 2]
-    assert rejected["reason"].unique().to_list() == ["time_ms is not of its day, but would be in another unit than ms"]
+    assert rejected["reason"].unique().to_list() == ["time_ms does not fit its day, but would in a unit other than ms"]
 
 
 def test_the_calendar_of_another_time_zone_is_a_hint(world_tables, world_schema):
@@ -206,8 +206,8 @@ def test_check_and_the_tables_stage_refuse_it(layout, world_tables, world_schema
     mapping["features"]["duration_ms"]["bounds"] = [None, None]
     schema = FeatureSchema.from_mapping(mapping)
     schema.save(tmp_path / "features.yaml")
-    told = [one for one in findings(sources_of(log, schema, repair="x"), schema) if one.kind == "contradiction"]
-    assert "factor 1000" in told[0].what
+    told = [one for one in check_log(read_sources(log, schema, repair="x"), schema) if one.kind == "contradiction"]
+    assert "factor 1000" in told[0].message
     with pytest.raises(DataError, match=r"watch_ms and duration_ms contradict each other, factor 1000.*\n.*data check"):
         write_stage(CanonicalTables(root=str(log), features=str(tmp_path / "features.yaml")), schema, tmp_path / "tables")
     assert not (tmp_path / "tables" / "days.json").exists()

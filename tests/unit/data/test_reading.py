@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from watchnext.data.check.findings import findings, notes
-from watchnext.data.loaders.canonical import CanonicalTables, sources_of
+from watchnext.data.check.log_checks import check_log, notes
+from watchnext.data.loaders.canonical import CanonicalTables, read_sources
 from watchnext.data.stage import write_stage
 from watchnext.data.tables import DataError, Tables
 from watchnext.schema import FeatureSchema
@@ -81,17 +81,17 @@ def csvs(root: Path, **texts: str) -> Path:
 
 def read(root: Path) -> Tables:
     """As a stage reads it, and nothing is found."""
-    sources = sources_of(root, FEATURES, repair="repair")
-    assert findings(sources, FEATURES) == []
+    sources = read_sources(root, FEATURES, repair="repair")
+    assert check_log(sources, FEATURES) == []
     return Tables(**{name: source.rows() for name, source in sources.items()})
 
 
 def said(root: Path) -> list[str]:
-    return notes(sources_of(root, FEATURES, repair="repair"), FEATURES)
+    return notes(read_sources(root, FEATURES, repair="repair"), FEATURES)
 
 
 def wrong(root: Path) -> list[tuple[str, str, int | None]]:
-    return [(one.kind, one.what, one.count) for one in findings(sources_of(root, FEATURES, repair="repair"), FEATURES)]
+    return [(one.kind, one.message, one.count) for one in check_log(read_sources(root, FEATURES, repair="repair"), FEATURES)]
 
 
 def staged(root: Path, out: Path) -> dict:
@@ -221,7 +221,7 @@ def test_a_type_without_a_cast_is_told_another_way(table, column, values, way, t
     mine = frames()[table].to_arrow()
     written(tmp_path)
     pq.write_table(mine.set_column(mine.column_names.index(column), column, values), tmp_path / f"{table}.parquet")
-    with pytest.raises(DataError, match=f"write it so: {way}"):
+    with pytest.raises(DataError, match=f"write {way}"):
         staged(tmp_path, tmp_path / "out" / "tables")
 
 
@@ -351,7 +351,7 @@ def test_a_row_of_more_or_fewer_fields_is_named(row, tmp_path):
     with pytest.raises(
         DataError, match=rf"users.csv: 1 rows have another number of fields than the header's 3; line 3 .*'{row}'"
     ):
-        sources_of(tmp_path, FEATURES, repair="repair")
+        read_sources(tmp_path, FEATURES, repair="repair")
 
 
 def test_text_in_another_encoding_and_a_name_given_twice_are_named(tmp_path):
@@ -359,7 +359,7 @@ def test_text_in_another_encoding_and_a_name_given_twice_are_named(tmp_path):
     (tmp_path / "users.csv").write_bytes("user_id,age,plan\n1,30,é\n2,,c\n".encode("latin-1"))
     (tmp_path / "videos.csv").write_text("video_id,tags,tags\n7,a,b\n")
     with pytest.raises(DataError, match=r"(?s)users.csv is not UTF-8 .*iconv.*videos.csv names the column 'tags' twice"):
-        sources_of(tmp_path, FEATURES, repair="repair")
+        read_sources(tmp_path, FEATURES, repair="repair")
 
 
 def test_what_is_neither_parquet_nor_csv_is_named(tmp_path):
@@ -372,7 +372,7 @@ def test_what_is_neither_parquet_nor_csv_is_named(tmp_path):
     with pytest.raises(
         DataError, match=r"(?s)users.xlsx is neither Parquet nor CSV.*videos/ holds 2 files, 1 of which are neither"
     ):
-        sources_of(tmp_path, FEATURES, repair="repair")
+        read_sources(tmp_path, FEATURES, repair="repair")
 
 
 @pytest.mark.parametrize(
@@ -391,7 +391,7 @@ def test_what_is_no_csv_is_told_by_what_it_is(name, write, said, tmp_path, capfd
     csvs(tmp_path)
     (tmp_path / name).write_bytes(write((tmp_path / "impressions.csv").read_text()))
     with pytest.raises(DataError, match=said):
-        sources_of(tmp_path, FEATURES, repair="repair")
+        read_sources(tmp_path, FEATURES, repair="repair")
     assert capfd.readouterr().err == ""
 
 
@@ -412,7 +412,10 @@ def test_a_log_of_another_form_or_name_is_not_passed_over_as_none(name, tmp_path
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / "impressions.parquet").rename(tmp_path / name)
     told = rf"impressions.parquet is missing; {name.split('/')[0]} is (neither Parquet nor CSV|no folder impressions/)"
-    for attempt in (lambda: staged(tmp_path, tmp_path / "out" / "tables"), lambda: sources_of(tmp_path, FEATURES, repair="r")):
+    for attempt in (
+        lambda: staged(tmp_path, tmp_path / "out" / "tables"),
+        lambda: read_sources(tmp_path, FEATURES, repair="r"),
+    ):
         with pytest.raises(DataError, match=told):
             attempt()
 
@@ -454,7 +457,10 @@ def test_a_folder_that_names_no_day_is_refused_by_name(name, tmp_path):
     (tmp_path / "impressions.parquet").unlink()
     (tmp_path / "impressions" / name).mkdir(parents=True)
     frames()["impressions"].drop("day").write_parquet(tmp_path / "impressions" / name / "part-0.parquet")
-    for attempt in (lambda: staged(tmp_path, tmp_path / "out" / "tables"), lambda: sources_of(tmp_path, FEATURES, repair="r")):
+    for attempt in (
+        lambda: staged(tmp_path, tmp_path / "out" / "tables"),
+        lambda: read_sources(tmp_path, FEATURES, repair="r"),
+    ):
         with pytest.raises(
             DataError, match=rf"{name}: the folder's name says the day '.*', expected a date like date=2025-03-10"
         ):
@@ -472,7 +478,7 @@ def test_folders_that_name_two_days_are_refused(name, tmp_path):
             frames()[table].write_parquet(tmp_path / said / f"{table}.parquet")
     assert len(read(tmp_path / "one").impressions) == 3
     with pytest.raises(DataError, match=r"the folders' names say two days, 2025-03-10 and '2025.*11', expected that"):
-        sources_of(tmp_path / "two", FEATURES, repair="repair")
+        read_sources(tmp_path / "two", FEATURES, repair="repair")
 
 
 def test_values_of_folders_are_decoded_null_is_null_and_a_row_that_says_otherwise_is_refused(tmp_path):
@@ -484,7 +490,7 @@ def test_values_of_folders_are_decoded_null_is_null_and_a_row_that_says_otherwis
         folder.mkdir(parents=True)
         part = mine[row : row + 1] if surface == "feed" else mine[row : row + 1].drop("surface")
         part.with_columns(pl.lit("home").alias("surface") if surface == "feed" else []).write_parquet(folder / "part-0.parquet")
-    sources = sources_of(tmp_path, FEATURES, repair="repair")
+    sources = read_sources(tmp_path, FEATURES, repair="repair")
     assert {*sources["impressions"].frame["surface"]} == {"a b/c", None, "home"}
     assert wrong(tmp_path) == [("mistyped", "surface is not that of its folder", 1)]
     report = staged(tmp_path, tmp_path / "out" / "tables")
@@ -503,7 +509,7 @@ def test_two_spellings_of_a_day_are_one_day(tmp_path):
 
 @pytest.mark.parametrize("numbers", [True, False])
 def test_text_ids_are_of_the_kind_that_is_known(numbers, tmp_path):
-    sources = sources_of(csvs(tmp_path), FEATURES, repair="repair", numbers={"user_id": numbers})
+    sources = read_sources(csvs(tmp_path), FEATURES, repair="repair", numbers={"user_id": numbers})
     kinds = {sources[table].frame.schema["user_id"] for table in ("impressions", "users")}
     assert kinds == {pl.Int64 if numbers else pl.String}
 
@@ -563,16 +569,16 @@ def test_an_outcome_that_is_never_there_is_said_with_what_helps(tmp_path):
     told = said(tmp_path)
     assert told == staged(tmp_path, tmp_path / "out" / "tables")["notes"]
     long_view, share = told
-    assert long_view.startswith("impressions: long_view is never there and counts as false")
+    assert long_view.startswith("impressions: long_view is absent and counts as false")
     assert "labels.long_view_s=SECONDS" in long_view
-    assert share == "impressions: share is never there and counts as false: its rates stay 0"
-    assert findings(sources_of(tmp_path, FEATURES, repair="repair"), FEATURES) == []
+    assert share == "impressions: share is absent and counts as false: its rates stay 0"
+    assert check_log(read_sources(tmp_path, FEATURES, repair="repair"), FEATURES) == []
 
 
 def test_an_outcome_that_is_said_in_part_of_the_rows_is_told(tmp_path):
     written(tmp_path, impressions=frames()["impressions"].with_columns(like=pl.Series([True, None, False])))
     (told,) = said(tmp_path)
-    assert told.startswith("impressions: like is not said in 1 of 3 rows and counts as false there")
+    assert told.startswith("impressions: like is absent in 1 of 3 rows and counts as false there")
     assert staged(tmp_path, tmp_path / "out" / "tables")["notes"] == [told]
 
 
@@ -584,7 +590,7 @@ def test_an_outcome_that_cannot_be_read_is_not_told_to_be_missing(tmp_path):
 def test_a_column_without_a_value_and_one_in_capitals_are_named(tmp_path):
     mine = frames()["impressions"].with_columns(watch_ms=pl.lit(None)).rename({"user_id": "USER_ID"})
     told = [what for _, what, _ in wrong(written(tmp_path, impressions=mine))]
-    assert "impressions.watch_ms holds no value at all, expected one in every row" in told
+    assert "impressions.watch_ms holds no value, expected one in every row" in told
     assert any("unknown column 'USER_ID'; did you mean 'user_id'?" in what for what in told)
 
 

@@ -17,16 +17,16 @@ def test_the_last_days_test_and_those_before_them_validate():
 def test_days_count_by_calendar_even_where_one_has_no_rows():
     days = pl.Series([date(2025, 3, day) for day in (1, 2, 9, 10)])
     assert TimeSplit(valid_days=7, test_days=2).assign(days).tolist() == [0, 1, 2, 2]
-    assert TimeSplit(valid_days=7, test_days=2).moved(days) is None
+    assert TimeSplit(valid_days=7, test_days=2).moved_message(days) is None
 
 
-def test_where_no_row_is_of_the_days_that_validate_the_nearest_days_do():
+def test_the_nearest_days_validate_if_the_validation_days_have_no_rows():
     days = pl.Series([date(2025, 3, day) for day in (16, 19, 17)])
     split = TimeSplit(valid_days=1, test_days=1)
     assert split.assign(days).tolist() == [0, 2, 1]
-    assert split.moved(days) == (
-        "no impression is of 2025-03-18 to 2025-03-18, which should validate: 2025-03-17 to 2025-03-17 validate in their "
-        "place (data.split.valid_days)"
+    assert split.moved_message(days) == (
+        "the validation days 2025-03-18 to 2025-03-18 have no impressions: 2025-03-17 to 2025-03-17 validate instead "
+        "(data.split.valid_days)"
     )
     days = pl.Series([date(2025, 3, day) for day in (1, 2, 4, 5, 9)])
     assert TimeSplit(valid_days=2, test_days=2).assign(days).tolist() == [0, 0, 1, 1, 2]
@@ -82,7 +82,7 @@ def test_warm_up_counts_calendar_days_from_the_first_row():
 
 
 def test_a_gap_that_leaves_no_training_days_is_refused_with_all_settings():
-    wanted = "no rows for train: .*valid_days=2, test_days=1, gap_days=4, warmup_days=3 take; lower one"
+    wanted = "no rows for train: .*valid_days=2, test_days=1, gap_days=4, warmup_days=3 need; lower one"
     with pytest.raises(DataError, match=wanted):
         TimeSplit(valid_days=2, test_days=1, gap_days=4, warmup_days=3).assign(MARCH)
     for days in ({"gap_days": -1}, {"warmup_days": -1}):

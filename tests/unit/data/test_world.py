@@ -14,9 +14,9 @@ from watchnext.simulator.behaviour import DAY_MS, HOUR_MS
 from watchnext.simulator.log_files import write_world
 from watchnext.simulator.log_stream import OF_REQUESTS
 from watchnext.simulator.mechanisms import Mechanisms, examination
-from watchnext.simulator.platform.inventory import empty_offer, latest_into, stock
+from watchnext.simulator.platform.inventory import empty_inventory, fill_inventory, latest_into
 from watchnext.simulator.platform.logging_policy import Policy
-from watchnext.simulator.platform.slates import FOLLOWED, UNIFORM, empty_chunk, fill_slate, new_desk
+from watchnext.simulator.platform.slates import FOLLOWED, UNIFORM, empty_chunk, fill_slate, new_scratch
 from watchnext.simulator.population import BOTS, REGIONS
 from watchnext.simulator.world import World
 
@@ -198,13 +198,13 @@ def test_bots_are_busy_and_take_everything_alike():
     assert counts[bot].mean() > 4 * np.delete(counts, bot).mean()
 
 
-def brute_force(world: World, offer, user: int, uniform: bool, seen: list[int], latest: list[int], share: np.ndarray):
+def brute_force(world: World, inventory, user: int, uniform: bool, seen: list[int], latest: list[int], share: np.ndarray):
     """Probability of every video for the first slot, from the definition."""
     videos, region = world.catalogue, int(world.viewers["region"][user])
-    may = (videos["safety"] != 2) & (videos["upload_ms"] <= offer.since_ms[0]) & ((videos["allowed"] >> region) & 1 == 1)
+    may = (videos["safety"] != 2) & (videos["upload_ms"] <= inventory.since_ms[0]) & ((videos["allowed"] >> region) & 1 == 1)
     q = may / may.sum()
     if not uniform:
-        popular = np.exp(world.policy.popularity * world.popularity(np.arange(len(videos)), int(offer.since_ms[0]))) * may
+        popular = np.exp(world.policy.popularity * world.popularity(np.arange(len(videos)), int(inventory.since_ms[0]))) * may
         held = np.bincount(videos["tags"][:, 0], popular, len(share))
         chosen = np.where(held > 0, share, 0) / share[held > 0].sum()
         followed = np.isin(np.arange(len(videos)), latest) * 0.08 / max(len(latest), 1)
@@ -217,27 +217,27 @@ def brute_force(world: World, offer, user: int, uniform: bool, seen: list[int], 
 @pytest.mark.parametrize("uniform", [False, True])
 def test_propensities_are_the_chances_by_definition_and_the_frequencies_of_the_draws(uniform):
     world = World(users=40, videos=60, creators=6, tags=4, days=2, policy=Policy(seen=8), seed=3)
-    setting, memory, time_ms = world._setting, world._fresh_memory(), world.start_ms + DAY_MS
-    offer = empty_offer(setting.shelves, world.catalogue, 1)
-    stock(offer, 0, setting.shelves, world.catalogue, time_ms, world.policy.popularity)
+    platform, memory, time_ms = world._platform, world._fresh_memory(), world.start_ms + DAY_MS
+    inventory = empty_inventory(platform.index, world.catalogue, 1)
+    fill_inventory(inventory, 0, platform.index, world.catalogue, time_ms, world.policy.popularity)
     user = int(np.flatnonzero(memory.follows_at > 1)[0])
-    desk, out, n = new_desk(4), empty_chunk(2), 60_000
-    desk.stream[0], desk.blur[:] = 11, 0.1
+    scratch, out, n = new_scratch(4), empty_chunk(2), 60_000
+    scratch.stream[0], scratch.blur[:] = 11, 0.1
     kind = UNIFORM * uniform
-    fill_slate(setting, offer, memory, desk, user, time_ms, 0, kind, 3, out, 0)
+    fill_slate(platform, inventory, memory, scratch, user, time_ms, 0, kind, 3, out, 0)
     seen = out.video[:3].tolist()  # some that may not come again
     memory.seen[user, :3] = seen
     region = int(world.viewers["region"][user])
-    count = latest_into(desk.latest, setting.shelves, world.catalogue, memory.follows[user], region, time_ms)
-    latest = desk.latest[:count].tolist()
+    count = latest_into(scratch.latest, platform.index, world.catalogue, memory.follows[user], region, time_ms)
+    latest = scratch.latest[:count].tolist()
     assert len(latest) > 2
-    taste = world.taste(user, time_ms - DAY_MS) + desk.blur
-    share = np.exp(world.policy.home * (taste @ setting.directions))
-    expected = brute_force(world, offer, user, uniform, seen, latest, share)
+    taste = world.taste(user, time_ms - DAY_MS) + scratch.blur
+    share = np.exp(world.policy.home * (taste @ platform.directions))
+    expected = brute_force(world, inventory, user, uniform, seen, latest, share)
     first, second = Counter(), Counter()
     top = int(expected.argmax())
     for _ in range(n):
-        fill_slate(setting, offer, memory, desk, user, time_ms, 0, kind, 2, out, 0)
+        fill_slate(platform, inventory, memory, scratch, user, time_ms, 0, kind, 2, out, 0)
         a, b = out.video[:2].tolist()
         first[a] += 1
         assert out.propensity[0] == pytest.approx(expected[a], rel=1e-4)

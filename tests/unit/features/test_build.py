@@ -18,11 +18,11 @@ from watchnext.features.arrays import load_arrays
 from watchnext.features.catalogue import Catalogue, Ids
 from watchnext.features.dataset.batches import Batches, FeatureSet
 from watchnext.features.dataset.build import FeatureBuilder
-from watchnext.features.dataset.folded import log_of
 from watchnext.features.dataset.labels import Labels
+from watchnext.features.dataset.log_fold import log_of
 from watchnext.features.state.fold import Layout, State
-from watchnext.features.state.initial import write_opening_state
-from watchnext.features.state.replay import fold
+from watchnext.features.state.fold_log import fold
+from watchnext.features.state.initial import write_initial_state
 from watchnext.types import TARGETS
 
 INPUTS = ("context_codes", "query_values", "history_rows", "history_values", "candidate_values")
@@ -69,7 +69,7 @@ def test_outcomes_of_test_days_change_nothing_before(world_schema, world_tables,
     for part in ("pipeline", "catalogue", "users", "videos", "user_table"):
         same_files(world_features.folder / part, tmp_path / part)
     for folder in (world_features.folder, tmp_path):
-        write_opening_state(folder, tmp_path / "of" / folder.name, world_schema, changed.catalogue)
+        write_initial_state(folder, tmp_path / "of" / folder.name, world_schema, changed.catalogue)
     same_files(tmp_path / "of" / world_features.folder.name, tmp_path / "of" / tmp_path.name)
     same_rows(world_features, changed, world_split < 2)
     np.testing.assert_array_equal(
@@ -148,7 +148,7 @@ def test_the_state_is_folded_up_to_the_first_test_impression(world_schema, world
     folder = world_features.folder
     users = Ids(load_arrays(folder / "user_table")["user_ids"])
     log = log_of(world_tables, Catalogue.load(folder / "catalogue"), users, world_schema)
-    write_opening_state(folder, tmp_path, world_schema, world_features.catalogue)
+    write_initial_state(folder, tmp_path, world_schema, world_features.catalogue)
     layout, saved = Layout.of(world_schema.state), load_arrays(tmp_path)
     state = State.empty(layout, users=len(users.ids), videos=len(world_features.catalogue), creators=len(saved["creators"]))
     fold(layout, state, log, world_features.report["as_of_ms"])
@@ -213,13 +213,13 @@ def test_ids_may_be_numbers_or_strings(world_schema, world_tables, world_split, 
 
 
 def test_a_hole_in_the_calendar_moves_validation_and_is_told(world_tables, tmp_path, monkeypatch, capsys):
-    """The last but one day has no rows: the one before it validates in its place. Of two days nothing is learned."""
+    """The last but one day has no rows: the one before it validates in its place. Two days are too few to train on."""
     day = pl.col("day")
     days = world_tables.impressions["day"].unique().sort().to_list()
     monkeypatch.setattr("sys.argv", ["features", "build", "data=sample", f"data.outputs={tmp_path}"])
     for known, learned, told in (
-        ([days[0], days[1], days[3]], True, f"no impression is of {days[2]} to {days[2]}, which should validate: {days[1]} to"),
-        ([days[0], days[3]], False, "nothing is learned: 2 days of log are fewer than valid_days=1, test_days=1"),
+        ([days[0], days[1], days[3]], True, f"the validation days {days[2]} to {days[2]} have no impressions: {days[1]} to"),
+        ([days[0], days[3]], False, "no model can be trained: 2 days of log are fewer than valid_days=1, test_days=1"),
     ):
         write_tables(replace(world_tables, impressions=world_tables.impressions.filter(day.is_in(known))), tmp_path / "tables")
         with pytest.raises(SystemExit) as ended:

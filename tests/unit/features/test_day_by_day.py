@@ -14,11 +14,11 @@ from watchnext.data.splits import TimeSplit
 from watchnext.data.storage import StoredTables, write_tables
 from watchnext.data.tables import Tables
 from watchnext.features.dataset.batches import FeatureSet
-from watchnext.features.dataset.build import Built, FeatureBuilder
-from watchnext.features.dataset.folded import Folding
+from watchnext.features.dataset.build import BuildResult, FeatureBuilder
 from watchnext.features.dataset.labels import Labels
-from watchnext.features.state import partitions as stretches
-from watchnext.features.state.initial import write_opening_state
+from watchnext.features.dataset.log_fold import LogFold
+from watchnext.features.state import partitions
+from watchnext.features.state.initial import write_initial_state
 from watchnext.features.state.partitions import Plan
 from watchnext.files import replaced
 
@@ -28,8 +28,8 @@ SPLIT = TimeSplit(valid_days=1, test_days=1)
 
 @pytest.fixture(autouse=True)
 def a_stretch_a_day(monkeypatch) -> None:
-    """Days here have some 700 rows; of real ones that few would be one stretch."""
-    monkeypatch.setattr(stretches, "STRETCH_ROWS", 1)
+    """Days here have some 700 rows; of real ones that few would be one partition."""
+    monkeypatch.setattr(partitions, "PARTITION_ROWS", 1)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,9 @@ def until(log: Tables, days: int) -> Tables:
     return Tables(frame, **cut)
 
 
-def build(tables: Tables, folder: Path, schema, regime: str = "streaming", labels: Labels | None = None, snapshots=3) -> Built:
+def build(
+    tables: Tables, folder: Path, schema, regime: str = "streaming", labels: Labels | None = None, snapshots=3
+) -> BuildResult:
     write_tables(tables, folder / "tables")
     builder = FeatureBuilder(
         schema=schema, labels=labels or Labels(), utc_offset_h=0, regime=regime, min_count=2, snapshots=snapshots
@@ -90,21 +92,21 @@ def test_a_day_more_costs_that_day_and_ends_in_the_bytes_of_a_whole_build(regime
 @pytest.mark.parametrize("regime", REGIMES)
 def test_small_days_are_one_stretch_and_grow_into_the_bytes_of_a_whole_build(regime, log, world_schema, tmp_path, monkeypatch):
     """Stretches are of days 1 and 2, 3 and 4, ...: the last one goes on with a day that comes, those before it stay."""
-    monkeypatch.setattr(stretches, "STRETCH_ROWS", 1_000)
+    monkeypatch.setattr(partitions, "PARTITION_ROWS", 1_000)
     grown, at_once = tmp_path / "grown", tmp_path / "once"
     found = [build(until(log, days), grown, world_schema, regime, snapshots=1) for days in (3, 4, 6, 7, 8, 8)]
     build(until(log, 8), at_once, world_schema, regime, snapshots=1)
     same(grown / "features", at_once / "features")
     plan = Plan.of(StoredTables.open(grown / "tables"), SPLIT, regime)
-    assert [len(stretch.days) for stretch in plan.stretches] == [2, 2, 2, 2]
-    assert plan.opens == {1: 3, 2: 3}
+    assert [len(partition.days) for partition in plan.partitions] == [2, 2, 2, 2]
+    assert plan.first_partition == {1: 3, 2: 3}
     if regime == "streaming":
         assert [(each.kept, each.folded) for each in found] == [(0, 3), (2, 2), (4, 2), (6, 1), (6, 2), (8, 0)]
 
 
 def test_small_days_hold_what_days_alone_hold(log, world_schema, tmp_path, monkeypatch):
     build(log, tmp_path / "days", world_schema)
-    monkeypatch.setattr(stretches, "STRETCH_ROWS", 1_000)
+    monkeypatch.setattr(partitions, "PARTITION_ROWS", 1_000)
     build(log, tmp_path / "few", world_schema)
     of_days, of_few = (FeatureSet.load(tmp_path / name / "features") for name in ("days", "few"))
     rows = np.arange(len(log.impressions))
@@ -113,26 +115,26 @@ def test_small_days_hold_what_days_alone_hold(log, world_schema, tmp_path, monke
     for name, values in of_days.pipeline.fitted.items():
         np.testing.assert_array_equal(values, of_few.pipeline.fitted[name], name)
     for name, features in (("days", of_days), ("few", of_few)):
-        write_opening_state(features.folder, tmp_path / name / "opening", world_schema, features.catalogue)
+        write_initial_state(features.folder, tmp_path / name / "opening", world_schema, features.catalogue)
     for path in (tmp_path / "days" / "opening").rglob("*.npy"):
         other = tmp_path / "few" / "opening" / path.relative_to(tmp_path / "days" / "opening")
         assert path.read_bytes() == other.read_bytes(), path
 
 
 @pytest.mark.parametrize("line", ["", '{"identity": {"days": [["20'])
-def test_a_ledger_whose_last_line_was_cut_short_folds_that_stretch_again(line, log, world_schema, tmp_path):
+def test_a_manifest_with_a_truncated_last_line_folds_that_partition_again(line, log, world_schema, tmp_path):
     build(log, tmp_path, world_schema)
-    ledger = tmp_path / "features" / "stretches.jsonl"
-    whole = ledger.read_text()
-    ledger.write_text("".join(whole.splitlines(keepends=True)[:-1]) + line)
+    manifest = tmp_path / "features" / "stretches.jsonl"
+    whole = manifest.read_text()
+    manifest.write_text("".join(whole.splitlines(keepends=True)[:-1]) + line)
     assert build(log, tmp_path, world_schema).kept == 7
-    assert ledger.read_text() == whole
+    assert manifest.read_text() == whole
 
 
-def test_a_ledger_gains_a_line_a_stretch(log, world_schema, tmp_path, monkeypatch):
-    """Rewritten after every stretch, it would cost the square of their number."""
+def test_a_manifest_gains_one_line_per_partition(log, world_schema, tmp_path, monkeypatch):
+    """Rewritten after every partition, it would cost the square of their number."""
     written = []
-    monkeypatch.setattr(stretches, "replaced", lambda path, text: written.append(len(text)) or replaced(path, text))
+    monkeypatch.setattr(partitions, "replaced", lambda path, text: written.append(len(text)) or replaced(path, text))
     build(log, tmp_path, world_schema)
     assert len(written) == 2  # as it begins and as it ends
     assert len((tmp_path / "features" / "stretches.jsonl").read_text().splitlines()) == 1 + 8
@@ -171,15 +173,15 @@ def test_a_day_that_comes_late(log, world_schema, tmp_path):
 @pytest.mark.parametrize("at", [1, 4, 7])
 def test_a_build_that_was_cut_off(at, log, world_schema, tmp_path, monkeypatch):
     cut, at_once = tmp_path / "cut", tmp_path / "once"
-    honest = Folding._remember
+    honest = LogFold._append_watches
 
     def dies(self, watches, watched):
-        if len(self.ledger.entries) == at:
+        if len(self.manifest.entries) == at:
             raise KeyboardInterrupt
         return honest(self, watches, watched)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Folding, "_remember", dies)
+        patched.setattr(LogFold, "_append_watches", dies)
         with pytest.raises(KeyboardInterrupt):
             build(log, cut, world_schema)
     build(log, cut, world_schema)
@@ -200,7 +202,7 @@ def test_a_finished_build_outlives_a_power_cut(log, world_schema, tmp_path, monk
         synced[path] = content(path)
 
     def replace(aside, target):
-        """Before the ledger says that it is closed, all that it names was synced as it is."""
+        """Before the manifest says that it is closed, all that it names was synced as it is."""
         if Path(target).name == "stretches.jsonl" and json.loads(Path(aside).read_text().partition("\n")[0])["boot"] is None:
             parts = ("columns", "watches", "context", "state")
             paths = [path for part in parts for path in [Path(target).parent / part, *(Path(target).parent / part).rglob("*")]]
@@ -210,7 +212,7 @@ def test_a_finished_build_outlives_a_power_cut(log, world_schema, tmp_path, monk
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "replace", replace)
     build(until(log, 4), tmp_path, world_schema, snapshots=1)
-    monkeypatch.setattr(stretches, "boot", lambda: "another")
+    monkeypatch.setattr(partitions, "boot", lambda: "another")
     assert build(until(log, 4), tmp_path, world_schema, snapshots=1).kept == 4
     assert lost == [[], []]
 
@@ -223,15 +225,15 @@ def test_a_build_that_a_power_cut_ended_is_not_believed(log, world_schema, tmp_p
             raise KeyboardInterrupt
         honest(self, place, loaded, items, pool)
 
-    honest = Folding._fold
+    honest = LogFold._fold
     with monkeypatch.context() as patched:
-        patched.setattr(Folding, "_fold", dies)
+        patched.setattr(LogFold, "_fold", dies)
         with pytest.raises(KeyboardInterrupt):
             build(until(log, 3), cut, world_schema)
     with monkeypatch.context() as patched:
-        patched.setattr(stretches, "boot", lambda: "another")
+        patched.setattr(partitions, "boot", lambda: "another")
         assert build(until(log, 3), cut, world_schema).kept == 0
-    assert "the machine went down during the last build" in capsys.readouterr().out
+    assert "the machine stopped during the last build" in capsys.readouterr().out
     build(until(log, 3), at_once, world_schema)
     same(cut / "features", at_once / "features")
 
@@ -240,10 +242,10 @@ def test_other_labels_or_another_catalogue_build_anew(log, world_schema, tmp_pat
     build(log, tmp_path / "a", world_schema)
     labels = Labels(long_view_s=5.0)
     assert build(log, tmp_path / "a", world_schema, labels=labels).kept == 0
-    assert "the schema, the labels or the code are others" in capsys.readouterr().out
+    assert "schema, labels or code changed since the last build" in capsys.readouterr().out
     moved = Tables(log.impressions, log.users, log.videos.reverse())
     assert build(moved, tmp_path / "a", world_schema, labels=labels).kept == 0
-    assert "rows of videos that were there changed, or moved" in capsys.readouterr().out
+    assert "existing rows of videos changed or moved" in capsys.readouterr().out
     build(moved, tmp_path / "b", world_schema, labels=labels)
     same(tmp_path / "a" / "features", tmp_path / "b" / "features")
 
@@ -252,8 +254,10 @@ def test_a_stretch_goes_from_a_days_first_request_to_the_next_days(log, tmp_path
     write_tables(log, tmp_path)
     stored = StoredTables.open(tmp_path)
     days, plan = stored.days, Plan.of(stored, SPLIT, "streaming")
-    assert [(stretch.days, stretch.end_ms, stretch.rows) for stretch in plan.stretches] == [((d,), None, d.rows) for d in days]
-    assert (plan.starts, plan.opens) == ({1: days[6].first_ms, 2: days[7].first_ms}, {1: 6, 2: 7})
+    assert [(partition.days, partition.end_ms, partition.rows) for partition in plan.partitions] == [
+        ((d,), None, d.rows) for d in days
+    ]
+    assert (plan.starts, plan.first_partition) == ({1: days[6].first_ms, 2: days[7].first_ms}, {1: 6, 2: 7})
 
 
 def overlapping(log: Tables) -> Tables:
@@ -271,13 +275,13 @@ def test_of_days_that_overlap_the_rest_is_in_the_next_stretch(log, tmp_path):
     write_tables(tables, tmp_path)
     stored = StoredTables.open(tmp_path)
     plan = Plan.of(stored, SPLIT, "streaming")
-    assert len(plan.stretches) == 8
-    assert any(len(stretch.days) == 2 for stretch in plan.stretches)
-    parts = [stretch.impressions(stored) for stretch in plan.stretches]
-    assert [len(part) for part in parts] == [stretch.rows for stretch in plan.stretches]
+    assert len(plan.partitions) == 8
+    assert any(len(partition.days) == 2 for partition in plan.partitions)
+    parts = [partition.impressions(stored) for partition in plan.partitions]
+    assert [len(part) for part in parts] == [partition.rows for partition in plan.partitions]
     assert pl.concat(parts).equals(stored.all().impressions)
-    for earlier, later in itertools.pairwise(plan.stretches):
-        assert earlier.closes_ms <= later.start_ms
+    for earlier, later in itertools.pairwise(plan.partitions):
+        assert earlier.snapshot_ms <= later.start_ms
 
 
 @pytest.mark.parametrize("regime", REGIMES)
@@ -299,5 +303,5 @@ def test_a_day_with_a_row_of_long_ago_is_one_with_the_days_between(log, world_sc
     tables = Tables(astray, log.users, log.videos)
     build(tables, tmp_path, world_schema)
     plan = Plan.of(StoredTables.open(tmp_path / "tables"), SPLIT, "streaming")
-    assert [len(stretch.days) for stretch in plan.stretches] == [1, 3, 1, 1, 1, 1, 1]
+    assert [len(partition.days) for partition in plan.partitions] == [1, 3, 1, 1, 1, 1, 1]
     np.testing.assert_array_equal(np.load(tmp_path / "features" / "columns" / "time_ms.npy"), frame["time_ms"].to_numpy())

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from watchnext.features.encode.encodings import CLIP, MISSING, PRIOR, encode, encode_column, frequent, joined, raw, scaled_rates
-from watchnext.features.encode.pipeline import COUNTER_ENTITIES, FeaturePipeline, Seen
+from watchnext.features.encode.pipeline import COUNTER_ENTITIES, FeaturePipeline, TrainingCounts
 from watchnext.features.state import counters
 from watchnext.features.state.fold import Layout, Reads
 from watchnext.schema import FeatureSchema, SchemaError
@@ -59,7 +59,7 @@ TRAIN_USERS, TRAIN_VIDEOS = (
     np.array([0, 1, 2, 0, 1, 2]),
     np.array([0, 0, 0, 1, 1, 1]),
 )  # neither the last user nor the last video
-AS_OF = np.array([10.0, 11.0, 12.0, 10.5, 11.5, 35.0]) * HOUR_MS
+READ_BUFFERS = np.array([10.0, 11.0, 12.0, 10.5, 11.5, 35.0]) * HOUR_MS
 CONTEXT = {
     "surface": np.array(["home", "home", "next", "home", "next", "tv"]),
     "battery": np.array([0.5, 0.25, np.nan, 1.0, 0.75, 0.0]),
@@ -84,11 +84,11 @@ def pipeline(
         utc_offset_h=1,
         users=users,
         videos=VIDEOS,
-        seen=Seen(np.bincount(TRAIN_USERS, minlength=4), np.bincount(TRAIN_VIDEOS, minlength=3), {}),
+        training_counts=TrainingCounts(np.bincount(TRAIN_USERS, minlength=4), np.bincount(TRAIN_VIDEOS, minlength=3), {}),
         user_rows=TRAIN_USERS,
         video_rows=TRAIN_VIDEOS,
         context=CONTEXT,
-        as_of_ms=AS_OF,
+        as_of_ms=READ_BUFFERS,
         reads=reads_of(6) if reads is None else reads,
         min_count=min_count,
     )
@@ -113,7 +113,7 @@ def test_codes_are_places_of_training_values_and_zero_is_everything_else():
 
 
 def test_a_rare_category_shares_the_code_zero():
-    fitted = pipeline(min_count=2).query(CONTEXT, AS_OF, reads_of(6))
+    fitted = pipeline(min_count=2).query(CONTEXT, READ_BUFFERS, reads_of(6))
     assert fitted["context_codes"][:, 0].tolist() == [1, 1, 2, 1, 2, 0]
     assert fitted["context_codes"][:, 1].tolist() == [1, 2, 0, 1, 2, 2]  # 13 o'clock is rare
 
@@ -164,7 +164,7 @@ def test_rates_are_smoothed_towards_the_training_mean():
     mean = clicks.sum(0) / np.maximum(clicks.sum(0), impressions.sum(0))
     behind = np.maximum(clicks, impressions)  # a click took an impression, however faded that is
     rates = np.concatenate([(clicks + PRIOR * mean) / (behind + PRIOR), np.log1p(impressions)], axis=1)
-    found = fitted.query(CONTEXT, AS_OF, reads)["query_values"][:, -4:]
+    found = fitted.query(CONTEXT, READ_BUFFERS, reads)["query_values"][:, -4:]
     np.testing.assert_allclose(found, (rates - rates.mean(0)) / rates.std(0), rtol=1e-5, atol=1e-6)
 
 
@@ -189,7 +189,7 @@ def test_no_rate_exceeds_what_an_impression_can_add_however_far_the_impressions_
 def test_watches_are_logs_and_flags():
     reads = reads_of(1)
     reads.history[0] = [[np.expm1(10.0), np.expm1(2.5), 5.0], [0.0, 0.0, 2.0 + 8.0], [0.0, 0.0, 0.0]]
-    found = pipeline().query({name: values[:1] for name, values in CONTEXT.items()}, AS_OF[:1], reads)["history_values"]
+    found = pipeline().query({name: values[:1] for name, values in CONTEXT.items()}, READ_BUFFERS[:1], reads)["history_values"]
     np.testing.assert_allclose(found[0], [[1, 0.5, 1, 0, 1], [0, 0, 0, 1, 0], [0] * 5], rtol=1e-6)
 
 
@@ -287,7 +287,7 @@ def test_an_unknown_expression_is_named():
     schema = FeatureSchema.from_mapping(
         {"features": {"era": {"kind": "categorical", "entity": "context", "expression": "ear"}}}
     )
-    with pytest.raises(KeyError, match="feature 'era' asks for the expression 'ear', expected one of hour"):
+    with pytest.raises(KeyError, match="feature 'era' has the expression 'ear', expected one of hour"):
         FeaturePipeline(schema=schema, utc_offset_h=0, fitted={})
 
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from watchnext.features.dataset.freshness import visible_until
 from watchnext.features.state import history
-from watchnext.features.state.events import Log, in_order
+from watchnext.features.state.event_order import Log, in_order
 from watchnext.features.state.fold import OUTCOME, SHOWN, Layout, Reads, State, fold_event, read_candidates, read_viewer
-from watchnext.features.state.replay import fold, read_all
+from watchnext.features.state.fold_log import fold, read_all
 from watchnext.schema import StateSpec
 
 SPEC = StateSpec(
@@ -233,7 +233,7 @@ def test_one_event_at_a_time_gives_the_bits_of_the_whole_log(log):
 @settings(max_examples=60, deadline=None)
 @given(logs(), st.data())
 def test_a_log_in_stretches_gives_the_bits_of_the_whole(log, data):
-    """Outcomes that are not known when a stretch ends are carried into the next one; reads in between change nothing."""
+    """Outcomes that are not known when a partition ends are carried into the next one; reads in between change nothing."""
     state, whole = State.empty(LAYOUT, **SIZES), State.empty(LAYOUT, **SIZES)
     wanted = read_all(LAYOUT, whole, log, log.time_ms)
     n = len(log.time_ms)

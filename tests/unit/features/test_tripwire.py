@@ -15,13 +15,13 @@ from watchnext.data.splits import TimeSplit
 from watchnext.data.storage import StoredTables, write_tables
 from watchnext.data.tables import Tables, in_order
 from watchnext.features import __main__ as commands
-from watchnext.features.dataset import folded as folding
+from watchnext.features.dataset import log_fold
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.features.dataset.build import FeatureBuilder
 from watchnext.features.dataset.labels import Labels
 from watchnext.features.encode.pipeline import FeaturePipeline
-from watchnext.features.leakage.checks import Tripwire
-from watchnext.features.leakage.intervention import other_outcomes, scrambled
+from watchnext.features.leakage.checks import LeakageChecks
+from watchnext.features.leakage.intervention import flip_outcomes, scramble
 from watchnext.features.leakage.single_feature import areas, standard_error, target_rates
 from watchnext.schema import FeatureSchema
 
@@ -51,7 +51,7 @@ def checked(features: FeatureSet, tables: Tables | None = None, regime: str = "s
     """Against the tables beside them, or others."""
     builder, folder = builder_of(features.pipeline.schema, regime), features.folder.parent
     of = StoredTables.open(folder / "tables") if tables is None else stored(tables, folder / "others")
-    return Tripwire(**{**DEFAULT, **settings}).check(of, features, builder)
+    return LeakageChecks(**{**DEFAULT, **settings}).check(of, features, builder)
 
 
 def with_feature(schema: FeatureSchema, name: str, **declared) -> FeatureSchema:
@@ -113,7 +113,7 @@ def test_a_label_copied_into_a_video_column(name, kind, target, world_schema, wo
     schema = with_feature(world_schema, name, kind=kind, entity="video")
     _, leaks = checked(built(schema, tables, tmp_path), min_positives=10)
     assert {leak.check for leak in leaks} == {"single feature"}
-    said = f"leak (single feature): {name} alone predicts {target}, AUC: 1, allowed is 0.85; take it out"
+    said = f"leak (single feature): {name} alone predicts {target}, AUC: 1, allowed is 0.85; remove it"
     assert any(said in str(leak) for leak in leaks)  # a click follows a long view so closely that it is told as well
 
 
@@ -202,7 +202,7 @@ def believes_every_clock(log_of):
 def test_a_fold_that_reads_an_outcome_too_early(where, plant, monkeypatch, world_schema, world_tables, world_split, tmp_path):
     frame = world_tables.impressions.with_columns(received_ms=pl.lit(None, pl.Int64))  # none shows it by itself
     tables = with_impressions(world_tables, frame)
-    monkeypatch.setattr(folding, where, plant(getattr(folding, where)))
+    monkeypatch.setattr(log_fold, where, plant(getattr(log_fold, where)))
     _, leaks = checked(built(world_schema, tables, tmp_path))
     found = {leak.feature.partition(",")[0] for leak in leaks if leak.check == "own or later outcome"}
     assert {"user click 1h", "history"} <= found
@@ -222,7 +222,7 @@ def test_an_outcome_declared_as_context(regime, world_schema, world_tables, worl
 def test_turned_over_is_another_outcome_everywhere(world_tables):
     frame, rows = world_tables.impressions, np.arange(len(world_tables.impressions)) % 2 == 0
     for early in (False, True):
-        changed = other_outcomes(frame, rows, early=early)
+        changed = flip_outcomes(frame, rows, early=early)
         assert (changed["click"] != frame["click"]).to_list() == rows.tolist()
         assert (changed["watch_ms"] > frame["watch_ms"]).to_list() == rows.tolist()
         before = (changed["received_ms"] < changed["time_ms"]).fill_null(False).to_numpy()
@@ -237,7 +237,7 @@ def test_columns_that_the_log_does_not_give(world_schema, world_tables, tmp_path
     features = replace(features, columns={**features.columns, "candidate": values})
     _, leaks = checked(features)
     assert [(leak.check, leak.feature, leak.figure) for leak in leaks] == [
-        ("stored columns", "video click 1h, rows that the log does not give", 1)
+        ("stored columns", "video click 1h, rows that differ from a rebuild of the log", 1)
     ]
 
 
@@ -287,7 +287,7 @@ def test_stored_statistics_that_training_days_do_not_give(world_schema, world_ta
 
 def test_scrambled_changes_the_asked_rows_and_no_other():
     frame = pl.DataFrame({"a": [1, 2], "b": [0.5, 1.0], "c": ["x", "y"], "d": [True, False], "e": [["t"], ["u", "v"]]})
-    found = scrambled(frame, np.array([False, True]))
+    found = scramble(frame, np.array([False, True]))
     assert found.rows() == [(1, 0.5, "x", True, ["t"]), (3, 4.0, "y~", True, ["u~", "v~"])]
     assert found.schema == frame.schema
 

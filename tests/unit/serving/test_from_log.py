@@ -33,8 +33,8 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture(autouse=True)
 def a_stretch_a_day(monkeypatch) -> None:
-    """Days here have few rows; of real ones that few would be one stretch."""
-    monkeypatch.setattr("watchnext.features.state.partitions.STRETCH_ROWS", 1)
+    """Days here have few rows; of real ones that few would be one partition."""
+    monkeypatch.setattr("watchnext.features.state.partitions.PARTITION_ROWS", 1)
 
 
 @pytest.fixture(scope="module")

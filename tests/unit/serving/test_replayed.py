@@ -7,7 +7,7 @@ import pytest
 from watchnext.data.tables import Tables
 from watchnext.evaluation.replay import Replay
 from watchnext.features.dataset.batches import FeatureSet
-from watchnext.features.leakage.intervention import other_outcomes
+from watchnext.features.leakage.intervention import flip_outcomes
 
 
 def scores_of(release, tables: Tables, split: np.ndarray) -> list[np.ndarray]:
@@ -24,7 +24,7 @@ def test_outcomes_turned_over_change_no_score_up_to_their_own_request(early, bui
     times = tables.impressions["time_ms"].filter(pl.Series(split == 2)).unique().sort()
     moment = times[len(times) // 2]
     changed = (tables.impressions["time_ms"] >= moment).to_numpy()
-    turned = Tables(other_outcomes(tables.impressions, changed, early=early), tables.users, tables.videos)
+    turned = Tables(flip_outcomes(tables.impressions, changed, early=early), tables.users, tables.videos)
     plain, others = scores_of(release, tables, split), scores_of(release, turned, split)
     upto = tables.impressions.filter(pl.Series(split == 2) & (pl.col("time_ms") <= moment))
     first = upto["request_id"].n_unique()

@@ -1,1 +1,1 @@
-"""What the data looks like, in figures and pictures."""
+"""The data card: figures and plots of a log."""

@@ -1,4 +1,4 @@
-"""The data card: what a data set is, in Markdown with plots. Same tables, same bytes; no row, no time of writing."""
+"""Write the data card in Markdown with plots. Equal tables give equal bytes; it holds no row and no time of writing."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from watchnext.data.card import plots
-from watchnext.data.card.contents import NOTHING, contents, number, percent
+from watchnext.data.card.column_summary import NOTHING, number, percent, summarise_columns
 from watchnext.data.card.distribution import LEVELS, gini, quantiles, top_share
-from watchnext.data.card.figures import MOST_PERCENT, DataSet, Figures
-from watchnext.data.card.provenance import about, others
+from watchnext.data.card.log_figures import MOST_PERCENT, DataSet, Figures
+from watchnext.data.card.provenance import provenance_of, provenance_of_others
 from watchnext.data.splits import NO_SPLIT, SPLITS, TimeSplit
 from watchnext.data.tables import OUTCOMES, TABLES
 from watchnext.schema import FeatureSchema
@@ -20,8 +20,8 @@ AT = ["least", *(f"{100 * level:g}%" for level in LEVELS[1:-1]), "most"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Occupancy:
-    """How full viewers' records are: bytes used (U,) of at most `limit`; `when` names the time of the state."""
+class StateSize:
+    """State size of the viewers: bytes used (U,) of at most `limit`; `when` describes the time of the state."""
 
     used: np.ndarray
     limit: int
@@ -35,43 +35,43 @@ def write_card(
     schema: FeatureSchema,
     split: TimeSplit,
     utc_offset_h: float,
-    occupancy: Occupancy,
+    state_size: StateSize,
     command: str,
 ) -> Path:
-    """Write `data_card.md` and its plots into `out`; returns its path. `command` is what writes it again."""
+    """Write `data_card.md` and its plots into `out`; returns its path. The card prints the `command` that writes it."""
     figures = Figures.of(data, split, utc_offset_h)
     folder = Path(out) / PLOTS
     folder.mkdir(parents=True, exist_ok=True)
-    draw(figures, occupancy, folder)
+    draw(figures, state_size, folder)
     parts = [
-        f"# Data card: {data.name}\n\nWritten by `{command}`; what nobody can count "
-        "stands in `src/watchnext/data/card/provenance.py`.",
-        about(data.name),
+        f"# Data card: {data.name}\n\nWritten by `{command}`. Origin and licence come from "
+        "`src/watchnext/data/card/provenance.py`.",
+        provenance_of(data.name),
         overview(data, figures),
         held_out(figures, split),
         outcomes(figures),
         watching(figures),
-        tails(figures),
+        distributions(figures),
         rhythm(figures),
         *(columns(table, data, figures, schema) for table in TABLES),
-        bytes_a_viewer(occupancy),
+        bytes_a_viewer(state_size),
         rejected(data),
-        f"## Other data sets\n{others(data.name)}",
+        f"## Other data sets\n{provenance_of_others(data.name)}",
     ]
     path = Path(out) / "data_card.md"
     path.write_text("\n\n".join(parts) + "\n")
     return path
 
 
-def draw(figures: Figures, occupancy: Occupancy, folder: Path) -> None:
+def draw(figures: Figures, state_size: StateSize, folder: Path) -> None:
     days, ratio = figures.days, figures.percent
     reached = ratio["impressions"].reverse().cum_sum().reverse() / max(ratio["impressions"].sum(), 1)
     plots.watch_ratio(ratio["percent"].to_numpy(), reached.to_numpy(), folder / "watch_ratio.png")
-    plots.tails({table: figures.tail(table).at_least() for table in ("users", "videos")}, folder / "tails.png")
+    plots.distributions({table: figures.distribution(table).at_least() for table in ("users", "videos")}, folder / "tails.png")
     rate = (days["long_view"] / days["impressions"]).to_numpy()
     plots.days([f"{day:%m-%d}" for day in days["day"]], days["impressions"].to_numpy(), rate, folder / "days.png")
     plots.hours(figures.hours / max(figures.impressions, 1), folder / "hours.png")
-    plots.occupancy(occupancy.used, occupancy.limit, folder / "bytes.png")
+    plots.state_size(state_size.used, state_size.limit, folder / "bytes.png")
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
@@ -80,24 +80,24 @@ def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in lines)
 
 
-def picture(name: str, what: str) -> str:
-    return f"![{what}]({PLOTS}/{name}.png)"
+def image(name: str, caption: str) -> str:
+    return f"![{caption}]({PLOTS}/{name}.png)"
 
 
 def overview(data: DataSet, figures: Figures) -> str:
-    looked_at, again = figures.repeats
-    counted_on = f", counted on {looked_at:,} of them" if looked_at < figures.impressions else ""
+    counted, repeated = figures.repeats
+    sample = f", counted on {counted:,} of them" if counted < figures.impressions else ""
     rows = [
         ("Hash of the tables", f"`{data.hash}`"),
         ("Days", f"{figures.days['day'].min()} to {figures.days['day'].max()}"),
         ("Impressions", f"{figures.impressions:,}"),
-        ("Requests", f"{figures.requests:,}, of {figures.impressions / max(figures.requests, 1):.1f} impressions on average"),
+        ("Requests", f"{figures.requests:,}, with {figures.impressions / max(figures.requests, 1):.1f} impressions on average"),
         ("Users", f"{figures.rows['users']:,}, of which {len(figures.users):,} have an impression"),
         ("Videos", f"{figures.rows['videos']:,}, of which {len(figures.videos):,} have an impression"),
-        ("Repeats", f"{percent(again / max(looked_at, 1))} of impressions show a user a video again{counted_on}"),
+        ("Repeats", f"{percent(repeated / max(counted, 1))} of impressions repeat a video to a user{sample}"),
         ("Rows rejected", f"{sum(data.rejected.values()):,}"),
     ]
-    return f"## What is in it\n{table(['', ''], rows)}"
+    return f"## Contents\n{table(['', ''], rows)}"
 
 
 def held_out(figures: Figures, split: TimeSplit) -> str:
@@ -108,10 +108,10 @@ def held_out(figures: Figures, split: TimeSplit) -> str:
             span = f"{days['day'].min()} to {days['day'].max()}"
             cold = [percent(figures.cold(entity, name)) if index > 0 else NOTHING for entity in ("users", "videos")]
             rows.append((name, span, f"{days['impressions'].sum():,}", *cold))
-    header = ("split", "days", "impressions", "of users unseen in training", "of videos unseen in training")
-    moved = split.moved(figures.days["day"])
-    said = f" {moved[0].upper()}{moved[1:]}." if moved else ""
-    return f"## Splits\nBy day: {split}.{said}\n\n{table(header, rows)}"
+    header = ("split", "days", "impressions", "share of users unseen in training", "share of videos unseen in training")
+    moved = split.moved_message(figures.days["day"])
+    note = f" {moved[0].upper()}{moved[1:]}." if moved else ""
+    return f"## Splits\nBy day: {split}.{note}\n\n{table(header, rows)}"
 
 
 def outcomes(figures: Figures) -> str:
@@ -122,8 +122,8 @@ def outcomes(figures: Figures) -> str:
         rates = [percent(day[name] / day["impressions"]) for name in ("click", "long_view", "like")]
         rows.append((day["day"], f"{day['impressions']:,}", *rates, f"{day['watch_ms'] / day['impressions'] / 1000:.1f}"))
     by_day = table(("day", "impressions", "click", "long view", "like", "mean watch, s"), rows)
-    plot = picture("days", "Impressions and long view rate by day")
-    return f"## Outcomes\nOf all impressions:\n\n{overall}\n\n{plot}\n\n{by_day}"
+    plot = image("days", "Impressions and long view rate by day")
+    return f"## Outcomes\nShare of all impressions:\n\n{overall}\n\n{plot}\n\n{by_day}"
 
 
 def watching(figures: Figures) -> str:
@@ -139,45 +139,53 @@ def watching(figures: Figures) -> str:
     mean = figures.days["watch_ms"].sum() / max(figures.impressions, 1) / 1000
     return (
         f"## Watching\nMean watch time is {mean:.1f} s; {percent(figures.rate('unwatched'))} of impressions have none.\n"
-        f"Where the duration is known, {percent(completed)} were watched to the end or longer.\n\n"
-        f"{table(('', *AT, 'unknown'), rows)}\n\n{picture('watch_ratio', 'Share of impressions watched at least so much')}"
+        f"{percent(completed)} of videos with a known duration were watched to the end or longer.\n\n"
+        f"{table(('', *AT, 'unknown'), rows)}\n\n{image('watch_ratio', 'Share of impressions by least watch ratio')}"
     )
 
 
-def tails(figures: Figures) -> str:
+def distributions(figures: Figures) -> str:
     rows = []
     for entity in ("users", "videos"):
-        tail = figures.tail(entity)
-        shares = [percent(top_share(tail.counts, part)) for part in (0.01, 0.1)]
-        rows.append((f"impressions of {entity}", *map(number, tail.quantiles.tolist()), *shares, f"{gini(tail.counts):.3f}"))
+        distribution = figures.distribution(entity)
+        shares = [percent(top_share(distribution.counts, part)) for part in (0.01, 0.1)]
+        rows.append(
+            (
+                f"impressions of {entity}",
+                *map(number, distribution.quantiles.tolist()),
+                *shares,
+                f"{gini(distribution.counts):.3f}",
+            )
+        )
     header = ("", *AT, "share of the top 1%", "of the top 10%", "Gini")
-    what = "Share of users and of videos that have at least so many impressions"
-    return f"## Activity and popularity\nOf those that have any:\n\n{table(header, rows)}\n\n{picture('tails', what)}"
+    caption = "Share of users and of videos by least number of impressions"
+    figure = image("tails", caption)
+    return f"## Activity and popularity\nUsers and videos with at least one impression:\n\n{table(header, rows)}\n\n{figure}"
 
 
 def rhythm(figures: Figures) -> str:
-    return f"## Rhythm\n{picture('hours', 'Share of impressions by local hour')}"
+    return f"## Rhythm\n{image('hours', 'Share of impressions by local hour')}"
 
 
 def columns(name: str, data: DataSet, figures: Figures, schema: FeatureSchema) -> str:
     rows = []
-    for one in contents(name, data.frames[name], schema):
-        lacking = percent(one.missing / max(figures.rows[name], 1)) if one.missing else "0"
-        rows.append((f"`{one.column}`", one.type, one.unit, lacking, one.values))
-    how = "least / 5% / median / 95% / most of numbers, to three digits; the most frequent of categories"
+    for one in summarise_columns(name, data.frames[name], schema):
+        missing = percent(one.missing / max(figures.rows[name], 1)) if one.missing else "0"
+        rows.append((f"`{one.column}`", one.type, one.unit, missing, one.values))
+    legend = "numbers: least / 5% / median / 95% / most, to three digits; categories: the most frequent"
     header = ("column", "type", "unit", "missing", "values")
-    return f"## Table `{name}`\n{figures.rows[name]:,} rows. Values: {how}.\n\n{table(header, rows)}"
+    return f"## Table `{name}`\n{figures.rows[name]:,} rows. Values: {legend}.\n\n{table(header, rows)}"
 
 
-def bytes_a_viewer(occupancy: Occupancy) -> str:
-    """Of every user, those without an impression too."""
-    used, counts = np.unique(occupancy.used, return_counts=True)
-    full = percent((occupancy.used >= occupancy.limit).mean() if len(used) else float("nan"))
-    row = (*map(number, quantiles(used, counts).tolist()), f"{occupancy.limit:,}", full)
+def bytes_a_viewer(state_size: StateSize) -> str:
+    """Describe the state size of all users, also of users without an impression."""
+    used, counts = np.unique(state_size.used, return_counts=True)
+    full = percent((state_size.used >= state_size.limit).mean() if len(used) else float("nan"))
+    row = (*map(number, quantiles(used, counts).tolist()), f"{state_size.limit:,}", full)
     return (
-        "## Bytes a viewer\nWhat the online state keeps of a viewer has a fixed size; this much of it is in use "
-        f"{occupancy.when}.\n\n{table((*AT, 'limit', 'at the limit'), [row])}\n\n"
-        + picture("bytes", "Share of viewers that use at most so many bytes")
+        "## Bytes per viewer\nThe online state of a viewer is a record of fixed size. Bytes in use "
+        f"{state_size.when}:\n\n{table((*AT, 'limit', 'at the limit'), [row])}\n\n"
+        + image("bytes", "Share of viewers by most bytes in use")
     )
 
 
@@ -186,5 +194,7 @@ def rejected(data: DataSet) -> str:
     text = table(("rows", "table and reason"), rows) if rows else "No row was rejected."
     if data.filled:
         filled = [(f"`{name}`", f"{count:,}") for name, count in sorted(data.filled.items())]
-        text += "\n\nNull, or false for an outcome, stands in for what the log lacks:\n\n" + table(("column", "values"), filled)
-    return f"## Rows rejected, columns lacking\n{text}"
+        text += "\n\nValues that the log lacks, filled with null, or false for an outcome:\n\n" + table(
+            ("column", "values"), filled
+        )
+    return f"## Rejected rows and missing columns\n{text}"

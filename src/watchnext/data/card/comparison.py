@@ -1,4 +1,4 @@
-"""Logs beside each other: a table of their figures, and a picture of their curves."""
+"""Compare logs: a table of figures and a plot of curves."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from watchnext.data.card.distribution import Tail
+from watchnext.data.card.distribution import Distribution
 from watchnext.data.card.plots import save
 from watchnext.data.card.statistics import RATIOS, Statistics
 
@@ -15,7 +15,7 @@ COLOURS = ("#444444", "#1f6fb4", "#d9722a", "#3c9d63", "#a04fb0")
 
 
 def markdown(logs: Mapping[str, Statistics]) -> str:
-    """One row a figure, one column a log."""
+    """Return a Markdown table with one row per figure and one column per log."""
     names = next(iter(logs.values())).figures
     rows = [[name, *(_number(log.figures[name]) for log in logs.values())] for name in names]
     head = [["", *logs], ["---", *("---:" for _ in logs)]]
@@ -27,32 +27,32 @@ def _number(value: float) -> str:
 
 
 def picture(logs: Mapping[str, Statistics], path: Path) -> None:
-    """Watch ratios of every duration group above, tails and hours below; the same bytes for the same numbers."""
+    """Plot watch ratios by duration group, distributions and hours; equal numbers give equal bytes."""
     groups = list(next(iter(logs.values())).watch_ratio)
     figure = Figure(figsize=(11, 6.2), dpi=100, layout="constrained")
     axes = figure.subplots(3, 3).ravel()
-    for place, group in enumerate(groups):
+    for i, group in enumerate(groups):
         for colour, log in zip(COLOURS, logs.values(), strict=False):
-            axes[place].plot(RATIOS, log.watch_ratio[group], color=colour, linewidth=1.2)
-        _named(axes[place], f"Videos of {group}: share watched at least", "watch ratio")
-        axes[place].set_ylim(0, 1)
-    for place, what in ((6, "activity"), (7, "popularity")):
+            axes[i].plot(RATIOS, log.watch_ratio[group], color=colour, linewidth=1.2)
+        _label_axes(axes[i], f"Videos of {group}: share watched at least", "watch ratio")
+        axes[i].set_ylim(0, 1)
+    for i, name in ((6, "activity"), (7, "popularity")):
         for colour, log in zip(COLOURS, logs.values(), strict=False):
-            axes[place].loglog(*_relative(getattr(log, what)), color=colour, linewidth=1.2)
-        _named(axes[place], f"{what.capitalize()}: share with at least", "times the mean")
+            axes[i].loglog(*_relative(getattr(log, name)), color=colour, linewidth=1.2)
+        _label_axes(axes[i], f"{name.capitalize()}: share with at least", "times the mean")
     for colour, (name, log) in zip(COLOURS, logs.items(), strict=False):
         axes[8].plot(np.arange(24), log.hours, color=colour, linewidth=1.2, label=name)
-    _named(axes[8], "Share of impressions", "hour UTC")
+    _label_axes(axes[8], "Share of impressions", "hour UTC")
     axes[8].legend(fontsize=7, frameon=False)
     save(figure, path, colours=48)
 
 
-def _relative(tail: Tail) -> tuple[np.ndarray, np.ndarray]:
-    values, at_least = tail.at_least()
-    return values / tail.counts.mean(), at_least
+def _relative(distribution: Distribution) -> tuple[np.ndarray, np.ndarray]:
+    values, at_least = distribution.at_least()
+    return values / distribution.counts.mean(), at_least
 
 
-def _named(axes: Axes, title: str, along: str) -> None:
+def _label_axes(axes: Axes, title: str, along: str) -> None:
     axes.set_title(title, fontsize=8, loc="left")
     axes.set_xlabel(along, fontsize=7)
     axes.tick_params(labelsize=7)

@@ -1,4 +1,4 @@
-"""How unequally a log is spread over its users or videos: quantiles, shares of the top, Gini. Pure functions of counts."""
+"""Distribution of impressions over users or videos: quantiles, shares of the top, Gini. Pure functions of counts."""
 
 from dataclasses import dataclass
 
@@ -8,8 +8,7 @@ LEVELS = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 
 
 def quantiles(values: np.ndarray, counts: np.ndarray, levels: tuple[float, ...] = LEVELS) -> np.ndarray:
-    """Of ascending `values` (n,), each there `counts` (n,) times: the smallest that at least a part `level` of them does not
-    exceed; nan over nobody."""
+    """Return the quantiles of ascending `values` (n,), repeated `counts` (n,) times; nan without values."""
     if not len(values):
         return np.full(len(levels), np.nan)
     below = np.cumsum(counts)
@@ -17,7 +16,7 @@ def quantiles(values: np.ndarray, counts: np.ndarray, levels: tuple[float, ...] 
 
 
 def gini(counts: np.ndarray) -> float:
-    """0 where all have the same, towards 1 where one has everything; nan over nobody."""
+    """Gini coefficient: 0 if all are equal, towards 1 if one has everything; nan without counts."""
     ascending = np.sort(np.asarray(counts, np.float64))
     n, total = len(ascending), ascending.sum()
     if not total > 0:
@@ -26,7 +25,7 @@ def gini(counts: np.ndarray) -> float:
 
 
 def top_share(counts: np.ndarray, part: float) -> float:
-    """The share of everything that the largest `part` of them have, at least one of them; nan over nobody."""
+    """Return the share of the total in the largest `part` of the counts, at least one of them; nan without counts."""
     descending = np.sort(np.asarray(counts))[::-1]
     if not len(descending):
         return float("nan")
@@ -34,8 +33,8 @@ def top_share(counts: np.ndarray, part: float) -> float:
 
 
 @dataclass(frozen=True)
-class Tail:
-    """Impressions of each user (or video) that has any."""
+class Distribution:
+    """Impressions of each user (or video) with at least one."""
 
     counts: np.ndarray
 
@@ -45,6 +44,6 @@ class Tail:
         return quantiles(ascending, np.ones(len(ascending), np.int64))
 
     def at_least(self) -> tuple[np.ndarray, np.ndarray]:
-        """The different counts, ascending, and the part of users (or videos) that have at least so many."""
+        """Return the distinct counts, ascending, and the share of users (or videos) with at least each count."""
         values, occurrences = np.unique(self.counts, return_counts=True)
         return values, np.cumsum(occurrences[::-1])[::-1] / max(len(self.counts), 1)

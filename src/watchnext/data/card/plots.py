@@ -1,4 +1,4 @@
-"""The data card's plots: small PNGs, the same bytes for the same numbers. The door to matplotlib, which serving never opens."""
+"""Plots of the data card: small PNGs, equal bytes for equal numbers. The only importer of matplotlib here."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,9 +16,9 @@ COLUMN_IN, HEIGHT_IN, DPI = 3.4, 2.4, 110
 
 
 def _axes(columns: int) -> tuple[Figure, list[Axes]]:
-    """One row of axes without the global state of pyplot."""
+    """Create one row of axes without the global state of pyplot."""
     figure = Figure(figsize=(COLUMN_IN * columns, HEIGHT_IN), dpi=DPI, layout="constrained")
-    axes = [figure.add_subplot(1, columns, place + 1) for place in range(columns)]
+    axes = [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
     for each in axes:
         each.grid(color=GRID, linewidth=0.7)
         each.set_axisbelow(True)
@@ -28,7 +28,7 @@ def _axes(columns: int) -> tuple[Figure, list[Axes]]:
     return figure, axes
 
 
-def _named(axes: Axes, title: str, along: str) -> None:
+def _label_axes(axes: Axes, title: str, along: str) -> None:
     axes.set_title(title, fontsize=8, color=INK, loc="left")
     axes.set_xlabel(along, fontsize=7, color=INK)
 
@@ -38,7 +38,7 @@ def _in_percent(axes: Axes) -> None:
 
 
 def save(figure: Figure, path: Path, *, colours: int = 32) -> None:
-    """In few colours: a third of the bytes, and no name or version of a program in them."""
+    """Save a PNG in few colours: a third of the bytes, and no program name or version in them."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
@@ -47,56 +47,56 @@ def save(figure: Figure, path: Path, *, colours: int = 32) -> None:
 
 
 def watch_ratio(percent: np.ndarray, at_least: np.ndarray, path: Path) -> None:
-    """Parts (n,) of the impressions that were watched at least `percent` (n,) of the video."""
+    """Plot the shares (n,) of impressions with at least `percent` (n,) of the video watched."""
     figure, (axes,) = _axes(1)
     axes.plot(percent / 100, at_least, color=COLOURS[0])
     axes.axvline(1, color=INK, linewidth=0.8, linestyle=":")
     axes.set_ylim(0, 1)
     axes.set_xlim(0, 2)
     _in_percent(axes)
-    _named(axes, "Impressions watched at least so much", "watch ratio")
+    _label_axes(axes, "Impressions watched at least so much", "watch ratio")
     save(figure, path)
 
 
-def tails(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], path: Path) -> None:
-    """name > counts and the parts that have at least so many; both axes logarithmic."""
+def distributions(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], path: Path) -> None:
+    """Plot distributions, name > (counts, shares with at least each count), on logarithmic axes."""
     figure, (axes,) = _axes(1)
     for colour, (name, (values, at_least)) in zip(COLOURS, curves.items(), strict=True):
         axes.loglog(values, at_least, color=colour, label=name)
     axes.legend(fontsize=7, frameon=False, labelcolor=INK, loc="lower left")
-    _named(axes, "Share with at least so many impressions", "impressions")
+    _label_axes(axes, "Share with at least so many impressions", "impressions")
     save(figure, path)
 
 
 def days(names: list[str], impressions: np.ndarray, long_view: np.ndarray, path: Path) -> None:
-    """Impressions (n,) and long view rate (n,) by day."""
+    """Plot impressions (n,) and long view rate (n,) by day."""
     figure, (left, right) = _axes(2)
-    places = np.arange(len(names))
-    left.bar(places, impressions, color=COLOURS[0])
-    right.plot(places, long_view, color=COLOURS[1], marker="o", markersize=3)
+    positions = np.arange(len(names))
+    left.bar(positions, impressions, color=COLOURS[0])
+    right.plot(positions, long_view, color=COLOURS[1], marker="o", markersize=3)
     right.set_ylim(0, max(1.15 * long_view.max(), 0.01))
     left.yaxis.set_major_formatter("{x:,.0f}")
     _in_percent(right)
     for axes, title in ((left, "Impressions"), (right, "Long view rate")):
-        shown = places[:: -(-len(names) // 7)]
-        axes.set_xticks(shown, [names[place] for place in shown])
+        shown = positions[:: -(-len(names) // 7)]
+        axes.set_xticks(shown, [names[i] for i in shown])
         axes.set_xlim(-0.6, len(names) - 0.4)
-        _named(axes, title, "day")
+        _label_axes(axes, title, "day")
     save(figure, path)
 
 
 def hours(share: np.ndarray, path: Path) -> None:
-    """Parts (24,) of the impressions by hour of the day."""
+    """Plot the shares (24,) of impressions by hour of the day."""
     figure, (axes,) = _axes(1)
     axes.bar(np.arange(24), share, color=COLOURS[0])
     axes.set_xticks(range(0, 24, 3))
     _in_percent(axes)
-    _named(axes, "Share of impressions", "local hour")
+    _label_axes(axes, "Share of impressions", "local hour")
     save(figure, path)
 
 
-def occupancy(used: np.ndarray, limit: int, path: Path) -> None:
-    """Parts of the viewers that use at most so many bytes of their record."""
+def state_size(used: np.ndarray, limit: int, path: Path) -> None:
+    """Plot the share of viewers by most bytes in use."""
     figure, (axes,) = _axes(1)
     values, counts = np.unique(used, return_counts=True)
     axes.step(values, np.cumsum(counts) / len(used), where="post", color=COLOURS[0])
@@ -104,5 +104,5 @@ def occupancy(used: np.ndarray, limit: int, path: Path) -> None:
     axes.set_xlim(0, 1.05 * limit)
     axes.set_ylim(0, 1.02)
     _in_percent(axes)
-    _named(axes, "Viewers that use at most so many bytes", "bytes; dashed is the limit")
+    _label_axes(axes, "Viewers that use at most so many bytes", "bytes; dashed is the limit")
     save(figure, path)

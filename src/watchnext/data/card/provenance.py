@@ -1,15 +1,15 @@
-"""What nobody can count about a data set: where it comes from, under which licence, and what it cannot tell."""
+"""Provenance of a data set: origin, licence and limits, which cannot be computed from the tables."""
 
 from collections.abc import Mapping
 
 SIMULATED = ("sample", "world")
 _WORLD = """\
-Simulated. No person's behaviour is in it, and there is no licence to obey but the project's own. {origin}
-How the platform is simulated, and how it compares with a real one, is told in [the simulated world](simulator.md).
+Simulated. It holds no person's behaviour and falls under the project's own licence. {origin}
+[The simulated world](simulator.md) describes the simulation and compares it with a real platform.
 
-What it cannot tell:
-- Any figure on it is about the simulator's assumptions. Preferences are smoother than people's, and nobody acts on a whim that
-  the model of the world lacks.
+Limits:
+- Figures on it reflect the simulator's assumptions. Preferences are smoother than people's, and nobody acts on a whim outside
+  the model of the world.
 - Behaviour outside the service (searches, shares, other apps) does not exist.
 - Viewers' age groups and regions are drawn with fixed shares. They represent no population."""
 
@@ -40,12 +40,12 @@ counts as watched to its nominal end.""",
 }
 
 
-def about(name: str) -> str:
-    """In Markdown, with no heading. Every preset `world...` is simulated."""
+def provenance_of(name: str) -> str:
+    """Return the provenance of a data set in Markdown, without a heading. Every preset `world...` is simulated."""
     known = ABOUT["world"] if name.startswith("world") else ABOUT.get(name)
-    return known or f"Nothing is written about {name!r} yet: its origin, licence and limits belong in `{__name__}`."
+    return known or f"Nothing is known about {name!r} yet: add its origin, licence and limits to `{__name__}`."
 
 
-def others(name: str) -> str:
-    """The same of every public data set there is a loader for, but this one."""
+def provenance_of_others(name: str) -> str:
+    """Return the provenance of every other public data set with a loader."""
     return "\n\n".join(text for other, text in ABOUT.items() if other not in (name, *SIMULATED))

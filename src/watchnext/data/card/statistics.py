@@ -1,7 +1,4 @@
-"""What a log looks like, so that a simulated one can be laid beside a real one: aggregates only, nothing of a single row.
-
-Pure functions of the canonical tables.
-"""
+"""Statistics that compare a simulated log with a real one: aggregates only, as pure functions of the canonical tables."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,40 +7,43 @@ from itertools import pairwise
 import numpy as np
 import polars as pl
 
-from watchnext.data.card.distribution import Tail, gini, top_share
+from watchnext.data.card.distribution import Distribution, gini, top_share
 from watchnext.data.tables import OUTCOMES, Tables
 
-DURATIONS_S = (0, 15, 30, 60, 120, 240, 3600)  # edges of the groups that watch ratios are given for
+DURATIONS_S = (0, 15, 30, 60, 120, 240, 3600)  # edges of the duration groups
 RATIOS = np.linspace(0, 2, 81)
 SESSION_GAP_MS = 30 * 60_000
-LEAST_ROWS, LEAST_VIEWERS = 100, 5  # of a log, that one viewer's part of it is judged
+LEAST_ROWS, LEAST_VIEWERS = 100, 5  # fewest rows and viewers for judging one viewer's share
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """figures        name > number
-    watch_ratio    of each duration group the share of impressions watched at least RATIOS of the video; nan over nobody
+    """Statistics of a log.
+
+    figures        name > number
+    watch_ratio    duration group > share of impressions with a watch ratio of at least RATIOS; nan without impressions
     activity, popularity   impressions by user, by video
     hours          (24,) shares by hour UTC"""
 
     figures: Mapping[str, float]
     watch_ratio: Mapping[str, np.ndarray]
-    activity: Tail
-    popularity: Tail
+    activity: Distribution
+    popularity: Distribution
     hours: np.ndarray
 
 
 def statistics_of(tables: Tables) -> Statistics:
+    """Compute the statistics of a log."""
     impressions = tables.impressions
-    activity, popularity = (Tail(counts(impressions, key)) for key in ("user_id", "video_id"))
+    activity, popularity = (Distribution(counts(impressions, key)) for key in ("user_id", "video_id"))
     figures = {
         "impressions": float(len(impressions)),
         **{f"{name} rate": rate for name, rate in outcome_rates(impressions).items()},
         **watch_figures(impressions, tables.videos),
         "repeat rate": repeat_rate(impressions),
         "in the session of the impression before": session_share(impressions),
-        **tail_figures("user", activity),
-        **tail_figures("video", popularity),
+        **distribution_figures("user", activity),
+        **distribution_figures("video", popularity),
         "spread of users' long view rate": rate_spread(impressions, "user_id"),
         "spread of videos' long view rate": rate_spread(impressions, "video_id"),
     }
@@ -51,18 +51,20 @@ def statistics_of(tables: Tables) -> Statistics:
 
 
 def dominating(counts: np.ndarray) -> np.ndarray:
-    """Mask (N,) of the viewers whom the log is about rather than viewers: bots, or ids that many share. `counts` (N,) are the
-    impressions of each. Activity has a long tail: in ordinary logs a viewer has 80 times the median, but 3% of the log."""
+    """Return a mask (N,) of the viewers who dominate the log, such as bots or shared ids; `counts` (N,) are their impressions.
+
+    Activity is heavy-tailed: in ordinary logs a viewer reaches 80 times the median, but 3% of the log.
+    """
     counts = np.asarray(counts, np.float64)
-    there = counts[counts > 0]
-    if len(there) < LEAST_VIEWERS or there.sum() < LEAST_ROWS:
+    active = counts[counts > 0]
+    if len(active) < LEAST_VIEWERS or active.sum() < LEAST_ROWS:
         return np.zeros(len(counts), bool)
-    share = counts / there.sum()
-    return (share > 0.5) | ((share > 0.1) & (counts > 20 * np.median(there)))
+    share = counts / active.sum()
+    return (share > 0.5) | ((share > 0.1) & (counts > 20 * np.median(active)))
 
 
 def counts(impressions: pl.DataFrame, key: str) -> np.ndarray:
-    """Impressions of every user, or video, that has any."""
+    """Return the impressions of every user (or video) with at least one."""
     return impressions.group_by(key).len()["len"].to_numpy()
 
 
@@ -71,28 +73,28 @@ def outcome_rates(impressions: pl.DataFrame) -> dict[str, float]:
 
 
 def repeat_rate(impressions: pl.DataFrame) -> float:
-    """The part of the impressions whose viewer had been shown the video before."""
+    """Return the share of impressions that repeat a video to a viewer."""
     return 1 - impressions.select("user_id", "video_id").n_unique() / len(impressions) if len(impressions) else float("nan")
 
 
 def session_share(impressions: pl.DataFrame) -> float:
-    """Of a user's further impressions, the part that follows within half an hour."""
+    """Return the share of a user's later impressions that follow the previous one within half an hour."""
     gaps = impressions.sort("user_id", "time_ms").select(pl.col("time_ms").diff().over("user_id")).to_series().drop_nulls()
     return _mean(gaps < SESSION_GAP_MS)
 
 
 def rate_spread(impressions: pl.DataFrame, key: str, least: int = 50) -> float:
-    """Standard deviation of the long view rates of the keys with at least so many impressions, less that of chance."""
-    found = impressions.group_by(key).agg(pl.len().alias("n"), pl.col("long_view").mean().alias("rate"))
-    found = found.filter(pl.col("n") >= least)
-    if len(found) < 2:
+    """Return the standard deviation of long view rates by key beyond chance, over keys with at least `least` impressions."""
+    rates = impressions.group_by(key).agg(pl.len().alias("n"), pl.col("long_view").mean().alias("rate"))
+    rates = rates.filter(pl.col("n") >= least)
+    if len(rates) < 2:
         return float("nan")
-    chance = (found["rate"] * (1 - found["rate"]) / found["n"]).mean()
-    return float(np.sqrt(max(found["rate"].var() - chance, 0.0)))
+    chance = (rates["rate"] * (1 - rates["rate"]) / rates["n"]).mean()
+    return float(np.sqrt(max(rates["rate"].var() - chance, 0.0)))
 
 
 def watch_ratios(impressions: pl.DataFrame, videos: pl.DataFrame) -> pl.DataFrame:
-    """`duration_s`, `watch_s`, `ratio` of the impressions of videos whose duration is known."""
+    """Return `duration_s`, `watch_s`, `ratio` of the impressions of videos with a known duration."""
     known = impressions.select("video_id", "watch_ms").join(videos.select("video_id", "duration_ms"), on="video_id")
     known = known.filter(pl.col("duration_ms") > 0)
     return known.select(
@@ -103,12 +105,12 @@ def watch_ratios(impressions: pl.DataFrame, videos: pl.DataFrame) -> pl.DataFram
 
 
 def watch_ratio_by_duration(impressions: pl.DataFrame, videos: pl.DataFrame) -> dict[str, np.ndarray]:
-    watched, found = watch_ratios(impressions, videos), {}
+    watched, curves = watch_ratios(impressions, videos), {}
     for low, high in pairwise(DURATIONS_S):
         ratio = np.sort(watched.filter(pl.col("duration_s").is_between(low, high, closed="left"))["ratio"].to_numpy())
         at_least = (len(ratio) - np.searchsorted(ratio, RATIOS)) / len(ratio) if len(ratio) else np.full(len(RATIOS), np.nan)
-        found[f"{low}-{high} s" if high < DURATIONS_S[-1] else f"{low} s and more"] = at_least
-    return found
+        curves[f"{low}-{high} s" if high < DURATIONS_S[-1] else f"{low} s and more"] = at_least
+    return curves
 
 
 def watch_figures(impressions: pl.DataFrame, videos: pl.DataFrame) -> dict[str, float]:
@@ -123,18 +125,20 @@ def watch_figures(impressions: pl.DataFrame, videos: pl.DataFrame) -> dict[str, 
     }
 
 
-def tail_figures(name: str, tail: Tail) -> dict[str, float]:
+def distribution_figures(name: str, distribution: Distribution) -> dict[str, float]:
     return {
-        f"impressions of the median {name}": float(np.median(tail.counts)) if len(tail.counts) else float("nan"),
-        f"share of the top 1% {name}s": top_share(tail.counts, 0.01),
-        f"share of the top 10% {name}s": top_share(tail.counts, 0.1),
-        f"gini of {name}s": gini(tail.counts),
+        f"impressions of the median {name}": float(np.median(distribution.counts))
+        if len(distribution.counts)
+        else float("nan"),
+        f"share of the top 1% {name}s": top_share(distribution.counts, 0.01),
+        f"share of the top 10% {name}s": top_share(distribution.counts, 0.1),
+        f"gini of {name}s": gini(distribution.counts),
     }
 
 
 def hours(impressions: pl.DataFrame) -> np.ndarray:
-    found = np.bincount((impressions["time_ms"] // 3_600_000 % 24).to_numpy(), minlength=24)
-    return found / max(found.sum(), 1)
+    counts = np.bincount((impressions["time_ms"] // 3_600_000 % 24).to_numpy(), minlength=24)
+    return counts / max(counts.sum(), 1)
 
 
 def _mean(values: pl.Series) -> float:

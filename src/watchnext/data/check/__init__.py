@@ -1,1 +1,1 @@
-"""What is wrong with a log, what contradicts itself, and a profile to compare with what is known."""
+"""Check a log: errors, contradictions, and a profile."""

@@ -1,8 +1,8 @@
-"""What the three tables must look like, in Markdown, from what declares them."""
+"""Describe the three tables in Markdown, from their declarations."""
 
 import inspect
 
-from watchnext.data.loaders import csv as delimited
+from watchnext.data.loaders import csv
 from watchnext.data.loaders.canonical import CanonicalTables
 from watchnext.data.structure import INTEGERS, Expected, expected_columns
 from watchnext.data.tables import ID_BYTES, OUTCOMES, TABLES
@@ -12,12 +12,12 @@ from watchnext.schema import FeatureSchema
 HEADER = "| column | type | unit | may be missing | bounds | is |\n|---|---|---|---|---|---|"
 
 
-def guide(schema: FeatureSchema) -> str:
-    """Every column of every table with its type, unit, nulls and bounds, then how files may be laid out."""
+def describe_tables(schema: FeatureSchema) -> str:
+    """Describe every column of every table with type, unit, nulls and bounds, then the file layout."""
     parts = [_table(table, schema) for table in TABLES]
     layout = inspect.cleandoc(CanonicalTables.__doc__).split("\n\n")[0]
-    how = f"An id is a string of 1 to {ID_BYTES} bytes or an Int64, one kind a data set."
-    return "\n\n".join([*parts, f"## Files\n\n{how}\n\n{layout}\n\n{inspect.cleandoc(delimited.__doc__)}"])
+    ids = f"An id is a string of 1 to {ID_BYTES} bytes or an Int64, one type per data set."
+    return "\n\n".join([*parts, f"## Files\n\n{ids}\n\n{layout}\n\n{inspect.cleandoc(csv.__doc__)}"])
 
 
 def _table(table: str, schema: FeatureSchema) -> str:
@@ -34,7 +34,7 @@ def _row(one: Expected) -> str:
 
 
 def _types(one: Expected) -> str:
-    """Any integer is said once."""
+    """Format the types; all integer types are summed up as one."""
     if len(one.types) <= len(INTEGERS):
         return " or ".join(map(str, one.types))
     whole = [str(kind) for kind in one.types if "Int" in str(kind)]
@@ -43,7 +43,7 @@ def _types(one: Expected) -> str:
 
 
 def _missing(one: Expected) -> str:
-    """Null, or the whole column absent."""
+    """Format whether values, or the whole column, may be missing."""
     if one.name in OUTCOMES:
         return "yes, counts as false"
     return "yes" if one.nullable else "no"
@@ -52,7 +52,7 @@ def _missing(one: Expected) -> str:
 def _bounds(one: Expected) -> str:
     if one.column is not None and one.column.choices:
         return ", ".join(one.column.choices)
-    said = [*(f"at least {low:.15g}" for low in sorted(one.lows)), *(f"at most {high:.15g}" for high in sorted(one.highs))]
+    bounds = [*(f"at least {low:.15g}" for low in sorted(one.lows)), *(f"at most {high:.15g}" for high in sorted(one.highs))]
     if one.feature is not None and one.feature.kind == "vector":
-        said.append(f"{one.feature.dimension} numbers")
-    return ", ".join(said)
+        bounds.append(f"{one.feature.dimension} numbers")
+    return ", ".join(bounds)

@@ -1,23 +1,23 @@
-"""A log at a glance, in plain text: for whoever brings one to compare with what they know of it."""
+"""Profile a log in plain text, to compare with known facts about it."""
 
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 
 import polars as pl
 
-from watchnext.data.card.contents import FIRST, LAST, contents, number, percent
+from watchnext.data.card.column_summary import FIRST, LAST, number, percent, summarise_columns
 from watchnext.data.card.statistics import watch_figures
 from watchnext.data.consistency import calendar, evidence_of
 from watchnext.data.tables import TABLES
 from watchnext.schema import FeatureSchema
 
-MOST = 5  # viewers, videos or days that are named
+MOST = 5  # viewers, videos or days shown
 LETTERS = 24
-LEGEND = "Values: low / 5% / median / 95% / high of numbers, the most frequent of categories, how many different of ids."
+LEGEND = "Values: low / 5% / median / 95% / high of numbers, the most frequent categories, the number of distinct ids."
 
 
 def profile(frames: Mapping[str, pl.DataFrame], schema: FeatureSchema) -> Iterator[str]:
-    """Lines on the sound columns `frames` (`columns.sound_columns`), whatever is wrong with their rows. Bounded in length."""
+    """Yield the profile of the valid columns `frames` (`structure.sound_columns`), bounded in length; rows may be invalid."""
     impressions = frames["impressions"]
     if len(impressions):
         yield from _aligned(list(_log(frames, schema)))
@@ -25,29 +25,29 @@ def profile(frames: Mapping[str, pl.DataFrame], schema: FeatureSchema) -> Iterat
     for table in TABLES:
         frame = frames[table]
         rows = [("column", "type as read", "unit", "missing", "values")]
-        for one in contents(table, frame.lazy(), schema):
+        for one in summarise_columns(table, frame.lazy(), schema):
             if one.missing < max(len(frame), 1):
                 missing = percent(one.missing / max(len(frame), 1)) if one.missing else ""
                 rows.append((one.column, one.type, one.unit.partition(";")[0].partition(",")[0], missing, one.values))
         absent = [name for name in frame.columns if len(frame) and frame[name].null_count() == len(frame)]
-        yield f"\n{table}: {len(frame):,} rows" + (f"; never there: {', '.join(absent)}" if absent else "")
+        yield f"\n{table}: {len(frame):,} rows" + (f"; absent: {', '.join(absent)}" if absent else "")
         if len(frame):
             yield from _aligned(rows)
 
 
 def _log(frames: Mapping[str, pl.DataFrame], schema: FeatureSchema) -> Iterator[tuple[str, str]]:
-    impressions, there = frames["impressions"], set(frames["impressions"].columns)
+    impressions, columns = frames["impressions"], set(frames["impressions"].columns)
     for key, table in (("user_id", "users"), ("video_id", "videos")):
-        if key in there:
+        if key in columns:
             yield table, f"{impressions[key].n_unique():,} with an impression, of {len(frames[table]):,} listed"
-    if "time_ms" in there:
+    if "time_ms" in columns:
         yield "time", _times(impressions["time_ms"])
-    if "day" in there:
+    if "day" in columns:
         yield from _days(impressions["day"].drop_nulls())
-    if {"time_ms", "day"} <= there:
+    if {"time_ms", "day"} <= columns:
         offset_h, part, _ = calendar(evidence_of(frames, schema), 0.0)
         yield "calendar", f"day is the date of time_ms at UTC{offset_h:+g} in {percent(part)} of the rows"
-    if {"time_ms", "received_ms"} <= there and impressions["received_ms"].null_count() < len(impressions):
+    if {"time_ms", "received_ms"} <= columns and impressions["received_ms"].null_count() < len(impressions):
         delay = (impressions["received_ms"].cast(pl.Float64) - impressions["time_ms"].cast(pl.Float64)) / 1000
         yield (
             "outcomes",
@@ -55,19 +55,19 @@ def _log(frames: Mapping[str, pl.DataFrame], schema: FeatureSchema) -> Iterator[
         )
     videos = frames["videos"].schema
     if (
-        {"video_id", "watch_ms"} <= there
+        {"video_id", "watch_ms"} <= columns
         and "duration_ms" in videos
         and impressions.schema["video_id"] == videos.get("video_id")
     ):
         watched = watch_figures(impressions, frames["videos"])
         yield "watches", ", ".join(f"{name.removesuffix(' in s')} {_figure(name, value)}" for name, value in watched.items())
-    for key, what in (("user_id", "most active"), ("video_id", "most shown")):
-        if key in there:
-            yield what, _largest(impressions, key)
+    for key, label in (("user_id", "most active"), ("video_id", "most shown")):
+        if key in columns:
+            yield label, _largest(impressions, key)
 
 
 def _times(times: pl.Series) -> str:
-    """First and last moment, as far as they are moments."""
+    """Format the first and last valid time."""
     known = times.filter(times.is_between(FIRST, LAST))
     if known.is_empty():
         return f"{times.min()} to {times.max()}, no ms UTC"
@@ -81,13 +81,13 @@ def _days(days: pl.Series) -> Iterator[tuple[str, str]]:
         return
     first, last = counts["day"][0], counts["day"][-1]
     span = (last - first).days + 1
-    found = f"{len(counts):,} with rows, {first} to {last}"
+    text = f"{len(counts):,} with rows, {first} to {last}"
     if span > len(counts):
         gaps = counts.select(start=pl.col("day").shift(), end=pl.col("day"), gap=pl.col("day").diff().dt.total_days())
         holes = gaps.filter(pl.col("gap") > 1)
-        named = [_hole(start, end) for start, end in holes.head(MOST).select("start", "end").iter_rows()]
-        found += f"; without: {', '.join(named)}{', ...' if len(holes) > MOST else ''}"
-    yield "days", found
+        examples = [_hole(start, end) for start, end in holes.head(MOST).select("start", "end").iter_rows()]
+        text += f"; without: {', '.join(examples)}{', ...' if len(holes) > MOST else ''}"
+    yield "days", text
     rows = counts.sort("count", descending=True, maintain_order=True)
     ends = f"most {rows['count'][0]:,} on {rows['day'][0]}, fewest {rows['count'][-1]:,} on {rows['day'][-1]}"
     yield "rows a day", f"median {counts['count'].median():,.0f}, {ends}"
@@ -117,7 +117,7 @@ def _seconds(value: float | None) -> str:
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> Iterator[str]:
-    """Columns to the left, each as wide as its longest cell."""
+    """Align columns to the left."""
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
     for cells in rows:
         yield "  " + "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()

@@ -1,4 +1,4 @@
-"""Logs that are already in the three tables, as Parquet or CSV, a file or a folder of partitions each."""
+"""Loader of logs that are already in the three tables: Parquet or CSV, one file or one folder of partitions each."""
 
 import hashlib
 import re
@@ -11,7 +11,7 @@ from types import MappingProxyType
 import polars as pl
 import pyarrow as pa
 
-from watchnext.data.loaders.conversions import converted, number_ids, plain, target
+from watchnext.data.loaders.conversions import convert, number_ids, plain, target_type
 from watchnext.data.loaders.csv import UNNAMED, read_csv
 from watchnext.data.loaders.folder_names import folder_values, left_out
 from watchnext.data.loaders.loaded import REJECTED, Loaded
@@ -20,14 +20,18 @@ from watchnext.data.tables import TABLES, DataError, Id, Tables
 from watchnext.schema import FeatureSchema
 
 FORMS = {"Parquet": r"\.(parquet|parq|pq)$", "CSV": r"\.(csv|tsv)(\.gz|\.bz2|\.zst)?$"}
-INDEX = (UNNAMED, "__index_level_0__")  # of the row numbers that pandas writes unless told not to
-Types = Mapping[str, pl.DataType | None]  # column > type to read it as; None where none fits
+INDEX = (UNNAMED, "__index_level_0__")  # row numbers that pandas writes by default
+Types = Mapping[str, pl.DataType | None]  # column > type to read; None if none fits
 
 
 @dataclass(frozen=True)
-class Source:
-    """One table as read: `frame` of all rows, `heights` of them from each of `files` in turn; `refused` as in REJECTED, the
-    values (null in `frame`) that could not be read as their type; `notes` say what was read as something else."""
+class TableSource:
+    """One table as read.
+
+    frame    all rows, `heights[i]` of them from `files[i]`
+    refused  inconvertible values (null in `frame`), columns as in REJECTED
+    notes    conversions that were made
+    """
 
     frame: pl.DataFrame
     files: tuple[Path, ...]
@@ -37,15 +41,15 @@ class Source:
 
     @property
     def kept(self) -> pl.Series:
-        """Numbers of the rows all of whose values could be read."""
+        """Row numbers without inconvertible values."""
         every = pl.int_range(len(self.frame), dtype=pl.Int64, eager=True)
         return every.filter(~every.is_in(self.refused["row"].unique().implode()))
 
     def rows(self) -> pl.DataFrame:
         return self.frame[self.kept] if len(self.refused) else self.frame
 
-    def place(self, row: int) -> tuple[Path, int]:
-        """The file of a row of `frame`, and its number within that file."""
+    def locate(self, row: int) -> tuple[Path, int]:
+        """Return the file of a row of `frame`, and its number within that file."""
         for file, height in zip(self.files, self.heights, strict=True):
             if row < height:
                 return file, row
@@ -62,7 +66,7 @@ class DayFiles:
 
     @cached_property
     def sha256(self) -> str:
-        """Of their bytes, one after another."""
+        """Digest of the bytes of all files, in order."""
         digest = hashlib.sha256()
         for file in self.files:
             with open(file, "rb") as opened:
@@ -73,14 +77,14 @@ class DayFiles:
 class CanonicalTables:
     """`impressions`, `users` and `videos` in `root`: `<table>.parquet`, `<table>.csv`, or a folder `<table>/` of either, whose
     files are read in the order of their paths. A folder `key=value` below it (Hive) gives the column `key`, and `date=`, `dt=`,
-    `ds=` or `year=/month=/day=` the column `day`, where that is a column of the table and the file lacks it. Types of the same
-    meaning are read as those above, with a note: other integers, whole floats and decimals, text, dictionaries, timestamps as
-    ms UTC. Without `impressions` it is a catalogue that has no log yet; it need not list users then.
+    `ds=` or `year=/month=/day=` the column `day`, if it is a column of the table and the file lacks it. Other types of the same
+    meaning are converted, with a note: other integers, whole floats and decimals, text, dictionaries, timestamps to ms UTC.
+    Without `impressions` it is a catalogue without a log, which need not list users.
 
-    features  the YAML file of the feature schema, which a CSV needs, as it says which raw feature is a number, and a catalogue
-              without a log, as it says which columns the tables would have
-    repair    the command named where a file is missing or broken
-    numbers   id column > whether its ids are numbers, where that is known already: text is read so, as it does not say itself
+    features  YAML file of the feature schema; a CSV needs it for the types of raw features, a catalogue without a log for the
+              columns of the other tables
+    repair    command named in errors about a missing or broken file
+    numbers   id column > true if its ids are numbers, for text ids of a known type
     """
 
     def __init__(
@@ -96,7 +100,7 @@ class CanonicalTables:
         self.repair, self.numbers = repair, numbers
 
     def by_day(self) -> dict[str, DayFiles] | None:
-        """Day > its files, in order, of impressions in Parquet under folders that name a day; None where they are not so."""
+        """Return day > its files for impressions in daily Parquet folders; None for any other layout."""
         if "impressions" not in _needed(self.root):
             return None
         files = _files(self.root, "impressions", self.repair)
@@ -106,86 +110,96 @@ class CanonicalTables:
         return {day: DayFiles(day, tuple(f for f, d in zip(files, days, strict=True) if d == day)) for day in sorted(set(days))}
 
     def entities(self, by_day: Mapping[str, DayFiles]) -> Loaded:
-        """Users and videos, beside no impressions. Raises DataError naming every file whose columns the feature schema does not
-        know, or that lacks one, or has another type than it should or than the days before, before a row is read."""
+        """Read users and videos, with empty impressions.
+
+        Raises DataError before any row is read, naming every file with unknown, missing or mistyped columns, or with types that
+        differ from earlier days.
+        """
         parts, types = self._unread
         sources = {table: _source(table, parts[table], types[table], self.schema) for table in ("users", "videos")}
         tables = {name: source.rows() for name, source in sources.items()}
-        firsts = [each[0] for each in _alike(parts["impressions"])]
-        empty = [_converted(part, "impressions", types["impressions"], self.schema)[0] for part in firsts]
+        firsts = [group[0] for group in _groups_of_equal_layout(parts["impressions"])]
+        empty = [_convert(part, "impressions", types["impressions"], self.schema)[0] for part in firsts]
         _same_types(tuple(part.file for part in firsts), empty)
-        wrong = {}
+        errors = {}
         for part, frame in zip(firsts, empty, strict=True):
             _, faults, _ = sound_columns(Tables(frame, **tables), self.schema)
             for fault in faults:
-                wrong.setdefault(fault.message, f"{part.file}: {fault.message}")
-        if wrong:
-            raise DataError("\n".join(wrong.values()))
+                errors.setdefault(fault.message, f"{part.file}: {fault.message}")
+        if errors:
+            raise DataError("\n".join(errors.values()))
         return Loaded(Tables(empty[0], **tables), _refused(sources.values()), _notes(sources.values()))
 
     @cached_property
     def _unread(self) -> tuple[dict[str, list["Part"]], dict[str, Types]]:
-        """The files of every table, those of impressions without their rows, and the types of all."""
+        """The files of every table, those of impressions without their rows, and the column types of all."""
         parts = {table: _parts(self.root, table, self.schema, self.repair) for table in ("users", "videos")}
         files = _files(self.root, "impressions", self.repair)
         known = expected_columns("impressions", self.schema)
         parts["impressions"] = [_part(self.root, file, _columns(file, self.repair), known=known) for file in files]
         return parts, _types(parts, self.schema, self.numbers)
 
-    def read_days(self, days: Sequence[DayFiles]) -> Source:
-        """The impressions of some days. Rows that say they are of another day than their folder are refused."""
+    def read_days(self, days: Sequence[DayFiles]) -> TableSource:
+        """Read the impressions of some days. Rows of another day than their folder are rejected."""
         known = expected_columns("impressions", self.schema)
         files = [file for each in days for file in each.files]
         parts = [_part(self.root, file, *_read(file, known, self.repair), known=known) for file in files]
-        return _source("impressions", [_joined(each) for each in _alike(parts)], self._unread[1]["impressions"], self.schema)
+        return _source(
+            "impressions",
+            [_joined(group) for group in _groups_of_equal_layout(parts)],
+            self._unread[1]["impressions"],
+            self.schema,
+        )
 
     def read(self) -> Loaded:
-        """Raises DataError naming all that is missing or truncated, and the command `repair`."""
-        sources = sources_of(self.root, self.schema, repair=self.repair, numbers=self.numbers)
+        """Read all tables. Raises DataError naming every missing or truncated file, and the command `repair`."""
+        sources = read_sources(self.root, self.schema, repair=self.repair, numbers=self.numbers)
         tables = Tables(**{name: source.rows() for name, source in sources.items()})
         return Loaded(tables, _refused(sources.values()), _notes(sources.values()))
 
 
-def sources_of(
+def read_sources(
     root: Path, schema: FeatureSchema, *, repair: str, numbers: Mapping[str, bool] = MappingProxyType({})
-) -> dict[str, Source]:
-    """All three tables. Raises DataError naming every one that cannot be read."""
-    parts, wrong = {}, []
+) -> dict[str, TableSource]:
+    """Read all three tables. Raises DataError naming every unreadable one."""
+    parts, errors = {}, []
     for table in _needed(root):
         try:
             parts[table] = _parts(root, table, schema, repair)
         except DataError as error:
-            wrong.append(str(error))
-    if wrong:
-        raise DataError("\n".join(wrong))
+            errors.append(str(error))
+    if errors:
+        raise DataError("\n".join(errors))
     types = _types(parts, schema, numbers)
     read = {table: _source(table, parts[table], types[table], schema) for table in parts}
-    return {table: read[table] if table in read else _nothing(table, schema, read) for table in TABLES}
+    return {table: read[table] if table in read else _empty_source(table, schema, read) for table in TABLES}
 
 
-def _refused(sources: Iterable[Source]) -> pl.DataFrame:
+def _refused(sources: Iterable[TableSource]) -> pl.DataFrame:
     return pl.concat([pl.DataFrame(schema=REJECTED), *(source.refused for source in sources)])
 
 
-def _notes(sources: Iterable[Source]) -> tuple[str, ...]:
+def _notes(sources: Iterable[TableSource]) -> tuple[str, ...]:
     return tuple(note for source in sources for note in source.notes)
 
 
 def _needed(root: Path) -> tuple[str, ...]:
-    """The tables that `root` must hold: all, but of a catalogue without a log those that are there. A log of another form or
-    spelling is one all the same."""
+    """Return the tables that `root` must hold: all, or the existing ones for a catalogue without a log.
+
+    A log in another format or spelling counts as a log.
+    """
     there = tuple(table for table in TABLES if _paths(root, table))
     has_log = "impressions" in there or _named_alike(root, "impressions")
     return there if "videos" in there and not has_log else tuple(TABLES)
 
 
-def _nothing(table: str, schema: FeatureSchema, others: Mapping[str, Source]) -> Source:
-    """A table without rows, whose ids are of the kind that the others have."""
+def _empty_source(table: str, schema: FeatureSchema, others: Mapping[str, TableSource]) -> TableSource:
+    """Return a table without rows, with ids of the type of the other tables."""
     kinds = {name: kind for other in others.values() for name, kind in other.frame.schema.items()}
     columns = {}
     for name, one in expected_columns(table, schema).items():
         columns[name] = kinds.get(name, one.types[0]) if one.types == Id else one.types[0]
-    return Source(pl.DataFrame(schema=columns), (), (), pl.DataFrame(schema=REJECTED))
+    return TableSource(pl.DataFrame(schema=columns), (), (), pl.DataFrame(schema=REJECTED))
 
 
 # ---- files > one table -------------------------------------------------------------------------------------------------
@@ -193,8 +207,11 @@ def _nothing(table: str, schema: FeatureSchema, others: Mapping[str, Source]) ->
 
 @dataclass(frozen=True)
 class Part:
-    """One file as it is: `texts` are the columns that have no type yet, `folder` the columns that its folders name; those that
-    it lacks itself stand in `frame`."""
+    """One file, unconverted.
+
+    texts   columns without a type yet
+    folder  columns from folder names; those that the file itself lacks are in `frame`
+    """
 
     file: Path
     frame: pl.DataFrame
@@ -208,7 +225,7 @@ class Part:
         return all(kind == pl.Null for name, kind in self.frame.schema.items() if name not in self.texts)
 
     def text(self, name: str) -> pl.Series:
-        """A column of `texts`; the folder's value where it is the folder's, also of a file without its rows."""
+        """Return a column of `texts`; a folder's column has its value even if the rows were not read."""
         return (
             self.frame[name] if len(self.frame) or name not in self.folder else pl.Series([self.folder[name]], dtype=pl.String)
         )
@@ -231,20 +248,20 @@ def _part(root: Path, file: Path, frame: pl.DataFrame, notes: Sequence[str] = ()
     return Part(file, frame, frozenset(texts), folder, tuple(notes))
 
 
-def _alike(parts: Sequence[Part]) -> list[list[Part]]:
-    """Files that follow each other and are written alike: what is found of the columns of one is found of all."""
-    found: list[list[Part]] = []
+def _groups_of_equal_layout(parts: Sequence[Part]) -> list[list[Part]]:
+    """Group consecutive files of equal layout, so that their columns are checked once."""
+    groups: list[list[Part]] = []
     for part in parts:
-        if found and _written(part) == _written(found[-1][0]):
-            found[-1].append(part)
+        if groups and _layout(part) == _layout(groups[-1][0]):
+            groups[-1].append(part)
         else:
-            found.append([part])
-    return found
+            groups.append([part])
+    return groups
 
 
-def _written(part: Part) -> tuple:
-    own = {name: value for name, value in part.folder.items() if name not in part.texts}  # compared with what rows say
-    return tuple(part.frame.schema.items()), part.texts, frozenset(part.folder), tuple(own.items()), part.notes
+def _layout(part: Part) -> tuple:
+    checked = {name: value for name, value in part.folder.items() if name not in part.texts}  # compared with the rows
+    return tuple(part.frame.schema.items()), part.texts, frozenset(part.folder), tuple(checked.items()), part.notes
 
 
 def _joined(parts: Sequence[Part]) -> Part:
@@ -252,42 +269,44 @@ def _joined(parts: Sequence[Part]) -> Part:
 
 
 def _types(parts: Mapping[str, Sequence[Part]], schema: FeatureSchema, known: Mapping[str, bool]) -> dict[str, Types]:
-    """Table > the types that its columns are read as, the same in all of its files."""
+    """Return table > column types, equal for all of its files."""
     numbers = _number_ids([part for each in parts.values() for part in each], known)
     types = {}
     for table, each in parts.items():
         types[table] = {}
         for name, one in expected_columns(table, schema).items():
             typed = [part.frame.schema[name] for part in each if name in part.frame.columns and name not in part.texts]
-            types[table][name] = target(one, typed, [part.text(name) for part in each if name in part.texts], numbers)
+            types[table][name] = target_type(one, typed, [part.text(name) for part in each if name in part.texts], numbers)
     return types
 
 
 def _number_ids(parts: Sequence[Part], known: Mapping[str, bool]) -> list[str]:
-    """Ids that are `known` as numbers, else those that are wherever they stand as text, and strings nowhere else."""
+    """Return the id columns that are numeric: those `known`, and those with numbers in all texts and no typed strings."""
     names = {name for columns in TABLES.values() for name, column in columns.items() if column.types == Id}
     columns = [(name, kind) for part in parts for name, kind in part.frame.schema.items() if name not in part.texts]
     typed = {name for name, kind in columns if plain(kind) == pl.String}
-    found = {name: number_ids(part.text(name) for part in parts if name in part.texts) for name in names - typed}
-    return [name for name, is_number in (found | {**known}).items() if is_number]
+    numeric = {name: number_ids(part.text(name) for part in parts if name in part.texts) for name in names - typed}
+    return [name for name, is_number in (numeric | {**known}).items() if is_number]
 
 
-def _source(table: str, parts: Sequence[Part], types: Types, schema: FeatureSchema) -> Source:
-    read = [_converted(part, table, types, schema) for part in parts]
+def _source(table: str, parts: Sequence[Part], types: Types, schema: FeatureSchema) -> TableSource:
+    read = [_convert(part, table, types, schema) for part in parts]
     files, frames = tuple(part.file for part in parts), [frame for frame, _, _ in read]
     _same_types(files, frames)
     heights = tuple(map(len, frames))
     first = [sum(heights[:i]) for i in range(len(heights))]
     refused = [rows.with_columns(pl.col("row") + start) for start, (_, rows, _) in zip(first, read, strict=True)]
-    notes = dict.fromkeys(note for part, (_, _, said) in zip(parts, read, strict=True) for note in (*part.notes, *said))
+    notes = dict.fromkeys(
+        note for part, (_, _, converted) in zip(parts, read, strict=True) for note in (*part.notes, *converted)
+    )
     frame = pl.concat(frames, how="diagonal_relaxed")
-    return Source(
+    return TableSource(
         frame, files, heights, pl.concat([pl.DataFrame(schema=REJECTED), *refused]), tuple(f"{table}: {note}" for note in notes)
     )
 
 
-def _converted(part: Part, table: str, types: Types, schema: FeatureSchema) -> tuple[pl.DataFrame, pl.DataFrame, list[str]]:
-    """A file's columns as of `types`, the values that are none as in REJECTED, and what to say."""
+def _convert(part: Part, table: str, types: Types, schema: FeatureSchema) -> tuple[pl.DataFrame, pl.DataFrame, list[str]]:
+    """Convert a file's columns to `types`. Returns frame, inconvertible values as in REJECTED, and notes."""
     frame, refused, notes = part.frame, [pl.DataFrame(schema=REJECTED)], []
     if part.is_blank:
         own = [name for name in frame.columns if name not in part.texts and types.get(name) is not None]
@@ -296,20 +315,20 @@ def _converted(part: Part, table: str, types: Types, schema: FeatureSchema) -> t
         kind = types[name]
         if kind is None or frame.schema.get(name, pl.Null) == pl.Null:
             continue
-        read = converted(frame[name], kind, one, is_text=name in part.texts)
+        read = convert(frame[name], kind, one, is_text=name in part.texts)
         if read is None:
             continue
         refused.append(_rows(table, frame[name], read.refused, read.reason))
         notes += [f"{name}: {note}" for note in read.notes]
         frame = frame.with_columns(read.values.alias(name))
         if name in part.folder and name in part.frame.columns and name not in part.texts:
-            refused.append(_astray(table, frame[name], part.folder[name], one))
+            refused.append(_contradicting_folder(table, frame[name], part.folder[name], one))
     return frame, pl.concat(refused), notes
 
 
-def _astray(table: str, values: pl.Series, said: str | None, one: Expected) -> pl.DataFrame:
-    """Rows whose own value is not the one that their folder names."""
-    of_folder = converted(pl.Series(one.name, [said], dtype=pl.String), values.dtype, one, is_text=True)
+def _contradicting_folder(table: str, values: pl.Series, folder: str | None, one: Expected) -> pl.DataFrame:
+    """Return the rows whose value differs from their folder's."""
+    of_folder = convert(pl.Series(one.name, [folder], dtype=pl.String), values.dtype, one, is_text=True)
     if of_folder is None:
         return pl.DataFrame(schema=REJECTED)
     differs = values.is_not_null() & values.ne_missing(of_folder.values.item())
@@ -318,10 +337,10 @@ def _astray(table: str, values: pl.Series, said: str | None, one: Expected) -> p
 
 def _rows(table: str, values: pl.Series, where: pl.Series, reason: str) -> pl.DataFrame:
     rows = where.arg_true()
-    bad = values.gather(rows)  # years above 9999 are none of Python's
+    bad = values.gather(rows)  # Python has no years above 9999
     shown = bad.cast(pl.String) if bad.dtype.is_temporal() else [str(value) for value in bad]
-    answer = {"table": [table] * len(rows), "row": rows.cast(pl.Int64), "reason": [reason] * len(rows), "value": shown}
-    return pl.DataFrame(answer, schema=REJECTED)
+    columns = {"table": [table] * len(rows), "row": rows.cast(pl.Int64), "reason": [reason] * len(rows), "value": shown}
+    return pl.DataFrame(columns, schema=REJECTED)
 
 
 # ---- one file ----------------------------------------------------------------------------------------------------------
@@ -333,18 +352,18 @@ def _form(path: Path) -> str | None:
 
 
 def _paths(root: Path, table: str) -> list[Path]:
-    """Where the table is; one place is enough."""
-    named = [path for path in root.glob(f"{table}.*") if _form(path) and re.sub(FORMS[_form(path)], "", path.name) == table]
-    return [*sorted(named, reverse=True), *([root / table] if (root / table).exists() else [])]
+    """Return the paths of a table; more than one is an error of the caller's folder."""
+    files = [path for path in root.glob(f"{table}.*") if _form(path) and re.sub(FORMS[_form(path)], "", path.name) == table]
+    return [*sorted(files, reverse=True), *([root / table] if (root / table).exists() else [])]
 
 
 def _named_alike(root: Path, table: str) -> list[Path]:
-    """What may be meant as the table: its name in any case, in the singular, and with more behind it."""
+    """Return paths similar to the table's name: any case, the singular, or with a suffix."""
     return sorted(path for path in root.glob("*") if path.name.lower().startswith(table[:-1]))
 
 
 def _files(root: Path, table: str, repair: str) -> tuple[Path, ...]:
-    """One file, or those of the folder: of one kind, nothing hidden."""
+    """Return the one file, or the files of the folder: all of one format, none hidden."""
     found = _paths(root, table)
     if not found:
         there = _taken_for(_named_alike(root, table), table)
@@ -375,7 +394,7 @@ def _taken_for(others: Sequence[Path], table: str) -> str:
 
 
 def _read(file: Path, known: Collection[str], repair: str) -> tuple[pl.DataFrame, list[str]]:
-    """One file as it is, a CSV as strings, and what to say of how it is written."""
+    """Read one file unconverted, a CSV as strings. Returns frame and notes on its form."""
     try:
         if _form(file) == "CSV":
             return read_csv(file, known)
@@ -387,7 +406,7 @@ def _read(file: Path, known: Collection[str], repair: str) -> tuple[pl.DataFrame
 
 
 def _columns(file: Path, repair: str) -> pl.DataFrame:
-    """The columns of a Parquet file, without its rows."""
+    """Read the columns of a Parquet file, without its rows."""
     try:
         return pl.DataFrame(schema=pl.read_parquet_schema(file))
     except (pl.exceptions.PolarsError, OSError) as error:
@@ -395,17 +414,17 @@ def _columns(file: Path, repair: str) -> pl.DataFrame:
 
 
 def _unreadable(file: Path, error: Exception, repair: str) -> DataError:
-    what = str(error).partition("\n")[0]
-    return DataError(f"{file} cannot be read as {_form(file)} ({what}); it may be truncated: run `{repair}`")
+    reason = str(error).partition("\n")[0]
+    return DataError(f"{file} cannot be read as {_form(file)} ({reason}); it may be truncated: run `{repair}`")
 
 
 def _same_types(files: tuple[Path, ...], frames: list[pl.DataFrame]) -> None:
-    """Raises DataError naming every column that changes its type from one file to another."""
+    """Raise DataError naming every column whose type differs between files."""
     first: dict[str, tuple[pl.DataType, Path]] = {}
     wrong = []
     for file, frame in zip(files, frames, strict=True):
         for name, kind in frame.schema.items():
-            if kind == pl.Null:  # without a value a column has no type yet
+            if kind == pl.Null:  # a column without values has no type yet
                 continue
             other, there = first.setdefault(name, (kind, file))
             if kind != other:

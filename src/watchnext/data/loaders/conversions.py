@@ -1,7 +1,7 @@
-"""Columns of another type, or text > the types that the tables are made of, where the meaning is plain.
+"""Convert text and columns of other types to the types of the tables, if the meaning is unambiguous.
 
-A value without a plain meaning becomes null and its row is refused. A column whose type has none stays as it is, for `columns`
-to refuse.
+An ambiguous value becomes null and its row is rejected. A column of an inconvertible type stays unchanged, and
+`structure.sound_columns` rejects it.
 """
 
 import ast
@@ -18,21 +18,21 @@ from watchnext.data.tables import Id
 Reader = Callable[[pl.Series], pl.Series]
 
 MISSING = ("nan", "NaN", "NaT", "<NA>", "None", "null", "NULL")  # words that pandas and SQL write for null
-WHOLE_NUMBER = r"^(0|-?[1-9][0-9]{0,17})$"  # what comes back as it was written, within 64 bits
+WHOLE_NUMBER = r"^(0|-?[1-9][0-9]{0,17})$"  # survives a round trip within 64 bits
 NUMBER = r"^-?(0|[1-9][0-9]*)(\.[0-9]*)?([eE][+-]?[0-9]+)?$"
 ZERO_FRACTION = r"^([+-]?[0-9]+)\.0*$"  # 12.0, as pandas writes whole numbers beside nulls
 EXPONENT = r"^-?[0-9]\.[0-9]+E[0-9]+$"  # 1.2E7, as Spark does; a spreadsheet's 1.2E+07 has lost digits
 CLOCK = r"[T ][0-9]{2}:[0-9]{2}.*$"  # the time within a timestamp
-EXACT = 2**53  # a float above it may stand for several whole numbers,
-NARROW = {pl.Float32: 2**24, pl.Float16: 2**11}  # a narrower one sooner
-FIRST, LAST = date(1, 1, 1), date(9999, 12, 31)  # what a calendar of four digits holds
+EXACT = 2**53  # larger floats may stand for several whole numbers,
+NARROW = {pl.Float32: 2**24, pl.Float16: 2**11}  # narrower floats sooner
+FIRST, LAST = date(1, 1, 1), date(9999, 12, 31)  # dates with a year of four digits
 BOOLEANS = {"0": False, "1": True, "false": False, "true": True}
 OTHER_BOOLEANS = {"0.0": False, "1.0": True, "f": False, "t": True, "n": False, "y": True, "no": False, "yes": True}
 
 
 @dataclass(frozen=True)
-class Converted:
-    """`values` as read; `refused`, true where a value could not be, for `reason`; `notes` say how they were read."""
+class Conversion:
+    """Converted `values`; `refused` marks inconvertible values, for `reason`; `notes` describe the conversion."""
 
     values: pl.Series
     refused: pl.Series
@@ -44,8 +44,8 @@ class Converted:
 
 
 def number_ids(texts: Iterable[pl.Series]) -> bool:
-    """Whether ids that stand as text are numbers: all of them, and there is one. Some may be written as 12.0 or 1e5."""
-    present = [_without_words(text.str.strip_chars()).drop_nulls() for text in texts]
+    """Return True if all ids written as text are numbers, with at least one. Some may be written as 12.0 or 1e5."""
+    present = [_without_null_words(text.str.strip_chars()).drop_nulls() for text in texts]
     if not any(map(len, present)):
         return False
     if any(text.str.contains(r"\.|[eE]").any() for text in present):
@@ -53,10 +53,10 @@ def number_ids(texts: Iterable[pl.Series]) -> bool:
     return _whole_numbers(present)
 
 
-def target(
+def target_type(
     one: Expected, kinds: Iterable[pl.DataType], texts: Sequence[pl.Series], number_ids: Collection[str]
 ) -> pl.DataType | None:
-    """The type to give to a column that has `kinds` in some files and is untyped text in others; None where none fits."""
+    """Return the type for a column with `kinds` in some files and untyped `texts` in others; None if none fits."""
     kinds = {plain(kind) for kind in kinds if kind != pl.Null}
     if one.types == Id:
         is_number = all(kind.is_numeric() for kind in kinds) if kinds else one.name in number_ids
@@ -66,7 +66,7 @@ def target(
         return kind() if isinstance(kind, type) else kind
     if len(kinds) == 1 and not texts and (kind := next(iter(kinds))) in one.types:
         return kind
-    return FEATURES[one.feature.kind](kinds, [_without_words(text).drop_nulls() for text in texts])
+    return FEATURES[one.feature.kind](kinds, [_without_null_words(text).drop_nulls() for text in texts])
 
 
 def _category(kinds: set[pl.DataType], texts: Sequence[pl.Series]) -> pl.DataType | None:
@@ -88,13 +88,13 @@ FEATURES = {"categorical": _category, "numerical": _number, "sequence": _sequenc
 
 
 def _whole_numbers(texts: Iterable[pl.Series]) -> bool:
-    """Whether every value is a whole number, and there is one."""
+    """Return True if every value is a whole number, with at least one."""
     texts = list(texts)
     return any(map(len, texts)) and all(text.str.contains(WHOLE_NUMBER).all() for text in texts)
 
 
 def plain(kind: pl.DataType) -> pl.DataType:
-    """A type without its manner of storing: dictionaries and bytes are text, fixed-size lists are lists."""
+    """Return a type without its storage form: dictionaries and bytes are text, fixed-size lists are lists."""
     if isinstance(kind, pl.Categorical | pl.Enum | pl.Binary):
         return pl.String()
     return pl.List(plain(kind.inner)) if isinstance(kind, pl.Array | pl.List) else kind
@@ -103,14 +103,14 @@ def plain(kind: pl.DataType) -> pl.DataType:
 # ---- values ------------------------------------------------------------------------------------------------------------
 
 
-def converted(values: pl.Series, kind: pl.DataType, one: Expected, *, is_text: bool) -> Converted | None:
-    """`values` as of type `kind`, None where their type has no plain way there. `is_text`: they are untyped, as in a CSV."""
+def convert(values: pl.Series, kind: pl.DataType, one: Expected, *, is_text: bool) -> Conversion | None:
+    """Convert `values` to type `kind`; None if their type is inconvertible. `is_text` marks untyped values, as from a CSV."""
     before = values.dtype
     if before == kind and kind != pl.Date and not (kind == pl.String and (is_text or one.types == Id)):
-        return Converted(values, pl.repeat(False, len(values), dtype=pl.Boolean, eager=True), "")
+        return Conversion(values, pl.repeat(False, len(values), dtype=pl.Boolean, eager=True), "")
     try:
         given = values.cast(plain(before)) if plain(before) != before else values
-    except pl.exceptions.PolarsError:  # bytes that are no text
+    except pl.exceptions.PolarsError:  # bytes that are not text
         return None
     readers = _text_readers(kind, one) if given.dtype == pl.String else _typed_readers(given.dtype, kind, one)
     if not readers:
@@ -119,18 +119,18 @@ def converted(values: pl.Series, kind: pl.DataType, one: Expected, *, is_text: b
     if not is_text and before != kind:
         notes.insert(0, f"{before}, read as {kind}")
     read = pl.repeat(None, len(values), dtype=kind, eager=True)
-    for how, reader in readers:
-        left = given.is_not_null() & read.is_null()
-        if left.any():
-            more = reader(_only(given, left))
-            notes += [how] if how and more.is_not_null().any() else []
+    for note, reader in readers:
+        unread = given.is_not_null() & read.is_null()
+        if unread.any():
+            more = reader(_only(given, unread))
+            notes += [note] if note and more.is_not_null().any() else []
             read = read.zip_with(read.is_not_null(), more)
     refused = given.is_not_null() & read.is_null()
-    return Converted(read.alias(values.name), refused, _reason(one, given.dtype, kind), tuple(notes))
+    return Conversion(read.alias(values.name), refused, _reason(one, given.dtype, kind), tuple(notes))
 
 
 def _only(values: pl.Series, where: pl.Series) -> pl.Series:
-    """Null elsewhere."""
+    """Keep the values `where` it is true, null elsewhere."""
     return values if where.all() else values.zip_with(where, pl.repeat(None, len(values), dtype=values.dtype, eager=True))
 
 
@@ -151,18 +151,18 @@ def _reason(one: Expected, before: pl.DataType, kind: pl.DataType) -> str:
     return f"{one.name} is not a number" if kind.is_float() else f"{one.name} is not of type {kind}"
 
 
-def _without_words(text: pl.Series) -> pl.Series:
+def _without_null_words(text: pl.Series) -> pl.Series:
     return _only(text, ~text.is_in(MISSING).fill_null(False))
 
 
 def _without_marks(text: pl.Series, kind: pl.DataType, one: Expected) -> tuple[pl.Series, list[str]]:
-    """Text without blanks around it, and without words that stand for null; a word of a category is a category."""
+    """Strip blanks and null words such as nan; in a categorical column these words are categories."""
     stripped = text.str.strip_chars()
-    is_said = (one.types == Id or kind == pl.String) and (stripped != text).any()
-    notes = [f"blanks around {'an id' if one.types == Id else 'a word'} are left out"] if is_said else []
+    is_noted = (one.types == Id or kind == pl.String) and (stripped != text).any()
+    notes = [f"blanks around {'an id' if one.types == Id else 'a word'} are left out"] if is_noted else []
     if kind == pl.String and one.types != Id:
-        return _only(stripped, (stripped != "").fill_null(True)) if is_said else text, notes
-    known = _without_words(stripped)
+        return _only(stripped, (stripped != "").fill_null(True)) if is_noted else text, notes
+    known = _without_null_words(stripped)
     if known.null_count() > text.null_count():
         notes.append("words such as nan, None and null count as missing")
     return (known if kind == pl.String else _only(known, (known != "").fill_null(True))), notes
@@ -178,7 +178,7 @@ def _without_nan(values: pl.Series, kind: pl.DataType) -> tuple[pl.Series, list[
 
 
 def _text_readers(kind: pl.DataType, one: Expected) -> list[tuple[str, Reader]]:
-    """What to say, and how to read: each reads what those before it could not. The first is how this house writes."""
+    """Return (note, reader) pairs; each reads the values that earlier ones could not. The first reads the canonical form."""
     if kind == pl.String:
         return [("", _text_id if one.types == Id else lambda text: text)]
     if kind == pl.Boolean:
@@ -204,7 +204,7 @@ def _is_time(one: Expected) -> bool:
 
 
 def _text_id(text: pl.Series) -> pl.Series:
-    """The id 12.0 was the number 12; as text it would be somebody else."""
+    """Reject ids such as 12.0: they were the number 12, and the text would be another id."""
     return _only(text, ~text.str.contains(ZERO_FRACTION).fill_null(False))
 
 
@@ -226,50 +226,50 @@ DATES = (
 
 
 def dates(text: pl.Series) -> pl.Series:
-    """Dates, year first, as people, Hive and Spark write them; null for what is none."""
+    """Parse dates, year first, in the forms of people, Hive and Spark; other text becomes null."""
     return pl.select(pl.coalesce(reader(text) for reader in DATES)).to_series()
 
 
-def _apart(text: pl.Series) -> pl.Series:
-    """Day and time of a timestamp apart by a blank."""
+def _with_blank(text: pl.Series) -> pl.Series:
+    """Separate day and time of a timestamp by a blank."""
     return text.str.replace(r"^([0-9-]+)T", "${1} ")
 
 
 def _zoned(text: pl.Series) -> pl.Series:
-    """ms UTC of timestamps with a zone: Z, UTC, +01 or +01:00."""
-    spelt = _apart(text).str.replace(r" ?(Z|UTC)$", "+00:00").str.replace(r" ?([+-][0-9]{2})$", "${1}:00")
-    return spelt.str.to_datetime("%Y-%m-%d %H:%M:%S%.f%z", strict=False, time_unit="ms", time_zone="UTC").dt.epoch("ms")
+    """Parse timestamps with a zone (Z, UTC, +01 or +01:00) to ms UTC."""
+    normalised = _with_blank(text).str.replace(r" ?(Z|UTC)$", "+00:00").str.replace(r" ?([+-][0-9]{2})$", "${1}:00")
+    return normalised.str.to_datetime("%Y-%m-%d %H:%M:%S%.f%z", strict=False, time_unit="ms", time_zone="UTC").dt.epoch("ms")
 
 
 def _naive(text: pl.Series) -> pl.Series:
-    """ms UTC of timestamps, or dates, without a zone."""
-    spelt = _apart(text).str.replace(r"^([0-9]{4})/([0-9]{1,2})/([0-9]{1,2})", "${1}-${2}-${3}")
+    """Parse timestamps or dates without a zone to ms UTC."""
+    normalised = _with_blank(text).str.replace(r"^([0-9]{4})/([0-9]{1,2})/([0-9]{1,2})", "${1}-${2}-${3}")
     forms = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
-    found = (spelt.str.strptime(pl.Datetime("ms"), form, strict=False) for form in forms)
-    return pl.select(pl.coalesce(found)).to_series().dt.epoch("ms")
+    parsed = (normalised.str.strptime(pl.Datetime("ms"), form, strict=False) for form in forms)
+    return pl.select(pl.coalesce(parsed)).to_series().dt.epoch("ms")
 
 
 def _split(text: pl.Series, *, kind: pl.DataType) -> pl.Series:
-    """Of a|b."""
+    """Split a|b."""
     return _elements(_only(text, ~text.str.contains(r"^[\[{]").fill_null(False)).str.split("|"), kind)
 
 
 def _in_brackets(text: pl.Series, *, kind: pl.DataType) -> pl.Series:
-    """Of ["a", "b"], as JSON and Python write it."""
+    """Parse ["a", "b"], as JSON and Python write it."""
     lists = [None if value is None else _literal(value) for value in text]
     return _elements(pl.Series(lists, dtype=pl.List(pl.String)), kind)
 
 
 def _literal(text: str) -> list[str] | None:
     try:
-        found = ast.literal_eval(text)
+        literal = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return None
-    return [*map(str, found)] if isinstance(found, list | tuple) else None
+    return [*map(str, literal)] if isinstance(literal, list | tuple) else None
 
 
 def _elements(lists: pl.Series, kind: pl.DataType) -> pl.Series:
-    """Lists of other elements; null where one of them is none."""
+    """Convert the elements of lists; null if one is inconvertible."""
     read = lists.cast(kind, strict=False)
     return _only(
         read, (read.list.eval(pl.element().is_null()).list.any() == lists.list.eval(pl.element().is_null()).list.any())
@@ -280,7 +280,7 @@ def _elements(lists: pl.Series, kind: pl.DataType) -> pl.Series:
 
 
 def _typed_readers(before: pl.DataType, kind: pl.DataType, one: Expected) -> list[tuple[str, Reader]]:
-    """The same for values that have a type, one way or none."""
+    """Return (note, reader) pairs for typed values, at most one."""
     cast = ("", lambda values: values.cast(kind, strict=False))
     if kind.is_integer():
         return _to_whole(before, kind, one)

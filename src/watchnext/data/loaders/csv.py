@@ -1,11 +1,11 @@
-"""How a table is written as CSV, and read back.
+"""The CSV layout of a table.
 
-- UTF-8, a header line, fields apart by commas, quoted with `"` where they hold one. An empty field is null. Tabs, semicolons
-  or `|` between fields, UTF-16, and files ending in .gz, .bz2 or .zst are read too.
-- A list is `a|b`; a vector too: `0.5|-1.25`.
+- UTF-8, a header line, fields separated by commas, quoted with `"` if they hold one. An empty field is null. Tabs,
+  semicolons or `|` as separators, UTF-16, and files ending in .gz, .bz2 or .zst are read too.
+- A list is `a|b`, a vector `0.5|-1.25`.
 - A boolean is 0, 1, true or false, in any case; a date is ISO: 2025-03-10.
-- An id is a number where all of its kind in the three tables are whole numbers without leading zeros, else a string. The
-  same holds for a raw categorical feature by itself.
+- An id column is numeric if all its values in the three tables are whole numbers without leading zeros, else text. The same
+  holds for a raw categorical feature.
 """
 
 import difflib
@@ -30,8 +30,8 @@ OTHERS = {  # first bytes > what a file is, and what helps
     b"\xff\xfe\0\0": ("UTF-32", "convert it: `iconv -f UTF-32 -t UTF-8`"),
     b"\0\0\xfe\xff": ("UTF-32", "convert it: `iconv -f UTF-32 -t UTF-8`"),
 }
-UNNAMED = "Unnamed: 0"  # as pandas reads the column of row numbers that it writes
-BLOCK = 1 << 24  # a row may not be longer
+UNNAMED = "Unnamed: 0"  # pandas writes its row numbers without a name and reads them so
+BLOCK = 1 << 24  # most bytes of a row
 
 
 def read_csv(file: Path, known: Collection[str]) -> tuple[pl.DataFrame, list[str]]:

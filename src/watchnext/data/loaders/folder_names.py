@@ -17,30 +17,32 @@ CALENDAR = (("year", "yyyy", "y"), ("month", "mm", "m"), ("day", "dd", "d"))
 
 
 def _pairs(file: Path) -> dict[str, str]:
-    """Key > value of the folders named `key=value` above `file`, decoded (`%20` is a blank); the innermost wins."""
-    found = [folder.name.partition("=") for folder in reversed(file.parents) if "=" in folder.name]
-    return {unquote(key): unquote(value) for key, _, value in found}
+    """Return key > value of the folders `key=value` above `file`, decoded (`%20` is a blank); the innermost wins."""
+    pairs = [folder.name.partition("=") for folder in reversed(file.parents) if "=" in folder.name]
+    return {unquote(key): unquote(value) for key, _, value in pairs}
 
 
 def folder_values(root: Path, file: Path, known: Container[str]) -> dict[str, str | None]:
-    """Column > value of those of `known` that the folders of `file` below `root` name, None for Hive's null; `day` is an ISO
-    date. Raises DataError for a day that is none."""
+    """Return column > value from the folders of `file` below `root`, for `known` columns; None for Hive's null.
+
+    `day` is an ISO date. Raises DataError for an invalid day.
+    """
     given = _pairs(file.relative_to(root))
-    found = {key: value for key, value in given.items() if key in known}
-    if "day" in known and (said := _days(given)):
-        found["day"] = said[0] if said[0] == NULL else _iso(said[0], file.parent)
-        _require_one(found["day"], tuple(said[1:]), file.parent)
-    return {key: None if value == NULL else value for key, value in found.items()}
+    values = {key: value for key, value in given.items() if key in known}
+    if "day" in known and (days := _days(given)):
+        values["day"] = days[0] if days[0] == NULL else _iso(days[0], file.parent)
+        _require_one(values["day"], tuple(days[1:]), file.parent)
+    return {key: None if value == NULL else value for key, value in values.items()}
 
 
 def left_out(root: Path, file: Path, known: Container[str]) -> list[str]:
-    """Keys of the folders that are no column."""
+    """Return the keys of folders that are no column."""
     of_day = {*DAYS, *(key for keys in CALENDAR for key in keys)} if "day" in known else set()
     return [key for key in _pairs(file.relative_to(root)) if key not in known and key.lower() not in of_day]
 
 
 def _days(given: dict[str, str]) -> list[str]:
-    """What the folders say of the day, as they say it; the first is taken."""
+    """Return the days as written in the folder names; the first one counts."""
     lower = {key.lower(): value for key, value in given.items()}
     calendar = [next((lower[key] for key in keys if key in lower), None) for keys in CALENDAR]
     if None not in calendar:
@@ -51,22 +53,22 @@ def _days(given: dict[str, str]) -> list[str]:
 
 @lru_cache(1 << 14)
 def _require_one(day: str, others: tuple[str, ...], folder: Path) -> None:
-    """Raises DataError where folders name another day too: the one of an event, and that of its file, perhaps."""
+    """Raise DataError if the folders name a second day, such as the day of the file besides that of the event."""
     for other in others:
-        named = dates(pl.Series([other])).item()
-        if day != NULL and named is not None and named.isoformat() != day:
+        parsed = dates(pl.Series([other])).item()
+        if day != NULL and parsed is not None and parsed.isoformat() != day:
             raise DataError(
                 f"{folder}: the folders' names say two days, {day} and {other!r}, expected that of the requests alone; rename "
                 "the other, such as loaded=2025-03-10"
             )
 
 
-@lru_cache(1 << 14)  # a folder is asked for some times, and to read one date costs milliseconds
+@lru_cache(1 << 14)  # folders repeat, and parsing one date takes milliseconds
 def _iso(day: str, folder: Path) -> str:
-    found = dates(pl.Series([day])).item()
-    if found is None or found.year < EARLIEST:
+    parsed = dates(pl.Series([day])).item()
+    if parsed is None or parsed.year < EARLIEST:
         raise DataError(
             f"{folder}: the folder's name says the day {day!r}, expected a date like date=2025-03-10, date=20250310 or "
             "year=2025/month=3/day=10; rename the folder"
         )
-    return found.isoformat()
+    return parsed.isoformat()

@@ -1,8 +1,7 @@
 """Loader of the published KuaiRand-Pure and KuaiRand-27K layouts (Gao et al., CIKM 2022; zenodo.org/records/10439422).
 
-The columns are the same, the file names and the ids are not. 27K has 322 million rows, each log in two parts; all rows are
-held at once, so it wants a machine with memory to match. `video_features_statistic_*.csv` is never read: it aggregates over
-the whole period, test days included.
+Both have the same columns, but different file names and ids. 27K has 322 million rows, each log in two parts; all rows are
+held in memory. `video_features_statistic_*.csv` is not read: it aggregates over the whole period, test days included.
 """
 
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from watchnext.data.tables import DataError, Tables, in_order
 
 @dataclass(frozen=True)
 class Edition:
-    """The file names of one published version. Of rows that repeat the first is kept, so the standard logs come first."""
+    """The file names of one published version. The first of repeated rows is kept, so the standard logs come first."""
 
     name: str
     logs: tuple[str, ...]
@@ -62,39 +61,39 @@ VIDEO_COLUMNS = (
     *VIDEO_CATEGORIES,
 )
 EVENT = ("user_id", "video_id", "time_ms")
-USER_ID_LIMIT = 2**22  # so that (user, time) packs into one int64: times stay below 2**41 until the year 2039
+USER_ID_LIMIT = 2**22  # (user, time) packs into one int64: times stay below 2**41 until the year 2039
 
 
 class KuaiRand:
-    """`root` holds the files of one edition, or a folder `data` that does. Of its logs those that are there are read."""
+    """Reads one edition from `root`, or from its folder `data`; logs that are absent are skipped."""
 
     def __init__(self, *, root: str | None):
         self.root = root
 
     def read(self) -> Loaded:
-        """Raises DataError naming a missing folder, file or column, or two editions in one folder."""
-        folder, edition = self._found()
+        """Read the log. Raises DataError naming a missing folder, file or column, or two editions in one folder."""
+        folder, edition = self._find_edition()
         log, rejected = _first_of_each(_read_logs(folder, edition))
         users = _users(_read(folder / edition.users, ("user_id", "user_active_degree", *USER_NUMBERS, *USER_CODES)), log)
         videos = _videos(_read(folder / edition.videos, VIDEO_COLUMNS), log)
         return Loaded(Tables(in_order(_impressions(log)), users, videos), rejected)
 
-    def _found(self) -> tuple[Path, Edition]:
+    def _find_edition(self) -> tuple[Path, Edition]:
         if not self.root:
             raise DataError("KuaiRand: no root is set; run `export KUAIRAND_ROOT=<the unpacked KuaiRand-Pure or -27K folder>`")
-        found = list(_editions(Path(self.root))) or list(_editions(Path(self.root) / "data"))
-        if len(found) > 1:
-            names = " and of ".join(edition.name for _, edition in found)
+        editions = list(_editions(Path(self.root))) or list(_editions(Path(self.root) / "data"))
+        if len(editions) > 1:
+            names = " and of ".join(edition.name for _, edition in editions)
             raise DataError(
-                f"KuaiRand: {found[0][0]} holds logs of {names}, whose ids mean different things; move one to its own folder"
+                f"KuaiRand: {editions[0][0]} holds logs of {names}, whose ids mean different things; move one to its own folder"
             )
-        if not found:
+        if not editions:
             logs = ", ".join(name for edition in EDITIONS for name in edition.logs)
             raise DataError(
                 f"KuaiRand: {self.root} holds none of {logs}, nor does its folder data/; download an edition from "
                 "zenodo.org/records/10439422 and `export KUAIRAND_ROOT=<the unpacked folder>`"
             )
-        return found[0]
+        return editions[0]
 
 
 def _editions(folder: Path) -> Iterator[tuple[Path, Edition]]:
@@ -104,7 +103,7 @@ def _editions(folder: Path) -> Iterator[tuple[Path, Edition]]:
 
 
 def _read(path: Path, columns: tuple[str, ...]) -> pl.DataFrame:
-    """Read `columns` of one CSV, leaving the others on disk."""
+    """Read only `columns` of one CSV."""
     if not path.exists():
         raise DataError(f"{path} is missing; download it again from zenodo.org/records/10439422")
     try:
@@ -117,7 +116,7 @@ def _read(path: Path, columns: tuple[str, ...]) -> pl.DataFrame:
 
 
 def _read_logs(folder: Path, edition: Edition) -> pl.DataFrame:
-    """Every log there is, in file order, each row with its `file` and `row` in it."""
+    """Read all existing logs in file order; each row has its `file` and `row` number."""
     present = [name for name in edition.logs if (folder / name).exists()]
     logs = [_read(folder / name, LOG_COLUMNS).with_row_index("row").with_columns(file=pl.lit(name)) for name in present]
     log = pl.concat(logs)
@@ -127,7 +126,7 @@ def _read_logs(folder: Path, edition: Edition) -> pl.DataFrame:
 
 
 def _first_of_each(log: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Split off rows that repeat (user, video, time): one that stayed would read its twin's outcome as a feature."""
+    """Split off rows that repeat (user, video, time): a duplicate would read the outcome of the first as a feature."""
     first = log.select(pl.struct(EVENT).is_first_distinct()).to_series()
     again = log.filter(~first)
     rows = [
@@ -149,12 +148,12 @@ def _impressions(log: pl.DataFrame) -> pl.DataFrame:
         surface=pl.col("tab").cast(pl.String),
         policy=pl.when(random).then(pl.lit("random")).otherwise(pl.lit("standard")),
         watch_ms="play_time_ms",
-        **{ours: pl.col(theirs) == 1 for theirs, ours in OUTCOME_OF.items()},
+        **{column: pl.col(source_name) == 1 for source_name, column in OUTCOME_OF.items()},
     )
 
 
 def _users(features: pl.DataFrame, log: pl.DataFrame) -> pl.DataFrame:
-    """Raw user features; a viewer of the log that the file lacks gets a row of nulls."""
+    """Return the raw user features; a viewer outside the file gets a row of nulls."""
     codes = pl.col(USER_CODES).cast(pl.Int64)
     known = features.select(
         "user_id",
@@ -166,7 +165,7 @@ def _users(features: pl.DataFrame, log: pl.DataFrame) -> pl.DataFrame:
 
 
 def _videos(features: pl.DataFrame, log: pl.DataFrame) -> pl.DataFrame:
-    """Raw video features; a video of the log that the file lacks gets a row that knows its duration at most."""
+    """Return the raw video features; a video outside the file gets nulls, and its duration if logged."""
     duration = pl.col("video_duration").cast(pl.Int64)
     aspect = (pl.col("server_width") / pl.col("server_height")).cast(pl.Float32)
     known = features.select(
@@ -189,12 +188,12 @@ def _videos(features: pl.DataFrame, log: pl.DataFrame) -> pl.DataFrame:
 
 
 def _tags(raw: pl.Expr) -> pl.Expr:
-    """Comma-separated ids > list; nothing between two commas is no tag, and no tag at all is null."""
+    """Split comma-separated ids; empty parts are dropped, and a list without tags is null."""
     tags = raw.str.split(",").list.eval(pl.element().str.strip_chars().replace("", None).drop_nulls())
     return pl.when(tags.list.len() > 0).then(tags)
 
 
 def _with_every(key: str, known: pl.DataFrame, log: pl.DataFrame) -> pl.DataFrame:
-    """`known`, first row of each id, then a row of nulls for each further id of the log, sorted by id."""
+    """Return the first row of `known` per id plus a row of nulls per further id of the log, sorted by id."""
     missing = log.select(key).unique().join(known, on=key, how="anti")
     return pl.concat([known.unique(key, keep="first"), missing], how="diagonal").sort(key)

@@ -1,6 +1,6 @@
-"""What every loader answers with.
+"""The result type of loaders.
 
-A loader is an object configured in `conf/data/<name>.yaml`; `read()` brings one layout into `Tables` and keeps what it refused.
+A loader is configured in `conf/data/<name>.yaml`; `read()` converts one layout to `Tables` and keeps the rejected rows.
 """
 
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ import polars as pl
 
 from watchnext.data.tables import Tables
 
-# `row` counts from 0 within the file the row came from, or, after loading, within the table; `value` is what was wrong with it.
+# `row` counts from 0 within its file, or, after loading, within the table; `value` is the invalid value.
 REJECTED = {"table": pl.String, "row": pl.Int64, "reason": pl.String, "value": pl.String}
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """Tables of one data set, the rows that the loader refused (columns as in REJECTED), and what it read as something else."""
+    """Tables of one data set, the rejected rows (columns as in REJECTED), and notes on conversions."""
 
     tables: Tables
     rejected: pl.DataFrame
@@ -24,6 +24,6 @@ class Loaded:
 
 
 class Loader(Protocol):
-    """Brings one layout into the canonical tables."""
+    """Converts one layout to the canonical tables."""
 
     def read(self) -> Loaded: ...

@@ -1,8 +1,8 @@
 """Loader of the MovieLens layouts 1M and 32M (Harper & Konstan, TiiS 2015; grouplens.org/datasets/movielens).
 
 A rating is read as a watch: watch ratio = rating / 5 of a nominal duration, click always, long_view from 4 stars, like at 5.
-It is known the moment it was given (`received_ms`), whatever the nominal watch time. Each rating is a request of its own: who
-rated several films in one second sees none of them yet. Nobody was shown what they did not rate, so there are no skips.
+It is known at its time (`received_ms`), whatever the nominal watch time. Each rating is a separate request: films rated in the
+same second do not see each other. Unrated films are not impressions, so there are no skips.
 """
 
 from dataclasses import dataclass
@@ -23,16 +23,16 @@ NO_GENRES = "(no genres listed)"
 
 @dataclass(frozen=True)
 class Parsed:
-    """One file: its rows with their place `row` in it, and those that could not be read (as in REJECTED)."""
+    """One file: its rows with their number `row`, and the unreadable rows (as in REJECTED)."""
 
     rows: pl.DataFrame
     rejected: pl.DataFrame
 
 
 class MovieLens:
-    """`root` holds ratings.dat, movies.dat, users.dat (1M) or ratings.csv, movies.csv (32M, which tells nothing of users).
+    """`root` holds ratings.dat, movies.dat, users.dat (1M) or ratings.csv, movies.csv (32M, which has no users).
 
-    nominal_duration_ms  how long every film is taken to be, so that a rating has a watch time
+    nominal_duration_ms  assumed duration of every film, which turns a rating into a watch time
     """
 
     def __init__(self, *, root: str | None, nominal_duration_ms: int = 100_000):
@@ -42,7 +42,7 @@ class MovieLens:
         self.nominal_duration_ms = nominal_duration_ms
 
     def read(self) -> Loaded:
-        """Raises DataError naming a missing folder or file, or one of another layout."""
+        """Read the log. Raises DataError naming a missing folder or file, or a wrong layout."""
         ratings, movies, users = self._files()
         impressions = in_order(self._impressions(ratings.rows))
         rejected = pl.concat([ratings.rejected, movies.rejected, users.rejected])
@@ -78,7 +78,7 @@ class MovieLens:
         )
 
     def _videos(self, movies: pl.DataFrame, impressions: pl.DataFrame) -> pl.DataFrame:
-        """Every film that is listed or rated, sorted by id; genres are its tags."""
+        """Return every listed or rated film, sorted by id; genres are its tags."""
         known = movies.unique("video_id", keep="first").select(
             "video_id",
             tags=pl.when(pl.col("genres") != NO_GENRES).then(pl.col("genres").str.split("|")),
@@ -90,13 +90,13 @@ class MovieLens:
 
 
 def _users(users: pl.DataFrame, impressions: pl.DataFrame) -> pl.DataFrame:
-    """Everybody who is listed or rated something, sorted by id."""
+    """Return every listed or rating user, sorted by id."""
     known = users.unique("user_id", keep="first").select("user_id", "gender", "age_group", "occupation")
     return known.join(impressions.select("user_id").unique(), on="user_id", how="full", coalesce=True).sort("user_id")
 
 
 def _dat(path: Path, columns: dict) -> Parsed:
-    """`a::b::c` a line in Latin-1. Lines are split at line feeds only: Latin-1 has other bytes that count as line ends."""
+    """Read lines `a::b::c` in Latin-1, split at line feeds only: Latin-1 has other bytes that count as line ends."""
     _require(path)
     lines = pl.Series("line", path.read_bytes().decode("latin-1").split("\n")).str.strip_chars_end("\r")
     frame = lines.to_frame().with_row_index("row").filter(pl.col("line") != "")
@@ -121,12 +121,14 @@ def _refused(path: Path, lines: pl.DataFrame) -> pl.DataFrame:
 
 def _csv(path: Path, columns: dict) -> Parsed:
     _require(path)
-    theirs = CSV_COLUMNS[path.stem]
+    source_names = CSV_COLUMNS[path.stem]
     try:
-        lazy = pl.scan_csv(path, schema_overrides=dict(zip(theirs, columns.values(), strict=True)))
-        if lacking := [name for name in theirs if name not in lazy.collect_schema()]:
-            raise DataError(f"{path} lacks the column {lacking[0]!r}, expected {','.join(theirs)}; is this MovieLens 32M?")
-        rows = lazy.select(pl.col(name).alias(ours) for name, ours in zip(theirs, columns, strict=True)).collect()
+        lazy = pl.scan_csv(path, schema_overrides=dict(zip(source_names, columns.values(), strict=True)))
+        if lacking := [name for name in source_names if name not in lazy.collect_schema()]:
+            raise DataError(
+                f"{path} lacks the column {lacking[0]!r}, expected {','.join(source_names)}; is this MovieLens 32M?"
+            )
+        rows = lazy.select(pl.col(name).alias(column) for name, column in zip(source_names, columns, strict=True)).collect()
     except pl.exceptions.PolarsError as error:
         raise DataError(f"{path} cannot be read as CSV ({error}); it may be truncated: download it again") from error
     return Parsed(rows.with_row_index("row"), pl.DataFrame(schema=REJECTED))

@@ -1,9 +1,9 @@
-"""Loader of sequence files as the sequential-recommendation papers share them: `user item item ...` a line, in time order.
+"""Loader of sequence files in the format of sequential-recommendation papers: lines `user item item ...`, in time order.
 
-The layout has no times. They are made up: a viewer's items lie one day apart, counted back from LAST_DAY, so a split of one
-validation day and one test day is the papers' leave-one-out protocol (last item tests, the one before validates). Within a
-day viewers follow each other in file order. Clock features, gaps and half-lives mean nothing here. Every item counts as
-watched to its nominal end: there are no skips, so the file trains retrieval and cannot train a ranker.
+The layout has no times, so the loader makes them up: a viewer's items lie one day apart, counted back from LAST_DAY, so a
+split of one validation day and one test day is the papers' leave-one-out protocol (last item tests, the one before
+validates). Within a day viewers are in file order. Clock features, gaps and half-lives are meaningless here. Every item
+counts as watched to its nominal end: without skips, the file can train retrieval but no ranker.
 """
 
 from datetime import date
@@ -20,9 +20,9 @@ REPAIR = "run `export SEQUENCES_FILE=<a file whose lines are user item item ...>
 
 
 class Sequences:
-    """Ids are int64 where all of the file are plain whole numbers, else strings.
+    """Reads a sequence file. Ids are int64 if all ids of the file are plain whole numbers, else strings.
 
-    nominal_duration_ms  how long every item is taken to be, and watched
+    nominal_duration_ms  assumed duration and watch time of every item
     """
 
     def __init__(self, *, path: str | None, nominal_duration_ms: int = 30_000):
@@ -32,7 +32,7 @@ class Sequences:
         self.nominal_duration_ms = nominal_duration_ms
 
     def read(self) -> Loaded:
-        """Refuses lines without an item and second lines of a viewer. Raises DataError where no line is left."""
+        """Read the file, rejecting lines without an item and second lines of a viewer. Raises DataError if no line is left."""
         lines = _lines(self._text())
         good, bad = lines.filter(pl.col("reason").is_null()), lines.filter(pl.col("reason").is_not_null())
         rejected = pl.DataFrame(
@@ -52,7 +52,7 @@ class Sequences:
         if not self.path:
             raise DataError(f"sequences: no path is set; {REPAIR}")
         if not Path(self.path).is_file():
-            raise DataError(f"sequences: {self.path} is no file; {REPAIR}")
+            raise DataError(f"sequences: {self.path} is not a file; {REPAIR}")
         try:
             return Path(self.path).read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
@@ -75,7 +75,7 @@ class Sequences:
 
 
 def _lines(text: str) -> pl.DataFrame:
-    """Every line with its `row`, its `words`, and the `reason` why it is refused, or null. A final line feed is no line."""
+    """Return every line with its `row`, `words`, and the `reason` of its rejection or null. A final line feed is no line."""
     lines = pl.Series("line", text.removesuffix("\n").split("\n") if text else [], dtype=pl.String)
     frame = lines.to_frame().with_row_index("row").with_columns(words=pl.col("line").str.extract_all(r"\S+"))
     count, user = pl.col("words").list.len(), pl.col("words").list.first()
@@ -90,12 +90,12 @@ def _lines(text: str) -> pl.DataFrame:
 
 
 def _events(lines: pl.DataFrame, height: int) -> pl.DataFrame:
-    """One row an item: `user_id`, `video_id`, `time_ms`."""
+    """Return one row per item: `user_id`, `video_id`, `time_ms`."""
     last_ms = (LAST_DAY - date(1970, 1, 1)).days * DAY_MS
     events = lines.select(
         user_id=pl.col("words").list.first(),
         video_id=pl.col("words").list.slice(1),
-        # Spread over the day's first half: a watch that ends after midnight would cross into the day that tests.
+        # Spread over the day's first half: a watch beyond midnight would reach into the test day.
         time_ms=last_ms + pl.col("row").cast(pl.Int64) * (DAY_MS // 2) // height,
         days_before=pl.int_ranges(pl.col("words").list.len().cast(pl.Int64) - 2, -1, -1),
     ).explode("video_id", "days_before")
@@ -104,6 +104,6 @@ def _events(lines: pl.DataFrame, height: int) -> pl.DataFrame:
 
 
 def _ids(words: pl.Series) -> pl.Series:
-    """As int64 where that loses nothing ("007" would come back as 7), else as they are."""
+    """Convert to int64 if that loses nothing ("007" would become 7), else return the words unchanged."""
     numbers = words.cast(pl.Int64, strict=False)
     return numbers if numbers.cast(pl.String).eq_missing(words).all() else words

@@ -4,13 +4,13 @@
     subsamples/<name>/{train,validation,test}/week_XX.parquet    the same columns, fewer viewers and videos
     metadata/users_metadata.parquet, items_metadata.parquet, item_embeddings.npz (arrays item_id, embedding)
 
-Rows are in time order and have no time. It is made up: week w begins w weeks after WEEK_0, and the rows of a week lie evenly
-in it. Order and week are the log's own, the hour of the day is not. `train_interactions_rank` is never read: it counts the
-whole training period, which lies in the future of its first rows.
+Rows are in time order without times, so the loader makes times up: week w begins w weeks after WEEK_0, and the rows of a week
+are spread evenly. Order and week are real, the hour of the day is not. `train_interactions_rank` is not read: it counts the
+whole training period, which is the future of the first rows.
 
-The feed plays by itself, so click and long_view are KuaiRand's for such a feed: watched 7 s, or 18 s, or a shorter video to
-its end. dislike is hide, open_comments is comment and click_on_author is follow, both weaker than their names; bookmark has
-no place among the outcomes and is left out.
+The feed plays automatically, so click and long_view are defined as in KuaiRand for such a feed: watched 7 s, or 18 s, or a
+shorter video to its end. dislike is hide, open_comments is comment and click_on_author is follow, both weaker than their
+names; bookmark has no matching outcome and is left out.
 """
 
 from datetime import date
@@ -33,11 +33,11 @@ SOURCE = "download it from huggingface.co/datasets/deepvk/VK-LSVD"
 
 
 class VkLsvd:
-    """Only viewers and videos of the weeks that are read come into the tables.
+    """Reads some weeks; the tables hold only viewers and videos of these weeks.
 
     subsample   folder below subsamples/, such as ur0.01_ir0.01; null reads all of interactions/
-    first_week  inclusive, as last_week; null is the last there is
-    dimension   components of the content vectors, whose first ones tell most; 0 leaves them out
+    first_week  inclusive, like last_week, whose null is the last week in the folder
+    dimension   number of first components of the content vectors, the most informative ones; 0 leaves vectors out
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class VkLsvd:
         self.dimension = dimension
 
     def read(self) -> Loaded:
-        """Raises DataError naming a missing folder, file, column or week."""
+        """Read the log. Raises DataError naming a missing folder, file, column or week."""
         weeks = self._weeks()
         metadata = Path(self.root) / "metadata"
         items = _metadata(metadata / "items_metadata.parquet", ITEMS)
@@ -74,13 +74,15 @@ class VkLsvd:
         return Loaded(Tables(impressions, _users(users, impressions), videos), pl.DataFrame(schema=REJECTED))
 
     def _weeks(self) -> dict[int, Path]:
-        """Files by week number, ascending."""
+        """Return the files by week number, ascending."""
         folder = self._folder()
-        found = {int(path.stem.removeprefix("week_")): path for path in folder.glob("*/week_[0-9]*.parquet")}
-        last = self.last_week if self.last_week is not None else max(found, default=0)
-        if weeks := {week: found[week] for week in sorted(found) if self.first_week <= week <= last}:
+        weeks_in_folder = {int(path.stem.removeprefix("week_")): path for path in folder.glob("*/week_[0-9]*.parquet")}
+        last = self.last_week if self.last_week is not None else max(weeks_in_folder, default=0)
+        if weeks := {week: weeks_in_folder[week] for week in sorted(weeks_in_folder) if self.first_week <= week <= last}:
             return weeks
-        there = f"weeks {min(found)} to {max(found)}" if found else "no file <split>/week_XX.parquet"
+        there = (
+            f"weeks {min(weeks_in_folder)} to {max(weeks_in_folder)}" if weeks_in_folder else "no file <split>/week_XX.parquet"
+        )
         raise DataError(f"VK-LSVD: weeks {self.first_week} to {last} are wanted, {folder} holds {there}; {SOURCE}")
 
     def _folder(self) -> Path:
@@ -109,12 +111,12 @@ def _scan(path: Path, columns: tuple[str, ...]) -> pl.LazyFrame:
 
 
 def _metadata(path: Path, columns: tuple[str, ...]) -> pl.LazyFrame:
-    """One row an id, which is the first of `columns`."""
+    """Scan a metadata file with one row per id, the first of `columns`."""
     return _scan(path, columns).select(pl.col(columns).cast(pl.Int64)).unique(columns[0], keep="first")
 
 
 def _week(path: Path, week: int) -> pl.LazyFrame:
-    """The rows of one week, with `request_id` in their order and the times that the log lacks."""
+    """Scan one week, with `request_id` in order and made-up times."""
     start_ms = (WEEK_0 - date(1970, 1, 1)).days * 86_400_000 + week * WEEK_MS
     row = pl.int_range(pl.len(), dtype=pl.Int64)
     return _scan(path, INTERACTIONS).with_columns(request_id=week * 2**32 + row, time_ms=start_ms + row * WEEK_MS // pl.len())
@@ -136,18 +138,18 @@ def _impressions(log: pl.LazyFrame, items: pl.LazyFrame) -> pl.LazyFrame:
         watch_ms=pl.col("timespent") * 1000,
         click=pl.col("timespent") >= pl.min_horizontal(duration, CLICK_S),
         long_view=pl.col("timespent") >= pl.min_horizontal(duration, LONG_VIEW_S),
-        **{ours: pl.col(theirs).cast(pl.Boolean) for theirs, ours in OUTCOME_OF.items()},
+        **{column: pl.col(source_name).cast(pl.Boolean) for source_name, column in OUTCOME_OF.items()},
     )
 
 
 def _users(users: pl.LazyFrame, impressions: pl.DataFrame) -> pl.DataFrame:
-    """The viewers of the log, sorted by id; one that the metadata lacks gets a row of nulls."""
+    """Return the viewers of the log, sorted by id; a viewer outside the metadata gets a row of nulls."""
     seen = impressions.lazy().select("user_id").unique()
     return seen.join(users, on="user_id", how="left").sort("user_id").collect()
 
 
 def _videos(items: pl.LazyFrame, impressions: pl.DataFrame) -> pl.DataFrame:
-    """The same of its videos."""
+    """Return the videos of the log, sorted by id; a video outside the metadata gets a row of nulls."""
     known = items.select(
         video_id="item_id",
         creator_id="author_id",
@@ -158,7 +160,7 @@ def _videos(items: pl.LazyFrame, impressions: pl.DataFrame) -> pl.DataFrame:
 
 
 def _vectors(path: Path, video_ids: pl.Series, dimension: int) -> pl.DataFrame:
-    """`video_id` and the first `dimension` components of its content vector; rows of the file are in no promised order."""
+    """Return `video_id` and the first `dimension` components of its content vector; file rows are in any order."""
     if not path.exists():
         raise DataError(f"{path} is missing; {SOURCE}, or leave vectors out: data.loader.dimension=0")
     with np.load(path) as arrays:

@@ -1,4 +1,4 @@
-"""Encoded columns > tensors, a whole batch at a time, straight from the memory map."""
+"""Feature columns > tensors, batch by batch from the memory map."""
 
 import json
 from collections.abc import Iterator
@@ -19,15 +19,15 @@ from watchnext.features.encode.pipeline import FeaturePipeline
 from watchnext.features.state.fold import Layout, Reads
 from watchnext.features.state.history import Watches, gathered
 
-NO_INPUTS = ("targets", "user_rows", "video_rows", "position", "propensity")  # of a batch: what serving does not have
+NO_INPUTS = ("targets", "user_rows", "video_rows", "position", "propensity")  # parts of a batch that serving lacks
 
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """The output folder of the feature stage, mapped.
+    """The output folder of the feature stage, memory-mapped.
 
-    columns   one row an impression: `targets` (N, T), `user_rows`, `video_rows`, `time_ms`, `split` (place in SPLITS, -1 in
-              none), `position` and `propensity`, and what was read of the state, which `blocks` encodes
+    columns   one row per impression: `targets` (N, T), `user_rows`, `video_rows`, `time_ms`, `split` (index in SPLITS, -1
+              none), `position` and `propensity`, and the state as read, which `blocks` encodes
     users, videos   static blocks, (U + 1, ...) and (V + 1, ...)
     """
 
@@ -42,12 +42,12 @@ class FeatureSet:
 
     @property
     def report(self) -> dict:
-        """What the feature stage said of itself: regime, as_of_ms, sizes."""
+        """The report of the feature stage: regime, as_of_ms, sizes."""
         return json.loads((self.folder / "report.json").read_text())
 
     @property
     def provenance(self) -> dict[str, str]:
-        """What a run is tagged with: which data, under which schema, seen in which regime."""
+        """Tags of a run: data hash, schema fingerprint, freshness regime."""
         report = self.report
         return {
             "data_hash": report["data_hash"],
@@ -57,7 +57,7 @@ class FeatureSet:
 
     @classmethod
     def load(cls, folder: str | Path) -> "FeatureSet":
-        """Raises FileNotFoundError naming `dvc repro features` where the stage has not run."""
+        """Load the folder. Raises FileNotFoundError naming `dvc repro features` if the stage has not run."""
         folder = Path(folder)
         pipeline = FeaturePipeline.load(folder / "pipeline")
         catalogue = Catalogue.load(folder / "catalogue")
@@ -70,11 +70,11 @@ class FeatureSet:
         return np.array(self.catalogue.upload_ms)
 
     def rows(self, split: str) -> np.ndarray:
-        """Row numbers of a split, in time order."""
+        """Return the row numbers of a split, in time order."""
         return np.flatnonzero(self.columns["split"] == SPLITS.index(split))
 
     def reads(self, rows: np.ndarray) -> Reads:
-        """What the impressions `rows` read of the state."""
+        """Return the state that the impressions `rows` read."""
         part = {
             name: self.columns[name][rows] for name in ("user", "gap_s", "candidate", "history_at", "history_len", "time_ms")
         }
@@ -83,7 +83,7 @@ class FeatureSet:
         return Reads(part["user"], *history, part["gap_s"], part["candidate"])
 
     def blocks(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """The as-of inputs of `rows`, as the pipeline names them."""
+        """Encode the as-of inputs of `rows`, named as in the pipeline."""
         reads, as_of = self.reads(rows), self.columns["time_ms"][rows]
         context = {name: values[rows] for name, values in self.columns.items() if name.startswith("context.")}
         blocks = self.pipeline.query(self.dictionaries.raw(context), as_of, reads)
@@ -91,7 +91,7 @@ class FeatureSet:
         return blocks | {"candidate_values": self.pipeline.candidates(upload_ms, as_of, reads.candidate)}
 
     def newcomers(self, count: int) -> dict[str, torch.Tensor]:
-        """Every input of the first `count` videos for viewers of whom nothing is known; it needs no log."""
+        """Return every input of the first `count` videos for unknown viewers; needs no log."""
         state, as_of = self.pipeline.schema.state, np.full(count, float(self.report["as_of_ms"]))
         reads = Reads.none(Layout.of(state), count)
         columns = {
@@ -105,7 +105,7 @@ class FeatureSet:
         return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in inputs.items()}
 
     def batch(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
-        """Every input of `rows`, plus what NO_INPUTS names, as tensors."""
+        """Return every input of `rows`, plus the columns of NO_INPUTS, as tensors."""
         blocks = self.blocks(rows)
         user_rows, video_rows = (self.columns[name][rows].astype(np.int64) for name in ("user_rows", "video_rows"))
         inputs = joined(blocks, self.users, self.videos, user_rows, video_rows)
@@ -116,8 +116,10 @@ class FeatureSet:
 
 
 class Batches(IterableDataset):
-    """Batches of `rows`, where `shuffle` in an order that seed and epoch decide; the last one may be smaller. `along` are
-    columns that come with the inputs as they are."""
+    """Batches of `rows`, shuffled by seed and epoch if `shuffle`; the last one may be smaller.
+
+    along  further columns that are added to each batch unchanged
+    """
 
     def __init__(
         self, *, features: FeatureSet, rows: np.ndarray, batch_size: int, shuffle: bool, seed: int, along: tuple[str, ...] = ()
@@ -136,10 +138,10 @@ class Batches(IterableDataset):
         random = np.random.default_rng((self._seed, self._epoch))
         rows = random.permutation(self.rows) if self.shuffle else self.rows
         for start in range(0, len(rows), self.batch_size):
-            # Sorted within the batch, the gather walks the map forwards.
-            some = np.sort(rows[start : start + self.batch_size])
-            columns = {name: torch.from_numpy(self.features.columns[name][some]) for name in self.along}
-            yield self.features.batch(some) | columns
+            # Sorted within the batch, so that the gather reads the map forwards.
+            batch_rows = np.sort(rows[start : start + self.batch_size])
+            columns = {name: torch.from_numpy(self.features.columns[name][batch_rows]) for name in self.along}
+            yield self.features.batch(batch_rows) | columns
 
     def loader(self) -> DataLoader:
         return DataLoader(self, batch_size=None, num_workers=0)

@@ -1,8 +1,8 @@
-"""The feature stage: canonical tables > what every impression may know as of its request, and the pipeline that encodes it.
+"""The feature stage: canonical tables > the state of every impression as of its request, and the fitted pipeline.
 
-It goes through the log a day, or a few small days, at a time. Columns hold what was read of the state, not yet encoded, so that
-they depend on nothing that is fitted: a new day adds its own rows and leaves the others as they are. What is built day by day,
-or again from a late day on, is bit for bit what is built at once.
+The stage folds the log partition by partition. Columns hold the state as read, not encoded, so they depend on nothing fitted:
+a new day adds its rows and changes no others. A build in several steps, or from a late day on, gives the same bytes as one
+build of the whole log.
 """
 
 import json
@@ -18,25 +18,25 @@ from watchnext.data.storage import StoredTables
 from watchnext.data.tables import Tables
 from watchnext.features.arrays import save_arrays
 from watchnext.features.catalogue import Ids
-from watchnext.features.dataset.folded import Folding
 from watchnext.features.dataset.labels import Labels, rates
+from watchnext.features.dataset.log_fold import LogFold
 from watchnext.features.encode.context import context_of
-from watchnext.features.encode.pipeline import FeaturePipeline, Seen
-from watchnext.features.state.events import Log
+from watchnext.features.encode.pipeline import FeaturePipeline, TrainingCounts
+from watchnext.features.state.event_order import Log
 from watchnext.features.state.fold import Reads
 from watchnext.schema import FeatureSchema
 
-FIT_ROWS = 200_000  # training rows that means and deviations are taken over; more changes them by less than noise
+FIT_ROWS = 200_000  # training rows for means and deviations; more rows change them by less than noise
 
 
 def sampled(training_rows: int) -> slice:
-    """Which of the training rows, in the order of the log, are fitted on."""
+    """Return the slice of the training rows, in log order, that the pipeline is fitted on."""
     return slice(None, None, max(1, training_rows // FIT_ROWS))
 
 
 @dataclass(frozen=True)
-class Built:
-    """The report, as in report.json, and how many days were `kept` as they were, how many `folded`."""
+class BuildResult:
+    """The report, as in report.json, and the numbers of days that were `kept` and `folded`."""
 
     report: dict
     kept: int
@@ -45,12 +45,12 @@ class Built:
 
 @dataclass(frozen=True)
 class FeatureBuilder:
-    """Everything between the tables and a network, for one log.
+    """Builds the features of one log: everything between the tables and a network.
 
-    labels     what the targets are
-    min_count  a value of a categorical feature that fewer training impressions show shares the code 0
-    snapshots  of how many of the last days the state is kept as it was at their end: a day that comes late, or again, is
-               replayed from the snapshot before it; one before all snapshots, from the start
+    labels     definition of the targets
+    min_count  categorical values in fewer training impressions share the code 0
+    snapshots  number of last days whose final state is kept: a late or changed day is replayed from the snapshot before it, a
+               day before all snapshots from the start
     """
 
     schema: FeatureSchema
@@ -60,32 +60,34 @@ class FeatureBuilder:
     min_count: int
     snapshots: int = 7
 
-    def build(self, stored: StoredTables, split: TimeSplit, folder: Path) -> Built:
-        """Bring `folder` up to the tables: pipeline/, catalogue/, users/, user_table/, videos/, columns/, watches/, context/,
-        state/. What is there and still true stays."""
+    def build(self, stored: StoredTables, split: TimeSplit, folder: Path) -> BuildResult:
+        """Update `folder` to the tables, keeping the valid part of the last build.
+
+        It holds pipeline/, catalogue/, users/, user_table/, videos/, columns/, watches/, context/ and state/.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        folding = self._folding(stored, split, folder)
-        kept, why = folding.begin()
-        if why and folding.plan.stretches:
-            print(f"{folder}: rebuilding from {folding.plan.stretches[kept].days[0].day} on: {why}")
-        folding.run(kept)
-        folding.save_opening()
-        pipeline = self._fit_stored(folding)
+        log_fold = self._log_fold(stored, split, folder)
+        kept, reason = log_fold.begin()
+        if reason and log_fold.plan.partitions:
+            print(f"{folder}: rebuilding from {log_fold.plan.partitions[kept].days[0].day} on: {reason}")
+        log_fold.run(kept)
+        log_fold.save_initial_state()
+        pipeline = self._fit_stored(log_fold)
         for part in ("pipeline", "catalogue", "users", "user_table", "videos"):
             shutil.rmtree(folder / part, ignore_errors=True)
         pipeline.save(folder / "pipeline")
-        folding.catalogue.save(folder / "catalogue")
+        log_fold.catalogue.save(folder / "catalogue")
         save_arrays(folder / "users", pipeline.users(stored.users))
-        save_arrays(folder / "user_table", _user_table(stored.users, folding.users))
-        save_arrays(folder / "videos", pipeline.videos(stored.videos, folding.catalogue.vectors))
-        report = self._report(folding, pipeline)
+        save_arrays(folder / "user_table", _user_table(stored.users, log_fold.users))
+        save_arrays(folder / "videos", pipeline.videos(stored.videos, log_fold.catalogue.vectors))
+        report = self._report(log_fold, pipeline)
         (folder / "report.json").write_text(json.dumps(report, indent=1))
-        days = sum(stretch.begun for stretch in folding.plan.stretches[:kept])
-        return Built(report, days, len(stored.days) - days)
+        days = sum(partition.days_begun for partition in log_fold.plan.partitions[:kept])
+        return BuildResult(report, days, len(stored.days) - days)
 
-    def _folding(self, stored: StoredTables, split: TimeSplit, folder: Path) -> Folding:
-        return Folding(
+    def _log_fold(self, stored: StoredTables, split: TimeSplit, folder: Path) -> LogFold:
+        return LogFold(
             folder,
             stored,
             split,
@@ -97,33 +99,37 @@ class FeatureBuilder:
 
     # ---- fit ---------------------------------------------------------------------------------------------------------
 
-    def _fit_stored(self, folding: Folding) -> FeaturePipeline:
-        """Vocabularies of all training rows; means and rates of some, as their requests saw the log. Where there are none,
-        vocabularies of all users and videos; means and rates are 0 then, and deviations 1."""
-        seen = Seen.nothing(len(folding.users.ids), len(folding.catalogue), folding.dictionaries.values)
-        chosen = sampled(sum(int((columns["split"] == 0).sum()) for columns in folding.rows()))
-        parts, trained = [folding.columns.rows(0, 0)], 0
-        for columns in folding.rows():
+    def _fit_stored(self, log_fold: LogFold) -> FeaturePipeline:
+        """Fit vocabularies on all training rows, means and rates on a sample of them.
+
+        Without training rows, vocabularies hold all users and videos, means and rates are 0, and deviations 1.
+        """
+        training_counts = TrainingCounts.nothing(len(log_fold.users.ids), len(log_fold.catalogue), log_fold.dictionaries.values)
+        chosen = sampled(sum(int((columns["split"] == 0).sum()) for columns in log_fold.rows()))
+        parts, trained = [log_fold.columns.rows(0, 0)], 0
+        for columns in log_fold.rows():
             train = np.flatnonzero(columns["split"] == 0)
-            seen.count(columns, train)
-            mine = train[-trained % chosen.step :: chosen.step]
-            parts.append({name: column[mine] for name, column in columns.items()})
+            training_counts.count(columns, train)
+            sample_rows = train[-trained % chosen.step :: chosen.step]
+            parts.append({name: column[sample_rows] for name, column in columns.items()})
             trained += len(train)
         if not trained:
-            seen.users[:], seen.videos[:] = self.min_count, self.min_count
+            training_counts.users[:], training_counts.videos[:] = self.min_count, self.min_count
         sample = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        context = folding.dictionaries.raw(sample)
-        none = np.zeros((len(sample["gap_s"]), 0))  # of histories nothing is fitted
+        context = log_fold.dictionaries.raw(sample)
+        none = np.zeros((len(sample["gap_s"]), 0))  # nothing is fitted on histories
         reads = Reads(sample["user"], none, none, sample["gap_s"], sample["candidate"])
-        return self._fit(folding.stored, seen, sample, context, reads)
+        return self._fit(log_fold.stored, training_counts, sample, context, reads)
 
-    def _fit(self, tables: Tables | StoredTables, seen: Seen, sample: dict, context: dict, reads: Reads) -> FeaturePipeline:
+    def _fit(
+        self, tables: Tables | StoredTables, training_counts: TrainingCounts, sample: dict, context: dict, reads: Reads
+    ) -> FeaturePipeline:
         return FeaturePipeline.fit(
             schema=self.schema,
             utc_offset_h=self.utc_offset_h,
             users=tables.users,
             videos=tables.videos,
-            seen=seen,
+            training_counts=training_counts,
             user_rows=sample["user_rows"],
             video_rows=sample["video_rows"],
             context=context,
@@ -133,44 +139,46 @@ class FeatureBuilder:
         )
 
     def fit(self, tables: Tables, log: Log, reads: Reads, split: np.ndarray) -> FeaturePipeline:
-        """The same of a log in memory, with the `reads` of all its impressions; raw values are those of `tables`."""
+        """Fit on a log in memory, given the `reads` of all its impressions; raw values come from `tables`."""
         train = np.flatnonzero(split == 0)
         context = context_of(tables.impressions, self.schema)
-        seen = Seen.nothing(len(tables.users), len(tables.videos), {})
-        seen.count({"user_rows": log.user_rows, "video_rows": log.video_rows}, train)
+        training_counts = TrainingCounts.nothing(len(tables.users), len(tables.videos), {})
+        training_counts.count({"user_rows": log.user_rows, "video_rows": log.video_rows}, train)
         logged = [f.name for f in self.schema.columns("context") if f.kind == "categorical"]
         once = np.ones(len(train), np.int64)
-        seen.context.update({name: (tables.impressions[name].gather(train), once) for name in logged})
-        mine = train[sampled(len(train))]
-        sample = {"user_rows": log.user_rows[mine], "video_rows": log.video_rows[mine], "time_ms": log.time_ms[mine]}
-        few = Reads(*(values[mine] for values in vars(reads).values()))
-        return self._fit(tables, seen, sample, {name: values[mine] for name, values in context.items()}, few)
+        training_counts.context.update({name: (tables.impressions[name].gather(train), once) for name in logged})
+        rows = train[sampled(len(train))]
+        sample = {"user_rows": log.user_rows[rows], "video_rows": log.video_rows[rows], "time_ms": log.time_ms[rows]}
+        sample_reads = Reads(*(values[rows] for values in vars(reads).values()))
+        return self._fit(
+            tables, training_counts, sample, {name: values[rows] for name, values in context.items()}, sample_reads
+        )
 
     # ---- report ------------------------------------------------------------------------------------------------------
 
-    def _report(self, folding: Folding, pipeline: FeaturePipeline) -> dict:
-        # Of a day that goes on behind the next one's first request there is a part in each stretch.
+    def _report(self, log_fold: LogFold, pipeline: FeaturePipeline) -> dict:
+        # A day that continues beyond the next day's first request has a part in both partitions.
         parts = [
             (split, entry.sums[day.day])
-            for entry, stretch in zip(folding.ledger.entries, folding.plan.stretches, strict=True)
-            for day, split in zip(stretch.days, stretch.split, strict=True)
+            for entry, partition in zip(log_fold.manifest.entries, log_fold.plan.partitions, strict=True)
+            for day, split in zip(partition.days, partition.split, strict=True)
         ]
         return {
             "regime": self.regime,
             "schema": self.schema.fingerprint,
-            "data_hash": folding.stored.hash,
-            "as_of_ms": folding.as_of_ms,
+            "data_hash": log_fold.stored.hash,
+            "as_of_ms": log_fold.as_of_ms,
             "impressions": {
                 name: int(sum(sums["rows"] for split, sums in parts if split == i)) for i, name in enumerate(SPLITS)
             },
-            **folding.sizes,
-            "viewer_state_bytes": 8 * folding.layout.viewer,
+            **log_fold.sizes,
+            "viewer_state_bytes": 8 * log_fold.layout.viewer,
             "inputs": asdict(pipeline.sizes),
             "labels": rates(parts),
         }
 
 
 def _user_table(users: pl.DataFrame, ids: Ids) -> dict[str, np.ndarray]:
-    """What serving needs of users beside the encoded blocks: ids, and where they live."""
+    """Return the user ids and regions, which serving needs beside the encoded blocks."""
     regions = users["region"].cast(pl.String).fill_null("") if "region" in users.columns else pl.Series([""] * len(users))
     return {"user_ids": ids.ids, "regions": np.array(regions.to_list(), dtype=np.str_)}

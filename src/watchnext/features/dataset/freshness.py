@@ -1,4 +1,4 @@
-"""What state a held-out impression sees: frozen at its split, as of its day's start, or streaming."""
+"""Freshness regimes: the state that a held-out impression sees, frozen at its split, as of the day's start, or streaming."""
 
 import numpy as np
 import polars as pl
@@ -7,12 +7,12 @@ REGIMES = ("frozen", "daily", "streaming")
 
 
 def split_starts(split: np.ndarray, time_ms: np.ndarray) -> dict[int, float]:
-    """First time of each held-out split that has rows: 1 valid, 2 test."""
+    """Return the first time of each held-out split that has rows: 1 valid, 2 test."""
     return {held_out: float(time_ms[split == held_out].min()) for held_out in (1, 2) if (split == held_out).any()}
 
 
 def day_starts(impressions: pl.DataFrame) -> np.ndarray:
-    """The times of the first request of each day, ascending, float64."""
+    """Return the time of each day's first request, ascending, float64."""
     return np.unique(impressions.group_by("day").agg(pl.col("time_ms").min().cast(pl.Float64))["time_ms"].to_numpy())
 
 
@@ -23,11 +23,13 @@ def visible_until(
     starts: dict[int, float] | None = None,
     days_ms: np.ndarray | None = None,
 ) -> np.ndarray:
-    """(N,) float64: every impression sees what was known strictly before this time. All rows but held-out ones stream.
+    """Return the time (N,) float64 before which each impression sees the state; rows that are not held out always stream.
 
-    frozen: held-out rows see the state at the start of their split. daily: at the last first request of a day. streaming: at
-    their own. Where `impressions` are not all, `starts` are those of the splits and `days_ms` those of the days.
-    Raises ValueError naming a regime that is none of REGIMES.
+    frozen     held-out rows see the state at the start of their split
+    daily      held-out rows see the state at the first request of their day
+    streaming  held-out rows see the state at their own time
+    If `impressions` are only a part of the log, `starts` and `days_ms` hold the starts of splits and days.
+    Raises ValueError for an unknown regime.
     """
     if regime not in REGIMES:
         raise ValueError(f"regime is {regime!r}, expected one of {', '.join(REGIMES)}")

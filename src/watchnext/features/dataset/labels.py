@@ -1,4 +1,4 @@
-"""Outcomes > targets. Serving may not import this: a label at answer time is a leak."""
+"""Outcomes > targets. Serving may not import this module: a label at serving time is a leak."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ from watchnext.types import TARGETS
 
 
 def watch_ratio(impressions: pl.DataFrame, duration_ms: np.ndarray) -> np.ndarray:
-    """(N,) float64, watched part of the video, above 1 where it repeated; nan where its duration is unknown."""
+    """Return the watched share of each video (N,) float64: above 1 for replays, nan for an unknown duration."""
     known = np.where(duration_ms > 0, duration_ms, np.nan)
     return impressions["watch_ms"].to_numpy() / known
 
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """What counts as which outcome.
+    """Definitions of the labels.
 
-    long_view_s       a view of at least so many seconds is long
-    long_view_ratio   so is one of at least this part of the video; both None: a view is long where the log flags it
-    completion_ratio  from which part of the video on it counts as completed
+    long_view_s       least seconds of a long view
+    long_view_ratio   least watch ratio of a long view, as an alternative; both None: the log's flag decides
+    completion_ratio  least watch ratio of a completed view
     """
 
     long_view_s: float | None = None
@@ -36,17 +36,19 @@ class Labels:
 
     @property
     def by_flag(self) -> bool:
-        """Whether a view is long where the log says so."""
+        """True if the log's own flag defines a long view."""
         return self.long_view_s is None and self.long_view_ratio is None
 
     def targets(self, impressions: pl.DataFrame, duration_ms: np.ndarray) -> np.ndarray:
-        """(N, T) float32, columns as in TARGETS: 0/1 outcomes, then watched seconds. `duration_ms` (N,) of the video shown,
-        nan (or 0) where unknown: no view of it is long for its ratio."""
-        named = impressions.with_columns(
+        """Return the targets (N, T) float32, columns as in TARGETS: 0/1 outcomes, then watched seconds.
+
+        duration_ms  (N,) of the videos, nan or 0 if unknown; then no view is long by its ratio
+        """
+        labelled = impressions.with_columns(
             pl.Series("long_view", self._long_view(impressions, duration_ms)),
             (pl.col("watch_ms") / 1000.0).alias("watch_s"),
         )
-        return np.stack([named[name].to_numpy() for name in TARGETS], axis=1, dtype=np.float32, casting="unsafe")
+        return np.stack([labelled[name].to_numpy() for name in TARGETS], axis=1, dtype=np.float32, casting="unsafe")
 
     def _long_view(self, impressions: pl.DataFrame, duration_ms: np.ndarray) -> np.ndarray:
         if self.by_flag:
@@ -59,21 +61,23 @@ class Labels:
         return long
 
     def sums(self, targets: np.ndarray, ratio: np.ndarray) -> dict[str, float]:
-        """What `rates` adds up, of `targets` (N, T) and watch `ratio` (N,): the rows, each target, and of the rows whose ratio
-        is known how many, their completions, and their ratios with a repeat counted as 1."""
+        """Sum `targets` (N, T) and watch `ratio` (N,) for `rates`.
+
+        The sums are: rows, each target, and over rows of known ratio their number, completions, and ratios clipped to 1.
+        """
         known = ratio[~np.isnan(ratio)]
-        found = {label: float(targets[:, place].sum(dtype=np.float64)) for place, label in enumerate(TARGETS)}
+        sums = {label: float(targets[:, i].sum(dtype=np.float64)) for i, label in enumerate(TARGETS)}
         completed, watched = float((known >= self.completion_ratio).sum()), float(np.minimum(known, 1.0).sum())
-        return {"rows": float(len(ratio)), **found, "known": float(len(known)), "completion": completed, "watch_ratio": watched}
+        return {"rows": float(len(ratio)), **sums, "known": float(len(known)), "completion": completed, "watch_ratio": watched}
 
 
 def rates(parts: Iterable[tuple[int, Mapping[str, float]]]) -> dict[str, dict[str, float | None]]:
-    """Split > label > its mean, None over nobody, of (split, `Labels.sums`) of parts of a log."""
+    """Return split > label > mean (None without rows) from (split, `Labels.sums`) of the parts of a log."""
     found = {}
     parts = list(parts)
     for index, name in enumerate(SPLITS):
-        mine = [sums for split, sums in parts if split == index]
-        total = {key: sum(sums[key] for sums in mine) for key in ("rows", *TARGETS, "known", "completion", "watch_ratio")}
+        of_split = [sums for split, sums in parts if split == index]
+        total = {key: sum(sums[key] for sums in of_split) for key in ("rows", *TARGETS, "known", "completion", "watch_ratio")}
         means = {label: _mean(total[label], total["rows"]) for label in TARGETS}
         found[name] = means | {label: _mean(total[label], total["known"]) for label in ("completion", "watch_ratio")}
     return found

@@ -1,1 +1,1 @@
-"""Columns and state > codes and values, the same code offline and online."""
+"""Columns and state > codes and values, with the same code offline and online."""

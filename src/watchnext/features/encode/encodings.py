@@ -1,4 +1,4 @@
-"""Columns > codes and values, and the joining of blocks into network inputs: what the pipeline is made of."""
+"""Building blocks of the pipeline: columns > codes and values, and joining blocks into network inputs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import polars as pl
 from watchnext.kernels import kernel
 from watchnext.schema import Feature
 
-PRIOR = 4.0  # impressions at the mean rate that every smoothed rate starts with
+PRIOR = 4.0  # pseudo-impressions at the mean rate in every smoothed rate
 CLIP = 6.0  # standard deviations
 MISSING = np.iinfo(np.int64).min  # stands for null in an integer column
 Arrays = Mapping[str, np.ndarray]
@@ -17,9 +17,9 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class InputSizes:
-    """How large the network's inputs are: vocabulary sizes (code 0 included) and widths.
+    """Sizes of the network inputs: vocabulary sizes (code 0 included) and widths.
 
-    user_id, video_id  which of the user's and the video's codes says who or which it is; null is none
+    user_id, video_id  position of the id among the user's and the video's codes; null: no id
     """
 
     user_codes: tuple[int, ...]
@@ -41,7 +41,7 @@ class InputSizes:
 
 
 def raw(series: pl.Series, kind: str) -> np.ndarray:
-    """A table's column as an array: int64 with MISSING, or str with "", for codes; float64 with nan for values."""
+    """Convert a column to an array: codes as int64 with MISSING or str with "", values as float64 with nan."""
     if kind == "numerical":
         return series.cast(pl.Float64).fill_null(np.nan).to_numpy()
     if series.dtype.is_integer() or series.dtype == pl.Boolean:
@@ -50,7 +50,7 @@ def raw(series: pl.Series, kind: str) -> np.ndarray:
 
 
 def encode(values: np.ndarray, vocabulary: np.ndarray) -> np.ndarray:
-    """Codes (n,) int32: place in the sorted `vocabulary` + 1, or 0."""
+    """Return codes (n,) int32: index in the sorted `vocabulary` + 1, or 0 if unknown."""
     if not len(vocabulary):
         return np.zeros(len(values), np.int32)
     if values.dtype.kind != vocabulary.dtype.kind:
@@ -60,16 +60,18 @@ def encode(values: np.ndarray, vocabulary: np.ndarray) -> np.ndarray:
 
 
 def encode_column(series: pl.Series, vocabulary: np.ndarray) -> np.ndarray:
-    """The same for a column of a table."""
+    """Return the codes (n,) int32 of a table's column."""
     values = series.cast(pl.Int64 if vocabulary.dtype.kind == "i" else pl.String)
     known = pl.DataFrame({"value": pl.Series(vocabulary.tolist(), dtype=values.dtype)}).with_row_index("code", offset=1)
-    found = pl.DataFrame({"value": values}).join(known, on="value", how="left", maintain_order="left")
-    return found["code"].fill_null(0).cast(pl.Int32).to_numpy()
+    joined = pl.DataFrame({"value": values}).join(known, on="value", how="left", maintain_order="left")
+    return joined["code"].fill_null(0).cast(pl.Int32).to_numpy()
 
 
 def frequent(values: pl.Series, counts: np.ndarray, min_count: int) -> np.ndarray:
-    """The sorted distinct values that occur at least `min_count` times, missing ones aside; `counts` (n,) is how often each of
-    `values` does."""
+    """Return the sorted distinct values that occur at least `min_count` times, without missing ones.
+
+    counts  (n,) occurrences of each of `values`
+    """
     is_number = values.dtype.is_integer() or values.dtype == pl.Boolean
     frame = pl.DataFrame({"value": values.cast(pl.Int64 if is_number else pl.String), "count": counts}).drop_nulls("value")
     kept = frame.group_by("value").agg(pl.col("count").sum()).filter(pl.col("count") >= min_count)["value"].sort()
@@ -80,43 +82,43 @@ def frequent(values: pl.Series, counts: np.ndarray, min_count: int) -> np.ndarra
 
 @kernel
 def scaled_rates(values, rate, mean, deviation, most, impression, limit, out):
-    """Counters (N, block) > standardised log impressions and smoothed rates, `out` (N, block), clipped to +- `limit`.
+    """Turn counters (N, block) into standardised log impressions and smoothed rates, `out` (N, block), clipped to +- `limit`.
 
-    A rate is (count + PRIOR * mean rate) / (impressions + PRIOR), `rate` (counts, half_lives) being the mean one. An outcome is
-    counted later than its impression, which may have faded further by then, or been evicted from a bounded table: the
-    impressions are at least those that the outcomes took, count / `most` (counts,), what one can add. So no rate exceeds it.
-    `impression` is which count the impressions are; where none is (-1), every count stands as its log. nan becomes 0.
+    A rate is (count + PRIOR * mean rate) / (impressions + PRIOR), with mean rates `rate` (counts, half_lives). An outcome is
+    counted after its impression, which may have decayed further by then, or been evicted from a bounded table. The impressions
+    are therefore taken as at least count / `most`, with `most` (counts,) the largest increment of one impression.
+    `impression` is the index of the impressions among the counts; without one (-1), every count becomes its log. nan becomes 0.
     """
     counts, half_lives = rate.shape
     for i in range(values.shape[0]):
         for h in range(half_lives):
             shown = float(values[i, impression * half_lives + h]) if impression >= 0 else 0.0
             for c in range(counts):
-                place = c * half_lives + h
-                value = float(values[i, place])
+                k = c * half_lives + h
+                value = float(values[i, k])
                 is_log = impression < 0 or c == impression
                 value = np.log1p(value) if is_log else (value + PRIOR * rate[c, h]) / (max(shown, value / most[c]) + PRIOR)
-                value = (value - mean[place]) / deviation[place]
-                out[i, place] = min(max(value, -limit), limit) if value == value else 0.0
+                value = (value - mean[k]) / deviation[k]
+                out[i, k] = min(max(value, -limit), limit) if value == value else 0.0
 
 
 def names_of(features: tuple[Feature, ...]) -> list[str]:
-    """Columns that numerical features become; a nullable one brings a flag."""
+    """Return the column names of numerical features; a nullable feature adds a flag column."""
     return [name for f in features for name in ([f.name, f"{f.name} missing"] if f.nullable else [f.name])]
 
 
 def joined(
     blocks: Arrays, users: Arrays, videos: Arrays, user_rows: np.ndarray, video_rows: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """All network inputs of N rows: as-of `blocks` plus the static ones gathered by row.
+    """Join all network inputs of N rows: as-of `blocks`, plus static blocks gathered by row.
 
-    history_rows become history_codes (N, H, Fv), history_tags (N, H, tags), history_vector (N, H, D + 1) and history_mask (N,
-    H).
+    history_rows become history_codes (N, H, Fv), history_tags (N, H, tags), history_vector (N, H, D + 1) and history_mask
+    (N, H).
     """
     inputs = {name: values for name, values in blocks.items() if name != "history_rows"}
     if "history_rows" in blocks:
         rows = blocks["history_rows"]
-        inputs |= {f"history_{what}": videos[f"video_{what}"][rows] for what in ("codes", "tags", "vector")}
+        inputs |= {f"history_{block}": videos[f"video_{block}"][rows] for block in ("codes", "tags", "vector")}
         inputs["history_mask"] = (rows >= 0).astype(np.float32)
     inputs |= {name: values[user_rows] for name, values in users.items()}
     return inputs | {name: values[video_rows] for name, values in videos.items()}

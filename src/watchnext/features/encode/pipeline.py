@@ -1,16 +1,15 @@
-"""FeaturePipeline: what is fitted on training days, and the one transform that training and serving share.
+"""FeaturePipeline: the statistics fitted on training days, and the one transform shared by training and serving.
 
 Inputs of every network, by name (N rows; static blocks are gathered by row number, the rest is as of the request):
 
     user_codes (N, Fu)   user_values (N, .)      the user's columns
     context_codes (N, Fc)   query_values (N, .)  the request's context, the viewer's counters and gap
-    history_rows (N, H)   history_values (N, H, 5)   latest watch first, row -1 behind the first one ever
+    history_rows (N, H)   history_values (N, H, 5)   latest watch first, row -1 after the last
     video_codes (N, Fv)   video_tags (N, tags)   video_values (N, .)   video_vector (N, D + 1)   the video's columns
-    video_duration_s (N, 1)                      0 where unknown; watch-time heads read it
+    video_duration_s (N, 1)                      0 if unknown; watch-time heads read it
     candidate_values (N, .)                      age, video, creator, user x tag and user x creator counters
 
-Code 0 is missing, unseen in training or too rare. The last row of a static block stands for an unknown entity, so that row -1
-finds it.
+Code 0 is missing, unseen in training or too rare. The last row of a static block is the unknown entity, selected by row -1.
 """
 
 import json
@@ -44,16 +43,16 @@ KNOTS = np.linspace(0.0, 1.0, 101)
 
 
 @dataclass(frozen=True)
-class Seen:
-    """How often training days showed what: a count for each row of the tables, `users` (U,) and `videos` (V,), and for each
-    logged categorical context column its distinct values and theirs."""
+class TrainingCounts:
+    """Counts over the training days: impressions of each user (U,) and video (V,), and the distinct values of each logged
+    categorical context column with their counts."""
 
     users: np.ndarray
     videos: np.ndarray
     context: dict[str, tuple[pl.Series, np.ndarray]]
 
     @classmethod
-    def nothing(cls, users: int, videos: int, context: Mapping[str, pl.Series]) -> "Seen":
+    def nothing(cls, users: int, videos: int, context: Mapping[str, pl.Series]) -> "TrainingCounts":
         none = {name: (values, np.zeros(len(values), np.int64)) for name, values in context.items()}
         return cls(np.zeros(users, np.int64), np.zeros(videos, np.int64), none)
 
@@ -62,12 +61,12 @@ class Seen:
         counts = {"user_rows": self.users, "video_rows": self.videos}
         counts |= {f"context.{name}": into for name, (_, into) in self.context.items()}
         for name, into in counts.items():
-            found = columns[name][rows]
-            into += np.bincount(found[found >= 0], minlength=len(into))
+            indices = columns[name][rows]
+            into += np.bincount(indices[indices >= 0], minlength=len(into))
 
 
 def _single(values: np.ndarray) -> np.ndarray:
-    """State as training reads it from disk, in single precision; online it is rounded alike before anything is computed."""
+    """Round state to single precision, as training reads it from disk; serving rounds alike before any computation."""
     return np.ascontiguousarray(values, np.float32)
 
 
@@ -76,9 +75,9 @@ def _clipped(values: np.ndarray) -> np.ndarray:
 
 
 class FeaturePipeline:
-    """Vocabularies, quantiles, means and deviations of training days, under one schema.
+    """Vocabularies, quantiles, means and deviations of training days, for one schema.
 
-    Raises KeyError naming an expression that the schema asks for and `features.expressions` lacks.
+    Raises KeyError for an expression of the schema that `encode/expressions.py` lacks.
     """
 
     def __init__(self, *, schema: FeatureSchema, utc_offset_h: float, fitted: Arrays) -> None:
@@ -88,7 +87,7 @@ class FeaturePipeline:
         for feature in schema.features:
             if feature.expression is not None and feature.expression not in EXPRESSIONS:
                 raise KeyError(
-                    f"feature {feature.name!r} asks for the expression {feature.expression!r}, "
+                    f"feature {feature.name!r} has the expression {feature.expression!r}, "
                     f"expected one of {', '.join(EXPRESSIONS)}"
                 )
 
@@ -102,7 +101,7 @@ class FeaturePipeline:
         utc_offset_h: float,
         users: pl.DataFrame,
         videos: pl.DataFrame,
-        seen: Seen,
+        training_counts: TrainingCounts,
         user_rows: np.ndarray,
         video_rows: np.ndarray,
         context: Arrays,
@@ -110,12 +109,15 @@ class FeaturePipeline:
         reads: Reads,
         min_count: int,
     ) -> "FeaturePipeline":
-        """Vocabularies from what all training days have `seen`; quantiles, means and deviations from a sample of their
-        impressions: its `user_rows`, `video_rows`, `context` columns, times and state `reads` (all (N, ...))."""
+        """Fit a pipeline on training days.
+
+        Vocabularies come from all of them (`training_counts`). Quantiles, means and deviations come from a sample of their
+        impressions: its `user_rows`, `video_rows`, `context` columns, times and state `reads` (all (N, ...)).
+        """
         pipeline = cls(schema=schema, utc_offset_h=utc_offset_h, fitted={})
         for frame, entity, rows, counts in (
-            (users, "user", user_rows, seen.users),
-            (videos, "video", video_rows, seen.videos),
+            (users, "user", user_rows, training_counts.users),
+            (videos, "video", video_rows, training_counts.videos),
         ):
             for feature in schema.columns(entity):
                 if feature.kind == "categorical":
@@ -123,10 +125,10 @@ class FeaturePipeline:
                 elif feature.transform == "quantile":
                     pipeline._fit_knots(feature.name, raw(frame[feature.name], "numerical")[rows])
         if schema.of("video", "sequence"):
-            flat = videos["tags"].filter(pl.Series(seen.videos > 0)).explode().drop_nulls().cast(pl.String)
+            flat = videos["tags"].filter(pl.Series(training_counts.videos > 0)).explode().drop_nulls().cast(pl.String)
             pipeline.fitted["vocabulary.tags"] = np.sort(np.array(flat.unique().to_list(), dtype=np.str_))
         for name, values in pipeline._context_columns(context, as_of_ms, "categorical").items():
-            values, counts = seen.context.get(name) or (pl.Series(values), np.ones(len(values), np.int64))
+            values, counts = training_counts.context.get(name) or (pl.Series(values), np.ones(len(values), np.int64))
             pipeline.fitted[f"vocabulary.{name}"] = frequent(values, counts, min_count)
         pipeline._fit_counters(reads)
         pipeline._fit_scale("user_values", pipeline._user_values(users)[user_rows])
@@ -142,12 +144,15 @@ class FeaturePipeline:
         self.fitted[f"knots.{name}"] = np.quantile(known, KNOTS) if len(known) else KNOTS
 
     def _fit_counters(self, reads: Reads) -> None:
-        """Mean rate of every count at every half-life, which smoothed rates fall back to: over the impressions, or those that
-        the commonest outcome took where they have faded further (`encoding.scaled_rates`)."""
+        """Fit the mean rate of every count at every half-life, the prior of smoothed rates.
+
+        The denominator is the impressions, or the impressions of the commonest outcome if those decayed less
+        (`encodings.scaled_rates`).
+        """
         for entity, values in self._counter_blocks(reads.user, reads.candidate):
             totals = values.sum(axis=0, dtype=np.float64).reshape(len(self.schema.state.counts), -1)
-            behind = (totals / self._most[:, None]).max(axis=0)
-            impressions = behind if self._impression >= 0 else np.ones(totals.shape[1])
+            impressions_of_outcomes = (totals / self._most[:, None]).max(axis=0)
+            impressions = impressions_of_outcomes if self._impression >= 0 else np.ones(totals.shape[1])
             self.fitted[f"rate.{entity}"] = totals / np.maximum(impressions, 1e-12)
 
     def _fit_scale(self, block: str, values: np.ndarray) -> None:
@@ -155,14 +160,14 @@ class FeaturePipeline:
         counts = np.maximum(known.sum(axis=0), 1)  # a column that is always missing has mean 0
         mean = np.where(known, values, 0.0).sum(axis=0) / counts
         deviation = np.sqrt((np.where(known, values - mean, 0.0) ** 2).sum(axis=0) / counts)
-        # A constant column carries nothing: it becomes 0, and stays harmless should it start to vary.
+        # A constant column becomes 0, and stays small if it starts to vary.
         self.fitted[f"scale.{block}"] = np.stack([mean, np.where(deviation > 1e-9, deviation, 1.0)])
 
     # ---- raw blocks --------------------------------------------------------------------------------------------------
 
     @property
     def _impression(self) -> int:
-        """Place of the impressions among the counts, -1 where they are not counted."""
+        """Index of the impressions among the counts, -1 if they are not counted."""
         counts = self.schema.state.counts
         return counts.index("impression") if "impression" in counts else -1
 
@@ -175,13 +180,15 @@ class FeaturePipeline:
         user, candidate = _single(user), _single(candidate)
         if self.schema.of("user", "counter"):
             yield "user", user
-        for place, entity in enumerate(COUNTER_ENTITIES):
+        for i, entity in enumerate(COUNTER_ENTITIES):
             if self.schema.of(entity, "counter"):
-                yield entity, candidate[:, place]
+                yield entity, candidate[:, i]
 
     def _block(self, block: str, columns: list[np.ndarray], counters: list[tuple[str, np.ndarray]], rows: int, fitting: bool):
-        """Plain columns (N,) and then counters (N, block), side by side: standardised, clipped, float32, missing ones 0; as
-        they are where the pipeline is `fitting`."""
+        """Stack plain columns (N,) and counters (N, block): standardised, clipped, float32, missing values 0.
+
+        While the pipeline is `fitting`, values are not scaled.
+        """
         width = len(columns) + sum(values.shape[1] for _, values in counters)
         out = np.empty((rows, width), np.float64 if fitting else np.float32)
         mean, deviation = (np.zeros(width), np.ones(width)) if fitting else np.array(self.fitted[f"scale.{block}"])
@@ -190,22 +197,22 @@ class FeaturePipeline:
             out[:, :at] = plain if fitting else _clipped((plain - mean[:at]) / deviation[:at])
         at = len(columns)
         for entity, values in counters:
-            here, rate = slice(at, at + values.shape[1]), np.array(self.fitted[f"rate.{entity}"])
+            part, rate = slice(at, at + values.shape[1]), np.array(self.fitted[f"rate.{entity}"])
             limit = np.inf if fitting else CLIP
-            scaled_rates(values, rate, mean[here], deviation[here], self._most, self._impression, limit, out[:, here])
-            at = here.stop
+            scaled_rates(values, rate, mean[part], deviation[part], self._most, self._impression, limit, out[:, part])
+            at = part.stop
         return out
 
     def _numerical(self, feature: Feature, values: np.ndarray) -> list[np.ndarray]:
-        """One raw column (N,) as one or two: the transformed value, and a flag where it may be missing."""
+        """Transform a raw column (N,); a nullable feature adds a flag column for missing values."""
         if feature.transform == "log1p":
             # asinh-like on the negative side, so that an out-of-range value does not become nan
-            changed = np.sign(values) * np.log1p(np.abs(values))
+            transformed = np.sign(values) * np.log1p(np.abs(values))
         elif feature.transform == "quantile":
-            changed = np.where(np.isnan(values), np.nan, np.interp(values, self.fitted[f"knots.{feature.name}"], KNOTS))
+            transformed = np.where(np.isnan(values), np.nan, np.interp(values, self.fitted[f"knots.{feature.name}"], KNOTS))
         else:
-            changed = values
-        return [changed, np.isnan(values).astype(np.float64)] if feature.nullable else [changed]
+            transformed = values
+        return [transformed, np.isnan(values).astype(np.float64)] if feature.nullable else [transformed]
 
     def _table_values(self, entity: str, frame: pl.DataFrame) -> np.ndarray:
         features = [f for f in self.schema.columns(entity) if f.kind == "numerical"]
@@ -248,9 +255,7 @@ class FeaturePipeline:
                 feature, EXPRESSIONS[feature.expression]({"upload_ms": upload_ms}, as_of_ms, self.utc_offset_h)
             )
         candidate = _single(candidate)
-        counters = [
-            (entity, candidate[:, place]) for place, entity in enumerate(COUNTER_ENTITIES) if self.schema.of(entity, "counter")
-        ]
+        counters = [(entity, candidate[:, i]) for i, entity in enumerate(COUNTER_ENTITIES) if self.schema.of(entity, "counter")]
         return self._block("candidate_values", columns, counters, len(candidate), fitting)
 
     def _scaled(self, block: str, values: np.ndarray) -> np.ndarray:
@@ -260,17 +265,17 @@ class FeaturePipeline:
     # ---- transform ---------------------------------------------------------------------------------------------------
 
     def users(self, users: pl.DataFrame) -> dict[str, np.ndarray]:
-        """Static blocks of the user table, (U + 1, ...): the last row is an unknown user."""
+        """Return the static blocks of the user table, (U + 1, ...): the last row is an unknown user."""
         return self._static("user", users, self._scaled("user_values", self._user_values(users)))
 
     def videos(self, videos: pl.DataFrame, vectors: np.ndarray) -> dict[str, np.ndarray]:
-        """Static blocks of the video table, (V + 1, ...). `vectors` (V, D), zeros where missing."""
+        """Return the static blocks of the video table, (V + 1, ...). `vectors` (V, D), zeros if missing."""
         blocks = self._static("video", videos, self._scaled("video_values", self._video_values(videos)))
         vocabulary = self.fitted.get("vocabulary.tags", np.zeros(0, np.str_))
         tags = np.zeros((len(videos) + 1, self.schema.state.tags_per_video), np.int32)
         if len(vocabulary):
             rows, names = padded(videos["tags"], tags.shape[1])
-            tags[:-1] = np.append(encode(np.array(names, dtype=np.str_), vocabulary), 0)[rows]  # -1 finds the 0
+            tags[:-1] = np.append(encode(np.array(names, dtype=np.str_), vocabulary), 0)[rows]  # -1 selects the 0
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         unit = np.concatenate([vectors / np.maximum(norms, 1e-12), norms > 0], axis=1, dtype=np.float32)
         seconds = np.nan_to_num(raw(videos["duration_ms"], "numerical")) / 1000.0
@@ -284,15 +289,15 @@ class FeaturePipeline:
     def _static(self, entity: str, frame: pl.DataFrame, values: np.ndarray) -> dict[str, np.ndarray]:
         features = [f for f in self.schema.columns(entity) if f.kind == "categorical"]
         codes = np.zeros((len(frame) + 1, len(features)), np.int32)
-        for place, feature in enumerate(features):
-            codes[:-1, place] = encode_column(frame[feature.name], self.fitted[f"vocabulary.{feature.name}"])
+        for i, feature in enumerate(features):
+            codes[:-1, i] = encode_column(frame[feature.name], self.fitted[f"vocabulary.{feature.name}"])
         return {
             f"{entity}_codes": codes,
             f"{entity}_values": np.concatenate([values, np.zeros((1, values.shape[1]), np.float32)]),
         }
 
     def query(self, context: Arrays, as_of_ms: np.ndarray, reads: Reads) -> dict[str, np.ndarray]:
-        """Blocks of N requests as of their times: context_codes, query_values, history_rows, history_values."""
+        """Return the blocks of N requests as of their times: context_codes, query_values, history_rows, history_values."""
         columns = self._context_columns(context, as_of_ms, "categorical")
         codes = [encode(values, self.fitted[f"vocabulary.{name}"]) for name, values in columns.items()]
         bits = reads.history[:, :, 2].astype(np.int64)
@@ -311,11 +316,11 @@ class FeaturePipeline:
         }
 
     def candidates(self, upload_ms: np.ndarray, as_of_ms: np.ndarray, candidate: np.ndarray) -> np.ndarray:
-        """candidate_values (N, .) float32 of videos uploaded at `upload_ms` (N,) with counters `candidate` (N, 4, block)."""
+        """Return candidate_values (N, .) float32 of videos with `upload_ms` (N,) and counters `candidate` (N, 4, block)."""
         return self._candidate_values(upload_ms, as_of_ms, candidate)
 
     def value_names(self, block: str) -> list[str]:
-        """What the columns of `query_values` and `candidate_values` are, for reports and the served log."""
+        """Return the column names of `query_values` or `candidate_values`, for reports and the served log."""
         state = self.schema.state
         counters = [f"{count} {half_life:g}h" for count in state.counts for half_life in state.half_lives_h]
         if block == "query_values":
@@ -326,10 +331,12 @@ class FeaturePipeline:
 
     @property
     def sizes(self) -> InputSizes:
+        """Sizes of the network inputs."""
+
         def vocabularies(features) -> tuple[int, ...]:
             return tuple(len(self.fitted[f"vocabulary.{f.name}"]) + 1 for f in features if f.kind == "categorical")
 
-        def place(entity: str, name: str) -> int | None:
+        def position(entity: str, name: str) -> int | None:
             names = [f.name for f in self.schema.columns(entity) if f.kind == "categorical"]
             return names.index(name) if name in names else None
 
@@ -344,15 +351,15 @@ class FeaturePipeline:
             video_codes=vocabularies(self.schema.columns("video")),
             tags=len(self.fitted.get("vocabulary.tags", ())) + 1,
             vector=(vector[0].dimension if vector else 0) + 1,
-            user_id=place("user", "user_id"),
-            video_id=place("video", "video_id"),
+            user_id=position("user", "user_id"),
+            video_id=position("video", "video_id"),
             **widths,
         )
 
     # ---- artefact ----------------------------------------------------------------------------------------------------
 
     def save(self, folder: Path) -> None:
-        """Write `schema.json`, `pipeline.json` and one array a fitted thing."""
+        """Write `schema.json`, `pipeline.json` and one array per fitted value."""
         folder = Path(folder)
         save_arrays(folder, self.fitted)
         self.schema.save(folder / "schema.json")
@@ -361,8 +368,7 @@ class FeaturePipeline:
 
     @classmethod
     def load(cls, folder: Path) -> "FeaturePipeline":
-        """Read back. Raises FileNotFoundError (built features are missing) and SchemaError (the folder disagrees with
-        itself)."""
+        """Load a saved pipeline. Raises FileNotFoundError for a missing folder, SchemaError for an inconsistent one."""
         folder = Path(folder)
         if not (folder / "pipeline.json").exists():
             repair = "`dvc repro features` (other data: `python -m watchnext.lifecycle pipeline data=NAME`)"

@@ -1,1 +1,1 @@
-"""Checks that a feature cannot know what it must not know."""
+"""Leakage checks: no feature may hold information from after its request."""

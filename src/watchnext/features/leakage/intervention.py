@@ -1,4 +1,4 @@
-"""Proof by intervention: the feature stage's own steps on a log whose future was changed. What differs is a leak."""
+"""Interventions: rebuild the features on a log whose future was changed; every difference is a leak."""
 
 from dataclasses import dataclass
 
@@ -7,33 +7,33 @@ import polars as pl
 
 from watchnext.data.tables import OUTCOMES, Tables
 from watchnext.features.catalogue import Catalogue, Ids
-from watchnext.features.dataset import folded as folding
+from watchnext.features.dataset import log_fold
 from watchnext.features.dataset.build import FeatureBuilder
 from watchnext.features.encode.context import context_of
 from watchnext.features.encode.encodings import Arrays
 from watchnext.features.encode.pipeline import FeaturePipeline
-from watchnext.features.state.events import Log
+from watchnext.features.state.event_order import Log
 from watchnext.features.state.fold import Layout, Reads, State
-from watchnext.features.state.replay import read_all
+from watchnext.features.state.fold_log import read_all
 from watchnext.schema import FeatureSchema
 
 HOUR_MS = 3_600_000
 
 
-def other_outcomes(impressions: pl.DataFrame, changed: np.ndarray, *, early: bool) -> pl.DataFrame:
-    """The same log, but what came of the rows `changed` (N,) bool is turned over; `early` lets each claim to have been
-    received before its request, as a broken clock does."""
-    there = pl.Series(changed)
-    columns = {name: pl.col(name) ^ there for name in OUTCOMES}
-    columns["watch_ms"] = pl.when(there).then(pl.col("watch_ms") + 1_000).otherwise(pl.col("watch_ms"))
+def flip_outcomes(impressions: pl.DataFrame, changed: np.ndarray, *, early: bool) -> pl.DataFrame:
+    """Flip the outcomes of the rows `changed` (N,) bool; `early` sets their received time before the request, as a broken clock
+    would."""
+    flipped = pl.Series(changed)
+    columns = {name: pl.col(name) ^ flipped for name in OUTCOMES}
+    columns["watch_ms"] = pl.when(flipped).then(pl.col("watch_ms") + 1_000).otherwise(pl.col("watch_ms"))
     if early:
         before = (pl.col("time_ms") - HOUR_MS).clip(0)
-        columns["received_ms"] = pl.when(there).then(before).otherwise(pl.col("received_ms"))
+        columns["received_ms"] = pl.when(flipped).then(before).otherwise(pl.col("received_ms"))
     return impressions.with_columns(**columns)
 
 
-def scrambled(frame: pl.DataFrame, rows: np.ndarray) -> pl.DataFrame:
-    """Other raw values in every number, text, flag and list of text of `rows` (n,) bool."""
+def scramble(frame: pl.DataFrame, rows: np.ndarray) -> pl.DataFrame:
+    """Change every number, text, flag and list of text of `rows` (n,) bool."""
     columns = {}
     for name, kind in frame.schema.items():
         if kind == pl.String:
@@ -52,10 +52,7 @@ def scrambled(frame: pl.DataFrame, rows: np.ndarray) -> pl.DataFrame:
 
 @dataclass(frozen=True)
 class Rebuild:
-    """The feature stage again, for interventions: the log of every k-th viewer, so that at most about `limit` rows are folded.
-
-    `split` and `visible` are of these rows.
-    """
+    """Rebuilds the features of every k-th viewer, at most about `limit` rows; `split` and `visible` belong to these rows."""
 
     builder: FeatureBuilder
     tables: Tables
@@ -67,7 +64,7 @@ class Rebuild:
 
     @classmethod
     def of(cls, builder, tables: Tables, split: np.ndarray, user_rows: np.ndarray, catalogue, *, limit: int) -> "Rebuild":
-        visible = folding.visible_until(builder.regime, tables.impressions, split)
+        visible = log_fold.visible_until(builder.regime, tables.impressions, split)
         numbers = np.flatnonzero(user_rows % -(-len(split) // limit) == 0)
         fewer = Tables(tables.impressions[numbers], tables.users, tables.videos)
         users = Ids.of(tables.users["user_id"])
@@ -83,14 +80,14 @@ class Rebuild:
         return {"users": len(self.users.ids), "videos": len(self.catalogue), "creators": creators}
 
     def _log(self, tables: Tables) -> Log:
-        return folding.log_of(tables, self.catalogue, self.users, self.schema)
+        return log_fold.log_of(tables, self.catalogue, self.users, self.schema)
 
     def _reads(self, log: Log, visible: np.ndarray) -> Reads:
         layout = Layout.of(self.schema.state)
         return read_all(layout, State.empty(layout, **self._sizes), log, visible)
 
     def columns(self, impressions: pl.DataFrame, pipeline: FeaturePipeline) -> dict[str, np.ndarray]:
-        """The as-of input blocks of every row, were `impressions`, the first n rows, the log."""
+        """Build the as-of input blocks of every row, with `impressions` (the first n rows) as the log."""
         log = self._log(Tables(impressions, self.tables.users, self.tables.videos))
         reads = self._reads(log, self.visible[: len(impressions)])
         upload_ms = np.asarray(self.catalogue.upload_ms)[log.video_rows]
@@ -98,12 +95,15 @@ class Rebuild:
         return blocks | {"candidate_values": pipeline.candidates(upload_ms, log.time_ms, reads.candidate)}
 
     def fitted(self) -> Arrays:
-        """What the stage fits on this log."""
+        """Fit the pipeline on this log."""
         return self._fit(self.tables, self.visible, self.split, self.tables)
 
     def fitted_without_held_out(self) -> tuple[Arrays, int]:
-        """What it fits when no held-out impression exists and everybody who only occurs there is somebody else; and how many
-        impressions went. A log whose days are not its times keeps the held-out rows that training rows may have seen."""
+        """Fit the pipeline without held-out impressions. Returns it and the number of removed impressions.
+
+        Users and videos that occur only in held-out rows get other raw values. If days overlap in time, held-out rows that
+        training rows may have seen are kept.
+        """
         time_ms = self.tables.impressions["time_ms"].to_numpy()
         kept = (self.split == 0) | (time_ms < time_ms[self.split == 0].max())
         impressions = self.tables.impressions.filter(pl.Series(kept))
@@ -112,12 +112,12 @@ class Rebuild:
             name: ~getattr(self.tables, name)[key].is_in(log[key].unique().implode()).to_numpy()
             for name, key in (("users", "user_id"), ("videos", "video_id"))
         }
-        others = {name: scrambled(getattr(self.tables, name), rows) for name, rows in unknown.items()}
+        others = {name: scramble(getattr(self.tables, name), rows) for name, rows in unknown.items()}
         tables = Tables(impressions, self.tables.users, self.tables.videos)
         fitted = self._fit(tables, self.visible[kept], self.split[kept], Tables(impressions, **others))
         return fitted, int((~kept).sum())
 
     def _fit(self, tables: Tables, visible: np.ndarray, split: np.ndarray, raw: Tables) -> Arrays:
-        # The log keeps the ids of `tables`; vocabularies and means read `raw`.
+        # The log has the ids of `tables`; vocabularies and means read `raw`.
         log = self._log(tables)
         return self.builder.fit(raw, log, self._reads(log, visible), split).fitted

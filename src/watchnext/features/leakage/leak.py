@@ -1,20 +1,20 @@
-"""What the tripwire finds."""
+"""The result types of the leakage checks."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Leak:
-    """One finding: which check, which feature, its figure and the threshold it passed, and what to do."""
+    """One leak: the check, the feature, its figure, the threshold that it exceeds, and the remedy."""
 
     check: str
     feature: str
     figure: float
     threshold: float
-    what: str
+    remedy: str
 
     def __str__(self) -> str:
-        return f"leak ({self.check}): {self.feature}: {self.figure:g}, allowed is {self.threshold:g}; {self.what}"
+        return f"leak ({self.check}): {self.feature}: {self.figure:g}, allowed is {self.threshold:g}; {self.remedy}"
 
 
-Findings = tuple[dict, list[Leak]]
+CheckResult = tuple[dict, list[Leak]]

@@ -1,1 +1,1 @@
-"""Events > the folded state of viewers, videos and creators; one fold for log and store."""
+"""Events > folded state of viewers, videos and creators; log and store share one fold."""

@@ -1,4 +1,4 @@
-"""Decayed counters: one compiled fold, run over a log or one event at a time.
+"""Decayed counters: one compiled fold for a whole log or single events.
 
 A counter block in a record is `[last_ms, value...]`, values count-major (count c at half-life h sits at 1 + c * half_lives +
 h).
@@ -15,17 +15,17 @@ from watchnext.kernels import kernel
 
 LN2 = math.log(2.0)
 
-# What can be counted. An impression counts once when it is shown; the rest once, when the outcome is known.
+# Known counts. An impression counts once when shown; all others count once, when the outcome is known.
 COUNTS = ("impression", "click", "long_view", "like", "share", "follow", "comment", "hide", "watch_s", "watch_ratio")
 
 
 @kernel
 def add(record, at, known_at, amounts, counted, half_lives_ms):
-    """Fold one event into the block at `record[at:]`. `counted` (counts,) says which of `amounts` this event brings."""
+    """Fold one event into the block at `record[at:]`. `counted` (counts,) masks the `amounts` of this event."""
     half_lives = half_lives_ms.size
     last = record[at]
     late = known_at < last
-    # An empty block has nothing to decay, and within a moment nothing does: the same bits without the exponential.
+    # An empty block, or an event at the same time, decays by nothing: skip the exponential, the bits are equal.
     still = last == 0.0 or known_at == last
     for h in range(half_lives):
         weight = 1.0 if still else math.exp(-abs(known_at - last) * LN2 / half_lives_ms[h])
@@ -51,7 +51,7 @@ def read(record, at, as_of, half_lives_ms, out):
 
 @kernel
 def find(record, at, slots, width, key):
-    """Position of `key`'s slot in a bounded table of `slots` x `width` at `record[at:]`; -1 where it is not kept.
+    """Return the position of `key`'s slot in a bounded table of `slots` x `width` at `record[at:]`, -1 if it has none.
 
     A slot is `[key + 1, last_ms, value...]`; zero is empty, so that a new record is all zeros.
     """
@@ -63,10 +63,10 @@ def find(record, at, slots, width, key):
 
 @kernel
 def claim(record, at, slots, width, key):
-    """Position of `key`'s slot, made by evicting the least recently updated one (the first among equals) if need be."""
-    found = find(record, at, slots, width, key)
-    if found >= 0:
-        return found
+    """Return the position of `key`'s slot, evicting the least recently updated one (the first among equals) if needed."""
+    position = find(record, at, slots, width, key)
+    if position >= 0:
+        return position
     oldest = at
     for slot in range(1, slots):
         if record[at + slot * width + 1] < record[oldest + 1]:
@@ -77,9 +77,11 @@ def claim(record, at, slots, width, key):
 
 
 def amounts(counts: tuple[str, ...], outcomes: dict[str, np.ndarray]) -> np.ndarray:
-    """What each event adds, (N, counts) float64, from the outcome columns (N,) plus `watch_ms` and `duration_ms` (0 unknown).
+    """Return the increments of each event (N, counts) float64.
 
-    Raises KeyError naming a count that is none of COUNTS.
+    outcomes  boolean columns (N,), `watch_ms`, and `duration_ms` (0 unknown)
+
+    Raises KeyError for a count outside COUNTS.
     """
     watch_ms = np.asarray(outcomes["watch_ms"], np.float64)
     duration_ms = np.asarray(outcomes["duration_ms"], np.float64)
@@ -91,7 +93,7 @@ def amounts(counts: tuple[str, ...], outcomes: dict[str, np.ndarray]) -> np.ndar
             columns.append(np.ones_like(watch_ms))
         elif name == "watch_s":
             columns.append(watch_ms / 1000.0)
-        elif name == "watch_ratio":  # replays count as one whole watch, an unknown duration as none
+        elif name == "watch_ratio":  # a replay counts as 1, an unknown duration as 0
             columns.append(np.minimum(watch_ms, duration_ms) / np.maximum(duration_ms, 1.0))
         else:
             columns.append(np.asarray(outcomes[name], np.float64))
@@ -99,5 +101,5 @@ def amounts(counts: tuple[str, ...], outcomes: dict[str, np.ndarray]) -> np.ndar
 
 
 def most(counts: tuple[str, ...]) -> np.ndarray:
-    """The most that one impression can add to each count, (counts,) float64."""
+    """Return the largest increment of each count by one impression, (counts,) float64."""
     return np.array([WATCH_MS / 1000.0 if name == "watch_s" else 1.0 for name in counts], np.float64)

@@ -1,7 +1,7 @@
-"""The state of viewers, videos and creators, and the one fold that keeps it, over a log or event by event.
+"""The state of viewers, videos and creators, and the one fold that updates it, over a log or event by event.
 
 The law: an impression makes two events, `shown` (known at the request's time) and `outcome` (known when it was received, else
-impression + watch time); events fold in the order (known_at, event_id); a read takes only what was known strictly before the
+impression + watch time); events fold in the order (known_at, event_id); a read takes only events known strictly before the
 request and never writes. So videos shown together never see each other's outcomes, offline and online alike.
 """
 
@@ -19,7 +19,7 @@ SHOWN, OUTCOME = 0, 1
 
 
 class Layout(NamedTuple):
-    """Where things stand in the records, as the compiled fold takes it. Records are float64: exact for rows and times."""
+    """Positions within the records, for the compiled fold. Records are float64: exact for rows and times."""
 
     half_lives_ms: np.ndarray  # (half_lives,)
     shown: np.ndarray  # (counts,) bool, counted when shown; the others with the outcome
@@ -65,7 +65,7 @@ class State:
 
 @kernel
 def is_nothing(kind, watch_ms, bits):
-    """A log that writes down that nothing happened and a client that sends nothing leave the same state."""
+    """Return True for an empty outcome, so that a logged empty outcome and an unsent one leave the same state."""
     return kind == OUTCOME and watch_ms <= 0 and bits == 0
 
 
@@ -79,7 +79,7 @@ def fold_item(layout, record, kind, known_at, amounts, watch_ms, bits):
 
 @kernel
 def fold_viewer(layout, viewer, kind, known_at, video_row, creator_row, tags, amounts, watch_ms, bits):
-    """Fold one event into its viewer's record, in place. `creator_row` -1 is no creator, `tags` end at -1."""
+    """Fold one event into its viewer's record, in place. `creator_row` -1: no creator; `tags` end at -1."""
     if is_nothing(kind, watch_ms, bits):
         return
     counted = layout.shown if kind == SHOWN else ~layout.shown
@@ -109,15 +109,17 @@ def fold_event(layout, viewer, video, creator, kind, known_at, video_row, creato
 
 @kernel
 def read_counters(layout, viewer, as_of, user_out):
-    """A viewer's own counters as of `as_of` onto `user_out` (block,); returns seconds since the last event, -1 if none."""
+    """Add a viewer's counters as of `as_of` onto `user_out` (block,). Returns seconds since the last event, -1 if none."""
     counters.read(viewer, 0, as_of, layout.half_lives_ms, user_out)
     return max(as_of - viewer[0], 0.0) / 1000.0 if viewer[0] > 0 else -1.0
 
 
 @kernel
 def read_viewer(layout, viewer, as_of, user_out, rows_out, history_out):
-    """A viewer as of `as_of`: counters (block,), history rows (H,) and values (H, 3); returns seconds since the last event,
-    -1 if none."""
+    """Read a viewer as of `as_of`: counters (block,), history rows (H,) and values (H, 3).
+
+    Returns seconds since the last event, -1 if none.
+    """
     user_out[:] = 0.0
     history.read(viewer, layout.at_history, layout.history, as_of, rows_out, history_out)
     return read_counters(layout, viewer, as_of, user_out)
@@ -125,7 +127,7 @@ def read_viewer(layout, viewer, as_of, user_out, rows_out, history_out):
 
 @kernel
 def read_crosses(layout, viewer, as_of, creator_row, tags, tag_out, creator_out):
-    """A viewer's counters of a video's tags, summed, and of its creator, onto (block,) each."""
+    """Add a viewer's counters of a video's tags, summed, and of its creator, onto (block,) each."""
     width = 2 + layout.block
     for tag in tags:
         if tag < 0:
@@ -141,8 +143,10 @@ def read_crosses(layout, viewer, as_of, creator_row, tags, tag_out, creator_out)
 
 @kernel
 def read_candidates(layout, viewer, videos, creators, as_of, creator_rows, tag_rows, out):
-    """Candidates of one viewer into `out` (C, 4, block): video, creator, user x tag, user x creator. `videos` and `creators`
-    (C, item) are their records, `creator_rows` (C,) and `tag_rows` (C, tags) their rows."""
+    """Read one viewer's candidates into `out` (C, 4, block): video, creator, user x tag, user x creator.
+
+    `videos` and `creators` (C, item) are their records, `creator_rows` (C,) and `tag_rows` (C, tags) their rows.
+    """
     out[:, :, :] = 0.0
     for i in range(creator_rows.size):
         counters.read(videos[i], 0, as_of, layout.half_lives_ms, out[i, 0])
@@ -152,18 +156,18 @@ def read_candidates(layout, viewer, videos, creators, as_of, creator_rows, tag_r
 
 
 def creators_of(layout: Layout, viewer: np.ndarray, as_of: float, slot: int) -> tuple[np.ndarray, np.ndarray]:
-    """The creators that a viewer's record remembers (n,) int64, and its counter at place `slot` of their blocks (n,), as of
+    """Return the creators in a viewer's record (n,) int64, and its counter at position `slot` of their blocks (n,) as of
     `as_of`."""
     table = viewer[layout.at_creators :][: layout.creators * (2 + layout.block)].reshape(layout.creators, -1)
     table = table[table[:, 0] > 0]
     half_life_ms = layout.half_lives_ms[slot % layout.half_lives_ms.size]
-    faded = np.exp(-np.maximum(as_of - table[:, 1], 0.0) * counters.LN2 / half_life_ms)
-    return table[:, 0].astype(np.int64) - 1, table[:, 2 + slot] * faded
+    decay = np.exp(-np.maximum(as_of - table[:, 1], 0.0) * counters.LN2 / half_life_ms)
+    return table[:, 0].astype(np.int64) - 1, table[:, 2 + slot] * decay
 
 
 @dataclass(frozen=True)
 class Reads:
-    """Raw state as of N requests. `user` (N, block), `history_rows` (N, H) int32, `history` (N, H, 3), `gap_s` (N,) -1 none,
+    """State read as of N requests: `user` (N, block), `history_rows` (N, H) int32, `history` (N, H, 3), `gap_s` (N,) -1 none,
     `candidate` (N, 4, block)."""
 
     user: np.ndarray
@@ -174,12 +178,12 @@ class Reads:
 
     @classmethod
     def none(cls, layout: Layout, requests: int) -> "Reads":
-        """Those of viewers and videos of whom nothing is known."""
-        found = cls.empty(layout, requests, requests)
-        for values in vars(found).values():
+        """Return reads for unknown viewers and videos (all zeros)."""
+        reads = cls.empty(layout, requests, requests)
+        for values in vars(reads).values():
             values[:] = 0
-        found.history_rows[:], found.gap_s[:] = -1, -1.0
-        return found
+        reads.history_rows[:], reads.gap_s[:] = -1, -1.0
+        return reads
 
     @classmethod
     def empty(cls, layout: Layout, requests: int, candidates: int) -> "Reads":

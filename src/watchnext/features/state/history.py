@@ -1,7 +1,7 @@
-"""A viewer's last watches before `as_of`, and which videos were seen at all: rings inside the viewer's record.
+"""A viewer's last watches before `as_of`, and the videos seen: ring buffers inside the viewer's record.
 
 A ring is `[written, entry...]`; entry `written % slots` is overwritten next. A watch is `[video row + 1, known_at, watch_ms,
-outcome bits]`; one of 0 ms is an outcome without a watch, as of a video that was hidden or liked unwatched.
+outcome bits]`; a watch of 0 ms is an outcome without a watch: a video that was hidden or liked unwatched.
 """
 
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ OUTCOME_BITS = {"click": 1, "long_view": 2, "like": 4, "share": 8, "follow": 16,
 
 
 def outcome_bits(outcomes: dict[str, np.ndarray]) -> np.ndarray:
-    """The boolean outcome columns as one (N,) float64 of OUTCOME_BITS."""
+    """Pack the boolean outcome columns into (N,) float64 of OUTCOME_BITS."""
     return sum(np.asarray(outcomes[name], np.float64) * bit for name, bit in OUTCOME_BITS.items())
 
 
 @dataclass(frozen=True)
 class Watches:
-    """What viewers watched, in the order in which it was known, viewer after viewer; of each first what its record held.
+    """Watches, viewer by viewer, in the order in which they were known; each viewer's start with those of its record.
 
     video_rows (W,) int32, known_at (W,) float64, watch_ms (W,) float64, bits (W,) uint8
     """
@@ -33,14 +33,14 @@ class Watches:
 
     @classmethod
     def joined(cls, parts: list["Watches"]) -> "Watches":
-        """One after another; of none, none."""
+        """Concatenate the parts; no parts give no watches."""
         none = cls(np.empty(0, np.int32), np.empty(0), np.empty(0), np.empty(0, np.uint8))
         return cls(*(np.concatenate(columns) for columns in zip(*(vars(p).values() for p in [none, *parts]), strict=True)))
 
 
 @kernel
 def push(record, at, slots, video_row, known_at, watch_ms, bits):
-    """Remember a watch in the ring of `slots` watches at `record[at:]`."""
+    """Push a watch into the ring of `slots` watches at `record[at:]`."""
     entry = at + 1 + int(record[at] % slots) * WATCH
     record[entry] = video_row + 1
     record[entry + 1] = known_at
@@ -51,7 +51,7 @@ def push(record, at, slots, video_row, known_at, watch_ms, bits):
 
 @kernel
 def read(record, at, slots, as_of, rows, values):
-    """Latest first into `rows` (H,) int32 (-1 where empty) and `values` (H, 3): seconds ago, watched seconds, outcome bits."""
+    """Read watches, latest first, into `rows` (H,) int32 (-1 empty) and `values` (H, 3): age in s, watched s, outcome bits."""
     written = int(record[at])
     for j in range(slots):
         rows[j] = -1
@@ -66,20 +66,20 @@ def read(record, at, slots, as_of, rows, values):
 
 @kernel
 def push_seen(record, at, slots, video_row):
-    """Remember a video by name as the latest: one that is already there moves up, and none is forgotten for it."""
-    written, place = int(record[at]), 0
-    while place < slots and record[at + 1 + place] != video_row + 1:
-        place += 1
-    if place == slots:
-        place = written % slots
+    """Push a video as the latest one seen: a known video moves up, and no other is evicted."""
+    written, slot = int(record[at]), 0
+    while slot < slots and record[at + 1 + slot] != video_row + 1:
+        slot += 1
+    if slot == slots:
+        slot = written % slots
         record[at] += 1
     else:
         latest = (written - 1) % slots
-        while place != latest:
-            following = place + 1 if place + 1 < slots else 0
-            record[at + 1 + place] = record[at + 1 + following]
-            place = following
-    record[at + 1 + place] = video_row + 1
+        while slot != latest:
+            following = slot + 1 if slot + 1 < slots else 0
+            record[at + 1 + slot] = record[at + 1 + following]
+            slot = following
+    record[at + 1 + slot] = video_row + 1
 
 
 @kernel
@@ -96,14 +96,16 @@ def _gather(at, length, as_of, video_rows, known_at, watch_ms, bits, rows, value
 def gathered(
     at: np.ndarray, length: np.ndarray, as_of: np.ndarray, slots: int, watches: Watches
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Histories as `read` gives them, rows (N, H) int32 and values (N, H, 3): the `length` (N,) watches before place `at` (N,)
-    of `watches`, as of `as_of` (N,)."""
+    """Gather histories as `read` returns them, rows (N, H) int32 and values (N, H, 3).
+
+    A history is the `length` (N,) watches before position `at` (N,) of `watches`, as of `as_of` (N,).
+    """
     rows, values = np.full((len(at), slots), -1, np.int32), np.zeros((len(at), slots, 3))
     _gather(at, length, as_of, *vars(watches).values(), rows, values)
     return rows, values
 
 
 def seen(record: np.ndarray, at: int, slots: int) -> np.ndarray:
-    """Rows of the videos still remembered, (n,) int64, sorted."""
+    """Return the rows of the seen videos in the record, (n,) int64, sorted."""
     rows = record[at + 1 : at + 1 + slots].astype(np.int64) - 1
     return np.sort(rows[rows >= 0])

@@ -1,8 +1,8 @@
-"""Which parts of the log were folded, and which are to be: the plan of a build, compared with the ledger of the last one.
+"""Plan a build as time partitions, and compare it with the manifest of the last build.
 
-A stretch is a day of the log, from its first request to that of the next day: where days overlap in time, the rest of one is in
-the stretch of the other. Small days are one stretch with those behind them, so that cost follows rows, not days. What was built
-of a stretch stays as long as it, and all before it, are what they were.
+A partition is a day of the log, from its first request to the first request of the next day. Where days overlap in time, the
+rest of one day lies in the partition of the other. Small days share a partition, so that cost follows rows, not days. The
+output of a partition is kept as long as the partition and all before it are unchanged.
 """
 
 import hashlib
@@ -20,15 +20,15 @@ from watchnext.data.splits import NO_SPLIT, TimeSplit
 from watchnext.data.storage import Day, StoredTables
 from watchnext.files import boot, replaced, synced_below
 
-STRETCH_ROWS = 16_384  # a stretch of fewer goes on with the next day: to open and to close one costs about as much
+PARTITION_ROWS = 16_384  # smaller days join the next one: starting and committing a partition costs about as much
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """The impressions of a log from `start_ms` on, and before `end_ms` where a day goes on behind it; `rows` of them.
+class TimePartition:
+    """The `rows` impressions of a log from `start_ms` on, before `end_ms` if a day continues beyond it.
 
-    days, split   the days that have some, and split[i] of days[i] as in SPLITS (-1: in none)
-    sees          what its held-out rows see
+    days, split  the days with impressions in it, and split[i] of days[i] as in SPLITS (-1: none)
+    sees         description of the state that its held-out rows see
     """
 
     days: tuple[Day, ...]
@@ -39,81 +39,92 @@ class Stretch:
     rows: int
 
     @property
-    def closes_ms(self) -> float:
-        """The next moment after its last request: a snapshot holds what was known strictly before."""
+    def snapshot_ms(self) -> float:
+        """Time of the snapshot, just after the last request: it holds everything known strictly before."""
         return float(self.end_ms or np.nextafter(max(day.last_ms for day in self.days), np.inf))
 
     @property
-    def begun(self) -> int:
-        """How many days begin in it."""
+    def days_begun(self) -> int:
+        """Number of days that begin in this partition."""
         return sum(day.first_ms >= self.start_ms for day in self.days)
 
     @property
     def identity(self) -> dict:
-        """What must be the same for what was built of it to stay."""
+        """Values that must be unchanged for its built output to be kept."""
         cut = self.start_ms if any(day.first_ms < self.start_ms for day in self.days) else None
         return {"days": [[day.day, day.sha256] for day in self.days], "within": [cut, self.end_ms], "sees": self.sees}
 
     def impressions(self, stored: StoredTables) -> pl.DataFrame:
-        """Its rows, in the order of the log."""
+        """Read its rows in the order of the log."""
         return stored.impressions(self.days, self.start_ms, self.end_ms)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The whole log as stretches. Of each held-out split (1 valid, 2 test), `starts` is its first time and `opens` the stretch
-    that this is in; `days_ms` are the first times of all days, ascending."""
+    """The whole log as time partitions.
 
-    stretches: tuple[Stretch, ...]
+    starts           held-out split (1 valid, 2 test) > its first time
+    first_partition  held-out split > index of the partition that holds this time
+    days_ms          first times of all days, ascending
+    """
+
+    partitions: tuple[TimePartition, ...]
     starts: dict[int, float]
-    opens: dict[int, int]
+    first_partition: dict[int, int]
     days_ms: np.ndarray
 
     @classmethod
     def of(cls, stored: StoredTables, split: TimeSplit, regime: str) -> "Plan":
-        """Of a log shorter than the split takes, or of none, every row is in no split. Raises DataError where one of the splits
-        of a longer log would be empty."""
+        """Plan a build. If the log is empty or too short for the split, no row is in a split.
+
+        Raises DataError if a split of a longer log would be empty.
+        """
         days = stored.days
         dates = pl.Series([day.day for day in days], dtype=pl.String).str.to_date()
-        named = [NO_SPLIT] * len(days) if split.is_too_long_for(dates) else split.assign(dates).tolist()
-        of_day = dict(zip(days, named, strict=True))
-        starts = {s: float(min(day.first_ms for day in days if of_day[day] == s)) for s in (1, 2) if s in named}
+        splits = [NO_SPLIT] * len(days) if split.is_too_long_for(dates) else split.assign(dates).tolist()
+        of_day = dict(zip(days, splits, strict=True))
+        starts = {s: float(min(day.first_ms for day in days if of_day[day] == s)) for s in (1, 2) if s in splits}
         found = []
-        for stretch in unsplit(stored):
-            held_out = [f"{day.day}={of_day[day]}" for day in stretch.days if of_day[day] > 0]
+        for partition in time_partitions(stored):
+            held_out = [f"{day.day}={of_day[day]}" for day in partition.days if of_day[day] > 0]
             sees = "streaming"
             if held_out and regime != "streaming":
                 sees = " ".join([regime, *held_out, *([str(starts)] if regime == "frozen" else [])])
-            found.append(replace(stretch, split=tuple(of_day[day] for day in stretch.days), sees=sees))
-        opens = {s: sum(stretch.start_ms <= start for stretch in found) - 1 for s, start in starts.items()}
-        return cls(tuple(found), starts, opens, np.unique([float(day.first_ms) for day in days]))
+            found.append(replace(partition, split=tuple(of_day[day] for day in partition.days), sees=sees))
+        first_partition = {s: sum(partition.start_ms <= start for partition in found) - 1 for s, start in starts.items()}
+        return cls(tuple(found), starts, first_partition, np.unique([float(day.first_ms) for day in days]))
 
 
-def unsplit(stored: StoredTables) -> tuple[Stretch, ...]:
-    """The log as stretches of which nothing is read, from one day's first request to the next day's. A day that begins before
-    the one that should come before it is one with it, and so is one behind a stretch of few rows."""
-    begun: list[tuple[int, int, list[Day]]] = []
+def time_partitions(stored: StoredTables) -> tuple[TimePartition, ...]:
+    """Cut the log into partitions from one day's first request to the next day's, without splits.
+
+    A day that begins before its predecessor shares a partition with it, and so does a day after a partition of few rows.
+    """
+    merged: list[tuple[int, int, list[Day]]] = []
     for day in stored.days:
-        start, rows, own = day.first_ms, day.rows, [day]
-        while begun and (begun[-1][0] >= start or begun[-1][1] < STRETCH_ROWS):
-            earlier, more, days = begun.pop()
-            start, rows, own = min(earlier, start), rows + more, [*days, *own]
-        begun.append((start, rows, own))
-    found, going_on = [], []
-    for place, (start, _, own) in enumerate(begun):
-        days = tuple(day for day in [*going_on, *own] if day.last_ms >= start)
-        end = begun[place + 1][0] if place + 1 < len(begun) else None
-        going_on = [day for day in days if end is not None and day.last_ms >= end]
-        end = end if going_on else None
+        start, rows, covered = day.first_ms, day.rows, [day]
+        while merged and (merged[-1][0] >= start or merged[-1][1] < PARTITION_ROWS):
+            earlier, more, days = merged.pop()
+            start, rows, covered = min(earlier, start), rows + more, [*days, *covered]
+        merged.append((start, rows, covered))
+    found, continuing = [], []
+    for i, (start, _, covered) in enumerate(merged):
+        days = tuple(day for day in [*continuing, *covered] if day.last_ms >= start)
+        end = merged[i + 1][0] if i + 1 < len(merged) else None
+        continuing = [day for day in days if end is not None and day.last_ms >= end]
+        end = end if continuing else None
         rows = sum(stored.rows_within(day, start, end) for day in days)
-        found.append(Stretch(days, (NO_SPLIT,) * len(days), "nothing", start, end, rows))
+        found.append(TimePartition(days, (NO_SPLIT,) * len(days), "nothing", start, end, rows))
     return tuple(found)
 
 
 @dataclass(frozen=True)
-class Entry:
-    """What the ledger keeps of a stretch: its identity, how many `watches` and dictionary entries it ended with, and the sums
-    of its labels a day."""
+class ManifestEntry:
+    """One built partition.
+
+    watches, dictionaries  number of watches and of dictionary entries at its end
+    sums                   sums of its labels per day
+    """
 
     identity: dict
     rows: int
@@ -122,22 +133,22 @@ class Entry:
     sums: dict[str, dict[str, float]]
 
 
-class Ledger:
-    """The stretches that are built, and under what, a line of JSON each; lines are added to the file, or it is replaced in one
-    step.
+class BuildManifest:
+    """The list of built partitions and their build settings: one JSON line each, appended, or replaced in one step.
 
-    Until it is closed, what it names may be in memory alone. That outlives a killed process but no power cut, so such a ledger
-    is believed only on the same boot of the machine: one sync a build, not one a stretch.
+    Until the manifest is closed, the files that it names may be in memory alone. Memory outlives a killed process but no power
+    cut, so an open manifest is valid only on the same boot of the machine. This takes one fsync per build, not one per
+    partition.
     """
 
     def __init__(self, path: Path, under: Mapping) -> None:
         self.path, self.under = Path(path), dict(under)
-        self.entries: list[Entry] = []
+        self.entries: list[ManifestEntry] = []
 
-    def read(self, plan: Sequence[Stretch], changed: Callable[[Mapping], str | None]) -> tuple[int, str | None]:
-        """How many of the first stretches of `plan` are built as they are, and why no more.
+    def read(self, plan: Sequence[TimePartition], changed: Callable[[Mapping], str | None]) -> tuple[int, str | None]:
+        """Return how many of the first partitions of `plan` are valid, and the reason why not more.
 
-        `changed` is called with what the ledger was written under, and says what of it is another now, or None.
+        `changed` gets the settings of the last build and returns their difference to this build, or None.
         """
         if not self.path.exists():
             return 0, None
@@ -146,51 +157,51 @@ class Ledger:
         if reason := changed(found["under"]):
             return 0, reason
         if found["boot"] not in (None, boot()):
-            return 0, "the machine went down during the last build"
+            return 0, "the machine stopped during the last build"
         with suppress(ValueError):  # the last line may be cut short
-            self.entries.extend(Entry(**json.loads(line)) for line in lines)
-        for place, (entry, stretch) in enumerate(zip(self.entries, plan, strict=False)):
-            if entry.identity != stretch.identity:
-                return place, _changed(entry.identity["days"], stretch.identity["days"])
+            self.entries.extend(ManifestEntry(**json.loads(line)) for line in lines)
+        for i, (entry, partition) in enumerate(zip(self.entries, plan, strict=False)):
+            if entry.identity != partition.identity:
+                return i, _changed(entry.identity["days"], partition.identity["days"])
         return min(len(self.entries), len(plan)), None
 
     def truncate(self, kept: int) -> None:
         self.entries = self.entries[:kept]
         self._write(boot())
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: ManifestEntry) -> None:
         self.entries.append(entry)
         with open(self.path, "a") as file:
             file.write(_line(entry))
 
     def close(self) -> None:
-        """Put what stands beside the ledger on disk; it is believed on another boot too from then on."""
+        """Sync all files beside the manifest to disk; from then on it is valid after a reboot too."""
         synced_below(self.path.parent)
         self._write(None)
 
-    def rows(self, stretch: int) -> int:
-        """Rows before a stretch."""
-        return sum(entry.rows for entry in self.entries[:stretch])
+    def rows(self, partition: int) -> int:
+        """Count the rows before a partition."""
+        return sum(entry.rows for entry in self.entries[:partition])
 
     def _write(self, boot: str | None) -> None:
         head = json.dumps({"boot": boot, "under": self.under})
         replaced(self.path, f"{head}\n{''.join(map(_line, self.entries))}")
 
 
-def _line(entry: Entry) -> str:
+def _line(entry: ManifestEntry) -> str:
     return json.dumps(vars(entry)) + "\n"
 
 
 def _changed(before: list, now: list) -> str | None:
-    """Name the first day that another one, or nothing, is in the place of; a stretch that only goes on did not change."""
-    for was, day in itertools.zip_longest(before, now[: len(before)]):
-        if was != day:
-            return f"{(day or was)[0]} changed"
+    """Name the first day that changed or is gone; a partition that only gained days did not change."""
+    for old, new in itertools.zip_longest(before, now[: len(before)]):
+        if old != new:
+            return f"{(new or old)[0]} changed"
     return None
 
 
 def digest_of(arrays: Sequence[np.ndarray], rows: int) -> str:
-    """16 hex digits over the first `rows` of each array; of bytes, however wide the array is."""
+    """Digest the first `rows` of each array, 16 hex digits; the width of a byte array does not matter."""
     digest = hashlib.sha256()
     for array in arrays:
         part = np.ascontiguousarray(array[:rows])

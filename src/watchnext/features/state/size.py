@@ -1,4 +1,4 @@
-"""How many bytes of its fixed-size record a viewer uses: for the data card, and for whoever sets the bounds of the state."""
+"""State size: the bytes that viewers use of their fixed-size records, for the data card and for choosing the bounds."""
 
 from pathlib import Path
 
@@ -6,23 +6,25 @@ import numpy as np
 
 from watchnext.features.state.fold import Layout
 from watchnext.features.state.history import WATCH
-from watchnext.features.state.initial import opening_of
+from watchnext.features.state.initial import load_initial_state
 
 NUMBER = 8  # bytes of a float64
-ROWS = 65_536  # viewers looked at together; a million records are 4 GB
+ROWS = 65_536  # viewers read together; a million records are 4 GB
 
 
 def used_bytes(layout: Layout, viewers: np.ndarray) -> np.ndarray:
-    """(U,) int64 of `viewers` (U, layout.viewer), which may be a memory map: what every record has (the times and lengths that
-    stand before its parts, the viewer's own counters), the filled entries of both rings, the tags and creators that are kept.
-    At most `layout.viewer * 8`."""
+    """Return the bytes in use (U,) int64 of `viewers` (U, layout.viewer), which may be a memory map.
+
+    Counted are the fixed part of a record (times, lengths, the viewer's own counters), the filled entries of both rings, and
+    the kept tags and creators; at most `layout.viewer * 8`.
+    """
     parts = [_used(layout, viewers[start : start + ROWS]) for start in range(0, len(viewers), ROWS)]
     return NUMBER * np.concatenate([np.zeros(0, np.int64), *parts])
 
 
 def used_bytes_of(features: Path, layout: Layout) -> np.ndarray:
-    """The same of what the feature stage left in `features`, as the test days begin."""
-    facts, state = opening_of(features, layout)
+    """Return the bytes in use (U,) of the feature stage's output `features`, at the start of the test days."""
+    facts, state = load_initial_state(features, layout)
     viewers = state.viewers(facts["stretch"])
     starts = range(0, facts["users"], ROWS)
     parts = [used_bytes(layout, viewers.load(np.arange(start, min(start + ROWS, facts["users"])))) for start in starts]
@@ -30,7 +32,7 @@ def used_bytes_of(features: Path, layout: Layout) -> np.ndarray:
 
 
 def _used(layout: Layout, viewers: np.ndarray) -> np.ndarray:
-    always = 1 + layout.block + 1 + 1  # last event, counters, how many watches and how many names were written
+    always = 1 + layout.block + 1 + 1  # last event, counters, number of watches, number of videos seen
     watches = np.minimum(viewers[:, layout.at_history], layout.history)
     names = np.minimum(viewers[:, layout.at_seen], layout.seen)
     kept = _kept(layout, viewers, layout.at_tags, layout.tags) + _kept(layout, viewers, layout.at_creators, layout.creators)
@@ -38,6 +40,6 @@ def _used(layout: Layout, viewers: np.ndarray) -> np.ndarray:
 
 
 def _kept(layout: Layout, viewers: np.ndarray, at: int, slots: int) -> np.ndarray:
-    """(U,) slots of a bounded table that hold a key; 0 is none."""
+    """Count the slots (U,) of a bounded table that hold a key; 0 is empty."""
     width = 2 + layout.block
     return (viewers[:, at : at + slots * width : width] != 0).sum(axis=1)

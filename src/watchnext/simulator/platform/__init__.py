@@ -1,1 +1,1 @@
-"""The platform's side of a request: what it may show, by which policy, and what a slate leads to."""
+"""The platform's side of a request: inventory, logging policy, slates and sessions."""

@@ -1,4 +1,4 @@
-"""What may be shown: the safe videos in orders that do not change, and what the policy knows of them every few hours anew."""
+"""The inventory: a fixed index of the safe videos, and their weights in the policy, refreshed every few hours."""
 
 from typing import NamedTuple
 
@@ -7,15 +7,15 @@ from numba import njit
 
 from watchnext.kernels import kernel
 from watchnext.simulator.behaviour import popularity_of
-from watchnext.simulator.catalogue import SAFETY
 from watchnext.simulator.population import REGIONS
+from watchnext.simulator.videos import SAFETY
 
-LATEST = 8  # uploads of a followed creator that are offered
-ALIAS = np.dtype([("keep", np.float32), ("video", np.int32), ("other", np.int32)])  # keep: the chance of `video`, else `other`
+LATEST = 8  # latest uploads per followed creator that may be shown
+ALIAS = np.dtype([("keep", np.float32), ("video", np.int32), ("other", np.int32)])  # keep: probability of `video`, else `other`
 
 
-class Shelves(NamedTuple):
-    """Rows of the safe videos in orders that do not change: by (cluster, upload), by (creator, upload), by upload."""
+class VideoIndex(NamedTuple):
+    """Rows of the safe videos, sorted by (cluster, upload), by (creator, upload), and by upload."""
 
     by_cluster: np.ndarray
     cluster_start: np.ndarray
@@ -24,8 +24,8 @@ class Shelves(NamedTuple):
     by_upload: np.ndarray
 
 
-class Offer(NamedTuple):
-    """What the policy knows in T periods, first axis all: `weight` (T, V) of a video in its cluster, 0 for what is not there,
+class Inventory(NamedTuple):
+    """The policy's view of the videos in T periods: `weight` (T, V) of a video in its cluster, 0 if absent,
     alias tables (T, safe videos) in the order of `by_cluster`, `count` of them (T, clusters), `mass` (T, clusters, regions),
     `uploaded` and `allowed` counts (T,), (T, regions) of the safe videos, `since_ms` (T,)."""
 
@@ -38,11 +38,12 @@ class Offer(NamedTuple):
     since_ms: np.ndarray
 
 
-def shelve(videos: np.ndarray, clusters: int, creators: int) -> Shelves:
+def index_videos(videos: np.ndarray, clusters: int, creators: int) -> VideoIndex:
+    """Index the safe videos by cluster, creator and upload."""
     safe = np.flatnonzero(videos["safety"] != SAFETY.index("unsafe")).astype(np.int32)
     upload, cluster, creator = videos["upload_ms"][safe], videos["tags"][safe, 0], videos["creator"][safe]
     by_cluster, by_creator = np.lexsort((upload, cluster)), np.lexsort((upload, creator))
-    return Shelves(
+    return VideoIndex(
         safe[by_cluster],
         np.searchsorted(cluster[by_cluster], np.arange(clusters + 1)),
         safe[by_creator],
@@ -51,10 +52,10 @@ def shelve(videos: np.ndarray, clusters: int, creators: int) -> Shelves:
     )
 
 
-def empty_offer(shelves: Shelves, videos: np.ndarray, periods: int) -> Offer:
-    """Room for `periods`; `stock` fills them."""
-    clusters, safe = len(shelves.cluster_start) - 1, len(shelves.by_cluster)
-    return Offer(
+def empty_inventory(index: VideoIndex, videos: np.ndarray, periods: int) -> Inventory:
+    """Allocate `periods`; `fill_inventory` fills them."""
+    clusters, safe = len(index.cluster_start) - 1, len(index.by_cluster)
+    return Inventory(
         np.zeros((periods, len(videos)), np.float32),
         np.zeros((periods, safe), ALIAS),
         np.zeros((periods, clusters), np.int32),
@@ -66,32 +67,32 @@ def empty_offer(shelves: Shelves, videos: np.ndarray, periods: int) -> Offer:
 
 
 @kernel
-def stock(offer, period, shelves, videos, now_ms, sharpness):
-    """Fill one period: what is uploaded by `now_ms`, weighed by popularity then, to the power of `sharpness`."""
-    offer.since_ms[period] = now_ms
-    offer.mass[period] = 0.0
-    offer.allowed[period] = 0
-    offer.weight[period] = 0.0
-    regions, total = offer.mass.shape[2], 0
-    while total < len(shelves.by_upload) and videos[shelves.by_upload[total]].upload_ms <= now_ms:
+def fill_inventory(inventory, period, index, videos, now_ms, sharpness):
+    """Fill one period with the videos uploaded by `now_ms`, weighted by their popularity to the power of `sharpness`."""
+    inventory.since_ms[period] = now_ms
+    inventory.mass[period] = 0.0
+    inventory.allowed[period] = 0
+    inventory.weight[period] = 0.0
+    regions, total = inventory.mass.shape[2], 0
+    while total < len(index.by_upload) and videos[index.by_upload[total]].upload_ms <= now_ms:
         for region in range(regions):
-            offer.allowed[period, region] += (videos[shelves.by_upload[total]].allowed >> region) & 1
+            inventory.allowed[period, region] += (videos[index.by_upload[total]].allowed >> region) & 1
         total += 1
-    offer.uploaded[period] = total
-    for cluster in range(len(shelves.cluster_start) - 1):
-        start, end = shelves.cluster_start[cluster], shelves.cluster_start[cluster + 1]
+    inventory.uploaded[period] = total
+    for cluster in range(len(index.cluster_start) - 1):
+        start, end = index.cluster_start[cluster], index.cluster_start[cluster + 1]
         count, sum_ = 0, 0.0
-        while start + count < end and videos[shelves.by_cluster[start + count]].upload_ms <= now_ms:
-            video = shelves.by_cluster[start + count]
+        while start + count < end and videos[index.by_cluster[start + count]].upload_ms <= now_ms:
+            video = index.by_cluster[start + count]
             weight = np.float32(np.exp(sharpness * popularity_of(videos, video, now_ms)))
-            offer.weight[period, video] = weight
+            inventory.weight[period, video] = weight
             for region in range(regions):
                 if (videos[video].allowed >> region) & 1:
-                    offer.mass[period, cluster, region] += weight
+                    inventory.mass[period, cluster, region] += weight
             sum_ += weight
             count += 1
-        offer.count[period, cluster] = count
-        _alias(offer.aliases[period, start : start + count], offer.weight[period], shelves.by_cluster[start:], sum_)
+        inventory.count[period, cluster] = count
+        _alias(inventory.aliases[period, start : start + count], inventory.weight[period], index.by_cluster[start:], sum_)
 
 
 @njit(nogil=True)
@@ -122,22 +123,22 @@ def _alias(table, weight, order, total):
 
 
 @njit(nogil=True, _nrt=False)
-def latest_into(latest, shelves, videos, follows, region, since_ms):
-    """Rows of the offered uploads of the creators in `follows` (-1: none); returns how many."""
-    found = 0
+def latest_into(latest, index, videos, follows, region, since_ms):
+    """Collect the latest uploads of the creators in `follows` (-1: none) into `latest`; returns their number."""
+    count = 0
     for creator in follows:
         if creator < 0:
             continue
-        start, low, high = shelves.creator_start[creator], shelves.creator_start[creator], shelves.creator_start[creator + 1]
+        start, low, high = index.creator_start[creator], index.creator_start[creator], index.creator_start[creator + 1]
         while low < high:  # the first upload after `since_ms`
             middle = (low + high) // 2
-            if videos[shelves.by_creator[middle]].upload_ms <= since_ms:
+            if videos[index.by_creator[middle]].upload_ms <= since_ms:
                 low = middle + 1
             else:
                 high = middle
-        for place in range(max(start, low - LATEST), low):
-            video = shelves.by_creator[place]
+        for i in range(max(start, low - LATEST), low):
+            video = index.by_creator[i]
             if (videos[video].allowed >> region) & 1:
-                latest[found] = video
-                found += 1
-    return found
+                latest[count] = video
+                count += 1
+    return count

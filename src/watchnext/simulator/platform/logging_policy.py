@@ -1,9 +1,9 @@
-"""How the simulated platform fills a slot, with the exact probability of every choice.
+"""The logging policy: how the simulated platform fills a slot, with the exact probability of every choice.
 
 Three sources, refreshed every few hours: with probability `explore` uniform over all that may be shown; with `follow` uniform
 over the latest uploads of creators whom the viewer follows; else a cluster by softmax of the viewer's taste (blurred, a day
-behind), and a video in it by popularity. What the viewer saw lately or has above is drawn again. So with q the
-mixture's probability and M its mass on all that is drawn again, the propensity is q / (1 - M).
+behind), and a video in it by popularity. Recently seen videos and those above in the slate are drawn again. So with q
+the probability in the mixture and M its mass on the redrawn videos, the propensity is q / (1 - M).
 """
 
 from dataclasses import dataclass
@@ -13,20 +13,20 @@ from numba import njit
 
 from watchnext.simulator.random import below, uniform
 
-FOLLOWS = 16  # creators whom a viewer follows at most; the oldest goes
+FOLLOWS = 16  # most creators that a viewer follows; the oldest is dropped
 
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """What fills the slates.
+    """Parameters of the logging policy.
 
-    explore          share of slots that are uniform over all that may be shown
-    random_requests  share of requests all of whose slots are (their `policy` is `random`)
+    explore          share of slots drawn uniformly from all allowed videos
+    random_requests  share of requests with only uniform slots (their `policy` is `random`)
     home, discover   sharpness of the softmax over clusters, by surface
     popularity       exponent of popularity within a cluster
-    blur             noise in each coordinate of the taste that the policy knows
+    blur             noise in each coordinate of the policy's estimate of a taste
     seen             last videos of a viewer that are not shown again
-    refresh_h        hours between two looks at the catalogue; divides 24
+    refresh_h        hours between refreshes of the inventory; divides 24
     """
 
     explore: float = 0.05
@@ -45,7 +45,7 @@ class Policy:
 
 @njit(nogil=True, _nrt=False)
 def clusters_into(share, until, taste, directions, mass, region, sharpness):
-    """The softmax over the clusters that hold something: its running sum, and each share by the cluster's mass."""
+    """Compute the softmax over non-empty clusters: its running sum, and each share divided by the cluster's mass."""
     top = -1e30
     for cluster in range(len(share)):
         share[cluster] = 0.0
@@ -68,7 +68,7 @@ def clusters_into(share, until, taste, directions, mass, region, sharpness):
 
 
 @njit(nogil=True, _nrt=False)
-def among(video, rows, count):
+def contains(video, rows, count):
     found = False
     for i in range(count):
         found |= rows[i] == video
@@ -76,32 +76,32 @@ def among(video, rows, count):
 
 
 @njit(nogil=True, _nrt=False)
-def probability(offer, period, videos, region, video, share, explore, follow, latest, count):
-    """The mixture's, of a video that may be shown."""
-    q = explore / offer.allowed[period, region]
+def probability(inventory, period, videos, region, video, share, explore, follow, latest, count):
+    """Return the mixture probability of an allowed video."""
+    q = explore / inventory.allowed[period, region]
     if explore == 1.0:
         return q
-    q += (1.0 - explore - follow) * share[videos[video].tags[0]] * offer.weight[period, video]
-    if follow > 0.0 and among(video, latest, count):
+    q += (1.0 - explore - follow) * share[videos[video].tags[0]] * inventory.weight[period, video]
+    if follow > 0.0 and contains(video, latest, count):
         q += follow / count
     return q
 
 
 @njit(nogil=True, _nrt=False)
-def pick(offer, period, shelves, videos, region, until, explore, follow, latest, count, stream):
-    """One draw from the mixture."""
+def pick(inventory, period, index, videos, region, until, explore, follow, latest, count, stream):
+    """Draw one video from the mixture."""
     source = uniform(stream)
     if source < follow:
         return latest[below(stream, count)]
     if source < follow + explore:
         while True:
-            video = shelves.by_upload[below(stream, offer.uploaded[period])]
+            video = index.by_upload[below(stream, inventory.uploaded[period])]
             if (videos[video].allowed >> region) & 1:
                 return video
     cluster = min(np.searchsorted(until, uniform(stream), side="right"), len(until) - 1)
-    start, size = shelves.cluster_start[cluster], offer.count[period, cluster]
+    start, size = index.cluster_start[cluster], inventory.count[period, cluster]
     while True:
-        place = offer.aliases[period, start + below(stream, size)]
-        video = place.video if uniform(stream) < place.keep else place.other
+        cell = inventory.aliases[period, start + below(stream, size)]
+        video = cell.video if uniform(stream) < cell.keep else cell.other
         if (videos[video].allowed >> region) & 1:
             return video

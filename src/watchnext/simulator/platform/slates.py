@@ -1,4 +1,4 @@
-"""One request of the simulated platform: its slate is drawn, then watched. Compiled without reference counts, for speed."""
+"""Slates: draw and watch one request's slate. Compiled without reference counts, for speed."""
 
 from typing import NamedTuple
 
@@ -9,23 +9,23 @@ from watchnext.kernels import kernel
 from watchnext.simulator.behaviour import DAY_MS, DIMENSION, appeal_of, draw, stay_of, taste_into
 from watchnext.simulator.mechanisms import looks_on
 from watchnext.simulator.platform.inventory import LATEST, latest_into
-from watchnext.simulator.platform.logging_policy import FOLLOWS, among, clusters_into, pick, probability
+from watchnext.simulator.platform.logging_policy import FOLLOWS, clusters_into, contains, pick, probability
 from watchnext.simulator.random import exponential, normal, reset, uniform
 
 BLUR = 2  # purpose of a random stream
-SESSIONS = 16  # of a viewer and day, at most
+SESSIONS = 16  # most sessions per viewer and day
 MIN_SLOTS, MAX_SLOTS = 6, 10
-FOLLOWED_SHARE = 0.08  # of the slots of a viewer who follows somebody
+FOLLOWED_SHARE = 0.08  # share of slots from followed creators
 UNIFORM, FOLLOWED = 2, 128  # bits beside the surface of a request, beside the outcomes of an impression
 
 
-class Setting(NamedTuple):
-    """What a day does not change. `directions` (D, clusters), `sharpness` of the cluster softmax by surface."""
+class Platform(NamedTuple):
+    """The constant part of a world. `directions` (D, clusters), `sharpness` of the cluster softmax by surface."""
 
     seed: int
     viewers: np.ndarray
     videos: np.ndarray
-    shelves: tuple
+    index: tuple
     physics: tuple
     directions: np.ndarray
     sharpness: np.ndarray
@@ -35,8 +35,8 @@ class Setting(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """What is known of each viewer: the last videos shown (-1 for none) and where the next goes, the same of creators
-    followed, and when their last session ended."""
+    """The changing part of each viewer: ring buffers of shown videos and followed creators (-1: empty) with their
+    write positions, and the end of the last session."""
 
     seen: np.ndarray
     seen_at: np.ndarray
@@ -60,8 +60,8 @@ class Chunk(NamedTuple):
     flags: np.ndarray
 
 
-class Desk(NamedTuple):
-    """Room for one request."""
+class Scratch(NamedTuple):
+    """Buffers of one request."""
 
     stream: np.ndarray
     taste: np.ndarray
@@ -81,9 +81,9 @@ def empty_chunk(requests: int) -> Chunk:
     return Chunk(*of_requests, *of_slots)
 
 
-def new_desk(clusters):
+def new_scratch(clusters):
     floats = np.empty((2, DIMENSION), np.float32)
-    return Desk(
+    return Scratch(
         np.empty(1, np.uint64),
         floats[0],
         floats[1],
@@ -96,52 +96,66 @@ def new_desk(clusters):
 
 
 @njit(nogil=True, _nrt=False)
-def fill_slate(setting, offer, memory, desk, user, time_ms, period, kind, slots, out, row):
-    """Draw a slate with its propensities into `out` from `row` on; returns its length, shorter where nothing is left."""
-    viewers, videos, region = setting.viewers, setting.videos, setting.viewers[user].region
+def fill_slate(platform, inventory, memory, scratch, user, time_ms, period, kind, slots, out, row):
+    """Draw a slate with propensities into `out` from `row` on; returns its length, shorter if videos run out."""
+    viewers, videos, region = platform.viewers, platform.videos, platform.viewers[user].region
     explore, follow, count = 1.0, 0.0, 0
     if not kind & UNIFORM:
-        explore = setting.explore
+        explore = platform.explore
         follows = memory.follows[user]
-        count = latest_into(desk.latest, setting.shelves, videos, follows, region, offer.since_ms[period])
+        count = latest_into(scratch.latest, platform.index, videos, follows, region, inventory.since_ms[period])
         follow = FOLLOWED_SHARE if count else 0.0
-        taste_into(desk.taste, viewers, user, time_ms - DAY_MS)
+        taste_into(scratch.taste, viewers, user, time_ms - DAY_MS)
         for d in range(DIMENSION):
-            desk.taste[d] += desk.blur[d]
-        sharpness = setting.sharpness[kind & 1]
-        clusters_into(desk.share, desk.until, desk.taste, setting.directions, offer.mass[period], region, sharpness)
-    seen, left, again = memory.seen[user], offer.allowed[period, region], 0.0
+            scratch.taste[d] += scratch.blur[d]
+        sharpness = platform.sharpness[kind & 1]
+        clusters_into(
+            scratch.share, scratch.until, scratch.taste, platform.directions, inventory.mass[period], region, sharpness
+        )
+    seen, left, again = memory.seen[user], inventory.allowed[period, region], 0.0
     for video in seen:
         if video >= 0:
             left -= 1
-            again += probability(offer, period, videos, region, video, desk.share, explore, follow, desk.latest, count)
+            again += probability(
+                inventory, period, videos, region, video, scratch.share, explore, follow, scratch.latest, count
+            )
     slots = min(slots, left)
     for slot in range(slots):
         while True:
             video = pick(
-                offer, period, setting.shelves, videos, region, desk.until, explore, follow, desk.latest, count, desk.stream
+                inventory,
+                period,
+                platform.index,
+                videos,
+                region,
+                scratch.until,
+                explore,
+                follow,
+                scratch.latest,
+                count,
+                scratch.stream,
             )
-            if not among(video, desk.slate, slot) and not among(video, seen, len(seen)):
+            if not contains(video, scratch.slate, slot) and not contains(video, seen, len(seen)):
                 break
-        q = probability(offer, period, videos, region, video, desk.share, explore, follow, desk.latest, count)
-        desk.slate[slot] = video
+        q = probability(inventory, period, videos, region, video, scratch.share, explore, follow, scratch.latest, count)
+        scratch.slate[slot] = video
         out.video[row + slot], out.propensity[row + slot] = video, min(q / (1.0 - again), 1.0)
         again += q
     return slots
 
 
 @kernel(_nrt=False)
-def watch_slate(setting, memory, desk, user, time_ms, surface, depth, slots, out, row):
-    """What happens to the slate in `out.video` from `row` on; returns its watch time and long views."""
-    viewers, videos, physics, stream = setting.viewers, setting.videos, setting.physics, desk.stream
-    taste_into(desk.taste, viewers, user, time_ms)
+def watch_slate(platform, memory, scratch, user, time_ms, surface, depth, slots, out, row):
+    """Draw the outcomes of the slate in `out.video` from `row` on; returns its watch time and long views."""
+    viewers, videos, physics, stream = platform.viewers, platform.videos, platform.physics, scratch.stream
+    taste_into(scratch.taste, viewers, user, time_ms)
     watched, long_views, looks = 0, 0, True
     for slot in range(row, row + slots):
         video, watch_ms = out.video[slot], 0
-        followed = among(videos[video].creator, memory.follows[user], FOLLOWS)
+        followed = contains(videos[video].creator, memory.follows[user], FOLLOWS)
         flags = 0
         if looks:
-            appeal = appeal_of(physics, viewers, videos, desk.taste, user, video, time_ms, followed)
+            appeal = appeal_of(physics, viewers, videos, scratch.taste, user, video, time_ms, followed)
             stay = stay_of(physics, viewers, user, appeal, depth)
             watch_ms, flags = draw(physics, appeal, stay, videos[video].duration_ms / 1000.0, followed, stream)
             looks = uniform(stream) < looks_on(physics.position_law, surface, slot - row, (flags & 2) > 0)
@@ -156,13 +170,13 @@ def watch_slate(setting, memory, desk, user, time_ms, surface, depth, slots, out
 
 
 @njit(nogil=True, _nrt=False)
-def blur_into(desk, setting, user):
-    """What the policy gets wrong about a viewer, for good; leaves the stream where it was."""
-    state = desk.stream[0]
-    reset(desk.stream, setting.seed, BLUR, user, 0)
-    for d in range(len(desk.blur)):
-        desk.blur[d] = setting.blur * normal(desk.stream)
-    desk.stream[0] = state
+def blur_into(scratch, platform, user):
+    """Draw the policy's permanent error about a viewer's taste; the stream is left unchanged."""
+    state = scratch.stream[0]
+    reset(scratch.stream, platform.seed, BLUR, user, 0)
+    for d in range(len(scratch.blur)):
+        scratch.blur[d] = platform.blur * normal(scratch.stream)
+    scratch.stream[0] = state
 
 
 @njit(nogil=True, _nrt=False)

@@ -1,16 +1,16 @@
-"""The impressions table > the arrays that the fold takes."""
+"""The impressions table > the arrays of the fold."""
 
 import numpy as np
 
 from watchnext.data.tables import OUTCOMES, Tables, known_at
 from watchnext.features.catalogue import Catalogue, Ids
 from watchnext.features.state import counters, history
-from watchnext.features.state.events import Log
+from watchnext.features.state.event_order import Log
 from watchnext.schema import FeatureSchema
 
 
 def log_of(tables: Tables, catalogue: Catalogue, users: Ids, schema: FeatureSchema) -> Log:
-    """Impressions as the arrays that the fold takes."""
+    """Convert impressions to the arrays of the fold."""
     impressions = tables.impressions
     video_rows = catalogue.ids.rows_of(impressions["video_id"])
     watch_ms = impressions["watch_ms"].to_numpy().astype(np.float64)
@@ -25,7 +25,7 @@ def log_of(tables: Tables, catalogue: Catalogue, users: Ids, schema: FeatureSche
         amounts=counters.amounts(schema.state.counts, outcomes),
         watch_ms=watch_ms,
         bits=history.outcome_bits(outcomes),
-        # Writable copies, as the fold was compiled for: a read-only array is another type to numba.
+        # Writable copies: a read-only array is another type to numba, which would compile again.
         creator_rows=np.array(catalogue.creator_rows),
         tag_rows=np.array(catalogue.tag_rows),
     )

@@ -1,4 +1,4 @@
-"""Columns on disk that grow by a stretch of rows: plain `.npy` files, so that readers map them as they are."""
+"""Growing columns on disk as plain `.npy` files, so that readers can memory-map them."""
 
 import os
 from collections.abc import Mapping
@@ -9,14 +9,14 @@ import numpy as np
 from numpy.lib import format as npy
 
 
-class Columns:
-    """A folder of `.npy` files of equal length, one a column. `kinds` is column > (dtype, shape of one row)."""
+class ColumnFiles:
+    """A folder of `.npy` files of equal length, one per column. `kinds` maps column > (dtype, shape of one row)."""
 
     def __init__(self, folder: Path, kinds: Mapping[str, tuple[type, tuple[int, ...]]]) -> None:
         self.folder, self.kinds = Path(folder), kinds
 
     def resize(self, rows: int) -> None:
-        """Give every column so many rows: the first ones stay, those past the end go, new ones are zero."""
+        """Resize every column to `rows`: existing rows are kept, rows past the end removed, new rows zero."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for name, (kind, row) in self.kinds.items():
             path = self.folder / f"{name}.npy"
@@ -24,16 +24,16 @@ class Columns:
                 pass
             with open(path, "r+b") as file:
                 header = {"descr": npy.dtype_to_descr(np.dtype(kind)), "fortran_order": False, "shape": (rows, *row)}
-                # numpy leaves room in a header for the first dimension to grow: it keeps its length, and the rows their place
+                # numpy pads the header for a growing first dimension: its length, and so the offset of the rows, stays
                 npy.write_array_header_1_0(file, header)
                 os.ftruncate(file.fileno(), file.tell() + rows * np.dtype(kind).itemsize * int(np.prod(row, dtype=np.int64)))
 
     def rows(self, first: int, last: int, *, write: bool = True) -> dict[str, np.ndarray]:
-        """Rows [first, last) of every column, mapped."""
+        """Map the rows [first, last) of every column."""
         return {name: self._mapped(name, first, last, "r+" if write else "r") for name in self.kinds}
 
     def append(self, first: int, columns: Mapping[str, np.ndarray]) -> None:
-        """Write the rows from `first` on; the file ends there before, or `resize` made them."""
+        """Write rows from `first` on, which must be the end of the file or within its size."""
         for name, values in columns.items():
             kind, row = self.kinds[name]
             with open(self.folder / f"{name}.npy", "r+b") as file:
@@ -52,7 +52,7 @@ class Columns:
 
 
 def _data(file) -> int:
-    """Where the data of an `.npy` file begins."""
+    """Return the offset of the data in an `.npy` file."""
     npy.read_magic(file)
     npy.read_array_header_1_0(file)
     return file.tell()

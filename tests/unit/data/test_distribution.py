@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from watchnext.data.card.distribution import Tail, gini, quantiles, top_share
+from watchnext.data.card.distribution import Distribution, gini, quantiles, top_share
 
 
 def test_a_quantile_is_the_smallest_value_that_enough_do_not_exceed():
@@ -42,11 +42,11 @@ def test_nobody_has_no_tail():
     nobody = np.zeros(0, np.int64)
     assert math.isnan(gini(nobody))
     assert math.isnan(top_share(nobody, 0.1))
-    assert np.isnan(Tail(nobody).quantiles).all()
-    assert [part.tolist() for part in Tail(nobody).at_least()] == [[], []]
+    assert np.isnan(Distribution(nobody).quantiles).all()
+    assert [part.tolist() for part in Distribution(nobody).at_least()] == [[], []]
 
 
 def test_a_tail_counts_those_with_at_least_so_many():
-    values, at_least = Tail(np.array([5, 1, 1, 2])).at_least()
+    values, at_least = Distribution(np.array([5, 1, 1, 2])).at_least()
     assert values.tolist() == [1, 2, 5]
     assert at_least.tolist() == [1.0, 0.5, 0.25]

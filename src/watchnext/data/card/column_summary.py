@@ -1,4 +1,4 @@
-"""What each column of a table holds: type, unit, missing values, range. Aggregates only: no id, no rare category is shown."""
+"""Summarise each column of a table: type, unit, missing values, range. Aggregates only: no id, no rare category."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,15 +8,15 @@ import numpy as np
 import polars as pl
 
 from watchnext.data.card.distribution import quantiles
-from watchnext.data.card.figures import collected, counted
+from watchnext.data.card.log_figures import collected, counted
 from watchnext.data.structure import Expected, expected_columns
 from watchnext.data.tables import UNITS, Id
 from watchnext.schema import FeatureSchema
 
 LEVELS = (0.05, 0.5, 0.95)
-SHOWN = 4  # most frequent categories that are named,
-RAREST = 0.001  # each of at least this part of the values
-LARGEST = 50  # a column of more different categories names none: it may tell of one user alone
+SHOWN = 4  # most frequent categories that are shown,
+RAREST = 0.001  # each with at least this share of the values
+LARGEST = 50  # a column with more categories shows none, as one may identify a user
 LETTERS = 24
 WIDEST = 1e18  # from here on a number is printed with an exponent
 NOTHING = "–"
@@ -24,8 +24,8 @@ FIRST, LAST = -30_610_224_000_000, 253_402_300_799_000  # years 1000 to 9999, th
 
 
 @dataclass(frozen=True)
-class Content:
-    """values: low / 5% / median / 95% / high of numbers, the most frequent of categories, how many different of ids."""
+class ColumnSummary:
+    """Summary of one column. values: low / 5% / median / 95% / high of numbers, most frequent categories, number of ids."""
 
     column: str
     type: str
@@ -34,14 +34,14 @@ class Content:
     values: str
 
 
-def contents(table: str, frame: pl.LazyFrame, schema: FeatureSchema) -> Iterator[Content]:
-    """Every column of a table that is there, in declared order."""
+def summarise_columns(table: str, frame: pl.LazyFrame, schema: FeatureSchema) -> Iterator[ColumnSummary]:
+    """Yield a summary of every column in the frame, in declared order."""
     types = frame.collect_schema()
     missing = collected(frame.select(pl.all().null_count()))
     for name, expected in expected_columns(table, schema).items():
         if name in types:
             values = _values(frame.select(name).drop_nulls(), name, types[name], expected)
-            yield Content(name, str(types[name]), _unit(expected), missing[name].item(), values)
+            yield ColumnSummary(name, str(types[name]), _unit(expected), missing[name].item(), values)
 
 
 def _unit(expected: Expected) -> str:
@@ -50,7 +50,7 @@ def _unit(expected: Expected) -> str:
 
 def _values(known: pl.LazyFrame, name: str, kind: pl.DataType, expected: Expected) -> str:
     value = pl.col(name)
-    if name == "request_id":  # they grow with the log; how many there are, `figures.Figures` counts from their order
+    if name == "request_id":  # they grow with the log; `log_figures.Figures` counts them from their order
         return NOTHING
     if name == "fingerprint" or (expected.column is not None and expected.column.types == Id):
         return different(collected(known.select(value.n_unique())).item())
@@ -82,7 +82,7 @@ def _range(known: pl.LazyFrame, value: pl.Expr) -> str:
 
 
 def _moments(known: pl.LazyFrame, value: pl.Expr, factor: float) -> str:
-    """The first and last date of moments of `factor` ms each, or the numbers themselves where they are no moments."""
+    """Format the first and last date of times in units of `factor` ms; values outside the calendar stay numbers."""
     low, high = collected(known.select(low=value.min().cast(pl.Float64), high=value.max().cast(pl.Float64))).row(0)
     if low is None:
         return NOTHING
@@ -98,26 +98,26 @@ def _categories(counts: pl.DataFrame, name: str) -> str:
     total = counts["impressions"].sum()
     first = counts.sort("impressions", descending=True, maintain_order=True).head(SHOWN)
     first = first.filter(pl.col("impressions") >= RAREST * total)
-    named = [f"{plain(value)} {percent(number / total)}" for value, number in first.select(name, "impressions").iter_rows()]
+    shares = [f"{plain(value)} {percent(number / total)}" for value, number in first.select(name, "impressions").iter_rows()]
     others = len(counts) - len(first)
-    return ", ".join([*named, f"{others} other{'s' if others > 1 else ''}"] if others else named)
+    return ", ".join([*shares, f"{others} other{'s' if others > 1 else ''}"] if others else shares)
 
 
 def _numbers(known: pl.LazyFrame, value: pl.Expr) -> str:
-    """The quantiles to three digits, for then there are few different values, however long the log."""
+    """Format quantiles to three digits, which keeps the number of distinct values small for any log."""
     rounded = value.cast(pl.Float64).round_sig_figs(3).alias("rounded")
-    found = known.group_by(rounded).agg(pl.len().alias("impressions"), low=value.min(), high=value.max())
-    found = collected(found).sort("rounded")
-    if found.is_empty():
+    counts = known.group_by(rounded).agg(pl.len().alias("impressions"), low=value.min(), high=value.max())
+    counts = collected(counts).sort("rounded")
+    if counts.is_empty():
         return NOTHING
-    if found["low"].min() == found["high"].max():
-        return number(found["low"].min())
-    middle = quantiles(found["rounded"].to_numpy(), found["impressions"].to_numpy(), LEVELS)
-    return " / ".join(map(number, [found["low"].min(), *middle.tolist(), found["high"].max()]))
+    if counts["low"].min() == counts["high"].max():
+        return number(counts["low"].min())
+    middle = quantiles(counts["rounded"].to_numpy(), counts["impressions"].to_numpy(), LEVELS)
+    return " / ".join(map(number, [counts["low"].min(), *middle.tolist(), counts["high"].max()]))
 
 
 def number(value: float) -> str:
-    """Whole numbers whole, others to three digits; nan is a dash."""
+    """Format a number: integers in full, others to three digits, nan as a dash."""
     if np.isnan(value):
         return NOTHING
     if np.isinf(value) or abs(value) >= WIDEST:
@@ -130,6 +130,6 @@ def percent(part: float) -> str:
 
 
 def plain(value: object) -> str:
-    """A value of a log as a word in a Markdown table."""
+    """Format a value of a log for a Markdown table."""
     word = str(value) if len(str(value)) <= LETTERS else f"{str(value)[:LETTERS]}..."
     return "`" + "".join(letter if letter.isprintable() and letter not in "`|" else "?" for letter in word) + "`"

@@ -1,7 +1,7 @@
-"""A stretch of a log through the fold, with what every impression may read of the state, as of its request.
+"""Fold one partition of a log, and read the state of every impression as of its request.
 
-Viewers are folded one after another, each through all of its events, as nobody else's touch its record: a record is in the
-cache once, and stretches of viewers run in parallel. Videos and creators are folded in the order of the log.
+Viewers are folded one by one, each through all of its events, because no other viewer touches its record: a record enters the
+cache once, and chunks of viewers run in parallel. Videos and creators are folded in the order of the log.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from watchnext.features.state import counters, history
-from watchnext.features.state.events import ByViewer, Log, in_order
+from watchnext.features.state.event_order import ByViewer, Log, in_order
 from watchnext.features.state.fold import (
     OUTCOME,
     Layout,
@@ -27,15 +27,15 @@ from watchnext.features.state.history import Watches
 from watchnext.kernels import kernel
 
 THREADS = 2
-CHUNK_ROWS, CHUNK_VIEWERS = 16_384, 1_024  # of one task: enough to be worth a thread, few enough for the cache
+CHUNK_ROWS, CHUNK_VIEWERS = 16_384, 1_024  # per task: enough for a thread, few enough for the cache
 
 
 @dataclass(frozen=True)
-class AsOf:
-    """What N impressions read, one row each, to be written to. Any float type.
+class ReadBuffers:
+    """Output buffers for the reads of N impressions, one row each, of any float type.
 
     user (N, block), gap_s (N,), candidate (N, 4, block) as in `Reads`; the history is the `history_len` (N,) watches before
-    place `history_at` (N,) of the stretch's `Watches`, latest last.
+    position `history_at` (N,) of the partition's `Watches`, latest last.
     """
 
     user: np.ndarray
@@ -47,11 +47,11 @@ class AsOf:
 
 @kernel
 def _items(layout, videos, creators, log, events, known_at, reads, visible, candidate):
-    """Videos and creators through all `events`; impression i, of `reads`, into row i - log.pending of `candidate`."""
+    """Fold all `events` into videos and creators; impression i of `reads` fills row i - log.pending of `candidate`."""
     scratch = np.zeros((2, layout.block))
     cursor = 0
-    for place in range(reads.size + 1):
-        until = visible[reads[place]] if place < reads.size else np.inf
+    for k in range(reads.size + 1):
+        until = visible[reads[k]] if k < reads.size else np.inf
         while cursor < events.size and known_at[cursor] < until:
             i, kind = events[cursor] >> 1, events[cursor] & 1
             row = log.video_rows[i]
@@ -60,8 +60,8 @@ def _items(layout, videos, creators, log, events, known_at, reads, visible, cand
             if creator_row >= 0:
                 fold_item(layout, creators[creator_row], kind, known_at[cursor], log.amounts[i], log.watch_ms[i], log.bits[i])
             cursor += 1
-        if place < reads.size:
-            i = reads[place]
+        if k < reads.size:
+            i = reads[k]
             row, as_of = log.video_rows[i], log.time_ms[i]
             creator_row = log.creator_rows[row]
             scratch[:, :] = 0.0
@@ -73,22 +73,38 @@ def _items(layout, videos, creators, log, events, known_at, reads, visible, cand
 
 @kernel
 def _watched(layout, records, log, events, starts, first):
-    """How many watches the records hold, and how many more are to come."""
+    """Count the watches in the records plus those of the events."""
     n = 0
     for a in range(records.shape[0]):
         n += min(int(records[a, layout.at_history]), layout.history)
-        for place in range(starts[first + a], starts[first + a + 1]):
-            i, kind = events[place] >> 1, events[place] & 1
+        for k in range(starts[first + a], starts[first + a + 1]):
+            i, kind = events[k] >> 1, events[k] & 1
             n += kind == OUTCOME and not is_nothing(kind, log.watch_ms[i], log.bits[i])
     return n
 
 
 @kernel
 def _viewers(
-    layout, records, log, places, pending, events, starts, known_at, reads, read_starts, first, visible, user, gap_s, candidate
+    layout,
+    records,
+    log,
+    positions,
+    pending,
+    events,
+    starts,
+    known_at,
+    reads,
+    read_starts,
+    first,
+    visible,
+    user,
+    gap_s,
+    candidate,
 ):
-    """Viewers `first`, ... through all their events, in place in `records`. What an impression reads goes to the row of its
-    place in the log, its history to the row of its place here."""
+    """Fold the events of the viewers from `first` on into `records`, in place.
+
+    The reads of an impression go to the row of its position in the log, its history to the row of its position in `reads`.
+    """
     n = _watched(layout, records, log, events, starts, first)
     video_rows, at, watch_ms, bits = np.empty(n, np.int32), np.empty(n), np.empty(n), np.empty(n, np.uint8)
     begin, end = read_starts[first], read_starts[first + records.shape[0]]
@@ -104,9 +120,9 @@ def _viewers(
             bits[w] = int(viewer[entry + 3])
             w += 1
         cursor, last = starts[first + a], starts[first + a + 1]
-        for place in range(read_starts[first + a], read_starts[first + a + 1] + 1):
-            reading = place < read_starts[first + a + 1]
-            until = visible[places[reads[place]]] if reading else np.inf
+        for k in range(read_starts[first + a], read_starts[first + a + 1] + 1):
+            reading = k < read_starts[first + a + 1]
+            until = visible[positions[reads[k]]] if reading else np.inf
             while cursor < last and known_at[cursor] < until:
                 i, kind = events[cursor] >> 1, events[cursor] & 1
                 row = log.video_rows[i]
@@ -119,15 +135,15 @@ def _viewers(
                     w += 1
                 cursor += 1
             if reading:
-                i = reads[place]
-                out, row, as_of = places[i] - pending, log.video_rows[i], log.time_ms[i]
+                i = reads[k]
+                out, row, as_of = positions[i] - pending, log.video_rows[i], log.time_ms[i]
                 scratch[:, :] = 0.0
                 gap_s[out] = read_counters(layout, viewer, as_of, scratch[0])
                 read_crosses(layout, viewer, as_of, log.creator_rows[row], log.tag_rows[row], scratch[1], scratch[2])
                 user[out] = scratch[0]
                 candidate[out, 2:] = scratch[1:]
-                history_at[place - begin] = w
-                history_len[place - begin] = min(int(viewer[layout.at_history]), layout.history)
+                history_at[k - begin] = w
+                history_len[k - begin] = min(int(viewer[layout.at_history]), layout.history)
     return video_rows, at, watch_ms, bits, history_at, history_len
 
 
@@ -140,56 +156,59 @@ def replay(
     videos: np.ndarray,
     creators: np.ndarray,
     load: Callable[[np.ndarray], np.ndarray],
-    out: AsOf | None,
+    out: ReadBuffers | None,
     pool: ThreadPoolExecutor,
     watched: int = 0,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, Watches]]:
-    """Fold the events of `log` known strictly before `until`; yields (viewers, their records, their watches) in the order of
-    the viewers' rows.
+    """Fold the events of `log` known strictly before `until`; yields (viewers, records, watches) in the order of viewer rows.
 
-    visible   (N,) float64: impression i sees what was known strictly before `visible[i]`, decayed to its own time; None reads
-              nothing
-    videos, creators   their records, folded in place
+    visible   (N,) float64: impression i sees events known strictly before `visible[i]`, decayed to its own time; None: no
+              reads
+    videos, creators   records, folded in place
     load      viewers' rows (n,) > a writable copy of their records (n, layout.viewer)
-    out       (N - log.pending) rows to be written
-    watched   what place the first of these watches has
+    out       buffers of N - log.pending rows
+    watched   position of the first of these watches
     """
     events, known_at = in_order(log.time_ms, log.known_at, until=until, pending=log.pending)
-    seen = np.zeros(0) if visible is None else visible
-    reads = log.pending + np.argsort(seen[log.pending :], kind="stable") if visible is not None else np.zeros(0, np.int64)
-    out = out or _nothing(layout)
-    items = pool.submit(_items, layout, videos, creators, log, events, known_at, reads, seen, out.candidate)
-    mine = ByViewer.of(log, events, known_at, reads)
+    visible_ms = np.zeros(0) if visible is None else visible
+    reads = log.pending + np.argsort(visible_ms[log.pending :], kind="stable") if visible is not None else np.zeros(0, np.int64)
+    out = out or _no_reads(layout)
+    items = pool.submit(_items, layout, videos, creators, log, events, known_at, reads, visible_ms, out.candidate)
+    by_viewer = ByViewer.of(log, events, known_at, reads)
 
     def folded(first: int, last: int):
-        records = load(mine.users[first:last])
+        records = load(by_viewer.users[first:last])
         return records, _viewers(
-            layout, records, mine.log, mine.places, log.pending, *mine.events, mine.known_at, *mine.reads, first, seen,
+            layout, records, by_viewer.log, by_viewer.positions, log.pending, *by_viewer.events, by_viewer.known_at,
+            *by_viewer.reads, first, visible_ms,
             out.user, out.gap_s, out.candidate,
         )  # fmt: skip
 
-    bounds = mine.chunks(CHUNK_ROWS, CHUNK_VIEWERS)
-    for (first, last), (records, found) in zip(bounds, _ahead(pool, folded, bounds), strict=True):
-        *columns, history_at, history_len = found
-        rows = mine.places[mine.reads.members[mine.reads.starts[first] : mine.reads.starts[last]]] - log.pending
+    bounds = by_viewer.chunks(CHUNK_ROWS, CHUNK_VIEWERS)
+    for (first, last), (records, output) in zip(bounds, _ahead(pool, folded, bounds), strict=True):
+        *columns, history_at, history_len = output
+        members = by_viewer.reads.members[by_viewer.reads.starts[first] : by_viewer.reads.starts[last]]
+        rows = by_viewer.positions[members] - log.pending
         out.history_at[rows], out.history_len[rows] = watched + history_at, history_len
         watched += len(columns[0])
-        yield mine.users[first:last], records, Watches(*columns)
+        yield by_viewer.users[first:last], records, Watches(*columns)
     items.result()
 
 
 def _ahead(pool: ThreadPoolExecutor, work: Callable, bounds: list[tuple[int, int]], most: int = 6) -> Iterator:
-    """`work` of each of `bounds`, in order, at most so many of them begun and not taken."""
-    begun = [pool.submit(work, *one) for one in bounds[:most]]
-    for one in [*bounds[most:], *[None] * len(begun)]:
-        yield begun.pop(0).result()
-        if one is not None:
-            begun.append(pool.submit(work, *one))
+    """Yield `work` of each of `bounds` in order, with at most `most` of them in flight."""
+    running = [pool.submit(work, *bound) for bound in bounds[:most]]
+    for bound in [*bounds[most:], *[None] * len(running)]:
+        yield running.pop(0).result()
+        if bound is not None:
+            running.append(pool.submit(work, *bound))
 
 
-def _nothing(layout: Layout) -> AsOf:
+def _no_reads(layout: Layout) -> ReadBuffers:
     none = np.zeros(0)
-    return AsOf(np.zeros((0, layout.block)), none, np.zeros((0, 4, layout.block)), np.zeros(0, np.int64), np.zeros(0, np.int16))
+    return ReadBuffers(
+        np.zeros((0, layout.block)), none, np.zeros((0, 4, layout.block)), np.zeros(0, np.int64), np.zeros(0, np.int16)
+    )
 
 
 def fold(layout: Layout, state: State, log: Log, until: float) -> None:
@@ -198,9 +217,9 @@ def fold(layout: Layout, state: State, log: Log, until: float) -> None:
 
 
 def read_all(layout: Layout, state: State, log: Log, visible: np.ndarray, until: float = np.inf) -> Reads:
-    """What every impression of `log` reads, in memory; `state` ends with its events folded that are known before `until`."""
+    """Read the state of every impression of `log`, in memory; folds its events known before `until` into `state`."""
     n = log.rows - log.pending
-    out = AsOf(
+    out = ReadBuffers(
         np.empty((n, layout.block)), np.empty(n), np.empty((n, 4, layout.block)), np.empty(n, np.int64), np.empty(n, np.int16)
     )
     watches = _in_memory(layout, state, log, until, visible, out)

@@ -1,4 +1,4 @@
-"""A log as the events that the fold takes, in its order, and grouped by viewer so that a record is touched once."""
+"""Order the events of a log for the fold, and group them by viewer so that each record is loaded once."""
 
 from typing import NamedTuple
 
@@ -9,9 +9,9 @@ from watchnext.kernels import kernel
 
 
 class Log(NamedTuple):
-    """A stretch of a log as arrays, one entry an impression (N,), plus what the fold reads of the catalogue.
+    """A partition of a log as arrays, one entry per impression (N,), plus the catalogue arrays that the fold reads.
 
-    The first `pending` impressions were shown before this stretch begins: only their outcomes are still to come.
+    The first `pending` impressions were shown before this partition: only their outcomes are still to be folded.
     """
 
     user_rows: np.ndarray  # int64
@@ -30,12 +30,12 @@ class Log(NamedTuple):
         return len(self.time_ms)
 
     def take(self, rows: np.ndarray, *, pending: int = 0) -> "Log":
-        """The impressions `rows`, in that order."""
+        """Select the impressions `rows`, in that order."""
         columns = {name: getattr(self, name)[rows] for name in PER_ROW}
         return self._replace(**columns, pending=pending)
 
     def after(self, earlier: "Log") -> "Log":
-        """This stretch with the impressions of `earlier`, whose outcomes are still to come, before it."""
+        """Prepend the impressions of `earlier`, whose outcomes are pending."""
         columns = {name: np.concatenate([getattr(earlier, name), getattr(self, name)]) for name in PER_ROW}
         return self._replace(**columns, pending=earlier.rows)
 
@@ -46,10 +46,11 @@ PER_ROW = ("user_rows", "video_rows", "time_ms", "known_at", "amounts", "watch_m
 def in_order(
     time_ms: np.ndarray, known_at: np.ndarray, *, until: float = np.inf, pending: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ids (E,) int64 of the events known strictly before `until`, as they fold, and when they were known (E,) float64.
+    """Return the ids (E,) int64 of the events known strictly before `until`, in the order of the fold, and their times (E,).
 
-    Impressions were shown at `time_ms` (N,), the first `pending` of them in an earlier stretch; their outcomes were `known_at`
-    (N,). Event 2i is impression i shown, 2i + 1 its outcome; ties fold by id.
+    time_ms   (N,) when the impressions were shown; the first `pending` of them in an earlier partition
+    known_at  (N,) when their outcomes were known
+    Event 2i is impression i shown, 2i + 1 its outcome; ties fold by id.
     """
     shown = pending + np.argsort(time_ms[pending:], kind="stable")
     shown = shown[: np.searchsorted(time_ms[shown], until, side="left")]
@@ -63,35 +64,35 @@ def _merged(shown, shown_at, outcomes, outcomes_at):
     ids = np.empty(shown.size + outcomes.size, np.int64)
     known_at = np.empty(ids.size)
     i, j = 0, 0
-    for place in range(ids.size):
+    for k in range(ids.size):
         shows = j >= outcomes.size
         if not shows and i < shown.size:
             a, b = 2 * shown[i] + SHOWN, 2 * outcomes[j] + OUTCOME
             shows = shown_at[i] < outcomes_at[j] or (shown_at[i] == outcomes_at[j] and a < b)
         if shows:
-            ids[place], known_at[place] = 2 * shown[i] + SHOWN, shown_at[i]
+            ids[k], known_at[k] = 2 * shown[i] + SHOWN, shown_at[i]
             i += 1
         else:
-            ids[place], known_at[place] = 2 * outcomes[j] + OUTCOME, outcomes_at[j]
+            ids[k], known_at[k] = 2 * outcomes[j] + OUTCOME, outcomes_at[j]
             j += 1
     return ids, known_at
 
 
 class Groups(NamedTuple):
-    """Things grouped by viewer, in their order within each: those of viewer a are `members[starts[a] : starts[a + 1]]`."""
+    """Indices grouped by viewer, in order within each group: `members[starts[a] : starts[a + 1]]` belong to viewer a."""
 
     members: np.ndarray
     starts: np.ndarray
 
 
 def grouped(keys: np.ndarray, groups: int) -> Groups:
-    """Numbers of the things with `keys` (n,) in [0, groups), by key; a stable counting sort."""
+    """Group the indices of `keys` (n,), values in [0, groups), by key with a stable counting sort."""
     starts = np.concatenate([[0], np.cumsum(np.bincount(keys, minlength=groups))])
-    return Groups(_placed(keys, starts[:-1].copy()), starts)
+    return Groups(_counting_sort(keys, starts[:-1].copy()), starts)
 
 
 @kernel
-def _placed(keys, free):
+def _counting_sort(keys, free):
     members = np.empty(keys.size, np.int64)
     for i in range(keys.size):
         key = keys[i]
@@ -101,17 +102,17 @@ def _placed(keys, free):
 
 
 class ByViewer(NamedTuple):
-    """A stretch of a log, rearranged so that everything of a viewer stands together.
+    """A partition of a log, rearranged so that the rows of a viewer are adjacent.
 
     users     (A,) rows of the viewers that occur, ascending
-    log       the impressions, viewer after viewer; `places` (N,) are their numbers in the log as it was
-    events    ids of the rearranged impressions' events, in the fold's order within a viewer, and when they were `known_at`
-    reads     numbers of the rearranged impressions that are read, in the order in which they see the log
+    log       the impressions, viewer by viewer; `positions` (N,) are their indices in the original log
+    events    ids of their events in fold order within a viewer, with their times `known_at`
+    reads     indices of the impressions that read the state, in the order in which they see the log
     """
 
     users: np.ndarray
     log: Log
-    places: np.ndarray
+    positions: np.ndarray
     rows: np.ndarray
     events: Groups
     known_at: np.ndarray
@@ -126,21 +127,21 @@ class ByViewer(NamedTuple):
         rows = grouped(viewers, len(users))
         rank = np.empty(log.rows, np.int64)
         rank[rows.members] = np.arange(log.rows)
-        mine = grouped(viewers[events >> 1], len(users))
-        theirs = grouped(viewers[reads], len(users))
-        chosen = events[mine.members]
+        by_viewer = grouped(viewers[events >> 1], len(users))
+        reads_by_viewer = grouped(viewers[reads], len(users))
+        chosen = events[by_viewer.members]
         return cls(
             users,
             log.take(rows.members),
             rows.members,
             rows.starts,
-            Groups(2 * rank[chosen >> 1] + (chosen & 1), mine.starts),
-            known_at[mine.members],
-            Groups(rank[reads[theirs.members]], theirs.starts),
+            Groups(2 * rank[chosen >> 1] + (chosen & 1), by_viewer.starts),
+            known_at[by_viewer.members],
+            Groups(rank[reads[reads_by_viewer.members]], reads_by_viewer.starts),
         )
 
     def chunks(self, rows: int, viewers: int) -> list[tuple[int, int]]:
-        """Ranges of viewers with about so many impressions, and at most so many viewers, each."""
+        """Return ranges of viewers, each with about `rows` impressions and at most `viewers` viewers."""
         bounds, first = [], 0
         while first < len(self.users):
             last = int(np.searchsorted(self.rows, self.rows[first] + rows, side="right")) - 1

@@ -1,6 +1,6 @@
-"""What a log looks like in numbers: aggregates of the canonical tables, for the data card.
+"""Figures of a log for the data card: aggregates of the canonical tables.
 
-Every figure is one lazy query whose result is small: memory grows with the number of users and videos, not of impressions.
+Every figure is one lazy query with a small result: memory grows with users and videos, not with impressions.
 """
 
 import json
@@ -11,18 +11,18 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from watchnext.data.card.distribution import Tail
+from watchnext.data.card.distribution import Distribution
 from watchnext.data.splits import SPLITS, TimeSplit
 from watchnext.data.tables import OUTCOMES, TABLES, DataError
 
-REPEAT_ROWS = 5_000_000  # impressions, about, that the repeat rate is counted on: their pairs are held in memory
+REPEAT_ROWS = 5_000_000  # impressions, about, in the repeat rate: their pairs are held in memory
 MOST_PERCENT = 500  # a watch ratio above 5 counts as 5
 HOUR_MS = 3_600_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
-    """The canonical tables of a data set, unread, with what the stage `tables` reported of them."""
+    """The lazy canonical tables of a data set, with the report of the tables stage."""
 
     name: str
     hash: str
@@ -32,7 +32,7 @@ class DataSet:
 
     @classmethod
     def read(cls, folder: Path, *, name: str, repair: str) -> "DataSet":
-        """From `<table>.parquet`, or folders `<table>/` of them, in `folder`. Raises DataError naming what is missing."""
+        """Read `<table>.parquet`, or folders `<table>/`, in `folder`. Raises DataError naming a missing file."""
         if not (folder / "report.json").exists():
             raise DataError(f"{folder / 'report.json'} is missing; run `{repair}`")
         report = json.loads((folder / "report.json").read_text())
@@ -41,7 +41,7 @@ class DataSet:
 
 
 def scan(folder: Path, table: str, *, repair: str) -> pl.LazyFrame:
-    """A table, unread; Hive's `date=...` gives the column `day` where the files lack it."""
+    """Scan a table; Hive's `date=...` gives the column `day` if the files lack it."""
     if (folder / f"{table}.parquet").exists():
         return pl.scan_parquet(folder / f"{table}.parquet")
     if not any((folder / table).glob("**/*.parquet")):
@@ -55,14 +55,16 @@ def scan(folder: Path, table: str, *, repair: str) -> pl.LazyFrame:
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """days      day, split (-1 none), impressions, outcomes (how many), watch_ms, unwatched, ascending
+    """Figures of a log.
+
+    days         day, split (-1 none), impressions, counts of outcomes, watch_ms, unwatched, ascending
     hours        (24,) impressions by local hour
-    percent      percent, impressions: of the video watched, whole percents, ascending; where its duration is known
-    users, videos  key, impressions, train, valid, test; each that has an impression
-    requests     how many; known since the tables are sorted by them
-    repeats      impressions that were looked at, and how many of them showed the user the video again
+    percent      percent, impressions: watched share of the video in whole percents, ascending; known durations only
+    users, videos  key, impressions, train, valid, test; only rows with an impression
+    requests     number of requests, counted from the sort order
+    repeats      impressions counted, and how many of them repeat a video to a user
     delay        seconds, impressions: whole seconds from request to outcome, ascending
-    rows         of each table
+    rows         rows of each table
     """
 
     days: pl.DataFrame
@@ -97,19 +99,19 @@ class Figures:
     def impressions(self) -> int:
         return self.rows["impressions"]
 
-    def tail(self, table: str) -> Tail:
-        """Of `users` or `videos`."""
-        return Tail(getattr(self, table)["impressions"].to_numpy())
+    def distribution(self, table: str) -> Distribution:
+        """Return the distribution of impressions over `users` or `videos`."""
+        return Distribution(getattr(self, table)["impressions"].to_numpy())
 
     def rate(self, outcome: str) -> float:
-        """Of the impressions; `unwatched` is an outcome too."""
+        """Return the rate of an outcome over all impressions; `unwatched` counts as an outcome."""
         return self.days[outcome].sum() / max(self.impressions, 1)
 
     def cold(self, table: str, split: str) -> float:
-        """Of the impressions of a split, the part whose user (or video) has no training impression; nan over nobody."""
+        """Return the share of a split's impressions whose user (or video) has no training impression; nan without rows."""
         counts = getattr(self, table)
-        unseen, everything = counts.filter(pl.col("train") == 0)[split].sum(), counts[split].sum()
-        return unseen / everything if everything else float("nan")
+        unseen, total = counts.filter(pl.col("train") == 0)[split].sum(), counts[split].sum()
+        return unseen / total if total else float("nan")
 
 
 def collected(frame: pl.LazyFrame) -> pl.DataFrame:
@@ -117,7 +119,7 @@ def collected(frame: pl.LazyFrame) -> pl.DataFrame:
 
 
 def counted(frame: pl.LazyFrame, value: pl.Expr, name: str) -> pl.DataFrame:
-    """Different values, ascending, and how many `impressions` have each; null aside."""
+    """Return the distinct values, ascending, with the number of `impressions` of each; null is left out."""
     found = collected(frame.select(value.alias(name)).drop_nulls().group_by(name).agg(pl.len().alias("impressions")))
     return found.sort(name)
 
@@ -156,7 +158,7 @@ def by_delay(impressions: pl.LazyFrame) -> pl.DataFrame:
 
 
 def repeats(impressions: pl.LazyFrame, users: pl.DataFrame) -> tuple[int, int]:
-    """On every k-th user, in the order of their ids."""
+    """Count repeats over every k-th user in order of ids."""
     every = max(1, -(-users["impressions"].sum() // REPEAT_ROWS))
     chosen = users["user_id"].gather_every(every)
     pairs = impressions.filter(pl.col("user_id").is_in(chosen.implode())).group_by("user_id", "video_id").agg(pl.len())

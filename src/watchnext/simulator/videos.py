@@ -1,8 +1,8 @@
 """The videos of the simulated platform, as an array of records. V videos, D taste dimensions.
 
 `latent` is a unit vector, `quality` standard normal, `buzz` the height and `peak_h` the age of the popularity's peak, `allowed`
-the regions as bits. A video's first tag is its taste cluster. Drawn in blocks of rows like the viewers; content vectors are
-made when written, as nothing else reads them.
+the regions as bits. A video's first tag is its taste cluster. Videos are drawn in blocks of rows like the viewers; content
+vectors are made on writing, because nothing else reads them.
 """
 
 import numpy as np
@@ -37,7 +37,7 @@ VIDEO = np.dtype(
 
 
 def draw_catalogue(seed: int, *, videos: int, creators: int, directions: np.ndarray, days: int, start_ms: int) -> np.ndarray:
-    """Half of the videos are uploaded during the period; one in thirty copies another video's content."""
+    """Draw the videos. Half are uploaded during the period; one in thirty copies another video's content."""
     rng = np.random.default_rng([seed, 4])
     makers = {
         "tag": rng.integers(len(directions), size=creators),  # a creator mostly makes videos of one tag, in one language
@@ -84,7 +84,7 @@ def _block(
 
 
 def _subjects(rng: np.random.Generator, home: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One to three tags a video, the creator's own first seven times in ten, and the weighted sum of their directions."""
+    """Draw one to three tags per video, 70% with the creator's tag first, and the weighted sum of their directions."""
     count = len(directions)
     first = np.where(rng.random(len(home)) < 0.7, home, rng.integers(count, size=len(home)))
     tags = np.stack([first, rng.integers(count, size=len(home)), rng.integers(count, size=len(home))], 1)
@@ -128,20 +128,20 @@ def video_table(videos: np.ndarray, seed: int, size: int, part: slice) -> pa.Tab
 
 
 def _lists(values: pa.Array, present: np.ndarray, missing: np.ndarray | None = None) -> pa.Array:
-    """A list a row of `present` (rows, places), whose true places `values` fill in turn; null where `missing`."""
+    """Build one list per row of `present` (rows, slots), filling true slots from `values` in turn; null if `missing`."""
     offsets = np.concatenate([[0], present.sum(axis=1).cumsum()]).astype(np.int32)
     return pa.ListArray.from_arrays(offsets, values, mask=None if missing is None else pa.array(missing))
 
 
 def _regions(within: np.ndarray) -> pa.Array:
-    """Where it may be shown, null for everywhere."""
+    """Build the lists of allowed regions, null for everywhere."""
     everywhere = within.all(axis=1)
     present = within & ~everywhere[:, None]
     return _lists(words(np.nonzero(present)[1], REGIONS), present, everywhere)
 
 
 def _content_vectors(latent: np.ndarray, seed: int, size: int, block: int) -> pa.Array:
-    """What an encoder would see of the content: a projection and noise, rounded to half precision; some are missing."""
+    """Draw content vectors: a projection of the latent plus noise, in half precision; some are missing."""
     projection = np.random.default_rng([seed, 6]).standard_normal((latent.shape[1], size)) / np.sqrt(size)
     rng = np.random.default_rng([seed, 7, block])
     seen = (latent @ projection + VECTOR_NOISE * rng.standard_normal((len(latent), size))).astype(np.float16)

@@ -1,6 +1,6 @@
 import numpy as np
 
-from watchnext.features.state import size as occupancy
+from watchnext.features.state import size
 from watchnext.features.state.fold import OUTCOME, SHOWN, Layout, fold_event
 from watchnext.features.state.size import used_bytes
 from watchnext.schema import StateSpec
@@ -50,7 +50,7 @@ def test_viewers_are_counted_one_by_one_in_any_number_of_chunks(monkeypatch):
             watched(viewers[row], number, creator=-1, tags=[-1, -1], watch_ms=1.0)
     expected = [8 * (ALWAYS + row * 5) for row in range(5)]
     assert used_bytes(LAYOUT, viewers).tolist() == expected
-    monkeypatch.setattr(occupancy, "ROWS", 2)
+    monkeypatch.setattr(size, "ROWS", 2)
     assert used_bytes(LAYOUT, viewers).tolist() == expected
     assert used_bytes(LAYOUT, viewers[:0]).tolist() == []
     assert used_bytes(LAYOUT, viewers).dtype == np.int64
