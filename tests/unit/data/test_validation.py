@@ -211,11 +211,11 @@ def test_the_committed_sample_is_sound():
 
 
 def test_a_missing_or_truncated_file_is_named_with_what_mends_it(tmp_path):
-    with pytest.raises(DataError, match=r"impressions\.parquet is missing; run `git checkout -- data`"):
+    with pytest.raises(DataError, match=r"impressions\.parquet is missing; run `python -m watchnext.data describe`"):
         CanonicalTables(root=str(tmp_path)).read()
     for name, frame in vars(tables()).items():
         frame.write_parquet(tmp_path / f"{name}.parquet")
     whole = (tmp_path / "videos.parquet").read_bytes()
     (tmp_path / "videos.parquet").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"videos\.parquet cannot be read.*git checkout"):
+    with pytest.raises(DataError, match=r"videos\.parquet cannot be read.*run `python -m watchnext.data describe`"):
         CanonicalTables(root=str(tmp_path)).read()

@@ -21,6 +21,7 @@ from watchnext.schema import FeatureSchema
 
 FORMS = {"Parquet": r"\.(parquet|parq|pq)$", "CSV": r"\.(csv|tsv)(\.gz|\.bz2|\.zst)?$"}
 INDEX = (UNNAMED, "__index_level_0__")  # row numbers that pandas writes by default
+SAMPLE, DESCRIBE = "git checkout -- data", "python -m watchnext.data describe"  # what repairs the sample, and any other log
 Types = Mapping[str, pl.DataType | None]  # column > type to read; None if none fits
 
 
@@ -92,12 +93,12 @@ class CanonicalTables:
         *,
         root: str,
         features: str | None = None,
-        repair: str = "git checkout -- data",
+        repair: str | None = None,
         numbers: Mapping[str, bool] = MappingProxyType({}),
     ):
         self.root = Path(root)
         self.schema = FeatureSchema.load(Path(features)) if features else FeatureSchema.from_mapping({})
-        self.repair, self.numbers = repair, numbers
+        self.repair, self.numbers = repair or (SAMPLE if self.root == Path("data") else DESCRIBE), numbers
 
     def by_day(self) -> dict[str, DayFiles] | None:
         """Return day > its files for impressions in daily Parquet folders; None for any other layout."""
