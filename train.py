@@ -1,6 +1,6 @@
-"""Train one model, tracked: `python train.py model=ranker trainer.max_epochs=1`. Every choice stands in conf/.
+"""Train one model, tracked: `python train.py model=ranker trainer.max_epochs=1`. All settings are in conf/.
 
-A training that was cut short goes on after its last whole epoch when the same command is given again.
+If training is interrupted, run the same command again: it resumes after the last completed epoch.
 """
 
 import sys
@@ -27,25 +27,25 @@ from watchnext.ranking.training import preset_fitting
 from watchnext.retrieval.towers.content import ContentModule
 from watchnext.schema import SchemaError
 
-Untrained = ContentModule | UnrankedModule  # nothing of them is fitted
+Untrained = ContentModule | UnrankedModule  # models without fitting
 UNFINISHED = Path("runs/checkpoints")
 
 
 def fit(
     config: DictConfig, run: tracking.Run, module: pl.LightningModule | preset_fitting.Fitted, kept: Checkpoints
 ) -> dict[str, float]:
-    """Fit, and measure on held-out days; Lightning logs every epoch's figures in the run."""
+    """Fit and evaluate on held-out days; Lightning logs the metrics of every epoch to the run."""
     trainer = tracked(partial(instantiate, config.trainer), model=config.model.name, run=run)
-    told = {"name": config.model.name, "seed": config.seed, "trainer": trainer, "checkpoints": kept}
+    settings = {"name": config.model.name, "seed": config.seed, "trainer": trainer, "checkpoints": kept}
     if isinstance(module, pl.LightningModule):
-        return fit_and_measure(module, instantiate(config.model.best), **told)
-    return preset_fitting.fit_and_measure(module, log=run.log_metrics, **told)
+        return fit_and_measure(module, instantiate(config.model.best), **settings)
+    return preset_fitting.fit_and_measure(module, log=run.log_metrics, **settings)
 
 
 def learned(
     config: DictConfig, run: tracking.Run, features: FeatureSet, kept: Checkpoints
 ) -> tuple[pl.LightningModule | preset_fitting.Fitted | Untrained, dict[str, float]]:
-    """The model and its figures. Where there is nothing to learn, the preset's `cold` stands in, if it has one."""
+    """Train the model and return it with its metrics. Without usable data, the preset's `cold` model replaces it, if any."""
     try:
         module = instantiate(config.model.module)(features=features)
         return module, module.figures if isinstance(module, Untrained) else fit(config, run, module, kept)
@@ -66,7 +66,7 @@ def write(
     found: dict,
     out: Path,
 ) -> None:
-    """The model and its figures, to `out` and into the run. Six digits: what lies behind them differs between processors."""
+    """Write the model and its metrics to `out` and to the run, rounded to six digits: further ones differ by processor."""
     with written_aside(out) as folder:
         module.save(folder)
         if "calibration" in config.model and not isinstance(module, Untrained):
@@ -84,16 +84,16 @@ def write(
 def main(config: DictConfig) -> None:
     name, whole = config.model.name, plain(config)
     out = Path(config.out or Path(HydraConfig.get().runtime.output_dir) / "model")
-    # Batches are made in this process, so their count is right; the other is Lightning's own affair with torch.
+    # One process makes the batches, so their count is right; the other warning is internal to Lightning and torch.
     warnings.filterwarnings("ignore", message=".*(IterableDataset` has `__len__`|treespec, LeafSpec).*")
     try:
         features = FeatureSet.load(Path(config.data.outputs) / "features")
         pl.seed_everything(config.seed, workers=True, verbose=False)
-        what = {key: whole[key] for key in ("model", "trainer", "seed")} | {"features": features.report}
-        what["code"] = preset_fitting.code_of_preset(whole["model"])
+        description = {key: whole[key] for key in ("model", "trainer", "seed")} | {"features": features.report}
+        description["code"] = preset_fitting.code_of_preset(whole["model"])
         tags = {"data": config.data.name} | features.provenance
         with (
-            unfinished(UNFINISHED, name, what) as kept,
+            unfinished(UNFINISHED, name, description) as kept,
             tracking.start_run(name, config=whole, tags=tags, continues=kept.run) as run,
         ):
             kept.run = run.id
@@ -106,5 +106,5 @@ def main(config: DictConfig) -> None:
 
 if __name__ == "__main__":
     if not any(argument.startswith("-") for argument in sys.argv[1:]):
-        composed(sys.argv[1:])  # names a misspelt key together with the right ones, which Hydra's own door does not
+        composed(sys.argv[1:])  # reports misspelt keys with the correct ones, unlike Hydra
     main()

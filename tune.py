@@ -1,8 +1,8 @@
 """Tune one model, tracked: `python tune.py model=ranker tune.trials=20`, and any key=value of `train.py`.
 
-Settings are drawn from the space of conf/tune/<model>.yaml and judged by validation days alone; test days are not read. What
-was cut short, even by `kill -9`, goes on when the same command is given again, and so does a search with a larger budget. The
-last line is the command that trains the best setting; it also stands in best.txt beside the study, below `runs/tuning/`.
+Settings are drawn from the space of conf/tune/<model>.yaml and evaluated on validation days; test days are not read. If a
+search is interrupted, even by `kill -9`, run the same command again to resume; a larger budget extends a finished search. The
+last line is the command that trains the best setting; it is also written to best.txt in the study folder below `runs/tuning/`.
 """
 
 import logging
@@ -32,10 +32,10 @@ STUDIES, MOST = Path("runs/tuning"), 20
 
 
 def reached(config: DictConfig, features: FeatureSet, run: tracking.Run, trial: Trial) -> float:
-    """Train as train.py does; the figure of the best epoch, or of the whole fit where there are no epochs."""
+    """Train like train.py; return the metric of the best epoch, or of the whole fit for models without epochs."""
     pl.seed_everything(config.seed, workers=True, verbose=False)
     module = instantiate(config.model.module)(features=features)
-    told = {"name": config.model.name, "seed": config.seed}
+    settings = {"name": config.model.name, "seed": config.seed}
     trainer = partial(tracked, partial(instantiate, config.trainer), model=config.model.name, run=run)
     if isinstance(module, pl.LightningModule):
         best = instantiate(config.model.best)
@@ -43,13 +43,13 @@ def reached(config: DictConfig, features: FeatureSet, run: tracking.Run, trial: 
         def report(trainer: pl.Trainer, _: pl.LightningModule) -> None:
             trial.report(float(trainer.callback_metrics[best.monitor]), trainer.current_epoch)
 
-        fit_network(module, best, trainer=trainer(along=(LambdaCallback(on_validation_end=report),)), **told)
+        fit_network(module, best, trainer=trainer(along=(LambdaCallback(on_validation_end=report),)), **settings)
         return best.best
-    return fitted(module, config.tune.monitor, run, trial, trainer=trainer(), **told)
+    return fitted(module, config.tune.monitor, run, trial, trainer=trainer(), **settings)
 
 
-def fitted(module: preset_fitting.Fitted, monitor: str, run: tracking.Run, trial: Trial, **told) -> float:
-    """The figure `monitor` of trees or a committee; trees are watched by the loss of its head."""
+def fitted(module: preset_fitting.Fitted, monitor: str, run: tracking.Run, trial: Trial, **settings) -> float:
+    """Fit trees or an ensemble and return the metric `monitor`; trees report the loss of its head for pruning."""
     head = next((name for name in TARGETS if monitor.endswith(name)), None)
 
     def log(values: dict[str, float], step: int) -> None:
@@ -58,7 +58,7 @@ def fitted(module: preset_fitting.Fitted, monitor: str, run: tracking.Run, trial
         if loss is not None and not isinstance(module, EnsembleModule):
             trial.report(-loss, step)
 
-    preset_fitting.fit(module, None, log=log, **told)
+    preset_fitting.fit(module, None, log=log, **settings)
     found = preset_fitting.held_out(module, "valid")
     if monitor not in found:
         raise ValueError(f"tune.monitor is {monitor!r}, expected one of {', '.join(found)}")
@@ -67,18 +67,18 @@ def fitted(module: preset_fitting.Fitted, monitor: str, run: tracking.Run, trial
 
 
 def searched(config: DictConfig, words: list[str], features: FeatureSet, study: Study) -> None:
-    """Try settings until the budget is spent; each is a run below the study's."""
+    """Run trials until the budget is spent; each is a child run of the study."""
     name, tags = config.model.name, {"data": config.data.name} | features.provenance
     with tracking.start_run(f"tune {name}", config=plain(config), tags=tags, continues=study.run) as parent:
         study.run = parent.id
         for trial in study.trials(config.tune.trials, config.tune.seconds):
-            own, number = composed([*words, *trial.overrides]), len(study.ended)
-            run_of = {"config": plain(own), "tags": tags, "continues": trial.run, "parent": parent}
+            trial_config, number = composed([*words, *trial.overrides]), len(study.ended)
+            run_of = {"config": plain(trial_config), "tags": tags, "continues": trial.run, "parent": parent}
             with tracking.start_run(f"{name} {number}", **run_of) as run:
                 trial.run = run.id
-                said = trial.ends(partial(reached, own, features, run, trial))
-                run.set_tag("ended", said)
-            print(f"trial {number + 1} of {config.tune.trials}: {said}  {' '.join(trial.overrides)}", flush=True)
+                outcome = trial.ends(partial(reached, trial_config, features, run, trial))
+                run.set_tag("ended", outcome)
+            print(f"trial {number + 1} of {config.tune.trials}: {outcome}  {' '.join(trial.overrides)}", flush=True)
         parent.log_metrics({"best": study.best[0]})
 
 
@@ -86,18 +86,18 @@ def tune(words: list[str]) -> None:
     config = composed(words)
     if "space" not in config.get("tune", {}):
         spaces = sorted(path.stem for path in Path("conf/tune").glob("*.yaml") if path.stem != "default")
-        raise ValueError(f"nothing says what to vary of this model: there is conf/tune for {', '.join(spaces)}; add a file")
+        raise ValueError(f"conf/tune has no search space for {config.model.name}, only for {', '.join(spaces)}; add a file")
     whole, features = plain(config), FeatureSet.load(Path(config.data.outputs) / "features")
     for split in ("train", "valid"):
         if not len(features.rows(split)):
             raise NothingToLearnError(f"there are no {split} impressions; check data.split")
     space = space_of(whole["tune"]["space"])
-    composed([*words, *overrides_of(dict.fromkeys(space))])  # names a misspelt key together with the right ones
+    composed([*words, *overrides_of(dict.fromkeys(space))])  # reports misspelt keys with the correct ones
     first = {key: plain_of(config, key) for key in space}
-    what = {key: whole[key] for key in ("model", "trainer", "seed")} | {"features": features.report}
-    what["code"] = preset_fitting.code_of_preset(whole["model"])
-    what["tune"] = {key: value for key, value in whole["tune"].items() if key not in ("trials", "seconds")}
-    with described_folder(STUDIES, config.model.name, what, most=MOST) as folder:
+    description = {key: whole[key] for key in ("model", "trainer", "seed")} | {"features": features.report}
+    description["code"] = preset_fitting.code_of_preset(whole["model"])
+    description["tune"] = {key: value for key, value in whole["tune"].items() if key not in ("trials", "seconds")}
+    with described_folder(STUDIES, config.model.name, description, most=MOST) as folder:
         rules = {key: config.tune[key] for key in ("startup", "warmup")}
         study = Study(folder, space=space, first=first, seed=config.seed, **rules)
         searched(config, words, features, study)
@@ -116,7 +116,7 @@ def plain_of(config: DictConfig, key: str) -> object:
 if __name__ == "__main__":
     if {"-h", "--help"} & set(sys.argv[1:]):
         sys.exit(print(__doc__))
-    # Batches are made in this process, so their count is right; the other is Lightning's own affair with torch.
+    # One process makes the batches, so their count is right; the other warning is internal to Lightning and torch.
     warnings.filterwarnings("ignore", message=".*(IterableDataset` has `__len__`|treespec, LeafSpec).*")
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     try:

@@ -6,7 +6,7 @@ which nothing is chosen (`--held-out valid` gives those of the validation days, 
 
 GAUC weighs viewers with both labels by their positives; nDCG@5 averages over all viewers, 0 where none is positive.
 `rows_per_s` is impressions scored a second, encoding included; `train_s` all of the fit. With several seeds figures are means,
-`seeds` lists each, and Parquet holds the mean score. `ranker` is a committee that has such trees as `xgboost` among its
+`seeds` lists each, and Parquet holds the mean score. `ranker` is an ensemble that has such trees as `xgboost` among its
 members; `over_xgboost` is what it gains on them: mean over seeds, 95% of 1,000 resamples of viewers.
 """
 
@@ -65,7 +65,7 @@ def build(config: DictConfig, work: Path, valid_start: date, test_start: date) -
 
 
 def trained(config: DictConfig, features: FeatureSet, seed: int) -> torch.nn.Module:
-    """The fitted network, trees or committee of one preset."""
+    """The fitted network, trees or ensemble of one preset."""
     module = fitted(features=features, seed=seed, **training_of(config))
     for name, value in getattr(module, "figures", {}).items():
         if name.endswith("long_view"):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.rendering import tables as made
+from benchmarks.rendering import tables
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = "sample"  # outputs/metrics/*.json, which git carries; every other name is a file in benchmarks/results/
@@ -68,7 +68,7 @@ class Block:
     """A table: its maker, the records it is made of, and the seed and regime of its figures. `always` shows the table without a
     record too."""
 
-    made: Callable[[made.Figures], str]
+    made: Callable[[tables.Figures], str]
     records: tuple[str, ...]
     about: str = "seed 0"
     always: bool = False
@@ -113,14 +113,14 @@ def _where(found: Mapping) -> str:
 def _pipeline(record: str, prefix: str, regime: str) -> dict[str, Block]:
     """The tables that one run of the pipeline fills."""
     of = {
-        "funnel": (made.funnel, regime),
-        "lost": (made.lost, regime),
-        "sources": (made.sources, regime),
-        "slices": (made.slices, regime),
-        "gain": (made.gain, regime),
-        "ranking": (made.ranking, "seed 0; the state as named"),
-        "seconds": (made.seconds, "seed 0; the state as named"),
-        "parts": (made.parts, regime),
+        "funnel": (tables.funnel, regime),
+        "lost": (tables.lost, regime),
+        "sources": (tables.sources, regime),
+        "slices": (tables.slices, regime),
+        "gain": (tables.gain, regime),
+        "ranking": (tables.ranking, "seed 0; the state as named"),
+        "seconds": (tables.seconds, "seed 0; the state as named"),
+        "parts": (tables.parts, regime),
     }
     return {f"{prefix}-{name}": Block(maker, (record,), about) for name, (maker, about) in of.items()}
 
@@ -130,26 +130,28 @@ FOR_VALID = "seeds 0 to 2, streaming state, validation days"
 BLOCKS = {
     **_pipeline(SAMPLE, "sample", STREAMING),
     **_pipeline("pipeline-kuairand", "kuairand", STREAMING),
-    "summary": Block(made.summary, (SAMPLE, "pipeline-kuairand"), STREAMING),
-    "commands": Block(made.commands, ("pipeline", "suite"), "", always=True),
-    "rankings": Block(made.rankings, ("ranking", "ranking-others"), "streaming state, test days, mean ± deviation over seeds"),
-    "ranking-gain": Block(made.ranking_gain, ("ranking",), "mean of 5 seeds, 1,000 resamples of viewers"),
-    "variants": Block(made.rankings, ("ranking-variants",), FOR_VALID),
-    "framing": Block(made.framing, ("framing",), FOR_VALID),
-    "framing-kuairand": Block(made.framing, ("framing-kuairand",), FOR_VALID),
-    "watch-time": Block(made.watch_time, ("framing",), FOR_VALID),
-    "watch-time-kuairand": Block(made.watch_time, ("framing-kuairand",), FOR_VALID),
-    "importance": Block(made.importance, ("inputs",), "seed 0, validation days, mean ± deviation over permutations"),
-    "learning-curve": Block(made.learning_curve, ("inputs",), "`model=dcn`, validation days, mean ± deviation over seeds"),
-    "debias": Block(made.debias, ("debias",), "seeds 0 to 2 of training, one log; streaming state"),
-    "true-best": Block(made.true_best, ("true_best",), "seed 0, streaming state, mean ± twice the standard error"),
-    "toys": Block(made.toys, ("retrieval-0", "retrieval-1", "retrieval-2"), "mean ± deviation over seeds"),
-    "toys-gain": Block(made.toys_gain, ("retrieval-0", "retrieval-1", "retrieval-2"), "viewers resampled in pairs"),
-    "cold-start": Block(made.cold_start, ("cold_start",), STREAMING),
-    "worlds": Block(made.worlds, ("worlds",), "seed 0"),
-    "capacity": Block(made.capacity, ("serving", "features-20m", "index-10m"), "arithmetic on these measurements"),
+    "summary": Block(tables.summary, (SAMPLE, "pipeline-kuairand"), STREAMING),
+    "commands": Block(tables.commands, ("pipeline", "suite"), "", always=True),
+    "rankings": Block(
+        tables.rankings, ("ranking", "ranking-others"), "streaming state, test days, mean ± deviation over seeds"
+    ),
+    "ranking-gain": Block(tables.ranking_gain, ("ranking",), "mean of 5 seeds, 1,000 resamples of viewers"),
+    "variants": Block(tables.rankings, ("ranking-variants",), FOR_VALID),
+    "framing": Block(tables.framing, ("framing",), FOR_VALID),
+    "framing-kuairand": Block(tables.framing, ("framing-kuairand",), FOR_VALID),
+    "watch-time": Block(tables.watch_time, ("framing",), FOR_VALID),
+    "watch-time-kuairand": Block(tables.watch_time, ("framing-kuairand",), FOR_VALID),
+    "importance": Block(tables.importance, ("inputs",), "seed 0, validation days, mean ± deviation over permutations"),
+    "learning-curve": Block(tables.learning_curve, ("inputs",), "`model=dcn`, validation days, mean ± deviation over seeds"),
+    "debias": Block(tables.debias, ("debias",), "seeds 0 to 2 of training, one log; streaming state"),
+    "true-best": Block(tables.true_best, ("true_best",), "seed 0, streaming state, mean ± twice the standard error"),
+    "toys": Block(tables.toys, ("retrieval-0", "retrieval-1", "retrieval-2"), "mean ± deviation over seeds"),
+    "toys-gain": Block(tables.toys_gain, ("retrieval-0", "retrieval-1", "retrieval-2"), "viewers resampled in pairs"),
+    "cold-start": Block(tables.cold_start, ("cold_start",), STREAMING),
+    "worlds": Block(tables.worlds, ("worlds",), "seed 0"),
+    "capacity": Block(tables.capacity, ("serving", "features-20m", "index-10m"), "arithmetic on these measurements"),
     "features": Block(
-        made.columns(
+        tables.columns(
             {
                 "impressions a second": lambda f: f["impressions_per_s"],
                 "ns an impression, start-up left out": lambda f: f["ns_per_impression"],
@@ -162,7 +164,7 @@ BLOCKS = {
         ("features-2m", "features-20m", "features-60m"),
     ),
     "index": Block(
-        made.columns(
+        tables.columns(
             {
                 "recall@500": lambda f: f["recall@500"],
                 "p50, ms": lambda f: f["p50_ms"],
@@ -181,7 +183,7 @@ BLOCKS = {
         "seed 0; searching has one core",
     ),
     "training": Block(
-        made.columns(
+        tables.columns(
             {
                 "watches": lambda f: f["watches"],
                 "examples a second": lambda f: f["examples_per_s"],
@@ -194,7 +196,7 @@ BLOCKS = {
         ("training",),
     ),
     "tables": Block(
-        made.columns(
+        tables.columns(
             {
                 f"{kind.replace('_', ' ')}: {title}": lambda f, kind=kind, of=of: of(f).get(kind)
                 for kind in ("full", "quotient_remainder", "hashed")
@@ -208,7 +210,7 @@ BLOCKS = {
         ("tables",),
     ),
     "world": Block(
-        made.columns(
+        tables.columns(
             {
                 "impressions": lambda f: f["impressions"],
                 "impressions a second": lambda f: f["impressions_per_s"],
@@ -219,7 +221,7 @@ BLOCKS = {
         ("world",),
     ),
     "scoring": Block(
-        made.columns(
+        tables.columns(
             {
                 f"{kind}: {title}": lambda f, kind=kind, key=key: (f.get(kind) or {}).get(key)
                 for kind in ("f32", "bf16")
@@ -235,7 +237,7 @@ BLOCKS = {
         "seed 0; one core",
     ),
     "serving": Block(
-        made.columns(
+        tables.columns(
             {
                 "videos": lambda f: f["videos"],
                 "p50, ms": lambda f: f["p50_ms"],
@@ -256,7 +258,7 @@ BLOCKS = {
         "one request after another, without HTTP",
     ),
     "ranker-training": Block(
-        made.columns(
+        tables.columns(
             {
                 "impressions a second": lambda f: f["rows_per_s"],
                 "impressions a CPU second": lambda f: f["rows_per_cpu_s"],

@@ -1,1 +1,1 @@
-"""Layers that several models use, and their way out of torch: embeddings, cross and deep layers, attention, exported graphs."""
+"""Layers, training loop, checkpoints and export shared by retrieval and ranking networks."""

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from watchnext.features.encode.encodings import InputSizes
 from watchnext.nn.embeddings import VideoFeatures
 
-FAR = -1e9  # logit of a place that holds nothing
+FAR = -1e9  # logit of an empty or masked position
 
 
 class History(nn.Module):
-    """Watches as vectors (B, H, dimension): what was watched, plus how (gap, seconds, outcomes). Empty places are zeros."""
+    """Encode watches as vectors (B, H, dimension): video features plus gap, seconds and outcomes. Empty positions are zeros."""
 
     def __init__(self, *, sizes: InputSizes, videos: VideoFeatures, dimension: int) -> None:
         super().__init__()
@@ -26,8 +26,7 @@ class History(nn.Module):
 
 
 class PooledAttention(nn.Module):
-    """One vector of a history by attention from a query: (B, Q), (B, H, D), mask (B, H) > (B, D); the bias alone for an empty
-    one."""
+    """Pool a history by attention from a query: (B, Q), (B, H, D), mask (B, H) > (B, D). An empty history gives the bias."""
 
     def __init__(self, *, query: int, dimension: int, heads: int) -> None:
         super().__init__()
@@ -48,9 +47,8 @@ class PooledAttention(nn.Module):
 
 
 class InterestAttention(nn.Module):
-    """Several vectors of a history, one an interest: (B, H, D), mask (B, H) > (B, K, D), each by attention from a query that is
-    learned (ComiRec-SA, Cen et al., KDD 2020). Deviation: each interest has a vector to start from, which is all that an empty
-    history leaves of it."""
+    """Pool a history into K interests: (B, H, D), mask (B, H) > (B, K, D), each by attention from a learned query (ComiRec-SA,
+    Cen et al., KDD 2020). Deviation: each interest has a learned offset, which is its value for an empty history."""
 
     def __init__(self, *, dimension: int, interests: int) -> None:
         super().__init__()
@@ -65,7 +63,7 @@ class InterestAttention(nn.Module):
 
 
 class TargetAttention(nn.Module):
-    """DIN (Zhou et al., KDD 2018): the history as this candidate sees it.
+    """Pool a history by attention from each candidate (DIN, Zhou et al., KDD 2018).
 
     (C, D) candidates, (B, H, D) history with B = C or B = 1 (one viewer), mask (B, H) > (C, D). The activation unit is an MLP
     over history, candidate and their product; deviation: ReLU instead of Dice, so that one row and a batch agree.
@@ -73,7 +71,7 @@ class TargetAttention(nn.Module):
 
     def __init__(self, *, dimension: int, hidden: int) -> None:
         super().__init__()
-        # The unit's first layer is split by input, so that the viewer's part is computed once, not once a candidate.
+        # The first layer is split by input: the viewer's part is computed once per request, not once per candidate.
         self.of_history = nn.Linear(dimension, hidden)
         self.of_candidate = nn.Linear(dimension, hidden, bias=False)
         self.of_product = nn.Linear(dimension, hidden, bias=False)
@@ -81,7 +79,7 @@ class TargetAttention(nn.Module):
         self.weigh = nn.Linear(hidden, 1)
 
     def forward(self, candidate: Tensor, history: Tensor, mask: Tensor) -> Tensor:
-        # An exported graph is asked for one viewer; a trace cannot decide it by the shape.
+        # An exported network always serves one viewer; a trace cannot branch on the shape.
         hidden = (self._of_one_viewer if torch.jit.is_tracing() else self._of_each)(candidate, history)
         weights = self.weigh(self.activate(hidden)).squeeze(-1) * mask
         # Not a softmax: as in DIN, the strength of interest may grow with the number of related watches.
@@ -92,27 +90,27 @@ class TargetAttention(nn.Module):
         return self.of_history(history) + self.of_candidate(target) + self.of_product(history * target)
 
     def _of_one_viewer(self, candidate: Tensor, history: Tensor) -> Tensor:
-        """The same, with what is linear in the candidate as one matrix a watch, so that a candidate costs one product."""
+        """Compute `_of_each` for one viewer: terms linear in the candidate form one matrix per watch."""
         matrices = self.of_candidate.weight + self.of_product.weight * history[0].unsqueeze(1)  # (H, hidden, D)
         hidden = candidate @ matrices.flatten(0, 1).T + self.of_history(history).flatten(1)
         return hidden.unflatten(1, (history.shape[1], -1))
 
 
 class ContentAffinity(nn.Module):
-    """How alike a candidate's content is to what was watched, with nothing to learn: (C, history values + 1).
+    """Similarity of a candidate's content to the watched videos, without parameters: (C, history values + 1).
 
     Mean over the history of the cosine of content vectors, plain and weighted by each history value (gap, seconds, outcomes).
     (C, V) candidate vectors, (B, H, V) history vectors, (B, H, values), mask (B, H), B = C or 1. A missing vector counts as 0.
     """
 
     def forward(self, candidate: Tensor, history: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        # The last column says whether the vector is there; it is no direction.
+        # The last column flags a present vector and is not part of the direction.
         cosine = _by_viewer(candidate[:, :-1], history[..., :-1].transpose(1, 2)) * mask
         weighted = torch.cat([cosine.sum(1, keepdim=True), _by_viewer(cosine, values)], dim=-1)
         return weighted / mask.sum(-1, keepdim=True).clamp(min=1.0)
 
 
 def _by_viewer(rows: Tensor, matrices: Tensor) -> Tensor:
-    """(C, M) rows times the matrix (B, M, N) of their viewer, B = C or 1: (C, N). A product of matrices, as one that is written
-    out walks over (C, M, N) numbers."""
+    """Multiply (C, M) rows by the matrix (B, M, N) of their viewer, B = C or 1: (C, N). A batched matrix product avoids an
+    intermediate of (C, M, N) numbers."""
     return (rows.unsqueeze(1) @ matrices).squeeze(1)

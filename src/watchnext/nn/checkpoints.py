@@ -1,4 +1,4 @@
-"""Trainings that were cut short: where each stood after its last epoch, in a folder that a finished training removes."""
+"""Checkpoints of interrupted trainings: one folder per training, written after each epoch, removed when training ends."""
 
 import hashlib
 import json
@@ -12,12 +12,12 @@ from filelock import FileLock, Timeout
 
 from watchnext.files import sha256_of, synced
 
-KEPT = 3  # unfinished trainings; a checkpoint is about four times the size of its network
-NAMED = 3  # differences that a message names
+KEPT = 3  # interrupted trainings to keep; a checkpoint is about four times the size of its network
+LISTED = 3  # changed settings listed in a message
 
 
 class Checkpoints:
-    """The folder of one unfinished training: `run`, the id that it is tracked under, and a file a network, the last epoch's."""
+    """Folder of one interrupted training: the tracking id `run`, and the last checkpoint of each network."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
@@ -31,8 +31,7 @@ class Checkpoints:
         (self.folder / "run").write_text(id)
 
     def write(self, name: str, epoch: int, save: Callable[[Path], None]) -> None:
-        """What `save` writes takes the place of the epoch before. The file's name holds its digest: a flipped byte in it would
-        be loaded without a word."""
+        """Replace the previous epoch's checkpoint. The file name holds a digest, so that damage is detected before loading."""
         aside = self.folder / f".{name}.aside"
         save(aside)
         synced(aside)
@@ -43,12 +42,12 @@ class Checkpoints:
             path.unlink()
 
     def latest(self, name: str) -> Path | None:
-        """The last epoch that was written of `name`, None before the first; one that was damaged is removed. Says which."""
+        """Path of the newest intact checkpoint of `name`, or None. Damaged ones are removed. Prints the choice."""
         for epoch, path in reversed(self._epochs(name)):
             if sha256_of(path)[:16] == path.name.split(".")[-2]:
                 print(f"resumed after epoch {epoch} from {path}", flush=True)
                 return path
-            print(f"{path} is not what was written, so it is left out", flush=True)
+            print(f"{path} is damaged (digest mismatch) and was removed", flush=True)
             path.unlink()
         return None
 
@@ -57,42 +56,41 @@ class Checkpoints:
 
 
 @contextmanager
-def described_folder(root: Path, name: str, what: Mapping, *, most: int) -> Iterator[Path]:
-    """The folder of the work on `name` that `what` describes, JSON-ready, on this machine: the next work on the
-    very same finds it again, until `most` newer ones were begun.
+def described_folder(root: Path, name: str, settings: Mapping, *, most: int) -> Iterator[Path]:
+    """Open the work folder for `name` under these JSON-ready `settings` on this machine.
 
-    Raises ValueError where another process works in it.
+    The same name and settings give the same folder again, until `most` newer folders exist. Raises ValueError if another
+    process holds it.
     """
-    what = {**what, **surroundings()}
-    told = json.dumps(what, indent=1, sort_keys=True)
-    folder = Path(root) / f"{name}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
+    settings = {**settings, **surroundings()}
+    text = json.dumps(settings, indent=1, sort_keys=True)
+    folder = Path(root) / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     if not folder.exists() and (other := _others(folder, f"{name}-")):
         was = json.loads((other[-1] / "what.json").read_text())
-        print(f"not resumed from {other[-1]}, which has another {_named(list(differing(was, what)))}", flush=True)
+        print(f"not resumed from {other[-1]}: {_listed(list(differing(was, settings)))} changed", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     with _held(folder):
-        (folder / "what.json").write_text(told)
+        (folder / "what.json").write_text(text)
         _bounded(folder, most)
         yield folder
 
 
 @contextmanager
-def unfinished(root: Path, name: str, what: Mapping) -> Iterator[Checkpoints]:
-    """The checkpoints of the training of `name` that `what` describes, as in `described_folder`. They are removed where the
-    block ends well, and otherwise kept for the next one of the very same."""
-    with described_folder(root, name, what, most=KEPT) as folder:
+def unfinished(root: Path, name: str, settings: Mapping) -> Iterator[Checkpoints]:
+    """Open the checkpoints of a training, see `described_folder`. Success removes them; an error keeps them for a resume."""
+    with described_folder(root, name, settings, most=KEPT) as folder:
         yield Checkpoints(folder)
         shutil.rmtree(folder)
 
 
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
-    """One process at a time; the lock ends with it, however it ends."""
+    """Lock the folder for this process; the lock is released even if the process is killed."""
     lock = FileLock(folder / "lock", timeout=0)
     try:
         lock.acquire()
     except Timeout:
-        raise ValueError(f"another process trains this very model, see {folder}; wait for it or stop it") from None
+        raise ValueError(f"another process is training this model in {folder}; wait for it or stop it") from None
     try:
         yield
     finally:
@@ -100,13 +98,13 @@ def _held(folder: Path) -> Iterator[None]:
 
 
 def surroundings() -> dict:
-    """What besides configuration, data and code decides the last bits of what is trained."""
+    """Return the parts of the environment that change the last bits of trained weights."""
     machine = {"torch": torch.__version__, "processor": torch.backends.cpu.get_cpu_capability()}
     return {**machine, "threads": torch.get_num_threads()}
 
 
 def differing(first: Mapping, second: Mapping, prefix: str = "") -> Iterator[str]:
-    """Dotted keys of what is not the same in nested mappings."""
+    """Yield the dotted keys whose values differ between two nested mappings."""
     for key in sorted({*first, *second}):
         one, two = first.get(key), second.get(key)
         if isinstance(one, Mapping) and isinstance(two, Mapping):
@@ -115,18 +113,18 @@ def differing(first: Mapping, second: Mapping, prefix: str = "") -> Iterator[str
             yield f"{prefix}{key}"
 
 
-def _named(keys: list[str]) -> str:
-    return ", ".join(keys[:NAMED]) + (f" and {len(keys) - NAMED} more" if len(keys) > NAMED else "")
+def _listed(keys: list[str]) -> str:
+    return ", ".join(keys[:LISTED]) + (f" and {len(keys) - LISTED} more" if len(keys) > LISTED else "")
 
 
 def _others(folder: Path, prefix: str = "") -> list[Path]:
-    """The folders beside `folder`, the one that was written last at the end."""
-    found = [path.parent for path in folder.parent.glob(f"{prefix}*/what.json") if path.parent != folder]
-    return sorted(found, key=lambda path: path.stat().st_mtime_ns)
+    """List sibling folders of `folder`, most recently written last."""
+    folders = [path.parent for path in folder.parent.glob(f"{prefix}*/what.json") if path.parent != folder]
+    return sorted(folders, key=lambda path: path.stat().st_mtime_ns)
 
 
 def _bounded(folder: Path, most: int) -> None:
-    """Remove the oldest folders above `most`, those in use aside."""
+    """Remove the oldest sibling folders beyond `most`, except those in use."""
     for other in _others(folder)[: -(most - 1)]:
         try:
             with FileLock(other / "lock", timeout=0):

@@ -1,4 +1,4 @@
-"""Codes and values > vectors."""
+"""Embed codes, tags and values as vectors."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -11,32 +11,32 @@ from watchnext.nn.id_tables import FULL, Table
 
 
 class IdDropout(nn.Module):
-    """In training, the code at `place` of codes (..., F) becomes 0 (unknown) with this probability, row by row, so that a model
-    learns to do without an id (DropoutNet, Volkovs et al., NeurIPS 2017). `place` null leaves the codes as they are."""
+    """Replace the code in `column` of codes (..., F) by 0 (unknown) at random, per row, in training, so that a model learns to
+    work without an id (DropoutNet, Volkovs et al., NeurIPS 2017). With `column` None, codes pass unchanged."""
 
-    def __init__(self, *, place: int | None, probability: float) -> None:
+    def __init__(self, *, column: int | None, probability: float) -> None:
         super().__init__()
         if not 0.0 <= probability < 1.0:
             raise ValueError(f"id dropout is {probability}, expected at least 0 and below 1")
-        self.place, self.probability = place, probability
+        self.column, self.probability = column, probability
 
     def forward(self, codes: Tensor) -> Tensor:
-        if not self.training or self.place is None or not self.probability:
+        if not self.training or self.column is None or not self.probability:
             return codes
         codes = codes.clone()
-        codes[..., self.place] *= torch.rand(codes.shape[:-1], device=codes.device) >= self.probability
+        codes[..., self.column] *= torch.rand(codes.shape[:-1], device=codes.device) >= self.probability
         return codes
 
 
 class CodeEmbeddings(nn.Module):
-    """F categorical features as one table: codes (..., F) > (..., F * dimension). Code 0 (missing, unseen, rare) is learned
-    too. `table` makes one of nn/id_tables.py."""
+    """Embed F categorical features in one table: codes (..., F) > (..., F * dimension). Code 0 (missing, unseen, rare) is
+    learned too. `table` builds one of nn/id_tables.py."""
 
     def __init__(self, *, sizes: tuple[int, ...], dimension: int, table: partial = FULL) -> None:
         super().__init__()
-        starts = [sum(sizes[:place]) for place in range(len(sizes))]
+        starts = [sum(sizes[:column]) for column in range(len(sizes))]
         self.register_buffer("starts", torch.tensor(starts, dtype=torch.int32), persistent=False)
-        # Small at first, so that what a rare value says is near nothing until it was seen.
+        # Start near zero, so that rare values contribute little until they are trained.
         self.table: Table = table(rows=max(sum(sizes), 1), dimension=dimension, std=0.01)
         self.width = len(sizes) * dimension
 
@@ -45,7 +45,7 @@ class CodeEmbeddings(nn.Module):
 
 
 class TagEmbeddings(nn.Module):
-    """The mean over a video's tags: codes (..., tags), 0 is padding > (..., dimension); zeros without tags."""
+    """Average the embeddings of a video's tags: codes (..., tags), 0 is padding > (..., dimension); zeros without tags."""
 
     def __init__(self, *, size: int, dimension: int) -> None:
         super().__init__()
@@ -61,14 +61,14 @@ class TagEmbeddings(nn.Module):
 
 
 class VideoFeatures(nn.Module):
-    """What a video is: its codes, tags and content vector, side by side (..., width). Shared by candidates and history.
+    """Concatenate a video's code embeddings, tags and content vector (..., width). Shared by candidates and history.
 
-    table  makes the table of its codes, the id among them
+    table  builds the table of the codes, including the id
     """
 
     def __init__(self, *, sizes: InputSizes, dimension: int, id_dropout: float = 0.0, table: partial = FULL) -> None:
         super().__init__()
-        self.dropped = IdDropout(place=sizes.video_id, probability=id_dropout)
+        self.dropped = IdDropout(column=sizes.video_id, probability=id_dropout)
         self.codes = CodeEmbeddings(sizes=sizes.video_codes, dimension=dimension, table=table)
         self.tags = TagEmbeddings(size=sizes.tags, dimension=dimension)
         self.width = self.codes.width + self.tags.width + sizes.vector
@@ -78,16 +78,16 @@ class VideoFeatures(nn.Module):
 
 
 class QueryFeatures(nn.Module):
-    """Who asks and when: user and context codes, user and as-of values, side by side (B, width)."""
+    """Concatenate embeddings of user and context codes with user and as-of values (B, width)."""
 
     def __init__(self, *, sizes: InputSizes, dimension: int, id_dropout: float = 0.0) -> None:
         super().__init__()
-        self.dropped = IdDropout(place=sizes.user_id, probability=id_dropout)
+        self.dropped = IdDropout(column=sizes.user_id, probability=id_dropout)
         self.codes = CodeEmbeddings(sizes=sizes.user_codes + sizes.context_codes, dimension=dimension)
         self.width = self.codes.width + sizes.user_values + sizes.query_values
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         codes = [self.dropped(inputs["user_codes"])] + [inputs[name] for name in ("context_codes",) if name in inputs]
         parts = [self.codes(torch.cat(codes, dim=-1))]
-        # Exported graphs have no empty inputs.
+        # Exported networks omit empty inputs.
         return torch.cat(parts + [inputs[name] for name in ("user_values", "query_values") if name in inputs], dim=-1)

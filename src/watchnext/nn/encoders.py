@@ -1,7 +1,7 @@
-"""A history read in order: vectors (B, H, D), oldest first, padding behind > states (B, H, D).
+"""Causal sequence encoders: vectors (B, H, D), oldest first, padding last > states (B, H, D).
 
-The state of a place knows that place and the ones before it, so a whole history trains all of its places at once, and what
-stands behind the last watch changes nothing.
+The state of a position depends on that position and earlier ones only. A history therefore trains all its positions at once,
+and padding has no effect.
 """
 
 import torch
@@ -11,7 +11,7 @@ from watchnext.nn.attention import FAR
 
 
 class _CausalBlock(nn.Module):
-    """Pre-norm attention and feed-forward, each with a residual."""
+    """Apply pre-norm causal attention and a feed-forward layer, each with a residual."""
 
     def __init__(self, *, dimension: int, heads: int, feedforward: int, places: int, dropout: float) -> None:
         super().__init__()
@@ -34,24 +34,24 @@ class _CausalBlock(nn.Module):
         parts = self.query_key_value(states).view(rows, places, 3, self.heads, width // self.heads)
         q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)
         logits = q @ k.transpose(-1, -2) * (width // self.heads) ** -0.5 + self._bias(places)
-        found = self.dropout(logits.softmax(-1)) @ v
-        return self.out(found.transpose(1, 2).reshape(rows, places, width))
+        attended = self.dropout(logits.softmax(-1)) @ v
+        return self.out(attended.transpose(1, 2).reshape(rows, places, width))
 
     def _bias(self, places: int) -> Tensor:
-        """(heads, H, H): learned by how many places back a watch lies; later places are out of sight."""
+        """Relative position bias (heads, H, H), learned per distance; later positions are masked."""
         at = torch.arange(places, device=self.distance.device)
         back = at[:, None] - at[None, :]
         return self.distance[:, back.clamp(0, self.places - 1)].masked_fill(back < 0, FAR)
 
 
 class CausalTransformer(nn.Module):
-    """Self-attention as in SASRec (Kang & McAuley, ICDM 2018). Deviations: distances instead of positions are learned (Shaw et
-    al., NAACL 2018), of which those beyond `places` are alike; GELU; norms before the layers."""
+    """Self-attention as in SASRec (Kang & McAuley, ICDM 2018). Deviations: learned relative distances instead of positions
+    (Shaw et al., NAACL 2018), shared beyond `places`; GELU; pre-norm."""
 
     def __init__(self, *, dimension: int, heads: int, blocks: int, feedforward: int, places: int, dropout: float) -> None:
         super().__init__()
         if dimension % heads:
-            raise ValueError(f"{heads} heads do not share a dimension of {dimension}; choose a divisor")
+            raise ValueError(f"{heads} heads do not divide the dimension {dimension}; choose a divisor")
         self.blocks = nn.ModuleList(
             _CausalBlock(dimension=dimension, heads=heads, feedforward=feedforward, places=places, dropout=dropout)
             for _ in range(blocks)
@@ -65,7 +65,7 @@ class CausalTransformer(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """A gated recurrent unit (GRU4Rec, Hidasi et al., ICLR 2016)."""
+    """Gated recurrent unit (GRU4Rec, Hidasi et al., ICLR 2016)."""
 
     def __init__(self, *, dimension: int, layers: int, dropout: float) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class Recurrent(nn.Module):
 
 
 class RunningMean(nn.Module):
-    """The mean of all places so far, through one layer: order does not matter."""
+    """Project the running mean of all positions so far; order does not matter."""
 
     def __init__(self, *, dimension: int) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ ENCODERS = ("transformer", "recurrent", "mean")
 
 
 def encoder_of(name: str, *, dimension: int, heads: int, blocks: int, places: int, dropout: float) -> nn.Module:
-    """The encoder called `name`; `blocks` are its layers. Raises ValueError naming the ones there are."""
+    """Build the encoder called `name` with `blocks` layers. Raises ValueError listing the known names."""
     if name == "transformer":
         return CausalTransformer(
             dimension=dimension, heads=heads, blocks=blocks, feedforward=2 * dimension, places=places, dropout=dropout
@@ -102,4 +102,4 @@ def encoder_of(name: str, *, dimension: int, heads: int, blocks: int, places: in
         return Recurrent(dimension=dimension, layers=blocks, dropout=dropout)
     if name == "mean":
         return RunningMean(dimension=dimension)
-    raise ValueError(f"there is no encoder {name!r}, expected one of {', '.join(ENCODERS)}")
+    raise ValueError(f"unknown encoder {name!r}, expected one of {', '.join(ENCODERS)}")

@@ -1,4 +1,4 @@
-"""The way out of torch: a module becomes an OpenVINO graph with named inputs, so that serving needs no torch."""
+"""Export a torch module as an OpenVINO network with named inputs, so that serving needs no torch."""
 
 import warnings
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class _Named(nn.Module):
-    """Positional inputs for tracing, the module's own mapping inside."""
+    """Adapt positional inputs, as tracing needs them, to the module's mapping."""
 
     def __init__(self, module: nn.Module, names: tuple[str, ...]) -> None:
         super().__init__()
@@ -25,16 +25,16 @@ class _Named(nn.Module):
 def export_graph(module: nn.Module, example: Mapping[str, Tensor], *, rows_vary: set[str], path: Path) -> None:
     """Write `path` (.xml) and its .bin. `module(inputs) -> Tensor`; inputs in `rows_vary` may have any number of rows.
 
-    Inputs that are empty or that the module does not read are left out of the graph. The same weights give the same bytes.
+    Empty and unread inputs are omitted. The same weights give the same bytes.
     """
     used = {name: value for name, value in example.items() if value.numel()}
     named = _Named(module, tuple(used)).eval()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # OpenVINO traces through torch.jit
-        # torch's own shape checks of recurrent layers; a branch of ours on a tensor still warns.
+        # Ignore torch's shape checks of recurrent layers; data-dependent branches in our code still warn.
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning, module="torch.nn.modules.rnn")
         graph = ov.convert_model(named, example_input=tuple(used.values()))
-    # A traced input keeps its position but not its name; unread ones are dropped by position below.
+    # Tracing keeps the position of an input but not its name; unread inputs are dropped below.
     for port, (name, value) in zip(graph.inputs, used.items(), strict=True):
         port.get_tensor().set_names({name})
         shape = [-1 if axis == 0 and name in rows_vary else size for axis, size in enumerate(value.shape)]
@@ -50,45 +50,44 @@ def export_graph(module: nn.Module, example: Mapping[str, Tensor], *, rows_vary:
 
 
 def _share(graph: ov.Model) -> None:
-    """A layer that reads one row, repeated, beside rows of their own becomes the sum of two: of the one row, once
-    a request, and of the others, once a candidate."""
+    """Split a layer over [repeated row | varying rows] into a sum: the repeated part runs once per request."""
     for layer in graph.get_ordered_ops():
         if layer.get_type_name() != "MatMul" or not layer.get_attributes()["transpose_b"]:
             continue
-        joined, weights = (layer.input_value(place).get_node() for place in (0, 1))
+        joined, weights = (layer.input_value(position).get_node() for position in (0, 1))
         if joined.get_type_name() != "Concat" or weights.get_type_name() != "Constant":
             continue
         if len(joined.get_output_partial_shape(0)) != 2 or joined.get_attributes()["axis"] not in (1, -1):
             continue
-        parts, at = ([], []), 0  # of rows of their own, and of one that is repeated
+        parts, at = ([], []), 0  # varying parts, repeated parts
         for part in joined.input_values():
             end, single = at + part.partial_shape[1].get_length(), _single(part)
             parts[single is not None].append((single or part, weights.get_data()[:, at:end]))
             at = end
         if all(parts):
-            own, shared = (_layer(read_by) for read_by in parts)
-            layer.output(0).replace(ops.add(own, shared).output(0))
+            varying, shared = (_layer(read_by) for read_by in parts)
+            layer.output(0).replace(ops.add(varying, shared).output(0))
 
 
 def _single(rows: ov.Output) -> ov.Output | None:
-    """The one row that is repeated to make `rows`, if so."""
+    """Return the single row that is broadcast to `rows`, or None."""
     node = rows.get_node()
     once = node.get_type_name() == "Broadcast" and node.input_value(0).partial_shape[0] == ov.Dimension(1)
     return node.input_value(0) if once else None
 
 
 def _layer(parts: list[tuple[ov.Output, np.ndarray]]) -> ov.Node:
-    """[part | part | ...] times the columns of the weights that belong to each."""
+    """Multiply the concatenated parts by their columns of the weights."""
     read, weights = zip(*parts, strict=True)
     joined = ops.concat(list(read), axis=1) if len(read) > 1 else read[0]
     return ops.matmul(joined, ops.constant(np.ascontiguousarray(np.concatenate(weights, axis=1))), False, True)
 
 
 def _rename(graph: ov.Model, name: str) -> None:
-    """OpenVINO names nodes by a counter of the process; by their place, the same weights give the same bytes."""
+    """Name nodes by position instead of by a process-wide counter, so that equal weights give equal bytes."""
     graph.set_friendly_name(name)
-    for place, node in enumerate(graph.get_ordered_ops()):
-        node.set_friendly_name(f"{node.get_type_name()}_{place}")
+    for position, node in enumerate(graph.get_ordered_ops()):
+        node.set_friendly_name(f"{node.get_type_name()}_{position}")
         if node.get_type_name() != "Parameter":
-            for port in node.outputs():  # compiling may fold a node into its input, which would then answer to both names
+            for port in node.outputs():  # compiling may fold a node into its input, which would then carry both names
                 port.get_tensor().set_names(set())

@@ -1,8 +1,7 @@
-"""Id tables: rows (...) of integers below `rows` > vectors (..., dimension). One interface, three prices.
+"""Embedding tables for ids: integers (...) below `rows` > vectors (..., dimension). One interface, three memory costs.
 
-Every table is built by `rows`, `dimension` and `std`, the standard deviation its vectors start with; what else there is to
-say is the recipe's. With `sparse` a gradient holds the rows that a batch touched and no others; only nn/rowwise.py can step
-on that.
+Every table takes `rows`, `dimension` and `std`, the initial standard deviation; further options belong to the recipe. With
+`sparse`, a gradient holds only the rows that a batch used; the optimizer in nn/rowwise.py supports that.
 """
 
 from functools import partial
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 
 class FullTable(nn.Embedding):
-    """A vector of its own for every row: 4 * rows * dimension bytes."""
+    """One vector per row: 4 * rows * dimension bytes."""
 
     def __init__(self, *, rows: int, dimension: int, std: float, sparse: bool = False) -> None:
         super().__init__(rows, dimension, sparse=sparse)
@@ -20,17 +19,16 @@ class FullTable(nn.Embedding):
 
     @torch.no_grad()
     def start_from(self, vectors: Tensor) -> None:
-        """The first rows become `vectors` (V, D)."""
+        """Copy `vectors` (V, D) into the first rows."""
         self.weight[: len(vectors)] = vectors
 
 
 class QuotientRemainderTable(nn.Module):
-    """A vector an id, as the product of two that are shared: 4 * (ceil(rows / collisions) + collisions) * dimension bytes.
+    """Product of two shared vectors per id: 4 * (ceil(rows / collisions) + collisions) * dimension bytes.
 
     Compositional embeddings (Shi et al., KDD 2020) of the quotient and the remainder by ceil(rows / collisions): no two rows
-    share both, so no two have one vector, which hashing cannot promise. Each remainder is shared by up to `collisions` rows.
-    Deviation: quotients start at .5 to 1.5 of either sign, so that rows that share a remainder start unlike each other.
-
+    share both, so every row has its own vector, unlike with hashing. Up to `collisions` rows share a remainder. Deviation:
+    quotients start at .5 to 1.5 of either sign, so that rows with the same remainder start different.
     """
 
     def __init__(self, *, rows: int, dimension: int, std: float, collisions: int, sparse: bool = False) -> None:
@@ -51,19 +49,18 @@ class QuotientRemainderTable(nn.Module):
 
 
 class HashedTable(nn.Module):
-    """The sum of `hashes` of `buckets` shared vectors: 4 * buckets * dimension bytes, whatever the number of rows.
+    """Sum of `hashes` out of `buckets` shared vectors: 4 * buckets * dimension bytes for any number of rows.
 
-    Hash embeddings (Svenstrup et al., NeurIPS 2017). Deviations: no weights an id, which would be memory that grows with the
-    rows; instead each term has a sign that is hashed too (Weinberger et al., ICML 2009). Rows that agree in all hashes are one;
-    of pairs, about 1 in (2 * buckets) ** hashes do.
-
+    Hash embeddings (Svenstrup et al., NeurIPS 2017). Deviation: no per-id weights, whose memory would grow with the rows;
+    each term has a hashed sign instead (Weinberger et al., ICML 2009). Rows with equal hashes share a vector: about 1 pair in
+    (2 * buckets) ** hashes.
     """
 
     def __init__(self, *, rows: int, dimension: int, std: float, buckets: int, hashes: int = 2, sparse: bool = False) -> None:
         super().__init__()
         _require(rows=rows, buckets=buckets, hashes=hashes)
         self.buckets = buckets
-        # Constants, not drawn: a row has the same buckets in every process.
+        # Constants instead of random numbers: a row has the same buckets in every process.
         factors = [_odd(number) for number in range(hashes)]
         self.register_buffer("factors", torch.tensor(factors, dtype=torch.int64), persistent=False)
         self.table = FullTable(rows=buckets, dimension=dimension, std=std * hashes**-0.5, sparse=sparse)
@@ -80,12 +77,12 @@ class HashedTable(nn.Module):
 
 Table = FullTable | QuotientRemainderTable | HashedTable
 FULL = partial(FullTable)
-NO_START = "a {kind} table shares its vectors, so it cannot start from given ones; leave the start out (`start: null`)"
+NO_START = "a {kind} table shares vectors between rows and cannot be initialised from given vectors; set `start: null`"
 GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # 2**64 over the golden ratio (Knuth), as a signed number
 
 
 def _odd(number: int) -> int:
-    """A fixed odd 64-bit number, signed: the mixing of SplitMix64 (Steele et al., OOPSLA 2014)."""
+    """Return a fixed odd signed 64-bit number by the mixing of SplitMix64 (Steele et al., OOPSLA 2014)."""
     word = (number + 1) * 0x9E3779B97F4A7C15 % 2**64
     word = (word ^ word >> 30) * 0xBF58476D1CE4E5B9 % 2**64
     word = (word ^ word >> 27) * 0x94D049BB133111EB % 2**64

@@ -1,17 +1,17 @@
-"""Numbers in pieces, so that what is linear in them can bend."""
+"""Piecewise-linear encoding of numbers."""
 
 import torch
 from torch import Tensor, nn
 
-# In standard deviations, as the values are scaled; where most of them lie, they stand closer.
+# In standard deviations of the scaled values; denser where most values lie.
 BORDERS = (-6.0, -2.0, -1.3, -0.8, -0.4, 0.0, 0.4, 0.8, 1.3, 2.0, 6.0)
 
 
 class PiecewiseLinear(nn.Module):
-    """Values (N, F) > (N, pieces * F): how much of each piece between two borders lies below the value, 0 to 1.
+    """Encode values (N, F) > (N, pieces * F): the part of each interval that lies below the value, 0 to 1.
 
-    Piecewise linear encoding (Gorishniy et al., NeurIPS 2022). Deviation: the borders are the same for all values, as these are
-    scaled already, instead of quantiles of each.
+    Piecewise-linear encoding (Gorishniy et al., NeurIPS 2022). Deviation: all values share the borders, because they are
+    already scaled, instead of per-feature quantiles.
     """
 
     def __init__(self, *, values: int) -> None:

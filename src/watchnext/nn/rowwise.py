@@ -1,4 +1,4 @@
-"""Training of tables too large to be walked over at every step: what a batch did not touch is neither read nor written."""
+"""Optimizer for large embedding tables: rows that a batch does not use are neither read nor written."""
 
 from collections.abc import Callable, Iterable
 
@@ -34,7 +34,7 @@ class RowWise(torch.optim.Adam):
         gradient, state = table.grad.coalesce(), self.state[table]
         if not state:
             state["squares"] = table.new_zeros(len(table))
-            state["step"] = torch.zeros(())  # Adam looks for it in every state that it loads
+            state["step"] = torch.zeros(())  # Adam expects it in every state it loads
         rows, values = gradient.indices()[0], gradient.values()
         state["step"] += 1
         sums = state["squares"][rows] + values.square().mean(1)
@@ -44,14 +44,14 @@ class RowWise(torch.optim.Adam):
 
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[nn.Parameter], most: float) -> Tensor:
-    """Scale all gradients so that their joint norm is at most `most`; the norm before. As torch's `clip_grad_norm_`, which
-    fails on sparse ones."""
+    """Scale all gradients so that their joint norm is at most `most`; return the norm before clipping. Like torch's
+    `clip_grad_norm_`, which fails on sparse gradients."""
     values = []
     for parameter in parameters:
         if parameter.grad is None:
             continue
         if parameter.grad.is_sparse:
-            parameter.grad = parameter.grad.coalesce()  # a row's norm is that of its sum
+            parameter.grad = parameter.grad.coalesce()  # the norm of a row is the norm of its summed gradient
         values.append(parameter.grad.values() if parameter.grad.is_sparse else parameter.grad)
     norm = nn.utils.get_total_norm(values)
     scale = (most / (norm + 1e-6)).clamp(max=1.0)

@@ -1,5 +1,4 @@
-"""What every Lightning module needs of training: the optimizer, a look at the loss, epochs that repeat, the best epoch instead
-of the last, and a place to go on from."""
+"""Training with Lightning: optimizer, loss check, reproducible epochs, best-epoch selection, resuming from checkpoints."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -16,23 +15,23 @@ from torch import Tensor, nn
 from watchnext.nn.checkpoints import Checkpoints
 from watchnext.tracking import Run
 
-TrainerOf = Callable[[str, list[pl.Callback]], pl.Trainer]  # a network's name, and what its training needs to be called
+TrainerOf = Callable[[str, list[pl.Callback]], pl.Trainer]  # network name, callbacks > trainer
 
 
 class DefinedMetricsLogger(MLFlowLogger):
-    """MLflow's logger, which leaves out what is undefined, as a run's own `log_metrics` does."""
+    """MLflow's logger without undefined values, like `log_metrics` of a run."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         super().log_metrics({name: value for name, value in metrics.items() if value == value}, step)
 
 
 class NothingToLearnError(ValueError):
-    """A split without a row to learn from, or to measure by; the message names it."""
+    """A split without rows to train or to evaluate on; the message names it."""
 
 
 def adam(network: nn.Module, *, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
-    """AdamW; embedding tables, gains and biases do not decay, as a rare row would shrink with every batch it is not in. Fused:
-    one walk over tables that may be large, not a dozen."""
+    """Build a fused AdamW. Embedding tables, gains and biases do not decay: a rare row would shrink in every batch without
+    it."""
     tables = {id(module.weight) for module in network.modules() if isinstance(module, nn.Embedding)}
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for parameter in network.parameters():
@@ -44,20 +43,19 @@ def adam(network: nn.Module, *, learning_rate: float, weight_decay: float) -> to
     )
 
 
-def finite(loss: Tensor, place: int, *, key: str, learning_rate: float) -> Tensor:
-    """The loss of batch `place`. Raises ValueError naming the batch, and the learning rate by its `key` in the configuration,
-    where it is nan or infinite."""
+def finite(loss: Tensor, batch_index: int, *, key: str, learning_rate: float) -> Tensor:
+    """Return the loss of a batch. Raises ValueError if it is nan or infinite, naming the batch and the configuration `key` of
+    the learning rate."""
     if not loss.isfinite():
         raise ValueError(
-            f"the loss of batch {place} is {loss.item()}; look at its inputs, or lower {key}, "
-            f"which is {learning_rate:g}. Nothing was written; what was trained before is as it was"
+            f"the loss of batch {batch_index} is {loss.item()}; check its inputs, or lower {key} ({learning_rate:g}). "
+            "Nothing was written; the previously trained model is unchanged"
         )
     return loss
 
 
 class SeededEpochs(pl.Callback):
-    """Makes an epoch a function of the weights, the optimizer's state, `seed` and the epoch's number alone: one that is run
-    after a restart is the one that would have been."""
+    """Seed each epoch by `seed` and its number, so that a resumed training repeats the uninterrupted one."""
 
     def __init__(self, *, seed: int) -> None:
         self.seed = seed
@@ -65,17 +63,17 @@ class SeededEpochs(pl.Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         trainer.train_dataloader.dataset.set_epoch(trainer.current_epoch)
 
-    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: object, place: int) -> None:
-        """At the first batch, not before: making a loader's iterator draws from torch's generator too, and after a restart
-        Lightning makes it earlier."""
-        if place == 0:
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: object, batch_index: int) -> None:
+        """Seed at the first batch. Creating a loader's iterator also draws from torch's generator, and Lightning does so
+        earlier when it resumes."""
+        if batch_index == 0:
             drawn = np.random.SeedSequence((self.seed, trainer.current_epoch)).generate_state(1, np.uint64)
             torch.manual_seed(int(drawn[0]))
 
 
 class BestWeights(pl.Callback):
-    """Keeps the weights of the epoch with the best `monitor` in memory and puts them back at the end; stops after `patience`
-    worse ones."""
+    """Keep the weights of the epoch with the best `monitor` in memory, restore them at the end, and stop after `patience`
+    epochs without improvement."""
 
     def __init__(self, *, monitor: str, patience: int) -> None:
         self.monitor, self.patience = monitor, patience
@@ -83,7 +81,7 @@ class BestWeights(pl.Callback):
         self._weights: dict[str, Tensor] = {}
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        trainer.should_stop |= self._stop  # its patience had ended when it was interrupted
+        trainer.should_stop |= self._stop  # patience was exhausted before the interruption
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.sanity_checking:
@@ -107,7 +105,7 @@ class BestWeights(pl.Callback):
 
 
 class KeptEpochs(pl.Callback):
-    """Writes where the training of `name` stands after every epoch: weights, optimizer, best epoch and patience."""
+    """Write a checkpoint of `name` after every epoch: weights, optimizer, best epoch and patience."""
 
     def __init__(self, *, checkpoints: Checkpoints, name: str) -> None:
         self._checkpoints, self._name = checkpoints, name
@@ -117,9 +115,9 @@ class KeptEpochs(pl.Callback):
 
 
 class Bf16Training(MixedPrecision):
-    """Training steps compute in bf16 around f32 weights; what is measured is what will serve, in f32."""
+    """Train in bf16 around f32 weights; validate and test in f32, as serving does."""
 
-    # Lightning refuses to clip before a fused optimizer, as that may scale gradients; bf16 has no scale.
+    # Lightning refuses to clip with a fused optimizer because of gradient scaling; bf16 does not scale.
     clip_gradients = Precision.clip_gradients
 
     def __init__(self) -> None:
@@ -132,18 +130,18 @@ class Bf16Training(MixedPrecision):
 
 
 def has_amx() -> bool:
-    """Whether this processor multiplies matrices of bf16 in hardware. AVX-512 BF16 alone does not pay: f32 trains a third
-    faster (`python -m benchmarks.ranker_training`)."""
+    """Return True if this processor multiplies bf16 matrices in hardware. AVX-512 BF16 alone is slower than f32
+    (`python -m benchmarks.ranker_training`)."""
     return torch.cpu._is_amx_tile_supported()
 
 
 def fastest_precision() -> Precision:
-    """bf16 where the processor has AMX, else f32; see conf/trainer/fast.yaml."""
+    """Choose bf16 on a processor with AMX, else f32; see conf/trainer/fast.yaml."""
     return Bf16Training() if has_amx() else Precision()
 
 
 class NamedBar(TQDMProgressBar):
-    """Lightning's bar under the network's name, epochs counted from 1."""
+    """Progress bar with the network's name and epochs counted from 1."""
 
     def __init__(self, name: str) -> None:
         super().__init__(refresh_rate=10)
@@ -155,14 +153,14 @@ class NamedBar(TQDMProgressBar):
 
 
 def tracked(trainer: Callable[..., pl.Trainer], *, model: str, run: Run, along: tuple[pl.Callback, ...] = ()) -> TrainerOf:
-    """Trainers that log every epoch's figures in `run`, each network's but that of `model` itself under its own name, with the
-    callbacks `along` after those asked for."""
+    """Return a factory of trainers that log to `run`, with `along` as further callbacks. Networks other than `model` log under
+    their own name."""
 
-    def made(name: str, callbacks: list[pl.Callback]) -> pl.Trainer:
+    def trainer_for(name: str, callbacks: list[pl.Callback]) -> pl.Trainer:
         logger = DefinedMetricsLogger(run_id=run.id, tracking_uri=run.tracking_uri, prefix="" if name == model else name)
         return trainer(callbacks=[*callbacks, *along, NamedBar(name)], logger=logger)
 
-    return made
+    return trainer_for
 
 
 def fit_network(
@@ -174,7 +172,7 @@ def fit_network(
     trainer: TrainerOf,
     checkpoints: Checkpoints | None = None,
 ) -> pl.Trainer:
-    """Fit `module`, going on after the last epoch that `checkpoints` hold of `name`; returns the trainer that did."""
+    """Fit `module`, resuming from the newest checkpoint of `name`; return the trainer."""
     callbacks, reached = [SeededEpochs(seed=seed), best], None
     if checkpoints is not None:
         callbacks.append(KeptEpochs(checkpoints=checkpoints, name=name))
@@ -189,8 +187,10 @@ def fit_network(
 def fit_and_measure(
     module: pl.LightningModule, best: BestWeights, *, name: str, seed: int, trainer: TrainerOf, checkpoints: Checkpoints
 ) -> dict[str, float]:
-    """`fit_network`, and what the best epoch's weights reach on validation and test days; on test days without a row to measure
-    by, nan. Raises what the loader of validation days raises before anything is trained."""
+    """Fit, then evaluate the best epoch on validation and test days. Test metrics are nan if the test days have no rows.
+
+    An unusable validation split raises before training starts.
+    """
     valid = module.loader("valid", seed=seed)
     fitted = fit_network(module, best, name=name, seed=seed, trainer=trainer, checkpoints=checkpoints)
     fitted.validate(module, valid, verbose=False)

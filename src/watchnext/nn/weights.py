@@ -1,4 +1,4 @@
-"""A trained network as a folder: safetensors, its schema, and the recipe that built it. No pickle."""
+"""Save and load a trained network as a folder: safetensors, schema fingerprint and recipe. No pickle."""
 
 import importlib
 import json
@@ -19,12 +19,12 @@ from watchnext.schema import FeatureSchema
 
 
 class RecipeError(ValueError):
-    """A recipe that names what it must not build."""
+    """A recipe names a class outside this package."""
 
 
 @contextmanager
 def written_aside(folder: Path) -> Iterator[Path]:
-    """A folder to write into that takes the place of `folder` only when the block ends well."""
+    """Yield a temporary folder that replaces `folder` if the block succeeds."""
     folder = Path(folder)
     aside = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(aside, ignore_errors=True)
@@ -39,35 +39,35 @@ def written_aside(folder: Path) -> Iterator[Path]:
 
 
 def described(part: partial) -> dict:
-    """A configured partial, JSON-ready; partials among its arguments too."""
+    """Describe a configured partial as JSON-ready data, including nested partials."""
     arguments = {name: described(value) if isinstance(value, partial) else value for name, value in part.keywords.items()}
     target = f"{part.func.__module__}.{part.func.__qualname__}"
-    _class_of(target)  # what could not be loaded is not trained
+    _class_of(target)  # fail before training what could not be loaded
     return json.loads(json.dumps({"target": target, "arguments": arguments}, default=list))
 
 
 def rebuilt(description: Mapping) -> partial:
-    """The partial that was described."""
+    """Rebuild the partial from its description."""
     arguments = {key: _argument(value) for key, value in description["arguments"].items()}
     return partial(_class_of(description["target"]), **arguments)
 
 
 def _class_of(target: str) -> type:
-    """A class that one of this package's modules defines. A recipe that came from elsewhere can name nothing else, so that
-    loading it imports no other code and calls no function."""
+    """Resolve a class defined in this package. Anything else is refused, so that loading a foreign recipe imports no other code
+    and calls no function."""
     module, _, name = target.rpartition(".")
     if module.startswith("watchnext."):
         try:
-            found = getattr(importlib.import_module(module), name, None)
+            cls = getattr(importlib.import_module(module), name, None)
         except ModuleNotFoundError:
-            found = None
-        if isinstance(found, type) and found.__module__ == module:
-            return found
-    raise RecipeError(f"{target!r} is no class of watchnext, and a recipe builds no other")
+            cls = None
+        if isinstance(cls, type) and cls.__module__ == module:
+            return cls
+    raise RecipeError(f"{target!r} is not a class of watchnext; a recipe may build no other")
 
 
 def _argument(value: object) -> object:
-    """JSON > arguments: lists as tuples, and what has a target and arguments as the partial that it was."""
+    """Convert JSON to arguments: lists to tuples, descriptions to partials."""
     if isinstance(value, list):
         return tuple(_argument(each) for each in value)
     if not isinstance(value, Mapping):
@@ -76,12 +76,12 @@ def _argument(value: object) -> object:
 
 
 def recipe_of(network: partial, sizes: InputSizes) -> dict:
-    """What rebuilds the network that the configured partial makes for inputs of these sizes, JSON-ready."""
+    """Return the JSON-ready recipe of a network: its configured partial and the input sizes."""
     return described(network) | {"sizes": json.loads(json.dumps(asdict(sizes), default=list))}
 
 
 def build_network(recipe: Mapping) -> nn.Module:
-    """The untrained network of a recipe."""
+    """Build the untrained network of a recipe."""
     return rebuilt(recipe)(sizes=InputSizes.from_mapping(recipe["sizes"]))
 
 
@@ -91,8 +91,8 @@ def save_network(folder: Path, network: nn.Module, *, schema: FeatureSchema, rec
 
 
 def _distinct(network: nn.Module) -> dict[str, Tensor]:
-    """Every tensor once, under its first name: two towers share tables. Safetensors' `save_model` would note the other names in
-    random order, so that equal weights were not equal bytes."""
+    """Return every tensor once, under its first name, because towers share tables. Safetensors' `save_model` writes the aliases
+    in random order, which would make equal weights differ in bytes."""
     first: dict[int | str, tuple[str, Tensor]] = {}
     for name, tensor in sorted(network.state_dict().items()):
         first.setdefault(tensor.data_ptr() or name, (name, tensor.contiguous()))
@@ -100,13 +100,13 @@ def _distinct(network: nn.Module) -> dict[str, Tensor]:
 
 
 def fingerprint(folder: Path) -> str:
-    """16 hex digits over the weights that `save_network` wrote."""
+    """Return 16 hex digits of the digest of the saved weights."""
     return sha256_of(Path(folder) / "weights.safetensors")[:16]
 
 
 def load_network(folder: Path, *, schema: FeatureSchema, repair: str) -> nn.Module:
-    """The network in evaluation mode. Raises FileNotFoundError, SchemaError or RecipeError naming `repair`, the command that
-    trains it."""
+    """Load the network in evaluation mode. Raises FileNotFoundError, SchemaError or RecipeError naming `repair`, the command
+    that trains it."""
     if not (Path(folder) / "model.json").exists():
         raise FileNotFoundError(f"{folder} holds no trained network; run `{repair}`")
     meta = json.loads((Path(folder) / "model.json").read_text())

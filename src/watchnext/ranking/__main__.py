@@ -1,5 +1,5 @@
-"""`python -m watchnext.ranking trade-off | importance | ablation | learning-curve`: what the weights of the value buy, and what
-a ranker owes to which inputs and to how many days."""
+"""`python -m watchnext.ranking trade-off | importance | ablation | learning-curve`: reports on value weights,
+input groups and the amount of training data."""
 
 import logging
 import warnings
@@ -29,9 +29,9 @@ from watchnext.types import TARGETS
 
 def curve(features: FeatureSet, ranker: Ranker, value: Callable, *, weights: Mapping[str, float], first: str, second: str,
           steps: int, k: int, split: str) -> list[Point]:  # fmt: skip
-    """The trade-off between the outcomes of `first` and `second` among the best `k` of every logged request of a split.
+    """Trade off the outcomes of `first` and `second` among the best `k` of every logged request of a split.
 
-    `value(weights=...)` gives an object whose `of(predictions)` is the value of every row.
+    `value(weights=...)` returns an object whose `of(predictions)` gives the value of every row.
     """
     ranker.require((first, second), by="trade_off")
     rows = held_out_rows(features, split)
@@ -52,7 +52,7 @@ def curve(features: FeatureSet, ranker: Ranker, value: Callable, *, weights: Map
 
 
 def trade_off_command(config: DictConfig) -> None:
-    """The curve between two heads' outcomes as the value's weights move between them: a table, JSON and a plot."""
+    """Report the trade-off curve between two heads as a table, JSON and a plot."""
     outputs, settings = Path(config.data.outputs), plain(config.trade_off)
     features = FeatureSet.load(outputs / "features")
     ranker = Ranker.load(outputs / "ranker", schema=features.pipeline.schema, repair="dvc repro ranker")
@@ -67,32 +67,34 @@ def progress(steps: Iterable, title: str) -> Iterable:
     return tqdm(steps, desc=title, mininterval=1.0)
 
 
-def reported(config: DictConfig, name: str, plotted: str, plot: Callable, made: Callable[[FeatureSet], dict]) -> None:
-    """What `made` finds, as <data.outputs>/reports/<name>.json and .png, as a tracked run, and as a table."""
+def write_tracked_report(
+    config: DictConfig, name: str, plotted: str, plot: Callable, build: Callable[[FeatureSet], dict]
+) -> None:
+    """Build a report and write it to <data.outputs>/reports/<name>.json and .png, to a tracked run, and as a table."""
     folder, features = Path(config.data.outputs) / "reports", FeatureSet.load(Path(config.data.outputs) / "features")
     with tracking.start_run(name, config=plain(config), tags={"data": config.data.name} | features.provenance) as run:
-        found = made(features)
-        write_report(folder / f"{name}.json", rounded(found, 6))
-        plot(found[plotted], folder / f"{name}.png")
+        report = build(features)
+        write_report(folder / f"{name}.json", rounded(report, 6))
+        plot(report[plotted], folder / f"{name}.png")
         for path in (folder / f"{name}.json", folder / f"{name}.png"):
             run.log_file(path)
-    print(f"{markdown_of(found)}\n\n{folder}: {name}.png, {name}.json")
+    print(f"{markdown_of(report)}\n\n{folder}: {name}.png, {name}.json")
 
 
 def importance_command(config: DictConfig) -> None:
-    """How much worse the trained ranker is with the inputs of each group permuted; validation days."""
-    told, folder = plain(config.report), Path(config.report.ranker)
-    settings = {key: told[key] for key in ("head", "split", "groups", "rows", "repeats")} | {"seed": config.seed}
+    """Report permutation importance of the trained ranker per input group, on validation days."""
+    report, folder = plain(config.report), Path(config.report.ranker)
+    settings = {key: report[key] for key in ("head", "split", "groups", "rows", "repeats")} | {"seed": config.seed}
 
-    def made(features: FeatureSet) -> dict:
+    def build(features: FeatureSet) -> dict:
         ranker = Ranker.load(folder, schema=features.pipeline.schema, repair=f"python train.py out={folder}")
         return importance(features, ranker, **settings, progress=progress)
 
-    reported(config, "importance", "worse_by", worse_plot, made)
+    write_tracked_report(config, "importance", "worse_by", worse_plot, build)
 
 
 def training_of(config: DictConfig) -> dict:
-    """What `fitted` is told of `model`: its preset, and trainers that say nothing."""
+    """Return the arguments of `fitted` for `model`: its preset and a silent trainer."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*(does not have many workers|IterableDataset|treespec, LeafSpec).*")
 
@@ -105,23 +107,23 @@ def training_of(config: DictConfig) -> dict:
     return {"preset": preset, "trainer": trainer}
 
 
-def _trained_anew(config: DictConfig, *own: str) -> dict:
-    """What `ablation` and `learning_curve` are told beside the features."""
-    told = plain(config.report)
-    return training_of(config) | {"progress": progress} | {key: told[key] for key in own}
+def _retraining_settings(config: DictConfig, *keys: str) -> dict:
+    """Return the arguments of `ablation` and `learning_curve` apart from the features."""
+    report = plain(config.report)
+    return training_of(config) | {"progress": progress} | {key: report[key] for key in keys}
 
 
 def ablation_command(config: DictConfig) -> None:
-    """How much worse `model` is when it is trained without each group of inputs; validation days, several seeds."""
-    settings = _trained_anew(config, "head", "split", "groups", "seeds")
-    reported(config, "ablation", "worse_by", worse_plot, lambda features: ablation(features=features, **settings))
+    """Report the loss of `model` when it is trained without each input group, on validation days over several seeds."""
+    settings = _retraining_settings(config, "head", "split", "groups", "seeds")
+    write_tracked_report(config, "ablation", "worse_by", worse_plot, lambda features: ablation(features=features, **settings))
 
 
 def learning_curve_command(config: DictConfig) -> None:
-    """How good `model` is after training on the latest impressions, a share of all; validation days, several seeds."""
-    settings = _trained_anew(config, "head", "split", "shares", "seeds")
-    made = partial(learning_curve, **settings)
-    reported(config, "learning_curve", "sizes", learning_curve_plot, lambda features: made(features=features))
+    """Report `model` trained on growing shares of the latest impressions, on validation days over several seeds."""
+    settings = _retraining_settings(config, "head", "split", "shares", "seeds")
+    build = partial(learning_curve, **settings)
+    write_tracked_report(config, "learning_curve", "sizes", learning_curve_plot, lambda features: build(features=features))
 
 
 COMMANDS = {

@@ -1,4 +1,4 @@
-"""Logits > predictions: one column a target, in the order of types.TARGETS."""
+"""Turn logits into predictions: one column per target, in the order of types.TARGETS."""
 
 from collections.abc import Mapping
 
@@ -11,23 +11,22 @@ from watchnext.types import TARGETS
 WATCH = TARGETS.index("watch_s")
 
 
-def outcome(head: str, *, told: str) -> int:
-    """The column of a head that predicts an outcome. Raises ValueError, which begins with `told`, for watch time and for a
-    misspelt one."""
+def outcome(head: str, *, prefix: str) -> int:
+    """Return the column of an outcome head. Raises ValueError, starting with `prefix`, for watch time or a misspelt name."""
     if head not in TARGETS or TARGETS.index(head) == WATCH:
-        raise ValueError(f"{told} {head!r}, expected one of {', '.join(name for name in TARGETS if name != TARGETS[WATCH])}")
+        raise ValueError(f"{prefix} {head!r}, expected one of {', '.join(name for name in TARGETS if name != TARGETS[WATCH])}")
     return TARGETS.index(head)
 
 
 def predictions(logits: Tensor) -> Tensor:
-    """(N, T) probabilities, and expected seconds for the watch-time column, which the network gives as log1p seconds."""
+    """Convert logits (N, T) to probabilities, and the watch-time column from log1p seconds to expected seconds."""
     probabilities = logits.sigmoid()
     seconds = from_log(logits[:, WATCH])
     return torch.cat([probabilities[:, :WATCH], seconds.unsqueeze(-1), probabilities[:, WATCH + 1 :]], dim=-1)
 
 
 class Scorer(nn.Module):
-    """A ranking network as serving calls it: inputs > predictions (C, T)."""
+    """Wrap a ranking network for serving: inputs > predictions (C, T)."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The inputs of a network in groups that people speak of, named from the schema: a new feature falls into one by itself."""
+"""Group the inputs of a network by meaning, from the schema; a new feature is assigned automatically."""
 
 from collections.abc import Iterable
 
@@ -7,69 +7,69 @@ from watchnext.features.encode.pipeline import COUNTER_ENTITIES, FeaturePipeline
 from watchnext.schema import Feature
 
 GROUPS = {
-    "user_id": "who it is",
+    "user_id": "the viewer's id",
     "user_columns": "all other columns of the user",
-    "context": "what is known of the request",
-    "user_counters": "what the viewer did lately",
+    "context": "request context",
+    "user_counters": "the viewer's recent activity",
     "gap": "the time since the viewer's last watch",
     "history": "the viewer's last watches",
-    "video_id": "which video it is",
-    "video_columns": "all other columns of the video, creator and duration among them",
-    "tags": "the video's",
-    "content_vector": "the video's",
-    "age": "of the video",
-    "video_counters": "what everybody did with the video",
-    "creator_counters": "what everybody did with its creator",
-    "user_tag_counters": "what the viewer did with its tags",
-    "user_creator_counters": "what the viewer did with its creator",
+    "video_id": "the video's id",
+    "video_columns": "all other columns of the video, including creator and duration",
+    "tags": "tags of the video",
+    "content_vector": "content vector of the video",
+    "age": "age of the video",
+    "video_counters": "recent activity on the video",
+    "creator_counters": "recent activity on its creator",
+    "user_tag_counters": "the viewer's activity on its tags",
+    "user_creator_counters": "the viewer's activity on its creator",
 }
 BlockColumns = dict[str, list[int]]  # input block > its columns
 
 
 def input_groups(pipeline: FeaturePipeline) -> dict[str, BlockColumns]:
-    """Group > its columns of every block, in the order of GROUPS; each column is in one, and a group that the schema gives no
-    column is left out."""
-    found: dict[str, BlockColumns] = {}
+    """Return the columns of every block per group, in the order of GROUPS. Every column is in one group; empty groups are
+    omitted."""
+    groups: dict[str, BlockColumns] = {}
     for block, names in _columns(pipeline).items():
-        for place, name in enumerate(names):
-            found.setdefault(name, {}).setdefault(block, []).append(place)
-    return {name: found[name] for name in GROUPS if name in found}
+        for column, name in enumerate(names):
+            groups.setdefault(name, {}).setdefault(block, []).append(column)
+    return {name: groups[name] for name in GROUPS if name in groups}
 
 
 def named_groups(pipeline: FeaturePipeline, names: Iterable[str] | None) -> dict[str, BlockColumns]:
-    """Those of `input_groups` that are named, None is all. Raises ValueError for one that the data set does not have."""
-    found = input_groups(pipeline)
+    """Select input groups by name; None selects all. Raises ValueError for a group the data set does not have."""
+    groups = input_groups(pipeline)
     for name in names or ():
-        if name not in found:
-            raise ValueError(f"report.groups names {name!r}, expected some of {', '.join(found)}")
-    return {name: found[name] for name in names or found}
+        if name not in groups:
+            raise ValueError(f"report.groups contains {name!r}, expected some of {', '.join(groups)}")
+    return {name: groups[name] for name in names or groups}
 
 
 def _columns(pipeline: FeaturePipeline) -> dict[str, list[str]]:
-    """Input block > the group of each of its columns."""
+    """Return the group of each column of every input block."""
     schema, sizes = pipeline.schema, pipeline.sizes
-    found = {}
+    groups = {}
     for entity in ("user", "video"):
         columns, rest = schema.columns(entity), f"{entity}_columns"
         codes = [f.name for f in columns if f.kind == "categorical"]
-        found[f"{entity}_codes"] = [name if name == f"{entity}_id" else rest for name in codes]
-        found[f"{entity}_values"] = [rest] * len(names_of(_numerical(columns)))
-    found["context_codes"] = ["context"] * len(sizes.context_codes)
-    found["query_values"] = ["context"] * len(names_of(schema.of("context", "numerical")))
-    found["query_values"] += ["gap"] * len(names_of(_computed(schema.of("user", "numerical"))))
-    found["candidate_values"] = ["age"] * len(names_of(_computed(schema.of("video", "numerical"))))
+        groups[f"{entity}_codes"] = [name if name == f"{entity}_id" else rest for name in codes]
+        groups[f"{entity}_values"] = [rest] * len(names_of(_numerical(columns)))
+    groups["context_codes"] = ["context"] * len(sizes.context_codes)
+    groups["query_values"] = ["context"] * len(names_of(schema.of("context", "numerical")))
+    groups["query_values"] += ["gap"] * len(names_of(_computed(schema.of("user", "numerical"))))
+    groups["candidate_values"] = ["age"] * len(names_of(_computed(schema.of("video", "numerical"))))
     block = len(schema.state.counts) * len(schema.state.half_lives_h)
     for name, entities in (("query_values", ("user",)), ("candidate_values", COUNTER_ENTITIES)):
         for entity in entities:
             if schema.of(entity, "counter"):
-                found[name] += [f"{entity.replace(' x ', '_')}_counters"] * block
+                groups[name] += [f"{entity.replace(' x ', '_')}_counters"] * block
     of_video = {"codes": len(sizes.video_codes), "tags": schema.state.tags_per_video, "vector": sizes.vector}
     history = of_video | {"values": sizes.history, "mask": schema.state.history}
-    found |= {f"history_{what}": ["history"] * width for what, width in history.items()}
-    found["video_duration_s"] = ["video_columns"]
-    for what, kind, group in (("tags", "sequence", "tags"), ("vector", "vector", "content_vector")):
-        found[f"video_{what}"] = [group] * of_video[what] if schema.of("video", kind) else []
-    return found
+    groups |= {f"history_{part}": ["history"] * width for part, width in history.items()}
+    groups["video_duration_s"] = ["video_columns"]
+    for part, kind, group in (("tags", "sequence", "tags"), ("vector", "vector", "content_vector")):
+        groups[f"video_{part}"] = [group] * of_video[part] if schema.of("video", kind) else []
+    return groups
 
 
 def _numerical(features: tuple[Feature, ...]) -> tuple[Feature, ...]:

@@ -1,4 +1,4 @@
-"""Scores of logged impressions, from built features and the trained ranker."""
+"""Score logged impressions with built features and the trained ranker."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -19,18 +19,18 @@ from watchnext.schema import FeatureSchema
 from watchnext.types import TARGETS
 
 CHUNK = 1024
-waiting = partial(tqdm, delay=3.0, leave=False)  # a bar for what may take long, shown after so many seconds
+waiting = partial(tqdm, delay=3.0, leave=False)  # progress bar that appears after 3 seconds
 
 
 def held_out_rows(features: FeatureSet, split: str) -> np.ndarray:
-    """The rows (n,) of a split. Raises ValueError for one that is none or has none."""
+    """Return the rows (n,) of a split. Raises ValueError for an unknown or empty split."""
     if split not in SPLITS or not len(rows := features.rows(split)):
-        raise ValueError(f"there are no {split!r} impressions, expected one of {', '.join(SPLITS)} that has some")
+        raise ValueError(f"split {split!r} has no impressions, expected a non-empty one of {', '.join(SPLITS)}")
     return rows
 
 
 def scored(features: FeatureSet, network: torch.nn.Module, rows: np.ndarray) -> np.ndarray:
-    """Predictions (n, T) of the impressions `rows` (n,) of the feature set."""
+    """Predict (n, T) for the impressions `rows` (n,) of the feature set."""
     starts = waiting(range(0, len(rows), CHUNK), desc="scores")
     parts = [predicted(network, features.batch(rows[start : start + CHUNK])) for start in starts]
     return np.concatenate(parts) if parts else np.zeros((0, len(TARGETS)), np.float32)
@@ -38,7 +38,7 @@ def scored(features: FeatureSet, network: torch.nn.Module, rows: np.ndarray) -> 
 
 @torch.no_grad()
 def predicted(network: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> np.ndarray:
-    """Predictions (n, T) of inputs (n, ...) that are in memory, n at least 1."""
+    """Predict (n, T) for inputs (n, ...) in memory, n at least 1."""
     scorer, rows = Scorer(network).eval(), len(inputs["video_codes"])
     chunks = ({name: block[start : start + CHUNK] for name, block in inputs.items()} for start in range(0, rows, CHUNK))
     return np.concatenate([scorer(chunk).numpy() for chunk in chunks])
@@ -46,7 +46,7 @@ def predicted(network: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> n
 
 @dataclass(frozen=True)
 class Ranker:
-    """What ranks: a trained network, the calibration of its predictions, and the targets that it was trained for."""
+    """A trained network with its calibration and the targets it was trained for."""
 
     network: torch.nn.Module
     calibration: Calibration
@@ -54,27 +54,28 @@ class Ranker:
 
     @classmethod
     def load(cls, folder: Path, *, schema: FeatureSchema, repair: str) -> "Ranker":
-        """Of a folder that `train.py` wrote. Raises FileNotFoundError and SchemaError naming `repair`."""
+        """Load a folder written by `train.py`. Raises FileNotFoundError and SchemaError naming `repair`."""
         network = load_network(folder, schema=schema, repair=repair)
         recipe = json.loads((Path(folder) / "model.json").read_text())["recipe"]
         return cls(network, Calibration.load(Path(folder) / "calibration"), tuple(recipe.get("heads", TARGETS)))
 
     def require(self, heads: Iterable[str], *, by: str) -> None:
-        """Raise ValueError where `by`, a setting, reads a head that the network lacks or was not trained for."""
+        """Raise ValueError if the setting `by` needs a head that the network was not trained for."""
         for name in heads:
             if name not in self.heads:
                 raise ValueError(
-                    f"{by} asks the ranker for {name!r}, but it was trained for {', '.join(self.heads)} alone; leave it out "
-                    f"there, or train with a loss that has it: `python train.py model=dcn loss@model.module.loss=multi_task`"
+                    f"{by} needs the head {name!r}, but the ranker was trained for {', '.join(self.heads)} only; remove it "
+                    "there, or train with a loss that includes it: "
+                    "`python train.py model=dcn loss@model.module.loss=multi_task`"
                 )
 
     @classmethod
     def calibrated(cls, features: FeatureSet, network: torch.nn.Module, methods: Mapping[str, str]) -> "Ranker":
-        """The network with curves fitted on validation rows; `methods` as in `Calibration.fit`."""
+        """Calibrate a network on validation rows; `methods` as in `Calibration.fit`."""
         rows = features.rows("valid")
         targets = features.columns["targets"][rows]
         return cls(network, Calibration.fit(scored(features, network, rows), targets, methods=methods))
 
     def scored(self, features: FeatureSet, rows: np.ndarray) -> np.ndarray:
-        """Predictions (n, T) of the impressions `rows` (n,), as they are served."""
+        """Predict (n, T) for the impressions `rows` (n,), calibrated as in serving."""
         return self.calibration(scored(features, self.network, rows))

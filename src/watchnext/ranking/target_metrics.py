@@ -1,4 +1,4 @@
-"""Predictions of held-out impressions > figures by target, the same for every model."""
+"""Metrics of held-out predictions per target, the same for every model."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,25 +13,25 @@ TITLES = {"auc": "AUC", "gauc": "GAUC", "logloss": "log loss"}
 
 
 def figures(predictions: np.ndarray, targets: np.ndarray, users: np.ndarray, duration_s: np.ndarray) -> dict[str, float]:
-    """AUC, GAUC, nDCG@5, log loss and calibration error of every outcome; of watch time the mean absolute error, XAUC, XAUC
-    among videos of like duration, and mean predicted over mean watched seconds.
+    """Compute AUC, GAUC, nDCG@5, log loss and calibration error of every outcome. Watch time has mean absolute error, XAUC,
+    XAUC among videos of similar duration, and mean predicted over mean watched seconds.
 
-    (N, T) each, `users` (N,) rows, `duration_s` (N,) of the videos. nan where a figure has no meaning, as AUC over one class.
+    (N, T) each, `users` (N,) rows, video `duration_s` (N,). Undefined metrics, such as AUC over one class, are nan.
     """
-    found = {}
-    for place, name in enumerate(TARGETS):
-        score, target = predictions[:, place], targets[:, place]
-        if place == WATCH:
-            found |= _of_seconds(score, target, np.searchsorted(DURATION_S, duration_s, side="right"))
+    result = {}
+    for column, name in enumerate(TARGETS):
+        score, target = predictions[:, column], targets[:, column]
+        if column == WATCH:
+            result |= _of_seconds(score, target, np.searchsorted(DURATION_S, duration_s, side="right"))
             continue
-        found |= {f"{figure}_{name}": value for figure, value in of_head(score, target, users).items()}
-        found[f"ndcg5_{name}"] = metrics.ndcg_at(target, score, users, 5)
-        found[f"ece_{name}"] = metrics.ece(target, score)
-    return found
+        result |= {f"{figure}_{name}": value for figure, value in of_head(score, target, users).items()}
+        result[f"ndcg5_{name}"] = metrics.ndcg_at(target, score, users, 5)
+        result[f"ece_{name}"] = metrics.ece(target, score)
+    return result
 
 
 def of_head(score: np.ndarray, label: np.ndarray, users: np.ndarray) -> dict[str, float]:
-    """AUC, GAUC and log loss of one outcome's probabilities, (N,) each."""
+    """Compute AUC, GAUC and log loss of one outcome, (N,) each."""
     return {
         "auc": metrics.auc(label, score),
         "gauc": metrics.gauc(label, score, users),
@@ -40,23 +40,23 @@ def of_head(score: np.ndarray, label: np.ndarray, users: np.ndarray) -> dict[str
 
 
 def apart(served: np.ndarray, trained: np.ndarray) -> dict[str, float]:
-    """Largest difference of a probability, and of seconds as a part of the trained ones (of 1 s where they are fewer); (N, T)
-    each. A nan on either side makes it nan, as do no rows: it is undefined then."""
+    """Compute the largest difference in probability, and in seconds relative to the trained prediction (at least 1 s); (N, T)
+    each. nan if either side has nan, or without rows."""
     differences = np.abs(served - trained, dtype=np.float64)
     differences[:, WATCH] /= np.maximum(trained[:, WATCH], 1.0)
     largest = differences.max(axis=0) if len(differences) else np.full(len(TARGETS), np.nan)
     return {"probability": float(np.delete(largest, WATCH).max()), "watch_s": float(largest[WATCH])}
 
 
-def mean_and_spread(found: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """Figure > mean and standard deviation over repetitions; the latter is nan for one."""
-    values = {name: np.array([each[name] for each in found]) for name in found[0]}
+def mean_and_spread(runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Compute mean and standard deviation of each metric over repetitions; nan spread for a single run."""
+    values = {name: np.array([each[name] for each in runs]) for name in runs[0]}
     spread = {name: float(each.std(ddof=1)) if len(each) > 1 else float("nan") for name, each in values.items()}
     return {name: {"mean": float(each.mean()), "spread": spread[name]} for name, each in values.items()}
 
 
 def differences(whole: Sequence[Mapping[str, float]], less: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """By how much figures are worse in `less`, paired: positive where AUC and GAUC fell and where log loss rose."""
+    """Measure how much worse `less` is, paired: positive where AUC and GAUC fell and where log loss rose."""
     signs = {"auc": 1.0, "gauc": 1.0, "logloss": -1.0}
     pairs = zip(whole, less, strict=True)
     return mean_and_spread([{name: sign * (a[name] - b[name]) + 0.0 for name, sign in signs.items()} for a, b in pairs])
@@ -77,13 +77,13 @@ def _with_spread(figure: Mapping[str, float]) -> str:
 
 
 def markdown_of(report: Mapping) -> str:
-    """A line a group, the most important first, or a line a size: figures with their spread."""
+    """Render one table row per group, most important first, or per training size: metrics with their spread."""
     if "sizes" in report:
         lines = [(f"{size['rows']:,}", size) for size in report["sizes"]]
     else:
         lines = sorted(report["worse_by"].items(), key=lambda line: -line[1]["auc"]["mean"])
-    cells = [f"| {name} | " + " | ".join(_with_spread(found[key]) for key in TITLES) + " |" for name, found in lines]
-    what, sign = ("training impressions", "") if "sizes" in report else ("inputs", " worse by")
+    cells = [f"| {name} | " + " | ".join(_with_spread(result[key]) for key in TITLES) + " |" for name, result in lines]
+    heading, sign = ("training impressions", "") if "sizes" in report else ("inputs", " worse by")
     return "\n".join(
-        [f"| {what} | {' | '.join(f'{title}{sign}' for title in TITLES.values())} |", "| --- |" + " ---: |" * 3, *cells]
+        [f"| {heading} | {' | '.join(f'{title}{sign}' for title in TITLES.values())} |", "| --- |" + " ---: |" * 3, *cells]
     )

@@ -1,4 +1,4 @@
-"""Which candidate adds most to the slate so far."""
+"""Diversity: marginal value of a candidate given the slate so far."""
 
 from dataclasses import dataclass
 
@@ -12,10 +12,10 @@ from watchnext.reranking.value import require_number
 class Diversity:
     """Maximal marginal relevance (Carbonell & Goldstein, SIGIR 1998).
 
-    A candidate adds trade_off * value - (1 - trade_off) * max similarity to the slate.
+    A candidate scores trade_off * value - (1 - trade_off) * max similarity to the slate.
 
-    `trade_off` 1 is value alone, 0 similarity alone. Deviations: values are scaled to [0, 1] over the candidates, and a
-    similarity below 0 counts as 0, so that no video is favoured for being the opposite of another.
+    `trade_off` 1 is value only, 0 similarity only. Deviations: values are scaled to [0, 1] over the candidates, and a negative
+    similarity counts as 0, so that opposite videos are not favoured.
     """
 
     trade_off: float = 0.8
@@ -29,7 +29,7 @@ class Diversity:
 
 
 class Marginal:
-    """`scores` (N,): what each candidate adds to the slate so far; -inf where the value is, whatever the trade-off."""
+    """Marginal `scores` (N,) of the candidates given the slate so far; -inf where the value is -inf."""
 
     def __init__(self, values: np.ndarray, similarity: "Similarity | None", trade_off: float) -> None:
         self.similarity, self.trade_off = similarity, trade_off
@@ -39,16 +39,16 @@ class Marginal:
         self.scores = np.where(self.sunk, -np.inf, self.relevance)
 
     def take(self, position: int) -> None:
-        """Put the candidate at this position into the slate."""
+        """Add the candidate at `position` to the slate."""
         if self.similarity is not None:
             np.maximum(self.nearest, self.similarity.to(position), out=self.nearest)
             self.scores = np.where(self.sunk, -np.inf, self.relevance - (1 - self.trade_off) * self.nearest)
 
 
 class Similarity:
-    """Cosine of the content vectors; where one of the two is missing, what they share.
+    """Cosine of content vectors, or shared metadata if a vector is missing.
 
-    That is half for the same creator and half for the Jaccard index of the tags.
+    Shared metadata is half for the same creator plus half the Jaccard index of the tags.
     """
 
     def __init__(self, rows: np.ndarray, facts: CatalogueFacts) -> None:
@@ -63,7 +63,7 @@ class Similarity:
         self.complete = bool(self.has_vector.all())
 
     def to(self, position: int) -> np.ndarray:
-        """(N,) similarity of each candidate to the one at `position`."""
+        """Compute the similarity (N,) of each candidate to the one at `position`."""
         cosine = self.units @ self.units[position]
         if self.complete:
             return cosine
@@ -79,7 +79,7 @@ class Similarity:
 
 
 def scaled(values: np.ndarray) -> np.ndarray:
-    """To [0, 1] over the finite ones; equal values all become 0, and the non-finite stay."""
+    """Scale finite values to [0, 1]; equal values become 0, non-finite values stay."""
     finite = values[np.isfinite(values)]
     if not len(finite):
         return values

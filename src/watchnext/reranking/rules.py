@@ -1,7 +1,7 @@
-"""Filters (what may never be shown) and caps (how often one thing may stand in a slate), each a small named class.
+"""Filters (videos that may never be shown) and caps (limits per slate), one small class each.
 
-A filter is never relaxed. A cap counts while the slate grows; where no candidate is left under all caps, the cap named last
-in the config is dropped first, so that a slate is not shorter than it need be.
+A filter is never relaxed. A cap counts while the slate grows. If no candidate satisfies all caps, the last cap in the config is
+dropped first, so that the slate is not shorter than necessary.
 """
 
 from abc import ABC, abstractmethod
@@ -19,7 +19,7 @@ SAFETY = ("safe", "mature", "unsafe")  # CatalogueFacts.safety is an index into 
 
 
 class CatalogueFacts(Protocol):
-    """What the rules must know of the catalogue, by row number."""
+    """Catalogue columns that the rules read, by row number."""
 
     creator_rows: np.ndarray  # (V,) int32, -1 none
     tag_rows: np.ndarray  # (V, J) int32, padded with -1
@@ -32,8 +32,8 @@ class CatalogueFacts(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class RuleContext:
-    """What a filter may read besides the rows. `region_bits` maps a region to its bit *number*; `unavailable` is (V,) bool;
-    `continued` (n,) are the rows of seen videos that stand among the candidates to be watched on."""
+    """Inputs of a filter besides the rows. `region_bits` maps a region to its bit *number*; `unavailable` is (V,) bool;
+    `continued` (n,) are rows of seen videos that the source `continue` proposed."""
 
     viewer: Viewer
     facts: CatalogueFacts
@@ -43,18 +43,18 @@ class RuleContext:
 
 
 class Filter(ABC):
-    """Takes candidates out for good."""
+    """Remove candidates permanently."""
 
     name: ClassVar[str]
 
     @abstractmethod
     def removes(self, rows: np.ndarray, context: RuleContext) -> np.ndarray:
-        """(N,) video rows, best valued first > (N,) bool, True where the rule takes the candidate out."""
+        """Mark video rows (N,), best valued first, that the rule removes: (N,) bool."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class UnavailableFilter(Filter):
-    """Withdrawn since the release was built."""
+    """Remove videos withdrawn since the release was built."""
 
     name: ClassVar[str] = "unavailable"
 
@@ -64,7 +64,7 @@ class UnavailableFilter(Filter):
 
 @dataclass(frozen=True, kw_only=True)
 class SafetyFilter(Filter):
-    """Above the `highest` level allowed. `unsafe` cannot be allowed, and an unknown level counts as worse."""
+    """Remove videos above the `highest` allowed level. `unsafe` cannot be allowed; an unknown level counts as worse."""
 
     name: ClassVar[str] = "safety"
     highest: str = "safe"
@@ -79,7 +79,7 @@ class SafetyFilter(Filter):
 
 @dataclass(frozen=True, kw_only=True)
 class RegionFilter(Filter):
-    """Not allowed where the viewer is; in an unknown region only unrestricted videos are."""
+    """Remove videos not allowed in the viewer's region; in an unknown region only unrestricted videos pass."""
 
     name: ClassVar[str] = "region"
 
@@ -95,7 +95,7 @@ class RegionFilter(Filter):
 
 @dataclass(frozen=True, kw_only=True)
 class SeenFilter(Filter):
-    """The viewer has seen it. Of those that the source `continue` names, the `continued` best valued may stay."""
+    """Remove videos the viewer has seen, except the `continued` best valued ones of the source `continue`."""
 
     name: ClassVar[str] = "seen"
     continued: int = 2
@@ -111,8 +111,8 @@ class SeenFilter(Filter):
 
 @dataclass(frozen=True, kw_only=True)
 class DuplicateFilter(Filter):
-    """A copy of a better valued candidate or, unless `of_seen` is off, of a video that the viewer has seen; one that is to be
-    watched on is no copy of itself."""
+    """Remove copies of a better valued candidate and, if `of_seen`, of seen videos. A video proposed by `continue` is not a
+    copy of itself."""
 
     name: ClassVar[str] = "duplicate"
     of_seen: bool = True
@@ -125,12 +125,12 @@ class DuplicateFilter(Filter):
             of_seen = np.isin(prints, seen) & ~np.isin(rows, context.continued)
         left = np.flatnonzero(~of_seen)
         first = np.zeros(len(rows), bool)
-        first[left[np.unique(prints[left], return_index=True)[1]]] = True  # of equal ones the best valued
+        first[left[np.unique(prints[left], return_index=True)[1]]] = True  # keep the best valued copy
         return ~first & (prints != 0)
 
 
 class Tally:
-    """How often each key stands in the slate so far. `keys` is (N, J), -1 none; `barred` (N,) bool: who holds a key used up."""
+    """Count the keys in the slate so far. `keys` is (N, J), -1 none; `barred` (N,) marks candidates with an exhausted key."""
 
     def __init__(self, name: str, keys: np.ndarray, most: int) -> None:
         self.name, self.most = name, most
@@ -146,7 +146,7 @@ class Tally:
 
 
 class Cap(ABC):
-    """At most `most` videos of a slate share one key; a video without a key is free."""
+    """Limit a slate to `most` videos per key; videos without a key are not limited."""
 
     name: ClassVar[str]
     most: int
@@ -158,7 +158,7 @@ class Cap(ABC):
 
     @abstractmethod
     def keys(self, rows: np.ndarray, facts: CatalogueFacts) -> np.ndarray:
-        """(N,) video rows > (N, J) keys, -1 none."""
+        """Return the keys (N, J) of video rows (N,), -1 none."""
 
     def tally(self, rows: np.ndarray, facts: CatalogueFacts) -> Tally:
         return Tally(self.name, self.keys(rows, facts), self.most)
@@ -189,7 +189,7 @@ RULES: Mapping[str, type[Rule]] = {
 
 
 def rule(name: str, options: Mapping) -> Rule:
-    """The rule of that name; raises RerankingError naming a misspelt rule or option."""
+    """Build a rule by name. Raises RerankingError for a misspelt rule or option."""
     require_known("rules", [name], RULES)
     require_known(f"rules.{name}", options, RULES[name].__dataclass_fields__)
     return RULES[name](**options)

@@ -1,4 +1,4 @@
-"""Filters, then one greedy pass: value against diversity, under caps, with a little exploration of known probability."""
+"""Build a slate: filters, then one greedy pass over value and diversity, under caps, with exploration of known probability."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +13,7 @@ from watchnext.types import Scored, Slate, Viewer
 
 @dataclass(frozen=True, kw_only=True)
 class Exploration:
-    """With probability `epsilon` a slot is drawn uniformly from its eligible candidates instead of taking the best."""
+    """Epsilon-greedy exploration: with probability `epsilon`, a slot takes a uniform draw of its eligible candidates."""
 
     epsilon: float = 0.0
 
@@ -21,7 +21,7 @@ class Exploration:
         require_number("exploration.epsilon", self.epsilon, low=0, high=1)
 
     def choose(self, best: int, eligible: np.ndarray, draws: np.ndarray) -> tuple[int, float]:
-        """The chosen position and its probability; `draws` are two uniforms: whether to explore, and whom."""
+        """Choose a position and return its probability; `draws` are two uniforms, for exploring and for the choice."""
         chosen = best
         if draws[0] < self.epsilon:
             chosen = eligible[int(draws[1] * len(eligible))]
@@ -39,14 +39,14 @@ def _part(name: str, options: Mapping):
 
 
 class Reranker:
-    """Scored candidates > one slate. The order of the candidates changes nothing: equal values go by row number."""
+    """Turn scored candidates into one slate. Candidate order has no effect: equal values are ordered by row number."""
 
     def __init__(self, *, value: Value, rules: Sequence[Rule], diversity: Diversity, exploration: Exploration) -> None:
         names = [each.name for each in rules]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
-            raise RerankingError(f"rules name {', '.join(repeated)} twice, expected each rule once")
+            raise RerankingError(f"rules contain {', '.join(repeated)} twice, expected each rule once")
         self.value, self.rules, self.diversity, self.exploration = value, tuple(rules), diversity, exploration
-        # Copies are compared last, or the best of them could be kept here and taken out by a later filter.
+        # Duplicates are filtered last; otherwise a later filter could remove the copy that was kept.
         self._filters = sorted((r for r in rules if isinstance(r, Filter)), key=lambda r: isinstance(r, DuplicateFilter))
         self._caps = [r for r in rules if isinstance(r, Cap)]
 
@@ -67,7 +67,7 @@ class Reranker:
         return cls(rules=rules, **{name: _part(name, config[name]) for name in PARTS})
 
     def to_config(self) -> dict:
-        """The inverse of `from_config`, JSON-ready; the order of the rules matters."""
+        """Return the JSON-ready inverse of `from_config`; the order of the rules matters."""
         return {
             "rules": {each.name: asdict(each) for each in self.rules},
             **{name: asdict(getattr(self, name)) for name in PARTS},
@@ -84,10 +84,10 @@ class Reranker:
         seed: int,
         unavailable: np.ndarray | None = None,
     ) -> Slate:
-        """The best `k`, or all eligible ones if fewer. `region_bits` are bit numbers; the same `seed` gives the same slate.
+        """Pick the best `k`, or all eligible candidates if fewer. `region_bits` are bit numbers; equal seeds give equal slates.
 
-        `removed` has every rule of the config, a cap with those it barred from the last slot; what is neither picked nor
-        removed was eligible and not chosen. A value of -inf marks a non-finite prediction.
+        `removed` lists every rule of the config; a cap lists the candidates it barred from the last slot. Candidates neither
+        picked nor removed were eligible but not chosen. A value of -inf marks a non-finite prediction.
         """
         if k < 0:
             raise RerankingError(f"k is {k}, expected 0 or more")
@@ -107,7 +107,7 @@ class Reranker:
         return Slate(picked=picked, values=values[picked], propensities=propensities, removed=in_order)
 
     def _filtered(self, order: np.ndarray, rows: np.ndarray, context: RuleContext) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Positions that pass every filter, best first, and those that each filter took."""
+        """Return the positions that pass every filter, best first, and the positions each filter removed."""
         left, removed = order, {}
         for each in self._filters:
             out = each.removes(rows[left], context)
@@ -116,7 +116,7 @@ class Reranker:
         return left, removed
 
     def _fill(self, slots: int, marginal, tallies: list[Tally], rng) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Fill the slots one by one; `tallies` keeps the caps that were not relaxed, as they stood at the last slot."""
+        """Fill the slots one by one; `tallies` keeps the caps that were not relaxed, with their state at the last slot."""
         free = np.ones(len(marginal.scores), bool)
         picked, propensities = np.zeros(slots, np.int64), np.zeros(slots)
         draws = rng.random((slots, 2))
@@ -125,14 +125,14 @@ class Reranker:
                 for each in (marginal, *tallies):
                     each.take(picked[slot - 1])
             eligible = _eligible(free, tallies)
-            best = eligible[np.argmax(marginal.scores[eligible])]  # the first of equals: better valued, then lower row
+            best = eligible[np.argmax(marginal.scores[eligible])]  # ties: higher value, then lower row
             picked[slot], propensities[slot] = self.exploration.choose(best, eligible, draws[slot])
             free[picked[slot]] = False
         return picked, propensities, free
 
 
 def _eligible(free: np.ndarray, tallies: list[Tally]) -> np.ndarray:
-    """Positions under all caps. Where there are none, the last cap is dropped, for good: counts never fall again."""
+    """Return positions under all caps. If none are left, drop the last cap permanently, because counts never decrease."""
     while True:
         under = free.copy()
         for tally in tallies:

@@ -1,4 +1,4 @@
-"""The heads' predictions > one value a candidate, and how this stage refuses a wrong setting."""
+"""Combine head predictions into one value per candidate, and validate re-ranking settings."""
 
 import difflib
 import math
@@ -11,11 +11,11 @@ from watchnext.types import TARGETS
 
 
 class RerankingError(ValueError):
-    """A re-ranking setting or input that cannot be obeyed; the message names the value and what was expected."""
+    """Invalid re-ranking setting or input; the message names the value and the expected one."""
 
 
 def require_known(owner: str, given: Iterable, choices: Iterable[str]) -> None:
-    """Refuse a misspelt name, with the nearest right one and all choices."""
+    """Raise RerankingError for an unknown name, with the closest match and all choices."""
     choices = tuple(choices)
     for name in given:
         if name not in choices:
@@ -24,20 +24,20 @@ def require_known(owner: str, given: Iterable, choices: Iterable[str]) -> None:
             raise RerankingError(f"{owner} has the unknown key {name!r}.{hint} Known keys: {', '.join(choices)}")
 
 
-def require_number(what: str, value: float, *, low: float, high: float = math.inf) -> None:
-    """Refuse what is not a finite number in [low, high]."""
+def require_number(setting: str, value: float, *, low: float, high: float = math.inf) -> None:
+    """Raise RerankingError unless `value` is a finite number in [low, high]."""
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not number or not low <= value <= high:
         wanted = f"a number from {low} to {high}" if math.isfinite(high) else f"a finite number of at least {low}"
-        raise RerankingError(f"{what} is {value!r}, expected {wanted}")
+        raise RerankingError(f"{setting} is {value!r}, expected {wanted}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Value:
-    """Weighted sum over TARGETS: probabilities as they are, watch time as s / (s + watch_half_s), so that all lie in [0, 1].
+    """Weighted sum over TARGETS: probabilities, and watch time as s / (s + watch_half_s), so that all lie in [0, 1].
 
-    weights        target > weight; a target without one (or with 0) is not read
-    watch_half_s   predicted seconds worth half of the `watch_s` weight; as it saturates, a long video cannot buy a place
+    weights        target > weight; a target without a weight (or with 0) is not read
+    watch_half_s   predicted seconds worth half of the `watch_s` weight; saturation limits the value of long videos
     """
 
     weights: Mapping[str, float]
@@ -55,14 +55,15 @@ class Value:
         object.__setattr__(self, "weights", dict(self.weights))
 
     def of(self, predictions: np.ndarray) -> np.ndarray:
-        """(C, T) > (C,) float64; a non-finite prediction under a weight makes -inf: the candidate sinks, it is not lost."""
+        """Compute values (C,) float64 of predictions (C, T). A non-finite weighted prediction gives -inf: the candidate sinks
+        but is kept."""
         if predictions.ndim != 2 or predictions.shape[1] != len(TARGETS):
             raise RerankingError(
-                f"predictions have the shape {predictions.shape}, expected (C, {len(TARGETS)}): {', '.join(TARGETS)}"
+                f"predictions have shape {predictions.shape}, expected (C, {len(TARGETS)}): {', '.join(TARGETS)}"
             )
         values = np.zeros(len(predictions))
         finite = np.ones(len(predictions), bool)
-        for target in (name for name in TARGETS if self.weights.get(name)):  # one fixed order: the sum keeps its bits
+        for target in (name for name in TARGETS if self.weights.get(name)):  # fixed order: the sum is bit-stable
             column = predictions[:, TARGETS.index(target)].astype(np.float64)
             finite &= np.isfinite(column)
             column = np.where(np.isfinite(column), column, 0.0)
@@ -70,5 +71,5 @@ class Value:
         return np.where(finite, values, -np.inf)
 
     def _saturated(self, seconds: np.ndarray) -> np.ndarray:
-        seconds = np.maximum(seconds, 0.0)  # a regression head may answer below zero
+        seconds = np.maximum(seconds, 0.0)  # a regression head may predict negative seconds
         return seconds / (seconds + self.watch_half_s)

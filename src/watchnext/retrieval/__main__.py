@@ -1,4 +1,4 @@
-"""`python -m watchnext.retrieval index | graph | trending`: video vectors > an index; a log > what sources look up."""
+"""`python -m watchnext.retrieval index | graph | trending`: build the index, the co-watch graphs and the trending counts."""
 
 from pathlib import Path
 
@@ -19,18 +19,17 @@ from watchnext.retrieval.sources.log_counts import counted, training_watches
 
 
 def probe_of(towers: Path, features: FeatureSet, limit: int) -> Probe:
-    """The queries that the towers left, at most `limit`, and what their viewers had watched last; nothing where
-    the queries are of no impression."""
+    """Load at most `limit` validation queries of the towers with their viewers' last watches; none for synthetic queries."""
     queries, rows = np.load(towers / "queries.npy"), np.load(towers / "query_rows.npy")
     chosen = slice(None, None, max(1, -(-len(queries) // limit)))
     if not len(rows):
         return Probe(queries[chosen], [np.zeros(0, np.int64)] * len(queries[chosen]))
     watched = features.reads(rows[chosen]).history_rows
-    return Probe(queries[chosen], [np.unique(found[found >= 0]) for found in watched])
+    return Probe(queries[chosen], [np.unique(rows[rows >= 0]) for rows in watched])
 
 
 def index(config: DictConfig) -> None:
-    """Index the trained video vectors, guarded by recall against exact search under real filters and after changes."""
+    """Index the trained video vectors and check recall against exact search under real filters and after changes."""
     outputs, options = Path(config.data.outputs), config.index
     towers, folder = outputs / "two_tower", outputs / "index"
     if not (towers / "query_rows.npy").exists():
@@ -44,7 +43,7 @@ def index(config: DictConfig) -> None:
         vectors, recipe=instantiate(options.recipe), precision=options.precision, towers=fingerprint(towers)
     )
     probe = probe_of(towers, features, options.queries)
-    found = instantiate(options.guard).check(built, vectors, features.catalogue, probe)
+    recalls_by_state = instantiate(options.guard).check(built, vectors, features.catalogue, probe)
     built.save(folder)
     written = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     report = {
@@ -52,7 +51,7 @@ def index(config: DictConfig) -> None:
         "dimension": built.dimension,
         "bytes_per_video": round(written / len(built), 1),
         f"recall@{options.guard.k}": {
-            when: {name: round(recall, 6) for name, recall in recalls.items()} for when, recalls in found.items()
+            state: {name: round(recall, 6) for name, recall in recalls.items()} for state, recalls in recalls_by_state.items()
         },
     }
     write_report(outputs / "metrics" / "index.json", report)
@@ -60,7 +59,7 @@ def index(config: DictConfig) -> None:
 
 
 def graph(config: DictConfig) -> None:
-    """Link videos by training watches: what was watched together, and what came next."""
+    """Build the graphs of related videos (watched together) and transitions (watched next) from training watches."""
     outputs, report = Path(config.data.outputs), {}
     features = FeatureSet.load(outputs / "features")
     for name in ("related", "transitions"):
@@ -76,14 +75,14 @@ def graph(config: DictConfig) -> None:
 
 
 def trending(config: DictConfig) -> None:
-    """Count what was watched, by surface and region, as of the first test request."""
+    """Count watches by surface and region as of the first test request."""
     outputs, options = Path(config.data.outputs), config.retrieval.trending
     features = FeatureSet.load(outputs / "features")
     chosen = {name: options[name] for name in ("count", "half_life_h", "segments")}
     stored, catalogue = StoredTables.open(outputs / "tables"), features.catalogue
-    found = counted(stored, catalogue.ids, until_ms=features.report["as_of_ms"], **chosen)
-    save_arrays(outputs / "trending", {**vars(found), "catalogue": np.array([catalogue.fingerprint])})
-    report = {"videos": found.table.shape[1], "regions": len(found.regions), "segments": len(found.segments)}
+    counts = counted(stored, catalogue.ids, until_ms=features.report["as_of_ms"], **chosen)
+    save_arrays(outputs / "trending", {**vars(counts), "catalogue": np.array([catalogue.fingerprint])})
+    report = {"videos": counts.table.shape[1], "regions": len(counts.regions), "segments": len(counts.segments)}
     write_report(outputs / "metrics" / "trending.json", report)
     print(f"{outputs / 'trending'}: {report}")
 

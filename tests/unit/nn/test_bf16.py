@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from safetensors.torch import load_file
 
-from watchnext.nn import training as nn_module
+from watchnext.nn import training
 from watchnext.nn.training import fit_network
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
@@ -18,7 +18,7 @@ CONF = Path(__file__).resolve().parents[3] / "conf"
 
 @pytest.mark.parametrize("model", ["two_tower", "dcn"])
 def test_an_epoch_in_bf16_is_finite_and_saved_in_f32(model, world_features, tmp_path, monkeypatch):
-    monkeypatch.setattr(nn_module, "has_amx", lambda: True)
+    monkeypatch.setattr(training, "has_amx", lambda: True)
     overrides = [f"model={model}", "trainer=fast", "trainer.max_epochs=1", "+trainer.enable_progress_bar=false"]
     with initialize_config_dir(config_dir=str(CONF), version_base=None):
         config = compose("config", overrides)

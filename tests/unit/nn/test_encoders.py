@@ -51,9 +51,9 @@ def test_an_earlier_watch_is_remembered(encoder):
 
 
 def test_an_unknown_encoder_is_named_with_the_known():
-    with pytest.raises(ValueError, match="no encoder 'lstm', expected one of transformer, recurrent, mean"):
+    with pytest.raises(ValueError, match="unknown encoder 'lstm', expected one of transformer, recurrent, mean"):
         encoder_of("lstm", **SIZES)
-    with pytest.raises(ValueError, match="3 heads do not share a dimension of 8"):
+    with pytest.raises(ValueError, match="3 heads do not divide the dimension 8"):
         encoder_of("transformer", **{**SIZES, "heads": 3})
 
 

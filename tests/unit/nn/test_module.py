@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from watchnext.nn import training as nn_module
+from watchnext.nn import training
 from watchnext.nn.checkpoints import Checkpoints
 from watchnext.nn.training import BestWeights, Bf16Training, NamedBar, adam, finite, fit_network
 
@@ -152,7 +152,7 @@ def test_a_seed_decides_the_weights_and_clipping_changes_them(tmp_path):
 def test_bf16_is_chosen_by_what_the_processor_has(monkeypatch):
     for tiles, expected in ((True, Bf16Training), (False, pl.plugins.Precision)):
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda tiles=tiles: tiles)
-        assert type(nn_module.fastest_precision()) is expected
+        assert type(training.fastest_precision()) is expected
 
 
 def test_bf16_trains_other_weights_in_f32():

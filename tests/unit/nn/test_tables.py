@@ -149,7 +149,7 @@ def test_only_a_full_table_starts_from_vectors():
     table.start_from(vectors)
     assert torch.equal(table(torch.arange(ROWS)), torch.cat([vectors, last[None]]))
     for kind in ("quotient_remainder", "hashed"):
-        with pytest.raises(ValueError, match=r"shares its vectors.*start: null"):
+        with pytest.raises(ValueError, match=r"shares vectors between rows.*start: null"):
             built(kind).start_from(vectors)
 
 

@@ -131,7 +131,7 @@ def test_a_viewers_columns_are_found_out_and_a_saved_forest_answers_alike(booste
 
 def test_two_forests_are_refused(boosted):
     network = boosted[0].network
-    with pytest.raises(ValueError, match="holds 2 forests, expected one at most"):
+    with pytest.raises(ValueError, match="holds 2 forests, expected at most one"):
         forest_of(torch.nn.ModuleList([network, copy.deepcopy(network)]))
 
 

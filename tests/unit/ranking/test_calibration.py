@@ -120,9 +120,9 @@ def test_seconds_are_calibrated_to_their_mean():
 
 
 def test_wrong_rows_are_named():
-    with pytest.raises(ValueError, match=r"the score nan, expected one in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"score is nan, expected a value in \[0, 1\]"):
         fit_isotonic(np.array([1.0]), np.array([np.nan]))
-    with pytest.raises(ValueError, match=r"the target 2, expected one in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"target is 2, expected a value in \[0, 1\]"):
         fit_platt(np.array([2.0]), np.array([0.5]))
     with pytest.raises(ValueError, match=r"N > 0; targets are \(0,\)"):
         fit_isotonic(np.empty(0), np.empty(0))
@@ -166,7 +166,7 @@ def test_wrong_settings_are_named():
     for methods, message in (
         ({"longview": "platt"}, "'longview' by 'platt': expected one of click"),
         ({"click": "spline"}, "by 'spline': expected one of .* by isotonic, platt"),
-        ({"watch_s": "platt"}, "seconds are no probability, expected isotonic"),
+        ({"watch_s": "platt"}, "seconds are not a probability, expected isotonic"),
     ):
         with pytest.raises(ValueError, match=message):
             Calibration.fit(predictions, targets, methods=methods)

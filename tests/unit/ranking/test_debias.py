@@ -78,7 +78,7 @@ def test_the_tower_by_hand():
 
 
 def test_wrong_towers_are_named():
-    with pytest.raises(ValueError, match="reference position 3 is not among the 3"):
+    with pytest.raises(ValueError, match="reference position is 3, expected 0 to 2"):
         PositionBias(positions=3, logits=1, reference=3)
     with pytest.raises(ValueError, match=r"dropout is 1\.0, expected a share"):
         PositionBias(positions=3, logits=1, dropout=1.0)
@@ -131,11 +131,11 @@ def test_weights_by_hand():
 
 
 def test_wrong_propensities_are_named():
-    with pytest.raises(ValueError, match=r"has the propensity 0, expected one in \(0, 1\]; null means not logged"):
+    with pytest.raises(ValueError, match=r"propensity is 0, expected a value in \(0, 1\], or null if not logged"):
         inverse(np.array([0.5, 0.0]))
-    with pytest.raises(ValueError, match=r"has the propensity 1\.5"):
+    with pytest.raises(ValueError, match=r"propensity is 1\.5"):
         inverse(np.array([1.5]))
-    with pytest.raises(ValueError, match=r"clipped at 0\.5 times"):
+    with pytest.raises(ValueError, match=r"inverse_propensity is 0\.5"):
         inverse(np.array([0.5]), most=0.5)
 
 

@@ -1,4 +1,4 @@
-"""A committee's weights, and a network that does not see everything."""
+"""An ensemble's weights, and a network under a feature mask."""
 
 from functools import partial
 
@@ -32,7 +32,7 @@ def member(network: partial, hide: tuple[str, ...] = ()) -> dict:
     return {"module": partial(RankingModule, network=network, loss=loss, hide=hide, **rest), "best": best}
 
 
-def committee(features, **value) -> EnsembleModule:
+def ensemble(features, **value) -> EnsembleModule:
     torch.manual_seed(0)
     members = {"linear": member(partial(LogisticRegression)), "deep": member(MLP)}
     members["blind"] = member(MLP, ("own_state", "user_id"))
@@ -64,7 +64,7 @@ def test_watch_time_goes_to_the_member_that_tells_the_expectation(world_features
 
 
 def test_weights_are_the_best_of_the_grid_and_scores_their_mean(world_features):
-    rows, module = world_features.rows("valid"), committee(world_features)
+    rows, module = world_features.rows("valid"), ensemble(world_features)
     seeds = []
     module.fit(rows, seed=5, member=lambda name, each, best, seed: seeds.append((name, seed)))
     assert seeds == [("linear", 5), ("deep", 6), ("blind", 7)]
@@ -82,7 +82,7 @@ def test_weights_are_the_best_of_the_grid_and_scores_their_mean(world_features):
 
 def test_every_member_and_every_wait_is_named(world_features, monkeypatch, capsys):
     monkeypatch.setattr("watchnext.ranking.models.ensemble.waiting", partial(tqdm, delay=0.0))
-    module = committee(world_features)
+    module = ensemble(world_features)
     module.fit(world_features.rows("valid"), seed=0, member=lambda *_: None)
     said = capsys.readouterr().err
     assert [line for line in said.replace("\r", "\n").splitlines() if line.startswith("member ")] == [
@@ -107,15 +107,15 @@ def fitted(module: EnsembleModule, kept: Checkpoints | None = None, cut: str = "
         cuts = [Cut()] if name == cut else []
         return pl.Trainer(accelerator="cpu", max_epochs=2, callbacks=[*callbacks, *cuts, note], num_sanity_val_steps=0, **quiet)
 
-    fit(module, None, name="committee", seed=0, trainer=trainer, log=lambda values, step: None, checkpoints=kept)
+    fit(module, None, name="ensemble", seed=0, trainer=trainer, log=lambda values, step: None, checkpoints=kept)
     return seen
 
 
 def test_members_that_were_done_are_not_trained_again(world_features, tmp_path):
-    whole, again, kept = committee(world_features), committee(world_features), Checkpoints(tmp_path)
+    whole, again, kept = ensemble(world_features), ensemble(world_features), Checkpoints(tmp_path)
     assert fitted(whole) == ["linear", "linear", "deep", "deep", "blind", "blind"]
     with pytest.raises(InterruptedError):
-        fitted(committee(world_features), kept, cut="deep")
+        fitted(ensemble(world_features), kept, cut="deep")
     assert fitted(again, kept) == ["deep", "blind", "blind"]
     pairs = zip(whole.network.state_dict().items(), again.network.state_dict().values(), strict=True)
     assert [name for (name, one), two in pairs if not torch.equal(one, two)] == []
@@ -148,12 +148,12 @@ def test_platt_ends_where_likelihood_has_no_maximum():
 
 
 def test_a_misspelt_aim_is_named(world_features):
-    with pytest.raises(ValueError, match="names 'ndcg', expected auc and gauc"):
-        committee(world_features, ndcg=1.0)
+    with pytest.raises(ValueError, match="unknown key 'ndcg', expected auc and gauc"):
+        ensemble(world_features, ndcg=1.0)
 
 
 def test_what_is_hidden_does_not_matter_and_the_rest_does(world_features):
-    module = committee(world_features).members["blind"]
+    module = ensemble(world_features).members["blind"]
     batch = world_features.batch(world_features.rows("test")[-64:])
     names = world_features.pipeline.value_names("candidate_values")
     shuffled = batch["candidate_values"].flip(0)

@@ -126,7 +126,7 @@ def test_a_transformer_is_attention_over_history_and_candidate(world_features):
             state = own[i] + block.out(torch.cat(mixed))
             state = state + block.deep(block.before_deep(state))
             torch.testing.assert_close(found[i], network.norm(state), rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match="5 heads do not share a dimension of 6"):
+    with pytest.raises(ValueError, match="5 heads do not divide the dimension 6"):
         BehaviourTransformer(sizes=sizes, videos=videos, dimension=dimension, heads=5, blocks=1, dropout=0.0)
 
 

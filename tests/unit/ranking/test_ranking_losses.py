@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from watchnext.ranking.heads import WATCH
-from watchnext.ranking.training.ranking_losses import Listwise, Mixture, MultiTask, Pairwise
+from watchnext.ranking.training.ranking_losses import Listwise, MultiTask, Pairwise, WeightedLosses
 from watchnext.types import TARGETS
 
 LOGITS = torch.tensor([[0.0, 2.0, -1.0, math.log1p(30.0)], [-3.0, 0.5, 4.0, -2.0], [1.0, 1.0, 1.0, 99.0]])
@@ -94,10 +94,10 @@ def test_groups_of_one_label_say_nothing(loss, label):
 
 def test_a_mixture_is_the_weighted_sum_of_its_parts():
     parts = {"all": MultiTask(weights={"click": 1.0, "watch_s": 0.5}), "order": Pairwise(target="long_view", within="viewer")}
-    made, given = Mixture(losses=parts, weights={"all": 0.3, "order": 2.0}), rows(4)
+    made, given = WeightedLosses(losses=parts, weights={"all": 0.3, "order": 2.0}), rows(4)
     assert made.within == "viewer"
     assert float(made(*given)) == pytest.approx(0.3 * float(parts["all"](*given)) + 2.0 * float(parts["order"](*given)))
-    assert Mixture(losses={"all": parts["all"]}, weights={"all": 1.0}).within is None
+    assert WeightedLosses(losses={"all": parts["all"]}, weights={"all": 1.0}).within is None
 
 
 def test_a_target_that_is_not_named_is_not_trained():
@@ -107,7 +107,7 @@ def test_a_target_that_is_not_named_is_not_trained():
 
 
 def test_what_is_misspelt_is_named():
-    with pytest.raises(ValueError, match="weighs 'longview', expected some of click, long_view"):
+    with pytest.raises(ValueError, match="has a weight for 'longview', expected some of click, long_view"):
         MultiTask(weights={"click": 1.0, "longview": 1.0})
     with pytest.raises(ValueError, match="ranks by 'watch_s', expected one of click, long_view, like"):
         Pairwise(target="watch_s", within="viewer")
@@ -115,10 +115,10 @@ def test_what_is_misspelt_is_named():
         Listwise(target="like", within="user")
     one = Listwise(target="like", within="viewer")
     with pytest.raises(ValueError, match="expected the same names"):
-        Mixture(losses={"a": one}, weights={"b": 1.0})
-    with pytest.raises(ValueError, match="ranks within request and viewer, expected one of them"):
-        Mixture(losses={"a": one, "b": Pairwise(target="like", within="request")}, weights={"a": 1.0, "b": 1.0})
-    with pytest.raises(ValueError, match="needs the groups of its rows"):
+        WeightedLosses(losses={"a": one}, weights={"b": 1.0})
+    with pytest.raises(ValueError, match="rank within request and viewer, expected one kind of group"):
+        WeightedLosses(losses={"a": one, "b": Pairwise(target="like", within="request")}, weights={"a": 1.0, "b": 1.0})
+    with pytest.raises(ValueError, match="needs groups; use GroupedBatches"):
         one(LOGITS, HAPPENED, None)
 
 

@@ -10,7 +10,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from watchnext.ranking.heads import WATCH, predictions
 from watchnext.ranking.models.linear import LogisticRegression
 from watchnext.ranking.training.debias import InversePropensity, PositionBias
-from watchnext.ranking.training.ranking_losses import Listwise, Mixture, MultiTask, Pairwise
+from watchnext.ranking.training.ranking_losses import Listwise, MultiTask, Pairwise, WeightedLosses
 from watchnext.ranking.training.ranking_module import RankingModule
 from watchnext.ranking.watch_time.ordinal import Ordinal
 from watchnext.types import TARGETS
@@ -115,4 +115,4 @@ def test_a_loss_names_the_heads_it_trains():
     order = Listwise(target="like", within="viewer")
     few = MultiTask(weights={"watch_s": 1.0, "click": 0.5, "long_view": 0.0})
     assert few.heads == ("click", "watch_s")
-    assert Mixture(losses={"a": few, "b": order}, weights={"a": 1.0, "b": 1.0}).heads == ("click", "like", "watch_s")
+    assert WeightedLosses(losses={"a": few, "b": order}, weights={"a": 1.0, "b": 1.0}).heads == ("click", "like", "watch_s")

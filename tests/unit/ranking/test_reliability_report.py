@@ -84,11 +84,11 @@ def test_a_head_of_one_class_passes_through_and_is_named(world_features, trained
         calibration = Calibration.fit(predictions, targets, methods=METHODS)
     assert set(calibration.curves) == {"click", "long_view"}
     assert np.array_equal(calibration(predictions)[:, 2:], predictions[:, 2:])
-    assert "like is 0 in all validation rows: its predictions pass uncalibrated" in caplog.text
+    assert "like is 0 in all validation rows: its predictions stay uncalibrated" in caplog.text
     assert "watch_s is 0" in caplog.text
     with caplog.at_level(logging.WARNING):
         assert Calibration.fit(predictions[:0], targets[:0], methods=METHODS).curves == {}
-    assert "there are no validation rows: predictions of like pass uncalibrated" in caplog.text
+    assert "no validation rows: predictions of like stay uncalibrated" in caplog.text
 
 
 @pytest.mark.parametrize("test_days", ["one class", "no rows"])
@@ -113,7 +113,7 @@ def test_a_head_that_the_ranker_lacks_is_named(world_features, tmp_path):
     module_of(world_features, Listwise(target="long_view", within="viewer")).save(tmp_path)
     ranker = Ranker.load(tmp_path, schema=world_features.pipeline.schema, repair="python train.py")
     ranker.require(["long_view"], by="reranking.value.weights")
-    with pytest.raises(ValueError, match=r"value\.weights asks the ranker for 'like', but it was trained for long_view alone"):
+    with pytest.raises(ValueError, match=r"value\.weights needs the head 'like', .* was trained for long_view only"):
         ranker.require(["long_view", "like"], by="reranking.value.weights")
 
 
@@ -126,7 +126,7 @@ def test_the_trade_off_of_a_trained_ranker(trained, world_features):
     assert set(points[0].metrics) == {"watch_s@2", "click@2"}
     assert points[0].weights == {"click": 0.5, "long_view": 1.0, "watch_s": 0.0}
     assert 0 < points[0].metrics["click@2"] < 1
-    with pytest.raises(ValueError, match="trade_off asks the ranker for 'share'"):
+    with pytest.raises(ValueError, match="trade_off needs the head 'share'"):
         curve(world_features, ranker, value, first="share", second="click", **settings)
-    with pytest.raises(ValueError, match="there are no 'validation' impressions, expected one of train, valid, test"):
+    with pytest.raises(ValueError, match="split 'validation' has no impressions, expected a non-empty one of train"):
         curve(world_features, ranker, value, first="watch_s", second="click", **settings | {"split": "validation"})

@@ -191,8 +191,8 @@ def test_wrong_settings_are_named(planted):
     ranker = ranker_of(trees, planted)
     for changed, message in (
         ({"head": "watch_s"}, "report.head is 'watch_s', expected one of click, long_view, like"),
-        ({"groups": ("agee",)}, "report.groups names 'agee', expected some of user_id, "),
-        ({"split": "later"}, "there are no 'later' impressions"),
+        ({"groups": ("agee",)}, "report.groups contains 'agee', expected some of user_id, "),
+        ({"split": "later"}, "split 'later' has no impressions"),
     ):
         with pytest.raises(ValueError, match=message):
             important(planted, ranker, **changed)

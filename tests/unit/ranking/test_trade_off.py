@@ -68,7 +68,7 @@ def test_the_curve_of_two_heads_that_disagree(tmp_path):
 
 
 def test_wrong_settings_are_named():
-    with pytest.raises(ValueError, match="'like' and 'click' weigh 0 together"):
+    with pytest.raises(ValueError, match="weights of 'like' and 'click' sum to 0"):
         weightings({"watch_s": 1.0}, first="like", second="click", steps=3)
     with pytest.raises(ValueError, match="needs two heads and 2 steps, got 'like', 'like' and 3"):
         weightings({"like": 1.0}, first="like", second="like", steps=3)

@@ -223,13 +223,13 @@ def test_wrong_inputs_are_named(train):
     head = WeightedOdds()
     with pytest.raises(RuntimeError, match=r"call fit\(watch_s, duration_s\) first"):
         head.loss(torch.zeros(1, 1), torch.ones(1), torch.ones(1))
-    with pytest.raises(ValueError, match=r"logits \(1, 2\), expected \(N, 1\)"):
+    with pytest.raises(ValueError, match=r"shape \(1, 2\), expected \(N, 1\)"):
         head.loss(torch.zeros(1, 2), torch.ones(1), torch.ones(1))
     with pytest.raises(ValueError, match="no training rows"):
         head.fit(np.empty(0), np.empty(0))
     with pytest.raises(ValueError, match=r"holds -1\.0, expected seconds of at least 0"):
         head.fit(np.array([2.0, -1.0]), np.array([3.0, 3.0]))
-    with pytest.raises(ValueError, match=r"needs the arrays .*edges.* fit it with the settings it has now"):
+    with pytest.raises(ValueError, match=r"expected .*edges.* fit it again with the current settings"):
         Ordinal(groups=4).load_arrays(fitted(Ordinal, train).arrays())
     with pytest.raises(ValueError, match="'mean' is unknown, expected one of log_seconds"):
         expectation.seconds("mean", {}, np.zeros((1, 1)), np.zeros(1))

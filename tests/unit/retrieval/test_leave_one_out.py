@@ -25,7 +25,7 @@ def test_without_three_videos_nobody_is_held_out():
 
 
 def test_a_row_outside_the_catalogue_is_named():
-    with pytest.raises(ValueError, match=r"rows 0 to 3, but the catalogue has rows 0 to 2"):
+    with pytest.raises(ValueError, match=r"rows 0 to 3, expected rows 0 to 2"):
         Histories.of([[0, 3]], videos=3)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from watchnext.data.storage import StoredTables
-from watchnext.retrieval.sources import log_counts as logs
+from watchnext.retrieval.sources import log_counts
 from watchnext.retrieval.sources.log_counts import counted, training_watches
 from watchnext.retrieval.sources.trending import Trending
 
@@ -18,7 +18,7 @@ HALF_LIFE_H = 12.0
 def test_training_watches_are_those_of_training_rows_in_their_order(
     world_features, world_tables, world_split, monkeypatch, least, chunk
 ):
-    monkeypatch.setattr(logs, "CHUNK", chunk)
+    monkeypatch.setattr(log_counts, "CHUNK", chunk)
     users = world_tables.users["user_id"].to_list()
     wanted = defaultdict(list)
     for row, split in zip(world_tables.impressions.iter_rows(named=True), world_split, strict=True):

@@ -100,7 +100,7 @@ def test_draws_are_those_of_torchs_own_generator():
 
 
 def test_negatives_of_no_kind_are_refused():
-    with pytest.raises(ValueError, match="negatives of no kind: set uniform, popular or in_batch"):
+    with pytest.raises(ValueError, match="expected at least one kind of negatives; set uniform, popular or in_batch"):
         Negatives(counts=COUNTS, in_batch=False, uniform=0)
-    with pytest.raises(ValueError, match="9 popular negatives of a catalogue without a positive"):
+    with pytest.raises(ValueError, match="popular is 9, but no video has a positive"):
         Negatives(counts=torch.zeros(4), in_batch=False, uniform=0, popular=9)

@@ -98,9 +98,9 @@ def test_a_loss_that_is_no_number_stops_and_names_the_batch(world_features):
 def test_days_without_a_positive_are_named(world_features):
     columns = {**world_features.columns, "targets": np.zeros_like(world_features.columns["targets"])}
     nothing = replace(world_features, columns=columns)
-    with pytest.raises(ValueError, match="8 popular negatives of a catalogue without a positive"):
+    with pytest.raises(ValueError, match="popular is 8, but no video has a positive"):
         module_of(nothing)
-    with pytest.raises(ValueError, match=r"the train days hold no impression with click; check data\.split, what counts"):
+    with pytest.raises(ValueError, match=r"the train days hold no impression with click; check data\.split, the definition"):
         module_of(nothing, popular=0).loader("train", seed=0)
 
 

@@ -30,7 +30,7 @@ def test_the_state_is_that_of_the_watches_in_order(name):
 
 def test_id_dropout_hides_the_id_alone_and_in_training_alone():
     torch.manual_seed(0)
-    dropped, codes = IdDropout(place=1, probability=0.3), torch.randint(1, 9, (200, 50, 3))
+    dropped, codes = IdDropout(column=1, probability=0.3), torch.randint(1, 9, (200, 50, 3))
     before = codes.clone()
     found = dropped(codes)
     hidden = found[..., 1] == 0
@@ -39,9 +39,9 @@ def test_id_dropout_hides_the_id_alone_and_in_training_alone():
     assert torch.equal(found[..., [0, 2]], codes[..., [0, 2]])
     assert torch.equal(codes, before)
     assert torch.equal(dropped.eval()(codes), codes)
-    assert torch.equal(IdDropout(place=None, probability=0.3)(codes), codes)
+    assert torch.equal(IdDropout(column=None, probability=0.3)(codes), codes)
     with pytest.raises(ValueError, match=r"id dropout is 1\.0"):
-        IdDropout(place=0, probability=1.0)
+        IdDropout(column=0, probability=1.0)
 
 
 def test_interests_are_means_of_what_was_watched():

@@ -1,4 +1,4 @@
-"""What a ranker learns without a group of inputs, or from fewer days: each is trained anew, by its own preset and seeds."""
+"""Ablation and learning curve: retrain a preset without each input group, or on fewer impressions, over several seeds."""
 
 from dataclasses import replace
 from functools import partial
@@ -17,7 +17,7 @@ from watchnext.ranking.training.preset_fitting import Preset, fitted
 
 
 def without(module: partial, group: str) -> partial:
-    """The partial of a module with a group of inputs hidden from it, or from every member that it has."""
+    """Exclude an input group from a module, or from every member of an ensemble."""
     if "members" in module.keywords:
         members = module.keywords["members"].items()
         return partial(module, members={name: {**each, "module": without(each["module"], group)} for name, each in members})
@@ -25,8 +25,8 @@ def without(module: partial, group: str) -> partial:
 
 
 def latest(features: FeatureSet, share: float) -> FeatureSet:
-    """The same with the latest `share` of its training impressions alone; the others are in no split. Vocabularies, means and
-    the state that was folded stay those of all days: what shrinks is what there is to learn from."""
+    """Keep only the latest `share` of the training impressions. Vocabularies, means and folded state remain those of all days,
+    so that only the amount of training data changes."""
     if not 0 < share <= 1:
         raise ValueError(f"report.shares has {share}, expected more than 0 and at most 1")
     rows, split = features.rows("train"), np.array(features.columns["split"])
@@ -35,7 +35,7 @@ def latest(features: FeatureSet, share: float) -> FeatureSet:
 
 
 def _measured(preset: Preset, features: FeatureSet, head: str, split: str, seed: int, trainer: TrainerOf) -> dict[str, float]:
-    rows, column = held_out_rows(features, split), outcome(head, told="report.head is")
+    rows, column = held_out_rows(features, split), outcome(head, prefix="report.head is")
     network = fitted(preset, features, seed=seed, trainer=trainer).network
     label, users = features.columns["targets"][rows, column], features.columns["user_rows"][rows]
     return of_head(scored(features, network, rows)[:, column], label, users)
@@ -52,23 +52,23 @@ def ablation(
     trainer: TrainerOf,
     progress: Progress,
 ) -> dict:
-    """Figures of the head with all inputs, and for each group by how much they get worse without it: mean and spread over
-    seeds, each compared with the training of the same seed. Raises ValueError as `importance` does."""
+    """Measure the head with all inputs, and how much worse it gets without each group: mean and spread over seeds, paired by
+    seed. Raises ValueError as `importance` does."""
     chosen = named_groups(features.pipeline, groups)
 
-    def hiding(group: str | None) -> Preset:
-        def made() -> tuple:
+    def excluding(group: str | None) -> Preset:
+        def build() -> tuple:
             module, best = preset()
             return (module if group is None else without(module, group)), best
 
-        return made
+        return build
 
     trainings = [(group, seed) for group in (None, *chosen) for seed in seeds]
-    found: dict[str | None, list] = {}
+    results: dict[str | None, list] = {}
     for group, seed in progress(trainings, "trained"):
-        found.setdefault(group, []).append(_measured(hiding(group), features, head, split, seed, trainer))
-    whole = found.pop(None)
-    worse = {group: differences(whole, each) for group, each in found.items()}
+        results.setdefault(group, []).append(_measured(excluding(group), features, head, split, seed, trainer))
+    whole = results.pop(None)
+    worse = {group: differences(whole, each) for group, each in results.items()}
     return {"head": head, "split": split, "seeds": list(seeds), "figures": mean_and_spread(whole), "worse_by": worse}
 
 
@@ -83,11 +83,11 @@ def learning_curve(
     trainer: TrainerOf,
     progress: Progress,
 ) -> dict:
-    """Figures of the head after training on the latest `shares` of the training impressions: mean and spread over seeds."""
-    parts, found = {share: latest(features, share) for share in sorted(shares)}, {}
+    """Measure the head after training on the latest `shares` of the training impressions: mean and spread over seeds."""
+    parts, results = {share: latest(features, share) for share in sorted(shares)}, {}
     for share, seed in progress([(share, seed) for share in parts for seed in seeds], "trained"):
-        found.setdefault(share, []).append(_measured(preset, parts[share], head, split, seed, trainer))
+        results.setdefault(share, []).append(_measured(preset, parts[share], head, split, seed, trainer))
     sizes = [
-        {"share": share, "rows": len(parts[share].rows("train")), **mean_and_spread(each)} for share, each in found.items()
+        {"share": share, "rows": len(parts[share].rows("train")), **mean_and_spread(each)} for share, each in results.items()
     ]
     return {"head": head, "split": split, "seeds": list(seeds), "sizes": sizes}

@@ -1,7 +1,7 @@
-"""What a trained ranker owes to groups of inputs: how much worse it ranks when one group's inputs are those of other
-impressions (permutation importance: Breiman 2001; Fisher, Rudin & Dominici, JMLR 2019).
+"""Permutation importance per input group (Breiman 2001; Fisher, Rudin & Dominici, JMLR 2019).
 
-Groups tell each other's story: what two groups both know costs little with either permuted. `retrained` asks otherwise.
+Redundant groups hide each other: information that two groups share costs little when only one is permuted. `ablation` retrains
+instead.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -16,14 +16,14 @@ from watchnext.ranking.input_groups import BlockColumns, named_groups
 from watchnext.ranking.scoring import Ranker, held_out_rows, predicted
 from watchnext.ranking.target_metrics import differences, of_head
 
-Progress = Callable[[Iterable, str], Iterable]  # what is done, and its title
+Progress = Callable[[Iterable, str], Iterable]  # iterable, title > the iterable with a progress bar
 
 
-def permuted(inputs: Mapping[str, Tensor], places: BlockColumns, order: Tensor) -> dict[str, Tensor]:
-    """The inputs (N, ...) with the columns `places` of rows `order` (N,)."""
-    changed = {block: inputs[block].clone() for block in places if block in inputs}
+def permuted(inputs: Mapping[str, Tensor], group_columns: BlockColumns, order: Tensor) -> dict[str, Tensor]:
+    """Replace the columns `group_columns` of the inputs (N, ...) by those of rows `order` (N,)."""
+    changed = {block: inputs[block].clone() for block in group_columns if block in inputs}
     for block, values in changed.items():
-        values[..., places[block]] = inputs[block][order][..., places[block]]
+        values[..., group_columns[block]] = inputs[block][order][..., group_columns[block]]
     return {**inputs, **changed}
 
 
@@ -39,12 +39,12 @@ def importance(
     seed: int,
     progress: Progress,
 ) -> dict:
-    """Figures of the head on up to `rows` impressions of a split, evenly spaced, as they are, and for each group by how much
-    they get worse: mean and spread over `repeats` permutations, each the same for all groups. Exactly 0 for what is not read.
+    """Measure the head on up to `rows` evenly spaced impressions of a split, and how much worse it gets with each group
+    permuted: mean and spread over `repeats` permutations shared by all groups. Exactly 0 for inputs that are not read.
 
-    Raises ValueError for a split without impressions, a head that is no outcome and a group that there is not.
+    Raises ValueError for a split without impressions, a head that is not an outcome, and an unknown group.
     """
-    column, chosen = outcome(head, told="report.head is"), named_groups(features.pipeline, groups)
+    column, chosen = outcome(head, prefix="report.head is"), named_groups(features.pipeline, groups)
     ranker.require((head,), by="report.head")
     some = held_out_rows(features, split)
     some = some[:: -(-len(some) // rows)]
@@ -56,8 +56,8 @@ def importance(
 
     whole = figures(inputs)
     orders = [torch.from_numpy(np.random.default_rng((seed, each)).permutation(len(some))) for each in range(repeats)]
-    found = {
-        name: differences([whole] * repeats, [figures(permuted(inputs, places, order)) for order in orders])
-        for name, places in progress(chosen.items(), "permuted")
+    worse_by = {
+        name: differences([whole] * repeats, [figures(permuted(inputs, group_columns, order)) for order in orders])
+        for name, group_columns in progress(chosen.items(), "permuted")
     }
-    return {"head": head, "split": split, "rows": len(some), "repeats": repeats, "figures": whole, "worse_by": found}
+    return {"head": head, "split": split, "rows": len(some), "repeats": repeats, "figures": whole, "worse_by": worse_by}

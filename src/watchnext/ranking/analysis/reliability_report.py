@@ -1,4 +1,4 @@
-"""How far a ranker's predictions can be trusted: calibrated on validation days, measured by slice on the test days."""
+"""Reliability report of a ranker: calibrated on validation days, measured by slice on test days."""
 
 import json
 from collections.abc import Mapping
@@ -24,41 +24,42 @@ SHOWN = ("surface", "duration", "video_age", "activity")
 def write_reliability_report(
     features: FeatureSet, network: torch.nn.Module, methods: Mapping[str, str], folder: Path
 ) -> dict[str, float]:
-    """Calibrate, and write to `folder`: calibration/ (arrays), reliability.json (a table a head, by slice) and
-    reliability_<head>.png, of the test days. Returns the figures of what will be served, `split/figure`, and those of
-    uncalibrated predictions that differ, `uncalibrated/figure`; of the validation days, which the curves were fitted on, none.
+    """Calibrate, and write calibration/ (arrays), reliability.json (one table per head, by slice) and reliability_<head>.png.
+
+    Returns the test metrics of the calibrated predictions, `split/metric`, and those of uncalibrated predictions that differ,
+    `uncalibrated/metric`. Validation days have none, because the curves were fitted on them.
     """
     ranker = Ranker.calibrated(features, network.eval(), methods)
     ranker.calibration.save(folder / "calibration")
     raw = scored(features, network, features.rows("test"))
-    found = figures_of(features, ranker.calibration(raw), "test")
+    measured = figures_of(features, ranker.calibration(raw), "test")
     before = figures_of(features, raw, "test")
     _report(features, raw, ranker.calibration(raw), folder)
     changed = [name for name in before if name.startswith(("test/logloss", "test/ece", "test/mae", "test/mean_ratio"))]
-    return found | {f"uncalibrated/{name.removeprefix('test/')}": before[name] for name in changed}
+    return measured | {f"uncalibrated/{name.removeprefix('test/')}": before[name] for name in changed}
 
 
 def _report(features: FeatureSet, raw: np.ndarray, served: np.ndarray, folder: Path) -> None:
     rows = features.rows("test")
     targets, slices, tables = features.columns["targets"][rows], slices_of(features, rows), {}
-    for place, name in enumerate(TARGETS[:WATCH]):
-        label = targets[:, place]
-        tables[name] = rounded(by_slice(label, served[:, place], slices), 6)
-        panels = {"all": {"calibrated": reliability(label, served[:, place]), "before": reliability(label, raw[:, place])}}
+    for column, name in enumerate(TARGETS[:WATCH]):
+        label = targets[:, column]
+        tables[name] = rounded(by_slice(label, served[:, column], slices), 6)
+        panels = {"all": {"calibrated": reliability(label, served[:, column]), "before": reliability(label, raw[:, column])}}
         for title in SHOWN:
             parts = {key: slices[title] == key for key in in_order(slices[title])}
-            panels[title.replace("_", " ")] = {key: _line(label[part], served[part, place]) for key, part in parts.items()}
+            panels[title.replace("_", " ")] = {key: _line(label[part], served[part, column]) for key, part in parts.items()}
         reliability_plot(panels, folder / f"reliability_{name}.png")
     (folder / "reliability.json").write_text(json.dumps(tables, indent=1))
 
 
 def _line(label: np.ndarray, probability: np.ndarray) -> Reliability:
-    """Of one slice: as many bins as have ROWS_A_BIN rows, ten at most, as a bin of few rows is noise."""
+    """Compute the reliability of one slice with bins of at least ROWS_A_BIN rows, at most ten; smaller bins are noise."""
     return reliability(label, probability, bins=min(10, max(1, len(label) // ROWS_A_BIN)))
 
 
 def slices_of(features: FeatureSet, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """Surface, duration, video age and activity of the impressions `rows`, as names."""
+    """Name the surface, duration, video age and activity slice of each impression in `rows`."""
     columns, state = features.columns, features.pipeline.schema.state
     videos = columns["video_rows"][rows]
     duration_s = np.array(features.videos["video_duration_s"][videos, 0], np.float64)
@@ -74,9 +75,9 @@ def slices_of(features: FeatureSet, rows: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _surface(features: FeatureSet, rows: np.ndarray) -> np.ndarray:
-    """(N,) where videos were shown, as far as the schema declares the column."""
+    """Return the surface of each impression (N,), or "any" if the schema does not declare it."""
     if "context.surface" not in features.columns:
         return np.full(len(rows), "any")
     context = {name: values[rows] for name, values in features.columns.items() if name.startswith("context.")}
-    found = features.dictionaries.raw(context)["surface"].astype(str)
-    return np.where(found == "", "unknown", found)
+    surface = features.dictionaries.raw(context)["surface"].astype(str)
+    return np.where(surface == "", "unknown", surface)

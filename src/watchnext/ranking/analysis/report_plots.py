@@ -1,5 +1,5 @@
-"""Plots of the ranking stage, small PNGs, the same bytes for the same numbers. Import it where something is plotted: matplotlib
-is no part of serving."""
+"""Plots of the ranking stage: small PNGs, the same bytes for the same numbers. Import only where plots are made, because
+serving has no matplotlib."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,9 +18,9 @@ COLOURS = ("#1f6fb4", "#d9722a", "#3c9d63", "#a04fb0", "#b03a48", "#7a6a2f")
 
 
 def _axes(count: int) -> tuple[Figure, list[Axes]]:
-    """One row of axes, without the global state of pyplot."""
+    """Create one row of axes without the global state of pyplot."""
     figure = Figure(figsize=(3.6 * count, 3.2), dpi=110, layout="constrained")
-    axes = [figure.add_subplot(1, count, place + 1) for place in range(count)]
+    axes = [figure.add_subplot(1, count, index + 1) for index in range(count)]
     for each in axes:
         each.grid(color=GRID, linewidth=0.7)
         each.spines[["top", "right"]].set_visible(False)
@@ -29,11 +29,11 @@ def _axes(count: int) -> tuple[Figure, list[Axes]]:
 
 
 def reliability_plot(panels: Mapping[str, Mapping[str, Reliability]], path: Path) -> None:
-    """Title of a panel > name of a line > its reliability; a point a bin, the dotted line is perfect."""
+    """Plot panel title > line name > reliability: one point per bin; the dotted line is perfect calibration."""
     figure, axes = _axes(len(panels))
     for each, (title, lines) in zip(axes, panels.items(), strict=True):
-        for place, (name, line) in enumerate(lines.items()):
-            colour = COLOURS[place % len(COLOURS)]
+        for index, (name, line) in enumerate(lines.items()):
+            colour = COLOURS[index % len(COLOURS)]
             each.plot(line.predicted, line.observed, color=colour, marker="o", markersize=2.5, linewidth=1, label=name)
         highest = max([1e-3, *(float(values.max(initial=0.0)) for line in lines.values() for values in _both(line))])
         each.plot([0, highest], [0, highest], color=INK, linewidth=0.8, linestyle=":")
@@ -50,7 +50,7 @@ def _both(line: Reliability) -> tuple[np.ndarray, np.ndarray]:
 
 
 def trade_off_plot(points: Sequence[Point], path: Path) -> None:
-    """The curve of both metrics; filled points are efficient, and every point has the share of the first head beside it."""
+    """Plot both metrics of the trade-off. Efficient points are filled; each label is the share of the first head."""
     figure, (axes,) = _axes(1)
     first, second = points[0].metrics
     across, up = ([point.metrics[name] for point in points] for name in (first, second))
@@ -64,14 +64,14 @@ def trade_off_plot(points: Sequence[Point], path: Path) -> None:
 
 
 def worse_plot(worse_by: Mapping[str, Mapping[str, Mapping[str, float]]], path: Path) -> None:
-    """A bar a group and figure, by how much the figure is worse, with its spread; the groups in the order given, from above."""
+    """Plot one bar per group and metric: the loss and its spread, in the given order from the top."""
     figure, panels = _axes(len(TITLES))
     figure.set_figheight(1.0 + 0.2 * len(worse_by))
-    names, places = list(worse_by), np.arange(len(worse_by))
+    names, heights = list(worse_by), np.arange(len(worse_by))
     for axes, (key, title) in zip(panels, TITLES.items(), strict=True):
-        means, spreads = (np.array([worse_by[name][key][what] for name in names]) for what in ("mean", "spread"))
-        axes.barh(places, means, xerr=np.nan_to_num(spreads), color=COLOURS[0], ecolor=INK, height=0.6, error_kw={"lw": 0.8})
-        axes.set_yticks(places, names if axes is panels[0] else [""] * len(names))
+        means, spreads = (np.array([worse_by[name][key][statistic] for name in names]) for statistic in ("mean", "spread"))
+        axes.barh(heights, means, xerr=np.nan_to_num(spreads), color=COLOURS[0], ecolor=INK, height=0.6, error_kw={"lw": 0.8})
+        axes.set_yticks(heights, names if axes is panels[0] else [""] * len(names))
         axes.invert_yaxis()
         axes.set_axisbelow(True)
         axes.set_title(f"{title} is worse by", fontsize=8, color=INK, loc="left")
@@ -79,11 +79,11 @@ def worse_plot(worse_by: Mapping[str, Mapping[str, Mapping[str, float]]], path: 
 
 
 def learning_curve_plot(sizes: Sequence[Mapping], path: Path) -> None:
-    """A panel a figure: its mean and spread by training impressions, on a logarithmic axis."""
+    """Plot one panel per metric: mean and spread by training impressions, on a logarithmic axis."""
     figure, panels = _axes(len(TITLES))
     rows = [size["rows"] for size in sizes]
     for axes, (key, title) in zip(panels, TITLES.items(), strict=True):
-        means, spreads = (np.array([size[key][what] for size in sizes]) for what in ("mean", "spread"))
+        means, spreads = (np.array([size[key][statistic] for size in sizes]) for statistic in ("mean", "spread"))
         axes.errorbar(rows, means, np.nan_to_num(spreads), color=COLOURS[0], marker="o", markersize=3, linewidth=1, capsize=2)
         axes.set_xscale("log", base=2)
         axes.set_xticks(rows, [f"{each:,}" for each in rows], fontsize=6)

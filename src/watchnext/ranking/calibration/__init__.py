@@ -1,1 +1,1 @@
-"""Scores > probabilities, and how far they can be trusted."""
+"""Calibrate scores as probabilities, and measure their reliability."""

@@ -1,7 +1,7 @@
-"""Monotone curves from scores to what they are worth, fitted by isotonic regression or by Platt's method.
+"""Monotone calibration curves, fitted by isotonic regression or Platt's method.
 
-A curve is piecewise linear and strictly ascending, so that it changes no order of scores: where isotonic regression is flat,
-and beyond what its rows have seen, it still rises by a hair.
+A curve is piecewise linear and strictly ascending, so that it preserves the order of scores: where isotonic regression is flat,
+and beyond the range of its rows, it still rises slightly.
 """
 
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ import numpy as np
 from watchnext.kernels import kernel
 
 TILT = 1e-3  # part of the way to the end of the scale that a curve rises beyond its last knot
-MOST_SCORES = 200  # that a fit tells apart
+MOST_SCORES = 200  # distinct scores in a fit; more are grouped
 MARGIN = 1e-6  # part of the scale that knots stay away from its ends
 FLATTEST = 0.01  # slope of a head that orders validation rows backwards
-PLATT_LOGITS = np.linspace(-14.0, 14.0, 561)  # knots of a Platt curve: it is 3e-4 of its value off between them
+PLATT_LOGITS = np.linspace(-14.0, 14.0, 561)  # knots of a Platt curve: relative error between them is 3e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,24 +30,24 @@ class Curve:
             raise ValueError("the knots of a curve are not strictly ascending; fit the calibration again")
 
     def __call__(self, scores: np.ndarray) -> np.ndarray:
-        """Like `scores`, float64; nan stays nan."""
+        """Map scores, in float64 of the same shape; nan stays nan."""
         return np.interp(scores, self.scores, self.values)
 
 
 def _checked(targets: np.ndarray, scores: np.ndarray, highest: float) -> tuple[np.ndarray, np.ndarray]:
     targets, scores = np.asarray(targets, np.float64), np.asarray(scores, np.float64)
     if targets.ndim != 1 or targets.shape != scores.shape or not len(targets):
-        raise ValueError(f"calibration needs (N,) of both, N > 0; targets are {targets.shape}, scores {scores.shape}")
+        raise ValueError(f"targets are {targets.shape} and scores {scores.shape}, expected equal shapes (N,) with N > 0")
     for name, values in (("target", targets), ("score", scores)):
         outside = values[~((values >= 0) & (values <= highest))]
         if len(outside):
-            raise ValueError(f"calibration was given the {name} {outside[0]:g}, expected one in [0, {highest:g}]")
+            raise ValueError(f"calibration {name} is {outside[0]:g}, expected a value in [0, {highest:g}]")
     return targets, scores
 
 
 @kernel
 def _pooled(values, weights):
-    """Pool adjacent violators: the block of each value, (N,) int64 from 0."""
+    """Pool adjacent violators; return the block of each value, (N,) int64 from 0."""
     means, sums, firsts, blocks = np.empty(len(values)), np.empty(len(values)), np.empty(len(values), np.int64), 0
     for i in range(len(values)):
         mean, weight, first = values[i], weights[i], i
@@ -64,8 +64,8 @@ def _pooled(values, weights):
 
 
 def isotonic_blocks(targets: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Isotonic regression by pooling adjacent violators (Ayer et al. 1955): mean score, mean target and rows of every block,
-    both means strictly ascending; equal scores are one."""
+    """Fit isotonic regression by pooling adjacent violators (Ayer et al. 1955): mean score, mean target and rows of every
+    block. Both means ascend strictly; equal scores are merged."""
     distinct, which = np.unique(scores, return_inverse=True)
     rows = np.bincount(which).astype(np.float64)
     means = np.bincount(which, targets) / rows
@@ -75,8 +75,8 @@ def isotonic_blocks(targets: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray
 
 
 def fit_isotonic(targets: np.ndarray, scores: np.ndarray, *, highest: float = 1.0) -> Curve:
-    """Isotonic regression with a knot at the middle of every block (Oron & Flournoy, 2017), not steps. Deviation: of many
-    scores, neighbours count as one, so that no curve is steep enough to show the last digits in which two programs differ.
+    """Fit isotonic regression with a knot at the middle of every block instead of steps (Oron & Flournoy, 2017). Deviation:
+    many scores are grouped, so that no curve is steep enough to amplify rounding differences between programs.
 
     targets, scores  (N,) in [0, highest]: outcomes and probabilities; or seconds of both, with `highest` a bound for them
     """
@@ -91,7 +91,7 @@ def fit_isotonic(targets: np.ndarray, scores: np.ndarray, *, highest: float = 1.
 
 
 def _snapped(scores: np.ndarray) -> np.ndarray:
-    """(N,) scores in at most MOST_SCORES groups of equal size, each as its group's mean."""
+    """Replace scores (N,) by the means of at most MOST_SCORES groups of equal size."""
     if len(np.unique(scores)) <= MOST_SCORES:
         return scores
     edges = np.unique(np.quantile(scores, np.arange(1, MOST_SCORES) / MOST_SCORES))
@@ -100,15 +100,15 @@ def _snapped(scores: np.ndarray) -> np.ndarray:
 
 
 def _strict(scores: np.ndarray, values: np.ndarray) -> Curve:
-    """Without knots that rounding has put at the one before."""
+    """Build a curve without knots that rounding made equal to their predecessor."""
     keep = np.append(True, (np.diff(scores) > 0) & (np.diff(values) > 0))
     return Curve(scores[keep], values[keep])
 
 
 def fit_platt(targets: np.ndarray, probabilities: np.ndarray) -> Curve:
-    """sigmoid(slope x logit + intercept) with Platt's (1999) smoothed targets, by Newton's method; for few validation rows.
+    """Fit sigmoid(slope x logit + intercept) with Platt's (1999) smoothed targets by Newton's method; for few validation rows.
 
-    Deviations: a row's worth of belief in slope 1, so that one label alone has an answer; a slope below FLATTEST becomes that.
+    Deviations: a prior of one row for slope 1, so that a single label has a solution; slopes below FLATTEST are raised to it.
     """
     targets, probabilities = _checked(targets, probabilities, 1.0)
     tiny = 1e-7
@@ -123,8 +123,8 @@ def fit_platt(targets: np.ndarray, probabilities: np.ndarray) -> Curve:
 
 
 def _newton(x: np.ndarray, y: np.ndarray, *, belief: float) -> np.ndarray:
-    """Slope and intercept of a logistic regression of `y` in [0, 1] on `x`, the slope believed to be 1 as strongly as so many
-    rows say; steps that make it worse are halved."""
+    """Fit slope and intercept of a logistic regression of `y` in [0, 1] on `x`. `belief` is the weight, in rows, of the prior
+    slope 1. Steps that increase the loss are halved."""
     columns, prior, start = np.stack([x, np.ones(len(x))]), np.diag([belief, 1e-9]), np.array([1.0, 0.0])
 
     def loss(weights: np.ndarray) -> float:

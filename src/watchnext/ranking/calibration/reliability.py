@@ -1,4 +1,4 @@
-"""How far probabilities can be trusted: reliability by bin, calibration error by slice."""
+"""Reliability of probabilities: reliability by bin, calibration error by slice."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ IMPRESSIONS = (1.0, 5.0, 20.0, 100.0)
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """Of every bin, in order of probability: `rows` (n,), mean probability `predicted` (n,), share of positives `observed`."""
+    """Bins in order of probability: `rows` (n,), mean probability `predicted` (n,), share of positives `observed` (n,)."""
 
     rows: np.ndarray
     predicted: np.ndarray
@@ -23,7 +23,8 @@ class Reliability:
 
 
 def reliability(labels: np.ndarray, probabilities: np.ndarray, *, bins: int = 10) -> Reliability:
-    """Bins of equal numbers of rows, equal probabilities in one bin; bins of equal width would hold a rare outcome in one."""
+    """Compute reliability over bins of equal size; equal probabilities share a bin. With bins of equal width, a rare outcome
+    would fall into a single bin."""
     if not len(probabilities):
         return Reliability(np.empty(0, np.int64), np.empty(0), np.empty(0))
     edges = np.unique(np.quantile(probabilities, np.arange(1, bins) / bins))
@@ -33,7 +34,7 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, *, bins: int = 10
 
 
 def buckets(values: np.ndarray, edges: Sequence[float], unit: str) -> np.ndarray:
-    """(N,) names like "7 to 15 s", "180 s and more", "unknown" for nan."""
+    """Name the bucket of each value (N,): "7 to 15 s", "180 s and more", "unknown" for nan."""
     names = [f"under {edges[0]:g} {unit}", *(f"{a:g} to {b:g} {unit}" for a, b in pairwise(edges))]
     names = np.array([*names, f"{edges[-1]:g} {unit} and more", "unknown"])
     values = np.asarray(values, np.float64)
@@ -41,11 +42,11 @@ def buckets(values: np.ndarray, edges: Sequence[float], unit: str) -> np.ndarray
 
 
 def in_order(values: np.ndarray) -> list[str]:
-    """The distinct values of a slice: those of `buckets` from low to high, then others by name."""
-    return sorted({str(value) for value in values}, key=_place)
+    """Sort the distinct values of a slice: buckets from low to high, then others by name."""
+    return sorted({str(value) for value in values}, key=_sort_key)
 
 
-def _place(name: str) -> tuple[bool, float, str]:
+def _sort_key(name: str) -> tuple[bool, float, str]:
     number = next((float(word) for word in name.split() if word.replace(".", "", 1).isdigit()), None)
     return number is None, -1.0 if number is None or name.startswith("under ") else number, name
 
@@ -53,8 +54,7 @@ def _place(name: str) -> tuple[bool, float, str]:
 def usual_slices(
     *, surface: np.ndarray, duration_s: np.ndarray, video_age_h: np.ndarray, impressions: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """By surface, duration, video age and the impressions that the state remembers of the viewer, each (N,); nan
-    where unknown."""
+    """Slice by surface, duration, video age and the viewer's impressions in the state, each (N,); nan where unknown."""
     return {
         "surface": np.asarray(surface),
         "duration": buckets(duration_s, DURATION_S, "s"),
@@ -64,7 +64,7 @@ def usual_slices(
 
 
 def by_slice(labels: np.ndarray, probabilities: np.ndarray, slices: Mapping[str, np.ndarray]) -> list[dict[str, str | float]]:
-    """One row a value of every slice, after one over all rows: rows, mean probability, share of positives, ECE, AUC."""
+    """Tabulate all rows, then every value of every slice: rows, mean probability, share of positives, ECE, AUC."""
     labels, probabilities = np.asarray(labels), np.asarray(probabilities)
     parts = [("all", "all", np.ones(len(labels), bool))] if len(labels) else []
     for name, values in slices.items():

@@ -1,1 +1,1 @@
-"""One file a network, all with one signature."""
+"""Ranking networks, one per file, with one signature."""

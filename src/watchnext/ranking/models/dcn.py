@@ -1,4 +1,4 @@
-"""DCN-V2 beside a body of tasks, over all features and the history as each candidate sees it, and a bent line a number."""
+"""DCN-V2: cross network, task towers, history attention per candidate, and piecewise-linear terms for numbers."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -16,25 +16,25 @@ OF_VIEWER, OF_VIDEO = ("user_values", "query_values"), ("video_values", "candida
 
 
 class PiecewiseLinearTerms(nn.Module):
-    """Logits (N, targets) as a sum of one bent line a number: the numbers `names` of the inputs in pieces, through one layer.
-    The wide part beside a deep one (Cheng et al., 2016), for numbers instead of crossed categories."""
+    """Sum of one piecewise-linear function per number of the inputs `names`: logits (N, targets). The wide part of a
+    wide-and-deep network (Cheng et al., 2016), for numbers instead of crossed categories."""
 
     def __init__(self, *, sizes: InputSizes, names: tuple[str, ...], targets: int) -> None:
         super().__init__()
         self.names = names
         self.pieces = PiecewiseLinear(values=sum(getattr(sizes, name) for name in names))
         self.weigh = nn.Linear(self.pieces.width, targets)
-        nn.init.zeros_(self.weigh.weight)  # so many small lines at random would be noise that training has to undo first
+        nn.init.zeros_(self.weigh.weight)  # random terms would be noise that training has to undo first
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         return self.weigh(self.pieces(torch.cat([inputs[name] for name in self.names if name in inputs], dim=-1)))
 
 
 class DCN(nn.Module):
-    """Logits (C, targets). The viewer's inputs have C rows, or one that all candidates share.
+    """Compute logits (C, targets). The viewer's inputs have C rows, or one shared by all candidates.
 
-    interest  what reads the history, `attention` wide: `DIN`, `BehaviourTransformer`, or None for nothing
-    tasks     what makes logits of features and crosses: `SharedBottom`, `MMoE` or `PLE`, of MLPs `hidden` wide
+    interest  reader of the history, of width `attention`: `DIN`, `BehaviourTransformer`, or None
+    tasks     task towers over features and crosses: `SharedBottom`, `MMoE` or `PLE`, with MLPs of widths `hidden`
     """
 
     def __init__(
@@ -68,13 +68,13 @@ class DCN(nn.Module):
         video = self.video(inputs["video_codes"], inputs["video_tags"], inputs["video_vector"])
         parts = [video, *(inputs[name] for name in ("video_values", "candidate_values") if name in inputs)]
         if self.affinity:
-            read = (inputs[name] for name in ("video_vector", "history_vector", "history_values", "history_mask"))
-            parts.append(self.affinity(*read))
+            content_inputs = (inputs[name] for name in ("video_vector", "history_vector", "history_values", "history_mask"))
+            parts.append(self.affinity(*content_inputs))
         if self.interest:
             parts.append(self.interest(video, inputs))
         query = self.query(inputs).expand(video.shape[0], -1)
         features = torch.cat([query, *parts], dim=-1)
         logits = self.tasks(features, self.cross(features))
-        for bends in self.bends:  # the viewer's apart, so that they are computed once where the inputs have one row
+        for bends in self.bends:  # viewer terms are separate: computed once for one input row
             logits = logits + bends(inputs)
         return logits

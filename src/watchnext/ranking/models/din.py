@@ -1,4 +1,4 @@
-"""DIN: the history as each candidate sees it, by attention from the candidate."""
+"""DIN: pool the history by attention from each candidate."""
 
 from collections.abc import Mapping
 
@@ -11,8 +11,8 @@ from watchnext.nn.embeddings import VideoFeatures
 
 
 class DIN(nn.Module):
-    """(C, width) of candidates' features (C, V): the interest (Zhou et al., KDD 2018; see `TargetAttention`), and its product
-    with the candidate. `videos` embeds what was watched; the viewer's part is computed once where the inputs have one row."""
+    """Return the interest (Zhou et al., KDD 2018; see `TargetAttention`) and its product with the candidate: features (C, V) >
+    (C, width). `videos` embeds the watched videos; the viewer's part is computed once for one input row."""
 
     def __init__(self, *, sizes: InputSizes, videos: VideoFeatures, dimension: int) -> None:
         super().__init__()

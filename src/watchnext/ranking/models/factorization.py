@@ -1,4 +1,4 @@
-"""Factorization machine: every pair of features interacts through the product of their vectors."""
+"""Factorization machine: pairwise feature interactions by inner products of vectors."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,7 @@ from watchnext.ranking.models.linear import LogisticRegression, values_of, width
 class FactorizationMachine(nn.Module):
     """Rendle, ICDM 2010: logits (N, targets) of weights plus the sum over pairs of features of <v_i, v_j> x_i x_j.
 
-    Deviation: targets share the vectors, and each weighs their dimensions for itself. No history.
+    Deviation: targets share the vectors and weight the dimensions individually. No history.
     """
 
     def __init__(self, *, sizes: InputSizes, targets: int, dimension: int) -> None:

@@ -1,4 +1,4 @@
-"""Logistic regression: the floor that every deep model has to clear."""
+"""Logistic regression: the baseline for every deep model."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ VALUES = ("user_values", "query_values", "video_values", "candidate_values", "vi
 
 
 def values_of(inputs: Mapping[str, Tensor], rows: int) -> Tensor:
-    """All numbers of the inputs side by side, (rows, width_of_values); an exported graph has no empty ones."""
+    """Concatenate all numeric inputs (rows, width_of_values); an exported network omits empty ones."""
     return torch.cat([inputs[name].expand(rows, -1) for name in VALUES if name in inputs], dim=-1)
 
 
@@ -21,7 +21,7 @@ def width_of_values(sizes: InputSizes) -> int:
 
 
 class LogisticRegression(nn.Module):
-    """One weight a category, a tag and a value, for every target: logits (N, targets). No history, no interactions."""
+    """Sum one weight per category, tag and value for every target: logits (N, targets). No history, no interactions."""
 
     def __init__(self, *, sizes: InputSizes, targets: int) -> None:
         super().__init__()

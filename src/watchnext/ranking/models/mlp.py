@@ -1,4 +1,4 @@
-"""Embeddings and an MLP: what a deep model gains before it is given crosses or a history."""
+"""Embeddings and an MLP: a deep baseline without crosses or history."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ from watchnext.nn.embeddings import QueryFeatures, VideoFeatures
 
 
 class DeepNetwork(nn.Module):
-    """Logits (C, targets). The viewer's inputs have C rows, or one that all candidates share. No history."""
+    """Compute logits (C, targets) without history. The viewer's inputs have C rows, or one shared by all candidates."""
 
     def __init__(self, *, sizes: InputSizes, targets: int, embedding: int, hidden: tuple[int, ...], dropout: float) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Features > logits of every task: what tasks share, and what is their own; a shared bottom, MMoE and PLE.
+"""Multi-task towers: shared bottom, MMoE and PLE.
 
 A task is an outcome, or watch time, whose head may read several columns: columns from `heads.WATCH` on are one task.
 """
@@ -11,12 +11,12 @@ from watchnext.ranking.heads import WATCH
 
 
 def columns_of_tasks(targets: int) -> list[int]:
-    """How many of `targets` columns each task has."""
+    """Return the number of columns of each task."""
     return [1] * min(targets, WATCH) + ([targets - WATCH] if targets > WATCH else [])
 
 
 class SharedBottom(nn.Module):
-    """Logits (N, targets) of features (N, inputs) and their crosses (N, crossed): one MLP for all tasks (Caruana, 1997)."""
+    """One MLP for all tasks (Caruana, 1997): features (N, inputs) and crosses (N, crossed) > logits (N, targets)."""
 
     def __init__(self, *, inputs: int, crossed: int, targets: int, hidden: tuple[int, ...], dropout: float) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class SharedBottom(nn.Module):
 
 
 class Heads(nn.Module):
-    """Logits (N, targets) of crosses (N, crossed) and a state (N, width) a task."""
+    """Output layers: crosses (N, crossed) and one state (N, width) per task > logits (N, targets)."""
 
     def __init__(self, *, crossed: int, width: int, targets: int) -> None:
         super().__init__()
@@ -40,19 +40,19 @@ class Heads(nn.Module):
 
 
 class Gate(nn.Module):
-    """A softmax over experts, decided by (N, inputs): the mean of their outputs (N, E, width) under it."""
+    """Softmax gate over experts: inputs (N, inputs) weight the outputs (N, E, width)."""
 
     def __init__(self, *, inputs: int, experts: int) -> None:
         super().__init__()
         self.weigh = nn.Linear(inputs, experts)
 
-    def forward(self, decides: Tensor, outputs: Tensor) -> Tensor:
-        return (self.weigh(decides).softmax(-1).unsqueeze(-1) * outputs).sum(1)
+    def forward(self, inputs: Tensor, outputs: Tensor) -> Tensor:
+        return (self.weigh(inputs).softmax(-1).unsqueeze(-1) * outputs).sum(1)
 
 
 class MMoE(nn.Module):
-    """Logits (N, targets) of features (N, inputs) and their crosses (N, crossed), by the multi-gate mixture of experts (Ma et
-    al., KDD 2018): `experts` MLPs, of which each task mixes its own state. Deviation: heads also read the crosses."""
+    """Multi-gate mixture of experts (Ma et al., KDD 2018): features (N, inputs) and crosses (N, crossed) > logits (N, targets).
+    Each task mixes `experts` MLPs by its own gate. Deviation: heads also read the crosses."""
 
     def __init__(
         self, *, inputs: int, crossed: int, targets: int, hidden: tuple[int, ...], dropout: float, experts: int
@@ -68,9 +68,9 @@ class MMoE(nn.Module):
 
 
 class PLE(nn.Module):
-    """Logits (N, targets) of features (N, inputs) and their crosses (N, crossed), by progressive layered extraction (Tang et
-    al., RecSys 2020): a level a width in `hidden`, each of `shared` experts of all tasks and `own` of each task. A task's gate
-    mixes its own and the shared ones, the shared gate mixes all. Deviation: heads also read the crosses."""
+    """Progressive layered extraction (Tang et al., RecSys 2020): features (N, inputs) and crosses (N, crossed) > logits (N,
+    targets). Each width in `hidden` is a level with `shared` experts and `own` experts per task. A task's gate mixes its own
+    and the shared experts; the shared gate mixes all. Deviation: heads also read the crosses."""
 
     def __init__(
         self, *, inputs: int, crossed: int, targets: int, hidden: tuple[int, ...], dropout: float, shared: int, own: int
@@ -79,21 +79,22 @@ class PLE(nn.Module):
         tasks = len(columns_of_tasks(targets))
         widths = [inputs, *hidden]
         self.levels = nn.ModuleList(
-            _Level(inputs=width, outputs=out, tasks=tasks, shared=shared, own=own, dropout=dropout, last=place == len(hidden))
-            for place, (width, out) in enumerate(zip(widths[:-1], hidden, strict=True), start=1)
+            _Level(inputs=width, outputs=out, tasks=tasks, shared=shared, own=own, dropout=dropout, last=depth == len(hidden))
+            for depth, (width, out) in enumerate(zip(widths[:-1], hidden, strict=True), start=1)
         )
         self.heads = Heads(crossed=crossed, width=hidden[-1], targets=targets)
         self.tasks = tasks
 
     def forward(self, features: Tensor, crosses: Tensor) -> Tensor:
-        states = [features] * (self.tasks + 1)  # of every task, and what they share
+        states = [features] * (self.tasks + 1)  # one state per task, and the shared state
         for level in self.levels:
             states = level(states)
         return self.heads(crosses, states)
 
 
 class _Level(nn.Module):
-    """States (N, inputs) of T tasks and the shared one > (N, outputs) of the same, without the shared one after the last."""
+    """One extraction level: states (N, inputs) of T tasks and the shared state > (N, outputs); the last level drops the shared
+    state."""
 
     def __init__(self, *, inputs: int, outputs: int, tasks: int, shared: int, own: int, dropout: float, last: bool) -> None:
         super().__init__()
@@ -109,5 +110,5 @@ class _Level(nn.Module):
             torch.stack([expert(state) for expert in experts], dim=1)
             for experts, state in zip(self.experts, states, strict=True)
         ]
-        seen = [torch.cat([mine, shared], dim=1) for mine in own] + [torch.cat([*own, shared], dim=1)]
-        return [gate(state, outputs) for gate, state, outputs in zip(self.gates, states, seen, strict=False)]
+        visible = [torch.cat([task, shared], dim=1) for task in own] + [torch.cat([*own, shared], dim=1)]
+        return [gate(state, outputs) for gate, state, outputs in zip(self.gates, states, visible, strict=False)]

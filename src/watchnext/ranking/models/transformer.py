@@ -1,4 +1,4 @@
-"""A transformer over a viewer's history and one candidate."""
+"""Transformer over a viewer's history and each candidate."""
 
 from collections.abc import Mapping
 
@@ -11,12 +11,11 @@ from watchnext.nn.embeddings import VideoFeatures
 
 
 class BehaviourTransformer(nn.Module):
-    """(C, width) of candidates' features (C, V): the candidate after `blocks` of self-attention over history and candidate, as
-    in the Behavior Sequence Transformer (Chen et al., DLP-KDD 2019).
+    """Apply `blocks` of self-attention over history and candidate, as in the Behavior Sequence Transformer (Chen et al.,
+    DLP-KDD 2019): candidate features (C, V) > candidate states (C, width).
 
-    Deviations: watches do not look at the candidate, so that their states are the viewer's alone and are computed once a
-    request, not once a candidate; norms before the layers; the gap of each watch is among its values, in place of a learned
-    position; the candidate's state goes on, not those of all places.
+    Deviations: watches do not attend to the candidate, so that their states are computed once per request; pre-norm; the gap of
+    each watch replaces a learned position; only the candidate's state is returned.
     """
 
     def __init__(
@@ -24,7 +23,7 @@ class BehaviourTransformer(nn.Module):
     ) -> None:
         super().__init__()
         if dimension % heads:
-            raise ValueError(f"{heads} heads do not share a dimension of {dimension}; choose a divisor")
+            raise ValueError(f"{heads} heads do not divide the dimension {dimension}; choose a divisor")
         self.history = History(sizes=sizes, videos=videos, dimension=dimension)
         self.candidate = nn.Linear(videos.width, dimension)
         self.blocks = nn.ModuleList(_CandidateBlock(dimension=dimension, heads=heads, dropout=dropout) for _ in range(blocks))
@@ -32,19 +31,19 @@ class BehaviourTransformer(nn.Module):
         self.width = dimension
 
     def forward(self, video: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
-        """The viewer's inputs have C rows, or one that all candidates share."""
+        """Accept viewer inputs with C rows, or one row shared by all candidates."""
         watched, candidate = self.history(inputs), self.candidate(video)
         barred = (1.0 - inputs["history_mask"]) * FAR
-        for place, block in enumerate(self.blocks):
+        for index, block in enumerate(self.blocks):
             seen = block.before_attention(watched)
             candidate = block.of_candidate(candidate, seen, barred)
-            if place + 1 < len(self.blocks):  # nobody looks at the watches after the last block
+            if index + 1 < len(self.blocks):  # watch states are not used after the last block
                 watched = block.of_history(watched, seen, barred)
         return self.norm(candidate)
 
 
 class _CandidateBlock(nn.Module):
-    """Attention and feed-forward, each with a residual; history and candidate share the weights."""
+    """Apply attention and a feed-forward layer, each with a residual; history and candidate share the weights."""
 
     def __init__(self, *, dimension: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -56,18 +55,20 @@ class _CandidateBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def of_candidate(self, candidate: Tensor, seen: Tensor, barred: Tensor) -> Tensor:
-        """(C, D) candidates after looking at the watches `seen` (B, H, D) that are not `barred` (B, H), and at themselves."""
-        own = self.before_attention(candidate)
-        query = self._split(self.query(own)) * self.scale
+        """Attend from candidates (C, D) to the watches `seen` (B, H, D), masked by `barred` (B, H), and to themselves."""
+        itself = self.before_attention(candidate)
+        query = self._split(self.query(itself)) * self.scale
         keys, values = self._split(self.key(seen)), self._split(self.value(seen))
         far = (query.unsqueeze(1) * keys).sum(-1) + barred.unsqueeze(-1)
-        near = (query * self._split(self.key(own))).sum(-1).unsqueeze(1)
+        near = (query * self._split(self.key(itself))).sum(-1).unsqueeze(1)
         weights = torch.cat([far, near], dim=1).softmax(1)  # (C, H + 1, heads)
-        found = (weights[:, :-1].unsqueeze(-1) * values).sum(1) + weights[:, -1].unsqueeze(-1) * self._split(self.value(own))
-        return self._after(candidate, found.flatten(-2))
+        attended = (weights[:, :-1].unsqueeze(-1) * values).sum(1) + weights[:, -1].unsqueeze(-1) * self._split(
+            self.value(itself)
+        )
+        return self._after(candidate, attended.flatten(-2))
 
     def of_history(self, watched: Tensor, seen: Tensor, barred: Tensor) -> Tensor:
-        """(B, H, D) watches after looking at each other."""
+        """Attend among the watches (B, H, D)."""
         query, keys, values = (self._split(part(seen)).transpose(1, 2) for part in (self.query, self.key, self.value))
         logits = query @ keys.transpose(-1, -2) * self.scale + barred[:, None, None]
         return self._after(watched, (logits.softmax(-1) @ values).transpose(1, 2).flatten(-2))
@@ -75,6 +76,6 @@ class _CandidateBlock(nn.Module):
     def _split(self, states: Tensor) -> Tensor:
         return states.unflatten(-1, (self.heads, -1))
 
-    def _after(self, states: Tensor, found: Tensor) -> Tensor:
-        states = states + self.dropout(self.out(found))
+    def _after(self, states: Tensor, attended: Tensor) -> Tensor:
+        states = states + self.dropout(self.out(attended))
         return states + self.dropout(self.deep(self.before_deep(states)))

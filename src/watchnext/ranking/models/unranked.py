@@ -1,4 +1,4 @@
-"""The ranker of a log that nothing can be learned from: it predicts nothing, and says so."""
+"""Placeholder ranker for a log without usable training data."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -14,7 +14,7 @@ from watchnext.types import TARGETS
 
 
 class Unranked(nn.Module):
-    """nan for every target. A release made of it has no ranker, and answers in retrieval order."""
+    """Predict nan for every target. A release built from it has no ranker and answers in retrieval order."""
 
     def __init__(self, *, sizes: InputSizes, targets: int) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class Unranked(nn.Module):
 
 
 class UnrankedModule:
-    """What `RankingModule` is to a trained network."""
+    """Counterpart of `RankingModule` without training."""
 
     def __init__(self, *, features: FeatureSet) -> None:
         self.features = features
@@ -34,7 +34,7 @@ class UnrankedModule:
 
     @property
     def figures(self) -> dict[str, float]:
-        """There is nothing to measure."""
+        """Return no metrics."""
         return {}
 
     def save(self, folder: Path) -> None:

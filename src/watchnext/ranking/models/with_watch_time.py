@@ -1,4 +1,4 @@
-"""Any ranking network with any watch-time head, to the rest a network like all others."""
+"""Combine any ranking network with any watch-time head."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -12,13 +12,15 @@ from watchnext.types import TARGETS
 
 
 class WatchTimeNetwork(nn.Module):
-    """The `network` with the head `watch_time` on its last columns: logits (N, T), whose watch-time column is log1p of the
-    head's seconds, as `heads.predictions`, committees and releases expect. Needs the input `video_duration_s` (N, 1)."""
+    """Apply the head `watch_time` to the last columns of `network`: logits (N, T) with log1p of the expected seconds in the
+    watch-time column, as `heads.predictions`, ensembles and releases expect. Needs the input `video_duration_s` (N, 1)."""
 
     def __init__(self, *, sizes: InputSizes, targets: int, network: partial, watch_time: partial) -> None:
         super().__init__()
         if targets != len(TARGETS):
-            raise ValueError(f"a network with a watch-time head has the {len(TARGETS)} targets of types.TARGETS, not {targets}")
+            raise ValueError(
+                f"targets is {targets}, expected the {len(TARGETS)} of types.TARGETS for a network with a watch-time head"
+            )
         self.watch_time = watch_time()
         self.network = network(sizes=sizes, targets=WATCH + self.watch_time.logits)
 

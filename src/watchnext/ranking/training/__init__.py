@@ -1,1 +1,1 @@
-"""Network, loss and features introduced to each other."""
+"""Train ranking models: losses, batches, debiasing, the Lightning module."""

@@ -1,4 +1,4 @@
-"""Batches in which the rows of a group stand together, for losses over pairs and lists."""
+"""Batches that keep the rows of a group together, for pairwise and listwise losses."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ GROUPS = ("viewer", "request")
 
 
 def groups_of(features: FeatureSet, rows: np.ndarray, within: str) -> np.ndarray:
-    """Number (N,) of the group of each row, from 0 without gaps; a request is what a viewer was shown at one time."""
+    """Number the group of each row (N,), from 0 without gaps. Impressions of one viewer at one time form a request."""
     users = np.asarray(features.columns["user_rows"][rows], np.int64)
     if within == "viewer":
         return np.unique(users, return_inverse=True)[1]
@@ -21,9 +21,9 @@ def groups_of(features: FeatureSet, rows: np.ndarray, within: str) -> np.ndarray
 
 
 class GroupedBatches(IterableDataset):
-    """Batches of `rows` with `groups` (N,), whole groups in an order that seed and epoch decide.
+    """Yield batches of `rows` with `groups` (N,): whole groups, shuffled by seed and epoch.
 
-    A group is cut only at the border of two batches, so at most two of a batch are not whole.
+    Groups are cut only at batch borders, so a batch has at most two partial groups.
     """
 
     def __init__(self, *, features: FeatureSet, rows: np.ndarray, within: str, batch_size: int, seed: int) -> None:
@@ -39,11 +39,11 @@ class GroupedBatches(IterableDataset):
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         random = np.random.default_rng((self._seed, self._epoch))
-        place = random.permutation(int(self.groups.max(initial=-1)) + 1)
-        order = np.argsort(place[self.groups], kind="stable")
+        rank = random.permutation(int(self.groups.max(initial=-1)) + 1)
+        order = np.argsort(rank[self.groups], kind="stable")
         for start in range(0, len(order), self.batch_size):
-            mine = np.sort(order[start : start + self.batch_size])  # so that the gather walks the map forwards
-            yield self.features.batch(self.rows[mine]) | {"groups": torch.from_numpy(self.groups[mine])}
+            chosen = np.sort(order[start : start + self.batch_size])  # read the memory map in order
+            yield self.features.batch(self.rows[chosen]) | {"groups": torch.from_numpy(self.groups[chosen])}
 
     def loader(self) -> DataLoader:
         return DataLoader(self, batch_size=None, num_workers=0)

@@ -1,4 +1,4 @@
-"""Fits what a ranking preset describes, be it a network, trees, or a committee of both."""
+"""Fit a ranking preset: a network, trees, or an ensemble of both."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -18,12 +18,12 @@ from watchnext.ranking.scoring import scored
 from watchnext.ranking.target_metrics import figures
 
 Log = Callable[[Mapping[str, float], int], None]
-# A module without its features, and the keeper of its best epoch; new ones at every call.
+# () > new module partial without features, callback that keeps its best epoch.
 Preset = Callable[[], tuple[partial, pl.Callback | None]]
 
 
 class Fitted(Protocol):
-    """What fits itself: trees and committees. `figures` is what there is to tell of the fit."""
+    """Model without Lightning training: trees or an ensemble. `figures` describes the fit."""
 
     features: FeatureSet
     network: torch.nn.Module
@@ -36,8 +36,7 @@ class Fitted(Protocol):
 
 
 def code_of_preset(preset: Mapping) -> str:
-    """Digest over the code that trains a preset: that of its classes, and this module's for trees and committees, which have no
-    `best`."""
+    """Digest the code that trains a preset: its classes, and this module for trees and ensembles, which have no `best`."""
     return code_of(*targets_of(preset), *(() if "best" in preset else (__name__,)))
 
 
@@ -51,8 +50,8 @@ def fit(
     log: Log,
     checkpoints: Checkpoints | None = None,
 ) -> None:
-    """Fit `module`; a network, or each that a committee has, goes on where `checkpoints` hold an epoch of it. Trees start anew:
-    they take seconds."""
+    """Fit `module`. Networks, including members of an ensemble, resume from `checkpoints`; trees restart, as they take
+    seconds."""
     if isinstance(module, pl.LightningModule):
         fit_network(module, best, name=name, seed=seed, trainer=trainer, checkpoints=checkpoints)
         return
@@ -69,8 +68,7 @@ def fit(
 
 
 def fitted(preset: Preset, features: FeatureSet, *, seed: int, trainer: TrainerOf) -> Fitted:
-    """What a preset describes, made and trained anew without a trace but the result; a network has `network` and `features`
-    alike."""
+    """Build and train a preset without logging or checkpoints; the result has `network` and `features`."""
     pl.seed_everything(seed, workers=True, verbose=False)
     make, best = preset()
     module = make(features=features)
@@ -81,19 +79,19 @@ def fitted(preset: Preset, features: FeatureSet, *, seed: int, trainer: TrainerO
 def fit_and_measure(
     module: Fitted, *, name: str, seed: int, trainer: TrainerOf, log: Log, checkpoints: Checkpoints
 ) -> dict[str, float]:
-    """`fit` trees or a committee; their figures on validation and test days, and of the fit."""
+    """Fit trees or an ensemble; return metrics of validation days, test days and the fit."""
     fit(module, None, name=name, seed=seed, trainer=trainer, log=log, checkpoints=checkpoints)
     return held_out(module, "valid") | held_out(module, "test") | module.figures
 
 
 def held_out(module: Fitted, split: str) -> dict[str, float]:
-    """`figures` of a split, named `split/figure`."""
+    """Compute the metrics of a split, named `split/metric`."""
     return figures_of(module.features, scored(module.features, module.network, module.features.rows(split)), split)
 
 
 def figures_of(features: FeatureSet, predictions: np.ndarray, split: str) -> dict[str, float]:
-    """`figures` of the predictions (n, T) of a split's impressions, named `split/figure`."""
+    """Compute the metrics of predictions (n, T) for a split, named `split/metric`."""
     rows, columns = features.rows(split), features.columns
     duration_s = features.videos["video_duration_s"][columns["video_rows"][rows], 0]
-    found = figures(predictions, columns["targets"][rows], columns["user_rows"][rows], duration_s)
-    return {f"{split}/{name}": value for name, value in found.items()}
+    measured = figures(predictions, columns["targets"][rows], columns["user_rows"][rows], duration_s)
+    return {f"{split}/{name}": value for name, value in measured.items()}

@@ -1,13 +1,13 @@
-"""What a ranking network learns from: (logits (N, T), targets (N, T), groups (N,), watch (N,), weights (N,)) > scalar.
+"""Losses of ranking networks: (logits (N, T), targets (N, T), groups (N,), watch (N,), weights (N,)) > scalar.
 
-`watch` is the loss of each row's watch time where a head of `watch_time` reads the last columns of the logits; None where the
-last column is log1p seconds. `weights` are those of rows, as `debias` makes them; None is 1 each. `heads` of a loss are the
-targets that it trains; what a network says of others means nothing.
-`groups` says which rows belong together: those of a viewer, or of a request, as the loss's `within` asks; None without one.
-Within a viewer over time, beware of the viewer's own counters: a long view raises them for all later rows, so that of two rows
-of one viewer the one with the lower counter is more often the long view, although viewers with high counters watch longer.
-A loss over such pairs learns the artefact, and GAUC rewards it. Train it on networks that read nothing of the viewer's own
-state (`model=mlp_no_history`), or within requests.
+`watch` is the watch-time loss of each row if a head of `watch_time` reads the last logits; None if the last column is log1p
+seconds. `weights` are row weights from `debias`; None is 1 each. `heads` are the targets that a loss trains; predictions of
+other targets are meaningless. `groups` numbers the viewer or request of each row, as the loss's `within` requires, or is None.
+
+Pairs of one viewer over time carry an artefact: a long view raises the viewer's counters for all later rows, so of two rows the
+one with the lower counter is more often the long view, although viewers with high counters watch longer. A pairwise loss learns
+this artefact, and GAUC rewards it. Train such losses on networks without the viewer's own state (`model=mlp_no_history`), or
+within requests.
 """
 
 from abc import ABC, abstractmethod
@@ -29,14 +29,14 @@ def _checked(within: str) -> str:
 
 
 def _same(groups: Tensor | None) -> Tensor:
-    """(N, N) bool, rows of one group. Raises ValueError without groups."""
+    """Mark pairs of rows in one group (N, N). Raises ValueError without groups."""
     if groups is None:
-        raise ValueError("a loss over pairs or lists needs the groups of its rows; take the batches of GroupedBatches")
+        raise ValueError("a pairwise or listwise loss needs groups; use GroupedBatches")
     return groups.unsqueeze(1) == groups.unsqueeze(0)
 
 
 def _mean(losses: Tensor, weights: Tensor | None) -> Tensor:
-    """Mean of `losses` (P,), under `weights` (P,) where there are some; 0 without any."""
+    """Average `losses` (P,), weighted by `weights` (P,) if given; 0 without losses."""
     if not len(losses):
         return losses.sum()
     return losses.mean() if weights is None else weighted_mean(losses, weights)
@@ -45,7 +45,7 @@ def _mean(losses: Tensor, weights: Tensor | None) -> Tensor:
 class MultiTask(nn.Module):
     """Weighted sum over targets: cross entropy for outcomes, Huber on log1p seconds for watch time.
 
-    weights  target > weight; a target that is not named is not trained. Raises ValueError for a misspelt one.
+    weights  target > weight; other targets are not trained. Raises ValueError for a misspelt target.
     """
 
     within = None
@@ -53,7 +53,7 @@ class MultiTask(nn.Module):
     def __init__(self, *, weights: Mapping[str, float]) -> None:
         super().__init__()
         if unknown := [name for name in weights if name not in TARGETS]:
-            raise ValueError(f"the loss weighs {unknown[0]!r}, expected some of {', '.join(TARGETS)}")
+            raise ValueError(f"the loss has a weight for {unknown[0]!r}, expected some of {', '.join(TARGETS)}")
         self.register_buffer("weights", torch.tensor([float(weights.get(name, 0.0)) for name in TARGETS]), persistent=False)
         self.heads = tuple(name for name in TARGETS if weights.get(name))
 
@@ -75,11 +75,11 @@ class MultiTask(nn.Module):
 
 
 class WithinGroups(nn.Module, ABC):
-    """A loss over the order of one target among the rows of a group, some of GROUPS."""
+    """Loss over the order of one target within groups; `within` is one of GROUPS."""
 
     def __init__(self, *, target: str, within: str) -> None:
         super().__init__()
-        self.place, self.within, self.heads = outcome(target, told="the loss ranks by"), _checked(within), (target,)
+        self.column, self.within, self.heads = outcome(target, prefix="the loss ranks by"), _checked(within), (target,)
 
     def forward(
         self,
@@ -89,19 +89,19 @@ class WithinGroups(nn.Module, ABC):
         watch: Tensor | None = None,
         weights: Tensor | None = None,
     ) -> Tensor:
-        losses, rows = self._losses(logits[:, self.place], targets[:, self.place] > 0, _same(groups))
+        losses, rows = self._losses(logits[:, self.column], targets[:, self.column] > 0, _same(groups))
         return _mean(losses, None if weights is None else weights[rows])
 
     @abstractmethod
     def _losses(self, logit: Tensor, positive: Tensor, same: Tensor) -> tuple[Tensor, Tensor]:
-        """Losses (P,) and the rows that weigh them; `logit` (N,), `positive` (N,) bool, and `same` (N, N) bool as `_same`."""
+        """Return losses (P,) and the rows that weight them; `logit` (N,), `positive` (N,) bool, `same` (N, N) bool."""
 
 
 class Pairwise(WithinGroups):
     """RankNet (Burges et al., ICML 2005) within a group: mean over its pairs of log(1 + exp(other - positive)).
 
-    Every pair of the batch counts alike, so a group with many pairs weighs more, or as its positive row weighs (Joachims et
-    al., WSDM 2017). 0 where no group has both labels.
+    Every pair counts equally, so a group with many pairs has more weight; with row weights, a pair has the weight of its
+    positive (Joachims et al., WSDM 2017). 0 if no group has both labels.
     """
 
     def _losses(self, logit: Tensor, positive: Tensor, same: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,9 +113,8 @@ class Pairwise(WithinGroups):
 class Listwise(WithinGroups):
     """Softmax over a group: mean over its positives of -log(exp(positive) / sum of exp over the group).
 
-    ListNet's top-one probability (Cao et al., ICML 2007) with the labels as the true distribution, so GAUC's weights: a group
-    counts by its positives, or by what these weigh. Groups with one label only say nothing and are left out; 0 where none is
-    left.
+    ListNet's top-one probability (Cao et al., ICML 2007) with the labels as the true distribution. As in GAUC, a group counts
+    by its positives, or by their weights. Groups with a single label are skipped; 0 if none is left.
     """
 
     def _losses(self, logit: Tensor, positive: Tensor, same: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,16 +124,20 @@ class Listwise(WithinGroups):
 
 
 class WeightedLosses(nn.Module):
-    """Weighted sum of other losses, `weights` and `losses` by name. Those over groups share their groups."""
+    """Weighted sum of other losses, `weights` and `losses` by name. Grouped losses share one kind of group."""
 
     def __init__(self, *, losses: Mapping[str, nn.Module], weights: Mapping[str, float]) -> None:
         super().__init__()
         if set(losses) != set(weights):
-            raise ValueError(f"the mixture weighs {', '.join(weights)} and has {', '.join(losses)}, expected the same names")
+            raise ValueError(
+                f"the mixture has weights for {', '.join(weights)} and losses {', '.join(losses)}, expected the same names"
+            )
         self.losses, self.weights = nn.ModuleDict(losses), {name: float(weight) for name, weight in weights.items()}
         grouped = {loss.within for loss in self.losses.values()} - {None}
         if len(grouped) > 1:
-            raise ValueError(f"the mixture ranks within {' and '.join(sorted(grouped))}, expected one of them")
+            raise ValueError(
+                f"the losses of the mixture rank within {' and '.join(sorted(grouped))}, expected one kind of group"
+            )
         self.within = next(iter(grouped), None)
         self.heads = tuple(name for name in TARGETS if any(name in loss.heads for loss in self.losses.values()))
 
@@ -146,6 +149,6 @@ class WeightedLosses(nn.Module):
         watch: Tensor | None = None,
         weights: Tensor | None = None,
     ) -> Tensor:
-        given = (logits, targets, groups, watch, weights)
-        parts = [self.weights[name] * loss(*given) for name, loss in self.losses.items()]
+        arguments = (logits, targets, groups, watch, weights)
+        parts = [self.weights[name] * loss(*arguments) for name, loss in self.losses.items()]
         return torch.stack(parts).sum()

@@ -1,4 +1,4 @@
-"""Training of a ranking network: introduces features, network and loss to each other."""
+"""Lightning module of the ranking networks: combines features, network and loss."""
 
 from functools import partial
 from pathlib import Path
@@ -21,16 +21,16 @@ from watchnext.ranking.training.debias import InversePropensity
 from watchnext.ranking.training.groups import GroupedBatches
 from watchnext.types import TARGETS
 
-FIT_ROWS = 1_000_000  # training rows that a watch-time head and propensity weights are fitted on; more changes nothing
+FIT_ROWS = 1_000_000  # training rows for fitting watch-time heads and propensity weights; more change nothing
 
 
 class RankingModule(pl.LightningModule):
-    """Any network `inputs > logits (N, T)` under any loss of `losses`.
+    """Train any network `inputs > logits (N, T)` under any loss of `ranking_losses`.
 
-    hide                what it does not see of the inputs, some of `blind.MASKABLE`
-    watch_time          a head of `watch_time` for the last columns; None: the last column is log1p seconds
-    position_bias       a partial of `debias.PositionBias`, added in training; None for no such tower
-    inverse_propensity  weigh training rows by `debias.InversePropensity`, clipped at so many times the median; None: alike
+    hide                input groups to exclude, some of `feature_mask.MASKABLE`
+    watch_time          head of `watch_time` for the last columns; None: the last column is log1p seconds
+    position_bias       partial of `debias.PositionBias`, added in training only; None: no position tower
+    inverse_propensity  clip of `debias.InversePropensity` weights, as a multiple of the median; None: equal weights
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class RankingModule(pl.LightningModule):
         self._scored: list[tuple[Tensor, ...]] = []
 
     def loader(self, split: str, *, seed: int) -> DataLoader:
-        """Impressions of a split; only training ones are shuffled. Raises NothingToLearnError where there are none."""
+        """Load the impressions of a split; only training rows are shuffled. Raises NothingToLearnError for an empty split."""
         rows = self.features.rows(split)
         if not len(rows):
             raise NothingToLearnError(f"there are no {split} impressions; check data.split")
@@ -78,9 +78,9 @@ class RankingModule(pl.LightningModule):
         return Batches(shuffle=split == "train", **common).loader()
 
     def objective(self, batch: dict[str, Tensor]) -> Tensor:
-        """What a batch is trained on, a scalar."""
+        """Compute the training loss of a batch."""
         targets = batch["targets"]
-        logits = (self.network.network if self.watch_time else self.network)(batch).float()  # a loss has too few digits in bf16
+        logits = (self.network.network if self.watch_time else self.network)(batch).float()  # bf16 is too coarse for a loss
         if self.position_bias is not None:
             logits = logits + self.position_bias(batch["position"])
         watch = None
@@ -89,15 +89,15 @@ class RankingModule(pl.LightningModule):
         weights = self.propensities(batch["propensity"]) if self.propensities else None
         return self.loss(logits, targets, batch.get("groups"), watch, weights)
 
-    def training_step(self, batch: dict[str, Tensor], place: int) -> Tensor:
+    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         loss = self.objective(batch)
-        finite(loss, place, key="model.module.learning_rate", learning_rate=self.learning_rate)
+        finite(loss, batch_index, key="model.module.learning_rate", learning_rate=self.learning_rate)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["targets"]))
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
-        found = predictions(self.network(batch))
-        self._scored.append((found, batch["targets"], batch["user_rows"], batch["video_duration_s"][:, 0]))
+        predicted = predictions(self.network(batch))
+        self._scored.append((predicted, batch["targets"], batch["user_rows"], batch["video_duration_s"][:, 0]))
 
     test_step = validation_step
 
@@ -121,22 +121,22 @@ class RankingModule(pl.LightningModule):
 
 
 def _sampled(features: FeatureSet) -> np.ndarray:
-    """Up to FIT_ROWS training rows, evenly spaced in time."""
+    """Return up to FIT_ROWS training rows, evenly spaced in time."""
     rows = features.rows("train")
     return rows[:: max(1, -(-len(rows) // FIT_ROWS))]
 
 
 def watched(features: FeatureSet, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Watched seconds (n,) of `rows`, and the seconds (n,) that their videos last, 0 where unknown."""
+    """Return watched seconds (n,) and video durations in seconds (n,) of `rows`; unknown durations are 0."""
     return features.columns["targets"][rows, WATCH], features.videos["video_duration_s"][
         features.columns["video_rows"][rows], 0
     ]
 
 
 def _recipe(network: partial, pipeline: FeaturePipeline, hide: tuple[str, ...], watch_time: partial | None) -> dict:
-    """What rebuilds the configured network, behind a blind where something is hidden, under its watch-time head."""
+    """Return the recipe of the configured network with its feature mask and watch-time head, if any."""
     if hide:
-        network = partial(FeatureMask, network=network, hidden=masked_columns(pipeline, hide))
+        network = partial(FeatureMask, network=network, masked=masked_columns(pipeline, hide))
     if watch_time:
         network = partial(WatchTimeNetwork, network=network, watch_time=watch_time)
     return recipe_of(partial(network.func, **{**network.keywords, "targets": len(TARGETS)}), pipeline.sizes)

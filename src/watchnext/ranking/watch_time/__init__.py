@@ -1,1 +1,1 @@
-"""A network's watch-time logits > expected seconds: several readings of one head, behind one interface."""
+"""Watch-time heads: logits > expected seconds, behind one interface."""

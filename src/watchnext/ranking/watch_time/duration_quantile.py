@@ -1,4 +1,4 @@
-"""D2Q: where a watch stands among those of videos as long."""
+"""D2Q: predict the quantile of a watch among videos of similar duration."""
 
 import numpy as np
 import torch
@@ -14,8 +14,8 @@ class DurationQuantile(WatchTime):
     """Duration-deconfounded quantiles (D2Q; Zhan et al., KDD 2022): groups of equal size by duration, the quantile within the
     group as target, its inverse as prediction.
 
-    Deviation: cross entropy against the quantile instead of its squared error; both are least at its mean. As the inverse of a
-    mean quantile is no mean of seconds, these seconds are biased: `curves.fit_isotonic` takes that out.
+    Deviation: cross entropy against the quantile instead of its squared error; both are minimal at its mean. The inverse of a
+    mean quantile is not the mean of seconds, so the seconds are biased; `curves.fit_isotonic` corrects this.
     """
 
     kind = "duration_quantile"
@@ -31,10 +31,10 @@ class DurationQuantile(WatchTime):
 
     @torch.no_grad()
     def quantiles(self, watch_s: Tensor, duration_s: Tensor) -> Tensor:
-        """(N,) target in [0, 1]."""
+        """Return targets (N,) in [0, 1]."""
         knots = self.knots[group_of(duration_s, self.edges)]
-        found = middle_quantile(watch_s.cpu().numpy(), knots.cpu().numpy())
-        return torch.from_numpy(found).to(watch_s)
+        result = middle_quantile(watch_s.cpu().numpy(), knots.cpu().numpy())
+        return torch.from_numpy(result).to(watch_s)
 
     def _losses(self, logits: Tensor, watch_s: Tensor, duration_s: Tensor) -> Tensor:
         return binary_cross_entropy_with_logits(logits[:, 0], self.quantiles(watch_s, duration_s), reduction="none")

@@ -1,7 +1,7 @@
-"""Logits > expected seconds, written once for numpy and torch: what is trained, exported and served is one formula.
+"""Expected seconds from logits: one formula in numpy and torch for training, export and serving.
 
-Everywhere: `arrays` are the fitted ones of a head, `logits` (N, L), `duration_s` (N,) with 0 where it is unknown; seconds (N,).
-G duration groups, and before them, as row 0 of every table, that of unknown durations. No torch here: serving may import it.
+In all functions, `arrays` are the fitted arrays of a head, `logits` (N, L), `duration_s` (N,) with 0 for unknown; seconds (N,).
+Tables have 1 + G rows: row 0 for unknown durations, then G duration groups. No torch import, so that serving can use it.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 Array = Any  # np.ndarray or torch.Tensor; only operators and methods that both have
-LOG_SECONDS = 12.0  # log1p of 45 hours: no prediction is longer
+LOG_SECONDS = 12.0  # log1p of 45 hours, the longest prediction
 STEEPEST = 30.0  # float32 overflows at e^88; sigmoid(30) is 1 already
 
 
@@ -40,58 +40,58 @@ def softmax(x: Array) -> Array:
 
 
 def group_of(duration_s: Array, edges: Array) -> Array:
-    """(N,) duration group: the number of `edges` (G,) at or below the duration. The first edge is just above 0, so that group 0
-    is that of unknown durations."""
+    """Return the duration group (N,): the number of `edges` (G,) at or below the duration. The first edge is just above 0, so
+    group 0 is for unknown durations."""
     return (duration_s[:, None] >= edges).sum(-1)
 
 
 def from_log(x: Array) -> Array:
-    """log1p of seconds > seconds, of what is below 0 or too long the nearest."""
+    """Convert log1p seconds to seconds, clamped to [0, LOG_SECONDS]."""
     return expm1(x.clip(0.0, LOG_SECONDS))
 
 
 def log_seconds(arrays: Mapping[str, Array], logits: Array, duration_s: Array) -> Array:
-    """One logit, log1p of the seconds. Of a wide distribution this is nearer the median than the mean."""
+    """Read one logit as log1p seconds. For wide distributions this is nearer the median than the mean."""
     return from_log(logits[:, 0])
 
 
 def weighted_odds(arrays: Mapping[str, Array], logits: Array, duration_s: Array) -> Array:
-    """One logit, the log odds of a row weighted by its seconds in units of `scale` (1,)."""
+    """Read one logit as the log odds of a row weighted by its seconds, in units of `scale` (1,)."""
     return arrays["scale"] * exp(logits[:, 0].clip(-STEEPEST, LOG_SECONDS))
 
 
 def duration_quantile(arrays: Mapping[str, Array], logits: Array, duration_s: Array) -> Array:
-    """One logit, the quantile among watches of videos as long; `knots` (1 + G, Q) are the seconds at quantiles, `steps` (Q,)
-    count from 0. Linear between knots, by hat functions, as a search would not export."""
+    """Read one logit as the quantile within the duration group. `knots` (1 + G, Q) are seconds at quantiles, `steps` (Q,) count
+    from 0. Interpolates by hat functions, because a search cannot be exported."""
     knots = arrays["knots"][group_of(duration_s, arrays["edges"])]
-    place = sigmoid(logits[:, 0]) * (arrays["steps"].shape[0] - 1)
-    return (knots * (1.0 - abs(place[:, None] - arrays["steps"])).clip(0.0, 1.0)).sum(-1)
+    position = sigmoid(logits[:, 0]) * (arrays["steps"].shape[0] - 1)
+    return (knots * (1.0 - abs(position[:, None] - arrays["steps"])).clip(0.0, 1.0)).sum(-1)
 
 
 def ordinal(arrays: Mapping[str, Array], logits: Array, duration_s: Array) -> Array:
-    """A logit a threshold, that the watch goes beyond it; `widths` (1 + G, L) are the seconds that each is worth."""
+    """Read one logit per threshold as the probability of a longer watch; `widths` (1 + G, L) are the seconds of each."""
     return (sigmoid(logits) * arrays["widths"][group_of(duration_s, arrays["edges"])]).sum(-1)
 
 
 def log_leaves(arrays: Mapping[str, Array], logits: Array) -> Array:
-    """(N, leaves) log probability of a tree's leaves: `right` and `left` (L, leaves) are 1 where the path to it turns so."""
-    right = log_sigmoid(logits)  # to the left it is less by the logit, which saves every other logarithm
+    """Compute the log probability of tree leaves (N, leaves); `right` and `left` (L, leaves) mark the turns of each path."""
+    right = log_sigmoid(logits)  # log_sigmoid(-x) = log_sigmoid(x) - x saves half of the logarithms
     return right @ (arrays["right"] + arrays["left"]) - logits.clip(-STEEPEST, STEEPEST) @ arrays["left"]
 
 
 def tree(arrays: Mapping[str, Array], logits: Array, duration_s: Array) -> Array:
-    """A logit an inner node of a binary tree; `means` (1 + G, leaves) are the seconds of the leaves."""
+    """Read one logit per inner node of a binary tree; `means` (1 + G, leaves) are the seconds of the leaves."""
     return (exp(log_leaves(arrays, logits)) * arrays["means"][group_of(duration_s, arrays["edges"])]).sum(-1)
 
 
 def longest(arrays: Mapping[str, Array], duration_s: Array, group: Array) -> Array:
-    """(N,) upper end of a mixture's support: a multiple of the duration, or seconds where it is unknown."""
+    """Return the upper end of the mixture's support (N,): a multiple of the duration, or seconds if it is unknown."""
     return arrays["cap"][group] * (duration_s * (group > 0) + (group == 0) * 1.0)
 
 
 def components(arrays: Mapping[str, Array], logits: Array, group: Array) -> tuple[Array, Array, Array, Array]:
-    """Logit of watch 0 (N,), and of each logit-normal component weight logits, location and scale (N, K). The fitted arrays
-    are where an untrained network starts."""
+    """Return the logit of watch 0 (N,), and weight logits, location and scale (N, K) of the logit-normal components. The fitted
+    arrays initialise an untrained network."""
     parts = arrays["centre"].shape[1]
     weights, offset, width = (logits[:, 1 + parts * i : 1 + parts * (i + 1)] for i in range(3))
     location = arrays["centre"][group] + arrays["spread"][group][:, None] * offset
@@ -100,7 +100,7 @@ def components(arrays: Mapping[str, Array], logits: Array, group: Array) -> tupl
 
 
 def mixture(arrays: Mapping[str, Array], logits: Array, duration_s: Array) -> Array:
-    """Mean of a point mass at 0 and K logit-normals on (0, longest), by Gauss-Hermite quadrature: `nodes`, `masses`."""
+    """Compute the mean of a point mass at 0 and K logit-normals on (0, longest) by Gauss-Hermite quadrature."""
     group = group_of(duration_s, arrays["edges"])
     zero, weights, location, scale = components(arrays, logits, group)
     part = (sigmoid(location[:, :, None] + scale[:, :, None] * arrays["nodes"]) * arrays["masses"]).sum(-1)
@@ -118,7 +118,7 @@ SECONDS: dict[str, Callable[[Mapping[str, Array], Array, Array], Array]] = {
 
 
 def seconds(kind: str, arrays: Mapping[str, Array], logits: Array, duration_s: Array) -> Array:
-    """Expected seconds of the head `kind`. Raises ValueError for an unknown one."""
+    """Compute the expected seconds of the head `kind`. Raises ValueError for an unknown kind."""
     if kind not in SECONDS:
         raise ValueError(f"watch-time head {kind!r} is unknown, expected one of {', '.join(SECONDS)}")
     return SECONDS[kind](arrays, logits, duration_s)

@@ -1,4 +1,4 @@
-"""Watch time as a distribution: skipped, left early, left late, watched to the end and again."""
+"""Watch time as a mixture distribution: skipped, left early, left late, watched to the end or longer."""
 
 import math
 
@@ -12,16 +12,16 @@ from watchnext.ranking.watch_time.expectation import components, group_of, longe
 from watchnext.ranking.watch_time.head import WatchTime
 
 NODES = 12
-NARROWEST = 1e-4  # a part of the support nearer than this to an end counts as this: its log odds stay within 9.3
-MOST_WATCHED = 0.999  # quantile of the watch ratio that the support reaches beyond
+NARROWEST = 1e-4  # least distance from the ends of the support: log odds stay within 9.3
+MOST_WATCHED = 0.999  # the support extends beyond this quantile of the watch ratio
 
 
 class Mixture(WatchTime):
-    """A point mass at 0 and logit-normal components of the watched part, by maximum likelihood.
+    """Mixture of a point mass at 0 and logit-normal components of the watched part, fitted by maximum likelihood.
 
-    The idea of zero-inflated lognormals (Wang et al., 2019, arXiv:1912.07753), but bounded: the mean of a lognormal hangs on a
-    tail that nobody watched, and one wide row makes it hours. The support is (0, cap x duration), `cap` a little above what is
-    watched of such videos, or (0, cap seconds) where the duration is unknown.
+    Like zero-inflated lognormals (Wang et al., 2019, arXiv:1912.07753), but bounded: the mean of a lognormal depends on an
+    unobserved tail, and one wide row makes it hours. The support is (0, cap x duration), with `cap` slightly above the observed
+    ratios, or (0, cap seconds) for an unknown duration.
     """
 
     kind = "mixture"
@@ -35,7 +35,7 @@ class Mixture(WatchTime):
         edges = duration_edges(duration_s, len(self.edges))
         ratio = watch_s / np.where(duration_s > 0, duration_s, 1.0)
         cap = 1.05 * np.maximum(table(lambda part: np.quantile(part, MOST_WATCHED), ratio, duration_s, edges), 1e-3)
-        if not (duration_s <= 0).any():  # no ratio stands for seconds
+        if not (duration_s <= 0).any():  # without unknown durations, row 0 would hold a ratio instead of seconds
             cap[0] = 1.05 * max(np.quantile(watch_s, MOST_WATCHED), 1e-3)
         part = watch_s / longest({"cap": cap}, duration_s, group_of(duration_s, edges))
         odds = table(self._start, part, duration_s, edges)
@@ -44,13 +44,13 @@ class Mixture(WatchTime):
                 "nodes": nodes, "masses": masses / masses.sum()}  # fmt: skip
 
     def _start(self, part: np.ndarray) -> np.ndarray:
-        """Log odds of watch 0, spread of a component, and the components' centres, from the watched parts of the support."""
+        """Estimate log odds of watch 0, component spread and component centres from the watched parts of the support."""
         zero = (np.count_nonzero(part <= 0) + 0.5) / (len(part) + 1.0)
         watched = np.clip(part[part > 0], NARROWEST, 1 - NARROWEST)
-        places = np.log(watched / (1 - watched)) if len(watched) else np.zeros(1)
+        log_odds = np.log(watched / (1 - watched)) if len(watched) else np.zeros(1)
         count = (self.logits - 1) // 3
-        centres = np.quantile(places, (np.arange(count) + 0.5) / count)
-        return np.array([math.log(zero / (1 - zero)), max(places.std() / count, 0.1), *centres])
+        centres = np.quantile(log_odds, (np.arange(count) + 0.5) / count)
+        return np.array([math.log(zero / (1 - zero)), max(log_odds.std() / count, 0.1), *centres])
 
     def _losses(self, logits: Tensor, watch_s: Tensor, duration_s: Tensor) -> Tensor:
         group = group_of(duration_s, self.edges)

@@ -1,4 +1,4 @@
-"""Watch time as a row of yes-or-no questions: is it longer than this, and than that?"""
+"""Watch time as ordinal classification: one classifier per threshold."""
 
 import math
 
@@ -12,15 +12,15 @@ from watchnext.ranking.watch_time.head import WatchTime
 
 
 def levels(count: int, adaptivity: float) -> np.ndarray:
-    """(count,) ascending quantiles from 0: the error-adaptive discretisation of CREAD. 0 spaces them evenly; with more, long
-    watches, where the error of restoring is, are cut finer."""
+    """Return ascending quantiles (count,) from 0: the error-adaptive discretisation of CREAD. `adaptivity` 0 spaces them
+    evenly; higher values place more thresholds at long watches, where the restoration error is largest."""
     even = np.arange(count) / count
     return even if not adaptivity else -np.expm1(-adaptivity * even) / -math.expm1(-adaptivity)
 
 
 def mean_widths(watch_s: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """(L,) mean seconds between a threshold and the next (the last has no next), of the watches beyond it. With the shares
-    beyond them, they add up to the mean watch."""
+    """Compute the mean seconds (L,) that watches beyond a threshold spend before the next one. Weighted by the shares beyond
+    each threshold, they sum to the mean watch."""
     gap = np.append(np.diff(thresholds), np.inf)
     spent = np.clip(watch_s[:, None] - thresholds, 0.0, gap)
     beyond = (watch_s[:, None] > thresholds).sum(0)
@@ -28,15 +28,15 @@ def mean_widths(watch_s: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
 
 
 class Ordinal(WatchTime):
-    """Classification and restoration (CREAD; Sun et al., AAAI 2024): one classifier a threshold, and the sum of the
-    probabilities times the seconds that each threshold is worth.
+    """Classification and restoration (CREAD; Sun et al., AAAI 2024): one classifier per threshold; seconds are the sum of
+    probabilities times the seconds of each threshold.
 
-    Deviations: thresholds per duration group; a threshold is worth the mean seconds that training rows spent before the next,
-    where the paper takes the whole distance, which is too much; the loss on restored seconds is squared, as Huber's is not
-    least at the mean.
+    Deviations: thresholds per duration group; a threshold counts the mean seconds that training rows spent before the next
+    one, where the paper counts the whole distance and overestimates; squared loss on restored seconds, because Huber's is not
+    minimal at the mean.
 
-    restoration  weight of that loss, in units of the group's mean watch
-    order        weight of what a probability exceeds the one before it
+    restoration  weight of the restoration loss, in units of the group's mean watch
+    order        weight of the penalty on probabilities that rise with the threshold
     """
 
     kind = "ordinal"
@@ -59,7 +59,7 @@ class Ordinal(WatchTime):
         at = levels(self.logits, self.adaptivity)
 
         def thresholds(part: np.ndarray) -> np.ndarray:
-            return np.append(0.0, np.quantile(part, at[1:]))  # from 0 on, whatever the shortest watch
+            return np.append(0.0, np.quantile(part, at[1:]))  # the first threshold is 0, below the shortest watch
 
         return {
             "edges": edges,

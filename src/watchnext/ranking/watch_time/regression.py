@@ -1,4 +1,4 @@
-"""Heads of one logit without groups: the logarithm of the seconds, and the odds that are seconds."""
+"""Single-logit heads without duration groups: log seconds and weighted odds."""
 
 import numpy as np
 from torch import Tensor
@@ -8,7 +8,7 @@ from watchnext.ranking.watch_time.head import WatchTime
 
 
 class LogSeconds(WatchTime):
-    """Huber loss on log1p seconds. The baseline: robust, good in rank, far too low in seconds."""
+    """Huber loss on log1p seconds. The baseline: robust, ranks well, underestimates seconds."""
 
     kind = "log_seconds"
 
@@ -25,9 +25,9 @@ class LogSeconds(WatchTime):
 class WeightedOdds(WatchTime):
     """Weighted logistic regression, whose odds are the expected watch time (Covington et al., RecSys 2016).
 
-    Deviations: every row counts once as a negative and with its seconds as a positive, so that the odds are E[watch] itself;
-    with clicked rows as positives alone they are E[watch] / (1 - P(click)). Seconds count in units of their mean, so that the
-    loss does not drown other heads'.
+    Deviations: every row is a negative of weight 1 and a positive weighted by its seconds, so that the odds are E[watch]; with
+    only clicked rows as positives they would be E[watch] / (1 - P(click)). Seconds are in units of their mean, so that this
+    loss does not dominate other heads.
     """
 
     kind = "weighted_odds"

@@ -1,4 +1,4 @@
-"""Watch time by halves: is it in the upper half of what is left?"""
+"""Watch time by a binary tree: each node predicts the upper half of its range."""
 
 import numpy as np
 from torch import Tensor
@@ -9,17 +9,17 @@ from watchnext.ranking.watch_time.head import WatchTime
 
 
 def turns(depth: int) -> tuple[np.ndarray, np.ndarray]:
-    """(nodes, leaves) twice: 1 where the path to a leaf turns right, and left, at an inner node; nodes are breadth first."""
+    """Return two arrays (nodes, leaves): 1 where the path to a leaf turns right, and left, at an inner node, breadth first."""
     leaves = np.arange(2**depth)
-    found = np.zeros((2, 2**depth - 1, 2**depth))
+    result = np.zeros((2, 2**depth - 1, 2**depth))
     for level in range(depth):
         node = 2**level - 1 + (leaves >> (depth - level))
-        found[1 - ((leaves >> (depth - level - 1)) & 1), node, leaves] = 1.0
-    return found[0], found[1]
+        result[1 - ((leaves >> (depth - level - 1)) & 1), node, leaves] = 1.0
+    return result[0], result[1]
 
 
 def leaf_means(watch_s: np.ndarray, bounds: np.ndarray) -> np.ndarray:
-    """(leaves,) mean seconds of each; a leaf that no watch reaches, as equal bounds make it, has its lower bound."""
+    """Compute the mean seconds of each leaf (leaves,); an empty leaf, caused by equal bounds, takes its lower bound."""
     leaf = (watch_s[:, None] > bounds).sum(1)
     rows, leaves = np.bincount(leaf, minlength=len(bounds) + 1), len(bounds) + 1
     return np.divide(np.bincount(leaf, watch_s, leaves), rows, out=np.append(bounds[0], bounds), where=rows > 0)
@@ -27,9 +27,9 @@ def leaf_means(watch_s: np.ndarray, bounds: np.ndarray) -> np.ndarray:
 
 class Tree(WatchTime):
     """Tree-based progressive regression (TPM; Lin et al., KDD 2023): leaves are quantile ranges of equal size, every inner node
-    asks for the upper half, and the seconds are the mean over leaves.
+    predicts the upper half, and seconds are the mean over leaves.
 
-    Deviations: leaves per duration group; without the paper's terms for the variance and the squared error of the seconds.
+    Deviations: leaves per duration group; no loss terms for the variance and the squared error of the seconds.
     """
 
     kind = "tree"

@@ -1,1 +1,1 @@
-"""Video vectors > a searchable index, with pre-filter and recall check."""
+"""Searchable index over video vectors, with pre-filter and recall check."""

@@ -1,6 +1,6 @@
-"""Vectors as whole numbers of 8 bits: a quarter of the memory, and four times as many a second.
+"""8-bit quantization of vectors: a quarter of the memory and four times the speed.
 
-A score is an integer product; its error has a bound, so that what is exact can be told from what is near.
+Scores are integer products with a bounded error, which allows exact search over the codes.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 
 from watchnext.kernels import kernel
 
-BLOCK = 64  # codes are padded to a multiple of it: a loop of known length compiles to the processor's widest instructions
+BLOCK = 64  # codes are padded to a multiple: loops of fixed length compile to the widest instructions
 STEPS = 8191  # of a query's largest number: 2,048 products with a code of at most 127 stay below 2^31
 WIDEST = 2048
 BINS = 4096
@@ -19,8 +19,8 @@ BINS = 4096
 class Codes:
     """values (n, W) int8, scale (D,) float32: a vector is near values * scale.
 
-    residual  the largest distance of a vector from what its code says
-    reach     the largest sum of a code's absolute values
+    residual  largest distance of a vector from its decoded value
+    reach     largest sum of absolute values of a code
     """
 
     values: np.ndarray
@@ -30,7 +30,7 @@ class Codes:
 
     @classmethod
     def of(cls, vectors: np.ndarray, chunk: int = 65_536) -> "Codes":
-        """Of `vectors` (n, D); every dimension by its own largest value."""
+        """Quantize `vectors` (n, D), scaling every dimension by its largest value."""
         n, dimension = vectors.shape
         parts = [slice(at, at + chunk) for at in range(0, n, chunk)]
         largest = np.max([np.abs(vectors[part]).max(0) for part in parts], axis=0) if n else np.ones(dimension)
@@ -45,7 +45,7 @@ class Codes:
         return cls(values, scale, residual, reach)
 
     def scores(self, query: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, float]:
-        """Scores (n,) int32 of `places` for a query (D,), and what twice the error of one is at most, in their unit."""
+        """Score `places` for a query (D,): (n,) int32, and twice the error bound in the same unit."""
         weighted = query * self.scale
         step = max(float(np.abs(weighted).max()), 1e-30) / STEPS
         whole = np.zeros(self.values.shape[1], np.int16)
@@ -69,7 +69,7 @@ def _products(values, query, places, scores):
 
 
 @kernel(boundscheck=False)
-def _above(scores, k, margin, found):
+def _above(scores, k, margin, positions):
     low = high = np.int64(scores[0])
     for i in range(scores.size):
         low, high = min(low, np.int64(scores[i])), max(high, np.int64(scores[i]))
@@ -86,15 +86,15 @@ def _above(scores, k, margin, found):
     least, n = low + (np.int64(bin) << shift) - margin, 0
     for i in range(scores.size):
         if scores[i] >= least:
-            found[n] = i
+            positions[n] = i
             n += 1
     return n
 
 
 def best(scores: np.ndarray, k: int, margin: float) -> np.ndarray:
-    """Positions in `scores` (n,) int32 of at least the best `k` and of all that are at most `margin` below the k-th; in order
-    of position, not of score."""
+    """Return positions in `scores` (n,) int32 of the best `k` and of all at most `margin` below the k-th, ordered by
+    position."""
     if len(scores) <= k:
         return np.arange(len(scores))
-    found = np.empty(len(scores), np.int32)
-    return found[: _above(scores, k, np.int64(np.ceil(margin)), found)]
+    positions = np.empty(len(scores), np.int32)
+    return positions[: _above(scores, k, np.int64(np.ceil(margin)), positions)]

@@ -1,7 +1,7 @@
-"""Vectors in lists around centroids (IVF, Sivic & Zisserman, ICCV 2003), 8 bits a number, read by compiled loops.
+"""Inverted lists around centroids (IVF, Sivic & Zisserman, ICCV 2003) over 8-bit codes, read by compiled loops.
 
-Deviations. Not the number of lists is fixed but the number of vectors that are compared, so that a filter that keeps half
-costs no recall: more lists are opened. Filters are bits in the order of the lists, and are read before any vector is.
+Deviations: the number of compared vectors is fixed instead of the number of lists, so that filters cost no recall: more lists
+are opened. Filters are bits in list order, checked before any vector is read.
 """
 
 from dataclasses import dataclass
@@ -18,10 +18,12 @@ from watchnext.retrieval.index.vectors import centroids, nearest
 
 @dataclass(frozen=True, kw_only=True)
 class Lists:
-    """lists     how many, about 2 * sqrt(videos); fewer where a list would hold fewer than 4
-    compared  vectors that a search compares at least, if so many are allowed
-    over      how many times as many as asked for have their exact score looked up
-    rounds, each   of k-means, and the vectors it sees a list
+    """Recipe of inverted lists.
+
+    lists     number of lists, about 2 * sqrt(videos); fewer if a list would hold fewer than 4
+    compared  minimum vectors compared per search, if the filter allows as many
+    over      oversampling: candidates per result that get exact scores
+    rounds, each   k-means rounds, and training vectors per list
     """
 
     lists: int
@@ -32,7 +34,7 @@ class Lists:
     seed: int = 0
 
     def build(self, vectors: np.ndarray) -> "ListIndex":
-        """Of `vectors` (n, D)."""
+        """Build lists over `vectors` (n, D)."""
         count = max(min(self.lists, len(vectors) // 4), 1)
         means = centroids(vectors, count, rounds=self.rounds, each=self.each, seed=self.seed)
         member = nearest(means, vectors)
@@ -45,7 +47,7 @@ class Lists:
 
 
 class ListIndex:
-    """Built lists: means (L, D), starts (L + 1,); `order` is how the vectors have to be laid down, once."""
+    """Built lists: means (L, D), starts (L + 1,); `order` is the storage order of the vectors."""
 
     def __init__(self, recipe: Lists, means: np.ndarray, starts: np.ndarray, order: np.ndarray | None) -> None:
         self._recipe, self._means, self._starts, self.order = recipe, np.array(means), np.array(starts, np.int64), order
@@ -54,8 +56,7 @@ class ListIndex:
         save_arrays(Path(folder) / "lists", {"means": self._means, "starts": self._starts})
 
     def near(self, query: np.ndarray, k: int, words: np.ndarray, coded: Codes) -> np.ndarray:
-        """Places (n,) of about the best `k` for `query` (D,) among those set in `words`; fewer where the lists that were
-        opened hold fewer."""
+        """Return places (n,) of about the best `k` for `query` (D,) among those set in `words`; possibly fewer."""
         recipe, videos = self._recipe, int(self._starts[-1])
         wanted = max(recipe.compared, 2 * k)
         likeness = self._means @ query

@@ -1,7 +1,7 @@
-"""An index that changes while it answers: a built one, what came since, and what was taken out.
+"""Live index: a built index plus additions and removals.
 
-Whoever searches reads one state and keeps it to the end; whoever changes something makes a new state and puts it in place in
-one step. So a search sees all of a change or nothing, and waits for nobody.
+A search reads one immutable state; a change replaces the state in one step. Searches are lock-free and see a change completely
+or not at all.
 """
 
 import logging
@@ -18,13 +18,13 @@ from watchnext.retrieval.index.vectors import VideoIndexError
 
 log = logging.getLogger(__name__)
 
-OVERDUE = 10  # so many times `compact_at` stand beside the built index at most
+OVERDUE = 10  # limit of uncompacted videos, as a multiple of `compact_at`
 
 
 @dataclass(frozen=True)
 class IndexState:
-    """`alive` (words,) uint64 are the places of `built` that still count; `rows` (n,) int64, `vectors` (n, D) float32 came
-    since. A row counts in one of both at most."""
+    """`alive` (words,) uint64 marks the valid places of `built`; `rows` (n,) int64 and `vectors` (n, D) float32 were added
+    since. A row is valid in at most one of both."""
 
     built: VideoIndex
     alive: np.ndarray
@@ -33,10 +33,10 @@ class IndexState:
 
 
 class LiveIndex:
-    """Any thread may call it.
+    """Thread-safe index with updates.
 
-    compact_at  how many changes are gathered before they are built in, in a thread of its own; 0 is never
-    build       makes an index of vectors and rows; by default as `built` was made
+    compact_at  changes before a compaction in a background thread; 0 is never
+    build       builds an index from vectors and rows; by default like `built`
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class LiveIndex:
     # ---- search ------------------------------------------------------------------------------------------------------
 
     def search(self, queries: np.ndarray, k: int, allowed: PreFilter | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """As `VideoIndex.search`, over all that counts when it begins; what came since the build is compared exactly."""
+        """Search like `VideoIndex.search` over the state at the start; additions since the build are compared exactly."""
         state = self._state
         rows, scores = state.built.search(queries, k, allowed, state.alive)
         chosen = slice(None) if allowed is None else allowed.of(state.rows)
@@ -87,11 +87,10 @@ class LiveIndex:
     # ---- change ------------------------------------------------------------------------------------------------------
 
     def add(self, rows: np.ndarray, vectors: np.ndarray) -> None:
-        """Let every search that begins from now on find `rows` (n,) by `vectors` (n, D). A row that is there gets the new
-        vector, one that was removed is back.
+        """Add or replace `rows` (n,) with `vectors` (n, D) for all searches that start later; removed rows return.
 
-        Raises VideoIndexError for a row named twice or below 0, vectors of another width or not finite, and where compaction
-        keeps failing and too much stands beside the built index.
+        Raises VideoIndexError for repeated or negative rows, vectors of another width or not finite, and too many uncompacted
+        videos.
         """
         rows, vectors = np.asarray(rows, np.int64), np.asarray(vectors, np.float32)
         if len(np.unique(rows)) != len(rows) or rows.min(initial=0) < 0 or vectors.shape != (len(rows), self.dimension):
@@ -113,7 +112,7 @@ class LiveIndex:
         self._compact_when_due()
 
     def remove(self, rows: np.ndarray) -> None:
-        """Let no search that begins from now on find `rows` (n,); what is not there is passed over."""
+        """Remove `rows` (n,) from all searches that start later; unknown rows are ignored."""
         with self._changing:
             self._state = _without(self._state, np.asarray(rows, np.int64))
             self._changed.update(np.asarray(rows).tolist())
@@ -122,8 +121,8 @@ class LiveIndex:
     # ---- compact -----------------------------------------------------------------------------------------------------
 
     def compact(self) -> None:
-        """Build all that counts into one new index and put it in place; what changes meanwhile is kept beside it. One at a
-        time. Where building raises, the old state goes on, and `failure` says why."""
+        """Rebuild all valid videos as one index; changes made meanwhile are kept. If building fails, the old state stays and
+        `failure` holds the error."""
         with self._compacting:
             with self._changing:
                 before, self._changed = self._state, set()
@@ -138,7 +137,7 @@ class LiveIndex:
                 self.failure = None
 
     def wait(self) -> None:
-        """Until the compaction that runs, if one does, has ended."""
+        """Wait for a running compaction."""
         thread = self._thread
         if thread is not None:
             thread.join()
@@ -152,7 +151,7 @@ class LiveIndex:
 
 
 def everything(state: IndexState) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors (n, D) float32 and rows (n,) int64 of all that counts, by row."""
+    """Return vectors (n, D) float32 and rows (n,) int64 of all valid videos, by row."""
     counts = np.unpackbits(state.alive.view(np.uint8), bitorder="little", count=len(state.built)).astype(bool)
     rows = np.concatenate([state.built.rows[counts], state.rows])
     vectors = np.concatenate([state.built.vectors[counts].astype(np.float32, copy=False), state.vectors])
@@ -173,6 +172,6 @@ def _without(state: IndexState, rows: np.ndarray) -> IndexState:
 
 
 def _rebased(built: VideoIndex, now: IndexState, changed: np.ndarray) -> IndexState:
-    """What counts `now`, over an index `built` of what counted before the rows `changed`."""
+    """Apply the changes since compaction started, the rows `changed`, to the new index `built`."""
     since = np.isin(now.rows, changed)
     return replace(_without(_fresh(built), changed), rows=now.rows[since], vectors=now.vectors[since])

@@ -1,5 +1,4 @@
-"""Which videos a search may find: what holds for everybody alike as a mask, what is hidden from one viewer as rows, and both as
-bits in the order in which an index keeps its videos."""
+"""Pre-filter of a search: a static mask shared by viewers and excluded rows of one viewer, as bits in index order."""
 
 from dataclasses import dataclass
 
@@ -12,27 +11,27 @@ ONE, SIX, LAST = np.uint64(1), np.uint64(6), np.uint64(63)
 
 @dataclass(frozen=True, eq=False)
 class StaticMask:
-    """`mask` (V,) bool by row, e.g. of one region and safety level. Make one and keep it: an index packs it once. Rows behind
-    the mask are not allowed."""
+    """Static `mask` (V,) bool by row, e.g. of one region and safety level. Reuse the object: an index packs it once. Rows
+    beyond the mask are excluded."""
 
     mask: np.ndarray
 
 
 @dataclass(frozen=True)
 class PreFilter:
-    """What stands on `shelf`, without the rows `hidden` (n,): seen, withdrawn, not there yet."""
+    """Allow the videos of a static mask except the rows `hidden` (n,): seen, withdrawn or not yet uploaded."""
 
     shelf: StaticMask
     hidden: np.ndarray
 
     def of(self, rows: np.ndarray) -> np.ndarray:
-        """(n,) bool, of few rows."""
+        """Mark the allowed ones of a few rows: (n,) bool."""
         known = rows < len(self.shelf.mask)
         return known & self.shelf.mask[np.where(known, rows, 0)] & ~np.isin(rows, self.hidden)
 
 
 def packed(mask: np.ndarray) -> np.ndarray:
-    """(n,) bool > (ceil(n / 64),) uint64, place p being bit p % 64 of word p // 64."""
+    """Pack (n,) bool into (ceil(n / 64),) uint64: place p is bit p % 64 of word p // 64."""
     found = np.zeros(-(-len(mask) // 64), np.uint64)
     found.view(np.uint8)[: -(-len(mask) // 8)] = np.packbits(mask, bitorder="little")
     return found
@@ -44,7 +43,7 @@ def counted(words: np.ndarray) -> int:
 
 @kernel(boundscheck=False)
 def clear(words, places):
-    """Take `places` (n,) out of `words`; a place below 0 is none."""
+    """Clear the bits of `places` (n,) in `words`; negative places are ignored."""
     for i in range(places.size):
         if places[i] >= 0:
             p = np.uint64(places[i])
@@ -71,8 +70,8 @@ def _standing(words, starts, lists, most, places):
 
 
 def standing(words: np.ndarray, starts: np.ndarray, lists: np.ndarray, most: int) -> np.ndarray:
-    """Places (n,) int32 of the bits set in some `lists`, one list after another until there are `most`; list l goes from
-    starts[l] to starts[l + 1]."""
+    """Return places (n,) int32 of the bits set in `lists`, in list order until there are `most`; list l spans starts[l] to
+    starts[l + 1]."""
     room = int(min(most, counted(words)) + np.diff(starts).max(initial=0) + 1)  # one is written ahead
     places = np.empty(room, np.int32)
     return places[: _standing(words, starts, lists, most, places)]

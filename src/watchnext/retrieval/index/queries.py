@@ -1,4 +1,4 @@
-"""What goes into a search and comes out of it: what is refused, and how several answers of one viewer become one."""
+"""Validate queries, and merge the results of several queries of one viewer."""
 
 import numpy as np
 
@@ -8,8 +8,8 @@ CHUNK = 65_536  # vectors at a time
 
 
 def best_of(rows: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Several queries' answers (Q, k) as one: at most k rows (n,) once each, with their best scores (n,), best first, no
-    padding. Behind the k-th, one could be missing that no query has among its own k."""
+    """Merge results (Q, k) of several queries into at most k distinct rows (n,) with their best scores (n,), without padding.
+    Exact for the first k, the depth of each query."""
     width, order = rows.shape[1], np.argsort(-scores, axis=None, kind="stable")
     rows, scores = rows.ravel()[order], scores.ravel()[order]
     first = np.sort(np.unique(rows, return_index=True)[1])
@@ -17,11 +17,13 @@ def best_of(rows: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return rows[first], scores[first]
 
 
-def require_finite(vectors: np.ndarray, what: str, names: np.ndarray) -> None:
+def require_finite(vectors: np.ndarray, subject: str, names: np.ndarray) -> None:
     for at in range(0, len(vectors), CHUNK):
         good = np.isfinite(vectors[at : at + CHUNK]).all(axis=1)
         if not good.all():
-            raise VideoIndexError(f"{what} {names[at + int(np.argmin(good))]} holds nan or infinity, expected finite numbers")
+            raise VideoIndexError(
+                f"{subject} {names[at + int(np.argmin(good))]} holds nan or infinity, expected finite numbers"
+            )
 
 
 def require_queries(queries: np.ndarray, dimension: int) -> None:

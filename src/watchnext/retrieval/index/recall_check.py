@@ -1,5 +1,4 @@
-"""Whether an index may be published: its recall against the exact answer, as it is and after changes, under the filters that
-requests bring."""
+"""Recall check before publishing an index: recall against exact search, as built and after changes, under request filters."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +11,13 @@ from watchnext.retrieval.index.prefilter import PreFilter, StaticMask
 from watchnext.retrieval.index.segments import VideoIndex
 from watchnext.retrieval.index.vectors import VideoIndexError
 
-CHUNK = 32  # queries whose scores of the whole catalogue are held at a time
-ROUNDING = 1e-6  # of one product summed in two orders
+CHUNK = 32  # queries scored against the whole catalogue at a time
+ROUNDING = 1e-6  # tolerance for products summed in different orders
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Real queries (B, D), and the rows that each of their viewers has seen."""
+    """Real queries (B, D), and the rows seen by each viewer."""
 
     queries: np.ndarray
     seen: Sequence[np.ndarray]
@@ -26,8 +25,9 @@ class Probe:
 
 @dataclass(frozen=True, kw_only=True)
 class RecallCheck:
-    """k, floor   recall@k may not be lower under any filter
-    removed  part of the catalogue that is taken out, and again as much given new vectors, for the second measurement
+    """Require a recall of at least `floor` at `k` under every filter.
+
+    removed  share of the catalogue that is removed, and equally that gets new vectors, for the second measurement
     """
 
     k: int
@@ -36,8 +36,8 @@ class RecallCheck:
     seed: int = 0
 
     def check(self, index: VideoIndex, vectors: np.ndarray, catalogue: Catalogue, probe: Probe) -> dict[str, dict[str, float]]:
-        """Recall@k by filter, "as built" and "after changes". Raises VideoIndexError naming the filter under which it is below
-        the floor, or that nothing could be measured."""
+        """Measure recall@k by filter, "as built" and "after changes". Raises VideoIndexError for a filter below the floor, or
+        if nothing can be measured."""
         if not len(index):
             raise VideoIndexError("the catalogue is empty, so there is nothing to index; check `dvc repro tables`")
         if not len(probe.queries):
@@ -60,8 +60,8 @@ class RecallCheck:
     def recall(
         self, live: LiveIndex, vectors: np.ndarray, there: np.ndarray, shelves: Mapping[str, StaticMask], probe: Probe
     ) -> dict[str, float]:
-        """By filter, the share of the exact best k (fewer where fewer are allowed) that is found; 1 where nothing is allowed.
-        `there` (V,) bool are the rows that were not removed."""
+        """Measure per filter the share of the exact best k (or of all allowed, if fewer) that is found; 1 if none is allowed.
+        `there` (V,) bool marks rows that were not removed."""
         hits, wanted = dict.fromkeys(shelves, 0), dict.fromkeys(shelves, 0)
         for at in range(0, len(probe.queries), CHUNK):
             queries = np.asarray(probe.queries[at : at + CHUNK], np.float32)
@@ -74,8 +74,8 @@ class RecallCheck:
         return {name: hits[name] / wanted[name] if wanted[name] else 1.0 for name in shelves}
 
     def _hits(self, found: np.ndarray, scores: np.ndarray, mask: np.ndarray, seen: np.ndarray) -> tuple[int, int]:
-        """How many of `found` are as good as the k-th of what `mask` allows, and how many there could be. By score, as of
-        copies either is right."""
+        """Count rows of `found` that score at least the k-th best allowed by `mask`, and the possible number. Scores decide,
+        because copies are interchangeable."""
         mask[seen] = False
         rows = np.flatnonzero(mask)
         k = min(self.k, len(rows))
@@ -86,8 +86,8 @@ class RecallCheck:
         return int((mask[found] & (scores[found] >= least - ROUNDING)).sum().clip(max=k)), k
 
     def _changed(self, index: VideoIndex, vectors: np.ndarray) -> tuple[LiveIndex, tuple[np.ndarray, np.ndarray]]:
-        """The index after changes, and (vectors, which rows are there) as they are then. What is new has another video's
-        vector, so that it lies where vectors lie."""
+        """Return the index after changes, and (vectors, mask of present rows). New vectors are those of removed videos, so that
+        they are realistic."""
         random, count = np.random.default_rng(self.seed), int(len(vectors) * self.removed)
         chosen = random.permutation(len(vectors))[: 2 * count]
         gone, new = chosen[:count], chosen[count:]
@@ -99,7 +99,7 @@ class RecallCheck:
 
 
 def static_masks_of(catalogue: Catalogue) -> Iterator[tuple[str, StaticMask]]:
-    """Every region, and a viewer of none, with every safety level that may be allowed."""
+    """Yield a static mask for every region, and no region, with every allowed safety level."""
     for region, bit in {**catalogue.region_bits, "no region": None}.items():
         here = catalogue.regions == 0
         if bit is not None:

@@ -1,4 +1,4 @@
-"""The files of a saved index and their sha256: one flipped byte would load without an error."""
+"""Verify the files of a saved index by sha256, because a flipped byte would load without an error."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from watchnext.files import files_below, sha256_of
 from watchnext.retrieval.index.vectors import VideoIndexError
 
-SEAL = "index.json"  # names the other files and their digests
+SEAL = "index.json"  # lists the other files and their digests
 
 
 def require_whole(folder: Path, files: Mapping[str, str]) -> None:

@@ -1,5 +1,5 @@
-"""A built index: exact vectors, their codes, and a way to find what is near. One video of the catalogue is a row; where an
-index keeps it, a place."""
+"""Built index: exact vectors, their codes, and an approximate index. A *row* is a catalogue number, a *place* the storage
+position in the index."""
 
 import json
 import shutil
@@ -19,19 +19,19 @@ from watchnext.retrieval.index.queries import CHUNK, require_finite, require_que
 from watchnext.retrieval.index.sealed import SEAL, require_whole
 from watchnext.retrieval.index.vectors import FaissIndex, FaissRecipe, VideoIndexError
 
-NARROW = 0.1  # what keeps a smaller part of the catalogue is compared whole
+NARROW = 0.1  # filters that keep a smaller share are searched exactly
 KINDS: Mapping[str, type[Lists | FaissRecipe]] = {"lists": Lists, "library": FaissRecipe}
 PRECISIONS = ("float32", "float16")
 
 
 class VideoIndex:
-    """Built once, never changed; any thread may search it.
+    """Immutable, thread-safe index.
 
-    vectors  (n, D) float32 or float16, by place; they have the last word on every score
-    codes    of the same, for whatever has to be compared whole
+    vectors  (n, D) float32 or float16, by place; final scores are computed from them
+    codes    codes of the vectors, for exact search
     rows     (n,) int32, the row at each place
-    near     finds what is near; None compares everything that is allowed
-    towers   which trained towers the vectors are of
+    near     approximate index; None searches all allowed videos
+    towers   fingerprint of the towers of the vectors
     """
 
     def __init__(
@@ -68,9 +68,9 @@ class VideoIndex:
         precision: str = "float32",
         towers: str = "",
     ) -> "VideoIndex":
-        """Of `vectors` (n, D) float32 that belong to `rows` (n,), by default the first n. The same input gives the same index.
+        """Build from `vectors` (n, D) float32 of `rows` (n,), by default the first n. Deterministic.
 
-        Raises VideoIndexError for a vector that is not finite, and one wider than codes can be multiplied.
+        Raises VideoIndexError for vectors that are not finite or wider than WIDEST.
         """
         if precision not in PRECISIONS:
             raise VideoIndexError(f"index.precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
@@ -81,7 +81,7 @@ class VideoIndex:
         near = recipe.build(vectors) if recipe is not None and len(vectors) else None
         order = np.arange(len(rows)) if near is None or near.order is None else near.order
         laid = np.empty(vectors.shape, precision)
-        for at in range(0, len(laid), CHUNK):  # no second copy of all of them
+        for at in range(0, len(laid), CHUNK):  # avoid a second full copy
             laid[at : at + CHUNK] = vectors[order[at : at + CHUNK]]
         return cls(
             vectors=laid,
@@ -93,7 +93,7 @@ class VideoIndex:
         )
 
     def rebuilt(self, vectors: np.ndarray, rows: np.ndarray) -> "VideoIndex":
-        """Of other videos of the same towers, made as this one was."""
+        """Build an index of other videos from the same towers with the same recipe."""
         precision = str(self.vectors.dtype)
         return self.build(vectors, recipe=self.recipe, rows=rows, precision=precision, towers=self.towers)
 
@@ -102,11 +102,11 @@ class VideoIndex:
     def search(
         self, queries: np.ndarray, k: int, allowed: PreFilter | None = None, alive: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Best `k` rows (B, k) int64 (-1 behind the last) and inner products (B, k) float32 (-inf) of `queries` (B, D), best
-        first; k is that of the catalogue where there are fewer videos.
+        """Search the best `k` rows (B, k) int64 (padded with -1) and inner products (B, k) float32 (padded with -inf) for
+        `queries` (B, D); k is limited by the number of videos.
 
-        allowed  which rows may be found, None all; what keeps less than NARROW of the catalogue is answered exactly
-        alive    (words,) uint64, as `words` gives them: places that were not removed
+        allowed  pre-filter, None for all; filters that keep less than NARROW of the catalogue are searched exactly
+        alive    (words,) uint64 as from `words`: places that were not removed
         """
         require_queries(queries, self.dimension)
         if k < 1:
@@ -122,7 +122,7 @@ class VideoIndex:
         return rows, scores
 
     def _candidates(self, query: np.ndarray, k: int, words: np.ndarray, kept: int) -> np.ndarray:
-        """Places (n,) that hold the best `k`, all of them if the answer is exact."""
+        """Return places (n,) that contain the best `k`; all of them for exact search."""
         if self.near is not None and kept >= NARROW * len(self):
             places = self.near.near(query, k, words, self.codes)
             if len(places) >= min(k, kept):
@@ -132,7 +132,7 @@ class VideoIndex:
         return places[best(scores, k, margin)]
 
     def words(self, allowed: PreFilter | None = None, alive: np.ndarray | None = None) -> np.ndarray:
-        """A new array of bits by place (ceil(n / 64),) uint64."""
+        """Combine pre-filter and `alive` into new bits by place (ceil(n / 64),) uint64."""
         words = self._everything if allowed is None else self._of(allowed.shelf)
         words = words.copy() if alive is None else words & alive
         if allowed is not None:
@@ -140,7 +140,7 @@ class VideoIndex:
         return words
 
     def places(self, rows: np.ndarray) -> np.ndarray:
-        """Where `rows` (n,) are kept, (n,) int32, -1 where they are not."""
+        """Return the places of `rows` (n,), int32, -1 if absent."""
         known = (rows >= 0) & (rows < len(self._places))
         return np.where(known, self._places[np.where(known, rows, 0)], -1) if len(self) else np.full(len(rows), -1, np.int32)
 
@@ -153,7 +153,7 @@ class VideoIndex:
     # ---- files -------------------------------------------------------------------------------------------------------
 
     def save(self, folder: Path) -> None:
-        """Write to `folder`, in place of what is there."""
+        """Write to `folder`, replacing its content."""
         folder = Path(folder)
         shutil.rmtree(folder, ignore_errors=True)
         arrays = {"vectors": self.vectors, "codes": self.codes.values, "scale": self.codes.scale, "rows": self.rows}
@@ -175,8 +175,8 @@ class VideoIndex:
 
     @classmethod
     def load(cls, folder: Path, *, verified: bool = False) -> "VideoIndex":
-        """Mapped, not read. Raises VideoIndexError naming the file that is missing, damaged or too many; `verified` says that
-        somebody has compared their sha256 already."""
+        """Load by memory mapping. Raises VideoIndexError for a missing, damaged or extra file, unless `verified` says that the
+        digests were already checked."""
         folder = Path(folder)
         try:
             meta = json.loads((folder / SEAL).read_text())

@@ -1,4 +1,4 @@
-"""FAISS's only door: the exact answer by brute force, k-means, and FAISS's own indexes as a way to find what is near."""
+"""The only FAISS import: exact search, k-means, and FAISS indexes for approximate search."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +10,12 @@ from watchnext.retrieval.index.codes import Codes
 
 
 class VideoIndexError(ValueError):
-    """An index that may not be published or cannot be used."""
+    """An index that must not be published or cannot be used."""
 
 
 def exact(vectors: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Best `k` rows (B, k) int64 of `vectors` and inner products (B, k) float32 of `queries` (B, D), best first, by brute
-    force; fewer than `k` where there are fewer."""
+    """Search the best `k` rows (B, k) int64 of `vectors` and inner products (B, k) float32 for `queries` (B, D) by brute force;
+    fewer than `k` if there are fewer vectors."""
     index = faiss.IndexFlatIP(vectors.shape[1])
     index.add(np.ascontiguousarray(vectors, np.float32))
     scores, rows = index.search(np.ascontiguousarray(queries, np.float32), min(k, len(vectors)))
@@ -23,7 +23,7 @@ def exact(vectors: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray,
 
 
 def centroids(vectors: np.ndarray, count: int, *, rounds: int, each: int, seed: int) -> np.ndarray:
-    """Spherical k-means (Dhillon & Modha, 2001) on at most `each` of `vectors` (n, D) a centroid > unit vectors (count, D)
+    """Run spherical k-means (Dhillon & Modha, 2001) on at most `each` of `vectors` (n, D) per centroid: unit vectors (count, D)
     float32."""
     sample = np.random.default_rng(seed).permutation(len(vectors))[: count * each]
     means = faiss.Kmeans(
@@ -40,7 +40,7 @@ def centroids(vectors: np.ndarray, count: int, *, rounds: int, each: int, seed: 
 
 
 def nearest(means: np.ndarray, vectors: np.ndarray, chunk: int = 65_536) -> np.ndarray:
-    """Which of `means` (L, D) has the largest inner product with each of `vectors` (n, D): (n,) int32."""
+    """Return the index of the nearest of `means` (L, D) for each of `vectors` (n, D), by inner product: (n,) int32."""
     index = faiss.IndexFlatIP(means.shape[1])
     index.add(means)
     found = np.empty(len(vectors), np.int32)
@@ -51,9 +51,9 @@ def nearest(means: np.ndarray, vectors: np.ndarray, chunk: int = 65_536) -> np.n
 
 @dataclass(frozen=True, kw_only=True)
 class FaissRecipe:
-    """One of FAISS's indexes, by its own strings: `factory` such as "HNSW32,SQfp16", `parameters` such as "efSearch=256".
+    """Recipe of a FAISS index: `factory` such as "HNSW32,SQfp16", `parameters` such as "efSearch=256".
 
-    over  how many times as many as asked for are looked up; the exact vectors decide among them
+    over  oversampling: candidates per result, ranked by exact vectors
     """
 
     factory: str
@@ -61,7 +61,7 @@ class FaissRecipe:
     over: float = 1.0
 
     def build(self, vectors: np.ndarray) -> "FaissIndex":
-        """Of `vectors` (n, D). Graphs are built by one thread: with two, links depend on which of them was first."""
+        """Build over `vectors` (n, D) with one thread, because HNSW links depend on thread timing."""
         threads = faiss.omp_get_max_threads()
         faiss.omp_set_num_threads(1)
         try:
@@ -73,7 +73,7 @@ class FaissRecipe:
         return FaissIndex(self, index)
 
     def load(self, folder: Path) -> "FaissIndex":
-        """Codes and links are mapped, not read, where FAISS can. Raises VideoIndexError for what is no index of its."""
+        """Load by memory mapping if FAISS supports it. Raises VideoIndexError for an unreadable file."""
         try:
             index = faiss.read_index(str(Path(folder) / "videos.faiss"), faiss.IO_FLAG_MMAP_IFC)
         except RuntimeError as error:
@@ -82,7 +82,7 @@ class FaissRecipe:
 
 
 class FaissIndex:
-    """A built one; its places are those of the vectors it was given."""
+    """Built FAISS index; places are the positions of the input vectors."""
 
     order = None
 
@@ -95,7 +95,7 @@ class FaissIndex:
         faiss.write_index(self._index, str(Path(folder) / "videos.faiss"))
 
     def near(self, query: np.ndarray, k: int, words: np.ndarray, _: Codes) -> np.ndarray:
-        """Places (n,) of about the best `k` for `query` (D,) among those set in `words`."""
+        """Return places (n,) of about the best `k` for `query` (D,) among those set in `words`."""
         wanted = min(int(k * self._recipe.over), self._index.ntotal)
         chosen = _parameters(self._index, faiss.IDSelectorBitmap(words.view(np.uint8)))
         _, found = self._index.search(np.ascontiguousarray(query[None], np.float32), wanted, params=chosen)
@@ -103,7 +103,7 @@ class FaissIndex:
 
 
 def _parameters(index: faiss.Index, selector: faiss.IDSelector) -> faiss.SearchParameters:
-    """The index's own search parameters, with `selector`: given ones replace all, and the defaults are others."""
+    """Copy the index's search parameters with `selector`; FAISS would otherwise reset the others to defaults."""
     if isinstance(index, faiss.IndexHNSW):
         return faiss.SearchParametersHNSW(efSearch=index.hnsw.efSearch, sel=selector)
     if isinstance(index, faiss.IndexIVF):

@@ -1,1 +1,1 @@
-"""One file a candidate source, and the merge."""
+"""Candidate sources and their merge."""

@@ -1,4 +1,4 @@
-"""The walk over a graph, one step from a viewer's last watches: video-to-video, and what came next."""
+"""Co-watch source: neighbours of a viewer's last watches in a graph of related videos or transitions."""
 
 import numpy as np
 
@@ -9,33 +9,33 @@ from watchnext.retrieval.sources.source import SourceQuery, distinct, ranked
 
 @kernel
 def _walk(starts, neighbours, weights, watched, steps, rows, scores):
-    """Sum into an open-addressed table, `rows` (T,) zeros that will hold row + 1, `scores` (T,) zeros; T is a power of two
-    above the number of edges walked, so that the cost is theirs alone, whatever the catalogue."""
+    """Sum edge weights per neighbour in a hash table with open addressing: `rows` (T,) of zeros will hold row + 1, `scores`
+    (T,) the sums. T is a power of two above the number of edges, so that the cost does not depend on the catalogue."""
     mask = len(rows) - 1
-    for place in range(len(watched)):
-        for edge in range(starts[watched[place]], starts[watched[place] + 1]):
+    for watch in range(len(watched)):
+        for edge in range(starts[watched[watch]], starts[watched[watch] + 1]):
             key = np.int64(neighbours[edge]) + 1
             at = (key * 2654435761 >> 7) & mask  # Knuth's multiplicative hash
             while rows[at] != 0 and rows[at] != key:
                 at = (at + 1) & mask
             rows[at] = key
-            scores[at] += steps[place] * weights[edge]
+            scores[at] += steps[watch] * weights[edge]
 
 
 class CoWatchSource:
-    """Videos that the viewer's `last` distinct watches lead to, the j-th from the end with weight decay^j, without those."""
+    """Neighbours of the viewer's `last` distinct watches, the j-th last with weight decay^j, without the watches themselves."""
 
     def __init__(self, *, edges: Edges, last: int, decay: float) -> None:
         self._starts, self._neighbours, self._weights = edges.starts, edges.neighbours, edges.weights
         self._steps = decay ** np.arange(last)
 
-    def candidates(self, asked: SourceQuery, k: int) -> np.ndarray:
-        watched = distinct(asked.rows[asked.watch_s > 0])[: len(self._steps)]
+    def candidates(self, query: SourceQuery, k: int) -> np.ndarray:
+        watched = distinct(query.rows[query.watch_s > 0])[: len(self._steps)]
         starts = self._starts
         edges = int((starts[watched + 1] - starts[watched]).sum())
         table, sums = (np.zeros(1 << (2 * edges).bit_length(), kind) for kind in (np.int64, np.float64))
         _walk(starts, self._neighbours, self._weights, watched, self._steps, table, sums)
-        found = np.flatnonzero(table)
-        rows, scores = table[found] - 1, sums[found]
+        filled = np.flatnonzero(table)
+        rows, scores = table[filled] - 1, sums[filled]
         rows = rows[ranked(rows, scores, k + len(watched))]
         return rows[~np.isin(rows, watched)][:k]

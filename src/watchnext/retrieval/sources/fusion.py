@@ -1,7 +1,7 @@
-"""Several sources > one ranking: each names its best, every source scores what any of them named, a weighted sum decides.
+"""Fuse sources by a weighted sum: each source proposes its best videos, and every source scores all proposals.
 
-Scores are summed as logarithms (a product of experts, Hinton 2002), so a source's unit does not matter, only its ratios.
-Weights are chosen on validation videos.
+Scores are summed as logarithms (a product of experts, Hinton 2002), so only ratios within a source matter. Weights are chosen
+on validation videos.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from watchnext.retrieval.towers.sequences.whole_catalogue import CatalogueScorer
 
 
 def in_logs(scorer: CatalogueScorer, floor: float) -> CatalogueScorer:
-    """log(score / the viewer's best score + floor) of scores that are 0 or more: 0 means not named, not impossible."""
+    """Convert non-negative scores to log(score / the viewer's best score + floor): a score of 0 stays possible."""
 
     def logs(histories: Histories, viewers: np.ndarray) -> np.ndarray:
         scores = scorer(histories, viewers).astype(np.float32)  # ten times as fast as float64
@@ -26,15 +26,17 @@ def in_logs(scorer: CatalogueScorer, floor: float) -> CatalogueScorer:
 
 @dataclass(frozen=True)
 class Pool:
-    """rows    (T, C) int64 what any source named for each viewer, each once, -1 behind the last
-    scores  source > (T, C) float32, -inf behind the last
+    """Union of the sources' proposals.
+
+    rows    (T, C) int64 distinct proposals per viewer, padded with -1
+    scores  source > (T, C) float32, padded with -inf
     """
 
     rows: np.ndarray
     scores: Mapping[str, np.ndarray]
 
     def ranked(self, weights: Mapping[str, float], k: int) -> np.ndarray:
-        """Best `k` rows (T, k) by the weighted sum, -1 behind the last. Of equal sums the lower row comes first."""
+        """Rank the best `k` rows (T, k) by the weighted sum, padded with -1. Ties are ordered by row."""
         total = np.where(self.rows >= 0, 0.0, -np.inf)
         for name, weight in weights.items():
             total[self.rows >= 0] += weight * self.scores[name][self.rows >= 0]
@@ -46,7 +48,7 @@ class Pool:
 def pooled(
     sources: Mapping[str, CatalogueScorer], histories: Histories, viewers: np.ndarray, *, named: int, chunk: int | None = None
 ) -> Pool:
-    """The pool of each viewer: the best `named` unseen videos of each source. `chunk` viewers are scored at once."""
+    """Pool the best `named` unseen videos of each source per viewer. `chunk` viewers are scored at once."""
     chunk = chunk or at_once(histories.videos)
     parts = [_pooled(sources, histories, viewers[at : at + chunk], named) for at in range(0, len(viewers), chunk)]
     width = named * len(sources)
@@ -61,17 +63,17 @@ def pooled(
 def _pooled(
     sources: Mapping[str, CatalogueScorer], histories: Histories, viewers: np.ndarray, named: int
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    found = {name: scorer(histories, viewers) for name, scorer in sources.items()}
-    tops = [best(_given(scores), histories, viewers, named) for scores in found.values()]
+    scores_by_source = {name: scorer(histories, viewers) for name, scorer in sources.items()}
+    tops = [best(_given(scores), histories, viewers, named) for scores in scores_by_source.values()]
     rows = np.sort(np.concatenate(tops, axis=1), axis=1)
     rows[:, 1:][rows[:, 1:] == rows[:, :-1]] = -1
-    # Ascending, so that equal sums keep the lower row first; what is empty goes behind.
+    # Ascending, so that ties keep the lower row first; padding goes last.
     rows = np.sort(np.where(rows < 0, histories.videos, rows), axis=1)
     there = rows < histories.videos
     at = np.where(there, rows, 0)
     scores = {
         name: np.where(there, np.take_along_axis(values, at, axis=1), -np.inf).astype(np.float32)
-        for name, values in found.items()
+        for name, values in scores_by_source.items()
     }
     return np.where(there, rows, -1), scores
 
@@ -81,12 +83,12 @@ def _given(scores: np.ndarray) -> CatalogueScorer:
 
 
 def chosen(pool: Pool, wanted: np.ndarray, *, grid: Sequence[float], rounds: int, k: int) -> dict[str, float]:
-    """Weights with the best sum of recall@k and NDCG@k on `wanted` (T,).
+    """Choose weights with the best sum of recall@k and NDCG@k on `wanted` (T,) by coordinate search.
 
-    Starts from the best single source, which is then never left for something worse, and tries the weights of the `grid` (0
-    first), one source at a time. Of equals the simpler is taken: the earlier source, the smaller weight.
+    The search starts from the best single source and tries the weights of the `grid` (0 first), one source at a time, without
+    accepting a worse result. Ties prefer the earlier source and the smaller weight.
     """
-    # Whom no source names their video for, no weights help.
+    # Viewers whose video no source proposed do not depend on the weights.
     viewers, places = np.nonzero(pool.rows == wanted[:, None])
     scores = {name: values[viewers] for name, values in pool.scores.items()}
     alone = {name: _quality(values, places, k) for name, values in scores.items()}
@@ -94,7 +96,7 @@ def chosen(pool: Pool, wanted: np.ndarray, *, grid: Sequence[float], rounds: int
     for _ in range(rounds):
         for name in scores:
             others = [np.float32(weight) * scores[other] for other, weight in weights.items() if other != name and weight]
-            if others:  # one alone is the same with any weight
+            if others:  # the weight of a single source has no effect
                 total = sum(others)
                 tried = {w: _quality(total + np.float32(w) * scores[name] if w else total, places, k) for w in grid}
                 weights[name] = max(tried, key=tried.__getitem__)
@@ -102,8 +104,8 @@ def chosen(pool: Pool, wanted: np.ndarray, *, grid: Sequence[float], rounds: int
 
 
 def _quality(total: np.ndarray, places: np.ndarray, k: int) -> float:
-    """Sum of the recall and the NDCG of the videos at `places` (T,) under scores (T, C), one a viewer."""
-    own = total[np.arange(len(places)), places][:, None]
+    """Compute recall plus NDCG, summed over viewers, of the videos at `places` (T,) under scores (T, C)."""
+    target = total[np.arange(len(places)), places][:, None]
     before = np.arange(total.shape[1]) < places[:, None]
-    ranks = ((total > own) | ((total == own) & before)).sum(axis=1)
+    ranks = ((total > target) | ((total == target) & before)).sum(axis=1)
     return float((1.0 + 1.0 / np.log2(ranks[ranks < k] + 2)).sum())

@@ -1,6 +1,6 @@
-"""What was watched together: a weighted graph over videos, that needs no training.
+"""Co-watch graph: a weighted graph over videos, without training.
 
-Window 1 without the way back is the first-order transition graph; a wider one is the video-to-video graph of co-watches.
+Window 1 without backward edges is the first-order transition graph; a wider window gives the graph of related videos.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ ROOM = 8_000_000  # pairs in memory at a time
 
 @dataclass(frozen=True)
 class Edges:
-    """A sparse matrix (V, V) by rows: video v leads to neighbours[starts[v]:starts[v + 1]] with those weights."""
+    """Sparse matrix (V, V) by rows: video v has the edges neighbours[starts[v]:starts[v + 1]] with those weights."""
 
     starts: np.ndarray
     neighbours: np.ndarray
@@ -27,12 +27,12 @@ class Edges:
 
     @property
     def sources(self) -> np.ndarray:
-        """The row of every edge."""
+        """Return the source row of every edge."""
         return np.repeat(np.arange(len(self)), np.diff(self.starts))
 
     @classmethod
     def summed(cls, sources: np.ndarray, targets: np.ndarray, weights: np.ndarray, videos: int) -> "Edges":
-        """Parallel edges become one, neighbours ascend."""
+        """Sum parallel edges and sort neighbours."""
         keys, which = np.unique(sources.astype(np.int64) * videos + targets, return_inverse=True)
         starts = np.searchsorted(keys, np.arange(videos + 1, dtype=np.int64) * videos)
         return cls(starts, (keys % videos).astype(np.int32), np.bincount(which, weights, minlength=len(keys)))
@@ -42,14 +42,14 @@ class Edges:
 
     @classmethod
     def joined(cls, parts: Sequence["Edges"], videos: int) -> "Edges":
-        """Of graphs whose edges start at other videos each, in ascending order, the one of all."""
+        """Join graphs over disjoint, ascending ranges of source videos."""
         starts = np.sum([part.starts for part in parts], axis=0) if parts else np.zeros(videos + 1, np.int64)
         arrays = zip(*((part.neighbours, part.weights) for part in parts), strict=True)
         neighbours, weights = map(np.concatenate, arrays) if parts else (np.zeros(0, np.int32), np.zeros(0))
         return cls(starts, neighbours, weights)
 
     def strongest(self, kept: int) -> "Edges":
-        """At most `kept` edges a video; of equal ones the lower neighbour stays."""
+        """Keep the `kept` strongest edges per video; ties keep the lower neighbour."""
         order = np.lexsort((self.neighbours, -self.weights, self.sources))
         rank = np.arange(len(order)) - self.starts[self.sources[order]]
         stay = np.sort(order[rank < kept])
@@ -59,9 +59,8 @@ class Edges:
 
 @kernel
 def _pairs(rows, starts, window, distance_power, back, first, last, sources, targets, weights):
-    """Every pair of a viewer's videos at most `window` apart whose source is a row from `first` on, before `last`; the source
-    is the earlier of two, or the later one where `back`. Returns how many. Fills only where the arrays have room, so a first
-    call with empty ones counts."""
+    """Write pairs of a viewer's videos at most `window` apart with a source row in [first, last), and return their number. The
+    source is the earlier video, or the later one if `back`. A call with empty arrays only counts."""
     found = 0
     for viewer in range(len(starts) - 1):
         for i in range(starts[viewer], starts[viewer + 1]):
@@ -78,7 +77,7 @@ def _pairs(rows, starts, window, distance_power, back, first, last, sources, tar
 
 @kernel
 def _degrees(rows, starts, window, distance_power, backward, pairs, out, into):
-    """How many pairs each video is the source of, and the weights of its edges from it and to it; adds onto (V,) arrays."""
+    """Add each video's number of pairs, outgoing weight and incoming weight to (V,) arrays."""
     for viewer in range(len(starts) - 1):
         for i in range(starts[viewer], starts[viewer + 1]):
             for j in range(i + 1, min(i + window + 1, starts[viewer + 1])):
@@ -95,8 +94,8 @@ def _degrees(rows, starts, window, distance_power, backward, pairs, out, into):
 
 
 def co_watches(histories: Histories, *, window: int, distance_power: float, backward: float, of: range | None = None) -> Edges:
-    """Pairs at most `window` places apart weigh distance^-distance_power, and `backward` times that from later to earlier.
-    `of` are the videos whose edges are wanted; all, if not given."""
+    """Build edges between videos at most `window` positions apart with weight distance^-distance_power, and `backward` times
+    that from later to earlier. `of` limits the source videos; None is all."""
     of = range(histories.videos) if of is None else of
     parts = [_filled(histories, window, distance_power, back, of) for back in ((False, True) if backward else (False,))]
     sources, targets = (np.concatenate([part[place] for part in parts]) for place in (0, 1))
@@ -126,10 +125,10 @@ def linked(
     neighbours: int,
     room: int = ROOM,
 ) -> Edges:
-    """The graph of co-watches: each edge divided by the degree of either end to its power, the strongest `neighbours` kept.
+    """Build the co-watch graph: each edge divided by a power of the degrees of both ends, the strongest `neighbours` kept.
 
-    Built a range of videos at a time, each with about `room` pairs (some 60 bytes a pair), so that memory does not grow with
-    the log; the histories are walked once a range.
+    Ranges of videos with about `room` pairs each (some 60 bytes per pair) are built one at a time, so that memory does not grow
+    with the log; every range reads the histories once.
     """
     pairs = np.zeros(histories.videos, np.int64)
     out, into = np.zeros(histories.videos), np.zeros(histories.videos)
@@ -141,7 +140,7 @@ def linked(
 
 
 def _ranges(pairs: np.ndarray, room: int) -> list[range]:
-    """The rows in stretches of `room` pairs at most; a row that has more is one of its own."""
+    """Split the rows into ranges of at most `room` pairs; a row with more forms its own range."""
     behind, ranges, first = np.cumsum(pairs), [], 0
     while first < len(pairs):
         before = behind[first - 1] if first else 0
@@ -152,7 +151,7 @@ def _ranges(pairs: np.ndarray, room: int) -> list[range]:
 
 
 def power(values: np.ndarray, exponent: float) -> np.ndarray:
-    """values^exponent, 0 where the value is 0."""
+    """Compute values^exponent, 0 where the value is 0."""
     return np.power(values, exponent, out=np.zeros(len(values)), where=values > 0)
 
 
@@ -164,12 +163,12 @@ def _walk(starts, neighbours, weights, watched, step_weights, scores):
 
 
 class GraphSource:
-    """Videos one step from a viewer's last watches.
+    """Score videos one edge from a viewer's last watches.
 
-    window, distance_power, backward  which pairs make an edge, see `co_watches`
-    source_power, target_power        an edge is divided by the degree of either end to this power
-    neighbours                        edges kept a video, the strongest
-    last, decay                       the last `last` watches lead on, the j-th from the end with weight decay^j
+    window, distance_power, backward  edge definition, see `co_watches`
+    source_power, target_power        powers of the degrees that divide an edge
+    neighbours                        strongest edges kept per video
+    last, decay                       the last `last` watches count, the j-th last with weight decay^j
     """
 
     def __init__(
@@ -194,7 +193,7 @@ class GraphSource:
         return self
 
     def scores(self, watched: np.ndarray) -> np.ndarray:
-        """Scores (V,) float64 of every video for one history (H,), oldest first; all 0 for an empty one."""
+        """Score every video (V,) float64 for one history (H,), oldest first; all 0 for an empty history."""
         if self.edges is None:
             raise ValueError("the graph has no edges yet; call fit() with training histories first")
         recent = np.ascontiguousarray(watched[::-1][: self.last])

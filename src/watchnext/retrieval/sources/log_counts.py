@@ -1,4 +1,4 @@
-"""A log on disk > what the sources count of it: viewers' training watches, and long views by surface and region."""
+"""Aggregate a stored log for the sources: training watches per viewer, and outcomes by surface and region."""
 
 from collections.abc import Iterator
 
@@ -19,8 +19,8 @@ CHUNK = 1_000_000  # impressions read at a time
 
 
 def training_watches(features: FeatureSet, *, least: str) -> Histories:
-    """What each viewer watched in training rows, in the order of the log: every video watched for any time where `least` is
-    "watch", only long views where it is "long_view". Read in chunks; four bytes a watch stay in memory."""
+    """Collect each viewer's training watches in log order: all watches if `least` is "watch", long views if it is "long_view".
+    Reads in chunks and keeps four bytes per watch in memory."""
     column = TARGETS.index({"watch": "watch_s", "long_view": "long_view"}[least])
     counts = np.zeros(len(features.users["user_codes"]) - 1, np.int64)
     for users, _ in _watched(features, column):
@@ -33,7 +33,7 @@ def training_watches(features: FeatureSet, *, least: str) -> Histories:
 
 
 def _watched(features: FeatureSet, column: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """User and video rows of the training rows with something in a target, chunk by chunk."""
+    """Yield user and video rows of training rows with a positive target column, chunk by chunk."""
     columns = features.columns
     for first in range(0, len(columns["split"]), CHUNK):
         part = slice(first, first + CHUNK)
@@ -43,7 +43,7 @@ def _watched(features: FeatureSet, column: int) -> Iterator[tuple[np.ndarray, np
 
 @kernel
 def _placed(users, videos, ends, rows):
-    """A counting sort: each video behind the ones before it of its viewer; `ends` moves on."""
+    """Append each video to its viewer's segment (counting sort), advancing `ends`."""
     for i in range(len(users)):
         rows[ends[users[i]]] = videos[i]
         ends[users[i]] += 1
@@ -52,8 +52,8 @@ def _placed(users, videos, ends, rows):
 def counted(
     stored: StoredTables, videos: Ids, *, until_ms: int, count: str, half_life_h: float, segments: int
 ) -> TrendingCounts:
-    """Impressions with the outcome `count`, known before `until_ms`, by surface and region of the viewer; of regions and of
-    pairs the `segments` most active ones are kept. A day in memory at a time."""
+    """Count impressions with the outcome `count` known before `until_ms`, by surface and viewer region. Keeps the `segments`
+    most active regions and pairs. Holds one day in memory."""
     regions, pairs = _most_active(stored, count, until_ms, segments)
     trending = Trending(
         TrendingCounts.nothing(
@@ -70,7 +70,7 @@ def counted(
 
 
 def _events(stored: StoredTables, count: str, until_ms: int) -> Iterator[pl.DataFrame]:
-    """video_id, known_at, surface, region of what counts, day by day."""
+    """Yield video_id, known_at, surface and region of counted impressions, day by day."""
     region = pl.col("region").cast(pl.String) if "region" in stored.users.columns else pl.lit("").alias("region")
     regions = stored.users.select("user_id", region.fill_null(""))
     for day in stored.days:
@@ -80,7 +80,7 @@ def _events(stored: StoredTables, count: str, until_ms: int) -> Iterator[pl.Data
 
 
 def _most_active(stored: StoredTables, count: str, until_ms: int, most: int) -> tuple[list[str], list[tuple[str, str]]]:
-    """Regions, and pairs of surface and region, by how many events they have."""
+    """Return the most active regions, and pairs of surface and region, by number of events."""
     counts = [part.group_by("surface", "region").len() for part in _events(stored, count, until_ms)]
     if not counts:
         return [], []

@@ -1,4 +1,4 @@
-"""What a source is, and those that need neither a model nor a graph: fresh uploads, followed creators, what was left midway."""
+"""Interface of candidate sources, and sources without a model or graph: fresh uploads, followed creators, continue watching."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from watchnext.schema import StateSpec
 
 @dataclass(frozen=True, kw_only=True)
 class SourceQuery:
-    """What a source may know of a request.
+    """Request data that a source may read.
 
-    as_of_ms                  its time
-    surface, region           None where unknown
+    as_of_ms                  time of the request
+    surface, region           None if unknown
     rows (H,) int64           the viewer's last watches and outcomes without one, latest first; each with
-    ago_s, watch_s, bits (H,) how long ago it was known, for how long it was watched, and its OUTCOME_BITS
-    creators (n,) int64       creators that the viewer's record remembers, with
-    engagement (n,)           the viewer's decayed count of what they liked of each
+    ago_s, watch_s, bits (H,) seconds since it was known, watched seconds, and OUTCOME_BITS
+    creators (n,) int64       creators in the viewer's record, with
+    engagement (n,)           the viewer's decayed count of liked videos of each
     videos                    video rows (n,) > their counters (n, 1 + block)
     """
 
@@ -38,15 +38,15 @@ class SourceQuery:
 
 
 class CandidateSource(Protocol):
-    """Names videos for a request. Safe to call from any thread."""
+    """Propose videos for a request. Thread-safe."""
 
-    def candidates(self, asked: SourceQuery, k: int) -> np.ndarray:
-        """At most `k` distinct rows, int64, best first; none where there is nothing to say."""
+    def candidates(self, query: SourceQuery, k: int) -> np.ndarray:
+        """Return at most `k` distinct rows, int64, best first; possibly none."""
 
 
 def eligible(rows: np.ndarray, k: int, *, seen: np.ndarray, upload_ms: np.ndarray, as_of_ms: float) -> np.ndarray:
-    """The first `k` of `rows` that were uploaded by then (or nobody knows when) and are not in `seen` (sorted); without the
-    padding -1."""
+    """Return the first `k` of `rows` that are uploaded by `as_of_ms` (or at an unknown time) and not in `seen` (sorted),
+    without the padding -1."""
     rows = rows[rows >= 0]
     out = upload_ms[rows] > as_of_ms
     if len(seen):
@@ -55,7 +55,7 @@ def eligible(rows: np.ndarray, k: int, *, seen: np.ndarray, upload_ms: np.ndarra
 
 
 def ranked(rows: np.ndarray, scores: np.ndarray, k: int) -> np.ndarray:
-    """Places of the best `k` scores, best first, of equal ones the lower row, without a sort of all."""
+    """Return the positions of the best `k` scores, best first, ties by row, without sorting all."""
     places = np.arange(len(rows))
     if 0 < k < len(rows):
         places = np.flatnonzero(scores >= np.partition(scores, len(scores) - k)[len(scores) - k])
@@ -63,12 +63,12 @@ def ranked(rows: np.ndarray, scores: np.ndarray, k: int) -> np.ndarray:
 
 
 def distinct(rows: np.ndarray) -> np.ndarray:
-    """Each row where it first stands."""
+    """Keep the first occurrence of each row."""
     return rows[np.sort(np.unique(rows, return_index=True)[1])]
 
 
 def slot_of(state: StateSpec, count: str, half_life_h: float | None = None) -> int:
-    """Where a counter block keeps a count; without a half-life, the one of the longest. Raises ValueError."""
+    """Return the slot of a count in a counter block, by default at the longest half-life. Raises ValueError if absent."""
     wanted = max(state.half_lives_h) if half_life_h is None else half_life_h
     if count not in state.counts or wanted not in state.half_lives_h:
         raise ValueError(
@@ -78,11 +78,11 @@ def slot_of(state: StateSpec, count: str, half_life_h: float | None = None) -> i
 
 
 class FreshSource:
-    """Uploads younger than `max_age_h` with fewer than `min_impressions`, the least exposed first; then the newest.
+    """Propose uploads younger than `max_age_h` with fewer than `min_impressions`, least exposed first; then the newest.
 
-    So every upload is named until it was shown that often; whether it is shown, ranking and re-ranking decide. Exposure is the
-    video's impression counter in the state at its longest half-life, so it fades, slowly. Who is underexposed is looked up
-    again whenever `refresh_s` have passed, among young videos alone. Videos of unknown upload time are not fresh.
+    Every upload is proposed until it has that many impressions; ranking and re-ranking decide whether to show it. Exposure is
+    the video's impression counter at its longest half-life, so it decays slowly. The underexposed videos are refreshed every
+    `refresh_s`. Videos of unknown upload time are not fresh.
     """
 
     def __init__(
@@ -96,32 +96,32 @@ class FreshSource:
         self._max_age_ms, self._fewest, self._refresh_ms = max_age_h * HOUR_MS, min_impressions, refresh_s * 1000.0
         self._found: tuple[float, np.ndarray] = (-np.inf, np.zeros(0, np.int64))
 
-    def candidates(self, asked: SourceQuery, k: int) -> np.ndarray:
+    def candidates(self, query: SourceQuery, k: int) -> np.ndarray:
         at, under = self._found
-        if not at <= asked.as_of_ms < at + self._refresh_ms:
-            under = self._underexposed(asked)
-            self._found = (asked.as_of_ms, under)
-        newest = self._uploaded(asked.as_of_ms)[: -k - 1 : -1]
+        if not at <= query.as_of_ms < at + self._refresh_ms:
+            under = self._underexposed(query)
+            self._found = (query.as_of_ms, under)
+        newest = self._uploaded(query.as_of_ms)[: -k - 1 : -1]
         return distinct(np.concatenate([under[:k], newest]))[:k]
 
     def _uploaded(self, as_of_ms: float) -> np.ndarray:
-        """Rows uploaded strictly before, oldest first."""
+        """Return rows uploaded strictly before `as_of_ms`, oldest first."""
         return self._rows[: np.searchsorted(self._upload_ms, as_of_ms)]
 
-    def _underexposed(self, asked: SourceQuery) -> np.ndarray:
-        young = self._uploaded(asked.as_of_ms)[np.searchsorted(self._upload_ms, asked.as_of_ms - self._max_age_ms) :][::-1]
-        records = asked.videos(young)
-        gap_ms = np.maximum(asked.as_of_ms - records[:, 0], 0.0)
+    def _underexposed(self, query: SourceQuery) -> np.ndarray:
+        young = self._uploaded(query.as_of_ms)[np.searchsorted(self._upload_ms, query.as_of_ms - self._max_age_ms) :][::-1]
+        records = query.videos(young)
+        gap_ms = np.maximum(query.as_of_ms - records[:, 0], 0.0)
         shown = records[:, self._slot] * np.exp(-gap_ms * LN2 / self._half_life_ms)
-        order = np.argsort(shown, kind="stable")  # of equals the newer
+        order = np.argsort(shown, kind="stable")  # ties: newer first
         return young[order][shown[order] < self._fewest]
 
 
 class FollowedSource:
-    """The newest videos of the creators whom the viewer follows, by the watches still remembered, or else likes most.
+    """Propose the newest videos of creators the viewer follows (per the remembered watches), then of those liked most.
 
-    At most `creators` of them, `per_creator` videos each, the newest first. Videos of unknown creator or upload time are
-    nobody's newest.
+    At most `creators` creators with `per_creator` videos each, newest first. Videos of unknown creator or upload time are
+    excluded.
     """
 
     def __init__(self, *, creator_rows: np.ndarray, upload_ms: np.ndarray, per_creator: int, creators: int) -> None:
@@ -132,23 +132,23 @@ class FollowedSource:
         self._creator_rows = creator_rows
         self._per_creator, self._creators = per_creator, creators
 
-    def candidates(self, asked: SourceQuery, k: int) -> np.ndarray:
-        creators = self._chosen(asked)
-        places = [self._newest(creator, asked.as_of_ms) for creator in creators.tolist()]
+    def candidates(self, query: SourceQuery, k: int) -> np.ndarray:
+        creators = self._chosen(query)
+        places = [self._newest(creator, query.as_of_ms) for creator in creators.tolist()]
         if not places:
             return np.zeros(0, np.int64)
         places = np.concatenate(places)
         return self._rows[places[np.lexsort((self._rows[places], -self._uploads[places]))]][:k]
 
-    def _chosen(self, asked: SourceQuery) -> np.ndarray:
-        """Followed creators, latest first, then the most liked."""
-        followed = self._creator_rows[asked.rows[asked.bits.astype(np.int64) & OUTCOME_BITS["follow"] > 0]]
-        liked = asked.engagement > 0
-        best = asked.creators[liked][np.argsort(-asked.engagement[liked], kind="stable")]
+    def _chosen(self, query: SourceQuery) -> np.ndarray:
+        """Return followed creators, latest first, then the most liked."""
+        followed = self._creator_rows[query.rows[query.bits.astype(np.int64) & OUTCOME_BITS["follow"] > 0]]
+        liked = query.engagement > 0
+        best = query.creators[liked][np.argsort(-query.engagement[liked], kind="stable")]
         return distinct(np.concatenate([followed[followed >= 0], best]))[: self._creators]
 
     def _newest(self, creator: int, as_of_ms: float) -> np.ndarray:
-        """Places of a creator's last uploads strictly before."""
+        """Return the positions of a creator's last uploads strictly before `as_of_ms`."""
         if creator + 1 >= len(self._starts):
             return np.zeros(0, np.int64)
         first, last = self._starts[creator], self._starts[creator + 1]
@@ -157,18 +157,17 @@ class FollowedSource:
 
 
 class ContinueSource:
-    """Videos that the viewer left midway, the last one first: watched for `min_s` or more, but for less than `max_share` of the
-    duration, at most `max_age_h` ago. What counts is a video's latest watch. One that the viewer hid is never midway, nor is
-    one of unknown duration."""
+    """Propose partially watched videos, latest first: watched for at least `min_s` but less than `max_share` of the duration,
+    at most `max_age_h` ago. The latest watch of a video counts. Hidden videos and videos of unknown duration are excluded."""
 
     def __init__(self, *, duration_ms: np.ndarray, min_s: float, max_share: float, max_age_h: float) -> None:
         self._duration_s = np.nan_to_num(duration_ms) / 1000.0
         self._min_s, self._max_share, self._max_age_s = min_s, max_share, max_age_h * 3600.0
 
-    def candidates(self, asked: SourceQuery, k: int) -> np.ndarray:
-        watches = np.flatnonzero(asked.watch_s > 0)
-        last = watches[np.sort(np.unique(asked.rows[watches], return_index=True)[1])]
-        rows, watch_s = asked.rows[last], asked.watch_s[last]
+    def candidates(self, query: SourceQuery, k: int) -> np.ndarray:
+        watches = np.flatnonzero(query.watch_s > 0)
+        last = watches[np.sort(np.unique(query.rows[watches], return_index=True)[1])]
+        rows, watch_s = query.rows[last], query.watch_s[last]
         midway = (watch_s >= self._min_s) & (watch_s < self._max_share * self._duration_s[rows])
-        hidden = np.isin(rows, asked.rows[asked.bits.astype(np.int64) & OUTCOME_BITS["hide"] > 0])
-        return rows[midway & ~hidden & (asked.ago_s[last] <= self._max_age_s)][:k]
+        hidden = np.isin(rows, query.rows[query.bits.astype(np.int64) & OUTCOME_BITS["hide"] > 0])
+        return rows[midway & ~hidden & (query.ago_s[last] <= self._max_age_s)][:k]

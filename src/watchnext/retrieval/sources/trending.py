@@ -1,4 +1,4 @@
-"""What is watched now, where: decayed counts of every video, by surface and region, that go on counting while they serve."""
+"""Trending source: decayed counts of every video by surface and region, updated while serving."""
 
 import threading
 from collections.abc import Sequence
@@ -10,16 +10,16 @@ from watchnext.features.state.fold import HOUR_MS
 from watchnext.retrieval.sources.source import SourceQuery, ranked
 
 EVERYWHERE = 0
-FAR = 64.0  # half-lives behind the landmark at which it is moved
-RANKED = 2_000  # how deep a ranking is kept
+FAR = 64.0  # half-lives after which the landmark is moved
+RANKED = 2_000  # depth of a kept ranking
 
 
 @dataclass(frozen=True)
 class TrendingCounts:
-    """Counts of a log as plain arrays.
+    """Trending counts as plain arrays.
 
-    regions (R,), segments (S, 2)  names, of segments surface and region; the most active ones
-    table (1 + R + S, V) float32   everywhere, by region, by segment; an event at `landmark_ms` counts 1, a later one more
+    regions (R,), segments (S, 2)  names of the most active regions, and pairs of surface and region
+    table (1 + R + S, V) float32   global, by region, by segment; an event at `landmark_ms` counts 1, later ones more
     landmark_ms, half_life_h       (1,) each
     """
 
@@ -38,11 +38,11 @@ class TrendingCounts:
 
 
 class Trending:
-    """Counts that go on, and their ranking.
+    """Live trending counts and their ranking.
 
     Counts decay by a landmark (forward decay: Cormode, Shkapenyuk, Srivastava and Xu, ICDE 2009): an event at t adds
-    2^((t - landmark) / half-life) and nothing else changes, so late events need no care and the ranking no clock.
-    float32: a count stops growing near 16 million half-lived events.
+    2^((t - landmark) / half-life) and nothing else changes, so late events and rankings need no correction. float32: a
+    count stops growing near 16 million decayed events.
     """
 
     def __init__(self, counted: TrendingCounts) -> None:
@@ -50,23 +50,23 @@ class Trending:
         self._table = np.array(counted.table, np.float32)
         self._landmark_ms, self.half_life_ms = float(counted.landmark_ms[0]), float(counted.half_life_h[0]) * HOUR_MS
         regions = 1 + len(counted.regions)
-        self._regions = {str(region): place for place, region in enumerate(counted.regions, 1)}
-        self._segments = {(str(s), str(r)): place for place, (s, r) in enumerate(counted.segments, regions)}
+        self._regions = {str(region): line for line, region in enumerate(counted.regions, 1)}
+        self._segments = {(str(s), str(r)): line for line, (s, r) in enumerate(counted.segments, regions)}
         self._writing = threading.Lock()
 
     def levels(self, surface: str | None, region: str | None) -> tuple[int, ...]:
-        """Lines of the table that a surface and a region count in, from everywhere down; names that have none are left out."""
+        """Return the table rows of a surface and region, from global to specific; names without a row are omitted."""
         surface, region = surface or "", region or ""
         down = self._regions.get(region), self._segments.get((surface, region))
         return (EVERYWHERE, *(line for line in down if line is not None))
 
     def lines(self, places: Sequence[tuple[str | None, str | None]]) -> np.ndarray:
         """`levels` of surfaces and regions (N, 3), padded with -1."""
-        found = [self.levels(*place) for place in places]
+        found = [self.levels(*line) for line in places]
         return np.array([each + (-1,) * (3 - len(each)) for each in found], np.int64).reshape(-1, 3)
 
     def count(self, rows: np.ndarray, known_at: np.ndarray, lines: np.ndarray) -> None:
-        """Events: video rows (N,), their times in ms (N,), and where they count (N, 3) as `lines` says."""
+        """Count events: video rows (N,), times in ms (N,), and table rows (N, 3) from `lines`."""
         if not len(rows):
             return
         event, level = np.nonzero(lines >= 0)
@@ -76,15 +76,14 @@ class Trending:
             np.add.at(self._table, (lines[event, level], rows[event]), weights[event])
 
     def _approach(self, now_ms: float) -> None:
-        """Move the landmark before weights leave float32."""
+        """Move the landmark before weights overflow float32."""
         if now_ms - self._landmark_ms > FAR * self.half_life_ms:
             self._table *= np.float32(np.exp2((self._landmark_ms - now_ms) / self.half_life_ms))
             self._landmark_ms = now_ms
 
     def shares(self, levels: Sequence[int], as_of_ms: float, prior: float) -> np.ndarray:
-        """Share of each video (V,) float32 in what is watched at the last of `levels`: its count there, beside `prior` events
-        spread as at the level above (hierarchical Dirichlet prior: MacKay and Peto, Natural Language Engineering 1995). Where
-        little is watched, the level above speaks."""
+        """Estimate each video's share of watches (V,) float32 at the last of `levels`, smoothed by `prior` events distributed
+        as at the level above (hierarchical Dirichlet prior: MacKay and Peto, Natural Language Engineering 1995)."""
         shares = np.zeros(self._table.shape[1], np.float32)
         weight = np.float32(0.0)
         with self._writing:
@@ -96,26 +95,26 @@ class Trending:
         return shares
 
     def counted(self) -> TrendingCounts:
-        """What there is by now, to be written."""
+        """Return a copy of the current counts for saving."""
         with self._writing:
             when = np.array([self._landmark_ms]), np.array([self.half_life_ms / HOUR_MS])
             return TrendingCounts(*self._names, self._table.copy(), *when)
 
 
 class TrendingSource:
-    """The most watched videos of the request's surface and region, ranked anew whenever `refresh_s` have passed. A surface or a
-    region that is unknown, or had too little traffic to be kept, is answered as the level above it: region, then everywhere."""
+    """Propose the most watched videos of the request's surface and region, ranked again every `refresh_s`. Unknown or rare
+    surfaces and regions fall back to the level above: region, then global."""
 
     def __init__(self, *, trending: Trending, prior: float, refresh_s: float) -> None:
         self._trending, self._prior, self._refresh_ms = trending, prior, refresh_s * 1000.0
         self._ranked: dict[tuple[int, ...], tuple[float, np.ndarray]] = {}
 
-    def candidates(self, asked: SourceQuery, k: int) -> np.ndarray:
-        levels = self._trending.levels(asked.surface, asked.region)
+    def candidates(self, query: SourceQuery, k: int) -> np.ndarray:
+        levels = self._trending.levels(query.surface, query.region)
         at, rows = self._ranked.get(levels, (-np.inf, None))
-        if not at <= asked.as_of_ms < at + self._refresh_ms:
-            shares = self._trending.shares(levels, asked.as_of_ms, self._prior)
+        if not at <= query.as_of_ms < at + self._refresh_ms:
+            shares = self._trending.shares(levels, query.as_of_ms, self._prior)
             watched = np.flatnonzero(shares > 0)
             rows = watched[ranked(watched, shares[watched], RANKED)]
-            self._ranked[levels] = (asked.as_of_ms, rows)
+            self._ranked[levels] = (query.as_of_ms, rows)
         return rows[:k]

@@ -1,1 +1,1 @@
-"""Two-tower models, their losses and negatives."""
+"""Two-tower models, their objectives and negatives."""

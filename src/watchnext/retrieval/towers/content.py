@@ -1,4 +1,4 @@
-"""Retrieval by content alone, with nothing to learn: what answers before there is a log, and a floor for what is learned."""
+"""Content-only retrieval without parameters: the cold-start model, and a baseline for trained towers."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -15,21 +15,21 @@ from watchnext.nn.weights import build_network, recipe_of, save_network
 from watchnext.retrieval.towers.sequences.whole_catalogue import recall_among_all
 from watchnext.types import TARGETS
 
-QUERIES = 1000  # that the index guard measures recall on
+QUERIES = 1000  # queries for the recall check of the index
 CHUNK = 4096
-WATCHED_S = 1  # place of the log of watched seconds among history values
+WATCHED_S = 1  # column of log watched seconds in the history values
 
 
 class ContentEncoder(nn.Module):
-    """Content vector and tags > vectors (..., width) of norm 1, or 0 where a video has neither.
+    """Encode content vector and tags as vectors (..., width) of norm 1, or 0 for a video with neither.
 
-    A tag is a direction drawn at random: two sets of tags are as alike as the tags that they share. Both parts weigh the same.
-    A video without a content vector is found by its tags.
+    Tags are random directions, so that the similarity of two tag sets is that of their shared tags. Both parts have equal
+    weight. A video without a content vector is retrieved by its tags.
     """
 
     def __init__(self, *, sizes: InputSizes, tag_directions: int) -> None:
         super().__init__()
-        self.dimension = sizes.vector - 1  # the last column says whether the vector is there; it is no direction
+        self.dimension = sizes.vector - 1  # the last column flags a present vector and is not part of the direction
         drawn = torch.randn(sizes.tags, tag_directions, generator=torch.Generator().manual_seed(0))
         drawn[0] = 0.0
         self.register_buffer("tags", drawn)
@@ -42,7 +42,7 @@ class ContentEncoder(nn.Module):
 
 
 class VideoContent(nn.Module):
-    """A video's inputs > its content (N, width)."""
+    """Encode videos by content (N, width)."""
 
     def __init__(self, content: ContentEncoder) -> None:
         super().__init__()
@@ -53,9 +53,9 @@ class VideoContent(nn.Module):
 
 
 class WatchedContent(nn.Module):
-    """A viewer's inputs > the mean content of the last watches (B, width), of norm 1; 0 for somebody who watched nothing.
+    """Average the content of the last watches (B, width), norm 1; 0 without watches.
 
-    The i-th last watch weighs decay^i times the log of its seconds.
+    The i-th last watch has weight decay^i times the log of its seconds.
     """
 
     def __init__(self, content: ContentEncoder, *, decay: float) -> None:
@@ -71,7 +71,7 @@ class WatchedContent(nn.Module):
 
 
 class ContentTowers(nn.Module):
-    """The two towers without a parameter: a query looks for videos like those that were watched."""
+    """Parameter-free towers: retrieve videos similar to the watched ones."""
 
     def __init__(self, *, sizes: InputSizes, decay: float, tag_directions: int) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class ContentTowers(nn.Module):
 
 
 class ContentModule:
-    """What `RetrievalModule` is to a trained network: `positive` and `recall_at` mean the same."""
+    """Counterpart of `RetrievalModule` without training; `positive` and `recall_at` have the same meaning."""
 
     def __init__(self, *, features: FeatureSet, network: partial, positive: str, recall_at: int) -> None:
         self.features, self.positive, self.recall_at = features, TARGETS.index(positive), recall_at
@@ -89,13 +89,13 @@ class ContentModule:
 
     @property
     def figures(self) -> dict[str, float]:
-        """Recall over the whole catalogue on the held-out days that have positives."""
-        vectors, found = self.embeddings(), {}
+        """Compute recall over the whole catalogue on held-out days with positives."""
+        vectors, metrics = self.embeddings(), {}
         for split in ("valid", "test"):
             if len(rows := self._positives(split)):
                 queries, wanted = self.queries(rows)[:, None], self.features.columns["video_rows"][rows]
-                found[f"{split}/recall_at_{self.recall_at}"] = recall_among_all(vectors, queries, wanted, self.recall_at)
-        return found
+                metrics[f"{split}/recall_at_{self.recall_at}"] = recall_among_all(vectors, queries, wanted, self.recall_at)
+        return metrics
 
     def _positives(self, split: str) -> np.ndarray:
         rows = self.features.rows(split)
@@ -103,7 +103,7 @@ class ContentModule:
 
     @torch.no_grad()
     def embeddings(self, chunk: int = 8192) -> np.ndarray:
-        """Vectors of the whole catalogue (V, D) float32."""
+        """Compute the vectors of the whole catalogue (V, D) float32."""
         videos, count = self.features.videos, len(self.features.catalogue)
         parts = []
         for first in range(0, count, chunk):
@@ -115,13 +115,13 @@ class ContentModule:
 
     @torch.no_grad()
     def queries(self, rows: np.ndarray) -> np.ndarray:
-        """Vectors (n, D) float32 of the viewers of the impressions `rows`, as of their requests."""
+        """Compute query vectors (n, D) float32 for the impressions `rows`, as of their requests."""
         parts = [self.network.query(self.features.batch(rows[start : start + CHUNK])) for start in range(0, len(rows), CHUNK)]
         return torch.cat(parts).numpy()
 
     def save(self, folder: Path) -> None:
-        """Network, catalogue vectors (embeddings.npy), queries (queries.npy) of validation days and their impressions
-        (query_rows.npy); without such days the queries are of viewers who watched one video each, and of no impression."""
+        """Write network, catalogue vectors (embeddings.npy), validation queries (queries.npy) and their impressions
+        (query_rows.npy). Without validation positives, queries are the video vectors themselves and have no impressions."""
         save_network(folder, self.network, schema=self.features.pipeline.schema, recipe=self.recipe)
         vectors, valid = self.embeddings(), self._positives("valid")
         np.save(Path(folder) / "embeddings.npy", vectors)

@@ -1,4 +1,4 @@
-"""The towers reduced to ids: a vector a viewer, a vector a video. What the other towers have to beat."""
+"""Matrix factorization as two towers of ids: one vector per viewer and per video. The baseline for other towers."""
 
 from collections.abc import Mapping
 
@@ -10,27 +10,27 @@ from watchnext.nn.embeddings import IdDropout
 
 
 class IdTower(nn.Module):
-    """The codes `block` (N, F) > unit vectors (N, dimension) of the one at `place`."""
+    """Embed the code in `column` of the input `block` (N, F) as unit vectors (N, dimension)."""
 
-    def __init__(self, *, block: str, place: int, size: int, dimension: int, id_dropout: float) -> None:
+    def __init__(self, *, block: str, column: int, size: int, dimension: int, id_dropout: float) -> None:
         super().__init__()
-        self.block, self.place = block, place
-        self.dropped = IdDropout(place=place, probability=id_dropout)
+        self.block, self.column = block, column
+        self.dropped = IdDropout(column=column, probability=id_dropout)
         self.table = nn.Embedding(size, dimension)
         nn.init.normal_(self.table.weight, std=dimension**-0.5)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        return normalize(self.table(self.dropped(inputs[self.block])[..., self.place]), dim=-1)
+        return normalize(self.table(self.dropped(inputs[self.block])[..., self.column]), dim=-1)
 
 
 class MatrixFactorization(nn.Module):
-    """Matrix factorisation (Koren et al., Computer 2009) as two towers, to be trained, exported and served like them.
+    """Matrix factorization (Koren et al., Computer 2009) as two towers, trained, exported and served like other towers.
 
-    Deviations: unit vectors under a temperature, so that only the inputs differ from the other towers. No biases: one of a
-    video is a direction that all viewers share, one of a viewer ranks nothing.
+    Deviations: unit vectors under a temperature, so that only the inputs differ from the other towers. No biases: a video bias
+    is a direction that all viewers share, and a viewer bias does not affect the ranking.
 
-    A viewer unknown in training has the vector of code 0: of the rare ones, and of everyone, as `id_dropout` hides in training
-    who is asking. It is what suits the average viewer. All unknown videos share one vector too, that of the rare ones.
+    An unknown viewer has the vector of code 0, trained on rare viewers and, through `id_dropout`, on all viewers: it fits the
+    average viewer. Unknown videos share the vector of rare videos.
 
     Raises ValueError where the schema does not declare user_id and video_id.
     """
@@ -38,7 +38,7 @@ class MatrixFactorization(nn.Module):
     def __init__(self, *, sizes: InputSizes, dimension: int, id_dropout: float) -> None:
         super().__init__()
         if sizes.user_id is None or sizes.video_id is None:
-            raise ValueError("matrix factorization knows ids alone: declare user_id and video_id in the feature schema")
+            raise ValueError("matrix factorization needs ids: declare user_id and video_id in the feature schema")
         of_user, of_video = sizes.user_codes[sizes.user_id], sizes.video_codes[sizes.video_id]
-        self.query = IdTower(block="user_codes", place=sizes.user_id, size=of_user, dimension=dimension, id_dropout=id_dropout)
-        self.video = IdTower(block="video_codes", place=sizes.video_id, size=of_video, dimension=dimension, id_dropout=0.0)
+        self.query = IdTower(block="user_codes", column=sizes.user_id, size=of_user, dimension=dimension, id_dropout=id_dropout)
+        self.video = IdTower(block="video_codes", column=sizes.video_id, size=of_video, dimension=dimension, id_dropout=0.0)

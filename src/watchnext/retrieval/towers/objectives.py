@@ -1,4 +1,4 @@
-"""Objectives of the two-tower models, as small steps on logits. All are called alike, whatever the negatives."""
+"""Objectives of the two-tower models, with one signature for all kinds of negatives."""
 
 from abc import ABC, abstractmethod
 
@@ -11,7 +11,7 @@ from watchnext.retrieval.towers.negatives import NegativeSample
 
 
 class Objective(nn.Module, ABC):
-    """A loss with a learned temperature, clamped to [.01, 1], so that an early step cannot make every logit the same."""
+    """Loss with a learned temperature, clamped to [.01, 1], so that an early step cannot equalise all logits."""
 
     def __init__(self, *, temperature: float) -> None:
         super().__init__()
@@ -19,45 +19,44 @@ class Objective(nn.Module, ABC):
 
     @property
     def scale(self) -> Tensor:
-        """What inner products are multiplied by to be logits."""
+        """Return the factor from inner products to logits."""
         return 1.0 / self.log_temperature.exp().clamp(0.01, 1.0)
 
     @abstractmethod
     def forward(
-        self, queries: Tensor, own: Tensor, pool: Tensor, *, drawn: NegativeSample, masked: tuple[Tensor, Tensor]
+        self, queries: Tensor, positives: Tensor, pool: Tensor, *, drawn: NegativeSample, masked: tuple[Tensor, Tensor]
     ) -> Tensor:
-        """Mean loss of `queries` (M, D), whose positives have the vectors `own` (M, D), against the vectors `pool` (N, D) of
-        what was drawn. `masked` are pairs that are no negatives: places of queries, ascending, and of videos in the pool."""
+        """Average the loss of `queries` (M, D) with the positive vectors `positives` (M, D) against the vectors `pool` (N, D)
+        of the sample. `masked` are pairs to exclude as negatives: query positions, ascending, and pool positions."""
 
 
 class SampledSoftmax(Objective):
-    """Softmax over the own positive and a pool that stands for the other videos. With the whole catalogue as pool it is the
-    full softmax.
+    """Softmax over the positive and a pool that represents the other videos. With the whole catalogue as pool it is the full
+    softmax.
 
-    logQ correction (Bengio & Senecal, 2008; Yi et al., RecSys 2019): a negative's logit has the log of its expected count
-    taken off. Deviation: Yi et al. take it off the positive's logit too, though the positive is there for certain and not by
-    a draw. Here it is left as it is and its copy in the pool is masked, so the mean of exp(own) + sum exp(negative + log
-    weight) is the partition. (The mean of its log, the loss, is low, the less so the larger the pool.) The gradient is that of
-    Khrylchenko et al. ("Correcting the LogQ Correction", RecSys 2025), who weigh an example by 1 less the probability of its
-    positive; here that is estimated from the same pool.
+    logQ correction (Bengio & Senecal, 2008; Yi et al., RecSys 2019): the log of its expected count is subtracted from a
+    negative's logit. Deviation: Yi et al. subtract it from the positive's logit too, although the positive is certain and not
+    sampled. Here the positive is unchanged and its copy in the pool is masked, so that the expectation of exp(positive) + sum
+    exp(negative + log weight) is the partition function. (The mean of its log, the loss, is biased low, less so for larger
+    pools.) The gradient is that of Khrylchenko et al. ("Correcting the LogQ Correction", RecSys 2025), who weight an example by
+    1 minus the probability of its positive; here that is estimated from the same pool.
     """
 
     def forward(
-        self, queries: Tensor, own: Tensor, pool: Tensor, *, drawn: NegativeSample, masked: tuple[Tensor, Tensor]
+        self, queries: Tensor, positives: Tensor, pool: Tensor, *, drawn: NegativeSample, masked: tuple[Tensor, Tensor]
     ) -> Tensor:
         queries = queries * self.scale
-        logits = (queries * own).sum(-1)
+        logits = (queries * positives).sum(-1)
         others = log_partition(queries, pool, masked, drawn.log_weights)
         return softplus(others - logits).mean()  # = log(exp(logits) + exp(others)) - logits
 
 
 class GBCE(Objective):
     """Generalised binary cross-entropy (gSASRec, Petrov & Macdonald, RecSys 2023): the positive's probability to the power
-    `beta`, so that a sample of easy negatives does not make every score too sure. `calibration` 0 is plain BCE, 1 undoes the
+    `beta`, so that sampled easy negatives do not cause overconfidence. `calibration` 0 is plain BCE, 1 fully corrects the
     sampling.
 
-    Deviations: negatives are shared by the batch, and each weighs what it would stand for among as many uniform ones, 1 on
-    average.
+    Deviations: negatives are shared by the batch and weighted relative to uniform sampling, 1 on average.
     """
 
     def __init__(self, *, temperature: float, calibration: float) -> None:
@@ -65,15 +64,15 @@ class GBCE(Objective):
         self.calibration = calibration
 
     def beta(self, negatives: int, videos: int) -> float:
-        """alpha (t (1 - 1/alpha) + 1/alpha), alpha the share of other videos that is sampled."""
+        """Compute alpha (t (1 - 1/alpha) + 1/alpha), where alpha is the sampled share of the other videos."""
         alpha = min(negatives / max(videos - 1, 1), 1.0)
         return alpha * (self.calibration * (1 - 1 / alpha) + 1 / alpha)
 
     def forward(
-        self, queries: Tensor, own: Tensor, pool: Tensor, *, drawn: NegativeSample, masked: tuple[Tensor, Tensor]
+        self, queries: Tensor, positives: Tensor, pool: Tensor, *, drawn: NegativeSample, masked: tuple[Tensor, Tensor]
     ) -> Tensor:
         queries = queries * self.scale
         weights = drawn.log_weights.to(queries.dtype).exp() * (len(drawn.rows) / drawn.videos)
         negatives = softplus(queries @ pool.T).index_put(masked, queries.new_zeros(())) @ weights
-        positive = softplus(-(queries * own).sum(-1))
+        positive = softplus(-(queries * positives).sum(-1))
         return (self.beta(len(drawn.rows), drawn.videos) * positive + negatives).mean()

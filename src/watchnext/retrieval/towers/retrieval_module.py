@@ -1,4 +1,4 @@
-"""Training of the two-tower models: introduces data, network, negatives and loss to each other."""
+"""Lightning modules of the two-tower models: combine data, network, negatives and objective."""
 
 from functools import partial
 from pathlib import Path
@@ -22,21 +22,23 @@ from watchnext.retrieval.towers.sequences.windows import Windows
 from watchnext.retrieval.towers.spectral import SpectralStart
 from watchnext.types import TARGETS
 
-RECALL_CHECK_QUERIES = 1000  # real viewers whose queries the index guard measures recall on
-VALIDATED = 20_000  # viewers that an epoch of a log of ids is validated on, at most
+RECALL_CHECK_QUERIES = 1000  # validation queries for the recall check of the index
+VALIDATED = 20_000  # maximum viewers per validation of a log of ids
 
 
-def nearest_interest(queries: Tensor, own: Tensor) -> Tensor:
-    """Of queries (B, D) or (B, K, D), the one of each row (B, D) that is nearest to its positive's vector `own` (B, D): the
-    interest that trains (ComiRec, Cen et al., KDD 2020)."""
+def nearest_interest(queries: Tensor, positive_vectors: Tensor) -> Tensor:
+    """Of queries (B, D) or (B, K, D), the one of each row (B, D) that is nearest to its positive's vector `positive_vectors`
+    (B, D): the interest that trains (ComiRec, Cen et al., KDD 2020)."""
     if queries.dim() == 2:
         return queries
-    found = (queries @ own.unsqueeze(-1)).squeeze(-1).argmax(1)
-    return queries[torch.arange(len(queries), device=queries.device), found]
+    nearest = (queries @ positive_vectors.unsqueeze(-1)).squeeze(-1).argmax(1)
+    return queries[torch.arange(len(queries), device=queries.device), nearest]
 
 
 class RetrievalModule(pl.LightningModule):
-    """positive     the target whose impressions are learned from
+    """Train towers on impressions with positives.
+
+    positive     target that defines a positive
     recall_at    K of the validation and test recall, over the whole catalogue
     """
 
@@ -62,47 +64,49 @@ class RetrievalModule(pl.LightningModule):
         self._upload_ms = torch.from_numpy(np.array(features.catalogue.upload_ms))
         counts = np.bincount(features.columns["video_rows"][self._positives("train")], minlength=len(features.catalogue))
         self.negatives = negatives(counts=torch.from_numpy(counts))
-        self._found: list[tuple[Tensor, Tensor]] = []
+        self._validated: list[tuple[Tensor, Tensor]] = []
 
     def _positives(self, split: str) -> np.ndarray:
         rows = self.features.rows(split)
         return rows[self.features.columns["targets"][rows, self.positive] > 0]
 
     def loader(self, split: str, *, seed: int) -> DataLoader:
-        """Positives of a split; only training ones are shuffled. Raises NothingToLearnError where there are none."""
+        """Load the positives of a split; only training rows are shuffled. Raises NothingToLearnError for an empty split."""
         rows = self._positives(split)
         if not len(rows):
             raise NothingToLearnError(
-                f"the {split} days hold no impression with {TARGETS[self.positive]}; check data.split, what counts as one "
-                "(labels.*) and model.module.positive"
+                f"the {split} days hold no impression with {TARGETS[self.positive]}; check data.split, "
+                "the definition of this target in labels.*, and model.module.positive"
             )
         common = {"features": self.features, "rows": rows, "batch_size": self.batch_size, "seed": seed}
         return Batches(shuffle=split == "train", along=("time_ms",), **common).loader()
 
     def videos(self, rows: Tensor) -> Tensor:
-        """Video vectors (N, D) of catalogue rows."""
+        """Compute video vectors (N, D) of catalogue rows."""
         return self.network.video({name: values[rows] for name, values in self._videos.items()})
 
-    def training_step(self, batch: dict[str, Tensor], place: int) -> Tensor:
+    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         positives = batch["video_rows"]
         drawn = self.negatives.draw(positives)
         rows, at = torch.cat([positives, drawn.rows]).unique(return_inverse=True)
-        vectors = self.videos(rows)  # each video once, so that its dropout is one as positive and as negative
-        own, pool = vectors[at[: len(positives)]], vectors[at[len(positives) :]]
-        queries = nearest_interest(self.network.query(batch), own)
-        loss = self.loss(queries, own, pool, drawn=drawn, masked=self._no_negatives(drawn, positives, batch["time_ms"]))
-        finite(loss, place, key="model.module.learning_rate", learning_rate=self.learning_rate)
+        vectors = self.videos(rows)  # each video once: the same dropout as positive and as negative
+        positive_vectors, pool = vectors[at[: len(positives)]], vectors[at[len(positives) :]]
+        queries = nearest_interest(self.network.query(batch), positive_vectors)
+        loss = self.loss(
+            queries, positive_vectors, pool, drawn=drawn, masked=self._masked_pairs(drawn, positives, batch["time_ms"])
+        )
+        finite(loss, batch_index, key="model.module.learning_rate", learning_rate=self.learning_rate)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(positives))
         return loss
 
-    def _no_negatives(self, drawn: NegativeSample, positives: Tensor, time_ms: Tensor) -> tuple[Tensor, Tensor]:
-        """Pairs of queries and members of the pool: the own positive, and what was uploaded after the query. Videos that nobody
-        could be shown would else be learned as what nobody wants, the latest ones most. Unknown upload times are early."""
+    def _masked_pairs(self, drawn: NegativeSample, positives: Tensor, time_ms: Tensor) -> tuple[Tensor, Tensor]:
+        """Mask the positive of each query, and videos uploaded after it: videos that could not be shown must not be learned as
+        unwanted. Unknown upload times count as early."""
         late = self._upload_ms[drawn.rows] > time_ms[:, None]
         return (late | (drawn.rows == positives[:, None])).nonzero(as_tuple=True)
 
     def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
-        self._found.append((self.network.query(batch), batch["video_rows"]))
+        self._validated.append((self.network.query(batch), batch["video_rows"]))
 
     test_step = validation_step
 
@@ -113,8 +117,8 @@ class RetrievalModule(pl.LightningModule):
         self._log_recall("test")
 
     def _log_recall(self, split: str) -> None:
-        queries, wanted = (torch.cat(parts).numpy() for parts in zip(*self._found, strict=True))
-        self._found.clear()
+        queries, wanted = (torch.cat(parts).numpy() for parts in zip(*self._validated, strict=True))
+        self._validated.clear()
         recall = recall_among_all(
             self.embeddings(), queries.reshape(len(wanted), -1, queries.shape[-1]), wanted, self.recall_at
         )
@@ -122,7 +126,7 @@ class RetrievalModule(pl.LightningModule):
 
     @torch.no_grad()
     def embeddings(self, chunk: int = 8192) -> np.ndarray:
-        """Vectors of the whole catalogue (V, D) float32."""
+        """Compute the vectors of the whole catalogue (V, D) float32."""
         rows = torch.arange(len(self.features.catalogue))
         training = self.network.training
         self.network.eval()
@@ -142,28 +146,28 @@ class RetrievalModule(pl.LightningModule):
         return adam(self, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
 
     def save(self, folder: Path) -> None:
-        """Network, catalogue vectors (embeddings.npy), validation queries (queries.npy) and their impressions
+        """Write network, catalogue vectors (embeddings.npy), validation queries (queries.npy) and their impressions
         (query_rows.npy)."""
         save_network(folder, self.network, schema=self.features.pipeline.schema, recipe=self.recipe)
         np.save(Path(folder) / "embeddings.npy", self.embeddings())
         rows = self._query_rows()
         queries = self._queries(rows)
         np.save(Path(folder) / "queries.npy", queries)
-        np.save(Path(folder) / "query_rows.npy", rows.repeat(len(queries) // max(len(rows), 1)))  # several vectors a viewer
+        np.save(Path(folder) / "query_rows.npy", rows.repeat(len(queries) // max(len(rows), 1)))  # several interests per viewer
 
 
 def _targets(histories: Histories) -> np.ndarray:
-    """How often each video (V,) is what comes next: all but first watches."""
+    """Count how often each video (V,) is a target: all but first watches."""
     firsts = histories.rows[histories.starts[:-1][histories.lengths > 0]]
     return histories.counts - np.bincount(firsts, minlength=histories.videos)
 
 
 class SequenceModule(pl.LightningModule):
-    """Towers of a log of ids, trained on every place of every history, validated leave-one-out over the whole catalogue.
+    """Train towers of a log of ids on every position of every history; validate leave-one-out over the whole catalogue.
 
-    start      where video vectors start from; null is at random
-    positions  places in a batch
-    batches    in an epoch, at most
+    start      initial video vectors; None is random
+    positions  history positions per batch
+    batches    maximum batches per epoch
     ranked     K of the validation recall and NDCG
     """
 
@@ -192,33 +196,33 @@ class SequenceModule(pl.LightningModule):
         self._gains: list[tuple[np.ndarray, np.ndarray]] = []
 
     def loader(self, split: str, *, seed: int) -> DataLoader:
-        """Training windows, or the places of viewers who have a validation video, every n-th where they are many."""
+        """Load training windows, or indices of viewers with a validation video, at most VALIDATED of them."""
         if split == "train":
             return Windows(self.split.train, **self._windows, seed=seed).loader()
-        places = torch.arange(len(self.split.viewers))
-        return DataLoader(places[:: -(-len(places) // VALIDATED)], batch_size=1024)
+        viewers = torch.arange(len(self.split.viewers))
+        return DataLoader(viewers[:: -(-len(viewers) // VALIDATED)], batch_size=1024)
 
-    def training_step(self, batch: dict[str, Tensor], place: int) -> Tensor:
-        some = batch["targets"] < self.network.videos
-        queries, positives = self.network.queries(batch["histories"])[some], batch["targets"][some]
+    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
+        known = batch["targets"] < self.network.videos
+        queries, positives = self.network.queries(batch["histories"])[known], batch["targets"][known]
         drawn = self.negatives.draw(positives)
-        own, pool = self.network.video(positives), self.network.video(drawn.rows)
-        loss = self.loss(queries, own, pool, drawn=drawn, masked=drawn.hits(positives))
-        return finite(loss, place, key="retrieval.module.learning_rate", learning_rate=self.learning_rate)
+        positive_vectors, pool = self.network.video(positives), self.network.video(drawn.rows)
+        loss = self.loss(queries, positive_vectors, pool, drawn=drawn, masked=drawn.hits(positives))
+        return finite(loss, batch_index, key="retrieval.module.learning_rate", learning_rate=self.learning_rate)
 
     @torch.no_grad()
     def scores(self, histories: Histories, viewers: np.ndarray) -> np.ndarray:
-        """Logits (B, V) float32 of the whole catalogue for what comes after the histories of `viewers`. A CatalogueScorer."""
+        """Score the whole catalogue as next videos of `viewers`: logits (B, V) float32. A CatalogueScorer."""
         training = self.network.training
         self.network.eval()
         rows, lengths = map(torch.from_numpy, histories.padded(viewers, self.network.places))
         queries = self.network.query(rows, lengths) * self.loss.scale
-        found = (queries @ self.network.video(torch.arange(self.network.videos)).T).numpy()
+        logits = (queries @ self.network.video(torch.arange(self.network.videos)).T).numpy()
         self.network.train(training)
-        return found
+        return logits
 
-    def validation_step(self, places: Tensor, _: int) -> None:
-        at = places.numpy()
+    def validation_step(self, viewers: Tensor, _: int) -> None:
+        at = viewers.numpy()
         ranked = best(self.scores, self.split.train, self.split.viewers[at], self.ranked)
         self._gains.append(gains(ranked, self.split.valid[at]))
 
@@ -228,7 +232,7 @@ class SequenceModule(pl.LightningModule):
         self.log_dict({f"valid/recall_at_{self.ranked}": recall, f"valid/ndcg_at_{self.ranked}": ndcg}, prog_bar=True)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The table has its own rate: it starts from something, the encoder from nothing."""
+        """Use a separate learning rate for the table, which starts from informative vectors."""
         tables = list(self.network.table.parameters())
         known = set(map(id, tables))
         others = [parameter for parameter in self.parameters() if id(parameter) not in known]
@@ -240,7 +244,7 @@ class SequenceModule(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """By norm: Lightning's own fails on sparse gradients."""
+        """Clip by norm; Lightning's implementation fails on sparse gradients."""
         if gradient_clip_val:
             clip_gradients(self.parameters(), gradient_clip_val)
 

@@ -1,7 +1,7 @@
-"""Where video vectors start from: the leading directions of who is watched with whom.
+"""Spectral initialisation of video vectors: leading eigenvectors of the co-watch matrix.
 
-Matrix factorisation of co-occurrence, as in Levy & Goldberg (NeurIPS 2014). On a log of 130,000 watches, tables that start here
-are after one epoch where random ones are not after ten.
+Matrix factorization of co-occurrence, as in Levy & Goldberg (NeurIPS 2014). On a log of 130,000 watches, one epoch from this
+initialisation exceeds ten epochs from a random one.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from watchnext.retrieval.towers.sequences.leave_one_out import Histories
 
 @kernel
 def _degrees(rows, starts, weights, out):
-    """Adds the weights of each video's pairs onto `out` (V,); `weights` are those of distance 0, 1, and so on."""
+    """Add the weights of each video's pairs to `out` (V,); `weights` are indexed by distance."""
     for viewer in range(len(starts) - 1):
         for i in range(starts[viewer], starts[viewer + 1]):
             for j in range(i + 1, min(i + len(weights), starts[viewer + 1])):
@@ -25,8 +25,8 @@ def _degrees(rows, starts, weights, out):
 
 @kernel
 def _times(rows, starts, weights, scales, vectors):
-    """The matrix of co-watches, scaled by (V,) on either side, times `vectors` (V, D). It is never written out: a long log has
-    as many cells as pairs."""
+    """Multiply the co-watch matrix, scaled by (V,) on both sides, by `vectors` (V, D) without building it: it has one cell per
+    pair."""
     out = np.zeros_like(vectors)
     for viewer in range(len(starts) - 1):
         for i in range(starts[viewer], starts[viewer + 1]):
@@ -43,9 +43,8 @@ def _times(rows, starts, weights, scales, vectors):
 def leading_vectors(
     times: Callable[[np.ndarray], np.ndarray], *, size: int, dimension: int, rounds: int, seed: int
 ) -> np.ndarray:
-    """Eigenvectors (size, dimension) with the largest absolute eigenvalues of a symmetric matrix, given as what it makes of
-    vectors, by subspace iteration (Halko et al., SIAM Review 2011) on half as many again, so that the last ones wanted converge
-    too."""
+    """Compute the eigenvectors (size, dimension) with the largest absolute eigenvalues of a symmetric matrix, given as the
+    function `times`, by subspace iteration (Halko et al., SIAM Review 2011) with 50% oversampling for convergence."""
     width = min(dimension + dimension // 2, size)
     basis, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((size, width)))
     for _ in range(rounds):
@@ -57,11 +56,12 @@ def leading_vectors(
 
 
 class SpectralStart:
-    """window, distance_power  pairs at most so far apart weigh distance^-distance_power, both ways alike
-    degree_power, shift        a pair is divided by (degree + shift)^degree_power of either end; shift spares rare videos
-    noise                      standard deviation of a vector's noise against its mean length; all of what a video has that
-                               nobody watched, so that it is no exact copy of another
-    rounds                     of subspace iteration
+    """Initialise video vectors from the spectrum of co-watches.
+
+    window, distance_power  pairs up to `window` apart have weight distance^-distance_power in both directions
+    degree_power, shift     a pair is divided by (degree + shift)^degree_power of both ends; `shift` protects rare videos
+    noise                   noise relative to the mean vector length; unwatched videos have only noise, which keeps them
+    distinct rounds                  rounds of subspace iteration
     """
 
     def __init__(
@@ -71,7 +71,8 @@ class SpectralStart:
         self.degree_power, self.shift, self.noise, self.rounds, self.seed = degree_power, shift, noise, rounds, seed
 
     def vectors(self, histories: Histories, dimension: int) -> np.ndarray:
-        """Vectors (V, dimension) float32 of mean squared length 1 before noise. Videos beyond the rank get zeros and noise."""
+        """Compute vectors (V, dimension) float32 of mean squared length 1 before noise; dimensions beyond the rank are
+        noise."""
         weights = np.concatenate([[0.0], np.arange(1.0, self.window + 1) ** -self.distance_power])
         log = histories.rows, histories.starts, weights
         degree = np.zeros(histories.videos)
@@ -84,8 +85,8 @@ class SpectralStart:
             rounds=self.rounds,
             seed=self.seed,
         )
-        found = np.zeros((histories.videos, dimension))
-        found[:, : leading.shape[1]] = leading
-        found /= max(np.sqrt((found**2).sum(1).mean()), 1e-12)
-        noise = np.random.default_rng(self.seed).standard_normal(found.shape) * self.noise / np.sqrt(dimension)
-        return (found + noise).astype(np.float32)
+        result = np.zeros((histories.videos, dimension))
+        result[:, : leading.shape[1]] = leading
+        result /= max(np.sqrt((result**2).sum(1).mean()), 1e-12)
+        noise = np.random.default_rng(self.seed).standard_normal(result.shape) * self.noise / np.sqrt(dimension)
+        return (result + noise).astype(np.float32)

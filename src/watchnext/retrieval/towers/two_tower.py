@@ -1,4 +1,4 @@
-"""Two towers: a viewer at a moment and a video meet in one space, by inner product."""
+"""Two-tower model: query and video vectors in one space, compared by inner product."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -16,7 +16,7 @@ from watchnext.nn.id_tables import FULL
 
 
 class VideoTower(nn.Module):
-    """Id, content columns and content vector > unit vectors (N, dimension)."""
+    """Encode id, content columns and content vector as unit vectors (N, dimension)."""
 
     def __init__(
         self, *, sizes: InputSizes, features: VideoFeatures, hidden: tuple[int, ...], dimension: int, dropout: float
@@ -33,8 +33,7 @@ class VideoTower(nn.Module):
 
 
 class InOrder(nn.Module):
-    """What a history, latest first, comes to when it is read oldest first: the encoder's state at the last watch (B, D), zeros
-    for an empty one."""
+    """Encode a latest-first history in order: the encoder's state at the last watch (B, D), zeros for an empty history."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
@@ -42,7 +41,7 @@ class InOrder(nn.Module):
 
     def forward(self, query: Tensor, history: Tensor, mask: Tensor) -> Tensor:
         count = mask.sum(-1, keepdim=True).long()
-        # Encoders want the padding behind. What is repeated there is behind the last watch, so no state sees it.
+        # Encoders expect padding last. The repeated entries are after the last watch, so no used state depends on them.
         at = (count - 1 - torch.arange(mask.shape[1], device=mask.device)).clamp(min=0)
         states = self.encoder(history.gather(1, at.unsqueeze(-1).expand_as(history)))
         last = (count - 1).clamp(min=0).unsqueeze(-1).expand(-1, 1, states.shape[-1])
@@ -50,11 +49,11 @@ class InOrder(nn.Module):
 
 
 class QueryTower(nn.Module):
-    """User, context and history > unit vectors (B, dimension), or (B, interests, dimension) of several interests.
+    """Encode user, context and history as unit vectors (B, dimension), or (B, interests, dimension).
 
-    encoder    how the history is read: "attention" pools it without order, by the user and context; the others are those of
-               nn/encoders.py, of `blocks` layers
-    interests  vectors a viewer: a video is as near as it is to the nearest of them
+    encoder    history encoder: "attention" pools without order, by user and context; the others are in nn/encoders.py, with
+               `blocks` layers
+    interests  vectors per viewer; a video is compared with the nearest of them
     """
 
     def __init__(
@@ -99,10 +98,10 @@ class QueryTower(nn.Module):
 
 
 class TwoTower(nn.Module):
-    """The two towers share what they know of a video: its features embed alike as candidate and in the history.
+    """Two towers that share the video embeddings between candidates and history.
 
-    id_dropout  how often training hides which video, and which viewer, it is
-    table       makes the table of a video's codes, one of nn/id_tables.py
+    id_dropout  probability of masking video and viewer ids in training
+    table       builds the table of a video's codes, one of nn/id_tables.py
     """
 
     def __init__(
@@ -141,7 +140,7 @@ class TwoTower(nn.Module):
 
 
 class OneViewer(nn.Module):
-    """A query tower as it is exported and served: inputs of one viewer > (K, dimension), a row an interest."""
+    """Wrap a query tower for export and serving: inputs of one viewer > (K, dimension), one row per interest."""
 
     def __init__(self, query: nn.Module) -> None:
         super().__init__()

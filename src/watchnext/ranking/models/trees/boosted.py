@@ -1,4 +1,4 @@
-"""Gradient-boosted trees, fitted by XGBoost; what is kept are the arrays of `forest.Splits`."""
+"""Fit gradient-boosted trees with XGBoost and convert them to the arrays of `forest.Splits`."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -20,8 +20,8 @@ from watchnext.ranking.scoring import waiting
 from watchnext.types import TARGETS
 
 CHUNK = 16_384
-SHOWN = 10  # a figure is logged every so many rounds
-RATE = (1e-6, 1.0 - 1e-6)  # of a target that always or never happens
+SHOWN = 10  # rounds between logged losses
+RATE = (1e-6, 1.0 - 1e-6)  # bounds of a target's base rate
 TreeNode = (
     float | tuple[int, float, "TreeNode", "TreeNode"]
 )  # a leaf's value, or the column and threshold of a split, left and right
@@ -29,19 +29,18 @@ Log = Callable[[Mapping[str, float], int], None]
 
 
 class Chunks(xgboost.DataIter):
-    """Impressions `rows` as XGBoost reads them: a chunk at a time, of which it keeps the bins. The columns `hidden` of the
-    inputs are 0."""
+    """Feed impressions `rows` to XGBoost in chunks, of which it keeps the bins. Input columns `masked` are 0."""
 
-    def __init__(self, features: FeatureSet, rows: np.ndarray, columns: TreeInputs, hidden: Mapping[str, list[int]]) -> None:
+    def __init__(self, features: FeatureSet, rows: np.ndarray, columns: TreeInputs, masked: Mapping[str, list[int]]) -> None:
         super().__init__(release_data=True)
-        self.features, self.rows, self.columns, self.hidden, self.at = features, rows, columns, hidden, 0
+        self.features, self.rows, self.columns, self.masked, self.at = features, rows, columns, masked, 0
 
     def next(self, input_data: Callable) -> bool:
         if self.at >= len(self.rows):
             return False
         inputs = self.features.batch(self.rows[self.at : self.at + CHUNK])
-        for block, places in self.hidden.items():
-            inputs[block][..., places] = 0
+        for block, positions in self.masked.items():
+            inputs[block][..., positions] = 0
         input_data(data=self.columns({name: values.numpy() for name, values in inputs.items()})[0].T)
         self.at += CHUNK
         return True
@@ -51,8 +50,8 @@ class Chunks(xgboost.DataIter):
 
 
 class ProgressCallback(xgboost.callback.TrainingCallback):
-    """Calls `log` with the validation loss of `target` and the round, every SHOWN rounds; what it raises ends the fit. `bar`
-    counts all rounds."""
+    """Log the validation loss of `target` every SHOWN rounds and advance the progress bar `bar`. An exception from `log` ends
+    the fit."""
 
     def __init__(self, target: str, log: Log, bar: tqdm) -> None:
         self._name, self._log, self._bar = f"valid/loss_{target}", log, bar
@@ -66,13 +65,13 @@ class ProgressCallback(xgboost.callback.TrainingCallback):
 
 
 class BoostedModule:
-    """One forest a target, histogram method; each ends at its best round on validation days.
+    """Fit one forest per target with the histogram method, stopped at its best round on validation days.
 
-    network    a partial of Trees: which columns it reads
-    rounds     most trees of a target; it ends `patience` rounds after its best one, by log loss (watch time: error of log1p)
+    network    partial of Trees: the columns it reads
+    rounds     most trees per target; stops `patience` rounds after the best log loss (watch time: error of log1p seconds)
     min_child  least sum of Hessians in a leaf
-    columns    share of the columns that each tree may read, `rows` the same of rows
-    hide       inputs that training does not see, some of `blind.MASKABLE`: nothing splits by what is always 0
+    columns    share of columns sampled per tree; `rows` is the share of rows
+    hide       input groups to exclude in training, some of `feature_mask.MASKABLE`: constant columns are never split
     """
 
     def __init__(
@@ -102,41 +101,41 @@ class BoostedModule:
             "lambda": l2,
             "nthread": threads,
         }
-        self._of, self.figures = network, {}
-        self._hidden = masked_columns(features.pipeline, tuple(hide))
+        self._partial, self.figures = network, {}
+        self._masked = masked_columns(features.pipeline, tuple(hide))
         self.recipe = self._recipe({})
         self.network: Trees = build_network(self.recipe)
 
     def _recipe(self, shape: Mapping[str, int]) -> dict:
-        arguments = {**self._of.keywords, "targets": len(TARGETS), **shape}
-        return recipe_of(partial(self._of.func, **arguments), self.features.pipeline.sizes)
+        arguments = {**self._partial.keywords, "targets": len(TARGETS), **shape}
+        return recipe_of(partial(self._partial.func, **arguments), self.features.pipeline.sizes)
 
     def fit(self, train: np.ndarray, valid: np.ndarray, *, seed: int, log: Log) -> None:
-        """Fit on the impressions `train`, stopping by `valid`; `log` takes figures and the round, while it fits. Raises
-        NothingToLearnError where either is empty."""
+        """Fit on the impressions `train`, with early stopping on `valid`; `log` receives losses and the round. Raises
+        NothingToLearnError if either is empty."""
         for rows, name in ((train, "train"), (valid, "valid")):
             if not len(rows):
                 raise NothingToLearnError(f"there are no {name} impressions; check data.split")
         threads = self.parameters["nthread"]
-        chunks = [Chunks(self.features, rows, self.network.columns, self._hidden) for rows in (train, valid)]
+        chunks = [Chunks(self.features, rows, self.network.columns, self._masked) for rows in (train, valid)]
         learn = xgboost.QuantileDMatrix(chunks[0], nthread=threads)
         check = xgboost.QuantileDMatrix(chunks[1], ref=learn, nthread=threads)
         forests, bases = [], []
-        for place, name in enumerate(TARGETS):
-            label, checked = (_label(self.features.columns["targets"][rows, place], place) for rows in (train, valid))
+        for index, name in enumerate(TARGETS):
+            label, checked = (_label(self.features.columns["targets"][rows, index], index) for rows in (train, valid))
             learn.set_label(label)
             check.set_label(checked)
-            base = float(label.mean()) if place == WATCH else float(label.mean().clip(*RATE))
+            base = float(label.mean()) if index == WATCH else float(label.mean().clip(*RATE))
             with waiting(total=self.rounds, desc=f"trees of {name}") as bar:
-                booster = self._boosted(learn, check, place, base, seed, ProgressCallback(name, log, bar))
+                booster = self._boosted(learn, check, index, base, seed, ProgressCallback(name, log, bar))
             forests.append(trees_of(booster, booster.best_iteration + 1))
             self.figures[f"trees/{name}"] = booster.best_iteration + 1.0
-            bases.append(base if place == WATCH else np.log(base / (1 - base)))
+            bases.append(base if index == WATCH else np.log(base / (1 - base)))
         self._fill(forests, bases)
 
-    def _boosted(self, learn, check, place: int, base: float, seed: int, told: ProgressCallback) -> xgboost.Booster:
-        """The trees of one target, stopped by its loss on `check`."""
-        objective, metric = ("reg:squarederror", "rmse") if place == WATCH else ("binary:logistic", "logloss")
+    def _boosted(self, learn, check, index: int, base: float, seed: int, progress: ProgressCallback) -> xgboost.Booster:
+        """Boost the trees of one target, with early stopping on `check`."""
+        objective, metric = ("reg:squarederror", "rmse") if index == WATCH else ("binary:logistic", "logloss")
         parameters = {**self.parameters, "objective": objective, "eval_metric": metric, "base_score": base, "seed": seed}
         return xgboost.train(
             parameters,
@@ -145,11 +144,11 @@ class BoostedModule:
             evals=[(check, "valid")],
             early_stopping_rounds=self.patience,
             verbose_eval=False,
-            callbacks=[told],
+            callbacks=[progress],
         )
 
     def _fill(self, forests: list[list[TreeNode]], bases: list[float]) -> None:
-        """The network of all targets' trees, in the order of TARGETS."""
+        """Build the network from the trees of all targets, in the order of TARGETS."""
         arrays = split_arrays(forests)
         shape = {"trees": len(arrays["target"]), "splits": len(arrays["feature"])}
         self.recipe = self._recipe(shape)
@@ -161,13 +160,13 @@ class BoostedModule:
         save_network(folder, self.network, schema=self.features.pipeline.schema, recipe=self.recipe)
 
 
-def _label(values: np.ndarray, place: int) -> np.ndarray:
-    """What trees are fitted to: outcomes, and watch time as log1p seconds."""
-    return np.log1p(values) if place == WATCH else values.clip(0.0, 1.0)
+def _label(values: np.ndarray, index: int) -> np.ndarray:
+    """Return training labels: outcomes, and watch time as log1p seconds."""
+    return np.log1p(values) if index == WATCH else values.clip(0.0, 1.0)
 
 
 def trees_of(booster: xgboost.Booster, rounds: int) -> list[TreeNode]:
-    """The first `rounds` trees of one target."""
+    """Read the first `rounds` trees of one target."""
     trees = json.loads(booster.save_raw("json"))["learner"]["gradient_booster"]["model"]["trees"][:rounds]
     return [_read(tree, 0) for tree in trees]
 
@@ -180,8 +179,9 @@ def _read(tree: Mapping[str, list], node: int) -> TreeNode:
 
 
 def split_arrays(forests: list[list[TreeNode]]) -> dict[str, np.ndarray]:
-    """The trees of T targets as arrays of `forest.Splits`; one with more than LEAVES leaves as several, whose sum it is."""
-    trees = [(piece, place) for place, forest in enumerate(forests) for tree in forest for piece in _pieces(tree, LEAVES)]
+    """Convert the trees of T targets to the arrays of `forest.Splits`. Trees with more than LEAVES leaves become sums of
+    several."""
+    trees = [(piece, index) for index, forest in enumerate(forests) for tree in forest for piece in _pieces(tree, LEAVES)]
     splits, values, first = [], np.zeros((len(trees), LEAVES), np.float32), [0]
     for number, (tree, _) in enumerate(trees):
         leaves: list[float] = []
@@ -196,7 +196,7 @@ def split_arrays(forests: list[list[TreeNode]]) -> dict[str, np.ndarray]:
         "above": np.array(above, np.uint32).view(np.int32),
         "first": np.array(first, np.int32),
         "value": values,
-        "target": np.array([place for _, place in trees], np.int32),
+        "target": np.array([index for _, index in trees], np.int32),
     }
 
 
@@ -205,7 +205,7 @@ def _leaves(tree: TreeNode) -> int:
 
 
 def _pieces(tree: TreeNode, most: int) -> list[TreeNode]:
-    """Trees of at most `most` leaves whose sum is `tree`: each half of a larger one, where the other half is 0."""
+    """Split `tree` into trees of at most `most` leaves that sum to it: each keeps one half and has 0 in the other."""
     if _leaves(tree) <= most:
         return [tree]
     feature, threshold, left, right = tree
@@ -214,14 +214,14 @@ def _pieces(tree: TreeNode, most: int) -> list[TreeNode]:
 
 
 def _lay(tree: TreeNode, splits: list[tuple[int, float, int, int]], leaves: list[float]) -> int:
-    """Append splits and leaves, from left to right; the bits of its leaves."""
+    """Append splits and leaves from left to right; return the bits of the leaves."""
     if not isinstance(tree, tuple):
         leaves.append(tree)
         return 1 << len(leaves) - 1
     feature, threshold, left, right = tree
-    place = len(splits)
+    index = len(splits)
     splits.append(())
     below = _lay(left, splits, leaves)
     above = _lay(right, splits, leaves)
-    splits[place] = feature, threshold, below, above
+    splits[index] = feature, threshold, below, above
     return below | above

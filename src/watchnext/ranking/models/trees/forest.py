@@ -1,4 +1,4 @@
-"""Boosted trees as they score: plain arrays, read by a compiled loop, in training and in the server alike."""
+"""Score boosted trees from plain arrays with a compiled loop, in training and in the server."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -9,40 +9,40 @@ import numpy as np
 from watchnext.features.arrays import load_arrays, save_arrays
 from watchnext.kernels import kernel
 
-INPUT = "trees"  # what an exported network reads the logits of its trees from
+INPUT = "trees"  # input of an exported network that holds the logits of its trees
 VALUES = ("query_values", "candidate_values", "user_values", "video_values")
 CODES = ("context_codes", "user_codes", "video_codes")
-BLOCK = 256  # rows that go through all trees together, so that their columns stay near the processor
+BLOCK = 256  # rows scored together, so that their columns stay in the cache
 LEAVES = 32  # most leaves of a tree: one bit each
 
 
 @dataclass(frozen=True)
 class TreeInputs:
-    """Network inputs > columns of numbers: values, codes as numbers, tags, the content vector, and the history in sums.
+    """Flatten network inputs to columns: values, codes as numbers, tags, content vector, and history aggregates.
 
-    watches  how many of the last watches stand in their own columns (gap, seconds, outcomes)
-    kept     of each of CODES, the places that are read
+    watches  last watches with columns of their own (gap, seconds, outcomes)
+    kept     columns to read of each of CODES
     """
 
     watches: int
     kept: Mapping[str, list[int]]
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Columns (width, N) float32, and which of them (width,) the inputs give once for all rows."""
+        """Return columns (width, N) float32, and a mask (width,) of columns that are equal in all rows."""
         rows = len(inputs["video_codes"])
         parts = [inputs[name] for name in VALUES if name in inputs]
         parts += [inputs[name][:, self.kept[name]] for name in CODES if name in inputs]
         parts += [inputs["video_tags"], inputs["video_vector"], *self._history(inputs)]
-        found = np.empty((sum(part.shape[1] for part in parts), rows), np.float32)
-        once, at = np.zeros(len(found), bool), 0
+        out = np.empty((sum(part.shape[1] for part in parts), rows), np.float32)
+        once, at = np.zeros(len(out), bool), 0
         for part in parts:
-            found[at : at + part.shape[1]] = part.T
+            out[at : at + part.shape[1]] = part.T
             once[at : at + part.shape[1]] = len(part) == 1 < rows
             at += part.shape[1]
-        return found, once
+        return out, once
 
     def _history(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """The last watches, their means, how many there are, and how many of them share each code with the candidate."""
+        """Aggregate the history: last watches, means, count, and the number of watches that share each code."""
         mask, values = inputs["history_mask"], inputs["history_values"] * inputs["history_mask"][..., None]
         count = mask.sum(1, keepdims=True)
         last = np.zeros((len(values), self.watches, values.shape[2]), values.dtype)
@@ -53,30 +53,30 @@ class TreeInputs:
 
 @kernel
 def _shared(codes, history, mask):
-    """Codes (C, F), history (B, H, F), mask (B, H), B = C or 1 > (C, F): how many watches have the candidate's code."""
-    found = np.zeros(codes.shape, np.float32)
+    """Count watches with the candidate's code: codes (C, F), history (B, H, F), mask (B, H), B = C or 1 > (C, F)."""
+    out = np.zeros(codes.shape, np.float32)
     for row in range(len(codes)):
         viewer = row if len(history) > 1 else 0
         for watch in range(history.shape[1]):
             if mask[viewer, watch] > 0:
-                for place in range(codes.shape[1]):
-                    found[row, place] += 0 < codes[row, place] == history[viewer, watch, place]
-    return found
+                for code in range(codes.shape[1]):
+                    out[row, code] += 0 < codes[row, code] == history[viewer, watch, code]
+    return out
 
 
 @dataclass(frozen=True)
 class Splits:
     """Trees of all targets. A row goes right at a split where its number is not below `threshold`.
 
-    A row's leaf is found without walking (QuickScorer, Lucchese et al., SIGIR 2015): leaves are bits, from left to right, each
-    split that sends a row right strikes out the leaves on its left, in any order, and the lowest bit that stays is the leaf. So
-    many rows go through a split at once.
+    QuickScorer (Lucchese et al., SIGIR 2015) finds leaves without traversal: leaves are bits from left to right; each split
+    that sends a row right clears the leaves on its left, in any order; the lowest remaining bit is the leaf. Many rows are
+    processed per split.
 
-    feature, threshold  (splits,); those of a tree stand together
+    feature, threshold  (splits,), grouped by tree
     below, above        (splits,) int32: the leaves on the left and on the right, bit by bit
-    first               (trees + 1,): where the splits of a tree begin
+    first               (trees + 1,): first split of each tree
     value               (trees, LEAVES)
-    target              (trees,): the column of the logits that a tree's leaf is added to
+    target              (trees,): logit column of each tree
     intercept           (targets,)
     """
 
@@ -90,17 +90,17 @@ class Splits:
     intercept: np.ndarray
 
     def logits(self, columns: np.ndarray, once: np.ndarray) -> np.ndarray:
-        """(N, targets) float32 of columns (width, N) float32; those `once` (width,) are alike in all rows. What they decide is
-        decided before any row is read: of the trees, a viewer's candidates only meet the splits that tell them apart."""
-        found = np.repeat(self.intercept[:, None], columns.shape[1], axis=1)
-        _add(columns, once, self.feature, self.threshold, self.below, self.above, self.first, self.value, self.target, found)
-        return found.T
+        """Score columns (width, N) float32 > (N, targets) float32. Columns marked `once` (width,) are equal in all rows: their
+        splits are evaluated once, so candidates only pass the splits that differ between them."""
+        out = np.repeat(self.intercept[:, None], columns.shape[1], axis=1)
+        _add(columns, once, self.feature, self.threshold, self.below, self.above, self.first, self.value, self.target, out)
+        return out.T
 
 
 @kernel(boundscheck=False)
-def _add(columns, once, feature, threshold, below, above, first, value, target, found):
-    alive = np.empty(target.size, np.int32)  # a tree's leaves that the columns `once` leave
-    met, last = np.empty(feature.size, np.int32), np.empty(target.size, np.int32)  # the splits that each tree still has
+def _add(columns, once, feature, threshold, below, above, first, value, target, out):
+    alive = np.empty(target.size, np.int32)  # leaves left after the constant columns
+    met, last = np.empty(feature.size, np.int32), np.empty(target.size, np.int32)  # remaining splits per tree
     count = 0
     for tree in range(target.size):
         leaves = np.int32(-1)
@@ -125,26 +125,26 @@ def _add(columns, once, feature, threshold, below, above, first, value, target, 
                 for row in range(rows):
                     left[row] &= kept if column[row] >= border else np.int32(-1)
                 at += 1
-            for row in range(rows):  # the exponent of a power of two is the place of its bit
+            for row in range(rows):  # the exponent of a power of two is its bit number
                 lowest[row] = np.float32(left[row] & -left[row])
-            leaf, sums = value[tree], found[target[tree], start : start + rows]
+            leaf, sums = value[tree], out[target[tree], start : start + rows]
             for row in range(rows):
                 sums[row] += leaf[((bits[row] >> 23) & 255) - 127]
 
 
 @dataclass(frozen=True)
 class Forest:
-    """What a release holds of a network's trees."""
+    """Trees of a network as a release stores them."""
 
     columns: TreeInputs
     splits: Splits
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Logits (C, targets) of candidates whose viewer's inputs have C rows, or one."""
+        """Compute logits (C, targets); the viewer's inputs have C rows, or one."""
         return self.splits.logits(*self.columns(inputs))
 
     def save(self, folder: Path) -> None:
-        kept = {f"kept.{name}": np.array(places, np.int32) for name, places in self.columns.kept.items()}
+        kept = {f"kept.{name}": np.array(kept_columns, np.int32) for name, kept_columns in self.columns.kept.items()}
         arrays = {field.name: getattr(self.splits, field.name) for field in fields(Splits)}
         save_arrays(folder, arrays | kept | {"watches": np.array([self.columns.watches], np.int32)})
 

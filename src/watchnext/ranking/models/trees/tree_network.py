@@ -1,4 +1,4 @@
-"""Boosted trees as a network without gradients, so that a release, a committee and the reports take them like any other."""
+"""Wrap boosted trees as a network without gradients, for releases, ensembles and reports."""
 
 from collections.abc import Mapping
 
@@ -11,21 +11,21 @@ from watchnext.ranking.models.trees.forest import CODES, INPUT, LEAVES, Forest, 
 
 
 class Trees(nn.Module):
-    """Logits (N, targets) of fitted trees. Its arrays are those of `forest.Splits`.
+    """Compute logits (N, targets) of fitted trees, stored as the arrays of `forest.Splits`.
 
-    An exported graph cannot follow trees at the pace of a compiled loop: where the inputs hold `forest.INPUT`, the logits (N,
-    targets) are those.
+    An exported network evaluates trees slower than a compiled loop: if the inputs hold `forest.INPUT`, those logits (N,
+    targets) are returned.
 
     watches      see `forest.TreeInputs`
-    cardinality  codes of a feature with more values are left out: a tree would split them by the order of their names
+    cardinality  categorical features with more values are omitted: trees would split them by the order of their codes
     """
 
     def __init__(
         self, *, sizes: InputSizes, targets: int, watches: int, cardinality: int, trees: int = 0, splits: int = 0
     ) -> None:
         super().__init__()
-        of = dict(zip(CODES, (sizes.context_codes, sizes.user_codes, sizes.video_codes), strict=True))
-        kept = {name: [place for place, size in enumerate(of[name]) if size <= cardinality] for name in CODES}
+        sizes_of = dict(zip(CODES, (sizes.context_codes, sizes.user_codes, sizes.video_codes), strict=True))
+        kept = {name: [column for column, size in enumerate(sizes_of[name]) if size <= cardinality] for name in CODES}
         self.columns = TreeInputs(watches, kept)
         for name, count in (("feature", splits), ("below", splits), ("above", splits), ("first", trees + 1), ("target", trees)):
             self.register_buffer(name, torch.zeros(count, dtype=torch.int32))
@@ -43,14 +43,14 @@ class Trees(nn.Module):
         return torch.from_numpy(self.forest({name: values.numpy() for name, values in inputs.items()}))
 
     def fill(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Take the arrays of fitted trees."""
+        """Load the arrays of fitted trees."""
         for name, values in arrays.items():
             getattr(self, name).copy_(torch.from_numpy(values))
 
 
 def forest_of(network: nn.Module) -> Forest | None:
-    """The trees inside of a network. Raises ValueError where it has more than one forest: an exported graph reads one."""
-    found = [module for module in network.modules() if isinstance(module, Trees)]
-    if len(found) > 1:
-        raise ValueError(f"the ranker holds {len(found)} forests, expected one at most; drop members of the committee")
-    return found[0].forest if found else None
+    """Return the trees inside a network, or None. Raises ValueError for more than one forest: an exported network reads one."""
+    forests = [module for module in network.modules() if isinstance(module, Trees)]
+    if len(forests) > 1:
+        raise ValueError(f"the ranker holds {len(forests)} forests, expected at most one; remove members of the ensemble")
+    return forests[0].forest if forests else None

@@ -1,4 +1,4 @@
-"""Viewers' histories, and the protocol of the sequential papers: the last video tests, the one before validates."""
+"""Histories of viewers and the leave-one-out protocol: the last video is for test, the one before for validation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import polars as pl
 
 @dataclass(frozen=True)
 class Histories:
-    """What U viewers watched, oldest first, viewer after viewer.
+    """Watched videos of U viewers, oldest first, concatenated by viewer.
 
     rows    (N,) int64 video rows, each below `videos`
     starts  (U + 1,) int64; viewer u watched rows[starts[u]:starts[u + 1]]
@@ -25,10 +25,12 @@ class Histories:
 
     @classmethod
     def of(cls, viewers: Sequence[Sequence[int]], videos: int) -> "Histories":
-        """From one sequence of rows a viewer. Raises ValueError for a row that the catalogue does not have."""
+        """Build from one sequence of rows per viewer. Raises ValueError for a row outside the catalogue."""
         rows = np.array([row for viewer in viewers for row in viewer], np.int64)
         if len(rows) and not 0 <= rows.min() <= rows.max() < videos:
-            raise ValueError(f"a history names rows {rows.min()} to {rows.max()}, but the catalogue has rows 0 to {videos - 1}")
+            raise ValueError(
+                f"histories contain rows {rows.min()} to {rows.max()}, expected rows 0 to {videos - 1} of the catalogue"
+            )
         return cls(rows, np.cumsum([0, *map(len, viewers)]), videos)
 
     @property
@@ -37,30 +39,32 @@ class Histories:
 
     @property
     def counts(self) -> np.ndarray:
-        """How often each video was watched (V,)."""
+        """Count the watches of each video (V,)."""
         return np.bincount(self.rows, minlength=self.videos)
 
     def without_last(self, dropped: np.ndarray) -> "Histories":
-        """Less the last `dropped` (U,) videos of each viewer."""
-        place = np.arange(len(self.rows)) - np.repeat(self.starts[1:] - dropped, self.lengths)
-        return Histories(self.rows[place < 0], np.concatenate([[0], np.cumsum(self.lengths - dropped)]), self.videos)
+        """Drop the last `dropped` (U,) videos of each viewer."""
+        offset = np.arange(len(self.rows)) - np.repeat(self.starts[1:] - dropped, self.lengths)
+        return Histories(self.rows[offset < 0], np.concatenate([[0], np.cumsum(self.lengths - dropped)]), self.videos)
 
     def padded(self, viewers: np.ndarray, places: int) -> tuple[np.ndarray, np.ndarray]:
-        """Last `places` videos of some viewers, oldest first: (B, H) with `videos` behind the last, and lengths (B,)."""
+        """Return the last `places` videos of some viewers, oldest first: (B, H), padded with `videos`, and lengths (B,)."""
         ends = self.starts[viewers + 1]
         lengths = np.minimum(ends - self.starts[viewers], places)
-        place = np.arange(max(int(lengths.max(initial=0)), 1))
-        at = np.minimum((ends - lengths)[:, None] + place, max(len(self.rows) - 1, 0))
+        position = np.arange(max(int(lengths.max(initial=0)), 1))
+        at = np.minimum((ends - lengths)[:, None] + position, max(len(self.rows) - 1, 0))
         rows = self.rows[at] if len(self.rows) else np.zeros(at.shape, np.int64)
-        return np.where(place < lengths[:, None], rows, self.videos), lengths
+        return np.where(position < lengths[:, None], rows, self.videos), lengths
 
 
 @dataclass(frozen=True)
 class LeaveOneOut:
-    """train       all that may be learned or counted from, and the histories that ask for validation videos
-    before_test  the same with the validation videos: the histories that ask for test videos, and nothing else
-    viewers      (T,) those with something held out
-    valid, test  (T,) their held-out rows
+    """Leave-one-out split.
+
+    train        histories for training and counting, and the queries of validation videos
+    before_test  `train` plus the validation videos: the queries of test videos only
+    viewers      (T,) viewers with held-out videos
+    valid, test  (T,) held-out rows
     """
 
     train: Histories
@@ -71,7 +75,7 @@ class LeaveOneOut:
 
 
 def leave_one_out(histories: Histories) -> LeaveOneOut:
-    """A viewer of fewer than three videos has nothing to hold out and only trains. Raises ValueError where that is everyone."""
+    """Hold out the last two videos of each viewer with at least three. Raises ValueError if no viewer has three."""
     viewers = np.flatnonzero(histories.lengths >= 3)
     if not len(viewers):
         raise ValueError(
@@ -90,10 +94,10 @@ def leave_one_out(histories: Histories) -> LeaveOneOut:
 
 
 def histories_of(impressions: pl.DataFrame) -> tuple[Histories, pl.Series]:
-    """Histories of a log (user_id, video_id, time_ms) and the ids of its video rows.
+    """Build histories from a log (user_id, video_id, time_ms); also return the ids of the video rows.
 
-    Viewers follow each other by their last impression, which for a sequence file is the order of its lines. Two impressions of
-    one time keep the log's order.
+    Viewers are ordered by their last impression, which is the line order of a sequence file. Impressions at one time keep the
+    order of the log.
     """
     ids = impressions["video_id"].unique().sort()
     rows = impressions.select(

@@ -1,4 +1,4 @@
-"""Histories > training batches in which every place has something to predict and little is padding."""
+"""Cut histories into training batches in which every position has a target and padding is rare."""
 
 from collections.abc import Iterator
 
@@ -11,11 +11,11 @@ from watchnext.retrieval.towers.sequences.leave_one_out import Histories
 
 
 class Windows(IterableDataset):
-    """Batches {"histories": (B, H), "targets": (B, H)} int64, `videos` where there is nothing; targets are the next watches.
+    """Batches {"histories": (B, H), "targets": (B, H)} int64, padded with `videos`; targets are the next watches.
 
     A history longer than `places` is cut into windows that overlap by one watch, so that each watch but the first is a target
-    once. A batch holds windows of about one length and at most `positions` places; seed and epoch shuffle them, and an epoch
-    ends after `batches`, other ones each time.
+    once. A batch holds windows of similar length and at most `positions` positions. Seed and epoch shuffle them, and an epoch
+    ends after `batches` of them.
     """
 
     def __init__(self, histories: Histories, *, places: int, positions: int, batches: int, seed: int) -> None:
@@ -23,9 +23,9 @@ class Windows(IterableDataset):
         targets = np.maximum(histories.lengths - 1, 0)
         windows = -(-targets // places)
         if not windows.sum():
-            raise ValueError("no history has two watches, so there is nothing to predict; give a file with longer lines")
-        place = np.arange(windows.sum()) - np.repeat(np.cumsum(windows) - windows, windows)
-        self._ends = np.repeat(histories.starts[1:], windows) - place * places
+            raise ValueError("no history has two watches, expected at least one; give a file with longer lines")
+        number = np.arange(windows.sum()) - np.repeat(np.cumsum(windows) - windows, windows)
+        self._ends = np.repeat(histories.starts[1:], windows) - number * places
         self._begins = np.maximum(self._ends - places - 1, np.repeat(histories.starts[:-1], windows))
         self._borders = self._cut(np.sort(self._lengths))
         self._seed, self._epoch = seed, 0
@@ -35,7 +35,7 @@ class Windows(IterableDataset):
         return self._ends - self._begins - 1
 
     def _cut(self, lengths: np.ndarray) -> list[int]:
-        """Where each batch of windows of ascending `lengths` begins; the same in every epoch."""
+        """Return the start of each batch of windows of ascending `lengths`; the same in every epoch."""
         borders = [0]
         while borders[-1] < len(lengths):
             start = borders[-1]
