@@ -112,7 +112,7 @@ class Viewers:
         self._id_place = codes.index("user_id")
 
     def whole(self, rows: np.ndarray) -> QueryBatch:
-        return self._asked(rows, self.features.reads(rows), known=True)
+        return self._batch(rows, self.features.reads(rows), known=True)
 
     def cut(self, rows: np.ndarray, watches: int) -> QueryBatch:
         """Their logs cut to the last `watches` watches and the skips among them, their ids unknown."""
@@ -124,20 +124,20 @@ class Viewers:
             self.layout, users=len(rows), videos=len(self.log.creator_rows), creators=int(self.log.creator_rows.max()) + 1
         )
         reads = read_all(self.layout, nobody, log, self.log.time_ms[rows][of])
-        return self._asked(rows, Reads(*(values[-len(rows) :] for values in vars(reads).values())), known=False)
+        return self._batch(rows, Reads(*(values[-len(rows) :] for values in vars(reads).values())), known=False)
 
     def _last(self, row: int, watches: int) -> np.ndarray:
         """Rows of a viewer's last watches known before the request of `row`, and of what was skipped since the first one."""
         user, log = self.log.user_rows[row], self.log
-        mine = self._order[self._starts[user] : self._starts[user + 1]]
-        mine = mine[: np.searchsorted(log.known_at[mine], log.time_ms[row])]
-        watched = mine[log.watch_ms[mine] > 0][-watches:] if watches else mine[:0]
+        viewer_rows = self._order[self._starts[user] : self._starts[user + 1]]
+        viewer_rows = viewer_rows[: np.searchsorted(log.known_at[viewer_rows], log.time_ms[row])]
+        watched = viewer_rows[log.watch_ms[viewer_rows] > 0][-watches:] if watches else viewer_rows[:0]
         if not len(watched):
             return watched
-        skipped = mine[(log.watch_ms[mine] == 0) & (log.time_ms[mine] >= log.time_ms[watched].min())]
+        skipped = viewer_rows[(log.watch_ms[viewer_rows] == 0) & (log.time_ms[viewer_rows] >= log.time_ms[watched].min())]
         return np.concatenate([watched, skipped])
 
-    def _asked(self, rows: np.ndarray, reads: Reads, *, known: bool) -> QueryBatch:
+    def _batch(self, rows: np.ndarray, reads: Reads, *, known: bool) -> QueryBatch:
         features, columns = self.features, self.features.columns
         context = {name: values[rows] for name, values in columns.items() if name.startswith("context.")}
         blocks = features.pipeline.query(features.dictionaries.raw(context), columns["time_ms"][rows], reads)
@@ -157,15 +157,15 @@ def by_network(module: torch.nn.Module | ContentModule) -> Scores:
     videos, catalogue = module.features.videos, torch.from_numpy(module.embeddings())
 
     @torch.no_grad()
-    def scores(asked: QueryBatch) -> np.ndarray:
-        inputs = joined(asked.inputs, {}, videos, np.zeros(0, np.int64), np.zeros(0, np.int64))
+    def scores(requests: QueryBatch) -> np.ndarray:
+        inputs = joined(requests.inputs, {}, videos, np.zeros(0, np.int64), np.zeros(0, np.int64))
         query = module.network.query({name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in inputs.items() if v.size})
         return (query @ catalogue.T).numpy()
 
     return scores
 
 
-def floors(log: Log, features: FeatureSet) -> dict[str, Scores]:
+def baselines(log: Log, features: FeatureSet) -> dict[str, Scores]:
     """Latest uploads; long views known before the request, at a half-life of a day; chance."""
     upload_ms, first = np.nan_to_num(np.array(features.catalogue.upload_ms)), log.time_ms.min()
     long = np.flatnonzero(features.columns["targets"][:, TARGETS.index("long_view")] > 0)
@@ -173,32 +173,32 @@ def floors(log: Log, features: FeatureSet) -> dict[str, Scores]:
     known_at, videos = log.known_at[long], log.video_rows[long]
     weights = np.exp2((known_at - first) / DAY_MS)  # all decay alike, so that the order at any time is that of these sums
 
-    def popular(asked: QueryBatch) -> np.ndarray:
-        ends = np.searchsorted(known_at, asked.time_ms)  # strictly before
-        sums, found = np.bincount(videos[: ends[0]], weights[: ends[0]], len(upload_ms)), []
+    def popular(requests: QueryBatch) -> np.ndarray:
+        ends = np.searchsorted(known_at, requests.time_ms)  # strictly before
+        sums, result = np.bincount(videos[: ends[0]], weights[: ends[0]], len(upload_ms)), []
         for begin, end in zip(np.append(ends[0], ends[:-1]), ends, strict=True):
             sums += np.bincount(videos[begin:end], weights[begin:end], len(upload_ms))
-            found.append(sums.copy())
-        return np.stack(found)
+            result.append(sums.copy())
+        return np.stack(result)
 
     return {
-        "fresh": lambda asked: np.broadcast_to(upload_ms, (len(asked.rows), len(upload_ms))),
+        "fresh": lambda requests: np.broadcast_to(upload_ms, (len(requests.rows), len(upload_ms))),
         "recent popular": popular,
-        "random": lambda asked: np.zeros((len(asked.rows), len(upload_ms))),
+        "random": lambda requests: np.zeros((len(requests.rows), len(upload_ms))),
     }
 
 
-def recall(scores: Scores, asked: QueryBatch, upload_ms: np.ndarray) -> float:
+def recall(scores: Scores, requests: QueryBatch, upload_ms: np.ndarray) -> float:
     """Expected share of the targets among the first K of their requests."""
     hits = []
-    for part in asked.chunks():
-        found, every = np.array(scores(part), np.float64), np.arange(len(part.rows))
+    for part in requests.chunks():
+        result, every = np.array(scores(part), np.float64), np.arange(len(part.rows))
         watched = part.inputs["history_rows"]
-        found[upload_ms > part.time_ms[:, None]] = -np.inf
-        own = found[every, part.videos]
-        found[np.broadcast_to(every[:, None], watched.shape)[watched >= 0], watched[watched >= 0]] = -np.inf
-        found[every, part.videos] = own  # somebody who watches it again had reason to
-        above, even = (found > own[:, None]).sum(1), (found == own[:, None]).sum(1)
+        result[upload_ms > part.time_ms[:, None]] = -np.inf
+        target_scores = result[every, part.videos]
+        result[np.broadcast_to(every[:, None], watched.shape)[watched >= 0], watched[watched >= 0]] = -np.inf
+        result[every, part.videos] = target_scores  # somebody who watches it again had reason to
+        above, even = (result > target_scores[:, None]).sum(1), (result == target_scores[:, None]).sum(1)
         hits.append(np.clip((K - above) / even, 0.0, 1.0))
     return float(np.concatenate(hits).mean())
 
@@ -217,23 +217,24 @@ def measure(config: DictConfig, stored: StoredTables, features: FeatureSet, opti
     some = evenly(rows[columns["history_len"][rows] >= max(WATCHES)], options.targets)
     groups = {f"watches {n}": viewers.cut(some, n) for n in WATCHES} | {"watches all": viewers.whole(some)}
     groups |= {name: viewers.whole(evenly(part, options.targets)) for name, part in (("under 24h", new), ("any age", rows))}
-    models, fits = floors(viewers.log, features), {}
+    models, fits = baselines(viewers.log, features), {}
     models["content"] = by_network(instantiate(config.model.cold.module)(features=features))
     for name, hidden in HIDDEN.items():
         module, fits[name] = trained(config, without(features, hidden))
         models[name] = by_network(module)
         print(f"{name} {rounded(fits[name], 4)}", file=sys.stderr)
-    found = {
-        group: {name: recall(scores, asked, upload_ms) for name, scores in models.items()} for group, asked in groups.items()
+    result = {
+        group: {name: recall(scores, requests, upload_ms) for name, scores in models.items()}
+        for group, requests in groups.items()
     }
-    for group, of_model in found.items():
+    for group, of_model in result.items():
         print(group, len(groups[group].rows), rounded(of_model, 4), file=sys.stderr)
     return {
         "recall@500": {
-            "by_video_age": {name: found[name] for name in ("under 24h", "any age")},
-            "by_watches": {str(n): found[f"watches {n}"] for n in (*WATCHES, "all")},
+            "by_video_age": {name: result[name] for name in ("under 24h", "any age")},
+            "by_watches": {str(n): result[f"watches {n}"] for n in (*WATCHES, "all")},
         },
-        "targets": {group: len(asked.rows) for group, asked in groups.items()},
+        "targets": {group: len(requests.rows) for group, requests in groups.items()},
         "new_share": len(new) / len(rows),
         "fits": fits,
     }
@@ -263,8 +264,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = (options.work or Path(temporary)) / "-".join(map(str, world.values()))
         stored, features = built(config, folder)
-        found = measure(config, stored, features, options)
-    print(json.dumps(rounded({**world, "held_out": options.held_out, "regime": "streaming", **found}, 5)))
+        result = measure(config, stored, features, options)
+    print(json.dumps(rounded({**world, "held_out": options.held_out, "regime": "streaming", **result}, 5)))
 
 
 if __name__ == "__main__":

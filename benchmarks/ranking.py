@@ -83,22 +83,22 @@ def figures(label: np.ndarray, score: np.ndarray, users: np.ndarray) -> dict[str
     }
 
 
-def floors_of(features: FeatureSet, rows: np.ndarray) -> dict[str, np.ndarray]:
+def baselines_of(features: FeatureSet, rows: np.ndarray) -> dict[str, np.ndarray]:
     """Scores without a model: nothing, and the smoothed long-view rate of the video, its creator and the viewer."""
     state, columns = features.pipeline.schema.state, features.columns
     slowest = len(state.half_lives_h)
-    places = [state.counts.index(name) * slowest + slowest - 1 for name in ("impression", "long_view")]
+    slots = [state.counts.index(name) * slowest + slowest - 1 for name in ("impression", "long_view")]
     mean = float(columns["targets"][features.rows("train"), LONG_VIEW].mean())
     counters = {
         "video": columns["candidate"][rows, 0],
         "creator": columns["candidate"][rows, 1],
         "viewer": columns["user"][rows],
     }
-    found = {"constant": np.full(len(rows), mean)}
+    result = {"constant": np.full(len(rows), mean)}
     for name, values in counters.items():
-        shown, long = values[:, places].astype(float).T
-        found[f"{name}_rate"] = np.clip((long + PRIOR * mean) / (shown + PRIOR), 0.0, 1.0)
-    return found
+        shown, long = values[:, slots].astype(float).T
+        result[f"{name}_rate"] = np.clip((long + PRIOR * mean) / (shown + PRIOR), 0.0, 1.0)
+    return result
 
 
 class Resampled:
@@ -112,21 +112,21 @@ class Resampled:
     def auc(self, score: np.ndarray) -> np.ndarray:
         """AUC (R,) with rows weighed by how often their viewer was drawn; nan where these have one label."""
         order = np.argsort(score, kind="stable")
-        place = np.concatenate([[0], np.cumsum(np.diff(score[order]) > 0)])
-        viewers, positive, found = self.viewers[order], self.label[order], []
+        rank = np.concatenate([[0], np.cumsum(np.diff(score[order]) > 0)])
+        viewers, positive, result = self.viewers[order], self.label[order], []
         for drawn in self.drawn:
             weight = drawn[viewers]
-            above, below = (np.bincount(place, weight * side) for side in (positive, ~positive))
-            found.append((above @ (np.cumsum(below) - below / 2), above.sum() * below.sum()))
-        return _ratio(*np.array(found).T)
+            above, below = (np.bincount(rank, weight * side) for side in (positive, ~positive))
+            result.append((above @ (np.cumsum(below) - below / 2), above.sum() * below.sum()))
+        return _ratio(*np.array(result).T)
 
     def gauc(self, score: np.ndarray) -> np.ndarray:
-        own = np.zeros(self.drawn.shape[1])
+        viewer_auc = np.zeros(self.drawn.shape[1])
         order = np.lexsort((score, self.viewers))
         for rows in np.split(order, np.flatnonzero(np.diff(self.viewers[order])) + 1):
-            own[self.viewers[rows[0]]] = metrics.auc(self.label[rows], score[rows])
-        weights = np.where(np.isfinite(own), np.bincount(self.viewers, self.label), 0.0)
-        return _ratio(self.drawn @ (weights * np.nan_to_num(own)), self.drawn @ weights)
+            viewer_auc[self.viewers[rows[0]]] = metrics.auc(self.label[rows], score[rows])
+        weights = np.where(np.isfinite(viewer_auc), np.bincount(self.viewers, self.label), 0.0)
+        return _ratio(self.drawn @ (weights * np.nan_to_num(viewer_auc)), self.drawn @ weights)
 
 
 def _ratio(over: np.ndarray, under: np.ndarray) -> np.ndarray:
@@ -136,13 +136,13 @@ def _ratio(over: np.ndarray, under: np.ndarray) -> np.ndarray:
 def over(resampled: Resampled, better: list[np.ndarray], other: list[np.ndarray]) -> dict[str, list[float]]:
     """By how much scores exceed others, one pair a seed: mean over the resamples that have the figure, and the ends of the
     middle 95%; nan where none has."""
-    found = {}
+    result = {}
     for name in ("auc", "gauc"):
         figure = getattr(resampled, name)
         gains = np.mean([figure(a) - figure(b) for a, b in zip(better, other, strict=True)], axis=0)
         gains = gains[np.isfinite(gains)] if np.isfinite(gains).any() else np.array([np.nan])
-        found[name] = [round(float(value), 5) for value in (gains.mean(), *np.quantile(gains, [0.025, 0.975]))]
-    return found
+        result[name] = [round(float(value), 5) for value in (gains.mean(), *np.quantile(gains, [0.025, 0.975]))]
+    return result
 
 
 def keys_of(stored: StoredTables, features: FeatureSet, rows: np.ndarray) -> pl.DataFrame:
@@ -179,11 +179,11 @@ def measure(configs: Mapping[str, DictConfig], stored: StoredTables, features: F
         if options.predictions:
             options.predictions.mkdir(parents=True, exist_ok=True)
             keys.with_columns(score=np.mean(scores[name], axis=0)).write_parquet(options.predictions / f"{name}.parquet")
-    floors = {name: figures(label, score, users) for name, score in floors_of(features, rows).items()}
-    found = {"models": models, "floors": floors, "held_out": options.held_out, "rows": len(rows)}
+    baselines = {name: figures(label, score, users) for name, score in baselines_of(features, rows).items()}
+    result = {"models": models, "floors": baselines, "held_out": options.held_out, "rows": len(rows)}
     if {"ranker", "xgboost"} <= scores.keys():
-        found["over_xgboost"] = over(Resampled(label, users), scores["ranker"], scores["xgboost"])
-    return metrics.rounded(found, 5)
+        result["over_xgboost"] = over(Resampled(label, users), scores["ranker"], scores["xgboost"])
+    return metrics.rounded(result, 5)
 
 
 def options_of(words: list[str] | None = None) -> argparse.Namespace:
@@ -209,8 +209,8 @@ def main() -> None:
         work = options.work or Path(temporary)
         first = next(iter(configs.values()))
         stored, features = build(first, work, options.valid_start, options.test_start)
-        found = measure(configs, stored, features, options)
-    print(json.dumps(found))
+        result = measure(configs, stored, features, options)
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

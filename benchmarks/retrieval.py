@@ -49,8 +49,8 @@ class EpochClock(lightning.Callback):
         self.seconds.append(time.perf_counter() - self._began)
 
     def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        found = {name: round(float(value), 4) for name, value in trainer.callback_metrics.items()}
-        print(f"epoch {trainer.current_epoch} {self.seconds[-1]:.2f} s {found}", file=sys.stderr)
+        result = {name: round(float(value), 4) for name, value in trainer.callback_metrics.items()}
+        print(f"epoch {trainer.current_epoch} {self.seconds[-1]:.2f} s {result}", file=sys.stderr)
 
 
 def read(path: str) -> tuple[Histories, pl.Series]:
@@ -84,7 +84,7 @@ def recent(histories: Histories) -> np.ndarray:
     return np.bincount(histories.rows, 0.5**before, minlength=histories.videos)
 
 
-def floors_of(recipe: DictConfig, train: Histories) -> dict[str, CatalogueScorer]:
+def baselines_of(recipe: DictConfig, train: Histories) -> dict[str, CatalogueScorer]:
     return {
         "popular": constant(train.counts.astype(float)),
         "recent": constant(recent(train)),
@@ -111,35 +111,35 @@ def measure(config: DictConfig, histories: Histories, ids: pl.Series, *, held_ou
     began = time.perf_counter()
     module, clock = fit(config, split)
     train_s = time.perf_counter() - began
-    floors = floors_of(recipe, split.train)
-    sources = {name: in_logs(floors[name], recipe.merge.floor) for name in ("popular", "transitions", "graph")}
+    baselines = baselines_of(recipe, split.train)
+    sources = {name: in_logs(baselines[name], recipe.merge.floor) for name in ("popular", "transitions", "graph")}
     sources["towers"] = module.scores
     pool = pooled(sources, split.train, split.viewers, named=recipe.merge.named)
     weights = chosen(pool, split.valid, grid=list(recipe.merge.grid), rounds=recipe.merge.rounds, k=K)
     asking, wanted = (split.before_test, split.test) if held_out == "test" else (split.train, split.valid)
     if held_out == "test":
         pool = pooled(sources, asking, split.viewers, named=recipe.merge.named)
-    ranked = {name: best(scorer, asking, split.viewers, K) for name, scorer in {"towers": module.scores, **floors}.items()}
+    ranked = {name: best(scorer, asking, split.viewers, K) for name, scorer in {"towers": module.scores, **baselines}.items()}
     ranked["merged"] = pool.ranked(weights, K)
     if out:
         predictions(ids, split.viewers, {name: ranked[name] for name in ("towers", "merged")}).write_parquet(out)
-    found = figures(ranked["towers"], wanted) | figures(ranked["merged"], wanted, "merged_")
-    found |= {"train_s": train_s, "epoch_s": float(np.median(clock.seconds)), "epochs": len(clock.seconds)}
-    found |= {"floors": {name: figures(ranked[name], wanted) for name in floors}, "weights": weights}
-    found["over_strongest_floor"] = over_strongest(ranked, floors, wanted, seed=config.seed)
-    return found | {"run_s": time.perf_counter() - began, "held_out": held_out, "seed": config.seed}
+    result = figures(ranked["towers"], wanted) | figures(ranked["merged"], wanted, "merged_")
+    result |= {"train_s": train_s, "epoch_s": float(np.median(clock.seconds)), "epochs": len(clock.seconds)}
+    result |= {"floors": {name: figures(ranked[name], wanted) for name in baselines}, "weights": weights}
+    result["over_strongest_floor"] = over_strongest(ranked, baselines, wanted, seed=config.seed)
+    return result | {"run_s": time.perf_counter() - began, "held_out": held_out, "seed": config.seed}
 
 
 def over_strongest(
-    ranked: Mapping[str, np.ndarray], floors: Mapping[str, CatalogueScorer], wanted: np.ndarray, *, seed: int
+    ranked: Mapping[str, np.ndarray], baselines: Mapping[str, CatalogueScorer], wanted: np.ndarray, *, seed: int
 ) -> dict:
     """How far towers and merge lie over the floor with the best NDCG: 95% intervals over viewers."""
-    strongest = max(floors, key=lambda name: gains(ranked[name], wanted)[1].mean())
-    found: dict = {"floor": strongest}
+    strongest = max(baselines, key=lambda name: gains(ranked[name], wanted)[1].mean())
+    result: dict = {"floor": strongest}
     for name in ("towers", "merged"):
         pairs = zip(("recall", "ndcg"), gains(ranked[name], wanted), gains(ranked[strongest], wanted), strict=True)
-        found[name] = {f"{metric}@{K}": list(interval(mine - floor, seed=seed)) for metric, mine, floor in pairs}
-    return found
+        result[name] = {f"{metric}@{K}": list(interval(improved - baseline, seed=seed)) for metric, improved, baseline in pairs}
+    return result
 
 
 @exits_on(ValueError)
@@ -154,8 +154,8 @@ def main() -> None:
     config = composed(["retrieval=sequences", f"seed={options.seed}", *options.overrides])
     warnings.filterwarnings("ignore", message=".*(does not have many workers|IterableDataset|treespec, LeafSpec).*")
     histories, ids = read(options.sequences)
-    found = measure(config, histories, ids, held_out=options.held_out, out=options.predictions)
-    print(json.dumps(rounded(found, 5)))
+    result = measure(config, histories, ids, held_out=options.held_out, out=options.predictions)
+    print(json.dumps(rounded(result, 5)))
 
 
 if __name__ == "__main__":

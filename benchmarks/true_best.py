@@ -60,8 +60,8 @@ def rates(recommender: Recommender, rows: np.ndarray) -> np.ndarray:
     return (videos[rows, long] + PRIOR * mean) / (videos[rows, shown] + PRIOR)
 
 
-def rankings(recommender: Recommender, request: Request, rows: np.ndarray, floors: Rankings) -> Rankings:
-    """Scores (C,) of the candidates `rows`, a ranking each. What a floor does not name stands behind all that it names."""
+def rankings(recommender: Recommender, request: Request, rows: np.ndarray, baselines: Rankings) -> Rankings:
+    """Score the candidates `rows` (C,) per ranking. Videos that a baseline omits rank behind all it lists."""
     predictions = recommender.score(request, rows)
     found = {
         "ranker": predictions[:, LONG_VIEW],
@@ -69,7 +69,7 @@ def rankings(recommender: Recommender, request: Request, rows: np.ndarray, floor
         "retrieval": -np.arange(len(rows)),
         "video_rate": rates(recommender, rows),
     }
-    for name, named in floors.items():
+    for name, named in baselines.items():
         place = np.full(len(recommender.release.catalogue), len(recommender.release.catalogue))
         place[named] = np.arange(len(named))
         found[name] = -place[rows]
@@ -92,12 +92,12 @@ def main() -> None:
     with replay.opened(tables, split) as (recommender, requests):
         baselines = Baselines(release, recommender.store, depth=everything)
         for request, _ in islice(requests, 0, None, step):
-            floors, viewer = baselines.rank(request), release.user_ids.rows([request.user_id])
+            lists, viewer = baselines.rank(request), release.user_ids.rows([request.user_id])
             retrieved = recommender.retrieve(request, CANDIDATES).rows[:CANDIDATES]
-            for way, rows in {"retrieved": retrieved, "drawn": floors["random"][:CANDIDATES]}.items():
+            for way, rows in {"retrieved": retrieved, "drawn": lists["random"][:CANDIDATES]}.items():
                 truth = world.truth(viewer, rows, np.array([request.as_of_ms]))
                 known = truth.probability["long_view"], truth.watch_ms / 1000.0
-                for name, score in rankings(recommender, request, rows, floors).items():
+                for name, score in rankings(recommender, request, rows, lists).items():
                     found[way].setdefault(name, []).append(found_by(score, *known))
     count = len(found["drawn"]["ranker"])
     told = {way: {name: summary(each) for name, each in named.items()} for way, named in found.items()}

@@ -5,7 +5,7 @@ from datetime import date
 import numpy as np
 import polars as pl
 import pytest
-from benchmarks.ranking import Resampled, floors_of, options_of, over, split_by
+from benchmarks.ranking import Resampled, baselines_of, options_of, over, split_by
 from benchmarks.true_best import found_by
 
 from watchnext import metrics
@@ -64,9 +64,9 @@ def test_the_true_best_that_are_found_are_expected_over_ties():
     assert found_by(long_view, long_view, watch_s) == pytest.approx((1.0, long_view[:10].mean(), 4.5))
 
 
-def test_floors_are_probabilities(world_features):
+def test_baselines_are_probabilities(world_features):
     rows = world_features.rows("test")
-    found = floors_of(world_features, rows)
+    found = baselines_of(world_features, rows)
     assert list(found) == ["constant", "video_rate", "creator_rate", "viewer_rate"]
     for score in found.values():
         assert score.shape == rows.shape

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from benchmarks.cold_start import K, QueryBatch, Viewers, floors, recall
+from benchmarks.cold_start import K, QueryBatch, Viewers, baselines, recall
 
 from watchnext.data.storage import StoredTables
 
@@ -34,9 +34,9 @@ def test_a_cut_viewer_has_the_last_watches_and_no_name(watches, viewers, world_f
         assert (cut.inputs["query_values"][:, of_viewer] == newcomer[:, of_viewer]).all()
 
 
-def test_the_popularity_floor_knows_what_was_known(viewers, world_features):
+def test_the_popularity_baseline_knows_what_was_known(viewers, world_features):
     rows = world_features.rows("test")[ROWS]
-    found = floors(viewers.log, world_features)["recent popular"](viewers.whole(rows))
+    found = baselines(viewers.log, world_features)["recent popular"](viewers.whole(rows))
     log, long = viewers.log, world_features.columns["targets"][:, 1] > 0
     for place, row in enumerate(rows):
         known = long & (log.known_at < log.time_ms[row])
