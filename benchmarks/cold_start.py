@@ -10,7 +10,7 @@ share of targets among its first 500, ties broken by chance, in expectation.
                   surface and hour stay
 
 Models: the preset of `model=` (two_tower), trained on the same days by the same settings as it is ("towers"), without content
-vectors, and without vectors and tags; `content`, which learns nothing; and floors. `key=value` words override conf/, e.g.
+vectors, and without vectors and tags; `content`, which learns nothing; and baselines. `key=value` words override conf/, e.g.
 `model.module.learning_rate=0.001`. `--held-out valid` is for choosing settings. The last line is one JSON object.
 """
 
@@ -55,7 +55,7 @@ Inputs = dict[str, np.ndarray]
 
 
 def built(config: DictConfig, folder: Path) -> tuple[StoredTables, FeatureSet]:
-    """The world's tables and features in `folder`; those that are there stay."""
+    """Build the world's tables and features in `folder`, unless they exist."""
     schema = FeatureSchema.load(Path(f"conf/features/{config.data.features}.yaml"))
     if not (folder / "features" / "report.json").exists():
         write_stage(instantiate(config.data.loader), schema, folder / "tables")
@@ -65,12 +65,12 @@ def built(config: DictConfig, folder: Path) -> tuple[StoredTables, FeatureSet]:
 
 
 def without(features: FeatureSet, hidden: tuple[str, ...]) -> FeatureSet:
-    """The same with some blocks of the videos at zero, in the catalogue and in histories."""
+    """Set video input blocks to zero, in the catalogue and in histories."""
     return replace(features, videos=features.videos | {name: np.zeros_like(features.videos[name]) for name in hidden})
 
 
 def trained(config: DictConfig, features: FeatureSet) -> tuple[torch.nn.Module, dict]:
-    """A fitted module, and what there is to tell of the fit."""
+    """Fit a module; return it with time and metrics of the fit."""
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     module, best = instantiate(config.model.module)(features=features), instantiate(config.model.best)
     trainer = instantiate(config.trainer, callbacks=[best], logger=False, enable_progress_bar=False)
@@ -80,12 +80,12 @@ def trained(config: DictConfig, features: FeatureSet) -> tuple[torch.nn.Module, 
     return module, {"cpu_s": time.process_time() - began, "epoch": best.epoch, "valid_recall@100": best.best}
 
 
-# ---- who asks ------------------------------------------------------------------------------------------------------------
+# ---- requests ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class QueryBatch:
-    """Targets (n,): rows of the log in time order, when they were asked for, and the viewers' inputs."""
+    """Targets (n,): log rows in time order, request times, and the viewers' inputs."""
 
     rows: np.ndarray
     time_ms: np.ndarray
@@ -100,7 +100,7 @@ class QueryBatch:
 
 
 class Viewers:
-    """What viewers' requests see of the log, whole or cut."""
+    """Requests of viewers with the whole log or a truncated one."""
 
     def __init__(self, stored: StoredTables, features: FeatureSet) -> None:
         self.features, schema = features, features.pipeline.schema
@@ -115,7 +115,7 @@ class Viewers:
         return self._batch(rows, self.features.reads(rows), known=True)
 
     def cut(self, rows: np.ndarray, watches: int) -> QueryBatch:
-        """Their logs cut to the last `watches` watches and the skips among them, their ids unknown."""
+        """Truncate logs to the last `watches` watches and the skips among them, with unknown viewer ids."""
         kept = [self._last(row, watches) for row in rows]
         chosen = np.concatenate([*kept, rows])
         of = np.concatenate([np.repeat(np.arange(len(rows)), [len(part) for part in kept]), np.arange(len(rows))])
@@ -127,7 +127,7 @@ class Viewers:
         return self._batch(rows, Reads(*(values[-len(rows) :] for values in vars(reads).values())), known=False)
 
     def _last(self, row: int, watches: int) -> np.ndarray:
-        """Rows of a viewer's last watches known before the request of `row`, and of what was skipped since the first one."""
+        """Return rows of a viewer's last watches known before the request of `row`, and of skips since the first of them."""
         user, log = self.log.user_rows[row], self.log
         viewer_rows = self._order[self._starts[user] : self._starts[user + 1]]
         viewer_rows = viewer_rows[: np.searchsorted(log.known_at[viewer_rows], log.time_ms[row])]
@@ -166,12 +166,12 @@ def by_network(module: torch.nn.Module | ContentModule) -> Scores:
 
 
 def baselines(log: Log, features: FeatureSet) -> dict[str, Scores]:
-    """Latest uploads; long views known before the request, at a half-life of a day; chance."""
+    """Return the baselines: latest uploads; recent long views with a half-life of a day; random."""
     upload_ms, first = np.nan_to_num(np.array(features.catalogue.upload_ms)), log.time_ms.min()
     long = np.flatnonzero(features.columns["targets"][:, TARGETS.index("long_view")] > 0)
     long = long[np.argsort(log.known_at[long], kind="stable")]
     known_at, videos = log.known_at[long], log.video_rows[long]
-    weights = np.exp2((known_at - first) / DAY_MS)  # all decay alike, so that the order at any time is that of these sums
+    weights = np.exp2((known_at - first) / DAY_MS)  # equal decay: the order of these sums holds at any time
 
     def popular(requests: QueryBatch) -> np.ndarray:
         ends = np.searchsorted(known_at, requests.time_ms)  # strictly before
@@ -189,7 +189,7 @@ def baselines(log: Log, features: FeatureSet) -> dict[str, Scores]:
 
 
 def recall(scores: Scores, requests: QueryBatch, upload_ms: np.ndarray) -> float:
-    """Expected share of the targets among the first K of their requests."""
+    """Compute the expected share of targets among the first K of their requests."""
     hits = []
     for part in requests.chunks():
         result, every = np.array(scores(part), np.float64), np.arange(len(part.rows))
@@ -197,7 +197,7 @@ def recall(scores: Scores, requests: QueryBatch, upload_ms: np.ndarray) -> float
         result[upload_ms > part.time_ms[:, None]] = -np.inf
         target_scores = result[every, part.videos]
         result[np.broadcast_to(every[:, None], watched.shape)[watched >= 0], watched[watched >= 0]] = -np.inf
-        result[every, part.videos] = target_scores  # somebody who watches it again had reason to
+        result[every, part.videos] = target_scores  # a rewatched target stays eligible
         above, even = (result > target_scores[:, None]).sum(1), (result == target_scores[:, None]).sum(1)
         hits.append(np.clip((K - above) / even, 0.0, 1.0))
     return float(np.concatenate(hits).mean())

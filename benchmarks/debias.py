@@ -1,4 +1,5 @@
-"""Is what is learned nearer the truth? `python -m benchmarks.debias [--users N --videos N --days N] [key=value ...]`
+"""Compare debiased training with the simulated truth: `python -m benchmarks.debias [--users N --videos N --days N] [key=value
+...]`
 
 A simulated log in which viewers stop looking down a slate after what they liked (position law `cascade`), and whose policy
 shows what is popular. The network of conf/model/mlp.yaml learns long views plainly, with the position as an input of training,
@@ -51,7 +52,7 @@ def against(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
 
 
 def slates(world: World, requests: int, seed: int) -> tuple[np.ndarray, ...]:
-    """Slates of ten random videos, the popular ones first: features (N, 3), position, what was watched long, and the truth."""
+    """Simulate slates of ten random videos, popular first: features (N, 3), positions, long views, and the truth."""
     random, start = np.random.default_rng(seed), world.start_ms + 2 * DAY_MS
     users = random.integers(0, len(world.viewers), requests)
     uploaded = np.flatnonzero(world.catalogue["upload_ms"] < start)
@@ -71,7 +72,7 @@ def slates(world: World, requests: int, seed: int) -> tuple[np.ndarray, ...]:
 
 
 def placed(world: World, requests: int, seeds: int) -> dict[str, dict[str, float]]:
-    """A small network of such slates without and with a tower for the position, against the truth of others."""
+    """Train a small network on such slates with and without a position tower; compare with the truth of other slates."""
     features, position, label, _ = slates(world, requests, seed=0)
     fresh, _, _, truth = slates(world, 500, seed=1)
     mean, deviation = features.mean(0), features.std(0)

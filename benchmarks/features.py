@@ -51,7 +51,7 @@ def write_log(folder: Path, impressions: int, seed: int) -> None:
 
 
 def whole(tables: Tables, schema: FeatureSchema) -> Tables:
-    """Their columns as every log's are after reading: all that the schema and `data/tables.py` name, null where made up."""
+    """Complete the columns as a loader does: all columns of the schema and `data/tables.py`, null if synthesised."""
     frames, faults, _ = sound_columns(tables, schema)
     if faults:
         raise DataError("\n".join(fault.message for fault in faults))
@@ -105,7 +105,7 @@ def videos_of(count: int, random: np.random.Generator) -> pl.DataFrame:
 
 
 def build(folder: Path, out: Path, schema: FeatureSchema) -> float:
-    """Seconds that it took."""
+    """Build the features and return the seconds taken."""
     builder = FeatureBuilder(schema=schema, labels=Labels(), utc_offset_h=0, regime="streaming", min_count=5)
     began = time.perf_counter()
     builder.build(StoredTables.open(folder), TimeSplit(valid_days=1, test_days=1), out)
@@ -122,7 +122,7 @@ def updates(layout, viewers, items, video_rows, tags, amounts):
 
 
 def update_us(schema: FeatureSchema, events: int = 200_000) -> float:
-    """Microseconds of compute that one event takes in the fold, over more records than a cache holds, four tags a video."""
+    """Measure the microseconds per event in the fold, over more records than a cache holds, with four tags per video."""
     layout, random = Layout.of(schema.state), np.random.default_rng(0)
     viewers, items = np.zeros((20_000, layout.viewer)), np.zeros((100_000, layout.item))
     tags = random.integers(0, 40, (len(items), 4)).astype(np.int32)

@@ -46,7 +46,7 @@ NETWORK = {"embedding": 16, "interest": "null", "cross_layers": 3, "rank": 64, "
 
 
 def schema() -> FeatureSchema:
-    """78 categorical fields, and as little state as there can be."""
+    """Declare 78 categorical fields and a minimal state."""
     fields = {"user_id": "user", "video_id": "video", "surface": "context"}
     fields |= {f"{entity}_{place}": entity for entity, count in ATTRIBUTES.items() for place in range(count)}
     features = {name: {"kind": "categorical", "entity": entity} for name, entity in fields.items()}
@@ -56,7 +56,7 @@ def schema() -> FeatureSchema:
 
 
 def with_attributes(frame: pl.DataFrame, entity: str, random: np.random.Generator) -> pl.DataFrame:
-    """Every attribute with few values that are frequent and many that are rare."""
+    """Add attributes with few frequent and many rare values."""
     sizes = np.geomspace(*VALUES, ATTRIBUTES[entity]).astype(np.int64)
     return frame.with_columns(
         pl.Series(f"{entity}_{place}", (size * random.random(len(frame)) ** 2).astype(np.int64))
@@ -65,7 +65,7 @@ def with_attributes(frame: pl.DataFrame, entity: str, random: np.random.Generato
 
 
 def built(folder: Path, *, impressions: int, seed: int) -> FeatureSet:
-    """A world's log with attributes, through the feature stage."""
+    """Build features of a simulated log with attributes."""
     random, size = np.random.default_rng(seed), max(impressions // 10, 100)
     log = World(users=size, videos=size, days=4, impressions_per_user_day=2.5, seed=seed).log()
     frames = {"user": log.users, "video": log.videos, "context": log.impressions}
@@ -85,7 +85,7 @@ class RowClock(lightning.Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: RankingModule, outputs: object, batch: Mapping, _: int
     ) -> None:
-        """The next batch is fetched after this, so a step here is fetching and training."""
+        """Count a step as fetching plus training, because the next batch is fetched after this call."""
         done = trainer.global_step
         if WARM < done <= self.last:
             self.rows += len(batch["targets"])
@@ -99,7 +99,7 @@ class RowClock(lightning.Callback):
         self.profiler.stop()
 
     def shares(self) -> dict[str, float]:
-        """Of the processor's time under the profiler."""
+        """Return the largest shares of profiled processor time."""
         events = self.profiler.key_averages()
         whole = sum(event.self_cpu_time_total for event in events)
         return {event.key: event.self_cpu_time_total / whole
@@ -116,7 +116,7 @@ def fit(features: FeatureSet, overrides: list[str], *, steps: int, seed: int) ->
 
 
 def input_ms(module: RankingModule, *, batches: int, seed: int) -> float:
-    """A batch, read and encoded and nothing else."""
+    """Measure reading and encoding of one batch."""
     began, loader = time.perf_counter(), iter(module.loader("train", seed=seed))
     for _ in range(batches):
         next(loader)

@@ -1,4 +1,5 @@
-"""Every ranker on KuaiRand: `python -m benchmarks.ranking --root DIR --valid-start DAY --test-start DAY [--predictions DIR]`.
+"""Benchmark every ranker on KuaiRand: `python -m benchmarks.ranking --root DIR --valid-start DAY --test-start DAY
+[--predictions DIR]`.
 
 From the published files through loader, validation, tables, the feature stage (streaming state) and every preset of conf/model
 that ranks; `key=value` words override conf/. Days are the log's own `date`. Figures are of `long_view` on the test days, by
@@ -41,12 +42,12 @@ from watchnext.types import TARGETS
 
 LONG_VIEW = TARGETS.index("long_view")
 MODELS = ("logistic_regression", "factorization_machine", "mlp", "dcn", "mlp_no_history", "xgboost", "ranker")
-VARIANTS = ("dcn_transformer", "dcn_mmoe", "dcn_ple")  # of dcn, for those who ask
+VARIANTS = ("dcn_transformer", "dcn_mmoe", "dcn_ple")  # variants of dcn, on request
 RESAMPLES = 1000
 
 
 def split_by(days: pl.Series, valid_start: date, test_start: date) -> TimeSplit:
-    """The split whose validation and test days begin at these dates. Raises DataError where a part would be empty."""
+    """Split at the given first validation and test days. Raises DataError if a part would be empty."""
     first, last = days.min(), days.max()
     if not first < valid_start < test_start <= last:
         raise DataError(f"the log spans {first} to {last}; expected first day < --valid-start < --test-start <= last day")
@@ -54,7 +55,7 @@ def split_by(days: pl.Series, valid_start: date, test_start: date) -> TimeSplit:
 
 
 def build(config: DictConfig, work: Path, valid_start: date, test_start: date) -> tuple[StoredTables, FeatureSet]:
-    """The log's tables and features below `work`."""
+    """Build the log's tables and features below `work`."""
     schema = FeatureSchema.load(f"conf/features/{config.data.features}.yaml")
     tables = validate(instantiate(config.data.loader).read().tables, schema).tables
     split = split_by(tables.impressions["day"].cast(pl.Date), valid_start, test_start)
@@ -65,7 +66,7 @@ def build(config: DictConfig, work: Path, valid_start: date, test_start: date) -
 
 
 def trained(config: DictConfig, features: FeatureSet, seed: int) -> torch.nn.Module:
-    """The fitted network, trees or ensemble of one preset."""
+    """Fit one preset and return its network, trees or ensemble."""
     module = fitted(features=features, seed=seed, **training_of(config))
     for name, value in getattr(module, "figures", {}).items():
         if name.endswith("long_view"):
@@ -84,7 +85,7 @@ def figures(label: np.ndarray, score: np.ndarray, users: np.ndarray) -> dict[str
 
 
 def baselines_of(features: FeatureSet, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """Scores without a model: nothing, and the smoothed long-view rate of the video, its creator and the viewer."""
+    """Score without a model: constant, and smoothed long-view rates of video, creator and viewer."""
     state, columns = features.pipeline.schema.state, features.columns
     slowest = len(state.half_lives_h)
     slots = [state.counts.index(name) * slowest + slowest - 1 for name in ("impression", "long_view")]
@@ -102,7 +103,7 @@ def baselines_of(features: FeatureSet, rows: np.ndarray) -> dict[str, np.ndarray
 
 
 class Resampled:
-    """Figures of scores under resamples of viewers, the same ones for every score: `drawn` (R, viewers) says how often."""
+    """Metrics under bootstrap resamples of viewers, shared by all scores; `drawn` (R, viewers) are counts."""
 
     def __init__(self, label: np.ndarray, users: np.ndarray, *, seed: int = 0) -> None:
         self.label, (names, self.viewers) = label > 0, np.unique(users, return_inverse=True)
@@ -110,7 +111,7 @@ class Resampled:
         self.drawn = random.multinomial(len(names), np.full(len(names), 1 / len(names)), RESAMPLES).astype(np.float64)
 
     def auc(self, score: np.ndarray) -> np.ndarray:
-        """AUC (R,) with rows weighed by how often their viewer was drawn; nan where these have one label."""
+        """Compute AUC (R,) with rows weighted by the count of their viewer; nan for a single label."""
         order = np.argsort(score, kind="stable")
         rank = np.concatenate([[0], np.cumsum(np.diff(score[order]) > 0)])
         viewers, positive, result = self.viewers[order], self.label[order], []
@@ -134,8 +135,7 @@ def _ratio(over: np.ndarray, under: np.ndarray) -> np.ndarray:
 
 
 def over(resampled: Resampled, better: list[np.ndarray], other: list[np.ndarray]) -> dict[str, list[float]]:
-    """By how much scores exceed others, one pair a seed: mean over the resamples that have the figure, and the ends of the
-    middle 95%; nan where none has."""
+    """Compute the gain of scores over others, paired by seed: mean and 95% interval over the resamples; nan if undefined."""
     result = {}
     for name in ("auc", "gauc"):
         figure = getattr(resampled, name)
@@ -158,7 +158,7 @@ def keys_of(stored: StoredTables, features: FeatureSet, rows: np.ndarray) -> pl.
 
 
 def measure(configs: Mapping[str, DictConfig], stored: StoredTables, features: FeatureSet, options: argparse.Namespace) -> dict:
-    """Train every preset for every seed and measure it on the days `options.held_out`."""
+    """Train every preset for every seed and evaluate it on the days `options.held_out`."""
     rows = features.rows(options.held_out)
     keys = keys_of(stored, features, rows)
     label, users = keys["label"].to_numpy(), features.columns["user_rows"][rows]

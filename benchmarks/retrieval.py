@@ -6,7 +6,7 @@ last watch of the history that asks at the test step. The recipe is conf/retriev
 `retrieval.module.positions=1024` override it. The last line is one JSON object.
 
 `epoch_s` is the median epoch's training, without validation; `train_s` all of the fit. `over_strongest_floor` holds 95%
-intervals of the gain over the best floor, viewers resampled in pairs. Of the floors, `popular` counts training
+intervals of the gain over the best baseline, viewers resampled in pairs. Of the baselines, `popular` counts training
 watches, `recent` halves a watch's weight with every place before a viewer's last training watch, `transitions` and `graph` are
 those sources of the recipe alone.
 """
@@ -133,7 +133,7 @@ def measure(config: DictConfig, histories: Histories, ids: pl.Series, *, held_ou
 def over_strongest(
     ranked: Mapping[str, np.ndarray], baselines: Mapping[str, CatalogueScorer], wanted: np.ndarray, *, seed: int
 ) -> dict:
-    """How far towers and merge lie over the floor with the best NDCG: 95% intervals over viewers."""
+    """Compute 95% intervals over viewers of the gain of towers and merge over the baseline with the best NDCG."""
     strongest = max(baselines, key=lambda name: gains(ranked[name], wanted)[1].mean())
     result: dict = {"floor": strongest}
     for name in ("towers", "merged"):

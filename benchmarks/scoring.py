@@ -38,14 +38,14 @@ WARM = 50  # requests before the clock starts
 
 
 class Scoring:
-    """What `Recommender.score` does, with a look at the clock between features and model."""
+    """Time the two parts of `Recommender.score`: features and model."""
 
     def __init__(self, release: Release, store: Store, ranker: CompiledRanker) -> None:
         self._release, self._store, self._ranker = release, store, ranker
         self._encoder = QueryEncoder(release, store)
 
     def __call__(self, request: Request, rows: np.ndarray) -> tuple[np.ndarray, float, float]:
-        """Predictions (C, T), and the ms that features and model took."""
+        """Return predictions (C, T), and milliseconds for features and model."""
         began = time.perf_counter()
         inputs, _ = self._encoder.candidate_inputs(self._encoder.hydrate(request, self._store.viewer(request.user_id)), rows)
         encoded = time.perf_counter()
@@ -54,7 +54,7 @@ class Scoring:
 
 
 def requests_of(release: Release, store: Store, *, count: int, candidates: int, seed: int) -> list[tuple[Request, np.ndarray]]:
-    """Viewers in turn, a second apart, each with candidates in no order."""
+    """Yield viewers in turn, one second apart, each with random candidates."""
     random, users = np.random.default_rng(seed), store.viewer_ids(count)
     return [
         (

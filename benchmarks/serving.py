@@ -1,4 +1,4 @@
-"""What one request costs, and how many bytes things take: `python -m benchmarks.serving --requests 500`.
+"""Cost of one request, and sizes of state and release: `python -m benchmarks.serving --requests 500`.
 
 In process, on `releases/current`, over a fresh durable store in a temporary folder, one request after another, without HTTP.
 The last line is one JSON object: times in ms a request and us an event, sizes in bytes; `load_s` and `open_s` are what a server
@@ -24,7 +24,7 @@ from watchnext.types import Request
 
 
 def events_of(answer: Answer) -> list[Event]:
-    """The whole slate shown and watched."""
+    """Events for a slate shown and watched completely."""
     about = {"user_id": answer.request.user_id, "request_id": answer.request.request_id}
     at = answer.request.as_of_ms
     shown = [Event(kind="shown", video_id=video, known_at=at, **about) for video in answer.ids]
@@ -73,7 +73,7 @@ def measure(release: Release, folder: Path, *, requests: int, k: int) -> dict:
 
 
 def sizes(release: Release) -> dict:
-    """Bytes a viewer's and a video's state take, and what the release holds of a video."""
+    """Measure bytes of a viewer's state, a video's state, and of a video in the release."""
     parts = ("catalogue", "videos", "index")
     folder = {part: sum(path.stat().st_size for path in (release.folder / part).rglob("*.*")) for part in parts}
     return {

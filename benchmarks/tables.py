@@ -32,7 +32,7 @@ TABLE = "retrieval.module.network.table"
 
 
 def overrides_of(kind: str, videos: int) -> list[str]:
-    """Of the recipe. Tables that share vectors hold a quarter of the full one."""
+    """Return table arguments of the recipe. Tables with shared vectors hold a quarter of the full table."""
     target = f"{TABLE}._target_=watchnext.nn.id_tables"
     return {
         "full": [],
@@ -59,7 +59,7 @@ def walks(path: Path, *, videos: int, viewers: int, seed: int) -> None:
 
 
 def bytes_of(module: SequenceModule) -> tuple[int, int]:
-    """Of the table, and of what its optimizer remembers."""
+    """Measure the table and its optimizer state."""
     tables, state = list(module.network.table.parameters()), module.trainer.optimizers[0].state
     kept = [tensor for table in tables for tensor in state[table].values()]
     return sum(table.nbytes for table in tables), sum(tensor.nbytes for tensor in kept)
@@ -100,7 +100,7 @@ def main() -> None:
         walks(path, videos=options.videos, viewers=viewers, seed=options.seed)
         sizes = {"videos": options.videos, "steps": options.steps, "seed": options.seed, "overrides": options.overrides}
         for kind in options.tables.split(","):
-            with ProcessPoolExecutor(1, mp_context=spawn) as pool:  # a fresh process each, for its own peak
+            with ProcessPoolExecutor(1, mp_context=spawn) as pool:  # one process each, to measure its own peak
                 tables[kind] = pool.submit(measure, path, kind, **sizes).result()
     found = {"videos": options.videos, "viewers": viewers, "watches": viewers * LENGTH, "steps": options.steps}
     billion = {kind: one["bytes_per_video"] for kind, one in tables.items()}  # bytes a row are GB a billion rows

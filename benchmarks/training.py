@@ -69,7 +69,7 @@ class StepClock(lightning.Callback):
 def fit_steps(
     config: DictConfig, module: lightning.LightningModule, *, steps: int, seed: int, callbacks: list[lightning.Callback]
 ) -> None:
-    """Train for `steps` batches, without validation and without a word."""
+    """Train for `steps` batches without validation or output."""
     warnings.filterwarnings("ignore", message=".*(does not have many workers|IterableDataset|treespec, LeafSpec).*")
     limits = {"max_epochs": -1, "max_steps": steps, "limit_val_batches": 0}
     trainer = instantiate(config.trainer, **limits, callbacks=callbacks, logger=False, enable_progress_bar=False)
@@ -77,7 +77,7 @@ def fit_steps(
 
 
 def fit(split: LeaveOneOut, overrides: list[str], *, steps: int, seed: int) -> tuple[SequenceModule, StepClock]:
-    """The towers after `steps` batches of the recipe under `overrides`, without validation."""
+    """Train the towers for `steps` batches of the recipe under `overrides`, without validation."""
     config = composed([*LARGE, f"seed={seed}", *overrides])
     lightning.seed_everything(seed, workers=True, verbose=False)
     module, clock = instantiate(config.retrieval.module)(split=split), StepClock()
@@ -106,7 +106,7 @@ def long_views(path: Path, *, users: int, videos: int, days: int, seed: int) -> 
 
 
 def histories_in(folder: Path, options: argparse.Namespace) -> tuple[Histories, Path]:
-    """Those kept in `folder`, else drawn by a process of their own."""
+    """Return kept histories in `folder`, or create them in a separate process."""
     path = folder / f"histories-{options.users}-{options.videos}-{options.days}-{options.seed}.npz"
     if not path.exists():
         sizes = {name: getattr(options, name) for name in ("users", "videos", "days", "seed")}
@@ -117,7 +117,7 @@ def histories_in(folder: Path, options: argparse.Namespace) -> tuple[Histories, 
 
 
 def rectools(python: str, path: Path, *, users: int, steps: int) -> dict:
-    """What benchmarks/rectools_sasrec.py prints under that interpreter; its last words where it fails."""
+    """Run benchmarks/rectools_sasrec.py under that interpreter and return its result; on failure, report its last output."""
     script = Path(__file__).with_name("rectools_sasrec.py")
     words = [python, script, path, "--users", users, "--steps", steps, "--warm", 2]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

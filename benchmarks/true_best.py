@@ -5,8 +5,8 @@ names, and ones drawn evenly from what is uploaded and was not watched, in no or
 be viewed long if it is looked at, and for how many seconds it is watched, which no log shows. `share` is that of the true best
 10 by long views that stand among a ranking's first 10, mean over requests with twice the standard error; `long_view` and
 `watch_s` are the truth of these first 10, mean over requests. Rankings: the release's long-view head and its value, retrieval's
-own order, and floors: long-view rates of videos as they are known, long views with their half-lives, and chance. The last line
-is one JSON object.
+own order, and baselines: long-view rates of videos as they are known, long views with their half-lives, and chance. The last
+line is one JSON object.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What the ranker takes from which inputs, and from how many days: `python -m benchmarks.whole.inputs`, after `dvc repro`.
+"""Permutation importance and learning curve of the ranker: `python -m benchmarks.whole.inputs`, after `dvc repro`.
 
 Runs `python -m watchnext.ranking importance` on the trained ranker and `learning-curve model=dcn`. The last line is one JSON
 object with both reports.
