@@ -101,14 +101,14 @@ def test_a_training_goes_on_after_an_edit_of_code_that_it_never_touches(edited, 
         ("serving/http/app.py", set()),
         ("features/leakage/checks.py", set()),
         ("data/card/card.py", set()),
-        ("features/dataset/labels.py", {"features.dataset.folded"}),
-        ("features/state/fold.py", {"features.dataset.folded", "features.state.builder"}),
+        ("features/dataset/labels.py", {"features.dataset.log_fold"}),
+        ("features/state/fold.py", {"features.dataset.log_fold", "features.state.builder"}),
         ("data/validation.py", {"data.stage"}),
-        ("schema.py", {"data.stage", "features.dataset.folded", "features.state.builder"}),
+        ("schema.py", {"data.stage", "features.dataset.log_fold", "features.state.builder"}),
     ],
 )
 def test_days_stay_after_an_edit_of_code_that_does_not_make_them(edited, changed, edit):
-    names = ("data.stage", "features.dataset.folded", "features.state.builder")
+    names = ("data.stage", "features.dataset.log_fold", "features.state.builder")
     before = {name: code_of(f"watchnext.{name}") for name in names}
     edit(edited)
     assert {name for name in names if code_of(f"watchnext.{name}") != before[name]} == changed
