@@ -222,7 +222,7 @@ class Part:
 
     @property
     def is_blank(self) -> bool:
-        """Whether no column of its own has a type: pandas writes a day without rows so."""
+        """True if no column of the file has a type, as pandas writes a day without rows."""
         return all(kind == pl.Null for name, kind in self.frame.schema.items() if name not in self.texts)
 
     def text(self, name: str) -> pl.Series:

@@ -14,7 +14,7 @@ LATEST = 8  # latest uploads per followed creator that may be shown
 ALIAS = np.dtype([("keep", np.float32), ("video", np.int32), ("other", np.int32)])  # keep: probability of `video`, else `other`
 
 
-class VideoIndex(NamedTuple):
+class SortedVideos(NamedTuple):
     """Rows of the safe videos, sorted by (cluster, upload), by (creator, upload), and by upload."""
 
     by_cluster: np.ndarray
@@ -38,12 +38,12 @@ class Inventory(NamedTuple):
     since_ms: np.ndarray
 
 
-def index_videos(videos: np.ndarray, clusters: int, creators: int) -> VideoIndex:
+def index_videos(videos: np.ndarray, clusters: int, creators: int) -> SortedVideos:
     """Index the safe videos by cluster, creator and upload."""
     safe = np.flatnonzero(videos["safety"] != SAFETY.index("unsafe")).astype(np.int32)
     upload, cluster, creator = videos["upload_ms"][safe], videos["tags"][safe, 0], videos["creator"][safe]
     by_cluster, by_creator = np.lexsort((upload, cluster)), np.lexsort((upload, creator))
-    return VideoIndex(
+    return SortedVideos(
         safe[by_cluster],
         np.searchsorted(cluster[by_cluster], np.arange(clusters + 1)),
         safe[by_creator],
@@ -52,7 +52,7 @@ def index_videos(videos: np.ndarray, clusters: int, creators: int) -> VideoIndex
     )
 
 
-def empty_inventory(index: VideoIndex, videos: np.ndarray, periods: int) -> Inventory:
+def empty_inventory(index: SortedVideos, videos: np.ndarray, periods: int) -> Inventory:
     """Allocate `periods`; `fill_inventory` fills them."""
     clusters, safe = len(index.cluster_start) - 1, len(index.by_cluster)
     return Inventory(
