@@ -1,4 +1,4 @@
-"""Which framing, and which watch-time head: `python -m benchmarks.framing [key=value ...]`, on the built features of a log.
+"""Compare framings and watch-time heads: `python -m benchmarks.framing [key=value ...]`, on the built features of a log.
 
 Trains the network of conf/model/dcn.yaml under every conf/loss, with log seconds, and under every conf/watch_time, with the
 usual loss; figures are of the validation days, mean and spread over seeds. `score` is what ranks by: the long-view head, or the

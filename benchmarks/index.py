@@ -135,7 +135,7 @@ def search(catalogue: Path, folder: Path, towers: Path, queries: int, found: Pat
 
 
 def _probes(vectors: np.ndarray, queries: np.ndarray, masks: dict[str, np.ndarray], random: np.random.Generator) -> list[dict]:
-    """Of every query the seen rows, and the exact answer under each mask without them."""
+    """Return the seen rows of every query, and the exact result under each mask without them."""
     probes = []
     for query in queries:
         scores = vectors @ query

@@ -38,8 +38,8 @@ def among_best(values: np.ndarray) -> np.ndarray:
 
 
 def found_by(score: np.ndarray, long_view: np.ndarray, watch_s: np.ndarray) -> tuple[float, float, float]:
-    """Of one ranking, and the truth (C,) of its candidates: the share of the BEST by long views, and mean long views and
-    seconds, among its first BEST, as expected over the orders of ties."""
+    """Evaluate a ranking against the truth (C,) of its candidates: the share of the BEST by long views, mean long views and
+    mean seconds among its first BEST, in expectation over the order of ties."""
     first = among_best(score)
     return tuple(float(np.average(truth, weights=first)) for truth in (among_best(long_view), long_view, watch_s))
 

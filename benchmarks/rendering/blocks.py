@@ -1,4 +1,4 @@
-"""Which records exist, which command makes each, and which table is made of which records."""
+"""List the records, the command of each, and the records of each table."""
 
 import json
 from collections.abc import Callable, Mapping

@@ -32,7 +32,7 @@ def spread(values: Sequence[float], digits: int = 4) -> str:
 
 
 def mean_of(found: Mapping[str, float], digits: int = 4) -> str:
-    """The same of `{mean, spread}`."""
+    """Format `{mean, spread}` in the same way."""
     mean = number(found["mean"], digits)
     return mean if found["spread"] is None else f"{mean} ± {number(found['spread'], digits)}"
 
@@ -359,7 +359,7 @@ VIDEOS, VIEWERS, REQUESTS, SLATE, PEAK, COPIES, BUSY = 1e9, 500e6, 10, 20, 3, 3,
 
 
 def capacity(figures: Figures) -> str:
-    """What a billion videos and 500 million viewers a day ask for; nothing where an input was not measured."""
+    """Estimate the capacity for a billion videos and 500 million viewers a day; nothing if an input was not measured."""
     if len(figures) < 3:
         return ""
     serving, features, index = figures["serving"], figures["features-20m"], figures["index-10m"]

@@ -1,4 +1,4 @@
-"""How long the tests take: `python -m benchmarks.whole.suite [PYTEST ARGUMENT ...]`. The last line is one JSON object."""
+"""Time of the tests: `python -m benchmarks.whole.suite [PYTEST ARGUMENT ...]`. The last line is one JSON object."""
 
 import json
 import re

@@ -1,1 +1,1 @@
-"""All videos > hundreds: a two-tower model, an index of its video vectors, and sources that need no model."""
+"""Retrieval cuts all videos to hundreds: two-tower models, an index of video vectors, and further candidate sources."""

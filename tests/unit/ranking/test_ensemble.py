@@ -35,7 +35,7 @@ def member(network: partial, hide: tuple[str, ...] = ()) -> dict:
 def ensemble(features, **value) -> EnsembleModule:
     torch.manual_seed(0)
     members = {"linear": member(partial(LogisticRegression)), "deep": member(MLP)}
-    members["blind"] = member(MLP, ("own_state", "user_id"))
+    members["masked"] = member(MLP, ("own_state", "user_id"))
     return EnsembleModule(features=features, members=members, steps=4, value=value or {"auc": 1.0})
 
 
@@ -67,7 +67,7 @@ def test_weights_are_the_best_of_the_grid_and_scores_their_mean(world_features):
     rows, module = world_features.rows("valid"), ensemble(world_features)
     seeds = []
     module.fit(rows, seed=5, member=lambda name, each, best, seed: seeds.append((name, seed)))
-    assert seeds == [("linear", 5), ("deep", 6), ("blind", 7)]
+    assert seeds == [("linear", 5), ("deep", 6), ("masked", 7)]
     logits, label = copies(module, world_features, rows), world_features.columns["targets"][rows, LONG_VIEW]
     mine = logits[:, :, LONG_VIEW].double().numpy()
     best = max(auc(label, np.array(weights) / 4 @ mine) for weights in np.ndindex(5, 5, 5) if sum(weights) == 4)
@@ -86,7 +86,7 @@ def test_every_member_and_every_wait_is_named(world_features, monkeypatch, capsy
     module.fit(world_features.rows("valid"), seed=0, member=lambda *_: None)
     said = capsys.readouterr().err
     assert [line for line in said.replace("\r", "\n").splitlines() if line.startswith("member ")] == [
-        "member 1 of 3: linear", "member 2 of 3: deep", "member 3 of 3: blind"]  # fmt: skip
+        "member 1 of 3: linear", "member 2 of 3: deep", "member 3 of 3: masked"]  # fmt: skip
     assert "members' scores: 100%" in said
     assert all(f"weights of {target}: 100%" in said for target in TARGETS)
 
@@ -113,10 +113,10 @@ def fitted(module: EnsembleModule, kept: Checkpoints | None = None, cut: str = "
 
 def test_members_that_were_done_are_not_trained_again(world_features, tmp_path):
     whole, again, kept = ensemble(world_features), ensemble(world_features), Checkpoints(tmp_path)
-    assert fitted(whole) == ["linear", "linear", "deep", "deep", "blind", "blind"]
+    assert fitted(whole) == ["linear", "linear", "deep", "deep", "masked", "masked"]
     with pytest.raises(InterruptedError):
         fitted(ensemble(world_features), kept, cut="deep")
-    assert fitted(again, kept) == ["deep", "blind", "blind"]
+    assert fitted(again, kept) == ["deep", "masked", "masked"]
     pairs = zip(whole.network.state_dict().items(), again.network.state_dict().values(), strict=True)
     assert [name for (name, one), two in pairs if not torch.equal(one, two)] == []
 
@@ -153,7 +153,7 @@ def test_a_misspelt_aim_is_named(world_features):
 
 
 def test_what_is_hidden_does_not_matter_and_the_rest_does(world_features):
-    module = ensemble(world_features).members["blind"]
+    module = ensemble(world_features).members["masked"]
     batch = world_features.batch(world_features.rows("test")[-64:])
     names = world_features.pipeline.value_names("candidate_values")
     shuffled = batch["candidate_values"].flip(0)

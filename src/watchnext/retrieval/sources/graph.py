@@ -203,6 +203,6 @@ class GraphSource:
         return scores
 
     def many(self, histories: Histories, viewers: np.ndarray) -> np.ndarray:
-        """`scores` of some viewers (B, V). A CatalogueScorer."""
+        """Score several viewers (B, V). A CatalogueScorer."""
         starts = histories.starts
         return np.stack([self.scores(histories.rows[starts[viewer] : starts[viewer + 1]]) for viewer in viewers])

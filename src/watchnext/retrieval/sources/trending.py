@@ -61,7 +61,7 @@ class Trending:
         return (EVERYWHERE, *(line for line in down if line is not None))
 
     def lines(self, places: Sequence[tuple[str | None, str | None]]) -> np.ndarray:
-        """`levels` of surfaces and regions (N, 3), padded with -1."""
+        """Return `levels` of several (surface, region) pairs: (N, 3), padded with -1."""
         found = [self.levels(*line) for line in places]
         return np.array([each + (-1,) * (3 - len(each)) for each in found], np.int64).reshape(-1, 3)
 

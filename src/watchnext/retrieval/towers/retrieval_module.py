@@ -27,8 +27,8 @@ VALIDATED = 20_000  # maximum viewers per validation of a log of ids
 
 
 def nearest_interest(queries: Tensor, positive_vectors: Tensor) -> Tensor:
-    """Of queries (B, D) or (B, K, D), the one of each row (B, D) that is nearest to its positive's vector `positive_vectors`
-    (B, D): the interest that trains (ComiRec, Cen et al., KDD 2020)."""
+    """Select the query of each row (B, D) from queries (B, D) or (B, K, D) that is nearest to the vector of its positive (B,
+    D): the interest that trains (ComiRec, Cen et al., KDD 2020)."""
     if queries.dim() == 2:
         return queries
     nearest = (queries @ positive_vectors.unsqueeze(-1)).squeeze(-1).argmax(1)
