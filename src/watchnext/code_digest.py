@@ -58,10 +58,10 @@ def _module(name: str) -> tuple[str, Path | None]:
 @cache
 def _imports(source: bytes) -> frozenset[str]:
     """Return the dotted names that a source imports; the package has no relative imports."""
-    found = set()
+    names = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return frozenset(found)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return frozenset(names)

@@ -92,8 +92,8 @@ def _relocate_artefacts(database: Path) -> None:
 
 def _experiment(client: "MlflowClient", uri: str) -> str:
     """Return the id of the experiment. Its artefact location is explicit: "Default" keeps that of the first program."""
-    if found := client.get_experiment_by_name(EXPERIMENT):
-        return found.experiment_id
+    if experiment := client.get_experiment_by_name(EXPERIMENT):
+        return experiment.experiment_id
     location = _artefacts_uri(Path(uri.removeprefix(SQLITE))) if uri.startswith(SQLITE) else None
     return client.create_experiment(EXPERIMENT, artifact_location=location)
 
@@ -310,8 +310,8 @@ def register_release(
     if not manifest.is_file():
         raise FileNotFoundError(f"release {release_id!r} has no {manifest}; build it with `dvc repro release`")
     with _store(tracking_uri()) as client:
-        found = _version(client, name, release_id)
-        version = found or _create_version(client, name, release_id, manifest, run_id, metrics)
+        existing = _version(client, name, release_id)
+        version = existing or _create_version(client, name, release_id, manifest, run_id, metrics)
         if _aliased(client, name, "champion") != release_id:
             client.set_registered_model_alias(name, "challenger", str(version))
     return version
@@ -355,8 +355,8 @@ def challenger(*, name: str = MODEL) -> str | None:
 
 
 def _version(client: "MlflowClient", name: str, release_id: str) -> int | None:
-    found = client.search_model_versions(f"name = '{name}' and tags.release_id = '{release_id}'")
-    return int(found[0].version) if found else None
+    versions = client.search_model_versions(f"name = '{name}' and tags.release_id = '{release_id}'")
+    return int(versions[0].version) if versions else None
 
 
 def _aliased(client: "MlflowClient", name: str, alias: str) -> str | None:

@@ -78,18 +78,18 @@ def check(config: DictConfig) -> int:
         raise DataError(f"PATH is {config.path}, expected a folder; run `python -m watchnext.data check PATH features=NAME`")
     schema = schema_of(config)
     sources = read_sources(Path(config.path), schema, repair="python -m watchnext.data describe")
-    found = check_log(sources, schema)
+    findings = check_log(sources, schema)
     print(", ".join(f"{len(source.frame):,} {name}" for name, source in sources.items()) + f" in {config.path}")
     sound, _, _ = sound_columns(Tables(**{name: source.rows() for name, source in sources.items()}), schema)
     print("\n".join(profile(sound, schema)), end="\n\n")
     for note in notes(sources, schema):
         print(f"{'note':<13}{note}")
-    print("\n".join(map(str, found)) or "nothing is wrong")
+    print("\n".join(map(str, findings)) or "nothing is wrong")
     if sources["impressions"].frame.is_empty():
         print(NO_LOG)
-    if found:
+    if findings:
         print("\nRows count from 0 within a file. run `python -m watchnext.data describe` to see the expected tables")
-    return int(bool(found))
+    return int(bool(findings))
 
 
 def describe(config: DictConfig) -> None:

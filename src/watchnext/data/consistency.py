@@ -53,7 +53,7 @@ def evidence_of(frames: Mapping[str, pl.DataFrame], schema: FeatureSchema) -> di
         return _evidence_without_log(frames, schema)
     rows, instants = _joined(frames, schema), _instants(schema)
     there = set(rows.columns)
-    found: dict[str, dict[str, int]] = {}
+    evidence: dict[str, dict[str, int]] = {}
     if "day" in there:
         counts = {}
         for name, (_, unit) in instants.items():
@@ -61,22 +61,25 @@ def evidence_of(frames: Mapping[str, pl.DataFrame], schema: FeatureSchema) -> di
                 counts |= {f"{name} {observed}": seen for observed, seen in _instant(name, unit, there).items()}
         if counts:
             for name, count in rows.select(seen.sum().alias(name) for name, seen in counts.items()).row(0, named=True).items():
-                found.setdefault(name.split(" ")[0], {})[name.split(" ")[1]] = int(count)
-        found["day"] = {"rows": rows["day"].len() - rows["day"].null_count(), "early": int((rows["day_ms"] < FIRST_DAY).sum())}
+                evidence.setdefault(name.split(" ")[0], {})[name.split(" ")[1]] = int(count)
+        evidence["day"] = {
+            "rows": rows["day"].len() - rows["day"].null_count(),
+            "early": int((rows["day_ms"] < FIRST_DAY).sum()),
+        }
         if "time_ms" in there:
-            found["clock"] = _histogram(rows, ((pl.col("time_ms") - pl.col("day_ms")) / (HOUR_MS / 2)).clip(-96, 144))
+            evidence["clock"] = _histogram(rows, ((pl.col("time_ms") - pl.col("day_ms")) / (HOUR_MS / 2)).clip(-96, 144))
     if "time_ms" in there:
         whole = rows.select((pl.col("time_ms").cast(pl.Int64, strict=False) % HOUR_MS == 0).sum()).item()
-        found["whole hours"] = {"rows": len(rows) - rows["time_ms"].null_count(), "whole": int(whole)}
+        evidence["whole hours"] = {"rows": len(rows) - rows["time_ms"].null_count(), "whole": int(whole)}
     for name, value in _ratios(there).items():
-        found[name] = _histogram(rows, STEPS * value.log10())
+        evidence[name] = _histogram(rows, STEPS * value.log10())
     if {"day", "watch_ms"} <= there:
         places = (STEPS * _ratios({"watch_ms"})["watch_ms"].log10()).floor().cast(pl.Int32, strict=False)
         bins = rows.select("day", bin=places).drop_nulls().group_by("day", "bin").len().sort("day", "bin")
         for day, place, count in bins.iter_rows():
-            found.setdefault(f"{ON}{day}", {})[str(place)] = count
-    found["always"] = _always(frames["impressions"])
-    return found
+            evidence.setdefault(f"{ON}{day}", {})[str(place)] = count
+    evidence["always"] = _always(frames["impressions"])
+    return evidence
 
 
 def _always(impressions: pl.DataFrame) -> dict[str, int]:
@@ -89,35 +92,35 @@ def _always(impressions: pl.DataFrame) -> dict[str, int]:
 
 def unreadable(refused: pl.DataFrame, rows: Mapping[str, int]) -> dict[str, dict[str, int]]:
     """Evidence of values that could not be read as their type: how many for which reason, of so many `rows` in each table."""
-    found = {f"{UNREAD}{table}": {"rows": count} for table, count in rows.items()}
+    counts_by_subject = {f"{UNREAD}{table}": {"rows": count} for table, count in rows.items()}
     for table, reason, count in refused.group_by("table", "reason").len().rows():
-        found[f"{UNREAD}{table}"][reason] = count
-    return found
+        counts_by_subject[f"{UNREAD}{table}"][reason] = count
+    return counts_by_subject
 
 
 def _evidence_without_log(frames: Mapping[str, pl.DataFrame], schema: FeatureSchema) -> dict[str, dict[str, int]]:
     """Count the same without a log, where any time from FIRST_DAY on is plausible."""
-    found = {}
+    evidence = {}
     for name, (table, unit) in _instants(schema).items():
         if name in frames[table].columns and table != "impressions":
             values = frames[table][name].drop_nulls().cast(pl.Float64)
             fits = {each: values * factor >= FIRST_DAY for each, factor in UNITS.items()}
             fits = {each: fit & (values * UNITS[each] <= LATEST_MS) for each, fit in fits.items()}
             counts = {each: int((fit & ~fits[unit]).sum()) for each, fit in fits.items()}
-            found[f"{NO_LOG}{name}"] = counts | {unit: int(fits[unit].sum()), "rows": len(values)}
+            evidence[f"{NO_LOG}{name}"] = counts | {unit: int(fits[unit].sum()), "rows": len(values)}
     if "duration_ms" in frames["videos"].columns:
         durations = frames["videos"].select(pl.col("duration_ms").cast(pl.Float64))
-        found["duration_ms"] = _histogram(durations, STEPS * _ratios({"duration_ms"})["duration_ms"].log10())
-    return found
+        evidence["duration_ms"] = _histogram(durations, STEPS * _ratios({"duration_ms"})["duration_ms"].log10())
+    return evidence
 
 
 def merged(parts: Iterable[Evidence]) -> dict[str, dict[str, int]]:
     """Add up the evidence of several parts."""
-    found: dict[str, Counter] = {}
+    totals: dict[str, Counter] = {}
     for part in parts:
         for subject, counts in part.items():
-            found.setdefault(subject, Counter()).update(counts)
-    return {subject: dict(counts) for subject, counts in found.items()}
+            totals.setdefault(subject, Counter()).update(counts)
+    return {subject: dict(counts) for subject, counts in totals.items()}
 
 
 def stands_for_null() -> pl.Expr:
@@ -134,13 +137,13 @@ def is_in_another_unit() -> pl.Expr:
 
 def _instants(schema: FeatureSchema) -> dict[str, tuple[str, str]]:
     """Return the time columns, those declared as UTC: name > (table, unit)."""
-    found = {}
+    instants = {}
     for table in TABLES:
         for one in expected_columns(table, schema).values():
             unit = (one.feature and one.feature.unit) or (one.column and one.column.unit) or ""
             if "UTC" in unit:
-                found[one.name] = (table, unit.split()[0] if unit.split()[0] in UNITS else "ms")
-    return found
+                instants[one.name] = (table, unit.split()[0] if unit.split()[0] in UNITS else "ms")
+    return instants
 
 
 def _joined(frames: Mapping[str, pl.DataFrame], schema: FeatureSchema) -> pl.DataFrame:
@@ -183,17 +186,17 @@ def _ratios(there: set[str]) -> dict[str, pl.Expr]:
     """Return the positive quantities whose sizes are judged."""
     watched = pl.when(pl.col("watch_ms") > 0).then(pl.col("watch_ms"))
     lasting = pl.when(pl.col("duration_ms") > 0).then(pl.col("duration_ms"))
-    found = {}
+    ratios = {}
     if "watch_ms" in there:
-        found["watch_ms"] = watched
+        ratios["watch_ms"] = watched
     if "duration_ms" in there:
-        found["duration_ms"] = lasting
+        ratios["duration_ms"] = lasting
     if {"watch_ms", "duration_ms"} <= there:
-        found["watch_ms of duration_ms"] = watched / lasting
+        ratios["watch_ms of duration_ms"] = watched / lasting
     if {"watch_ms", "received_ms", "time_ms"} <= there:
         waited = pl.col("received_ms") - pl.col("time_ms")
-        found["watch_ms of received_ms - time_ms"] = watched / pl.when(waited.is_between(1, YEAR_MS)).then(waited)
-    return found
+        ratios["watch_ms of received_ms - time_ms"] = watched / pl.when(waited.is_between(1, YEAR_MS)).then(waited)
+    return ratios
 
 
 def _histogram(rows: pl.DataFrame, value: pl.Expr) -> dict[str, int]:
@@ -209,8 +212,15 @@ def contradictions(evidence: Evidence, schema: FeatureSchema) -> list[Contradict
     times = list(_day(evidence)) or [*_moments(evidence, schema), *_moments_without_log(evidence, schema)]
     sound = not any(one.refused for one in times)
     sizes = list(_sizes_of_days(evidence)) or list(_sizes(evidence))
-    found = [*_unread(evidence), *times, *sizes, *(_waits(evidence) if sound else []), *_clock(evidence), *_constants(evidence)]
-    return sorted(found, key=lambda one: not one.refused)
+    contradictions_found = [
+        *_unread(evidence),
+        *times,
+        *sizes,
+        *(_waits(evidence) if sound else []),
+        *_clock(evidence),
+        *_constants(evidence),
+    ]
+    return sorted(contradictions_found, key=lambda one: not one.refused)
 
 
 def _day(evidence: Evidence) -> Iterator[Contradiction]:

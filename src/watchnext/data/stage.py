@@ -69,7 +69,7 @@ def write_stage(loader: Loader, schema: FeatureSchema, folder: Path, *, utc_offs
         refused = loaded.rejected
         _require_videos(checked, refused, schema)
         begin(folder, checked.tables)
-        found = [_write(folder, checked.tables.impressions, "", [], {}, (), {})]
+        results = [_write(folder, checked.tables.impressions, "", [], {}, (), {})]
     else:
         loaded = loader.entities(in_days)
         checked = validate(loaded.tables, schema)
@@ -77,14 +77,14 @@ def write_stage(loader: Loader, schema: FeatureSchema, folder: Path, *, utc_offs
         _require_videos(checked, refused, schema)
         known = _reusable(folder, checked.tables, schema)
         begin(folder, checked.tables)
-        found = []
+        results = []
         with tqdm(total=len(in_days), desc="tables", unit=" days") as progress:
             for batch in _batches(in_days):
-                found.append(known.get(_source(batch)) or _read(loader, batch, checked, schema, folder))
+                results.append(known.get(_source(batch)) or _read(loader, batch, checked, schema, folder))
                 progress.update(len(batch))
-        kept = sum(len(batch) for batch, each in zip(_batches(in_days), found, strict=True) if each is known.get(each.source))
+        kept = sum(len(batch) for batch, each in zip(_batches(in_days), results, strict=True) if each is known.get(each.source))
     # For a log in days, `checked` holds users and videos only.
-    evidence = merged(each.evidence for each in found) if in_days is not None else checked.evidence
+    evidence = merged(each.evidence for each in results) if in_days is not None else checked.evidence
     if isinstance(loader, CanonicalTables):  # others refuse what their layouts are known to hold
         heights = {name: len(frame) for name, frame in vars(loaded.tables).items()}
         lost = {name: refused.filter(table=name)["row"].n_unique() for name in heights}
@@ -92,26 +92,26 @@ def write_stage(loader: Loader, schema: FeatureSchema, folder: Path, *, utc_offs
     suspicious = _require_consistent(evidence, schema)
     if utc_offset_h is not None and (hint := offset_hint(evidence, utc_offset_h)):
         suspicious.append(f"impressions: {hint}")
-    facts = {"under": _fingerprints(schema), "days": [asdict(each) for each in found]}
+    facts = {"under": _fingerprints(schema), "days": [asdict(each) for each in results]}
     (folder / "found.json").write_text(json.dumps(facts, indent=1))
     rejected = pl.concat(
-        [refused, checked.rejected, *(pl.DataFrame(each.rejected, schema=REJECTED, orient="row") for each in found)]
+        [refused, checked.rejected, *(pl.DataFrame(each.rejected, schema=REJECTED, orient="row") for each in results)]
     )
     rejected.write_parquet(folder / "rejected.parquet")
-    days = [Day(**day) for each in found for day in each.days]
+    days = [Day(**day) for each in results for day in each.days]
     _require_sound(days, rejected, folder)
     finish(folder, days)
-    report = _report(StoredTables.open(folder), rejected, found, dict(checked.filled), [*loaded.notes, *suspicious])
+    report = _report(StoredTables.open(folder), rejected, results, dict(checked.filled), [*loaded.notes, *suspicious])
     (folder / "report.json").write_text(json.dumps(report, indent=1))
     return StageResult(report, kept)
 
 
 def _require_consistent(evidence: Evidence, schema: FeatureSchema) -> list[str]:
     """Return warnings about suspicious columns. Raises DataError for columns that contradict each other."""
-    found = contradictions(evidence, schema)
-    if refused := [f"{one.table}: {one.message}" for one in found if one.refused]:
+    contradicting = contradictions(evidence, schema)
+    if refused := [f"{one.table}: {one.message}" for one in contradicting if one.refused]:
         raise DataError("\n".join([*refused, "run `python -m watchnext.data check PATH` to see all errors"]))
-    return [f"suspicious: {one.table}: {one.message}" for one in found]
+    return [f"suspicious: {one.table}: {one.message}" for one in contradicting]
 
 
 def _require_videos(checked: Validated, refused: pl.DataFrame, schema: FeatureSchema) -> None:
@@ -180,11 +180,11 @@ def _read(
 ) -> BatchResult:
     """Read, check and write the days of a batch."""
     read = loader.read_days(batch)
-    found = validate_day(read.rows(), checked.tables.users, checked.tables.videos, schema)
-    rejected = [list(row) for row in pl.concat([read.refused, found.rejected]).rows()]
-    evidence = merged([found.evidence, unreadable(read.refused, {"impressions": len(read.frame)})])
-    facts = (dict(found.filled), read.notes, evidence)
-    return _write(folder, found.tables.impressions, _source(batch), rejected, *facts)
+    validated = validate_day(read.rows(), checked.tables.users, checked.tables.videos, schema)
+    rejected = [list(row) for row in pl.concat([read.refused, validated.rejected]).rows()]
+    evidence = merged([validated.evidence, unreadable(read.refused, {"impressions": len(read.frame)})])
+    facts = (dict(validated.filled), read.notes, evidence)
+    return _write(folder, validated.tables.impressions, _source(batch), rejected, *facts)
 
 
 def _write(
@@ -196,11 +196,11 @@ def _write(
 
 
 def _report(
-    stored: StoredTables, rejected: pl.DataFrame, found: Sequence[BatchResult], filled: dict[str, int], notes: Sequence[str]
+    stored: StoredTables, rejected: pl.DataFrame, results: Sequence[BatchResult], filled: dict[str, int], notes: Sequence[str]
 ) -> dict:
     rows = sum(day.rows for day in stored.days)
-    sums = {name: sum(each.sums[name] for each in found) for name in (*OUTCOMES, "watch_ms")}
-    for each in found:
+    sums = {name: sum(each.sums[name] for each in results) for name in (*OUTCOMES, "watch_ms")}
+    for each in results:
         for name, count in each.filled.items():
             filled[name] = filled.get(name, 0) + count
     reasons = rejected.group_by("table", "reason").len().sort("table", "reason")
@@ -215,5 +215,5 @@ def _report(
         "mean_watch_s": round(sums["watch_ms"] / rows / 1000, 3) if rows else None,
         "rejected": {f"{table} {reason}": n for table, reason, n in reasons.rows()},
         "filled": filled,
-        "notes": [*dict.fromkeys([*notes, *(note for each in found for note in each.notes)]), *absent_outcomes(filled, rows)],
+        "notes": [*dict.fromkeys([*notes, *(note for each in results for note in each.notes)]), *absent_outcomes(filled, rows)],
     }

@@ -55,8 +55,8 @@ class Ids:
         """Return the row numbers of a table's column; an id of the other type is unknown."""
         if self.are_strings != (series.dtype == pl.String):
             return np.full(len(series), -1, np.int64)
-        found = pl.DataFrame({"id": series}).join(self._table, on="id", how="left", maintain_order="left")
-        return found["row"].fill_null(-1).to_numpy()
+        joined = pl.DataFrame({"id": series}).join(self._table, on="id", how="left", maintain_order="left")
+        return joined["row"].fill_null(-1).to_numpy()
 
     @cached_property
     def _table(self) -> pl.DataFrame:
@@ -65,8 +65,8 @@ class Ids:
 
     def value(self, row: int) -> int | str:
         """Return the id of a row, as given."""
-        found = self.ids[row]
-        return found.decode() if self.are_strings else int(found)
+        value = self.ids[row]
+        return value.decode() if self.are_strings else int(value)
 
 
 def codes_of(values: pl.Series) -> tuple[np.ndarray, list[str]]:

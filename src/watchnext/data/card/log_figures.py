@@ -120,15 +120,15 @@ def collected(frame: pl.LazyFrame) -> pl.DataFrame:
 
 def counted(frame: pl.LazyFrame, value: pl.Expr, name: str) -> pl.DataFrame:
     """Return the distinct values, ascending, with the number of `impressions` of each; null is left out."""
-    found = collected(frame.select(value.alias(name)).drop_nulls().group_by(name).agg(pl.len().alias("impressions")))
-    return found.sort(name)
+    counts = collected(frame.select(value.alias(name)).drop_nulls().group_by(name).agg(pl.len().alias("impressions")))
+    return counts.sort(name)
 
 
 def by_day(impressions: pl.LazyFrame, split: TimeSplit) -> pl.DataFrame:
     unwatched = (pl.col("watch_ms") == 0).sum().alias("unwatched")
     sums = pl.col(*OUTCOMES, "watch_ms").sum()
-    found = impressions.group_by("day").agg(pl.len().alias("impressions"), sums, unwatched)
-    days = collected(found).sort("day")
+    sums_by_day = impressions.group_by("day").agg(pl.len().alias("impressions"), sums, unwatched)
+    days = collected(sums_by_day).sort("day")
     return days.with_columns(split=pl.Series(split.assign(days["day"])))
 
 
@@ -141,9 +141,9 @@ def by_key(impressions: pl.LazyFrame, key: str, days: pl.DataFrame) -> pl.DataFr
 
 def by_hour(impressions: pl.LazyFrame, utc_offset_h: float) -> np.ndarray:
     local = (pl.col("time_ms") + round(utc_offset_h * HOUR_MS)) // HOUR_MS % 24
-    found = counted(impressions, local, "hour")
+    counts = counted(impressions, local, "hour")
     hours = np.zeros(24, np.int64)
-    hours[found["hour"].to_numpy()] = found["impressions"].to_numpy()
+    hours[counts["hour"].to_numpy()] = counts["impressions"].to_numpy()
     return hours
 
 

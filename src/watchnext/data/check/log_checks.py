@@ -49,8 +49,8 @@ def check_log(sources: Mapping[str, TableSource], schema: FeatureSchema) -> list
         findings += _grouped(source, source.refused, "mistyped")
         of_table = rejected.filter(table=table)
         findings += _grouped(source, of_table.with_columns(kept.gather(of_table["row"]).alias("row")), None)
-    found = contradictions(evidence_of(frames, schema), schema)
-    findings += [Finding("contradiction" if one.refused else "suspicious", one.table, one.message) for one in found]
+    contradicting = contradictions(evidence_of(frames, schema), schema)
+    findings += [Finding("contradiction" if one.refused else "suspicious", one.table, one.message) for one in contradicting]
     return findings + list(_out_of_order(sources["impressions"], frames["impressions"])) + list(_bots(frames["impressions"]))
 
 

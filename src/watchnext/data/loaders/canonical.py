@@ -365,24 +365,24 @@ def _named_alike(root: Path, table: str) -> list[Path]:
 
 def _files(root: Path, table: str, repair: str) -> tuple[Path, ...]:
     """Return the one file, or the files of the folder: all of one format, none hidden."""
-    found = _paths(root, table)
-    if not found:
+    paths = _paths(root, table)
+    if not paths:
         there = _taken_for(_named_alike(root, table), table)
         raise DataError(
             f"{root / table}.parquet is missing{there}; run `{repair}`. "
             f"A file {table}.csv or a folder {table}/ of either would do too"
         )
-    if len(found) > 1:
-        raise DataError(f"{' and '.join(map(str, found))} are both there, expected one of them; remove the other")
-    if found[0].is_file():
-        return (found[0],)
-    within = [path.relative_to(found[0]) for path in found[0].rglob("*") if path.is_file()]
-    seen = sorted(found[0] / path for path in within if not any(part.startswith((".", "_")) for part in path.parts))
+    if len(paths) > 1:
+        raise DataError(f"{' and '.join(map(str, paths))} are both there, expected one of them; remove the other")
+    if paths[0].is_file():
+        return (paths[0],)
+    within = [path.relative_to(paths[0]) for path in paths[0].rglob("*") if path.is_file()]
+    seen = sorted(paths[0] / path for path in within if not any(part.startswith((".", "_")) for part in path.parts))
     files = [file for file in seen if _form(file)]
     if len({_form(file) for file in files}) != 1 or len(files) < len(seen):
         others = [file for file in seen if not _form(file)]
         neither = f", {len(others)} of which are neither, such as {others[0]}" if others else ""
-        raise DataError(f"{found[0]}/ holds {len(seen)} files{neither}, expected at least one, all .parquet or all .csv")
+        raise DataError(f"{paths[0]}/ holds {len(seen)} files{neither}, expected at least one, all .parquet or all .csv")
     return tuple(files)
 
 

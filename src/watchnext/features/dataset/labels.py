@@ -73,14 +73,14 @@ class Labels:
 
 def rates(parts: Iterable[tuple[int, Mapping[str, float]]]) -> dict[str, dict[str, float | None]]:
     """Return split > label > mean (None without rows) from (split, `Labels.sums`) of the parts of a log."""
-    found = {}
+    result = {}
     parts = list(parts)
     for index, name in enumerate(SPLITS):
         of_split = [sums for split, sums in parts if split == index]
         total = {key: sum(sums[key] for sums in of_split) for key in ("rows", *TARGETS, "known", "completion", "watch_ratio")}
         means = {label: _mean(total[label], total["rows"]) for label in TARGETS}
-        found[name] = means | {label: _mean(total[label], total["known"]) for label in ("completion", "watch_ratio")}
-    return found
+        result[name] = means | {label: _mean(total[label], total["known"]) for label in ("completion", "watch_ratio")}
+    return result
 
 
 def _mean(total: float, over: float) -> float | None:

@@ -84,15 +84,15 @@ class Plan:
         splits = [NO_SPLIT] * len(days) if split.is_too_long_for(dates) else split.assign(dates).tolist()
         of_day = dict(zip(days, splits, strict=True))
         starts = {s: float(min(day.first_ms for day in days if of_day[day] == s)) for s in (1, 2) if s in splits}
-        found = []
+        partitions = []
         for partition in time_partitions(stored):
             held_out = [f"{day.day}={of_day[day]}" for day in partition.days if of_day[day] > 0]
             sees = "streaming"
             if held_out and regime != "streaming":
                 sees = " ".join([regime, *held_out, *([str(starts)] if regime == "frozen" else [])])
-            found.append(replace(partition, split=tuple(of_day[day] for day in partition.days), sees=sees))
-        first_partition = {s: sum(partition.start_ms <= start for partition in found) - 1 for s, start in starts.items()}
-        return cls(tuple(found), starts, first_partition, np.unique([float(day.first_ms) for day in days]))
+            partitions.append(replace(partition, split=tuple(of_day[day] for day in partition.days), sees=sees))
+        first_partition = {s: sum(partition.start_ms <= start for partition in partitions) - 1 for s, start in starts.items()}
+        return cls(tuple(partitions), starts, first_partition, np.unique([float(day.first_ms) for day in days]))
 
 
 def time_partitions(stored: StoredTables) -> tuple[TimePartition, ...]:
@@ -107,15 +107,15 @@ def time_partitions(stored: StoredTables) -> tuple[TimePartition, ...]:
             earlier, more, days = merged.pop()
             start, rows, covered = min(earlier, start), rows + more, [*days, *covered]
         merged.append((start, rows, covered))
-    found, continuing = [], []
+    partitions, continuing = [], []
     for i, (start, _, covered) in enumerate(merged):
         days = tuple(day for day in [*continuing, *covered] if day.last_ms >= start)
         end = merged[i + 1][0] if i + 1 < len(merged) else None
         continuing = [day for day in days if end is not None and day.last_ms >= end]
         end = end if continuing else None
         rows = sum(stored.rows_within(day, start, end) for day in days)
-        found.append(TimePartition(days, (NO_SPLIT,) * len(days), "nothing", start, end, rows))
-    return tuple(found)
+        partitions.append(TimePartition(days, (NO_SPLIT,) * len(days), "nothing", start, end, rows))
+    return tuple(partitions)
 
 
 @dataclass(frozen=True)
@@ -153,10 +153,10 @@ class BuildManifest:
         if not self.path.exists():
             return 0, None
         first, *lines = self.path.read_text().splitlines()
-        found = json.loads(first)
-        if reason := changed(found["under"]):
+        header = json.loads(first)
+        if reason := changed(header["under"]):
             return 0, reason
-        if found["boot"] not in (None, boot()):
+        if header["boot"] not in (None, boot()):
             return 0, "the machine stopped during the last build"
         with suppress(ValueError):  # the last line may be cut short
             self.entries.extend(ManifestEntry(**json.loads(line)) for line in lines)

@@ -96,8 +96,8 @@ class Snapshots:
         folder = self.folder / "base" if partition == self.through else self._of(partition - 1)
         arrays = load_arrays(folder)
         pending = {name.removeprefix("pending."): np.array(v) for name, v in arrays.items() if name.startswith("pending.")}
-        found = Items(np.array(arrays["videos"]), np.array(arrays["creators"]), pending)
-        return found.grown(self._videos, self._creators)
+        items = Items(np.array(arrays["videos"]), np.array(arrays["creators"]), pending)
+        return items.grown(self._videos, self._creators)
 
     def viewers(self, partition: int) -> "ViewerRecords":
         """Return the viewers' records at the start of `partition`; while the base is written in place, those of the base."""

@@ -69,10 +69,10 @@ def clusters_into(share, until, taste, directions, mass, region, sharpness):
 
 @njit(nogil=True, _nrt=False)
 def contains(video, rows, count):
-    found = False
+    hit = False
     for i in range(count):
-        found |= rows[i] == video
-    return found
+        hit |= rows[i] == video
+    return hit
 
 
 @njit(nogil=True, _nrt=False)
