@@ -74,16 +74,16 @@ def evidence_of(frames: Mapping[str, pl.DataFrame], schema: FeatureSchema) -> di
     for name, value in _ratios(there).items():
         evidence[name] = _histogram(rows, STEPS * value.log10())
     if {"day", "watch_ms"} <= there:
-        places = (STEPS * _ratios({"watch_ms"})["watch_ms"].log10()).floor().cast(pl.Int32, strict=False)
-        bins = rows.select("day", bin=places).drop_nulls().group_by("day", "bin").len().sort("day", "bin")
-        for day, place, count in bins.iter_rows():
-            evidence.setdefault(f"{ON}{day}", {})[str(place)] = count
+        steps = (STEPS * _ratios({"watch_ms"})["watch_ms"].log10()).floor().cast(pl.Int32, strict=False)
+        bins = rows.select("day", bin=steps).drop_nulls().group_by("day", "bin").len().sort("day", "bin")
+        for day, step, count in bins.iter_rows():
+            evidence.setdefault(f"{ON}{day}", {})[str(step)] = count
     evidence["always"] = _always(frames["impressions"])
     return evidence
 
 
 def _always(impressions: pl.DataFrame) -> dict[str, int]:
-    """In how many rows an outcome is true, and a watch 0."""
+    """Count the rows in which each outcome is true, and those without watch time."""
     counts = {name: int(impressions[name].sum()) for name in OUTCOMES if name in impressions.columns}
     if "watch_ms" in impressions.columns:
         counts["watch_ms"] = int((impressions["watch_ms"] == 0).sum())
@@ -91,7 +91,7 @@ def _always(impressions: pl.DataFrame) -> dict[str, int]:
 
 
 def unreadable(refused: pl.DataFrame, rows: Mapping[str, int]) -> dict[str, dict[str, int]]:
-    """Evidence of values that could not be read as their type: how many for which reason, of so many `rows` in each table."""
+    """Count inconvertible values per table by reason, out of the table's `rows`."""
     counts_by_subject = {f"{UNREAD}{table}": {"rows": count} for table, count in rows.items()}
     for table, reason, count in refused.group_by("table", "reason").len().rows():
         counts_by_subject[f"{UNREAD}{table}"][reason] = count
@@ -227,7 +227,7 @@ def _day(evidence: Evidence) -> Iterator[Contradiction]:
     counts = evidence.get("day", {"rows": 0})
     if counts["rows"] >= LEAST and counts["early"] > HALF * counts["rows"]:
         message = (
-            f"day lies before 1990 in {_part(counts['early'], counts['rows'])}; was it made of seconds read as ms (factor "
+            f"day lies before 1990 in {_part(counts['early'], counts['rows'])}; were seconds read as ms (factor "
             "1000)? Expected the calendar date of the request"
         )
         yield Contradiction("impressions", message, refused=True)
@@ -250,12 +250,10 @@ def _moments(evidence: Evidence, schema: FeatureSchema) -> Iterator[Contradictio
             )
             yield Contradiction(table, message, refused=apart > HALF * rows)
         elif FEW * rows <= counts["early"] <= HALF * rows:
-            message = (
-                f"{name} is before 1990 in {_part(counts['early'], rows)}; does 0 stand for what is not known? Expected null"
-            )
+            message = f"{name} is before 1990 in {_part(counts['early'], rows)}; does 0 mark unknown times? Expected null"
             yield Contradiction(table, message, refused=False)
         elif counts.get("astray", 0) >= FEW * rows:
-            yield _astray(table, name, counts["astray"], rows)
+            yield _contradicting_moments(table, name, counts["astray"], rows)
         elif counts[unit] < HALF * rows:
             message = f"{name} and day contradict each other: {name} is far from it in {_part(rows - counts[unit], rows)}"
             yield Contradiction(table, f"{message}; expected the moment itself, in {unit} UTC", refused=name == "received_ms")
@@ -269,7 +267,7 @@ def _moments_without_log(evidence: Evidence, schema: FeatureSchema) -> Iterator[
             other = next(each for each in others if counts[each] == count)
             factor = UNITS[other] / UNITS[unit]
             message = (
-                f"{name} is no {unit} UTC in {_part(count, counts['rows'])}; it looks like {NAMES[other]}, factor "
+                f"{name} is not in {unit} UTC in {_part(count, counts['rows'])}; it looks like {NAMES[other]}, factor "
                 f"{_factor(factor)}; {_remedy(name, factor)}"
             )
             yield Contradiction(table, message, refused=True)
@@ -283,7 +281,7 @@ def _unit_of(name: str, unit: str, other: str, count: int, rows: int) -> str:
     )
 
 
-def _astray(table: str, name: str, count: int, rows: int) -> Contradiction:
+def _contradicting_moments(table: str, name: str, count: int, rows: int) -> Contradiction:
     if name == "received_ms":
         message = "received_ms is before time_ms"
         hint = "expected the moment at which the outcome arrived; leave the column out where that is not known"
@@ -311,7 +309,7 @@ def _sizes(evidence: Evidence) -> Iterator[Contradiction]:
         if _rows(sizes) >= LEAST_SPREAD and not 100 <= (middle := _quantile(sizes, 0.5)) <= DAY_MS / 2:
             unit = "s" if middle < 100 else "us"
             message = (
-                f"{name} is about {middle:,.3g} ms in the median impression, not plausible of a video; it looks like "
+                f"{name} is about {middle:,.3g} ms in the median impression, not plausible for a video; it looks like "
                 f"{NAMES[unit]}, factor {_factor(UNITS[unit])}; {_remedy(name, UNITS[unit])}"
             )
             yield Contradiction(table, message, refused=True)
@@ -327,7 +325,7 @@ def _sizes_of_days(evidence: Evidence) -> Iterator[Contradiction]:
         day, size = next(iter(apart.items()))
         more = f" and {len(apart) - 1} more days" if len(apart) > 1 else ""
         message = (
-            f"watch_ms contradicts itself, factor {_factor(_nearest(middle / size))}: nine watches in ten are of at most about "
+            f"watch_ms contradicts itself, factor {_factor(_nearest(middle / size))}: nine watches in ten are at most about "
             f"{size:,.2g} on {day}{more}, and of {middle:,.2g} on the median day; expected ms on every day"
         )
         yield Contradiction("impressions", message, refused=True)
@@ -350,9 +348,11 @@ def _constants(evidence: Evidence) -> Iterator[Contradiction]:
     counts = evidence.get("always", {"rows": 0})
     for name in (*OUTCOMES, "watch_ms"):
         if counts["rows"] >= LEAST_SPREAD and counts.get(name) == counts["rows"]:
-            message = f"{name} is true in all {counts['rows']:,} rows: does the log lack what was shown and passed over?"
+            message = f"{name} is true in all {counts['rows']:,} rows: does the log lack skipped impressions?"
             if name == "watch_ms":
-                message = f"watch_ms is 0 in all {counts['rows']:,} rows: nothing is learned of watches; was it cut to hours?"
+                message = (
+                    f"watch_ms is 0 in all {counts['rows']:,} rows: no model learns watch times; was it truncated to hours?"
+                )
             yield Contradiction("impressions", message, refused=False)
 
 
@@ -373,7 +373,7 @@ def _of_duration(counts: Mapping[str, int]) -> str:
     factor = _factor(ratio)
     low, high = ("watch_ms", "duration_ms") if ratio < 1 else ("duration_ms", "watch_ms")
     return (
-        f"watch_ms and duration_ms contradict each other, factor {factor}: nine watches in ten are of at most about "
+        f"watch_ms and duration_ms contradict each other, factor {factor}: nine watches in ten are at most about "
         f"{middle:.2g} times their video, in {_rows(counts):,} rows; expected ms in both: multiply {low} by {factor}, or "
         f"divide {high} by it"
     )

@@ -74,7 +74,7 @@ class Fault:
 
 
 def expected_columns(table: str, schema: FeatureSchema) -> dict[str, Expected]:
-    """Return every column of a table by name, structure first. A user's `history` is folded, so it is no column."""
+    """Return every column of a table by name, structure first. A user's `history` is folded and is not a column."""
     features = {f.name: f for f in schema.columns(ENTITY[table]) if (f.entity, f.kind) != ("user", "sequence")}
     names = dict.fromkeys([*TABLES[table], *features])
     return {name: Expected(name, TABLES[table].get(name), features.get(name)) for name in names}
@@ -168,7 +168,7 @@ def _way_to(name: str, kind: pl.DataType, types: tuple) -> str:
     if isinstance(inner, pl.List | pl.Array):
         return "one list a row, without lists in it"
     if inner == pl.Binary:
-        return f"TO_HEX({name}) in SQL, pl.col({name!r}).bin.encode('hex') in polars, for bytes that are no text"
+        return f"TO_HEX({name}) in SQL, pl.col({name!r}).bin.encode('hex') in polars, for bytes that are not text"
     return cast_to(name, types)
 
 

@@ -246,7 +246,7 @@ def test_a_value_that_is_none_of_its_type_is_told(header, value, reason, tmp_pat
 def test_a_vector_with_a_word_in_it_is_refused_and_a_long_value_cut(tmp_path):
     folder(tmp_path, videos=f"video_id,vector\nv7,0.5|{'x' * 200}\nv8,1|2\n")
     unknown, vector = found(tmp_path)
-    assert vector.message == "vector is not numbers apart by |"
+    assert vector.message == "vector is not numbers separated by |"
     assert vector.examples[0].endswith("row 0: 0.5|" + "x" * 76 + "...")
     assert (unknown.message, unknown.count) == ("unknown video", 2)
 

@@ -100,7 +100,7 @@ def test_watches_and_durations_both_in_another_unit(world_tables, world_schema):
         ({"received_ms": some(4, pl.lit(0), c("received_ms"))}, "received_ms is before 1990 in 746 of 2,982 rows; does", False),
         ({"upload_ms": some(4, pl.lit(0), c("upload_ms"))}, "upload_ms is before 1990 in", False),
         ({"watch_ms": c("watch_ms") // 3_600_000}, "watch_ms is 0 in all 2,982 rows", False),
-        ({"like": pl.lit(True)}, "like is true in all 2,982 rows: does the log lack what was shown", False),
+        ({"like": pl.lit(True)}, "like is true in all 2,982 rows: does the log lack skipped impressions", False),
     ],
 )  # fmt: skip
 def test_what_else_cannot_be(columns, said, refused, world_tables, world_schema):
@@ -114,7 +114,7 @@ def test_watches_of_some_days_in_another_unit(unit, world_tables, world_schema):
     change = UNITS[unit][1]
     watches = pl.when(c("day") == day).then(change(c("watch_ms"))).otherwise(c("watch_ms"))
     told = [what for _, what, refused in judged(bent(world_tables, watch_ms=watches), world_schema) if refused]
-    assert told[0].startswith("watch_ms contradicts itself, factor 1000: nine watches in ten are of at most about")
+    assert told[0].startswith("watch_ms contradicts itself, factor 1000: nine watches in ten are at most about")
     assert f"on {day}, and of" in told[0]
 
 

@@ -187,8 +187,8 @@ def test_other_types_of_the_same_meaning_are_read_and_said(table, column, values
         ("impressions", "day", [20250310, 20157, 20250310], "day is not a date like 2025-03-10"),
         ("impressions", "received_ms", [T + 500.0, T + 0.5, None], "received_ms is not a whole number of type Int64"),
         ("impressions", "request_id", [1.0, 2.0**60, 2.0], "request_id is not a whole number of type Int64"),
-        ("impressions", "request_id", [1.0, 2.0**25, 2.0], "request_id is no whole number that Float32 holds exactly, "),
-        ("impressions", "watch_ms", [500.0, 2.0**25, 20.0], "watch_ms is no whole number that Float32 holds exactly, "),
+        ("impressions", "request_id", [1.0, 2.0**25, 2.0], "request_id is not a whole number that Float32 holds exactly, "),
+        ("impressions", "watch_ms", [500.0, 2.0**25, 20.0], "watch_ms is not a whole number that Float32 holds exactly, "),
     ],
 )
 def test_a_value_without_a_plain_meaning_is_refused_with_its_row(table, column, values, reason, tmp_path):
@@ -300,8 +300,8 @@ def test_blanks_around_ids_are_left_out(tmp_path):
     [
         ("impressions.csv.gz", lambda text: gzip.compress(text.encode()), None),
         ("impressions.csv.bz2", lambda text: bz2.compress(text.encode()), None),
-        ("impressions.tsv", lambda text: text.replace(",", "\t").encode(), "fields are apart by tabs"),
-        ("impressions.csv", lambda text: text.replace(",", ";").encode(), "fields are apart by semicolons"),
+        ("impressions.tsv", lambda text: text.replace(",", "\t").encode(), "fields are separated by tabs"),
+        ("impressions.csv", lambda text: text.replace(",", ";").encode(), "fields are separated by semicolons"),
         ("impressions.csv", lambda text: text.encode("utf-16"), "the text is UTF-16"),
         ("impressions.csv", lambda text: text.encode("utf-16-le"), "the text is UTF-16-LE"),
         ("impressions.csv", lambda text: text.encode("utf-8-sig"), None),
@@ -448,7 +448,7 @@ def test_a_day_in_folder_names_is_read_as_people_write_it(name, tmp_path):
     assert CanonicalTables(root=str(tmp_path)).by_day().keys() == {"2025-03-10"}
     report = staged(tmp_path, tmp_path / "out" / "tables")
     assert (report["impressions"], report["first_day"]) == (3, "2025-03-10")
-    assert ("hour" in name) == any("folder names say 'hour'" in note for note in report["notes"])
+    assert ("hour" in name) == any("folder names hold 'hour'" in note for note in report["notes"])
 
 
 @pytest.mark.parametrize("name", ["date=2025-02-30", "date=25-03-10", "date=today", "date=2025-03", "year=2025/month=13/day=1"])
@@ -462,7 +462,7 @@ def test_a_folder_that_names_no_day_is_refused_by_name(name, tmp_path):
         lambda: read_sources(tmp_path, FEATURES, repair="r"),
     ):
         with pytest.raises(
-            DataError, match=rf"{name}: the folder's name says the day '.*', expected a date like date=2025-03-10"
+            DataError, match=rf"{name}: the folder name holds the day '.*', expected a date like date=2025-03-10"
         ):
             attempt()
 
@@ -477,7 +477,7 @@ def test_folders_that_name_two_days_are_refused(name, tmp_path):
         for table in ("users", "videos"):
             frames()[table].write_parquet(tmp_path / said / f"{table}.parquet")
     assert len(read(tmp_path / "one").impressions) == 3
-    with pytest.raises(DataError, match=r"the folders' names say two days, 2025-03-10 and '2025.*11', expected that"):
+    with pytest.raises(DataError, match=r"the folder names hold two days, 2025-03-10 and '2025.*11', expected only"):
         read_sources(tmp_path / "two", FEATURES, repair="repair")
 
 

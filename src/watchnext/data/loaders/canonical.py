@@ -242,7 +242,7 @@ def _part(root: Path, file: Path, frame: pl.DataFrame, notes: Sequence[str] = ()
     if index := [name for name in INDEX if name in frame.columns]:
         frame = frame.drop(index)
         notes.append("row numbers that pandas wrote are left out")
-    notes += [f"folder names say {key!r}, which is no column and left out" for key in left_out(root, file, known)]
+    notes += [f"folder names hold {key!r}, which is not a column and is left out" for key in left_out(root, file, known)]
     lacking = {name: value for name, value in folder.items() if name not in frame.columns}
     texts = {*lacking, *(frame.columns if _form(file) == "CSV" else ())}
     frame = frame.with_columns(pl.lit(value, dtype=pl.String).alias(name) for name, value in lacking.items())

@@ -142,9 +142,9 @@ def _reason(one: Expected, before: pl.DataType, kind: pl.DataType) -> str:
     if kind == pl.Date:
         return f"{one.name} is not a date like 2025-03-10"
     if kind == pl.List(pl.Float32):
-        return f"{one.name} is not numbers apart by |"
+        return f"{one.name} is not numbers separated by |"
     if kind.is_integer() and before in NARROW:
-        return f"{one.name} is no whole number that {before} holds exactly, expected Int64 or Float64"
+        return f"{one.name} is not a whole number that {before} holds exactly, expected Int64 or Float64"
     if kind.is_integer():
         other = ", nor a timestamp like 2025-03-10 08:00:00Z" if before == pl.String and _is_time(one) else ""
         return f"{one.name} is not a whole number of type {kind}{other}"

@@ -35,16 +35,18 @@ BLOCK = 1 << 24  # most bytes of a row
 
 
 def read_csv(file: Path, known: Collection[str]) -> tuple[pl.DataFrame, list[str]]:
-    """Every column as strings, and how the file was read where it is not as above; `known` columns tell by what its fields are
-    apart. Raises DataError for a row of more or fewer fields than the header, for a file that is something else by its first
-    bytes, and for a first line that is no header; NoDataError, OSError, ArrowInvalid for what is no CSV otherwise."""
+    """Read every column as strings, with notes on deviations from the layout above; `known` columns decide the separator.
+
+    Raises DataError for a row with another number of fields than the header, for a file of another format by its first bytes,
+    and for a first line that is not a header; NoDataError, OSError, ArrowInvalid for other invalid CSVs.
+    """
     with pa.input_stream(str(file), compression="detect") as opened:
         sample = opened.read(SAMPLE)
     if not sample.strip():
         raise pl.exceptions.NoDataError(f"{file} is empty")
-    for start, (what, help_) in OTHERS.items():
+    for start, (form, help_) in OTHERS.items():
         if sample.startswith(start):
-            raise DataError(f"{file} is {what}, expected text; {help_}")
+            raise DataError(f"{file} is {form}, expected text; {help_}")
     encoding = _encoding(sample)
     header = sample.decode(encoding, errors="replace").lstrip("\ufeff").splitlines()[0]
     separator = max(SEPARATORS, key=lambda one: len({*_names(header, one)} & {*known}))
@@ -53,7 +55,7 @@ def read_csv(file: Path, known: Collection[str]) -> tuple[pl.DataFrame, list[str
             f"{file} begins with {header[:80]!r}, which names no column; expected a header line with names such as "
             f"{', '.join([*known][:3])}"
         )
-    notes = [f"fields are apart by {SEPARATORS[separator]}"] if separator != "," else []
+    notes = [f"fields are separated by {SEPARATORS[separator]}"] if separator != "," else []
     notes += [f"the text is {encoding.upper()}"] if encoding != "utf-8" else []
     table = _table(file, encoding, separator)
     names = [name.strip() or UNNAMED for name in table.column_names]

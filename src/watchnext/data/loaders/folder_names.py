@@ -58,7 +58,7 @@ def _require_one(day: str, others: tuple[str, ...], folder: Path) -> None:
         parsed = dates(pl.Series([other])).item()
         if day != NULL and parsed is not None and parsed.isoformat() != day:
             raise DataError(
-                f"{folder}: the folders' names say two days, {day} and {other!r}, expected that of the requests alone; rename "
+                f"{folder}: the folder names hold two days, {day} and {other!r}, expected only the day of the requests; rename "
                 "the other, such as loaded=2025-03-10"
             )
 
@@ -68,7 +68,7 @@ def _iso(day: str, folder: Path) -> str:
     parsed = dates(pl.Series([day])).item()
     if parsed is None or parsed.year < EARLIEST:
         raise DataError(
-            f"{folder}: the folder's name says the day {day!r}, expected a date like date=2025-03-10, date=20250310 or "
+            f"{folder}: the folder name holds the day {day!r}, expected a date like date=2025-03-10, date=20250310 or "
             "year=2025/month=3/day=10; rename the folder"
         )
     return parsed.isoformat()
