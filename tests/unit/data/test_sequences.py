@@ -90,7 +90,7 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch):
     monkeypatch.delenv("SEQUENCES_FILE", raising=False)
     with pytest.raises(DataError, match="export SEQUENCES_FILE"):
         instantiate(composed(["data=sequences"], CONF).data.loader).read()
-    with pytest.raises(DataError, match=f"{tmp_path} is no file"):
+    with pytest.raises(DataError, match=f"{tmp_path} is not a file"):
         Sequences(path=str(tmp_path)).read()
     for text in ("", "\n", "1\n2\n"):
         with pytest.raises(DataError, match="holds no line"):
