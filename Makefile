@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3.11
 VENV := .venv
+WORKERS ?= 2
 BIN := $(VENV)/bin
 # On a machine without a GPU, install the CPU builds of PyTorch: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
@@ -45,8 +46,9 @@ serve: setup ## serve releases/current
 	@echo "http://127.0.0.1:3000 (Ctrl-C stops)"
 	@$(ACTIVATE) && exec bentoml serve
 
+# `pytest` without -n is one process: for one file, or a debugger. What runs where and in which order is in tests/conftest.py.
 test: lint ## run lint and all tests
-	@$(ACTIVATE) && python -m pytest
+	@$(ACTIVATE) && python -m pytest -n $(WORKERS)
 
 lint: setup ## check style and import rules
 	@$(ACTIVATE) && ruff check . && ruff format --check . && lint-imports

@@ -2,16 +2,23 @@
 
 import os
 import random
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # models this small win nothing by a second thread, and every core has tests
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when it is imported, here by programs.py
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
+PLACES = ("system", "contracts", "serving", "ranking")  # folders whose tests are slow, in the order they run in
+PROJECT = ("test_pipeline.py", "test_every_benchmark.py")  # files whose tests run in the one small project
+APART = ("test_layouts.py",)  # files whose tests share nothing
 
 # Slow is not wrong: neither an example nor drawing it has a limit of time.
 UNTIMED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
@@ -28,10 +35,33 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Not a header: -q hides it."""
     seed, profile = session.config.getoption("--seed"), session.config.getoption("--hypothesis-profile") or "repeatable"
-    session.config.pluginmanager.get_plugin("terminalreporter").write_line(
-        f"seed {seed} of random, numpy and torch before every fixture and test (--seed N); "
-        f"hypothesis profile {profile} (--hypothesis-profile explore draws new examples every time)"
-    )
+    if reporter := session.config.pluginmanager.get_plugin("terminalreporter"):  # workers of xdist have none
+        reporter.write_line(
+            f"seed {seed} of random, numpy and torch before every fixture and test (--seed N); "
+            f"hypothesis profile {profile} (--hypothesis-profile explore draws new examples every time)"
+        )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slowest first, so that no worker is left with one of them at the end."""
+    items.sort(key=lambda item: PLACES.index(item.path.parent.name) if item.path.parent.name in PLACES else len(PLACES))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """With `-n`, the tests of a file run on one worker, which makes what they share once."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Files(LoadScopeScheduling):
+        # xdist's own `--dist loadgroup` writes groups into node ids, which pytest 9.2 does not take.
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            name = file.rpartition("/")[2]
+            return "project" if name in PROJECT else nodeid if name in APART else file
+
+    config.option.loadscopereorder = False  # it would put files of many tests first
+    return Files(config, log)
 
 
 def _seed(config: pytest.Config) -> None:
@@ -51,6 +81,38 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef, request: pytest.FixtureR
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
     _seed(pyfuncitem.config)
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """(name, make) > a folder of that name which `make` filled, in one worker for all."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+    def once(name: str, make: Callable[[Path], None]) -> Path:
+        folder, made = root / f"once-{name}", root / f"once-{name}.made"
+        with FileLock(f"{folder}.lock"):
+            if not made.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # what a worker that failed has left
+                folder.mkdir()
+                make(folder)
+                made.touch()
+        return folder
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def empty_store(once) -> Path:
+    """An MLflow store with tables and nothing in them, to copy: migrating takes seconds."""
+
+    def migrate(folder: Path) -> None:
+        from watchnext import tracking
+
+        with tracking._store(f"sqlite:///{folder}/mlflow.db"):
+            pass
+
+    return once("store", migrate) / "mlflow.db"
 
 
 @pytest.fixture(scope="session")
@@ -99,12 +161,12 @@ def world_split(world_tables):
 
 
 @pytest.fixture(scope="session")
-def world_folder(feature_stage, world_schema, world_tables, tmp_path_factory) -> Path:
+def world_folder(feature_stage, world_schema, world_tables, once) -> Path:
     """What the feature stage writes for them, with the tables beside it."""
     from watchnext.data.splits import TimeSplit
 
-    folder = tmp_path_factory.mktemp("world")
-    return feature_stage(world_schema, world_tables, TimeSplit(valid_days=1, test_days=1), folder, min_count=2).folder
+    split = TimeSplit(valid_days=1, test_days=1)
+    return once("world", lambda folder: feature_stage(world_schema, world_tables, split, folder, min_count=2)) / "features"
 
 
 @pytest.fixture(scope="session")
@@ -132,8 +194,9 @@ def funnel():
 
 
 @pytest.fixture(scope="session")
-def project(tmp_path_factory) -> Path:
-    """A small project after one run of the pipeline, every stage in its own process."""
+def project(empty_store, tmp_path_factory) -> Path:
+    """A small project after one run of the pipeline, every stage in its own process. Tests of PROJECT alone take it, as one of
+    them changes what it serves."""
     from tiny_project import built
 
-    return built(tmp_path_factory.mktemp("project"))
+    return built(tmp_path_factory.mktemp("project"), empty_store)

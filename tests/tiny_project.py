@@ -1,14 +1,16 @@
 """A small project of somebody's own: a log under string ids with a column of its own, and the commands run in its folder."""
 
 import os
+import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import polars as pl
 import yaml
 
+import programs
+from watchnext.lifecycle.dvc_stages import stages
 from watchnext.simulator.world import World
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,8 +29,8 @@ TINY = {
 
 
 def run(folder: Path, *words: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "OMP_NUM_THREADS": "2", "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
-    return subprocess.run([sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=1800)
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+    return programs.run(*words, folder=folder, environment=environment)
 
 
 def own_logs(folder: Path) -> None:
@@ -44,8 +46,9 @@ def own_logs(folder: Path) -> None:
         frame.write_parquet(folder / "logs" / f"{name}.parquet")
 
 
-def built(folder: Path) -> Path:
+def built(folder: Path, empty_store: Path) -> Path:
     """A copy of what the commands read in `folder`, with a data set of its own, after one run of the pipeline."""
+    shutil.copyfile(empty_store, folder / "mlflow.db")
     for name in ("conf", "dvc.yaml", "params.yaml", "train.py"):
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile)(ROOT / name, folder / name)
     own_logs(folder)
@@ -60,6 +63,7 @@ def built(folder: Path) -> Path:
     (folder / "conf" / "trainer" / "default.yaml").write_text(yaml.safe_dump({**trainer, "max_epochs": 1}))
     labels = folder / "conf" / "labels" / "default.yaml"
     labels.write_text(labels.read_text().replace("long_view_s: null", "long_view_s: 6"))
-    done = run(folder, "-m", "watchnext.lifecycle", "pipeline", "data=tiny")
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    for command in stages(folder, {"data": "tiny", "features": "tiny", "outputs": "outputs/tiny"}).values():
+        done = run(folder, *shlex.split(command)[1:])
+        assert done.returncode == 0, command + done.stdout[-2000:] + done.stderr[-4000:]
     return folder

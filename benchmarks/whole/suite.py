@@ -11,7 +11,7 @@ OUTCOME = re.compile(r"(\d+) (passed|failed|skipped|error)")
 
 def main() -> None:
     began, line = time.perf_counter(), ""
-    words = [sys.executable, "-m", "pytest", *sys.argv[1:]]
+    words = [sys.executable, "-m", "pytest", *(sys.argv[1:] or ["-n", "2"])]  # as `make test` does
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as running:
         for printed in running.stdout:
             print(printed, end="", flush=True)

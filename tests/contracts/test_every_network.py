@@ -108,24 +108,32 @@ def mixed_rows(features) -> np.ndarray:
     return np.sort(np.concatenate([random.choice(train[long_view], 16, False), random.choice(train[~long_view], 16, False)]))
 
 
-def fitted(module, loss_of, steps: int) -> list[float]:
-    """Losses without dropout, before and after `steps` of Adam with it."""
+def fitted(module, loss_of, met, *, steps: int) -> list[float]:
+    """Losses without dropout, before and after Adam with it: at most `steps`, and no more once `met`, asked every 25."""
     optimizer = torch.optim.Adam(module.parameters(), lr=0.01)
-    losses = []
-    for phase in (0, steps):
+    before = evaluated(module, loss_of)
+    for _ in range(steps // 25):
         module.train()
-        for _ in range(phase):
+        for _ in range(25):
             optimizer.zero_grad()
             loss_of().backward()
             optimizer.step()
-        module.eval()
-        losses.append(loss_of().item())
-    return losses
+        after = evaluated(module, loss_of)
+        if after < 0.1 * before and met():
+            break
+    return [before, after]
+
+
+@torch.no_grad()
+def evaluated(module, loss_of) -> float:
+    module.eval()
+    return loss_of().item()
 
 
 # ---- ranking ---------------------------------------------------------------------------------------------------------
 
 
+LOSS = MultiTask(weights={"click": 0.5, "long_view": 1.0, "like": 0.5, "watch_s": 0.2})
 RANKERS = [model for kind in (RankingModule, BoostedModule, EnsembleModule) for model in of_kind(kind)]
 
 
@@ -139,7 +147,23 @@ def overfitted(module, features, rows) -> None:
     else:
         inputs, targets = inputs_of(features, rows), torch.from_numpy(features.columns["targets"][rows])
         batch = inputs | {"targets": targets, "groups": torch.zeros(len(rows))}
-        fitted(module, lambda: module.objective(batch), steps=250)
+        with torch.no_grad():
+            enough = 0.1 * LOSS(module.network.eval()(inputs), targets)
+
+        @torch.no_grad()
+        def met() -> bool:
+            scores = module.network(inputs)
+            return LOSS(scores, targets) < enough and not missed(predictions(scores).numpy(), targets.numpy())
+
+        fitted(module, lambda: module.objective(batch), met, steps=250)
+
+
+def missed(found: np.ndarray, targets: np.ndarray) -> list[str]:
+    """Labels that the predictions do not have in order, and watch times that they are far from."""
+    mixed = [place for place in range(len(TARGETS)) if place != WATCH and 0 < targets[:, place].sum() < len(targets)]
+    out_of_order = [TARGETS[place] for place in mixed if auc(targets[:, place], found[:, place]) < 1.0]
+    far = np.abs(np.log1p(found[:, WATCH]) - np.log1p(targets[:, WATCH])).mean() >= 0.5
+    return out_of_order + [TARGETS[WATCH]] * bool(far)
 
 
 @pytest.fixture(scope="module", params=RANKERS)
@@ -149,12 +173,12 @@ def ranking(request, world_features):
     module = instantiate(request.param.module)(features=world_features)
     rows = mixed_rows(world_features)
     inputs, targets = inputs_of(world_features, rows), torch.from_numpy(world_features.columns["targets"][rows])
-    loss, losses = MultiTask(weights={"click": 0.5, "long_view": 1.0, "like": 0.5, "watch_s": 0.2}), []
+    losses = []
     for phase in (0, 1):
         if phase:
             overfitted(module, world_features, rows)
         with torch.no_grad():
-            losses.append(loss(module.network.eval()(inputs), targets).item())
+            losses.append(LOSS(module.network.eval()(inputs), targets).item())
     return module, inputs, targets, losses
 
 
@@ -167,11 +191,7 @@ def scores(ranking):
 def test_a_ranker_overfits_32_rows(ranking, scores):
     _, inputs, targets, (before, after) = ranking
     assert after < 0.1 * before
-    found = predictions(scores(inputs)).numpy()
-    for place, name in enumerate(TARGETS):
-        if place != WATCH and 0 < targets[:, place].sum() < 32:
-            assert auc(targets[:, place].numpy(), found[:, place]) == 1.0, name
-    assert np.abs(np.log1p(found[:, WATCH]) - np.log1p(targets[:, WATCH].numpy())).mean() < 0.5
+    assert not missed(predictions(scores(inputs)).numpy(), targets.numpy())
 
 
 def test_a_saved_ranker_keeps_its_scores(ranking, scores, world_features, tmp_path):
@@ -218,7 +238,8 @@ def test_one_viewer_row_stands_for_all_candidates(ranking, scores):
 
 
 def test_the_exported_ranker_scores_as_torch_does(ranking, tmp_path):
-    """Any number of candidates of one viewer, whoever it is; the same weights give the same bytes."""
+    """Any number of candidates of one viewer, whoever it is. The same weights give the same bytes: the ensemble, which has
+    networks of every kind, tells it for all."""
     module, inputs, _, _ = ranking
     scorer = torch.no_grad()(Scorer(module.network))
     forest = forest_of(module.network)
@@ -226,9 +247,10 @@ def test_the_exported_ranker_scores_as_torch_does(ranking, tmp_path):
     of_video = {name for name in inputs if name.startswith(OF_VIDEO)}
     example = shared_viewer(taken(inputs, slice(0, 3)))
     example |= {INPUT: torch.zeros(3, len(TARGETS))} if forest else {}
-    for name in ("a", "b"):
+    again = isinstance(module, EnsembleModule)
+    for name in ("a", "b")[: 1 + again]:
         export_graph(Scorer(module.network), example, rows_vary={*of_video, INPUT}, path=tmp_path / f"{name}.xml")
-    for ending in ("xml", "bin"):
+    for ending in ("xml", "bin") if again else ():
         assert (tmp_path / f"a.{ending}").read_bytes() == (tmp_path / f"b.{ending}").read_bytes()
     graph = CompiledNetwork(tmp_path / "a.xml")
     for start, candidates in ((0, 1), (5, 3), (2, 30)):
@@ -278,7 +300,14 @@ def retrieval(request, world_features):
         queries = nearest_interest(module.network.query(inputs), pool)
         return module.loss(queries, pool, pool, drawn=drawn, masked=(places, places))
 
-    return module, inputs, fitted(module, loss, steps=150)
+    return module, inputs, fitted(module, loss, lambda: (own(module, inputs) == places).all(), steps=150)
+
+
+@torch.no_grad()
+def own(module, inputs) -> torch.Tensor:
+    """(B,) the pair whose video is the nearest to each pair's viewer."""
+    scores = interests_of(module.network.query(inputs)) @ module.network.video(inputs).T
+    return scores.amax(1).argmax(1)
 
 
 @pytest.fixture(scope="module", params=["query", "video"])
@@ -294,10 +323,7 @@ def test_towers_overfit_32_pairs(retrieval):
         return
     before, after = losses
     assert after < 0.1 * before
-    with torch.no_grad():
-        scores = interests_of(module.network.query(inputs)) @ module.network.video(inputs).T
-    best = scores.amax(1).argmax(1)
-    assert (best == torch.arange(32)).all()
+    assert (own(module, inputs) == torch.arange(32)).all()
 
 
 def test_towers_give_unit_vectors_row_by_row(retrieval, tower, request):

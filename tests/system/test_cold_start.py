@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import polars as pl
 import pytest
 import yaml
 
+import programs
 from watchnext.data.splits import TimeSplit
 from watchnext.data.storage import StoredTables, write_tables
 from watchnext.data.tables import DataError, Tables
@@ -62,9 +62,8 @@ for name, command in stages(Path.cwd(), chosen).items():
 
 
 def pipeline(folder: Path) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "OMP_NUM_THREADS": "2", "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
-    words = [sys.executable, "-c", STAGES]
-    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=400)
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+    return programs.run("-c", STAGES, folder=folder, environment=environment)
 
 
 def metrics(project: Path, name: str) -> dict:
@@ -77,9 +76,10 @@ def tables() -> Tables:
 
 
 @pytest.fixture(scope="module")
-def project(tables, tmp_path_factory) -> Path:
+def project(tables, empty_store, tmp_path_factory) -> Path:
     """A project whose data is a table of videos, and nothing else, after a run of the pipeline."""
     folder = tmp_path_factory.mktemp("opening")
+    shutil.copyfile(empty_store, folder / "mlflow.db")
     for name in ("conf", "dvc.yaml", "params.yaml", "train.py"):
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile)(ROOT / name, folder / name)
     (folder / "conf/data/mine.yaml").write_text(yaml.safe_dump(MINE))

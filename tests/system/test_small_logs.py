@@ -3,14 +3,13 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import polars as pl
 import pytest
 import yaml
 
+import programs
 from watchnext.data.tables import Tables
 from watchnext.simulator.world import World
 
@@ -68,7 +67,7 @@ def logs() -> dict[str, Tables]:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory) -> Path:
+def project(empty_store, tmp_path_factory) -> Path:
     """The logs after a run of the pipeline on each, and of the reports."""
     folder = tmp_path_factory.mktemp("small")
     for name in ("conf", "dvc.yaml", "params.yaml", "train.py"):
@@ -80,9 +79,9 @@ def project(tmp_path_factory) -> Path:
         (folder / name).mkdir()
         for table, frame in vars(tables).items():
             frame.write_parquet(folder / name / f"{table}.parquet")
-    environment = {**os.environ, "OMP_NUM_THREADS": "2", "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
-    words = [sys.executable, "-c", STAGES, *LOGS]
-    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
+    shutil.copyfile(empty_store, folder / "mlflow.db")
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+    done = programs.run("-c", STAGES, *LOGS, folder=folder, environment=environment)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     (folder / "said").write_text(done.stdout)
     return folder

@@ -8,14 +8,13 @@ import re
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from programs import Program
 from watchnext.nn.weights import load_network
 from watchnext.schema import FeatureSchema, SchemaError
 
@@ -43,13 +42,11 @@ SIX_EPOCHS = ["trainer.max_epochs=6", "model.best.patience=100"]
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": "", "PYTHONWARNINGS": "ignore"}
+    return {**os.environ, "MLFLOW_TRACKING_URI": ""}
 
 
-def started(folder: Path, *words: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, *words], cwd=folder, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+def started(folder: Path, *words: str) -> Program:
+    return Program(*words, folder=folder, environment=environment())
 
 
 def exits(folder: Path, *commands: list[str]) -> tuple[list[int | str], str]:
@@ -68,8 +65,9 @@ def statuses(folder: Path) -> list[tuple[str, str]]:
 
 
 @pytest.fixture
-def place(tmp_path, world_folder) -> Path:
+def place(tmp_path, world_folder, empty_store) -> Path:
     """A working directory as the repository is one, with built features."""
+    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
     (tmp_path / "conf").symlink_to(ROOT / "conf")
     (tmp_path / "outputs").mkdir()
     (tmp_path / "outputs/features").symlink_to(world_folder)

@@ -8,8 +8,6 @@ import shlex
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -17,6 +15,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from programs import Program
 from watchnext.cli import composed, plain
 from watchnext.tuning import Study, space_of, text
 
@@ -45,10 +44,8 @@ MLP = ["model=mlp", "trainer.max_epochs=2", "tune.startup=1"]
 TREES = ["model=xgboost", "model.module.rounds=30", "tune.startup=1", "tune.warmup=0", "tune.trials=3"]
 
 
-def started(folder: Path, *words: str) -> subprocess.Popen:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": "", "PYTHONWARNINGS": "ignore"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([sys.executable, *words], cwd=folder, env=environment, text=True, **pipes)
+def started(folder: Path, *words: str) -> Program:
+    return Program(*words, folder=folder, environment={**os.environ, "MLFLOW_TRACKING_URI": ""})
 
 
 def said(folder: Path, *commands: list[str]) -> tuple[list[int | str | None], list[str]]:
@@ -77,12 +74,13 @@ def trials(folder: Path) -> list[tuple]:
 
 
 @pytest.fixture
-def made(tmp_path, world_folder):
+def made(tmp_path, world_folder, empty_store):
     """Name > a working directory as the repository is one, with built features."""
 
     def place(name: str) -> Path:
         folder = tmp_path / name
         (folder / "outputs").mkdir(parents=True)
+        shutil.copyfile(empty_store, folder / "mlflow.db")
         (folder / "conf").symlink_to(ROOT / "conf")
         (folder / "outputs/features").symlink_to(world_folder)
         return folder

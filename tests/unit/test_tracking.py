@@ -13,6 +13,7 @@ import time
 import pytest
 import yaml
 
+from programs import Program
 from watchnext import tracking
 
 TAGS = {"data_hash": "d1", "schema_fingerprint": "f1"}
@@ -80,20 +81,12 @@ TRAINS = """
 """
 
 
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory):
-    """A store with tables and nothing in them: migrating takes seconds, copying does not."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    with tracking._store(f"sqlite:///{path}"):
-        return path
-
-
 @pytest.fixture(autouse=True)
-def _store(tmp_path, monkeypatch, migrated, request):
+def _store(tmp_path, monkeypatch, empty_store, request):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     if "fresh" not in request.node.name:
-        shutil.copy(migrated, tmp_path / "mlflow.db")
+        shutil.copy(empty_store, tmp_path / "mlflow.db")
 
 
 def client():
@@ -102,9 +95,8 @@ def client():
     return MlflowClient(tracking_uri=tracking.tracking_uri())
 
 
-def program(body: str, *words: str) -> subprocess.Popen:
-    script = textwrap.dedent(PREAMBLE) + textwrap.dedent(body)
-    return subprocess.Popen([sys.executable, "-c", script, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def program(body: str, *words: str) -> Program:
+    return Program("-c", textwrap.dedent(PREAMBLE) + textwrap.dedent(body), *words)
 
 
 def run_of(tmp_path, process) -> str:

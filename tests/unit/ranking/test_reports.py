@@ -2,8 +2,7 @@
 
 import json
 import os
-import subprocess
-import sys
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+import programs
 from watchnext.cli import composed, instantiate
 from watchnext.metrics import auc, gauc, logloss, rounded
 from watchnext.nn.training import BestWeights
@@ -213,7 +213,8 @@ for module, words in json.loads(sys.argv[1]):
 """
 
 
-def test_the_commands_write_a_table_json_and_a_picture(world_folder, tmp_path):
+def test_the_commands_write_a_table_json_and_a_picture(world_folder, empty_store, tmp_path):
+    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
     (tmp_path / "conf").symlink_to(ROOT / "conf")
     (tmp_path / "outputs").mkdir()
     (tmp_path / "outputs/features").symlink_to(world_folder)
@@ -225,10 +226,8 @@ def test_the_commands_write_a_table_json_and_a_picture(world_folder, tmp_path):
         ("watchnext.ranking", ["learning-curve", *few, "report.shares=[0.5,1.0]"]),
         ("watchnext.ranking", ["importance", "report.ranker=nowhere"]),
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": ""}
-    done = subprocess.run(
-        [sys.executable, "-c", SEVERAL, json.dumps(commands)], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": ""}
+    done = programs.run("-c", SEVERAL, json.dumps(commands), folder=tmp_path, environment=environment)
     codes = [json.loads(line[5:]) for line in done.stdout.splitlines() if line.startswith("EXIT ")]
     assert codes[:4] == [0, None, None, None], done.stderr[-2000:]
     assert codes[4].startswith("FileNotFoundError: nowhere holds no trained network; run `python train.py out=nowhere`")

@@ -15,7 +15,9 @@ import psutil
 from watchnext.serving.http.settings import FOLDERS
 
 ROOT = Path(__file__).parents[3]
-PORTS = iter(range(20_000 + os.getpid() % 10_000, 32_768))  # each is tried once, so that two servers never have the same one
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+# Each is tried once and by one worker, so that two servers never have the same one.
+PORTS = iter(range(20_000 + os.getpid() % 1_000 + WORKER % 8 * 1_500, 32_768))
 
 
 def free_port() -> int:

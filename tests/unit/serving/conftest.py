@@ -20,7 +20,7 @@ from watchnext.retrieval.__main__ import graph, trending
 from watchnext.retrieval.index.segments import VideoIndex
 from watchnext.retrieval.towers.two_tower import TwoTower
 from watchnext.schema import FeatureSchema
-from watchnext.serving.release.release import Release, assemble, publish, staging_folder, switch
+from watchnext.serving.release.release import Release, assemble, current, publish, staging_folder, switch
 from watchnext.serving.store.store import Store
 from watchnext.types import SOURCES, TARGETS
 
@@ -138,20 +138,22 @@ class Ranker(torch.nn.Module):
 
 
 @pytest.fixture(scope="session")
-def built(feature_stage, tmp_path_factory) -> tuple[Path, Tables]:
+def built(feature_stage, once) -> tuple[Path, Tables]:
     """The feature stage's folder, and the tables it was built from."""
     random = np.random.default_rng(3)
     videos, users = random_videos(random), random_users(random)
     tables = Tables(impressions=random_impressions(random, users, videos), users=users, videos=videos)
-    folder = tmp_path_factory.mktemp("built")
-    schema = FeatureSchema.load(CONF / "features" / "world.yaml")
-    return feature_stage(schema, tables, TimeSplit(valid_days=1, test_days=1), folder).folder, tables
+    schema, split = FeatureSchema.load(CONF / "features" / "world.yaml"), TimeSplit(valid_days=1, test_days=1)
+    return once("built", lambda folder: feature_stage(schema, tables, split, folder)) / "features", tables
 
 
 @pytest.fixture(scope="session")
-def exported(built, tmp_path_factory) -> Path:
+def exported(built, once) -> Path:
     """Networks and an index of random weights, and what the sources count of the log."""
-    folder = tmp_path_factory.mktemp("models")
+    return once("exported", lambda folder: export(built, folder))
+
+
+def export(built, folder: Path) -> None:
     features = FeatureSet.load(built[0])
     torch.manual_seed(1)
     towers = TwoTower(sizes=features.pipeline.sizes, embedding=4, hidden=(16,), dimension=8, heads=2, dropout=0.0).eval()
@@ -170,7 +172,6 @@ def exported(built, tmp_path_factory) -> Path:
     VideoIndex.build(vectors, recipe=None, towers="tiny").save(folder / "index")
     looked_up(built[0], folder)
     pl.DataFrame({"hour": [1, 2]}).write_parquet(folder / "reference.parquet")
-    return folder
 
 
 def looked_up(features: Path, folder: Path) -> None:
@@ -212,8 +213,8 @@ def make_release(built, exported, root: Path, **changes) -> Path:
 
 
 @pytest.fixture(scope="session")
-def release(built, exported, tmp_path_factory) -> Release:
-    return Release.load(make_release(built, exported, tmp_path_factory.mktemp("releases")))
+def release(built, exported, once) -> Release:
+    return Release.load(current(once("releases", lambda root: make_release(built, exported, root))))
 
 
 @pytest.fixture

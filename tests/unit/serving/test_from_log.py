@@ -15,6 +15,7 @@ import polars as pl
 import pytest
 from test_store import empty_of, events_of, outcome, shrunk
 
+import programs
 from watchnext.data.tables import DataError, Tables, in_order
 from watchnext.data.validation import validate
 from watchnext.features.catalogue import Ids
@@ -348,8 +349,7 @@ def test_two_builds_at_once_are_refused(log, release, tmp_path):
 
 def command(tmp_path: Path, release, *words: str) -> subprocess.CompletedProcess:
     settings = [f"data.releases={release.folder.parent}", f"data.store={tmp_path / 'store'}"]
-    run = [sys.executable, "-m", "watchnext.serving", *words, *settings]
-    return subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=False)
+    return programs.run("-m", "watchnext.serving", *words, *settings, folder=ROOT)
 
 
 def test_the_command(log, release, tmp_path):
