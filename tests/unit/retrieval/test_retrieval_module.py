@@ -104,9 +104,9 @@ def test_days_without_a_positive_are_named(world_features):
         module_of(nothing, popular=0).loader("train", seed=0)
 
 
-def test_the_own_positive_and_what_came_later_are_no_negatives(world_features):
+def test_the_own_positive_and_what_came_later_are_masked_pairs(world_features):
     module = module_of(world_features)
     module._upload_ms = torch.tensor([5.0, float("nan"), 7.0, 9.0], dtype=torch.float64)
     drawn = NegativeSample(torch.arange(4), torch.zeros(4), 4)
-    queries, places = module._no_negatives(drawn, torch.tensor([1, 0]), torch.tensor([6, 8]))
+    queries, places = module._masked_pairs(drawn, torch.tensor([1, 0]), torch.tensor([6, 8]))
     assert list(zip(queries.tolist(), places.tolist(), strict=True)) == [(0, 1), (0, 2), (0, 3), (1, 0), (1, 3)]
