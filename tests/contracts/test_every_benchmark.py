@@ -87,7 +87,7 @@ WITHOUT_INPUT = {
     "serving": ([], "dvc repro"),
     "true_best": ([], "dvc repro"),
     "ranking": (["--root", "none", *DAYS], "none holds none of .*export KUAIRAND_ROOT"),
-    "retrieval": (["--sequences", "none.txt"], "none.txt is no file"),
+    "retrieval": (["--sequences", "none.txt"], "none.txt is not a file"),
 }
 
 

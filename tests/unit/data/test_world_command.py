@@ -1,4 +1,4 @@
-"""The commands `world` and `compare`, as they are typed."""
+"""The commands `world` of the simulator and `compare` of the data stage, as they are typed."""
 
 import runpy
 from pathlib import Path
@@ -10,11 +10,12 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def run(monkeypatch, *words: str) -> object:
-    """The exit code, or the last words."""
+    """Run a command; returns the exit code, or the message that the program ends with."""
+    module = "watchnext.simulator" if words[0] == "world" else "watchnext.data"
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("sys.argv", ["watchnext.data", *map(str, words)])
+    monkeypatch.setattr("sys.argv", [module, *map(str, words)])
     with pytest.raises(SystemExit) as stopped:
-        runpy.run_module("watchnext.data", run_name="__main__")
+        runpy.run_module(module, run_name="__main__")
     return stopped.value.code
 
 

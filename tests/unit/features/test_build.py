@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -212,19 +213,25 @@ def test_ids_may_be_numbers_or_strings(world_schema, world_tables, world_split, 
     assert changed.pipeline.sizes == world_features.pipeline.sizes
 
 
+def build(monkeypatch, *overrides: str) -> object:
+    """Run the command `features build`; returns the exit code, or the message that it ends with."""
+    monkeypatch.delitem(sys.modules, "watchnext.features.__main__", raising=False)  # runpy warns where a test imported it
+    monkeypatch.setattr("sys.argv", ["features", "build", "data=sample", *overrides])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("watchnext.features", run_name="__main__", alter_sys=True)
+    return ended.value.code
+
+
 def test_a_hole_in_the_calendar_moves_validation_and_is_told(world_tables, tmp_path, monkeypatch, capsys):
     """The last but one day has no rows: the one before it validates in its place. Two days are too few to train on."""
     day = pl.col("day")
     days = world_tables.impressions["day"].unique().sort().to_list()
-    monkeypatch.setattr("sys.argv", ["features", "build", "data=sample", f"data.outputs={tmp_path}"])
     for known, learned, told in (
         ([days[0], days[1], days[3]], True, f"the validation days {days[2]} to {days[2]} have no impressions: {days[1]} to"),
         ([days[0], days[3]], False, "no model can be trained: 2 days of log are fewer than valid_days=1, test_days=1"),
     ):
         write_tables(replace(world_tables, impressions=world_tables.impressions.filter(day.is_in(known))), tmp_path / "tables")
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_module("watchnext.features", run_name="__main__", alter_sys=True)
-        assert not ended.value.code
+        assert not build(monkeypatch, f"data.outputs={tmp_path}")
         assert told in capsys.readouterr().out
         split = np.load(tmp_path / "features" / "columns" / "split.npy")
         assert sorted(set(split.tolist())) == ([0, 1, 2] if learned else [-1])
@@ -240,8 +247,6 @@ def test_a_log_without_long_views_is_refused_with_the_setting_that_helps_and_bui
         frame.write_parquet(tmp_path / "log" / f"{name}.parquet")
     write_stage(log, world_schema, tmp_path / "tables")
     for override, told in (([], "labels.long_view_s=SECONDS"), (["labels.long_view_s=10"], None)):
-        monkeypatch.setattr("sys.argv", ["features", "build", "data=sample", f"data.outputs={tmp_path}", *override])
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_module("watchnext.features", run_name="__main__", alter_sys=True)
-        assert told in str(ended.value.code) if told else not ended.value.code
+        code = build(monkeypatch, f"data.outputs={tmp_path}", *override)
+        assert told in str(code) if told else not code
     assert json.loads((tmp_path / "features" / "report.json").read_text())["labels"]["train"]["long_view"] > 0

@@ -91,7 +91,7 @@ def test_a_bad_file_is_refused_by_line(text, message, tmp_path, monkeypatch, cap
 
 
 def test_a_missing_file_is_named(tmp_path, monkeypatch, capsys):
-    with pytest.raises(SystemExit, match=r"none\.txt is no file"):
+    with pytest.raises(SystemExit, match=r"none\.txt is not a file"):
         run(monkeypatch, capsys, "--sequences", tmp_path / "none.txt")
 
 
