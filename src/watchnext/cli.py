@@ -21,6 +21,10 @@ from omegaconf.errors import OmegaConfBaseException
 __all__ = ["composed", "dispatch", "exits_on", "instantiate", "overrides_from", "plain", "write_report"]
 
 Command = Callable[[DictConfig], int | None]
+# Modules of loaders by where they stood: teams have presets of their own that name them.
+LOADERS = ("canonical", "kuairand", "movielens", "sequences", "vk_lsvd")
+MOVED = {f"watchnext.data.{name}": f"watchnext.data.loaders.{name}" for name in LOADERS}
+MOVED["watchnext.data.world"] = "watchnext.simulator.world"
 
 
 def keys_of(config: DictConfig, prefix: str = "") -> list[str]:
@@ -40,10 +44,19 @@ def composed(overrides: list[str], conf: Path = Path("conf")) -> DictConfig:
         sys.exit(f"{conf}/ is missing in {Path.cwd()}; run this command at the root of the repository")
     with initialize_config_dir(config_dir=str(conf.resolve()), version_base=None):
         try:
-            return compose("config", overrides)
+            return _with_moved_loader(compose("config", overrides))
         except (HydraException, OmegaConfBaseException) as error:
             known = keys_of(compose("config", [o for o in overrides if _is_group(o, conf)]))
             sys.exit(explained(error, overrides, known))
+
+
+def _with_moved_loader(config: DictConfig) -> DictConfig:
+    """Let a preset that was written before the loaders had a folder name its loader by the old place; say the new one."""
+    target = OmegaConf.select(config, "data.loader._target_") or ""
+    if moved := MOVED.get(target.rpartition(".")[0]):
+        config.data.loader._target_ = f"{moved}.{target.rpartition('.')[2]}"
+        print(f"note: data.loader._target_ {target} is {config.data.loader._target_} now; write that", file=sys.stderr)
+    return config
 
 
 def _is_group(override: str, conf: Path) -> bool:

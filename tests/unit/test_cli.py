@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from hydra.utils import get_class
 
 from watchnext.cli import composed, dispatch, keys_of, plain
 
@@ -171,3 +172,22 @@ def test_another_folder_is_told_where_to_go(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match=r"conf/ is missing in .*; run this command at the root of the repository"):
         composed([])
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("watchnext.data.canonical.CanonicalTables", "watchnext.data.loaders.canonical.CanonicalTables"),
+        ("watchnext.data.kuairand.KuaiRand", "watchnext.data.loaders.kuairand.KuaiRand"),
+        ("watchnext.data.world.World", "watchnext.simulator.world.World"),
+    ],
+)
+def test_a_preset_may_name_its_loader_by_the_old_place(old, new, capsys):
+    assert composed([f"data.loader._target_={old}"]).data.loader._target_ == new
+    assert get_class(new)
+    assert f"{old} is {new} now" in capsys.readouterr().err
+
+
+def test_a_loader_where_it_stands_needs_no_note(capsys):
+    composed(["data=kuairand"])
+    assert capsys.readouterr().err == ""
