@@ -101,6 +101,22 @@ def _become(words: tuple[str, ...], folder: str, environment: dict[str, str], ou
         sys.stdout.flush()
 
 
+# For a program given by -c that runs several commands in its one process, so that imports are paid once.
+EXIT_CODE = """
+def exit_code(command):
+    import runpy, shlex, sys
+    words = shlex.split(command)[1:]
+    sys.argv = words[1:] if words[0] == "-m" else words
+    try:
+        if words[0] == "-m":
+            runpy.run_module(words[1] + ".__main__", run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(words[0], run_name="__main__")
+    except SystemExit as stopped:
+        return stopped.code
+"""
+
+
 def _python(first: str, *words: str) -> None:
     """What the interpreter does with its command line."""
     if first in ("-c", "-m"):

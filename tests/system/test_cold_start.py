@@ -42,23 +42,18 @@ MINE = {
     "split": {"_target_": "watchnext.data.splits.TimeSplit", "valid_days": 1, "test_days": 1},
 }
 # The stages of `lifecycle pipeline data=mine`, one after another in one process, so that its imports are paid once.
-STAGES = """
-import runpy, shlex, sys
+STAGES = (
+    programs.EXIT_CODE
+    + """
+import sys
 from pathlib import Path
 from watchnext.lifecycle.dvc_stages import stages
 chosen = {"data": "mine", "features": "world", "outputs": "outputs/mine"}
 for name, command in stages(Path.cwd(), chosen).items():
-    words = shlex.split(command)[1:]
-    sys.argv = words[1:] if words[0] == "-m" else words
-    try:
-        if words[0] == "-m":
-            runpy.run_module(words[1] + ".__main__", run_name="__main__", alter_sys=True)
-        else:
-            runpy.run_path(words[0], run_name="__main__")
-    except SystemExit as stopped:
-        if stopped.code:
-            sys.exit(f"{name}: {stopped.code}")
+    if code := exit_code(command):
+        sys.exit(f"{name}: {code}")
 """
+)
 
 
 def pipeline(folder: Path) -> subprocess.CompletedProcess:

@@ -16,8 +16,10 @@ from watchnext.simulator.world import World
 ROOT = Path(__file__).resolve().parents[2]
 LOGS = ("no_likes", "one_viewer")
 # The stages of `lifecycle pipeline data=NAME`, and reports on demand, of every log in one process: its imports are paid once.
-STAGES = """
-import runpy, shlex, sys
+STAGES = (
+    programs.EXIT_CODE
+    + """
+import sys
 from pathlib import Path
 from watchnext.lifecycle.dvc_stages import stages
 for data in sys.argv[1:]:
@@ -25,17 +27,11 @@ for data in sys.argv[1:]:
     asked = {name: f"python -m watchnext.{name} data={data}" for name in (
         "ranking trade-off", "ranking importance report.repeats=1", f"features card out=cards/{data}", "monitoring drift")}
     for name, command in (stages(Path.cwd(), chosen) | asked).items():
-        words = shlex.split(command)[1:]
-        sys.argv = words[1:] if words[0] == "-m" else words
-        try:
-            if words[0] == "-m":
-                runpy.run_module(words[1] + ".__main__", run_name="__main__", alter_sys=True)
-            else:
-                runpy.run_path(words[0], run_name="__main__")
-        except SystemExit as stopped:
-            if stopped.code and (name, stopped.code) != ("monitoring drift", 3):  # nothing was served yet
-                sys.exit(f"{data} {name}: {stopped.code}")
+        code = exit_code(command)
+        if code and (name, code) != ("monitoring drift", 3):  # nothing was served yet
+            sys.exit(f"{data} {name}: {code}")
 """
+)
 
 
 def preset(name: str) -> dict:
