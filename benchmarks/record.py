@@ -75,8 +75,13 @@ def _git(*words: str) -> str:
 
 
 def last_line(name: str, arguments: Sequence[str]) -> str:
-    """Run the benchmark, show what it prints, and return its last line. Exits as the benchmark does where it fails."""
-    words, line = [sys.executable, "-m", f"benchmarks.{name}", *arguments], ""
+    """Run the benchmark and return its last line. Exits as the benchmark does where it fails."""
+    return last_line_of([sys.executable, "-m", f"benchmarks.{name}", *arguments])
+
+
+def last_line_of(words: Sequence[str]) -> str:
+    """Run a program, show what it prints, and return its last line with text. Exits as the program does where it fails."""
+    line = ""
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as running:
         for printed in running.stdout:
             print(printed, end="", flush=True)

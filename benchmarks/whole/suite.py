@@ -2,22 +2,18 @@
 
 import json
 import re
-import subprocess
 import sys
 import time
+
+from benchmarks.record import last_line_of
 
 OUTCOME = re.compile(r"(\d+) (passed|failed|skipped|error)")
 
 
 def main() -> None:
-    began, line = time.perf_counter(), ""
+    began = time.perf_counter()
     words = [sys.executable, "-m", "pytest", *(sys.argv[1:] or ["-n", "2"])]  # as `make test` does
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as running:
-        for printed in running.stdout:
-            print(printed, end="", flush=True)
-            line = printed.strip() or line
-    if running.returncode:
-        sys.exit(running.returncode)
+    line = last_line_of(words)
     counts = {name: int(count) for count, name in OUTCOME.findall(line)}
     print(json.dumps({"seconds": round(time.perf_counter() - began, 1)} | counts))
 
