@@ -29,14 +29,38 @@ class Request:
     context: Mapping[str, str | float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Viewer:
-    """Viewer as of the request: `row` in the user table (-1 unknown), folded `state` (S,) float64, `seen` video rows."""
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """A request hydrated with what is known of its viewer as of its time; sources, rules and networks read it.
 
-    row: int
+    request                    the request as asked
+    viewer_row                 row in the user table, -1 unknown
+    region                     the request's, or else the viewer's own; None unknown
+    state (S,) float64         the viewer's folded record
+    seen (n,) int64            video rows that the viewer has seen, sorted
+    history_rows (H,) int64    the last watches, and outcomes without one, latest first; each with
+    ago_s, watch_s, bits (H,)  seconds since it was known, watched seconds, and OUTCOME_BITS
+    creators (n,) int64        creators in the viewer's record, with
+    engagement (n,)            the viewer's decayed count of liked videos of each
+    blocks                     input blocks of networks that do not depend on a candidate, one row each
+    """
+
+    request: Request
+    viewer_row: int
+    region: str | None
     state: np.ndarray
     seen: np.ndarray
-    region: str | None = None
+    history_rows: np.ndarray
+    ago_s: np.ndarray
+    watch_s: np.ndarray
+    bits: np.ndarray
+    creators: np.ndarray
+    engagement: np.ndarray
+    blocks: Mapping[str, np.ndarray]
+
+    @property
+    def as_of_ms(self) -> float:
+        return float(self.request.as_of_ms)
 
 
 @dataclass(frozen=True)

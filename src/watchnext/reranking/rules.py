@@ -13,7 +13,6 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from watchnext.reranking.value import RerankingError, require_known, require_number
-from watchnext.types import Viewer
 
 SAFETY = ("safe", "mature", "unsafe")  # CatalogueFacts.safety is an index into this
 
@@ -32,10 +31,11 @@ class CatalogueFacts(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class RuleContext:
-    """Inputs of a filter besides the rows. `region_bits` maps a region to its bit *number*; `unavailable` is (V,) bool;
-    `continued` (n,) are rows of seen videos that the source `continue` proposed."""
+    """Inputs of a filter besides the rows. `seen` (n,) are the viewer's rows; `region_bits` maps a region to its bit *number*;
+    `unavailable` is (V,) bool; `continued` (n,) are rows of seen videos that the source `continue` proposed."""
 
-    viewer: Viewer
+    seen: np.ndarray
+    region: str | None
     facts: CatalogueFacts
     region_bits: Mapping[str, int]
     unavailable: np.ndarray | None = None
@@ -85,11 +85,11 @@ class RegionFilter(Filter):
 
     def removes(self, rows: np.ndarray, context: RuleContext) -> np.ndarray:
         regions = context.facts.regions[rows]
-        bit = context.region_bits.get(context.viewer.region)
+        bit = context.region_bits.get(context.region)
         if bit is None:
             return regions != 0
         if not 0 <= bit < 64:
-            raise RerankingError(f"region_bits[{context.viewer.region!r}] is {bit}, expected a bit number from 0 to 63")
+            raise RerankingError(f"region_bits[{context.region!r}] is {bit}, expected a bit number from 0 to 63")
         return (regions != 0) & (regions & (np.uint64(1) << np.uint64(bit)) == 0)
 
 
@@ -104,7 +104,7 @@ class SeenFilter(Filter):
         require_number("rules.seen.continued", self.continued, low=0)
 
     def removes(self, rows: np.ndarray, context: RuleContext) -> np.ndarray:
-        seen = np.isin(rows, context.viewer.seen)
+        seen = np.isin(rows, context.seen)
         midway = np.isin(rows, context.continued)
         return seen & ~(midway & (np.cumsum(midway) <= self.continued))
 
@@ -121,7 +121,7 @@ class DuplicateFilter(Filter):
         prints = context.facts.fingerprints[rows]
         of_seen = np.zeros(len(rows), bool)
         if self.of_seen:
-            seen = context.facts.fingerprints[np.asarray(context.viewer.seen, np.int64)]
+            seen = context.facts.fingerprints[np.asarray(context.seen, np.int64)]
             of_seen = np.isin(prints, seen) & ~np.isin(rows, context.continued)
         left = np.flatnonzero(~of_seen)
         first = np.zeros(len(rows), bool)

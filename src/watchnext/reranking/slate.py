@@ -1,5 +1,6 @@
 """Build a slate: filters, then one greedy pass over value and diversity, under caps, with exploration of known probability."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -8,7 +9,7 @@ import numpy as np
 from watchnext.reranking.diversity import Diversity
 from watchnext.reranking.rules import Cap, CatalogueFacts, DuplicateFilter, Filter, Rule, RuleContext, Tally, rule
 from watchnext.reranking.value import RerankingError, Value, require_known, require_number
-from watchnext.types import Scored, Slate, Viewer
+from watchnext.types import Query, Scored, Slate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,29 +77,30 @@ class Reranker:
     def rerank(
         self,
         scored: Scored,
+        query: Query,
         *,
-        k: int,
-        viewer: Viewer,
         facts: CatalogueFacts,
         region_bits: Mapping[str, int],
-        seed: int,
         unavailable: np.ndarray | None = None,
     ) -> Slate:
-        """Pick the best `k`, or all eligible candidates if fewer. `region_bits` are bit numbers; equal seeds give equal slates.
+        """Pick the best `k` of the request, or all eligible candidates if fewer. `region_bits` are bit numbers.
+
+        Exploration is drawn from the request's id, so that the same request has the same slate.
 
         `removed` lists every rule of the config; a cap lists the candidates it barred from the last slot. Candidates neither
         picked nor removed were eligible but not chosen. A value of -inf marks a non-finite prediction.
         """
-        if k < 0:
+        if (k := query.request.k) < 0:
             raise RerankingError(f"k is {k}, expected 0 or more")
         rows, values = scored.candidates.rows, self.value.of(scored.predictions)
         order = np.lexsort((rows, -values))
         continued = rows[scored.candidates.named_by("continue")]
-        context = RuleContext(viewer=viewer, facts=facts, region_bits=region_bits, unavailable=unavailable, continued=continued)
+        context = RuleContext(seen=query.seen, region=query.region, facts=facts, region_bits=region_bits,
+                              unavailable=unavailable, continued=continued)  # fmt: skip
         left, removed = self._filtered(order, rows, context)
         tallies = [cap.tally(rows[left], facts) for cap in self._caps]
         marginal = self.diversity.begin(rows[left], values[left], facts)
-        picked, propensities, free = self._fill(min(k, len(left)), marginal, tallies, np.random.default_rng(seed))
+        picked, propensities, free = self._fill(min(k, len(left)), marginal, tallies, _random(query.request.request_id))
         for tally in tallies:
             removed[tally.name] = left[free & tally.barred]
             free &= ~tally.barred
@@ -129,6 +131,10 @@ class Reranker:
             picked[slot], propensities[slot] = self.exploration.choose(best, eligible, draws[slot])
             free[picked[slot]] = False
         return picked, propensities, free
+
+
+def _random(request_id: str) -> np.random.Generator:
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(request_id.encode()).digest()[:8], "big"))
 
 
 def _eligible(free: np.ndarray, tallies: list[Tally]) -> np.ndarray:

@@ -15,15 +15,14 @@ from watchnext.reranking.rules import (
     rule,
 )
 from watchnext.reranking.value import RerankingError
-from watchnext.types import Viewer
 
 ROWS = np.arange(5)
 
 
 def situation(*, seen=(), region=None, region_bits=None, unavailable=None, continued=(), **facts):
-    viewer = Viewer(0, np.zeros(0), np.array(seen), region)  # no seen videos: an empty float array, on purpose
-    return RuleContext(viewer=viewer, facts=SimpleNamespace(**facts), region_bits=region_bits or {},
-                     unavailable=unavailable, continued=np.array(continued))  # fmt: skip
+    # No seen videos: an empty float array, on purpose.
+    return RuleContext(seen=np.array(seen), region=region, facts=SimpleNamespace(**facts), region_bits=region_bits or {},
+                       unavailable=unavailable, continued=np.array(continued))  # fmt: skip
 
 
 def taken(filter_, asked, rows=ROWS):

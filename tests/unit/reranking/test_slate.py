@@ -10,9 +10,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from queries import query_of
 from watchnext.reranking.slate import Reranker
 from watchnext.reranking.value import RerankingError
-from watchnext.types import Candidates, Scored, Viewer
+from watchnext.types import Candidates, Scored
 
 VIDEOS, BITS = 40, {"DE": 0, "BR": 1}
 FILTERS = ("unavailable", "safety", "region", "seen", "duplicate")
@@ -45,7 +46,7 @@ def world(seed, candidates=VIDEOS):
     predictions = rng.choice([0.0, 0.25, 0.5, 0.75, 1.0], (candidates, 4))
     predictions[rng.random(predictions.shape) < 0.03] = np.nan
     rows = rng.permutation(VIDEOS)[:candidates].astype(np.int64)
-    viewer = Viewer(0, np.zeros(0), rng.permutation(VIDEOS)[: rng.integers(0, 8)], [None, "DE", "BR", "??"][rng.integers(4)])
+    viewer = {"seen": rng.permutation(VIDEOS)[: rng.integers(0, 8)], "region": [None, "DE", "BR", "??"][rng.integers(4)]}
     return scored(rows, predictions), viewer, facts, rng.random(VIDEOS) < 0.05
 
 
@@ -55,13 +56,14 @@ def scored(rows, predictions):
 
 def slate_of(reranker, asked, k, seed=0):
     ranked, viewer, facts, unavailable = asked
-    return reranker.rerank(ranked, k=k, viewer=viewer, facts=facts, region_bits=BITS, seed=seed, unavailable=unavailable)
+    query = query_of(request_id=str(seed), k=k, **viewer)
+    return reranker.rerank(ranked, query, facts=facts, region_bits=BITS, unavailable=unavailable)
 
 
 def allowed(row, viewer, facts, unavailable):
-    here = 1 << BITS[viewer.region] if viewer.region in BITS else 0
+    here = 1 << BITS[viewer["region"]] if viewer["region"] in BITS else 0
     in_region = facts.regions[row] == 0 or int(facts.regions[row]) & here
-    return facts.safety[row] == 0 and in_region and row not in set(viewer.seen.tolist()) and not unavailable[row]
+    return facts.safety[row] == 0 and in_region and row not in set(viewer["seen"].tolist()) and not unavailable[row]
 
 
 def slow_similarity(a, b, facts):
@@ -75,7 +77,7 @@ def slow_similarity(a, b, facts):
 def slow_eligible(asked, values):
     """Rows that pass every filter, best first."""
     _, viewer, facts, unavailable = asked
-    fine, prints = [], {int(facts.fingerprints[row]) for row in viewer.seen}
+    fine, prints = [], {int(facts.fingerprints[row]) for row in viewer["seen"]}
     for row in sorted(values, key=lambda row: (-values[row], row)):
         print_ = int(facts.fingerprints[row])
         if allowed(row, viewer, facts, unavailable) and (print_ == 0 or print_ not in prints):
@@ -187,7 +189,7 @@ def plain(n, creators=None):
         upload_ms=np.zeros(n, np.int64),
     )
     predictions = np.tile(np.linspace(0.9, 0.1, n)[:, None], (1, 4))
-    return scored(np.arange(n), predictions), Viewer(0, np.zeros(0), np.zeros(0, np.int64)), facts, np.zeros(n, bool)
+    return scored(np.arange(n), predictions), {}, facts, np.zeros(n, bool)
 
 
 def test_propensities_of_four_candidates_are_the_frequencies():

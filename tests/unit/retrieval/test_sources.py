@@ -1,11 +1,12 @@
 """Every source against its contract and a slow oracle, on random catalogues; then each one's own cases by hand."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
+from queries import query_of
 from watchnext.features.state.history import OUTCOME_BITS
 from watchnext.retrieval.sources.co_watch import CoWatchSource
 from watchnext.retrieval.sources.graph import GraphSource
@@ -14,7 +15,6 @@ from watchnext.retrieval.sources.source import (
     ContinueSource,
     FollowedSource,
     FreshSource,
-    SourceQuery,
     distinct,
     eligible,
     ranked,
@@ -23,13 +23,12 @@ from watchnext.retrieval.sources.source import (
 from watchnext.retrieval.sources.trending import Trending, TrendingCounts, TrendingSource
 from watchnext.retrieval.towers.sequences.leave_one_out import Histories
 from watchnext.schema import StateSpec
+from watchnext.types import Query
 
 HOUR = 3_600_000.0
 NOW = 1_000 * HOUR
 STATE = StateSpec(counts=("impression", "long_view"), half_lives_h=(1.0, 4.0))
 VIDEOS, CREATORS = 60, 9
-NOTHING = {"rows": np.zeros(0, np.int64), "ago_s": np.zeros(0), "watch_s": np.zeros(0), "bits": np.zeros(0, np.int64),
-           "creators": np.zeros(0, np.int64), "engagement": np.zeros(0)}  # fmt: skip
 GRAPH = {"window": 3, "distance_power": 0.5, "backward": 0.2, "source_power": 0.4, "target_power": 0.0, "neighbours": 8,
          "last": 4, "decay": 0.7}  # fmt: skip
 
@@ -55,20 +54,19 @@ def catalogue_of(random, n: int = VIDEOS) -> Catalogue:
     )
 
 
-def asked_of(random, catalogue: Catalogue) -> SourceQuery:
+def asked_of(random) -> Query:
     watches = random.integers(0, 12)
     creators = random.permutation(CREATORS + 2)[: random.integers(0, 5)]  # some have no video
-    return SourceQuery(
+    return query_of(
         as_of_ms=NOW,
         surface=random.choice(["home", "next", "moon", None]),
         region=random.choice(["de", "fr", "mars", None]),
-        rows=random.integers(0, 15, watches),
+        history_rows=random.integers(0, 15, watches),
         ago_s=np.sort(random.integers(0, 72, watches) * 3600.0),
         watch_s=random.choice([0.0, *random.integers(1, 60, 4)], watches),
         bits=random.integers(0, 128, watches),
         creators=creators,
         engagement=random.integers(0, 4, len(creators)).astype(np.float64),
-        videos=catalogue.videos.__getitem__,
     )
 
 
@@ -77,11 +75,15 @@ class Case:
     """A source, and the slow way to all that it may name, best first."""
 
     source: CandidateSource
-    oracle: Callable[[SourceQuery], list[int]]
+    oracle: Callable[[Query], list[int]]
+
+
+def fresh_source(upload_ms, videos, **settings) -> FreshSource:
+    return FreshSource(upload_ms=upload_ms, counters=videos.__getitem__, state=STATE, **settings)
 
 
 def fresh(random, catalogue) -> Case:
-    source = FreshSource(upload_ms=catalogue.upload_ms, state=STATE, max_age_h=10.0, min_impressions=3.0, refresh_s=0.0)
+    source = fresh_source(catalogue.upload_ms, catalogue.videos, max_age_h=10.0, min_impressions=3.0, refresh_s=0.0)
 
     def oracle(asked):
         there = [row for row in range(VIDEOS) if catalogue.upload_ms[row] < NOW]
@@ -98,7 +100,7 @@ def followed(random, catalogue) -> Case:
     source = FollowedSource(creator_rows=catalogue.creator_rows, upload_ms=catalogue.upload_ms, per_creator=2, creators=3)
 
     def oracle(asked):
-        by_follow = [catalogue.creator_rows[row] for row, bits in zip(asked.rows, asked.bits, strict=True) if bits & 16]
+        by_follow = [catalogue.creator_rows[row] for row, bits in zip(asked.history_rows, asked.bits, strict=True) if bits & 16]
         liked = sorted(zip(-asked.engagement, range(len(asked.creators)), strict=True))
         by_liking = [asked.creators[i] for value, i in liked if value < 0]
         chosen = list(dict.fromkeys(c for c in [*by_follow, *by_liking] if c >= 0))[:3]
@@ -115,9 +117,9 @@ def continued(random, catalogue) -> Case:
     source = ContinueSource(duration_ms=catalogue.duration_ms, min_s=5.0, max_share=0.7, max_age_h=24.0)
 
     def oracle(asked):
-        hidden = [row for row, bits in zip(asked.rows, asked.bits, strict=True) if bits & OUTCOME_BITS["hide"]]
+        hidden = [row for row, bits in zip(asked.history_rows, asked.bits, strict=True) if bits & OUTCOME_BITS["hide"]]
         found, known = [], set()
-        for row, ago_s, watch_s in zip(asked.rows, asked.ago_s, asked.watch_s, strict=True):
+        for row, ago_s, watch_s in zip(asked.history_rows, asked.ago_s, asked.watch_s, strict=True):
             midway = 5 <= watch_s < 0.7 * catalogue.duration_ms[row] / 1000
             if row not in known and midway and ago_s <= 24 * 3600 and row not in hidden:
                 found.append(row)
@@ -134,7 +136,7 @@ def walk(random, catalogue) -> Case:
     source = CoWatchSource(edges=graph.edges, last=GRAPH["last"], decay=GRAPH["decay"])
 
     def oracle(asked):
-        watched = list(dict.fromkeys(asked.rows[asked.watch_s > 0].tolist()))[:4]
+        watched = list(dict.fromkeys(asked.history_rows[asked.watch_s > 0].tolist()))[:4]
         scores = graph.scores(np.array(watched[::-1], np.int64))
         named = [row for row in np.flatnonzero(scores) if row not in watched]
         return sorted(named, key=lambda row: (-round(scores[row], 12), row))
@@ -165,8 +167,8 @@ def trending(random, catalogue) -> Case:
         found = shares(lambda place: True, {}, 0.0)
         if asked.region in ("de", "fr"):
             found = shares(lambda place: place[1] == asked.region, found, 4.0)
-        if (asked.surface, asked.region) in (("home", "de"), ("next", "fr")):
-            found = shares(lambda place: place == (asked.surface, asked.region), found, 4.0)
+        if (asked.request.surface, asked.region) in (("home", "de"), ("next", "fr")):
+            found = shares(lambda place: place == (asked.request.surface, asked.region), found, 4.0)
         return sorted((row for row in found if found[row] > 0), key=lambda row: (-found[row], row))
 
     return Case(source, oracle)
@@ -179,7 +181,7 @@ def test_every_source_names_the_best_of_what_the_slow_way_names(make, seed):
     catalogue = catalogue_of(random)
     case = make(random, catalogue)
     for _ in range(5):
-        asked = asked_of(random, catalogue)
+        asked = asked_of(random)
         wanted = case.oracle(asked)
         for k in (0, 1, 4, 1000):
             rows = case.source.candidates(asked, k)
@@ -192,22 +194,15 @@ def test_every_source_names_the_best_of_what_the_slow_way_names(make, seed):
 def test_a_viewer_without_a_past_is_named_nothing_by_sources_of_the_past(make):
     random = np.random.default_rng(0)
     catalogue = catalogue_of(random)
-    assert (
-        len(
-            make(random, catalogue).source.candidates(
-                SourceQuery(as_of_ms=NOW, videos=catalogue.videos.__getitem__, **NOTHING), 10
-            )
-        )
-        == 0
-    )
+    assert make(random, catalogue).source.candidates(query_of(as_of_ms=NOW), 10).tolist() == []
 
 
 def test_of_an_empty_catalogue_nothing_is_named():
-    none, asked = np.zeros(0), SourceQuery(as_of_ms=NOW, videos=np.zeros((0, 5)).__getitem__, **NOTHING)
+    none, asked = np.zeros(0), query_of(as_of_ms=NOW)
     counted = TrendingCounts.nothing(regions=[], segments=[], videos=0, landmark_ms=NOW, half_life_h=1.0)
     edges = GraphSource(**GRAPH).fit(Histories.of([], 0)).edges
     for source in (
-        FreshSource(upload_ms=none, state=STATE, max_age_h=1.0, min_impressions=1.0, refresh_s=1.0),
+        fresh_source(none, np.zeros((0, 5)), max_age_h=1.0, min_impressions=1.0, refresh_s=1.0),
         FollowedSource(creator_rows=none.astype(np.int32), upload_ms=none, per_creator=1, creators=1),
         ContinueSource(duration_ms=none, min_s=1.0, max_share=0.5, max_age_h=1.0),
         TrendingSource(trending=Trending(counted), prior=1.0, refresh_s=1.0),
@@ -218,29 +213,27 @@ def test_of_an_empty_catalogue_nothing_is_named():
 
 def test_nobody_is_followed_where_no_video_has_a_creator():
     source = FollowedSource(creator_rows=np.full(3, -1, np.int32), upload_ms=np.full(3, NOW - 1), per_creator=1, creators=1)
-    one = {"rows": np.array([1]), "ago_s": np.ones(1), "watch_s": np.ones(1), "bits": np.array([OUTCOME_BITS["follow"]])}
-    watched = SourceQuery(
-        as_of_ms=NOW, videos=np.zeros((3, 5)).__getitem__, creators=np.array([0]), engagement=np.ones(1), **one
-    )
+    one = {"history_rows": np.array([1]), "bits": np.array([OUTCOME_BITS["follow"]]), "creators": np.array([0])}
+    watched = query_of(as_of_ms=NOW, **dict.fromkeys(("ago_s", "watch_s", "engagement"), np.ones(1)), **one)
     assert source.candidates(watched, 5).tolist() == []
 
 
 def test_nothing_is_fresh_where_no_upload_time_is_known():
-    source = FreshSource(upload_ms=np.full(3, np.nan), state=STATE, max_age_h=9.0, min_impressions=9.0, refresh_s=1.0)
-    assert source.candidates(SourceQuery(as_of_ms=NOW, videos=np.zeros((3, 5)).__getitem__, **NOTHING), 5).tolist() == []
+    source = fresh_source(np.full(3, np.nan), np.zeros((3, 5)), max_age_h=9.0, min_impressions=9.0, refresh_s=1.0)
+    assert source.candidates(query_of(as_of_ms=NOW), 5).tolist() == []
 
 
 def test_fresh_gives_a_new_upload_its_minimum_and_then_lets_it_age():
     upload_ms, videos = NOW - np.array([1.0, 2.0, 3.0, 30.0]) * HOUR, np.zeros((4, 5))
     videos[:, 0], videos[:, 2] = NOW, [5, 0, 4, 0]
-    source = FreshSource(upload_ms=upload_ms, state=STATE, max_age_h=24.0, min_impressions=5.0, refresh_s=60.0)
-    asked = SourceQuery(as_of_ms=NOW, videos=videos.__getitem__, **NOTHING)
-    assert source.candidates(asked, 4).tolist() == [1, 2, 0, 3]  # shown never, four times; enough; too old to be helped
-    after = videos.copy()
-    after[1, 2] = 9
-    assert source.candidates(replace(asked, as_of_ms=NOW + 59_999, videos=after.__getitem__), 2).tolist() == [1, 2]
-    assert source.candidates(replace(asked, as_of_ms=NOW + 60_000, videos=after.__getitem__), 2).tolist() == [2, 0]
-    assert source.candidates(replace(asked, as_of_ms=NOW - 90 * 60_000.0), 2).tolist() == [1, 2]  # a replay that goes back
+    source = fresh_source(upload_ms, videos, max_age_h=24.0, min_impressions=5.0, refresh_s=60.0)
+    rows = source.candidates(query_of(as_of_ms=NOW), 4)
+    assert rows.tolist() == [1, 2, 0, 3]  # shown never, four times; enough; too old to be helped
+    videos[1, 2] = 9
+    assert source.candidates(query_of(as_of_ms=NOW + 59_999), 2).tolist() == [1, 2]
+    assert source.candidates(query_of(as_of_ms=NOW + 60_000), 2).tolist() == [2, 0]
+    videos[1, 2] = 0
+    assert source.candidates(query_of(as_of_ms=NOW - 90 * 60_000.0), 2).tolist() == [1, 2]  # a replay that goes back
 
 
 def test_eligible_takes_out_padding_the_future_and_the_seen_and_goes_on_behind_them():

@@ -1,15 +1,15 @@
 """What is trending, by hand; against a slow oracle it stands in test_sources.py."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
-from test_sources import HOUR, NOTHING, NOW
+from test_sources import HOUR, NOW
 
-from watchnext.retrieval.sources.source import SourceQuery
+from queries import query_of
 from watchnext.retrieval.sources.trending import FAR, Trending, TrendingCounts, TrendingSource
 
-ASKED = SourceQuery(as_of_ms=NOW, surface="home", region="de", videos=np.zeros((4, 5)).__getitem__, **NOTHING)
+
+def query(as_of_ms: float = NOW, surface: str = "home"):
+    return query_of(as_of_ms=as_of_ms, surface=surface, region="de")
 
 
 def trending(half_life_h: float = 4.0) -> Trending:
@@ -90,13 +90,13 @@ def test_a_ranking_is_made_anew_after_its_time():
     counts = trending()
     source = TrendingSource(trending=counts, prior=1.0, refresh_s=60.0)
     count(counts, (1, NOW, "home", "de"))
-    assert source.candidates(ASKED, 5).tolist() == [1]
+    assert source.candidates(query(), 5).tolist() == [1]
     count(counts, (2, NOW, "home", "de"), (2, NOW, "home", "de"))
-    assert source.candidates(replace(ASKED, as_of_ms=NOW + 59_999), 5).tolist() == [1]
-    assert source.candidates(replace(ASKED, surface="next"), 5).tolist() == [2, 1]  # another list has its own time
-    assert source.candidates(replace(ASKED, as_of_ms=NOW + 60_000), 5).tolist() == [2, 1]
-    assert source.candidates(replace(ASKED, as_of_ms=NOW - 1), 5).tolist() == [2, 1]  # a replay that goes back in time
+    assert source.candidates(query(as_of_ms=NOW + 59_999), 5).tolist() == [1]
+    assert source.candidates(query(surface="next"), 5).tolist() == [2, 1]  # another list has its own time
+    assert source.candidates(query(as_of_ms=NOW + 60_000), 5).tolist() == [2, 1]
+    assert source.candidates(query(as_of_ms=NOW - 1), 5).tolist() == [2, 1]  # a replay that goes back in time
 
 
 def test_of_nothing_counted_nothing_trends():
-    assert TrendingSource(trending=trending(), prior=1.0, refresh_s=60.0).candidates(ASKED, 5).tolist() == []
+    assert TrendingSource(trending=trending(), prior=1.0, refresh_s=60.0).candidates(query(), 5).tolist() == []

@@ -42,7 +42,7 @@ def test_a_slate_obeys_its_rules_and_says_where_it_comes_from(recommender, relea
     assert not answer.degraded
     assert [release.video_ids.value(row) for row in answer.rows] == answer.ids
     assert (release.catalogue.safety[answer.rows] == 0).all()
-    assert not np.isin(answer.rows, recommender._hydrated(ask(release)).viewer.seen).any()
+    assert not np.isin(answer.rows, recommender._hydrated(ask(release)).seen).any()
     assert (release.catalogue.upload_ms[answer.rows] <= release.as_of_ms + 1).all()
     assert all(sentences for sentences in answer.explanations)
     assert all(set(names) <= set(SOURCES) and names for names in answer.sources)
@@ -99,11 +99,11 @@ def test_candidate_order_changes_no_score(recommender, release):
 def usable(recommender, query) -> np.ndarray:
     """Rows that every filter of the re-ranking lets through by itself, copies of each other aside, asked one rule at a time."""
     release, rows = recommender.release, np.arange(len(recommender.release.catalogue))
-    situation = RuleContext(viewer=query.viewer, facts=release.catalogue, region_bits=release.region_bits,
-                          unavailable=recommender.store.unavailable)  # fmt: skip
+    situation = RuleContext(seen=query.seen, region=query.region, facts=release.catalogue, region_bits=release.region_bits,
+                            unavailable=recommender.store.unavailable)  # fmt: skip
     out = [rule.removes(rows, situation) for rule in release.reranker.rules if isinstance(rule, Filter)
            and not isinstance(rule, DuplicateFilter)]  # fmt: skip
-    of_seen = release.catalogue.fingerprints[query.viewer.seen]
+    of_seen = release.catalogue.fingerprints[query.seen]
     out.append(np.isin(release.catalogue.fingerprints, of_seen[of_seen != 0]))
     out.append(release.catalogue.upload_ms > query.request.as_of_ms)
     return rows[~np.any(out, axis=0)]
@@ -251,7 +251,7 @@ def test_every_source_is_found_and_merged_with_its_name(recommender, release, st
     user = max(store.viewer_ids(30), key=lambda each: store.viewer(each)[release.layout.at_history])
     request = ask(release, user_id=user)
     found, candidates = recommender.by_source(request), recommender.retrieve(request)
-    quotas, seen = release.retrieval["quotas"], recommender._hydrated(request).viewer.seen
+    quotas, seen = release.retrieval["quotas"], recommender._hydrated(request).seen
     assert set(found) == set(SOURCES)
     for name, rows in found.items():
         assert len(set(rows.tolist())) == len(rows) <= quotas[name]
@@ -276,7 +276,7 @@ def test_an_unknown_surface_and_region_are_answered_as_everywhere(recommender, r
     nowhere = recommender.by_source(ask(release, surface="moon", region="mars"))["trending"]
     anywhere = recommender.by_source(ask(release, user_id="somebody", surface=None))["trending"]
     assert len(nowhere) > 10
-    seen = recommender._hydrated(ask(release)).viewer.seen
+    seen = recommender._hydrated(ask(release)).seen
     assert [row for row in nowhere if row in anywhere] == [row for row in anywhere if row not in seen]
 
 

@@ -3,9 +3,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from queries import query_of
 from watchnext.reranking.rules import DuplicateFilter, RegionFilter, RuleContext, SafetyFilter, SeenFilter, UnavailableFilter
 from watchnext.serving.funnel.rule_prefilter import Copies, RulePreFilter
-from watchnext.types import Viewer
 
 RANDOM = np.random.default_rng(5)
 FACTS = SimpleNamespace(
@@ -23,8 +23,8 @@ RULES = [UnavailableFilter(), SafetyFilter(highest="mature"), RegionFilter(), Se
 @pytest.mark.parametrize("left_out", [None, *range(5)])
 def test_what_is_allowed_is_what_every_rule_lets_through(region, left_out):
     rules = [rule for place, rule in enumerate(RULES) if place != left_out]
-    viewer = Viewer(0, np.zeros(0), RANDOM.choice(400, 20, replace=False), region)
-    situation = RuleContext(viewer=viewer, facts=FACTS, region_bits=BITS, unavailable=UNAVAILABLE)
+    query = query_of(seen=RANDOM.choice(400, 20, replace=False), region=region, as_of_ms=50)
+    situation = RuleContext(seen=query.seen, region=region, facts=FACTS, region_bits=BITS, unavailable=UNAVAILABLE)
     out = [rule.removes(EVERY, situation) for rule in rules if not isinstance(rule, DuplicateFilter)]
     # One at a time, so that a copy is one of something seen.
     out += [
@@ -33,16 +33,15 @@ def test_what_is_allowed_is_what_every_rule_lets_through(region, left_out):
         if isinstance(rule, DuplicateFilter)
     ]
     out.append(FACTS.upload_ms > 50)  # an unknown time is no reason
-    allowed = RulePreFilter(rules, FACTS, BITS).of(viewer, as_of_ms=50.0, unavailable=UNAVAILABLE)
+    allowed = RulePreFilter(rules, FACTS, BITS).of(query, unavailable=UNAVAILABLE)
     np.testing.assert_array_equal(allowed.of(EVERY), ~np.any(out, axis=0))
 
 
 def test_one_region_is_asked_of_the_rules_once():
-    prefilter, viewer = RulePreFilter(RULES, FACTS, BITS), Viewer(0, np.zeros(0), np.zeros(0, np.int64), "de")
-    first, again = (prefilter.of(viewer, as_of_ms=9.0, unavailable=UNAVAILABLE) for _ in range(2))
+    prefilter, query = RulePreFilter(RULES, FACTS, BITS), query_of(region="de")
+    first, again = (prefilter.of(query, unavailable=UNAVAILABLE) for _ in range(2))
     assert first.shelf is again.shelf
-    nowhere = [prefilter.of(Viewer(0, np.zeros(0), viewer.seen, region), as_of_ms=9.0, unavailable=UNAVAILABLE)
-               for region in ("??", "!!", None)]  # fmt: skip
+    nowhere = [prefilter.of(query_of(region=region), unavailable=UNAVAILABLE) for region in ("??", "!!", None)]
     assert len({each.shelf for each in nowhere}) == 1  # made-up regions take no memory
 
 

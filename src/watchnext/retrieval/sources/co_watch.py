@@ -4,7 +4,8 @@ import numpy as np
 
 from watchnext.kernels import kernel
 from watchnext.retrieval.sources.graph import Edges
-from watchnext.retrieval.sources.source import SourceQuery, distinct, ranked
+from watchnext.retrieval.sources.source import distinct, ranked
+from watchnext.types import Query
 
 
 @kernel
@@ -29,8 +30,8 @@ class CoWatchSource:
         self._starts, self._neighbours, self._weights = edges.starts, edges.neighbours, edges.weights
         self._steps = decay ** np.arange(last)
 
-    def candidates(self, query: SourceQuery, k: int) -> np.ndarray:
-        watched = distinct(query.rows[query.watch_s > 0])[: len(self._steps)]
+    def candidates(self, query: Query, k: int) -> np.ndarray:
+        watched = distinct(query.history_rows[query.watch_s > 0])[: len(self._steps)]
         starts = self._starts
         edges = int((starts[watched + 1] - starts[watched]).sum())
         table, sums = (np.zeros(1 << (2 * edges).bit_length(), kind) for kind in (np.int64, np.float64))

@@ -1,7 +1,6 @@
 """Interface of candidate sources, and sources without a model or graph: fresh uploads, followed creators, continue watching."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -10,37 +9,13 @@ from watchnext.features.state.counters import LN2
 from watchnext.features.state.fold import HOUR_MS
 from watchnext.features.state.history import OUTCOME_BITS
 from watchnext.schema import StateSpec
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceQuery:
-    """Request data that a source may read.
-
-    as_of_ms                  time of the request
-    surface, region           None if unknown
-    rows (H,) int64           the viewer's last watches and outcomes without one, latest first; each with
-    ago_s, watch_s, bits (H,) seconds since it was known, watched seconds, and OUTCOME_BITS
-    creators (n,) int64       creators in the viewer's record, with
-    engagement (n,)           the viewer's decayed count of liked videos of each
-    videos                    video rows (n,) > their counters (n, 1 + block)
-    """
-
-    as_of_ms: float
-    surface: str | None = None
-    region: str | None = None
-    rows: np.ndarray
-    ago_s: np.ndarray
-    watch_s: np.ndarray
-    bits: np.ndarray
-    creators: np.ndarray
-    engagement: np.ndarray
-    videos: Callable[[np.ndarray], np.ndarray]
+from watchnext.types import Query
 
 
 class CandidateSource(Protocol):
     """Propose videos for a request. Thread-safe."""
 
-    def candidates(self, query: SourceQuery, k: int) -> np.ndarray:
+    def candidates(self, query: Query, k: int) -> np.ndarray:
         """Return at most `k` distinct rows, int64, best first; possibly none."""
 
 
@@ -83,20 +58,29 @@ class FreshSource:
     Every upload is proposed until it has that many impressions; ranking and re-ranking decide whether to show it. Exposure is
     the video's impression counter at its longest half-life, so it decays slowly. The underexposed videos are refreshed every
     `refresh_s`. Videos of unknown upload time are not fresh.
+
+    counters  video rows (n,) > their counters (n, 1 + block), as of now
     """
 
     def __init__(
-        self, *, upload_ms: np.ndarray, state: StateSpec, max_age_h: float, min_impressions: float, refresh_s: float
+        self,
+        *,
+        upload_ms: np.ndarray,
+        counters: Callable[[np.ndarray], np.ndarray],
+        state: StateSpec,
+        max_age_h: float,
+        min_impressions: float,
+        refresh_s: float,
     ) -> None:
         known = np.flatnonzero(np.isfinite(upload_ms))
         self._rows = known[np.argsort(upload_ms[known], kind="stable")]
-        self._upload_ms = upload_ms[self._rows]
+        self._upload_ms, self._counters = upload_ms[self._rows], counters
         self._slot = 1 + slot_of(state, "impression")
         self._half_life_ms = max(state.half_lives_h) * HOUR_MS
         self._max_age_ms, self._fewest, self._refresh_ms = max_age_h * HOUR_MS, min_impressions, refresh_s * 1000.0
         self._found: tuple[float, np.ndarray] = (-np.inf, np.zeros(0, np.int64))
 
-    def candidates(self, query: SourceQuery, k: int) -> np.ndarray:
+    def candidates(self, query: Query, k: int) -> np.ndarray:
         at, under = self._found
         if not at <= query.as_of_ms < at + self._refresh_ms:
             under = self._underexposed(query)
@@ -108,9 +92,9 @@ class FreshSource:
         """Return rows uploaded strictly before `as_of_ms`, oldest first."""
         return self._rows[: np.searchsorted(self._upload_ms, as_of_ms)]
 
-    def _underexposed(self, query: SourceQuery) -> np.ndarray:
+    def _underexposed(self, query: Query) -> np.ndarray:
         young = self._uploaded(query.as_of_ms)[np.searchsorted(self._upload_ms, query.as_of_ms - self._max_age_ms) :][::-1]
-        records = query.videos(young)
+        records = self._counters(young)
         gap_ms = np.maximum(query.as_of_ms - records[:, 0], 0.0)
         shown = records[:, self._slot] * np.exp(-gap_ms * LN2 / self._half_life_ms)
         order = np.argsort(shown, kind="stable")  # ties: newer first
@@ -132,7 +116,7 @@ class FollowedSource:
         self._creator_rows = creator_rows
         self._per_creator, self._creators = per_creator, creators
 
-    def candidates(self, query: SourceQuery, k: int) -> np.ndarray:
+    def candidates(self, query: Query, k: int) -> np.ndarray:
         creators = self._chosen(query)
         places = [self._newest(creator, query.as_of_ms) for creator in creators.tolist()]
         if not places:
@@ -140,9 +124,9 @@ class FollowedSource:
         places = np.concatenate(places)
         return self._rows[places[np.lexsort((self._rows[places], -self._uploads[places]))]][:k]
 
-    def _chosen(self, query: SourceQuery) -> np.ndarray:
+    def _chosen(self, query: Query) -> np.ndarray:
         """Return followed creators, latest first, then the most liked."""
-        followed = self._creator_rows[query.rows[query.bits.astype(np.int64) & OUTCOME_BITS["follow"] > 0]]
+        followed = self._creator_rows[query.history_rows[query.bits.astype(np.int64) & OUTCOME_BITS["follow"] > 0]]
         liked = query.engagement > 0
         best = query.creators[liked][np.argsort(-query.engagement[liked], kind="stable")]
         return distinct(np.concatenate([followed[followed >= 0], best]))[: self._creators]
@@ -164,10 +148,10 @@ class ContinueSource:
         self._duration_s = np.nan_to_num(duration_ms) / 1000.0
         self._min_s, self._max_share, self._max_age_s = min_s, max_share, max_age_h * 3600.0
 
-    def candidates(self, query: SourceQuery, k: int) -> np.ndarray:
+    def candidates(self, query: Query, k: int) -> np.ndarray:
         watches = np.flatnonzero(query.watch_s > 0)
-        last = watches[np.sort(np.unique(query.rows[watches], return_index=True)[1])]
-        rows, watch_s = query.rows[last], query.watch_s[last]
+        last = watches[np.sort(np.unique(query.history_rows[watches], return_index=True)[1])]
+        rows, watch_s = query.history_rows[last], query.watch_s[last]
         midway = (watch_s >= self._min_s) & (watch_s < self._max_share * self._duration_s[rows])
-        hidden = np.isin(rows, query.rows[query.bits.astype(np.int64) & OUTCOME_BITS["hide"] > 0])
+        hidden = np.isin(rows, query.history_rows[query.bits.astype(np.int64) & OUTCOME_BITS["hide"] > 0])
         return rows[midway & ~hidden & (query.ago_s[last] <= self._max_age_s)][:k]

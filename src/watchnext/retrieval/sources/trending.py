@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from watchnext.features.state.fold import HOUR_MS
-from watchnext.retrieval.sources.source import SourceQuery, ranked
+from watchnext.retrieval.sources.source import ranked
+from watchnext.types import Query
 
 EVERYWHERE = 0
 FAR = 64.0  # half-lives after which the landmark is moved
@@ -109,8 +110,8 @@ class TrendingSource:
         self._trending, self._prior, self._refresh_ms = trending, prior, refresh_s * 1000.0
         self._ranked: dict[tuple[int, ...], tuple[float, np.ndarray]] = {}
 
-    def candidates(self, query: SourceQuery, k: int) -> np.ndarray:
-        levels = self._trending.levels(query.surface, query.region)
+    def candidates(self, query: Query, k: int) -> np.ndarray:
+        levels = self._trending.levels(query.request.surface, query.region)
         at, rows = self._ranked.get(levels, (-np.inf, None))
         if not at <= query.as_of_ms < at + self._refresh_ms:
             shares = self._trending.shares(levels, query.as_of_ms, self._prior)

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,28 +9,15 @@ from watchnext.features.encode.encodings import MISSING, joined, names_of
 from watchnext.features.encode.pipeline import FeaturePipeline
 from watchnext.features.state import history
 from watchnext.features.state.fold import Reads, creators_of, read_viewer
-from watchnext.retrieval.sources.source import SourceQuery, slot_of
+from watchnext.retrieval.sources.source import slot_of
 from watchnext.schema import Feature
 from watchnext.serving.release.release import Release
 from watchnext.serving.store.store import Store
-from watchnext.types import Request, Viewer
+from watchnext.types import Query, Request
 
 
 class ContextError(ValueError):
     """A request's context that the schema does not declare; the message names the declared keys or bounds."""
-
-
-@dataclass(frozen=True)
-class Query:
-    """A hydrated request: its viewer, and `blocks`, the viewer's inputs as of the request, one row each."""
-
-    request: Request
-    viewer: Viewer
-    blocks: Mapping[str, np.ndarray]
-
-    @property
-    def has_history(self) -> bool:
-        return bool((self.blocks["history_rows"] >= 0).any())
 
 
 class QueryEncoder:
@@ -46,48 +32,41 @@ class QueryEncoder:
 
     def hydrate(self, request: Request, record: np.ndarray) -> Query:
         """Make the query of a request; `record` is the viewer's state. Raises ContextError."""
+        layout, as_of = self._layout, float(request.as_of_ms)
         row = int(self._release.user_ids.rows([request.user_id])[0])
-        region = request.region or (str(self._release.user_regions[row]) if row >= 0 else "")
-        seen = history.seen(record, self._layout.at_seen, self._layout.seen)
-        reads = Reads.empty(self._layout, 1, 0)
-        as_of = float(request.as_of_ms)
-        reads.gap_s[0] = read_viewer(self._layout, record, as_of, reads.user[0], reads.history_rows[0], reads.history[0])
-        blocks = self._pipeline.query(self._context_columns(request), np.array([as_of]), reads)
-        return Query(request, Viewer(row=row, state=record, seen=seen, region=region or None), blocks)
-
-    def for_sources(self, query: Query) -> SourceQuery:
-        """Return the part of the query that sources may read."""
-        layout, record, as_of = self._layout, query.viewer.state, float(query.request.as_of_ms)
-        rows, values = np.empty(layout.history, np.int32), np.empty((layout.history, 3))
-        history.read(record, layout.at_history, layout.history, as_of, rows, values)
-        watched = rows >= 0
+        reads = Reads.empty(layout, 1, 0)
+        reads.gap_s[0] = read_viewer(layout, record, as_of, reads.user[0], reads.history_rows[0], reads.history[0])
+        kept = reads.history_rows[0] >= 0
+        ago_s, watch_s, bits = reads.history[0][kept].T
         creators, engagement = creators_of(layout, record, as_of, self._follow_slot)
-        return SourceQuery(
-            as_of_ms=as_of,
-            surface=query.request.surface,
-            region=query.viewer.region,
-            rows=rows[watched].astype(np.int64),
-            ago_s=values[watched, 0],
-            watch_s=values[watched, 1],
-            bits=values[watched, 2].astype(np.int64),
+        blocks = self._pipeline.query(self._context_columns(request), np.array([as_of]), reads)
+        return Query(
+            request=request,
+            viewer_row=row,
+            region=request.region or (str(self._release.user_regions[row]) if row >= 0 else "") or None,
+            state=record,
+            seen=history.seen(record, layout.at_seen, layout.seen),
+            history_rows=reads.history_rows[0][kept].astype(np.int64),
+            ago_s=ago_s,
+            watch_s=watch_s,
+            bits=bits.astype(np.int64),
             creators=creators,
             engagement=engagement,
-            videos=self._store.video_records,
+            blocks=blocks,
         )
 
     def viewer_inputs(self, query: Query) -> dict[str, np.ndarray]:
         """Return the inputs of the viewer alone, one row each."""
         return joined(
-            query.blocks, self._release.users, self._release.videos, np.array([query.viewer.row]), np.zeros(0, np.int64)
+            query.blocks, self._release.users, self._release.videos, np.array([query.viewer_row]), np.zeros(0, np.int64)
         )
 
     def candidate_inputs(self, query: Query, rows: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Return all inputs of the candidates `rows` (C,), the viewer's with one row, and the counters (C, 4, block)."""
-        as_of = float(query.request.as_of_ms)
-        counters = self._store.counters(query.viewer.state, rows, as_of)
-        values = self._pipeline.candidates(self._upload_ms[rows], np.full(len(rows), as_of), counters)
+        counters = self._store.counters(query.state, rows, query.as_of_ms)
+        values = self._pipeline.candidates(self._upload_ms[rows], np.full(len(rows), query.as_of_ms), counters)
         blocks = {**query.blocks, "candidate_values": values}
-        return joined(blocks, self._release.users, self._release.videos, np.array([query.viewer.row]), rows), counters
+        return joined(blocks, self._release.users, self._release.videos, np.array([query.viewer_row]), rows), counters
 
     def _context_columns(self, request: Request) -> dict[str, np.ndarray]:
         given = {"surface": request.surface, **request.context}

@@ -1,6 +1,5 @@
 """The funnel: a request > a slate. Evaluation replays through this class; the only time it knows is the request's."""
 
-import hashlib
 import logging
 import math
 import time
@@ -16,15 +15,15 @@ from watchnext.features.state.history import OUTCOME_BITS
 from watchnext.reranking.slate import Reranker
 from watchnext.retrieval.index.queries import best_of
 from watchnext.retrieval.sources.merge import merge
-from watchnext.retrieval.sources.source import SourceQuery, eligible
+from watchnext.retrieval.sources.source import eligible
 from watchnext.serving.funnel.answer import Answer, StageTimer
 from watchnext.serving.funnel.explanations import Explanations
-from watchnext.serving.funnel.query import ContextError, Query, QueryEncoder, features_by_name
+from watchnext.serving.funnel.query import ContextError, QueryEncoder, features_by_name
 from watchnext.serving.funnel.release_sources import sources_of
 from watchnext.serving.funnel.rule_prefilter import RulePreFilter
 from watchnext.serving.release.release import Release
 from watchnext.serving.store.store import Store, StoreError
-from watchnext.types import TARGETS, Candidates, Request, Scored, Slate
+from watchnext.types import TARGETS, Candidates, Query, Request, Scored, Slate
 
 __all__ = ["Answer", "ContextError", "Recommender"]
 log = logging.getLogger(__name__)
@@ -150,31 +149,31 @@ class Recommender:
         return merge(self._by_source(query, degradations, k), **(settings if k is None else {**settings, "most": k}))
 
     def _by_source(self, query: Query, degradations: list[str], k: int | None = None) -> dict[str, np.ndarray]:
-        source_query, lists = self._encoder.for_sources(query), {}
+        lists = {}
         for name, quota in self.release.retrieval["quotas"].items():
             most = quota if k is None else k
-            seen = query.viewer.seen if name != "continue" else query.viewer.seen[:0]
+            seen = query.seen if name != "continue" else query.seen[:0]
             try:
-                rows = self._source_rows(name, query, source_query, most, len(seen))
+                rows = self._source_rows(name, query, most, len(seen))
             except Exception:
                 log.exception("request %s is answered without the source %s", query.request.request_id, name)
                 degradations.append(f"the source {name} failed: answered from the others")
             else:
-                lists[name] = eligible(rows, most, seen=seen, upload_ms=self._upload_ms, as_of_ms=source_query.as_of_ms)
+                lists[name] = eligible(rows, most, seen=seen, upload_ms=self._upload_ms, as_of_ms=query.as_of_ms)
         return lists
 
-    def _source_rows(self, name: str, query: Query, source_query: SourceQuery, most: int, seen: int) -> np.ndarray:
+    def _source_rows(self, name: str, query: Query, most: int, seen: int) -> np.ndarray:
         """Return the list of one source, with `seen` more videos, as the seen ones are removed later."""
         if name == "two_tower":
             return self._nearest(query, most)[0]
-        return self._sources[name].candidates(source_query, most + seen)
+        return self._sources[name].candidates(query, most + seen)
 
     def _nearest(self, query: Query, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Search the `k` videos nearest to any of the viewer's query vectors, pre-filtered; of copies, the nearest."""
         vectors = self.release.query_tower(self._encoder.viewer_inputs(query))
         if not vectors.any():  # a zero vector is near no video
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
-        allowed = self._prefilter.of(query.viewer, as_of_ms=float(query.request.as_of_ms), unavailable=self.store.unavailable)
+        allowed = self._prefilter.of(query, unavailable=self.store.unavailable)
         wanted = k
         while True:
             rows, scores = best_of(*self.release.index.search(vectors, wanted, allowed))
@@ -208,9 +207,8 @@ class Recommender:
     def _reranked(self, query: Query, scored: Scored) -> Slate:
         ranked = not len(scored) or np.isfinite(scored.predictions).any()
         reranker = self.release.reranker if ranked else self._unranked
-        seed = int.from_bytes(hashlib.sha256(query.request.request_id.encode()).digest()[:8], "big")
-        return reranker.rerank(scored, k=query.request.k, viewer=query.viewer, facts=self.release.catalogue,
-                               region_bits=self.release.region_bits, seed=seed, unavailable=self.store.unavailable)  # fmt: skip
+        facts, bits = self.release.catalogue, self.release.region_bits
+        return reranker.rerank(scored, query, facts=facts, region_bits=bits, unavailable=self.store.unavailable)
 
     def _answer(self, query: Query, scored: Scored, slate: Slate, timer: StageTimer, degradations: tuple[str, ...]) -> Answer:
         rows = scored.candidates.rows[slate.picked]
@@ -219,7 +217,7 @@ class Recommender:
         # The best video has a propensity of at least 1 - epsilon; one with less was drawn at random.
         explored = slate.propensities < 1.0 - self.release.reranker.exploration.epsilon
         explanations = self._explanations.explain(
-            counters, scored.candidates.sources[slate.picked], age_h, explored, has_history=query.has_history
+            counters, scored.candidates.sources[slate.picked], age_h, explored, has_history=len(query.history_rows) > 0
         )
         timer.stop("answer")
         return Answer(

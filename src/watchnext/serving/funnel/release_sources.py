@@ -21,10 +21,11 @@ def sources_of(release: Release, store: Store) -> dict[str, CandidateSource]:
         )
     upload_ms = np.array(catalogue.upload_ms)
     serving = {name: settings["trending"][name] for name in ("prior", "refresh_s")}
+    known = {"upload_ms": upload_ms, "counters": store.video_records, "state": release.pipeline.schema.state}
     kept = {name: settings["followed"][name] for name in ("creators", "per_creator")}
     return {
         "trending": TrendingSource(trending=store.trending.counts, **serving),
-        "fresh": FreshSource(upload_ms=upload_ms, state=release.pipeline.schema.state, **settings["fresh"]),
+        "fresh": FreshSource(**known, **settings["fresh"]),
         "followed": FollowedSource(creator_rows=np.array(catalogue.creator_rows), upload_ms=upload_ms, **kept),
         "continue": ContinueSource(duration_ms=np.array(catalogue.duration_ms), **settings["continue"]),
     } | {name: CoWatchSource(edges=release.co_watches[name], **settings[name]["walk"]) for name in CO_WATCH_SOURCES}

@@ -18,7 +18,7 @@ from watchnext.reranking.rules import (
     UnavailableFilter,
 )
 from watchnext.retrieval.index.prefilter import PreFilter, StaticMask
-from watchnext.types import Viewer
+from watchnext.types import Query
 
 NOBODY = np.zeros(0, np.int64)
 
@@ -42,17 +42,16 @@ class RulePreFilter:
         self._uploads = self._upload_ms[self._by_upload]
         self._static_masks: dict[str | None, StaticMask] = {}
 
-    def of(self, viewer: Viewer, *, as_of_ms: float, unavailable: np.ndarray) -> PreFilter:
-        """Return the videos that `viewer` may get; one uploaded after `as_of_ms` does not exist yet."""
-        excluded = [self._by_upload[np.searchsorted(self._uploads, as_of_ms, side="right") :]]
+    def of(self, query: Query, *, unavailable: np.ndarray) -> PreFilter:
+        """Return the videos that the viewer may get; one uploaded after the request does not exist yet."""
+        excluded = [self._by_upload[np.searchsorted(self._uploads, query.as_of_ms, side="right") :]]
         if self._excludes_unavailable:
             excluded.append(np.flatnonzero(unavailable))
         if self._excludes_seen:
-            excluded.append(viewer.seen)
+            excluded.append(query.seen)
         if self._excludes_copies_of_seen:
-            seen = np.asarray(viewer.seen, np.int64)
-            excluded += [self._copies.of(seen), seen[self._facts.fingerprints[seen] != 0]]
-        return PreFilter(self._static_mask(viewer.region), np.concatenate(excluded).astype(np.int64))
+            excluded += [self._copies.of(query.seen), query.seen[self._facts.fingerprints[query.seen] != 0]]
+        return PreFilter(self._static_mask(query.region), np.concatenate(excluded).astype(np.int64))
 
     def without_copies(self, rows: np.ndarray) -> np.ndarray:
         """Return the positions in `rows` (n,), best first, without copies of better ones if a rule excludes copies."""
@@ -62,9 +61,7 @@ class RulePreFilter:
         region = region if region in self._region_bits else None
         if region not in self._static_masks:
             rows = np.arange(len(self._upload_ms))
-            context = RuleContext(
-                viewer=Viewer(-1, np.zeros(0), NOBODY, region), facts=self._facts, region_bits=self._region_bits
-            )
+            context = RuleContext(seen=NOBODY, region=region, facts=self._facts, region_bits=self._region_bits)
             removed = [rule.removes(rows, context) for rule in self._static_rules]
             self._static_masks[region] = StaticMask(~np.any(removed, axis=0) if removed else np.ones(len(rows), bool))
         return self._static_masks[region]
