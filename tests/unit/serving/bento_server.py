@@ -12,8 +12,6 @@ from pathlib import Path
 import httpx
 import psutil
 
-from watchnext.serving.http.settings import FOLDERS
-
 ROOT = Path(__file__).parents[3]
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
 # Each is tried once and by one worker, so that two servers never have the same one.
@@ -36,7 +34,7 @@ class Server:
     def __init__(self, folder: Path, *, releases: Path, clock: str = "", port: int | None = None) -> None:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        variables = {f"WATCHNEXT_{name.upper()}": str(folder / name) for name in FOLDERS}
+        variables = {"WATCHNEXT_STORE": str(folder / "store"), "WATCHNEXT_SERVED": str(folder / "served")}
         variables |= {"WATCHNEXT_RELEASES": str(releases), "WATCHNEXT_CLOCK": clock, "BENTOML_HOME": str(folder / "bentoml")}
         command = [sys.executable, "-m", "bentoml", "serve", "--port", str(self.port)]
         self.log = folder / "server.log"

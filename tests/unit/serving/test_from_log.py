@@ -271,7 +271,7 @@ def test_it_waits_for_the_release_that_it_was_built_for(log, release, tmp_path):
 
 
 def settings(folder: Path) -> Settings:
-    return Settings.from_environment({"WATCHNEXT_RELEASES": str(folder / "releases"), "WATCHNEXT_STORE": str(folder / "store")})
+    return Settings(releases=folder / "releases", store=folder / "store")
 
 
 def gone_of(release) -> list[str]:

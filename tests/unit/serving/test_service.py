@@ -127,7 +127,7 @@ def test_no_release_ends_at_once_with_the_command_to_run(tmp_path):
 
 
 def test_a_wrong_clock_is_named(start):
-    assert "WATCHNEXT_CLOCK is 'sundial', expected release or wall" in refusal(start("sundial"))
+    assert "WATCHNEXT_CLOCK is 'sundial', expected 'release' or 'wall'" in refusal(start("sundial"))
 
 
 def test_a_damaged_release_is_named(release, tmp_path):
@@ -140,8 +140,7 @@ def test_a_damaged_release_is_named(release, tmp_path):
 
 
 def variables(folder) -> Settings:
-    given = {"WATCHNEXT_RELEASES": str(folder / "releases"), "WATCHNEXT_STORE": str(folder / "store")}
-    return Settings.from_environment(given)
+    return Settings(releases=folder / "releases", store=folder / "store")
 
 
 def test_a_store_in_use_or_of_another_catalogue_is_named(release, tmp_path):
@@ -157,12 +156,17 @@ def test_a_store_in_use_or_of_another_catalogue_is_named(release, tmp_path):
         variables(tmp_path).check()
 
 
-def test_variables_default_to_the_repository_and_name_a_wrong_one():
-    given = Settings.from_environment({"WATCHNEXT_STORE": ""})
-    assert [str(path) for path in (given.releases, given.store, given.served)] == ["releases", "store", "outputs/served"]
+def test_variables_default_to_the_repository_and_name_a_wrong_one(tmp_path, monkeypatch):
+    (tmp_path / ".env").write_text("WATCHNEXT_SERVED=elsewhere")
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"WATCHNEXT_STORE": "", "WATCHNEXT_RELEASES": "made", "SERVED": "no", "STORE": "no"}.items():
+        monkeypatch.setenv(name, value)
+    given = Settings.from_environment()
+    assert [str(path) for path in (given.releases, given.store, given.served)] == ["made", "store", "outputs/served"]
     assert given.clock is None
-    with pytest.raises(SettingsError, match="WATCHNEXT_CLOCK is 'now'"):
-        Settings.from_environment({"WATCHNEXT_CLOCK": "now"})
+    monkeypatch.setenv("WATCHNEXT_CLOCK", "now")
+    with pytest.raises(SettingsError, match=r"WATCHNEXT_CLOCK is 'now', expected 'release' or 'wall'; change it, or unset it"):
+        Settings.from_environment()
 
 
 @pytest.mark.parametrize("start_ms", [None, 1_700_000_000_000])

@@ -97,7 +97,7 @@ class Watchnext:
         """Exit with one line where the server cannot start; runs once, before a port is opened or a worker started."""
         try:
             require_free_port()
-            Settings.from_environment(os.environ).check()
+            Settings.from_environment().check()
         except START_ERRORS as error:
             raise SystemExit(str(error)) from None
         os.environ[SUPERVISOR] = str(os.getpid())
@@ -110,7 +110,7 @@ class Watchnext:
             end_server(error)
 
     def _open(self) -> None:
-        settings = Settings.from_environment(os.environ)
+        settings = Settings.from_environment()
         release = Release.load(current(settings.releases))
         store = self._store = Store.open(settings.store, release)
         served_log = self._served_log = ServedLog(settings.served, max_bytes=SERVED_LOG_BYTES, flush_rows=SERVED_LOG_ROWS)

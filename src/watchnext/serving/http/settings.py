@@ -1,12 +1,11 @@
-"""Settings of the server, read from WATCHNEXT_* environment variables and nothing else.
-
-WATCHNEXT_RELEASES (releases)   WATCHNEXT_STORE (store)   WATCHNEXT_SERVED (outputs/served)
-WATCHNEXT_CLOCK    release (time starts where the release's state ends) or wall; if unset, the clock of the release
-"""
+"""Settings of the server, read from WATCHNEXT_* environment variables and nothing else."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from watchnext.features.encode.pipeline import FeaturePipeline
 from watchnext.schema import SchemaError
@@ -15,30 +14,33 @@ from watchnext.serving.release.release import CLOCKS, current
 from watchnext.serving.store.environment import MAP_BYTES, Environment, StoreError, locked, state_of
 from watchnext.serving.store.store import REPAIR
 
-FOLDERS = {"releases": "releases", "store": "store", "served": "outputs/served"}
-
 
 class SettingsError(ValueError):
     """A WATCHNEXT_* variable, or a port, that the server cannot use."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Folders and clock of the server."""
+class Settings(BaseSettings):
+    """Folders and clock of the server. WATCHNEXT_STORE sets `store`, and so on; an empty variable counts as unset.
 
-    releases: Path
-    store: Path
-    served: Path
-    clock: str | None
+    clock  release (time starts where the release's state ends) or wall; None is the clock of the release
+    """
+
+    model_config = SettingsConfigDict(env_prefix="WATCHNEXT_", env_ignore_empty=True, frozen=True)
+
+    releases: Path = Path("releases")
+    store: Path = Path("store")
+    served: Path = Path("outputs/served")
+    clock: Literal[CLOCKS] | None = None
 
     @classmethod
-    def from_environment(cls, variables: Mapping[str, str]) -> "Settings":
-        """Read the WATCHNEXT_* variables; an empty one counts as unset. Raises SettingsError."""
-        clock = variables.get("WATCHNEXT_CLOCK") or None
-        if clock not in (None, *CLOCKS):
-            raise SettingsError(f"WATCHNEXT_CLOCK is {clock!r}, expected {' or '.join(CLOCKS)}; change it, or unset it")
-        folders = {name: Path(variables.get(f"WATCHNEXT_{name.upper()}") or path) for name, path in FOLDERS.items()}
-        return cls(clock=clock, **folders)
+    def from_environment(cls) -> "Settings":
+        """Read the variables. Raises SettingsError."""
+        try:
+            return cls()
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            variable, expected = f"WATCHNEXT_{wrong['loc'][0].upper()}", wrong["ctx"]["expected"]
+            raise SettingsError(f"{variable} is {wrong['input']!r}, expected {expected}; change it, or unset it") from error
 
     def check(self) -> None:
         """Check that a server can start: read every byte of the release, load nothing. Raises ReleaseError or StoreError.
