@@ -20,7 +20,7 @@ from watchnext import metrics
 from watchnext.cli import composed, exits_on, instantiate
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.ranking.__main__ import training_of
-from watchnext.ranking.calibration.calibration import Calibration
+from watchnext.ranking.calibration.curves import fit_calibration
 from watchnext.ranking.heads import WATCH
 from watchnext.ranking.scoring import scored
 from watchnext.ranking.target_metrics import mean_and_spread
@@ -44,7 +44,7 @@ def cross_calibrated(predictions: np.ndarray, targets: np.ndarray, users: np.nda
     found = predictions.copy()
     for half in (0, 1):
         mine = users % 2 == half
-        found[mine] = Calibration.fit(predictions[~mine], targets[~mine], methods={"watch_s": "isotonic"})(predictions[mine])
+        found[mine] = fit_calibration(predictions[~mine], targets[~mine], methods={"watch_s": "isotonic"})(predictions[mine])
     return found
 
 

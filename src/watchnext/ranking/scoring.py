@@ -69,13 +69,6 @@ class Ranker:
                     "`python train.py model=dcn loss@model.module.loss=multi_task`"
                 )
 
-    @classmethod
-    def calibrated(cls, features: FeatureSet, network: torch.nn.Module, methods: Mapping[str, str]) -> "Ranker":
-        """Calibrate a network on validation rows; `methods` as in `Calibration.fit`."""
-        rows = features.rows("valid")
-        targets = features.columns["targets"][rows]
-        return cls(network, Calibration.fit(scored(features, network, rows), targets, methods=methods))
-
     def scored(self, features: FeatureSet, rows: np.ndarray) -> np.ndarray:
         """Predict (n, T) for the impressions `rows` (n,), calibrated as in serving."""
         return self.calibration(scored(features, self.network, rows))

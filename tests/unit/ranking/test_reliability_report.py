@@ -12,6 +12,7 @@ import torch
 from watchnext.ranking.__main__ import curve
 from watchnext.ranking.analysis.reliability_report import slices_of, write_reliability_report
 from watchnext.ranking.calibration.calibration import Calibration
+from watchnext.ranking.calibration.curves import fit_calibration
 from watchnext.ranking.heads import WATCH
 from watchnext.ranking.models.linear import LogisticRegression
 from watchnext.ranking.scoring import Ranker, scored
@@ -41,21 +42,26 @@ def trained(world_features) -> RankingModule:
     return module.eval()
 
 
+def calibrated(features, network) -> Calibration:
+    rows = features.rows("valid")
+    return fit_calibration(scored(features, network, rows), features.columns["targets"][rows], methods=METHODS)
+
+
 def test_trust_is_what_is_loaded_and_scored_again(trained, world_features, tmp_path):
     trained.save(tmp_path)
     found = write_reliability_report(world_features, trained.network, METHODS, tmp_path)
     ranker = Ranker.load(tmp_path, schema=world_features.pipeline.schema, repair="python train.py")
     rows = {split: world_features.rows(split) for split in ("valid", "test")}
-    raw = {split: scored(world_features, trained.network, rows[split]) for split in rows}
-    expected = Calibration.fit(raw["valid"], world_features.columns["targets"][rows["valid"]], methods=METHODS)
-    assert np.array_equal(ranker.scored(world_features, rows["test"]), expected(raw["test"]))
+    raw = scored(world_features, trained.network, rows["test"])
+    expected = calibrated(world_features, trained.network)
+    assert np.array_equal(ranker.scored(world_features, rows["test"]), expected(raw))
     served = ranker.scored(world_features, rows["valid"])
     happened = world_features.columns["targets"][rows["valid"]]
     assert served.mean(0) == pytest.approx(happened.mean(0), rel=0.05)
     assert found["test/mean_ratio_watch_s"] != found["uncalibrated/mean_ratio_watch_s"]
     assert "uncalibrated/auc_long_view" not in found
     watched = world_features.columns["targets"][rows["test"], WATCH].mean()
-    assert found["test/mean_ratio_watch_s"] == pytest.approx(expected(raw["test"])[:, WATCH].mean() / watched, rel=1e-4)
+    assert found["test/mean_ratio_watch_s"] == pytest.approx(expected(raw)[:, WATCH].mean() / watched, rel=1e-4)
     tables = json.loads((tmp_path / "reliability.json").read_text())
     assert set(tables) == set(TARGETS[:WATCH])
     assert {row["slice"] for row in tables["long_view"]} == {"all", "surface", "duration", "video_age", "activity"}
@@ -81,13 +87,13 @@ def test_a_head_of_one_class_passes_through_and_is_named(world_features, trained
     targets[:, TARGETS.index("like")] = 0.0
     targets[:, WATCH] = 0.0
     with caplog.at_level(logging.WARNING):
-        calibration = Calibration.fit(predictions, targets, methods=METHODS)
+        calibration = fit_calibration(predictions, targets, methods=METHODS)
     assert set(calibration.curves) == {"click", "long_view"}
     assert np.array_equal(calibration(predictions)[:, 2:], predictions[:, 2:])
     assert "like is 0 in all validation rows: its predictions stay uncalibrated" in caplog.text
     assert "watch_s is 0" in caplog.text
     with caplog.at_level(logging.WARNING):
-        assert Calibration.fit(predictions[:0], targets[:0], methods=METHODS).curves == {}
+        assert fit_calibration(predictions[:0], targets[:0], methods=METHODS).curves == {}
     assert "no validation rows: predictions of like stay uncalibrated" in caplog.text
 
 
@@ -118,7 +124,7 @@ def test_a_head_that_the_ranker_lacks_is_named(world_features, tmp_path):
 
 
 def test_the_trade_off_of_a_trained_ranker(trained, world_features):
-    ranker = Ranker.calibrated(world_features, trained.network, METHODS)
+    ranker = Ranker(trained.network, calibrated(world_features, trained.network))
     settings = {"weights": {"click": 0.2, "long_view": 1.0, "watch_s": 0.3}, "steps": 3, "k": 2, "split": "valid"}
     value = partial(Value, watch_half_s=30.0)
     points = curve(world_features, ranker, value, first="watch_s", second="click", **settings)

@@ -19,6 +19,7 @@ from watchnext.nn.training import BestWeights
 from watchnext.ranking.analysis.ablation import ablation, latest, learning_curve, without
 from watchnext.ranking.analysis.importance import importance
 from watchnext.ranking.analysis.report_plots import learning_curve_plot, worse_plot
+from watchnext.ranking.calibration.calibration import Calibration
 from watchnext.ranking.models.mlp import DeepNetwork
 from watchnext.ranking.models.trees.boosted import BoostedModule
 from watchnext.ranking.models.trees.tree_network import Trees
@@ -63,7 +64,7 @@ def trainer(name: str, callbacks: list[pl.Callback]) -> pl.Trainer:
 
 def ranker_of(preset, features) -> Ranker:
     module = fitted(preset, features, seed=0, trainer=trainer)
-    return Ranker.calibrated(features, module.network.eval(), {})
+    return Ranker(module.network.eval(), Calibration({}))
 
 
 def important(features, ranker, **changed) -> dict:

@@ -22,6 +22,7 @@ from watchnext.serving.store.store import Store
 ABSENT = (
     "torch",
     "pandas",
+    "sklearn",
     "mlflow",
     "pytorch_lightning",
     "evidently",

@@ -11,9 +11,10 @@ from watchnext.features.dataset.batches import FeatureSet
 from watchnext.features.state.fold import HOUR_MS
 from watchnext.metrics import rounded
 from watchnext.ranking.analysis.report_plots import reliability_plot
+from watchnext.ranking.calibration.curves import fit_calibration
 from watchnext.ranking.calibration.reliability import Reliability, by_slice, in_order, reliability, usual_slices
 from watchnext.ranking.heads import WATCH
-from watchnext.ranking.scoring import Ranker, scored
+from watchnext.ranking.scoring import scored
 from watchnext.ranking.training.preset_fitting import figures_of
 from watchnext.types import TARGETS
 
@@ -29,12 +30,13 @@ def write_reliability_report(
     Returns the test metrics of the calibrated predictions, `split/metric`, and those of uncalibrated predictions that differ,
     `uncalibrated/metric`. Validation days have none, because the curves were fitted on them.
     """
-    ranker = Ranker.calibrated(features, network.eval(), methods)
-    ranker.calibration.save(folder / "calibration")
+    rows, network = features.rows("valid"), network.eval()
+    calibration = fit_calibration(scored(features, network, rows), features.columns["targets"][rows], methods=methods)
+    calibration.save(folder / "calibration")
     raw = scored(features, network, features.rows("test"))
-    measured = figures_of(features, ranker.calibration(raw), "test")
+    measured = figures_of(features, calibration(raw), "test")
     before = figures_of(features, raw, "test")
-    _report(features, raw, ranker.calibration(raw), folder)
+    _report(features, raw, calibration(raw), folder)
     changed = [name for name in before if name.startswith(("test/logloss", "test/ece", "test/mae", "test/mean_ratio"))]
     return measured | {f"uncalibrated/{name.removeprefix('test/')}": before[name] for name in changed}
 

@@ -1,19 +1,30 @@
-"""Calibrate predictions: one curve per head, fitted on validation rows, served from plain arrays. No torch."""
+"""Calibrate predictions by one monotone curve per head, kept as plain arrays: all that serving needs."""
 
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from watchnext.features.arrays import load_arrays, save_arrays
-from watchnext.ranking.calibration.curves import Curve, fit_isotonic, fit_platt
 from watchnext.types import TARGETS
 
-log = logging.getLogger(__name__)
-METHODS: dict[str, Callable[[np.ndarray, np.ndarray], Curve]] = {"isotonic": fit_isotonic, "platt": fit_platt}
-LONGEST_S = 86400.0  # one day, the longest calibrated watch time
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Knots `scores` and `values` (K,) float64, both strictly ascending."""
+
+    scores: np.ndarray
+    values: np.ndarray
+
+    def __post_init__(self) -> None:
+        rising = all(len(knots) and (np.diff(knots) > 0).all() for knots in (self.scores, self.values))
+        if not rising or len(self.scores) != len(self.values):
+            raise ValueError("the knots of a curve are not strictly ascending; fit the calibration again")
+
+    def __call__(self, scores: np.ndarray) -> np.ndarray:
+        """Map scores, in float64 of the same shape; nan stays nan."""
+        return np.interp(scores, self.scores, self.values)
 
 
 @dataclass(frozen=True)
@@ -21,35 +32,6 @@ class Calibration:
     """Curves by target; a target without a curve passes through."""
 
     curves: Mapping[str, Curve]
-
-    @classmethod
-    def fit(cls, predictions: np.ndarray, targets: np.ndarray, *, methods: Mapping[str, str]) -> "Calibration":
-        """Fit curves on validation rows: `predictions` and `targets` (N, T), columns as in TARGETS.
-
-        `methods` maps a target to "isotonic" or "platt", or to None for no calibration. A target with a single class, without
-        any watch, or without rows passes through with a warning in the log. Raises ValueError for a misspelt target or
-        method, for Platt on seconds, and for unusable rows.
-        """
-        curves = {}
-        for target, method in methods.items():
-            if target not in TARGETS or method not in (*METHODS, None):
-                raise ValueError(
-                    f"calibration of {target!r} by {method!r}: expected one of {', '.join(TARGETS)} by {', '.join(METHODS)}"
-                )
-            if method is None:
-                continue
-            happened, scores = (columns[:, TARGETS.index(target)].astype(np.float64) for columns in (targets, predictions))
-            if not len(happened):
-                log.warning("no validation rows: predictions of %s stay uncalibrated", target)
-            elif happened.min() == happened.max():
-                log.warning("%s is %g in all validation rows: its predictions stay uncalibrated", target, happened[0])
-            elif target != "watch_s":
-                curves[target] = METHODS[method](np.clip(happened, 0.0, 1.0), scores)
-            elif method == "isotonic":
-                curves[target] = fit_isotonic(*(np.minimum(c, LONGEST_S) for c in (happened, scores)), highest=LONGEST_S)
-            else:
-                raise ValueError(f"calibration of 'watch_s' by {method!r}: seconds are not a probability, expected isotonic")
-        return cls(curves)
 
     def __call__(self, predictions: np.ndarray) -> np.ndarray:
         """Calibrate predictions (C, T) into a copy of the same type."""

@@ -1,37 +1,25 @@
-"""Monotone calibration curves, fitted by isotonic regression or Platt's method.
+"""Fit monotone calibration curves, by isotonic regression or Platt's method. Serving reads the curves, and none of this.
 
 A curve is piecewise linear and strictly ascending, so that it preserves the order of scores: where isotonic regression is flat,
 and beyond the range of its rows, it still rises slightly.
 """
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Mapping
 
 import numpy as np
+from sklearn.isotonic import isotonic_regression
 
-from watchnext.kernels import kernel
+from watchnext.ranking.calibration.calibration import Calibration, Curve
+from watchnext.types import TARGETS
 
+log = logging.getLogger(__name__)
+LONGEST_S = 86400.0  # one day, the longest calibrated watch time
 TILT = 1e-3  # part of the way to the end of the scale that a curve rises beyond its last knot
 MOST_SCORES = 200  # distinct scores in a fit; more are grouped
 MARGIN = 1e-6  # part of the scale that knots stay away from its ends
 FLATTEST = 0.01  # slope of a head that orders validation rows backwards
 PLATT_LOGITS = np.linspace(-14.0, 14.0, 561)  # knots of a Platt curve: relative error between them is 3e-4
-
-
-@dataclass(frozen=True, eq=False)
-class Curve:
-    """Knots `scores` and `values` (K,) float64, both strictly ascending."""
-
-    scores: np.ndarray
-    values: np.ndarray
-
-    def __post_init__(self) -> None:
-        rising = all(len(knots) and (np.diff(knots) > 0).all() for knots in (self.scores, self.values))
-        if not rising or len(self.scores) != len(self.values):
-            raise ValueError("the knots of a curve are not strictly ascending; fit the calibration again")
-
-    def __call__(self, scores: np.ndarray) -> np.ndarray:
-        """Map scores, in float64 of the same shape; nan stays nan."""
-        return np.interp(scores, self.scores, self.values)
 
 
 def _checked(targets: np.ndarray, scores: np.ndarray, highest: float) -> tuple[np.ndarray, np.ndarray]:
@@ -45,33 +33,14 @@ def _checked(targets: np.ndarray, scores: np.ndarray, highest: float) -> tuple[n
     return targets, scores
 
 
-@kernel
-def _pooled(values, weights):
-    """Pool adjacent violators; return the block of each value, (N,) int64 from 0."""
-    means, sums, firsts, blocks = np.empty(len(values)), np.empty(len(values)), np.empty(len(values), np.int64), 0
-    for i in range(len(values)):
-        mean, weight, first = values[i], weights[i], i
-        while blocks and means[blocks - 1] >= mean:
-            blocks -= 1
-            total = sums[blocks] + weight
-            mean = (means[blocks] * sums[blocks] + mean * weight) / total
-            weight, first = total, firsts[blocks]
-        means[blocks], sums[blocks], firsts[blocks] = mean, weight, first
-        blocks += 1
-    found = np.zeros(len(values), np.int64)
-    found[firsts[1:blocks]] = 1
-    return np.cumsum(found)
-
-
-def isotonic_blocks(targets: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Fit isotonic regression by pooling adjacent violators (Ayer et al. 1955): mean score, mean target and rows of every
-    block. Both means ascend strictly; equal scores are merged."""
+def isotonic_blocks(targets: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Fit isotonic regression: mean score and mean target of every block. Both ascend strictly; equal scores are merged."""
     distinct, which = np.unique(scores, return_inverse=True)
-    rows = np.bincount(which).astype(np.float64)
+    rows = np.bincount(which)
     means = np.bincount(which, targets) / rows
-    block = _pooled(means, rows)
+    _, block = np.unique(isotonic_regression(means, sample_weight=rows), return_inverse=True)
     total = np.bincount(block, rows)
-    return np.bincount(block, distinct * rows) / total, np.bincount(block, means * rows) / total, total
+    return np.bincount(block, distinct * rows) / total, np.bincount(block, means * rows) / total
 
 
 def fit_isotonic(targets: np.ndarray, scores: np.ndarray, *, highest: float = 1.0) -> Curve:
@@ -81,7 +50,7 @@ def fit_isotonic(targets: np.ndarray, scores: np.ndarray, *, highest: float = 1.
     targets, scores  (N,) in [0, highest]: outcomes and probabilities; or seconds of both, with `highest` a bound for them
     """
     targets, scores = _checked(targets, scores, highest)
-    places, values, _ = isotonic_blocks(targets, _snapped(scores))
+    places, values = isotonic_blocks(targets, _snapped(scores))
     margin = MARGIN * highest
     values = margin + values * (1.0 - 2.0 * MARGIN)
     inside = (places > 0) & (places < highest)  # a block at an end of the scale gives its value to the end
@@ -108,7 +77,8 @@ def _strict(scores: np.ndarray, values: np.ndarray) -> Curve:
 def fit_platt(targets: np.ndarray, probabilities: np.ndarray) -> Curve:
     """Fit sigmoid(slope x logit + intercept) with Platt's (1999) smoothed targets by Newton's method; for few validation rows.
 
-    Deviations: a prior of one row for slope 1, so that a single label has a solution; slopes below FLATTEST are raised to it.
+    Deviations: a prior of one row for slope 1, which scikit-learn's regression cannot have and which gives a single label a
+    solution; slopes below FLATTEST are raised to it.
     """
     targets, probabilities = _checked(targets, probabilities, 1.0)
     tiny = 1e-7
@@ -140,3 +110,35 @@ def _newton(x: np.ndarray, y: np.ndarray, *, belief: float) -> np.ndarray:
             step = step / 2
         found = found - step
     return found
+
+
+METHODS: dict[str, Callable[[np.ndarray, np.ndarray], Curve]] = {"isotonic": fit_isotonic, "platt": fit_platt}
+
+
+def fit_calibration(predictions: np.ndarray, targets: np.ndarray, *, methods: Mapping[str, str]) -> Calibration:
+    """Fit one curve a target on validation rows: `predictions` and `targets` (N, T), columns as in TARGETS.
+
+    `methods` maps a target to "isotonic" or "platt", or to None for no calibration. A target with a single class, without
+    any watch, or without rows passes through with a warning in the log. Raises ValueError for a misspelt target or
+    method, for Platt on seconds, and for unusable rows.
+    """
+    curves = {}
+    for target, method in methods.items():
+        if target not in TARGETS or method not in (*METHODS, None):
+            raise ValueError(
+                f"calibration of {target!r} by {method!r}: expected one of {', '.join(TARGETS)} by {', '.join(METHODS)}"
+            )
+        if method is None:
+            continue
+        happened, scores = (columns[:, TARGETS.index(target)].astype(np.float64) for columns in (targets, predictions))
+        if not len(happened):
+            log.warning("no validation rows: predictions of %s stay uncalibrated", target)
+        elif happened.min() == happened.max():
+            log.warning("%s is %g in all validation rows: its predictions stay uncalibrated", target, happened[0])
+        elif target != "watch_s":
+            curves[target] = METHODS[method](np.clip(happened, 0.0, 1.0), scores)
+        elif method == "isotonic":
+            curves[target] = fit_isotonic(*(np.minimum(c, LONGEST_S) for c in (happened, scores)), highest=LONGEST_S)
+        else:
+            raise ValueError(f"calibration of 'watch_s' by {method!r}: seconds are not a probability, expected isotonic")
+    return Calibration(curves)
