@@ -177,6 +177,14 @@ def world_features(world_folder):
 
 
 @pytest.fixture(scope="session")
+def release(feature_stage, once):
+    """One small real release: random tables, random networks."""
+    from small_release import released
+
+    return released(feature_stage, once)
+
+
+@pytest.fixture(scope="session")
 def funnel():
     """watched, long_view (all, unless given) and any other field > Funnel; what is not given is empty, new and unknown."""
     import numpy as np

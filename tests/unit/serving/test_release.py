@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import RETRIEVAL, stage_release
+from small_release import RETRIEVAL, stage_release
 from watchnext.features.arrays import save_arrays
 from watchnext.serving.release import release as release_module
 from watchnext.serving.release.compiled import CompiledNetwork
