@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,6 +29,14 @@ def replaced(path: Path, text: str) -> None:
     synced(aside)
     os.replace(aside, path)
     synced(path.parent)
+
+
+def removed(path: Path) -> None:
+    """Remove a file, or a folder with everything in it; nothing happens if there is none."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def boot() -> str:

@@ -56,7 +56,7 @@ def test_classes_are_found_however_deep():
 
 def test_imports_are_those_that_grimp_finds():
     graph = grimp.build_graph("watchnext", cache_dir=None)
-    for name in ("watchnext.evaluation.__main__", "watchnext.features.dataset.log_fold", "watchnext.serving.http.service"):
+    for name in ("watchnext.evaluation.__main__", "watchnext.features.dataset.log_columns", "watchnext.serving.http.service"):
         expected = graph.find_upstream_modules(name) | {name}
         packages = {module for module, path in imported(name).items() if path.name == "__init__.py"}
         assert imported(name).keys() - packages == expected - packages, name
@@ -101,14 +101,14 @@ def test_a_training_goes_on_after_an_edit_of_code_that_it_never_touches(edited, 
         ("serving/http/app.py", set()),
         ("features/leakage/checks.py", set()),
         ("data/card/card.py", set()),
-        ("features/dataset/labels.py", {"features.dataset.log_fold"}),
-        ("features/state/fold.py", {"features.dataset.log_fold", "features.state.builder"}),
+        ("features/dataset/labels.py", {"features.dataset.log_columns"}),
+        ("features/state/fold.py", {"features.dataset.log_columns", "features.state.builder"}),
         ("data/validation.py", {"data.stage"}),
-        ("schema.py", {"data.stage", "features.dataset.log_fold", "features.state.builder"}),
+        ("schema.py", {"data.stage", "features.dataset.log_columns", "features.state.builder"}),
     ],
 )
 def test_days_stay_after_an_edit_of_code_that_does_not_make_them(edited, changed, edit):
-    names = ("data.stage", "features.dataset.log_fold", "features.state.builder")
+    names = ("data.stage", "features.dataset.log_columns", "features.state.builder")
     before = {name: code_of(f"watchnext.{name}") for name in names}
     edit(edited)
     assert {name for name in names if code_of(f"watchnext.{name}") != before[name]} == changed

@@ -16,7 +16,7 @@ from watchnext.data.tables import Tables
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.features.dataset.build import BuildResult, FeatureBuilder
 from watchnext.features.dataset.labels import Labels
-from watchnext.features.dataset.log_fold import LogFold
+from watchnext.features.dataset.log_columns import LogColumns
 from watchnext.features.state import partitions
 from watchnext.features.state.initial import write_initial_state
 from watchnext.features.state.partitions import Plan
@@ -115,7 +115,7 @@ def test_small_days_hold_what_days_alone_hold(log, world_schema, tmp_path, monke
     for name, values in of_days.pipeline.fitted.items():
         np.testing.assert_array_equal(values, of_few.pipeline.fitted[name], name)
     for name, features in (("days", of_days), ("few", of_few)):
-        write_initial_state(features.folder, tmp_path / name / "opening", world_schema, features.catalogue)
+        write_initial_state(features.folder, tmp_path / name / "opening", world_schema)
     for path in (tmp_path / "days" / "opening").rglob("*.npy"):
         other = tmp_path / "few" / "opening" / path.relative_to(tmp_path / "days" / "opening")
         assert path.read_bytes() == other.read_bytes(), path
@@ -124,7 +124,7 @@ def test_small_days_hold_what_days_alone_hold(log, world_schema, tmp_path, monke
 @pytest.mark.parametrize("line", ["", '{"identity": {"days": [["20'])
 def test_a_manifest_with_a_truncated_last_line_folds_that_partition_again(line, log, world_schema, tmp_path):
     build(log, tmp_path, world_schema)
-    manifest = tmp_path / "features" / "stretches.jsonl"
+    manifest = tmp_path / "features" / "state" / "manifest.jsonl"
     whole = manifest.read_text()
     manifest.write_text("".join(whole.splitlines(keepends=True)[:-1]) + line)
     assert build(log, tmp_path, world_schema).kept == 7
@@ -137,7 +137,7 @@ def test_a_manifest_gains_one_line_per_partition(log, world_schema, tmp_path, mo
     monkeypatch.setattr(partitions, "replaced", lambda path, text: written.append(len(text)) or replaced(path, text))
     build(log, tmp_path, world_schema)
     assert len(written) == 2  # as it begins and as it ends
-    assert len((tmp_path / "features" / "stretches.jsonl").read_text().splitlines()) == 1 + 8
+    assert len((tmp_path / "features" / "state" / "manifest.jsonl").read_text().splitlines()) == 1 + 8
 
 
 def test_nothing_new_folds_nothing(log, world_schema, tmp_path):
@@ -173,15 +173,15 @@ def test_a_day_that_comes_late(log, world_schema, tmp_path):
 @pytest.mark.parametrize("at", [1, 4, 7])
 def test_a_build_that_was_cut_off(at, log, world_schema, tmp_path, monkeypatch):
     cut, at_once = tmp_path / "cut", tmp_path / "once"
-    honest = LogFold._append_watches
+    honest = LogColumns._append_watches
 
     def dies(self, watches, watched):
-        if len(self.manifest.entries) == at:
+        if len(self.state.entries) == at:
             raise KeyboardInterrupt
         return honest(self, watches, watched)
 
     with monkeypatch.context() as patched:
-        patched.setattr(LogFold, "_append_watches", dies)
+        patched.setattr(LogColumns, "_append_watches", dies)
         with pytest.raises(KeyboardInterrupt):
             build(log, cut, world_schema)
     build(log, cut, world_schema)
@@ -194,7 +194,7 @@ def test_a_finished_build_outlives_a_power_cut(log, world_schema, tmp_path, monk
     honest_sync, honest_replace = os.fsync, os.replace
 
     def content(path):
-        return sorted(path.iterdir()) if path.is_dir() else path.read_bytes()
+        return sorted(each for each in path.iterdir() if each.suffix != ".new") if path.is_dir() else path.read_bytes()
 
     def fsync(handle):
         honest_sync(handle)
@@ -203,9 +203,9 @@ def test_a_finished_build_outlives_a_power_cut(log, world_schema, tmp_path, monk
 
     def replace(aside, target):
         """Before the manifest says that it is closed, all that it names was synced as it is."""
-        if Path(target).name == "stretches.jsonl" and json.loads(Path(aside).read_text().partition("\n")[0])["boot"] is None:
-            parts = ("columns", "watches", "context", "state")
-            paths = [path for part in parts for path in [Path(target).parent / part, *(Path(target).parent / part).rglob("*")]]
+        if Path(target).name == "manifest.jsonl" and json.loads(Path(aside).read_text().partition("\n")[0])["boot"] is None:
+            folders = [Path(target).parents[1] / part for part in ("columns", "watches", "context", "state")]
+            paths = [path for folder in folders for path in [folder, *folder.rglob("*")] if path != Path(aside)]
             lost.append([path.name for path in paths if synced.get(path) != content(path)])
         honest_replace(aside, target)
 
@@ -220,14 +220,14 @@ def test_a_finished_build_outlives_a_power_cut(log, world_schema, tmp_path, monk
 def test_a_build_that_a_power_cut_ended_is_not_believed(log, world_schema, tmp_path, monkeypatch, capsys):
     cut, at_once = tmp_path / "cut", tmp_path / "once"
 
-    def dies(self, place, loaded, items, pool):
-        if place == 2:
+    def dies(self, index, data, changes):
+        if index == 2:
             raise KeyboardInterrupt
-        honest(self, place, loaded, items, pool)
+        return honest(self, index, data, changes)
 
-    honest = LogFold._fold
+    honest = LogColumns.encode
     with monkeypatch.context() as patched:
-        patched.setattr(LogFold, "_fold", dies)
+        patched.setattr(LogColumns, "encode", dies)
         with pytest.raises(KeyboardInterrupt):
             build(until(log, 3), cut, world_schema)
     with monkeypatch.context() as patched:

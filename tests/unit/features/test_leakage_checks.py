@@ -15,7 +15,7 @@ from watchnext.data.splits import TimeSplit
 from watchnext.data.storage import StoredTables, write_tables
 from watchnext.data.tables import Tables, in_order
 from watchnext.features import __main__ as commands
-from watchnext.features.dataset import log_fold
+from watchnext.features.dataset import freshness
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.features.dataset.build import FeatureBuilder
 from watchnext.features.dataset.labels import Labels
@@ -23,6 +23,7 @@ from watchnext.features.encode.pipeline import FeaturePipeline
 from watchnext.features.leakage.checks import LeakageChecks
 from watchnext.features.leakage.intervention import flip_outcomes, scramble
 from watchnext.features.leakage.single_feature import areas, standard_error, target_rates
+from watchnext.features.state import log_arrays
 from watchnext.schema import FeatureSchema
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
@@ -196,13 +197,19 @@ def believes_every_clock(log_of):
 
 
 @pytest.mark.parametrize(
-    ("where", "plant"),
-    [("visible_until", reads_at_once), ("log_of", believes_the_past), ("log_of", believes_every_clock)],
+    ("module", "where", "plant"),
+    [
+        (freshness, "visible_until", reads_at_once),
+        (log_arrays, "log_of", believes_the_past),
+        (log_arrays, "log_of", believes_every_clock),
+    ],
 )
-def test_a_fold_that_reads_an_outcome_too_early(where, plant, monkeypatch, world_schema, world_tables, world_split, tmp_path):
+def test_a_fold_that_reads_an_outcome_too_early(
+    module, where, plant, monkeypatch, world_schema, world_tables, world_split, tmp_path
+):
     frame = world_tables.impressions.with_columns(received_ms=pl.lit(None, pl.Int64))  # none shows it by itself
     tables = with_impressions(world_tables, frame)
-    monkeypatch.setattr(log_fold, where, plant(getattr(log_fold, where)))
+    monkeypatch.setattr(module, where, plant(getattr(module, where)))
     _, leaks = checked(built(world_schema, tables, tmp_path))
     found = {leak.feature.partition(",")[0] for leak in leaks if leak.check == "own or later outcome"}
     assert {"user click 1h", "history"} <= found

@@ -289,8 +289,8 @@ def dies(*_, **__):
 @pytest.mark.parametrize(
     ("owner", "at"),
     [
-        ("watchnext.features.state.builder.LogState", "run"),
-        ("watchnext.features.state.builder.LogState", "fold_later"),
+        ("watchnext.features.state.builder.StateBuilder", "fold"),
+        ("watchnext.features.state.builder.StateBuilder", "as_of"),
         ("watchnext.serving.store.from_log", "publish_next"),
         ("watchnext.serving.store.store", "commit_claim"),
     ],

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from watchnext.data.tables import OUTCOMES, WATCH_MS, Tables
 from watchnext.evaluation.replay import events_of
 from watchnext.features.catalogue import Ids
-from watchnext.features.dataset.log_fold import log_of
 from watchnext.features.state.fold import Reads, State, read_candidates, read_viewer
 from watchnext.features.state.fold_log import fold, read_all
+from watchnext.features.state.log_arrays import log_of
 from watchnext.serving.store.environment import StoreError
 from watchnext.serving.store.journal import Event, id_key, id_of
 from watchnext.serving.store.store import KEYS_KEPT_MS, Store, build_store

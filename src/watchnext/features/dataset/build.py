@@ -19,7 +19,7 @@ from watchnext.data.tables import Tables
 from watchnext.features.arrays import save_arrays
 from watchnext.features.catalogue import Ids
 from watchnext.features.dataset.labels import Labels, rates
-from watchnext.features.dataset.log_fold import LogFold
+from watchnext.features.dataset.log_columns import LogColumns
 from watchnext.features.encode.context import context_of
 from watchnext.features.encode.pipeline import FeaturePipeline, TrainingCounts
 from watchnext.features.state.event_order import Log
@@ -67,47 +67,37 @@ class FeatureBuilder:
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        log_fold = self._log_fold(stored, split, folder)
-        kept, reason = log_fold.begin()
-        if reason and log_fold.plan.partitions:
-            print(f"{folder}: rebuilding from {log_fold.plan.partitions[kept].days[0].day} on: {reason}")
-        log_fold.run(kept)
-        log_fold.save_initial_state()
-        pipeline = self._fit_stored(log_fold)
+        log = LogColumns(
+            folder, stored, split, schema=self.schema, labels=self.labels, regime=self.regime, snapshots=self.snapshots
+        )
+        kept, reason = log.begin()
+        if reason and log.plan.partitions:
+            print(f"{folder}: rebuilding from {log.plan.partitions[log.state.kept].days[0].day} on: {reason}")
+        log.run()
+        log.state.as_of(log.as_of_ms)  # the initial state of a release
+        pipeline = self._fit_stored(log)
         for part in ("pipeline", "catalogue", "users", "user_table", "videos"):
             shutil.rmtree(folder / part, ignore_errors=True)
         pipeline.save(folder / "pipeline")
-        log_fold.catalogue.save(folder / "catalogue")
+        log.catalogue.save(folder / "catalogue")
         save_arrays(folder / "users", pipeline.users(stored.users))
-        save_arrays(folder / "user_table", _user_table(stored.users, log_fold.users))
-        save_arrays(folder / "videos", pipeline.videos(stored.videos, log_fold.catalogue.vectors))
-        report = self._report(log_fold, pipeline)
+        save_arrays(folder / "user_table", _user_table(stored.users, log.state.users))
+        save_arrays(folder / "videos", pipeline.videos(stored.videos, log.catalogue.vectors))
+        report = self._report(log, pipeline)
         (folder / "report.json").write_text(json.dumps(report, indent=1))
-        days = sum(partition.days_begun for partition in log_fold.plan.partitions[:kept])
-        return BuildResult(report, days, len(stored.days) - days)
-
-    def _log_fold(self, stored: StoredTables, split: TimeSplit, folder: Path) -> LogFold:
-        return LogFold(
-            folder,
-            stored,
-            split,
-            schema=self.schema,
-            labels=self.labels,
-            regime=self.regime,
-            snapshots=self.snapshots,
-        )
+        return BuildResult(report, kept, len(stored.days) - kept)
 
     # ---- fit ---------------------------------------------------------------------------------------------------------
 
-    def _fit_stored(self, log_fold: LogFold) -> FeaturePipeline:
+    def _fit_stored(self, log: LogColumns) -> FeaturePipeline:
         """Fit vocabularies on all training rows, means and rates on a sample of them.
 
         Without training rows, vocabularies hold all users and videos, means and rates are 0, and deviations 1.
         """
-        training_counts = TrainingCounts.nothing(len(log_fold.users.ids), len(log_fold.catalogue), log_fold.dictionaries.values)
-        chosen = sampled(sum(int((columns["split"] == 0).sum()) for columns in log_fold.rows()))
-        parts, trained = [log_fold.columns.rows(0, 0)], 0
-        for columns in log_fold.rows():
+        training_counts = TrainingCounts.nothing(len(log.state.users.ids), len(log.catalogue), log.dictionaries.values)
+        chosen = sampled(sum(int((columns["split"] == 0).sum()) for columns in log.rows()))
+        parts, trained = [log.columns.rows(0, 0)], 0
+        for columns in log.rows():
             train = np.flatnonzero(columns["split"] == 0)
             training_counts.count(columns, train)
             sample_rows = train[-trained % chosen.step :: chosen.step]
@@ -116,10 +106,10 @@ class FeatureBuilder:
         if not trained:
             training_counts.users[:], training_counts.videos[:] = self.min_count, self.min_count
         sample = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        context = log_fold.dictionaries.raw(sample)
+        context = log.dictionaries.raw(sample)
         none = np.zeros((len(sample["gap_s"]), 0))  # nothing is fitted on histories
         reads = Reads(sample["user"], none, none, sample["gap_s"], sample["candidate"])
-        return self._fit(log_fold.stored, training_counts, sample, context, reads)
+        return self._fit(log.stored, training_counts, sample, context, reads)
 
     def _fit(
         self, tables: Tables | StoredTables, training_counts: TrainingCounts, sample: dict, context: dict, reads: Reads
@@ -156,23 +146,23 @@ class FeatureBuilder:
 
     # ---- report ------------------------------------------------------------------------------------------------------
 
-    def _report(self, log_fold: LogFold, pipeline: FeaturePipeline) -> dict:
+    def _report(self, log: LogColumns, pipeline: FeaturePipeline) -> dict:
         # A day that continues beyond the next day's first request has a part in both partitions.
         parts = [
-            (split, entry.sums[day.day])
-            for entry, partition in zip(log_fold.manifest.entries, log_fold.plan.partitions, strict=True)
+            (split, entry.encoded["sums"][day.day])
+            for entry, partition in zip(log.state.entries, log.plan.partitions, strict=True)
             for day, split in zip(partition.days, partition.split, strict=True)
         ]
         return {
             "regime": self.regime,
             "schema": self.schema.fingerprint,
-            "data_hash": log_fold.stored.hash,
-            "as_of_ms": log_fold.as_of_ms,
+            "data_hash": log.stored.hash,
+            "as_of_ms": log.as_of_ms,
             "impressions": {
                 name: int(sum(sums["rows"] for split, sums in parts if split == i)) for i, name in enumerate(SPLITS)
             },
-            **log_fold.sizes,
-            "viewer_state_bytes": 8 * log_fold.layout.viewer,
+            **log.state.sizes,
+            "viewer_state_bytes": 8 * log.state.layout.viewer,
             "inputs": asdict(pipeline.sizes),
             "labels": rates(parts),
         }

@@ -7,7 +7,7 @@ import polars as pl
 
 from watchnext.data.storage import StoredTables
 from watchnext.data.tables import OUTCOMES, Tables, known_at
-from watchnext.features.dataset import log_fold
+from watchnext.features.dataset import freshness
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.features.dataset.build import FeatureBuilder
 from watchnext.features.encode.encodings import Arrays
@@ -135,7 +135,7 @@ class WatchLog:
 def check_history(features: FeatureSet, tables: Tables, builder: FeatureBuilder, *, requests: int) -> CheckResult:
     """Compare sampled histories with the watches known strictly before; half of the requests are from test days."""
     columns, split = features.columns, np.asarray(features.columns["split"])
-    visible = log_fold.visible_until(builder.regime, tables.impressions, split)
+    visible = freshness.visible_until(builder.regime, tables.impressions, split)
     visible = np.minimum(visible, columns["time_ms"])  # in every regime
     watches, width = WatchLog.of(features, tables.impressions), features.pipeline.schema.state.history
     sampled = [evenly(np.flatnonzero((split == 2) == test), requests // 2) for test in (True, False)]

@@ -7,11 +7,12 @@ import polars as pl
 
 from watchnext.data.tables import OUTCOMES, Tables
 from watchnext.features.catalogue import Catalogue, Ids
-from watchnext.features.dataset import log_fold
+from watchnext.features.dataset import freshness
 from watchnext.features.dataset.build import FeatureBuilder
 from watchnext.features.encode.context import context_of
 from watchnext.features.encode.encodings import Arrays
 from watchnext.features.encode.pipeline import FeaturePipeline
+from watchnext.features.state import log_arrays
 from watchnext.features.state.event_order import Log
 from watchnext.features.state.fold import Layout, Reads, State
 from watchnext.features.state.fold_log import read_all
@@ -64,7 +65,7 @@ class Rebuild:
 
     @classmethod
     def of(cls, builder, tables: Tables, split: np.ndarray, user_rows: np.ndarray, catalogue, *, limit: int) -> "Rebuild":
-        visible = log_fold.visible_until(builder.regime, tables.impressions, split)
+        visible = freshness.visible_until(builder.regime, tables.impressions, split)
         numbers = np.flatnonzero(user_rows % -(-len(split) // limit) == 0)
         fewer = Tables(tables.impressions[numbers], tables.users, tables.videos)
         users = Ids.of(tables.users["user_id"])
@@ -80,7 +81,7 @@ class Rebuild:
         return {"users": len(self.users.ids), "videos": len(self.catalogue), "creators": creators}
 
     def _log(self, tables: Tables) -> Log:
-        return log_fold.log_of(tables, self.catalogue, self.users, self.schema)
+        return log_arrays.log_of(tables, self.catalogue, self.users, self.schema)
 
     def _reads(self, log: Log, visible: np.ndarray) -> Reads:
         layout = Layout.of(self.schema.state)

@@ -1,11 +1,11 @@
-"""Build the state of a log day by day: keep the valid part of the last build and fold the days after it.
+"""The state of a log, folded day by day and kept in one folder; features, release and online store take it from here.
 
-It writes no columns and no labels, so that serving may build its store with it.
+Any step may be killed: the same calls again end in the bytes of a build that was not, and keep every finished partition.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,241 +14,173 @@ from tqdm import tqdm
 
 from watchnext.code_digest import code_of
 from watchnext.data.storage import StoredTables
-from watchnext.data.tables import DataError, Tables
+from watchnext.data.tables import Tables
 from watchnext.features.catalogue import Catalogue, Ids
-from watchnext.features.state.event_order import PER_ROW, Log
+from watchnext.features.state import log_arrays
+from watchnext.features.state.event_order import Log, no_rows
 from watchnext.features.state.fold import Layout
-from watchnext.features.state.fold_log import CHUNK_VIEWERS, THREADS, ReadBuffers, replay
+from watchnext.features.state.fold_log import ahead
 from watchnext.features.state.history import Watches
-from watchnext.features.state.log_arrays import log_of
-from watchnext.features.state.partitions import BuildManifest, ManifestEntry, TimePartition, digest_of, time_partitions
-from watchnext.features.state.snapshots import Items, Snapshots, with_pending
+from watchnext.features.state.partitions import BuildManifest, ManifestEntry, TimePartition, digest_of
+from watchnext.features.state.snapshots import AS_OF, Snapshot, Snapshots
 from watchnext.schema import FeatureSchema
 
+MANIFEST = "manifest.jsonl"
 
-@dataclass(frozen=True)
-class EntityRows:
-    """The row numbers of users, videos and creators that a state depends on."""
+Changes = Callable[..., Iterator[Watches]]
 
-    users: Ids
-    catalogue: Catalogue
 
-    @property
-    def sizes(self) -> dict[str, int]:
-        creators = max(len(self.catalogue.creator_names), 1)
-        return {"users": len(self.users.ids), "videos": len(self.catalogue), "creators": creators}
+def prepare_nothing(partition: TimePartition, impressions: pl.DataFrame, log: Log) -> None:
+    """Prepare nothing."""
 
-    def under(self, settings: Mapping) -> dict:
-        """Return the build settings that a manifest records."""
-        sizes = self.sizes
-        return {"settings": settings, "sizes": sizes, "meaning": self._meaning(sizes["users"], sizes["videos"])}
 
-    def changed(self, under: Mapping, settings: Mapping) -> str | None:
-        """Return the reason why rows built `under` other settings are invalid now, or None."""
-        if under["settings"] != settings:
-            names = [*settings]
-            return f"{', '.join(names[:-1])} or {names[-1]} changed since the last build"
-        users, videos = under["sizes"]["users"], under["sizes"]["videos"]
-        if users > self.sizes["users"] or videos > self.sizes["videos"]:
-            return "users or videos were removed"
-        now = self._meaning(users, videos)
-        if differs := [name for name, digest in now.items() if digest != under["meaning"][name]]:
-            return f"existing rows of {' and '.join(differs)} changed or moved"
-        return None
-
-    def _meaning(self, users: int, videos: int) -> dict[str, str]:
-        """Digest the first rows of users and videos."""
-        catalogue = self.catalogue
-        of_videos = (catalogue.video_ids, catalogue.creator_rows, catalogue.tag_rows, catalogue.duration_ms)
-        return {"users": digest_of([self.users.ids], users), "videos": digest_of(of_videos, videos)}
+def fold_only(index: int, prepared: None, changes: Changes) -> dict:
+    """Fold a partition and encode nothing."""
+    for _ in changes():
+        pass
+    return {}
 
 
 class StateBuilder:
-    """Build the state of the `partitions` of a log: snapshots and manifest in `folder` (state/, stretches.jsonl).
+    """Keep the state of the `partitions` of a log in `folder`, where nothing else writes.
 
+    plan       compare the partitions with those of the last build, and keep what is still valid
+    load       read the state at the start of a partition
+    fold       fold the other partitions, one after another; hooks encode their rows
+    snapshot   write the state at the end of a partition, and merge older ones into the base
+
+    Videos, creators and tags are rows of `catalogue`; users are rows of the log's own table. Impressions of videos outside the
+    catalogue are left out.
     settings  further inputs of the build, by name
-    through   number of first partitions that the base snapshot will hold
+    through   number of first partitions whose snapshots are merged
+    code      the module whose sources decide the result
     """
 
     def __init__(
         self,
         folder: Path,
+        stored: StoredTables,
         partitions: Sequence[TimePartition],
         *,
-        layout: Layout,
-        rows: EntityRows,
+        schema: FeatureSchema,
+        catalogue: Catalogue,
         settings: Mapping,
         through: int,
+        code: str = __name__,
     ) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.partitions, self.layout, self.through = partitions, layout, through
-        self._rows, self._settings = rows, dict(settings)
-        self.snapshots = Snapshots(folder / "state", layout, **rows.sizes)
-        self.manifest = BuildManifest(folder / "stretches.jsonl", rows.under(self._settings))
-
-    def begin(self) -> tuple[int, str | None]:
-        """Keep the valid partitions of the last build. Returns their number and the reason why not more are kept."""
-        kept, reason = self.manifest.read(self.partitions, lambda under: self._rows.changed(under, self._settings))
-        through = self.snapshots.through
-        if kept and (through is None or kept < through):
-            kept, reason = 0, reason or "the last build was interrupted"
-        self.manifest.truncate(kept)  # first, so that the manifest never names removed files
-        if not kept:
-            self.snapshots.start()
-        self.snapshots.truncate(kept)
-        return kept, reason
-
-    def open(self, kept: int) -> Items:
-        """Load the in-memory part of the state at the start of partition `kept`."""
-        if kept < self.through and kept < len(self.partitions):
-            self.snapshots.merge(kept)
-        return self.snapshots.items(kept)
-
-    def fold(
-        self,
-        index: int,
-        log: Log,
-        items: Items,
-        pool: ThreadPoolExecutor,
-        *,
-        visible: np.ndarray | None = None,
-        out: ReadBuffers | None = None,
-        watched: int = 0,
-    ) -> Iterator[Watches]:
-        """Fold one partition and commit its snapshot; `items` holds the state at its end afterwards.
-
-        index  position of the partition; its `log` begins with the pending impressions
-        Yields the watches of viewers; exhaust the generator, or close it. The other arguments are those of `replay`.
-        """
-        snapshot_ms, into_base = self.partitions[index].snapshot_ms, index < self.through
-        tables = {"videos": items.videos, "creators": items.creators, "load": self.snapshots.viewers(index).load}
-        with self.snapshots.writer(index, into_base=into_base) as writer:
-            run = replay(self.layout, log, until=snapshot_ms, visible=visible, out=out, watched=watched, pool=pool, **tables)
-            for users, records, watches in run:
-                writer.write(users, records)
-                yield watches
-        pending = log.take(np.flatnonzero(log.known_at >= snapshot_ms))
-        items.pending = {name: getattr(pending, name) for name in PER_ROW}
-        if not into_base or index + 1 == self.through:
-            self.snapshots.commit(index, items, into_base=into_base)
-
-    def end(self) -> None:
-        """Finish the build: merge the base and close the manifest."""
-        if (self.snapshots.through or 0) < self.through:
-            self.snapshots.merge(self.through)
-        self.manifest.close()
-
-
-def read_ahead(load: Callable[[TimePartition], object], partitions: Sequence[TimePartition]) -> Iterator:
-    """Yield `load` of each partition in order, loading one ahead."""
-    with ThreadPoolExecutor(1) as reader:
-        current = None
-        for following in [*partitions, None]:
-            pending = reader.submit(load, following) if following else None
-            if current is not None:
-                yield current.result()
-            current = pending
-
-
-def fold_onto(layout: Layout, log: Log, until: float, items: Items, load: Callable) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Fold `log` onto a snapshot, `items` in place; yields the changed viewers and their records."""
-    tables = {"videos": items.videos, "creators": items.creators, "load": load}
-    with ThreadPoolExecutor(THREADS) as pool:
-        for users, records, _ in replay(layout, log, until=until, visible=None, out=None, pool=pool, **tables):
-            yield users, records
-
-
-class LogState:
-    """The state at the end of a log; `run` updates `folder` by folding the new and changed days.
-
-    Videos, creators and tags are rows of `catalogue`; users are rows of the log's own table. Impressions of videos outside the
-    catalogue are left out. `snapshots` is the number of last days whose state is kept.
-    """
-
-    def __init__(
-        self, folder: Path, stored: StoredTables, *, schema: FeatureSchema, catalogue: Catalogue, snapshots: int
-    ) -> None:
-        if not stored.days:
-            raise DataError(
-                f"{stored.folder} holds no impressions, expected at least one; look at rejected.parquet there for the reasons"
-            )
-        self.stored, self.schema, self.catalogue = stored, schema, catalogue
+        self.stored, self.partitions, self.schema, self.catalogue = stored, partitions, schema, catalogue
         self.users, self.layout = Ids.of(stored.users["user_id"]), Layout.of(schema.state)
-        partitions = time_partitions(stored)
-        self._days = StateBuilder(
-            Path(folder),
-            partitions,
-            layout=self.layout,
-            rows=EntityRows(self.users, catalogue),
-            settings={"schema": schema.fingerprint, "code": code_of(__name__)},
-            through=max(0, len(partitions) - snapshots),
-        )
-        self.items: Items | None = None
+        creators = max(len(catalogue.creator_names), 1)
+        self.sizes = {"users": len(self.users.ids), "videos": len(catalogue), "creators": creators}
+        self.folder, self.kept = Path(folder), 0
+        self._through, self._snapshots = through, Snapshots(self.folder, self.layout, **self.sizes)
+        everything = {"schema": schema.fingerprint, **settings, "code": code_of(code)}
+        under = {"settings": everything, "sizes": self.sizes, "meaning": self._meaning(self.sizes)}
+        self._manifest = BuildManifest(self.folder / MANIFEST, under)
+
+    @property
+    def entries(self) -> Sequence[ManifestEntry]:
+        """The partitions that are built."""
+        return self._manifest.entries
+
+    # ---- plan --------------------------------------------------------------------------------------------------------
+
+    def plan(self) -> tuple[int, str | None]:
+        """Keep the valid partitions of the last build. Returns their number of days and the reason why not more are kept."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        kept, reason = self._manifest.read(self.partitions, self._changed)
+        if 0 < kept < self._snapshots.through:
+            kept, reason = 0, reason or "the state before the days that were removed is no longer kept"
+        self._manifest.truncate(kept)  # first, so that the manifest never names removed files
+        self._snapshots.keep(kept, beside=MANIFEST)
+        self.kept = kept
+        return sum(partition.days_begun for partition in self.partitions[:kept]), reason
+
+    def _changed(self, under: Mapping) -> str | None:
+        """Return the reason why partitions built `under` other settings are invalid now, or None."""
+        if under["settings"] != self._manifest.under["settings"]:
+            *names, last = self._manifest.under["settings"]
+            return f"{', '.join(names)} or {last} changed since the last build"
+        if any(under["sizes"][name] > self.sizes[name] for name in ("users", "videos")):
+            return "users or videos were removed"
+        now = self._meaning(under["sizes"])
+        if differs := [name for name, digest in now.items() if digest != under["meaning"][name]]:
+            return f"existing rows of {' and '.join(differs)} changed or moved"
+        return None
+
+    def _meaning(self, sizes: Mapping[str, int]) -> dict[str, str]:
+        """Digest the first rows of users and videos."""
+        catalogue = self.catalogue
+        of_videos = (catalogue.video_ids, catalogue.creator_rows, catalogue.tag_rows, catalogue.duration_ms)
+        return {"users": digest_of([self.users.ids], sizes["users"]), "videos": digest_of(of_videos, sizes["videos"])}
+
+    # ---- load --------------------------------------------------------------------------------------------------------
+
+    def load(self, partition: int) -> Snapshot:
+        """Load the state at the start of `partition`."""
+        return self._snapshots.load(partition)
+
+    def _log_of(self, impressions: pl.DataFrame) -> Log:
+        tables = Tables(impressions, self.stored.users, self.stored.videos)
+        log = log_arrays.log_of(tables, self.catalogue, self.users, self.schema)
+        known = log.video_rows >= 0
+        return log if known.all() else log.take(np.flatnonzero(known))
 
     # ---- fold --------------------------------------------------------------------------------------------------------
 
-    def run(self) -> tuple[int, str | None]:
-        """Update the state. Returns the number of unchanged days and the reason why not more were kept."""
-        days = self._days
-        kept, reason = days.begin()
-        remaining = days.partitions[kept:]
-        items = days.open(kept)
-        with (
-            ThreadPoolExecutor(THREADS) as pool,
-            tqdm(total=sum(s.rows for s in remaining), desc="state", unit=" impressions", unit_scale=True) as progress,
-        ):
-            for i, log in enumerate(read_ahead(self._load, remaining), start=kept):
-                for _ in days.fold(i, with_pending(items, log), items, pool):
-                    pass
-                days.manifest.add(ManifestEntry(days.partitions[i].identity, log.rows, 0, {}, {}))
-                progress.update(days.partitions[i].rows)
-        days.end()
-        self.items = days.snapshots.items(len(days.partitions))
-        return sum(partition.days_begun for partition in days.partitions[:kept]), reason
+    def fold(self, prepare: Callable = prepare_nothing, encode: Callable = fold_only) -> None:
+        """Fold the partitions after those kept.
 
-    def _load(self, partition: TimePartition) -> Log:
-        impressions = partition.impressions(self.stored)
-        known = pl.Series(self.catalogue.ids.rows_of(impressions["video_id"]) >= 0)
-        tables = Tables(impressions.filter(known), self.stored.users, self.stored.videos)
-        return log_of(tables, self.catalogue, self.users, self.schema)
-
-    # ---- results --------------------------------------------------------------------------------------
-
-    @property
-    def impressions(self) -> int:
-        """Number of folded impressions."""
-        return sum(entry.rows for entry in self._days.manifest.entries)
-
-    @property
-    def left_out(self) -> int:
-        """Number of impressions whose video is outside the catalogue."""
-        return sum(partition.rows for partition in self._days.partitions) - self.impressions
-
-    @property
-    def until_ms(self) -> int:
-        """Time just after the last request of the log; the state holds everything known before it."""
-        return max(day.last_ms for day in self.stored.days) + 1
-
-    def viewers(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield rows (n,) and records (n, layout.viewer) of all viewers with a state, as of `until_ms`."""
-        viewers = self._days.snapshots.viewers(len(self._days.partitions))
-        for first in range(0, len(self.users.ids), CHUNK_VIEWERS):
-            users = np.arange(first, min(first + CHUNK_VIEWERS, len(self.users.ids)))
-            records = viewers.load(users)
-            known = records[:, 0] > 0
-            yield users[known], records[known]
-
-    def later_ms(self, until: float) -> np.ndarray:
-        """Return the times in ms when the outcomes that `fold_later` folds were known."""
-        known_at = self.items.pending["known_at"]
-        return known_at[known_at < until]
-
-    def fold_later(self, until: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Fold the outcomes known from `until_ms` on and before `until`, `items` in place; yields the changed viewers.
-
-        Exhaust the generator once. Nothing of it is kept in the folder.
+        prepare  (partition, impressions, log) > anything that `encode` needs; called in order, a partition ahead of the fold
+        encode   (index, prepared, changes) > facts for the manifest; it exhausts `changes(visible=, out=, watched=)`, which
+                 folds the partition as `replay` does and yields the watches of viewers
         """
-        catalogue, pending = self.catalogue, self.items.pending
-        rows_of = {"creator_rows": np.array(catalogue.creator_rows), "tag_rows": np.array(catalogue.tag_rows)}
-        log = Log(**pending, **rows_of, pending=len(pending["known_at"]))
-        return fold_onto(self.layout, log, until, self.items, self._days.snapshots.viewers(len(self._days.partitions)).load)
+        remaining = self.partitions[self.kept :]
+        with (
+            ThreadPoolExecutor(1) as reader,
+            tqdm(total=sum(each.rows for each in remaining), desc="fold", unit=" impressions", unit_scale=True) as progress,
+        ):
+            read = ahead(reader, partial(self._read, prepare), [(each,) for each in remaining], most=2)
+            for index, (log, prepared) in enumerate(read, start=self.kept):
+                state, partition = self.load(index), self.partitions[index]
+                changes = partial(self._changes, self._snapshots.of(index), state, log, partition.snapshot_ms)
+                self.snapshot(index, state, log.rows, encode(index, prepared, changes))
+                progress.update(partition.rows)
+
+    def _read(self, prepare: Callable, partition: TimePartition) -> tuple[Log, object]:
+        impressions = partition.impressions(self.stored)
+        log = self._log_of(impressions)
+        return log, prepare(partition, impressions, log)
+
+    def _changes(self, folder: Path, state: Snapshot, log: Log, until: float, **reads) -> Iterator[Watches]:
+        """Fold `log` onto `state`, and write the records of the viewers that it changes."""
+        files, rows = self._snapshots.open(folder), 0
+        for users, records, watches in state.fold(log, until, **reads):
+            files.append(rows, {"users": users, "viewers": records})
+            rows += len(users)
+            yield watches
+        files.resize(rows)
+
+    # ---- snapshot ----------------------------------------------------------------------------------------------------
+
+    def snapshot(self, index: int, state: Snapshot, rows: int, encoded: dict) -> None:
+        """Keep `state` as that at the end of partition `index`."""
+        self._snapshots.save(self._snapshots.of(index), state)
+        self._manifest.add(ManifestEntry(self.partitions[index].identity, rows, encoded))
+        self._snapshots.merge(min(index + 1, self._through))
+
+    def close(self) -> None:
+        """Merge what the log has outgrown, and put everything on disk."""
+        self._snapshots.merge(self._through)
+        self._manifest.close()
+
+    def as_of(self, until_ms: float) -> Snapshot:
+        """Write and load one more snapshot, of everything known before `until_ms`."""
+        index = sum(partition.snapshot_ms <= until_ms for partition in self.partitions)
+        log = Log(**no_rows(len(self.schema.state.counts)), **log_arrays.of_videos(self.catalogue))
+        if index < len(self.partitions):  # it may begin before `until_ms`, where days overlap or share it
+            log = self._log_of(self.partitions[index].impressions(self.stored).filter(pl.col("time_ms") < until_ms))
+        state = self.load(index)
+        fold_only(index, None, partial(self._changes, self.folder / AS_OF, state, log, until_ms))
+        self._snapshots.save_as_of(index, state)
+        return self._snapshots.load(index, self.folder / AS_OF)

@@ -29,18 +29,29 @@ class Log(NamedTuple):
     def rows(self) -> int:
         return len(self.time_ms)
 
+    @property
+    def columns(self) -> dict[str, np.ndarray]:
+        """The arrays with an entry per impression."""
+        return {name: getattr(self, name) for name in PER_ROW}
+
     def take(self, rows: np.ndarray, *, pending: int = 0) -> "Log":
         """Select the impressions `rows`, in that order."""
-        columns = {name: getattr(self, name)[rows] for name in PER_ROW}
+        columns = {name: values[rows] for name, values in self.columns.items()}
         return self._replace(**columns, pending=pending)
 
     def after(self, earlier: "Log") -> "Log":
         """Prepend the impressions of `earlier`, whose outcomes are pending."""
-        columns = {name: np.concatenate([getattr(earlier, name), getattr(self, name)]) for name in PER_ROW}
+        columns = {name: np.concatenate([getattr(earlier, name), values]) for name, values in self.columns.items()}
         return self._replace(**columns, pending=earlier.rows)
 
 
 PER_ROW = ("user_rows", "video_rows", "time_ms", "known_at", "amounts", "watch_ms", "bits")
+
+
+def no_rows(counts: int) -> dict[str, np.ndarray]:
+    """Return the columns of a log without impressions."""
+    shapes = {"user_rows": np.zeros(0, np.int64), "video_rows": np.zeros(0, np.int64), "amounts": np.zeros((0, counts))}
+    return {name: shapes.get(name, np.zeros(0)) for name in PER_ROW}
 
 
 def in_order(

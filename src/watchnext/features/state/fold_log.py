@@ -4,7 +4,7 @@ Viewers are folded one by one, each through all of its events, because no other 
 cache once, and chunks of viewers run in parallel. Videos and creators are folded in the order of the log.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -152,28 +152,26 @@ def replay(
     log: Log,
     *,
     until: float,
-    visible: np.ndarray | None,
+    visible: np.ndarray | None = None,
     videos: np.ndarray,
     creators: np.ndarray,
     load: Callable[[np.ndarray], np.ndarray],
-    out: ReadBuffers | None,
-    pool: ThreadPoolExecutor,
+    out: ReadBuffers | None = None,
     watched: int = 0,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, Watches]]:
     """Fold the events of `log` known strictly before `until`; yields (viewers, records, watches) in the order of viewer rows.
 
-    visible   (N,) float64: impression i sees events known strictly before `visible[i]`, decayed to its own time; None: no
-              reads
+    visible   (N - log.pending,) float64: an impression sees events known strictly before it, decayed to its own time;
+              pending impressions read nothing, and None: none does
     videos, creators   records, folded in place
     load      viewers' rows (n,) > a writable copy of their records (n, layout.viewer)
     out       buffers of N - log.pending rows
     watched   position of the first of these watches
     """
     events, known_at = in_order(log.time_ms, log.known_at, until=until, pending=log.pending)
-    visible_ms = np.zeros(0) if visible is None else visible
-    reads = log.pending + np.argsort(visible_ms[log.pending :], kind="stable") if visible is not None else np.zeros(0, np.int64)
+    reads = log.pending + np.argsort(np.zeros(0) if visible is None else visible, kind="stable")
+    visible_ms = np.zeros(0) if visible is None else np.concatenate([np.zeros(log.pending), visible])
     out = out or _no_reads(layout)
-    items = pool.submit(_items, layout, videos, creators, log, events, known_at, reads, visible_ms, out.candidate)
     by_viewer = ByViewer.of(log, events, known_at, reads)
 
     def folded(first: int, last: int):
@@ -185,23 +183,25 @@ def replay(
         )  # fmt: skip
 
     bounds = by_viewer.chunks(CHUNK_ROWS, CHUNK_VIEWERS)
-    for (first, last), (records, output) in zip(bounds, _ahead(pool, folded, bounds), strict=True):
-        *columns, history_at, history_len = output
-        members = by_viewer.reads.members[by_viewer.reads.starts[first] : by_viewer.reads.starts[last]]
-        rows = by_viewer.positions[members] - log.pending
-        out.history_at[rows], out.history_len[rows] = watched + history_at, history_len
-        watched += len(columns[0])
-        yield by_viewer.users[first:last], records, Watches(*columns)
-    items.result()
+    with ThreadPoolExecutor(THREADS) as pool:
+        items = pool.submit(_items, layout, videos, creators, log, events, known_at, reads, visible_ms, out.candidate)
+        for (first, last), (records, output) in zip(bounds, ahead(pool, folded, bounds, most=6), strict=True):
+            *columns, history_at, history_len = output
+            members = by_viewer.reads.members[by_viewer.reads.starts[first] : by_viewer.reads.starts[last]]
+            rows = by_viewer.positions[members] - log.pending
+            out.history_at[rows], out.history_len[rows] = watched + history_at, history_len
+            watched += len(columns[0])
+            yield by_viewer.users[first:last], records, Watches(*columns)
+        items.result()
 
 
-def _ahead(pool: ThreadPoolExecutor, work: Callable, bounds: list[tuple[int, int]], most: int = 6) -> Iterator:
-    """Yield `work` of each of `bounds` in order, with at most `most` of them in flight."""
-    running = [pool.submit(work, *bound) for bound in bounds[:most]]
-    for bound in [*bounds[most:], *[None] * len(running)]:
+def ahead(pool: ThreadPoolExecutor, work: Callable, items: Sequence[tuple], *, most: int) -> Iterator:
+    """Yield `work` of the arguments in `items` in order, with at most `most` of them in flight."""
+    running = [pool.submit(work, *item) for item in items[:most]]
+    for item in [*items[most:], *[None] * len(running)]:
         yield running.pop(0).result()
-        if bound is not None:
-            running.append(pool.submit(work, *bound))
+        if item is not None:
+            running.append(pool.submit(work, *item))
 
 
 def _no_reads(layout: Layout) -> ReadBuffers:
@@ -213,7 +213,7 @@ def _no_reads(layout: Layout) -> ReadBuffers:
 
 def fold(layout: Layout, state: State, log: Log, until: float) -> None:
     """Fold the events of `log` known strictly before `until` into `state`, in memory."""
-    _in_memory(layout, state, log, until, None, None)
+    _in_memory(layout, state, log, until)
 
 
 def read_all(layout: Layout, state: State, log: Log, visible: np.ndarray, until: float = np.inf) -> Reads:
@@ -222,16 +222,15 @@ def read_all(layout: Layout, state: State, log: Log, visible: np.ndarray, until:
     out = ReadBuffers(
         np.empty((n, layout.block)), np.empty(n), np.empty((n, 4, layout.block)), np.empty(n, np.int64), np.empty(n, np.int16)
     )
-    watches = _in_memory(layout, state, log, until, visible, out)
+    watches = _in_memory(layout, state, log, until, visible[log.pending :], out)
     rows, values = history.gathered(out.history_at, out.history_len, log.time_ms[log.pending :], layout.history, watches)
     return Reads(out.user, rows, values, out.gap_s, out.candidate)
 
 
-def _in_memory(layout, state, log, until, visible, out) -> Watches:
+def _in_memory(layout, state, log, until, visible=None, out=None) -> Watches:
     parts = []
-    with ThreadPoolExecutor(THREADS) as pool:
-        tables = {"videos": state.videos, "creators": state.creators, "load": lambda users: state.viewers[users]}
-        for users, records, watches in replay(layout, log, until=until, visible=visible, out=out, pool=pool, **tables):
-            state.viewers[users] = records
-            parts.append(watches)
+    tables = {"videos": state.videos, "creators": state.creators, "load": lambda users: state.viewers[users]}
+    for users, records, watches in replay(layout, log, until=until, visible=visible, out=out, **tables):
+        state.viewers[users] = records
+        parts.append(watches)
     return Watches.joined(parts)

@@ -25,7 +25,11 @@ def log_of(tables: Tables, catalogue: Catalogue, users: Ids, schema: FeatureSche
         amounts=counters.amounts(schema.state.counts, outcomes),
         watch_ms=watch_ms,
         bits=history.outcome_bits(outcomes),
-        # Writable copies: a read-only array is another type to numba, which would compile again.
-        creator_rows=np.array(catalogue.creator_rows),
-        tag_rows=np.array(catalogue.tag_rows),
+        **of_videos(catalogue),
     )
+
+
+def of_videos(catalogue: Catalogue) -> dict[str, np.ndarray]:
+    """Return the arrays of a `Log` that do not depend on its impressions."""
+    # Writable copies: a read-only array is another type to numba, which would compile again.
+    return {name: np.array(getattr(catalogue, name)) for name in ("creator_rows", "tag_rows")}

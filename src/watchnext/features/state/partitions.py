@@ -120,21 +120,15 @@ def time_partitions(stored: StoredTables) -> tuple[TimePartition, ...]:
 
 @dataclass(frozen=True)
 class ManifestEntry:
-    """One built partition.
-
-    watches, dictionaries  number of watches and of dictionary entries at its end
-    sums                   sums of its labels per day
-    """
+    """One built partition: its identity, the number of its folded rows, and the facts of the hook that encoded them."""
 
     identity: dict
     rows: int
-    watches: int
-    dictionaries: dict[str, int]
-    sums: dict[str, dict[str, float]]
+    encoded: dict
 
 
 class BuildManifest:
-    """The list of built partitions and their build settings: one JSON line each, appended, or replaced in one step.
+    """The list of built partitions and what they were built `under`: one JSON line each, appended, or replaced in one step.
 
     Until the manifest is closed, the files that it names may be in memory alone. Memory outlives a killed process but no power
     cut, so an open manifest is valid only on the same boot of the machine. This takes one fsync per build, not one per
@@ -175,13 +169,9 @@ class BuildManifest:
             file.write(_line(entry))
 
     def close(self) -> None:
-        """Sync all files beside the manifest to disk; from then on it is valid after a reboot too."""
+        """Sync all files in its folder; from then on it is valid after a reboot too."""
         synced_below(self.path.parent)
         self._write(None)
-
-    def rows(self, partition: int) -> int:
-        """Count the rows before a partition."""
-        return sum(entry.rows for entry in self.entries[:partition])
 
     def _write(self, boot: str | None) -> None:
         head = json.dumps({"boot": boot, "under": self.under})

@@ -6,7 +6,7 @@ import numpy as np
 
 from watchnext.features.state.fold import Layout
 from watchnext.features.state.history import WATCH
-from watchnext.features.state.initial import load_initial_state
+from watchnext.features.state.snapshots import Snapshots
 
 NUMBER = 8  # bytes of a float64
 ROWS = 65_536  # viewers read together; a million records are 4 GB
@@ -24,11 +24,8 @@ def used_bytes(layout: Layout, viewers: np.ndarray) -> np.ndarray:
 
 def used_bytes_of(features: Path, layout: Layout) -> np.ndarray:
     """Return the bytes in use (U,) of the feature stage's output `features`, at the start of the test days."""
-    facts, state = load_initial_state(features, layout)
-    viewers = state.viewers(facts["stretch"])
-    starts = range(0, facts["users"], ROWS)
-    parts = [used_bytes(layout, viewers.load(np.arange(start, min(start + ROWS, facts["users"])))) for start in starts]
-    return np.concatenate([np.zeros(0, np.int64), *parts])
+    viewers = Snapshots.load_as_of(features / "state", layout).viewers
+    return np.concatenate([np.zeros(0, np.int64), *(used_bytes(layout, records) for _, records in viewers.all())])
 
 
 def _used(layout: Layout, viewers: np.ndarray) -> np.ndarray:

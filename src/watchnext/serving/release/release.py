@@ -204,7 +204,7 @@ def assemble(
     for part in FEATURE_PARTS:
         _copy(Path(features) / part, staging / part)
     schema = FeaturePipeline.load(staging / "pipeline").schema
-    write_initial_state(Path(features), staging / "state", schema, Catalogue.load(staging / "catalogue"))
+    write_initial_state(Path(features), staging / "state", schema)
     if Path(calibration).exists():
         _copy(calibration, staging / "calibration")
     folders = {"index": Path(index), "trending": Path(trending)} | {name: Path(graph) / name for name in CO_WATCH_SOURCES}

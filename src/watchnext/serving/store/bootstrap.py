@@ -38,9 +38,9 @@ def load_state(environment: Environment, release: Release) -> None:
 
 
 def put_viewers(environment: Environment, ids: Ids, users: np.ndarray, records: np.ndarray) -> None:
-    """Write the records (n, layout.viewer) of the viewers at the rows `users` (n,) of `ids`."""
-    keys = [id_key(ids.value(row)) for row in users.tolist()]
-    _put(environment, "viewers", sorted(zip(keys, records, strict=True), key=lambda item: item[0]))
+    """Write the records (n, layout.viewer), those that are not empty, of the viewers at the rows `users` (n,) of `ids`."""
+    keyed = [(id_key(ids.value(int(users[i]))), records[i]) for i in np.flatnonzero(records[:, 0])]
+    _put(environment, "viewers", sorted(keyed, key=lambda item: item[0]))
 
 
 def put_items(environment: Environment, name: str, records: np.ndarray) -> None:

@@ -4,11 +4,9 @@ In the store's folder, state/<state fingerprint>/ holds the validated tables of 
 that one more day costs the fold of that day and the writing of all records.
 """
 
-import shutil
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,9 @@ from watchnext.data.loaders.canonical import CanonicalTables
 from watchnext.data.stage import write_stage
 from watchnext.data.storage import StoredTables
 from watchnext.data.tables import DataError
-from watchnext.features.state.builder import LogState
+from watchnext.features.state.builder import StateBuilder
+from watchnext.features.state.partitions import time_partitions
+from watchnext.files import removed
 from watchnext.serving.release.release import Release
 from watchnext.serving.store.bootstrap import put_items, put_meta, put_origin, put_viewers
 from watchnext.serving.store.environment import (
@@ -75,33 +75,48 @@ def build_from_log(
         rejected = write_stage(_loader(root, release), release.pipeline.schema, work / "tables").report["rejected"]
         stored = StoredTables.open(work / "tables", repair=_command(root))
         _require_kinds(stored, release, root)
-        state = LogState(
-            work / "fold",
-            stored,
-            schema=release.pipeline.schema,
-            catalogue=release.catalogue,
-            snapshots=snapshots,
-        )
-        kept, because = state.run()
-        if not state.impressions:
+        state = _state(work / "fold", stored, release, snapshots)
+        kept, because = state.plan()
+        state.fold()
+        state.close()
+        impressions = sum(entry.rows for entry in state.entries)
+        left_out = sum(day.rows for day in stored.days) - impressions
+        if not impressions:
             raise StoreError(
-                f"none of the {state.left_out} impressions in {root} is of a video that the release {release.id} knows; "
+                f"none of the {left_out} impressions in {root} is of a video that the release {release.id} knows; "
                 "name the release that was built with this catalogue (release=ID)"
             )
-        later, replayed = _write(work / "built", folder, release, state, map_bytes)
+        until_ms = max(day.last_ms for day in stored.days) + 1
+        later, replayed = _write(work / "built", folder, release, state, until_ms, map_bytes)
         publish_next(folder, work / "built")
-    switched = serves and _switched(folder, release, map_bytes)
     return FromLogReport(
         kept=kept,
         folded=len(stored.days) - kept,
         because=because,
-        impressions=state.impressions,
+        impressions=impressions,
         rejected=sum(rejected.values()),
-        left_out=state.left_out,
-        until_ms=state.until_ms,
+        left_out=left_out,
+        until_ms=until_ms,
         later=later,
         replayed=replayed,
-        switched=switched,
+        switched=serves and _switched(folder, release, map_bytes),
+    )
+
+
+def _state(folder: Path, stored: StoredTables, release: Release, snapshots: int) -> StateBuilder:
+    if not stored.days:
+        raise DataError(
+            f"{stored.folder} holds no impressions, expected at least one; look at rejected.parquet there for the reasons"
+        )
+    partitions, schema = time_partitions(stored), release.pipeline.schema
+    return StateBuilder(
+        folder,
+        stored,
+        partitions,
+        schema=schema,
+        catalogue=release.catalogue,
+        settings={},
+        through=len(partitions) - snapshots,
     )
 
 
@@ -128,25 +143,26 @@ def _require_kinds(stored: StoredTables, release: Release, root: Path) -> None:
             raise DataError(f"{name} is {column.dtype} in {root} and {kind} in the release {release.id}; write it as {kind}")
 
 
-def _write(built: Path, folder: Path, release: Release, state: LogState, map_bytes: int) -> tuple[int, int]:
+def _write(built: Path, folder: Path, release: Release, state: StateBuilder, until_ms: int, map_bytes: int) -> tuple[int, int]:
     """Write the environment: the records after the log, and the later events of the serving store.
 
     Returns the number of later outcomes of the log, and of events of the journal, that count on top.
     """
-    shutil.rmtree(built, ignore_errors=True)
+    removed(built)
     built.mkdir()
     with closing(Environment(built, durable=False, map_bytes=map_bytes)) as environment:  # synced once, when it closes
         carry_current(folder, environment, map_bytes=map_bytes)
         # A running server saw every outcome from its first event on; earlier ones are only in the log.
-        first = min(_known_after(environment, state.until_ms), default=np.inf)
-        later = state.later_ms(first)
-        for users, records in chain(state.viewers(), state.fold_later(first)):
-            put_viewers(environment, state.users, users, records)
-        put_items(environment, "videos", state.items.videos)
-        put_items(environment, "creators", state.items.creators)
+        first = min(_known_after(environment, until_ms), default=np.inf)
+        later = state.load(len(state.partitions)).pending["known_at"]
+        later, records = later[later < first], state.as_of(first)
+        for users, viewers in records.viewers.all():
+            put_viewers(environment, state.users, users, viewers)
+        put_items(environment, "videos", records.videos)
+        put_items(environment, "creators", records.creators)
         store = Store(environment, release, None)
-        latest = int(max([store.last_known_at, state.until_ms - 1, *later.tolist()]))
-        put_origin(environment, release, since_ms=state.until_ms)
+        latest = int(max([store.last_known_at, until_ms - 1, *later.tolist()]))
+        put_origin(environment, release, since_ms=until_ms)
         put_meta(environment, last_known_at=number_key(latest))
         return len(later), store.replay()
 
