@@ -5,25 +5,19 @@ search is interrupted, even by `kill -9`, run the same command again to resume; 
 last line is the command that trains the best setting; it is also written to best.txt in the study folder below `runs/tuning/`.
 """
 
-import logging
 import shlex
 import sys
-import warnings
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-import pytorch_lightning as pl
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import LambdaCallback
 
 from watchnext import tracking
-from watchnext.cli import composed, plain
+from watchnext.cli import composed, exits_on, instantiate, plain
 from watchnext.features.dataset.batches import FeatureSet
-from watchnext.nn.checkpoints import described_folder
-from watchnext.nn.training import NothingToLearnError, fit_network, tracked
-from watchnext.ranking.models.ensemble import EnsembleModule
-from watchnext.ranking.training import preset_fitting
+from watchnext.nn.checkpoints import described_folder, settings_of
+from watchnext.nn.training import NothingToLearnError, Training, built
 from watchnext.schema import SchemaError
 from watchnext.tuning import Study, Trial, overrides_of, space_of
 from watchnext.types import TARGETS
@@ -32,36 +26,23 @@ STUDIES, MOST = Path("runs/tuning"), 20
 
 
 def reached(config: DictConfig, features: FeatureSet, run: tracking.Run, trial: Trial) -> float:
-    """Train like train.py; return the metric of the best epoch, or of the whole fit for models without epochs."""
-    pl.seed_everything(config.seed, workers=True, verbose=False)
-    module = instantiate(config.model.module)(features=features)
-    settings = {"name": config.model.name, "seed": config.seed}
-    trainer = partial(tracked, partial(instantiate, config.trainer), model=config.model.name, run=run)
-    if isinstance(module, pl.LightningModule):
-        best = instantiate(config.model.best)
+    """Train like train.py; return `tune.monitor` of validation days. Epochs report it for pruning, and trees the loss of its
+    head."""
+    monitor = config.tune.monitor
+    loss = next((f"valid/loss_{name}" for name in TARGETS if monitor.endswith(name)), None)
 
-        def report(trainer: pl.Trainer, _: pl.LightningModule) -> None:
-            trial.report(float(trainer.callback_metrics[best.monitor]), trainer.current_epoch)
-
-        fit_network(module, best, trainer=trainer(along=(LambdaCallback(on_validation_end=report),)), **settings)
-        return best.best
-    return fitted(module, config.tune.monitor, run, trial, trainer=trainer(), **settings)
-
-
-def fitted(module: preset_fitting.Fitted, monitor: str, run: tracking.Run, trial: Trial, **settings) -> float:
-    """Fit trees or an ensemble and return the metric `monitor`; trees report the loss of its head for pruning."""
-    head = next((name for name in TARGETS if monitor.endswith(name)), None)
-
-    def log(values: dict[str, float], step: int) -> None:
+    def log(values: Mapping[str, float], step: int) -> None:
         run.log_metrics(values, step)
-        loss = values.get(f"valid/loss_{head}")
-        if loss is not None and not isinstance(module, EnsembleModule):
-            trial.report(-loss, step)
+        if monitor in values:
+            trial.report(values[monitor], int(values["epoch"]))
+        elif loss in values:
+            trial.report(-values[loss], step)
 
-    preset_fitting.fit(module, None, log=log, **settings)
-    found = preset_fitting.held_out(module, "valid")
+    training = Training(config.seed, partial(instantiate, config.trainer), config.model.name, log=log)
+    found = built(instantiate(config.model.module), features, seed=config.seed).fit(training)
     if monitor not in found:
-        raise ValueError(f"tune.monitor is {monitor!r}, expected one of {', '.join(found)}")
+        measured = ", ".join(name for name in found if name.startswith("valid/"))
+        raise ValueError(f"tune.monitor is {monitor!r}, expected one of {measured}")
     run.log_metrics(found)
     return found[monitor]
 
@@ -82,6 +63,7 @@ def searched(config: DictConfig, words: list[str], features: FeatureSet, study: 
         parent.log_metrics({"best": study.best[0]})
 
 
+@exits_on(FileNotFoundError, SchemaError, ValueError)
 def tune(words: list[str]) -> None:
     config = composed(words)
     if "space" not in config.get("tune", {}):
@@ -94,10 +76,9 @@ def tune(words: list[str]) -> None:
     space = space_of(whole["tune"]["space"])
     composed([*words, *overrides_of(dict.fromkeys(space))])  # reports misspelt keys with the correct ones
     first = {key: plain_of(config, key) for key in space}
-    description = {key: whole[key] for key in ("model", "trainer", "seed")} | {"features": features.report}
-    description["code"] = preset_fitting.code_of_preset(whole["model"])
-    description["tune"] = {key: value for key, value in whole["tune"].items() if key not in ("trials", "seconds")}
-    with described_folder(STUDIES, config.model.name, description, most=MOST) as folder:
+    rest = {key: value for key, value in whole["tune"].items() if key not in ("trials", "seconds")}
+    settings = settings_of(whole, features.report) | {"tune": rest}
+    with described_folder(STUDIES, config.model.name, settings, most=MOST) as folder:
         rules = {key: config.tune[key] for key in ("startup", "warmup")}
         study = Study(folder, space=space, first=first, seed=config.seed, **rules)
         searched(config, words, features, study)
@@ -116,10 +97,4 @@ def plain_of(config: DictConfig, key: str) -> object:
 if __name__ == "__main__":
     if {"-h", "--help"} & set(sys.argv[1:]):
         sys.exit(print(__doc__))
-    # One process makes the batches, so their count is right; the other warning is internal to Lightning and torch.
-    warnings.filterwarnings("ignore", message=".*(IterableDataset` has `__len__`|treespec, LeafSpec).*")
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-    try:
-        tune(sys.argv[1:])
-    except (FileNotFoundError, SchemaError, ValueError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    tune(sys.argv[1:])

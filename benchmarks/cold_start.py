@@ -16,17 +16,15 @@ vectors, and without vectors and tags; `content`, which learns nothing; and base
 
 import argparse
 import json
-import logging
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pytorch_lightning as lightning
 import torch
 from omegaconf import DictConfig
 
@@ -42,6 +40,7 @@ from watchnext.features.state.fold import Layout, Reads, State
 from watchnext.features.state.fold_log import read_all
 from watchnext.features.state.log_arrays import log_of
 from watchnext.metrics import rounded
+from watchnext.nn import training
 from watchnext.retrieval.towers.content import ContentModule
 from watchnext.schema import FeatureSchema
 from watchnext.types import TARGETS
@@ -71,13 +70,11 @@ def without(features: FeatureSet, hidden: tuple[str, ...]) -> FeatureSet:
 
 def trained(config: DictConfig, features: FeatureSet) -> tuple[torch.nn.Module, dict]:
     """Fit a module; return it with time and metrics of the fit."""
-    lightning.seed_everything(config.seed, workers=True, verbose=False)
-    module, best = instantiate(config.model.module)(features=features), instantiate(config.model.best)
-    trainer = instantiate(config.trainer, callbacks=[best], logger=False, enable_progress_bar=False)
+    module = training.built(instantiate(config.model.module), features, seed=config.seed)
     began = time.process_time()
-    trainer.fit(module, module.loader("train", seed=config.seed), module.loader("valid", seed=config.seed))
-    module.eval()
-    return module, {"cpu_s": time.process_time() - began, "epoch": best.epoch, "valid_recall@100": best.best}
+    found = module.fit(training.Training(config.seed, partial(instantiate, config.trainer)))
+    reached = {"epoch": int(found["best_epoch"]), "valid_recall@100": found["valid/recall_at_100"]}
+    return module, {"cpu_s": time.process_time() - began} | reached
 
 
 # ---- requests ------------------------------------------------------------------------------------------------------------
@@ -259,8 +256,6 @@ def main() -> None:
     words = ["data=world", "model=two_tower", f"seed={options.seed}", "trainer.max_epochs=5"]
     words += [f"data.loader.{name}={value}" for name, value in world.items()]
     config = composed([*words, *options.overrides])
-    warnings.filterwarnings("ignore", message=".*(does not have many workers|IterableDataset|treespec, LeafSpec).*")
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory() as temporary:
         folder = (options.work or Path(temporary)) / "-".join(map(str, world.values()))
         stored, features = built(config, folder)

@@ -13,10 +13,8 @@ popularity, drawn by `World.step`: there the place looks like popularity. The la
 
 import argparse
 import json
-import logging
 import sys
 import tempfile
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -104,8 +102,6 @@ def main() -> None:
     parser.add_argument("--slates", type=int, default=2000, help="of `placed`")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     options = parser.parse_args()
-    warnings.filterwarnings("ignore", message=".*(does not have many workers|IterableDataset|treespec, LeafSpec).*")
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     words = ["model=mlp", "data=world", *options.overrides]
     world = World(users=options.users, videos=options.videos, days=options.days, seed=1,
                   mechanisms=Mechanisms(position_law="cascade"), policy=Policy(random_requests=0.1))  # fmt: skip

@@ -11,6 +11,7 @@ seconds s, stands from what the long-view head says already (standard deviation)
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,11 @@ from omegaconf import DictConfig
 from watchnext import metrics
 from watchnext.cli import composed, exits_on, instantiate
 from watchnext.features.dataset.batches import FeatureSet
-from watchnext.ranking.__main__ import training_of
+from watchnext.nn.training import Trainable, Training, built
 from watchnext.ranking.calibration.curves import fit_calibration
 from watchnext.ranking.heads import WATCH
-from watchnext.ranking.scoring import scored
+from watchnext.ranking.scoring import metrics_of, scored
 from watchnext.ranking.target_metrics import mean_and_spread
-from watchnext.ranking.training.preset_fitting import figures_of, fitted
 from watchnext.reranking.value import Value
 from watchnext.types import TARGETS
 
@@ -34,9 +34,15 @@ LOG_SECONDS = "watch_time@model.module.watch_time=log_seconds"  # the head that 
 HEADS = ("log_seconds", "weighted_odds", "duration_quantile", "ordinal", "tree", "mixture")
 
 
+def fitted(config: DictConfig, features: FeatureSet, *, seed: int) -> tuple[Trainable, dict[str, float]]:
+    """The model that the configuration describes, trained, and the figures of the fit."""
+    module = built(instantiate(config.model.module), features, seed=seed)
+    return module, module.fit(Training(seed, partial(instantiate, config.trainer)))
+
+
 def predictions_of(config: DictConfig, features: FeatureSet, rows: np.ndarray) -> np.ndarray:
     """Predictions (n, T) of `rows` by the network that the configuration describes, trained."""
-    return scored(features, fitted(features=features, seed=config.seed, **training_of(config)).network, rows)
+    return scored(features, fitted(config, features, seed=config.seed)[0].network, rows)
 
 
 def cross_calibrated(predictions: np.ndarray, targets: np.ndarray, users: np.ndarray) -> np.ndarray:
@@ -62,7 +68,7 @@ def of_head(features: FeatureSet, predictions: np.ndarray, rows: np.ndarray, tru
     targets, users = features.columns["targets"][rows], features.columns["user_rows"][rows]
     found = {}
     for name, values in (("raw", predictions), ("calibrated", cross_calibrated(predictions, targets, users))):
-        figures = figures_of(features, values, "valid")
+        figures = metrics_of(features, values, "valid")
         found |= {key.replace("valid", name): figures[key] for key in figures if key.endswith("watch_s")}
         term, seconds = Value(weights={"watch_s": 1.0}).of(values), values[:, WATCH].astype(np.float64)
         unsaid = 1.0 - np.corrcoef(term, values[:, LONG_VIEW])[0, 1] ** 2

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
+from benchmarks.framing import fitted
 from omegaconf import DictConfig
 
 from watchnext import metrics
@@ -34,9 +35,7 @@ from watchnext.data.validation import validate
 from watchnext.features.__main__ import builder_of
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.features.encode.encodings import PRIOR
-from watchnext.ranking.__main__ import training_of
 from watchnext.ranking.scoring import scored
-from watchnext.ranking.training.preset_fitting import fitted
 from watchnext.schema import FeatureSchema
 from watchnext.types import TARGETS
 
@@ -67,9 +66,9 @@ def build(config: DictConfig, work: Path, valid_start: date, test_start: date) -
 
 def trained(config: DictConfig, features: FeatureSet, seed: int) -> torch.nn.Module:
     """Fit one preset and return its network, trees or ensemble."""
-    module = fitted(features=features, seed=seed, **training_of(config))
-    for name, value in getattr(module, "figures", {}).items():
-        if name.endswith("long_view"):
+    module, figures = fitted(config, features, seed=seed)
+    for name, value in figures.items():
+        if name.endswith("long_view") and not name.startswith("valid/"):
             print(f"  {name} {value:g}", file=sys.stderr)
     return module.network
 

@@ -15,7 +15,6 @@ import argparse
 import json
 import sys
 import time
-import warnings
 from collections.abc import Mapping
 
 import numpy as np
@@ -27,7 +26,7 @@ from watchnext.cli import composed, exits_on, instantiate
 from watchnext.data.loaders.sequences import Sequences
 from watchnext.data.tables import DataError
 from watchnext.metrics import interval, rounded
-from watchnext.nn.training import fit_network
+from watchnext.nn.training import Training
 from watchnext.retrieval.sources.fusion import chosen, in_logs, pooled
 from watchnext.retrieval.towers.retrieval_module import SequenceModule
 from watchnext.retrieval.towers.sequences.leave_one_out import Histories, LeaveOneOut, histories_of, leave_one_out
@@ -69,12 +68,11 @@ def fit(config: DictConfig, split: LeaveOneOut) -> tuple[SequenceModule, EpochCl
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     clock, recipe = EpochClock(), config.retrieval
 
-    def trainer(name: str, callbacks: list[lightning.Callback]) -> lightning.Trainer:
-        quiet = {"logger": False, "enable_progress_bar": False}
+    def trainer(callbacks: list[lightning.Callback], **quiet: bool) -> lightning.Trainer:
         return instantiate(config.trainer, max_epochs=recipe.max_epochs, callbacks=[*callbacks, clock], **quiet)
 
     module = instantiate(recipe.module)(split=split)
-    fit_network(module, instantiate(recipe.best), name="towers", seed=config.seed, trainer=trainer)
+    module.fit(Training(config.seed, trainer))
     return module, clock
 
 
@@ -152,7 +150,6 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     options = parser.parse_args()
     config = composed(["retrieval=sequences", f"seed={options.seed}", *options.overrides])
-    warnings.filterwarnings("ignore", message=".*(does not have many workers|IterableDataset|treespec, LeafSpec).*")
     histories, ids = read(options.sequences)
     result = measure(config, histories, ids, held_out=options.held_out, out=options.predictions)
     print(json.dumps(rounded(result, 5)))

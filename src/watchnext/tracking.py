@@ -99,12 +99,11 @@ def _experiment(client: "MlflowClient", uri: str) -> str:
 
 
 class Run:
-    """A started run. Lightning logs into it with `MLFlowLogger(run_id=run.id, tracking_uri=run.tracking_uri)`."""
+    """A started run."""
 
-    def __init__(self, *, client: "MlflowClient", id: str, tracking_uri: str) -> None:
+    def __init__(self, *, client: "MlflowClient", id: str) -> None:
         self._client = client
         self.id = id
-        self.tracking_uri = tracking_uri
 
     def log_metrics(self, values: Mapping[str, float | None], step: int | None = None) -> None:
         """Log all values in one call.
@@ -120,6 +119,12 @@ class Run:
     def log_file(self, path: Path, folder: str | None = None) -> None:
         """Copy a file into the run's artefacts, under `folder` there."""
         self._client.log_artifact(self.id, str(path), folder)
+
+    def log_result(self, metrics: Mapping[str, float | None], out: Path, *, folder: str) -> None:
+        """Log metrics, and copy the files of `out` into the run's artefacts, under `folder` there."""
+        self.log_metrics(metrics)
+        for path in sorted(out.iterdir()):
+            self.log_file(path, folder)
 
     def set_tag(self, name: str, value: str) -> None:
         self._client.set_tag(self.id, name, value)
@@ -166,7 +171,7 @@ def start_run(
             raise
         finally:
             sigterm.hold()
-            run._end(status)  # also over what Lightning's logger may have set
+            run._end(status)
             if sigterm.received:
                 run._end("KILLED")
 
@@ -177,9 +182,9 @@ def _open(name: str, tags: Mapping[str, str], continues: str | None) -> Run:
         experiment = _experiment(client, uri)
         if continues and _known(client, experiment, continues):
             client.update_run(continues, status="RUNNING")
-            return Run(client=client, id=continues, tracking_uri=uri)
+            return Run(client=client, id=continues)
     created = client.create_run(experiment, run_name=name, tags={**_git(), **{key: str(value) for key, value in tags.items()}})
-    return Run(client=client, id=created.info.run_id, tracking_uri=uri)
+    return Run(client=client, id=created.info.run_id)
 
 
 def _known(client: "MlflowClient", experiment: str, run_id: str) -> bool:

@@ -145,7 +145,7 @@ def plain_of(config: DictConfig, path: str) -> object:
 class Needed:
     modules: set[Path]
     files: set[str]
-    scalars: set[str]
+    keys: set[str]  # of config.yaml itself
 
 
 @cache
@@ -159,12 +159,13 @@ def needed(name: str) -> Needed:
         files.add(f"conf/features/{config.data.features}.yaml")
     files |= {folder for folder, key in OPTIONAL.items() if key in keys}
     own = {word.partition("=")[0] for word in program.overrides}
-    scalars = {key for key in keys - own if not OmegaConf.is_config(config._get_node(key))}
-    scalars |= {"defaults"} if keys & groups.keys() - {"data"} else set()  # which file it is of each group
-    targets = [target for read in program.reads for target in targets_of(plain_of(config, read))]
+    inline = keys - own - groups.keys()
+    inline |= {"defaults"} if keys & groups.keys() - {"data"} else set()  # which file it is of each group
+    read = program.reads | keys - {read.split(".")[0] for read in program.reads}
+    targets = [target for path in read for target in targets_of(plain_of(config, path))]
     for other in REBUILDS.get(name, ()):
         targets += targets_of(plain_of(composed([f"model={other}"], ROOT / "conf"), "model"))
-    return Needed({program.path, *imported(*program.imports, *targets).values()}, files, scalars)
+    return Needed({program.path, *imported(*program.imports, *targets).values()}, files, inline)
 
 
 def named(stage: dict) -> dict[str, list[str] | None]:
@@ -190,7 +191,7 @@ def test_a_stage_depends_on_every_file_that_its_configuration_is_composed_of(nam
     params = named(stage)
     conf = {dep for dep in stage["deps"] if dep.startswith("conf/")} | (params.keys() - {"conf/config.yaml"})
     assert conf == need.files, f"dvc.yaml: stage {name} is composed of the second, not of the first"
-    assert set(params.get("conf/config.yaml") or []) == need.scalars
+    assert set(params.get("conf/config.yaml") or []) == need.keys
 
 
 def test_a_package_runs_no_code_of_its_own():

@@ -140,10 +140,12 @@ RANKERS = [model for kind in (RankingModule, BoostedModule, EnsembleModule) for 
 def overfitted(module, features, rows) -> None:
     """Fit a model of any kind to `rows`, as far as it goes."""
     if isinstance(module, EnsembleModule):
-        module.fit(rows, seed=0, member=lambda name, member, best, seed: overfitted(member, features, rows))
+        for member in module.members.values():
+            overfitted(member, features, rows)
+        module.weigh(rows)
     elif isinstance(module, BoostedModule):
         module.parameters |= {"min_child_weight": 0.0, "lambda": 0.0, "subsample": 1.0, "eta": 0.3}
-        module.fit(rows, rows, seed=0, log=lambda values, step: None)
+        module.boost(rows, rows, seed=0)
     else:
         inputs, targets = inputs_of(features, rows), torch.from_numpy(features.columns["targets"][rows])
         batch = inputs | {"targets": targets, "groups": torch.zeros(len(rows))}

@@ -38,7 +38,7 @@ FEW_TREES = "model.module.members.trees.module.rounds=3"
 
 
 CUT = ("two_tower", "dcn")
-SIX_EPOCHS = ["trainer.max_epochs=6", "model.best.patience=100"]
+SIX_EPOCHS = ["trainer.max_epochs=6", "model.module.patience=100"]
 
 
 def environment() -> dict[str, str]:
@@ -130,7 +130,7 @@ def test_a_mistake_exits_1_and_writes_nothing(place):
 
 
 def test_sigterm_while_training_exits_143_and_leaves_no_half_output(place):
-    process = started(place, TRAIN, "model=dcn", "out=model", "trainer.max_epochs=100000", "model.best.patience=100000")
+    process = started(place, TRAIN, "model=dcn", "out=model", "trainer.max_epochs=100000", "model.module.patience=100000")
     guard = threading.Timer(120, process.kill)
     guard.start()
     next((line for line in process.stdout if "train/loss" in line), None)  # the progress bar, from inside the first epoch on

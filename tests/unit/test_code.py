@@ -9,7 +9,7 @@ import pytest
 from watchnext import code_digest as sources
 from watchnext.cli import composed, plain
 from watchnext.code_digest import code_of, imported, targets_of
-from watchnext.ranking.training.preset_fitting import code_of_preset
+from watchnext.nn.checkpoints import settings_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -81,7 +81,7 @@ def edit(tmp_path, monkeypatch):
         ("serving/http/app.py", set()),
         ("ranking/models/linear.py", {"ranker"}),
         ("ranking/models/trees/boosted.py", {"ranker", "xgboost"}),
-        ("ranking/training/preset_fitting.py", {"ranker", "xgboost"}),
+        ("ranking/analysis/importance.py", set()),
         ("ranking/watch_time/tree.py", {"ranker", "dcn"}),
         ("retrieval/towers/objectives.py", {"two_tower"}),
         ("nn/checkpoints.py", {"ranker", "xgboost", "dcn", "two_tower"}),
@@ -89,10 +89,10 @@ def edit(tmp_path, monkeypatch):
 )
 def test_a_training_goes_on_after_an_edit_of_code_that_it_never_touches(edited, changed, edit, monkeypatch):
     monkeypatch.chdir(ROOT)
-    presets = {name: plain(composed([f"model={name}"]).model) for name in ("ranker", "xgboost", "dcn", "two_tower")}
-    before = {name: code_of_preset(preset) for name, preset in presets.items()}
+    configs = {name: plain(composed([f"model={name}"])) for name in ("ranker", "xgboost", "dcn", "two_tower")}
+    before = {name: settings_of(config, {})["code"] for name, config in configs.items()}
     edit(edited)
-    assert {name for name, preset in presets.items() if code_of_preset(preset) != before[name]} == changed
+    assert {name for name, config in configs.items() if settings_of(config, {})["code"] != before[name]} == changed
 
 
 @pytest.mark.parametrize(

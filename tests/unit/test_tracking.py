@@ -53,7 +53,7 @@ CLOSES = """
 TRAINS = """
     import torch
     from pytorch_lightning import LightningModule, Trainer
-    from pytorch_lightning.loggers import MLFlowLogger
+    from watchnext.nn.training import StepLogger
 
     class Line(LightningModule):
         def __init__(self):
@@ -61,7 +61,7 @@ TRAINS = """
             self.layer = torch.nn.Linear(1, 1)
         def training_step(self, batch, index):
             if index == 5 and len(sys.argv) == 1:
-                started(self.logger)
+                started(run)
             loss = self.layer(batch[0]).square().mean()
             self.log("loss", loss, on_step=True)
             return loss
@@ -70,8 +70,7 @@ TRAINS = """
 
     rows = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.ones(64, 1)), batch_size=8)
     with tracking.start_run("trains", config={"epochs": 1}, tags=TAGS) as run:
-        logger = MLFlowLogger(run_id=run.id, tracking_uri=run.tracking_uri)
-        logger.id = run.id
+        logger = StepLogger(run.log_metrics)
         epochs = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
         trainer = Trainer(max_epochs=epochs, logger=logger, accelerator="cpu", enable_checkpointing=False,
                           enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=2)

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
+from watchnext.code_digest import code_of, targets_of
 from watchnext.files import sha256_of, synced
 
 KEPT = 3  # interrupted trainings to keep; a checkpoint is about four times the size of its network
@@ -53,6 +54,12 @@ class Checkpoints:
 
     def _epochs(self, name: str) -> list[tuple[int, Path]]:
         return sorted((int(path.name.split(".")[-3]), path) for path in self.folder.glob(f"{name}.*.ckpt"))
+
+
+def settings_of(config: Mapping, features: Mapping) -> dict:
+    """Return what decides trained weights: settings of a plain configuration, the report of the features, and the code."""
+    settings = {key: config[key] for key in ("model", "trainer", "seed")}
+    return settings | {"features": features, "code": code_of(*targets_of(config["model"]["module"]))}
 
 
 @contextmanager

@@ -1,28 +1,87 @@
 """Training with Lightning: optimizer, loss check, reproducible epochs, best-epoch selection, resuming from checkpoints."""
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+import logging
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import TQDMProgressBar
-from pytorch_lightning.loggers import MLFlowLogger
+from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.plugins.precision import MixedPrecision, Precision
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from watchnext.nn.checkpoints import Checkpoints
-from watchnext.tracking import Run
+from watchnext.features.dataset.batches import FeatureSet
+from watchnext.nn.checkpoints import Checkpoints, settings_of, unfinished
+from watchnext.tracking import Run, start_run
 
-TrainerOf = Callable[[str, list[pl.Callback]], pl.Trainer]  # network name, callbacks > trainer
+UNFINISHED = Path("runs/checkpoints")
+
+Log = Callable[[Mapping[str, float], int], None]  # metrics and their step
 
 
-class DefinedMetricsLogger(MLFlowLogger):
-    """MLflow's logger without undefined values, like `log_metrics` of a run."""
+@dataclass(frozen=True)
+class Training:
+    """Settings of one fit, beside those of the model.
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        super().log_metrics({name: value for name, value in metrics.items() if value == value}, step)
+    seed         of weights, batches and dropout
+    trainer      callbacks, logger and other keywords of `pl.Trainer` > trainer
+    name         of the model on its checkpoints and its progress bar
+    checkpoints  of the interrupted training that is resumed; None writes none
+    log          receives metrics while the model is fitted; None also hides the progress bar
+    """
+
+    seed: int
+    trainer: Callable[..., pl.Trainer]
+    name: str = "model"
+    checkpoints: Checkpoints | None = None
+    log: Log | None = None
+
+    def trainer_with(self, *callbacks: pl.Callback) -> pl.Trainer:
+        if self.log is None:
+            return self.trainer(callbacks=list(callbacks), logger=False, enable_progress_bar=False)
+        return self.trainer(callbacks=[*callbacks, NamedBar(self.name)], logger=StepLogger(self.log))
+
+    def of_member(self, index: int, name: str) -> "Training":
+        """Return the training of a member of an ensemble: its own seed, and metrics that bear its name."""
+        log = self.log and (lambda values, step: self.log({f"{name}-{key}": values[key] for key in values}, step))
+        return replace(self, seed=self.seed + index, name=name, log=log)
+
+
+class Trainable(Protocol):
+    """A model as `model.module` of conf/model/ builds it from features: a network, trees, an ensemble, or nothing to fit."""
+
+    features: FeatureSet
+    network: nn.Module
+
+    def fit(self, training: Training) -> dict[str, float]:
+        """Fit; return figures of the fit and metrics of validation days. Raises NothingToLearnError without usable rows."""
+
+    def tested(self) -> dict[str, float]:
+        """Return metrics of test days, none without usable rows."""
+
+    def save(self, folder: Path) -> None: ...
+
+
+def built(make: partial, features: FeatureSet, *, seed: int) -> Trainable:
+    """Build a model whose initial weights `seed` decides."""
+    pl.seed_everything(seed, workers=True, verbose=False)
+    return make(features=features)
+
+
+def fit_and_test(module: Trainable, training: Training) -> dict[str, float]:
+    """Fit, and measure validation and test days. Metrics of test days without usable rows are nan."""
+    fitted = module.fit(training)
+    undefined = {name.replace("valid/", "test/"): float("nan") for name in fitted if name.startswith("valid/")}
+    return undefined | fitted | module.tested()
 
 
 class NothingToLearnError(ValueError):
@@ -78,6 +137,7 @@ class BestWeights(pl.Callback):
     def __init__(self, *, monitor: str, patience: int) -> None:
         self.monitor, self.patience = monitor, patience
         self.best, self.epoch, self._stop = float("-inf"), -1, False
+        self.metrics: dict[str, float] = {}  # of validation days
         self._weights: dict[str, Tensor] = {}
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -89,6 +149,8 @@ class BestWeights(pl.Callback):
         value = float(trainer.callback_metrics[self.monitor].nan_to_num(nan=float("-inf")))
         if value > self.best or not self._weights:
             self.best, self.epoch = value, trainer.current_epoch
+            metrics = trainer.callback_metrics
+            self.metrics = {name: float(metrics[name]) for name in metrics if name.startswith("valid/")}
             self._weights = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
         elif trainer.current_epoch - self.epoch >= self.patience:
             trainer.should_stop = self._stop = True
@@ -98,10 +160,10 @@ class BestWeights(pl.Callback):
             module.load_state_dict(self._weights)
 
     def state_dict(self) -> dict:
-        return {"best": self.best, "epoch": self.epoch, "stop": self._stop, "weights": self._weights}
+        return {name: getattr(self, name) for name in ("best", "epoch", "metrics", "_stop", "_weights")}
 
     def load_state_dict(self, state: dict) -> None:
-        self.best, self.epoch, self._stop, self._weights = (state[name] for name in ("best", "epoch", "stop", "weights"))
+        vars(self).update(state)
 
 
 class KeptEpochs(pl.Callback):
@@ -136,7 +198,7 @@ def has_amx() -> bool:
 
 
 def fastest_precision() -> Precision:
-    """Choose bf16 on a processor with AMX, else f32; see conf/trainer/fast.yaml."""
+    """Choose bf16 on a processor with AMX, else f32; see `trainer.plugins` in conf/config.yaml."""
     return Bf16Training() if has_amx() else Precision()
 
 
@@ -152,53 +214,75 @@ class NamedBar(TQDMProgressBar):
         self.train_progress_bar.set_description(f"{self._name} epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
 
 
-def tracked(trainer: Callable[..., pl.Trainer], *, model: str, run: Run, along: tuple[pl.Callback, ...] = ()) -> TrainerOf:
-    """Return a factory of trainers that log to `run`, with `along` as further callbacks. Networks other than `model` log under
-    their own name."""
-
-    def trainer_for(name: str, callbacks: list[pl.Callback]) -> pl.Trainer:
-        logger = DefinedMetricsLogger(run_id=run.id, tracking_uri=run.tracking_uri, prefix="" if name == model else name)
-        return trainer(callbacks=[*callbacks, *along, NamedBar(name)], logger=logger)
-
-    return trainer_for
-
-
-def fit_network(
-    module: pl.LightningModule,
-    best: pl.Callback,
-    *,
-    name: str,
-    seed: int,
-    trainer: TrainerOf,
-    checkpoints: Checkpoints | None = None,
-) -> pl.Trainer:
-    """Fit `module`, resuming from the newest checkpoint of `name`; return the trainer."""
-    callbacks, reached = [SeededEpochs(seed=seed), best], None
-    if checkpoints is not None:
-        callbacks.append(KeptEpochs(checkpoints=checkpoints, name=name))
-        reached = checkpoints.latest(name)
-    fitting = trainer(name, callbacks)
-    loaders = (module.loader(split, seed=seed) for split in ("train", "valid"))
-    fitting.fit(module, *loaders, ckpt_path=reached, weights_only=True)
-    module.eval()
-    return fitting
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence Lightning's notes on loaders: one process makes the batches, so that their count is right."""
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    needless = "does not have many workers|IterableDataset` has `__len__`|treespec, LeafSpec"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=f".*({needless}).*")
+        yield
 
 
-def fit_and_measure(
-    module: pl.LightningModule, best: BestWeights, *, name: str, seed: int, trainer: TrainerOf, checkpoints: Checkpoints
-) -> dict[str, float]:
-    """Fit, then evaluate the best epoch on validation and test days. Test metrics are nan if the test days have no rows.
+@contextmanager
+def tracked(
+    config: Mapping, features: FeatureSet, *, seed: int, trainer: Callable[..., pl.Trainer]
+) -> Iterator[tuple[Run, Training]]:
+    """Open the run of a plain configuration, and its checkpoints; both go on where the last one was interrupted."""
+    name, tags = config["model"]["name"], {"data": config["data"]["name"]} | features.provenance
+    with (
+        unfinished(UNFINISHED, name, settings_of(config, features.report)) as kept,
+        start_run(name, config=config, tags=tags, continues=kept.run) as run,
+    ):
+        kept.run = run.id
+        yield run, Training(seed, trainer, name, kept, run.log_metrics)
 
-    An unusable validation split raises before training starts.
-    """
-    valid = module.loader("valid", seed=seed)
-    fitted = fit_network(module, best, name=name, seed=seed, trainer=trainer, checkpoints=checkpoints)
-    fitted.validate(module, valid, verbose=False)
-    reached = {name: float(value) for name, value in fitted.callback_metrics.items()}
-    undefined = {name.replace("valid/", "test/"): float("nan") for name in reached if name.startswith("valid/")}
-    try:
-        fitted.test(module, module.loader("test", seed=seed), verbose=False)
-        measured = {name: float(value) for name, value in fitted.callback_metrics.items()}
-    except NothingToLearnError:
-        measured = {}
-    return {"best_epoch": float(best.epoch)} | undefined | reached | measured
+
+class StepLogger(Logger):
+    """Hand the metrics of Lightning to `log`."""
+
+    name = version = None
+
+    def __init__(self, log: Log) -> None:
+        super().__init__()
+        self._log = log
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self._log(metrics, step or 0)
+
+    def log_hyperparams(self, *args: object, **settings: object) -> None:
+        """Log none: the run has the whole configuration."""
+
+
+class TrainableModule(pl.LightningModule, ABC):
+    """Lightning module that fits itself: keeps the epoch with the best `monitor`, and stops `patience` epochs after it."""
+
+    def __init__(self, *, monitor: str, patience: int) -> None:
+        super().__init__()
+        self.monitor, self.patience = monitor, patience
+
+    @abstractmethod
+    def loader(self, split: str, *, seed: int) -> DataLoader:
+        """Load a split. Raises NothingToLearnError for an empty one."""
+
+    def fit(self, training: Training) -> dict[str, float]:
+        """Fit, resuming from the newest checkpoint; return the best epoch and its validation metrics."""
+        loaders = [self.loader(split, seed=training.seed) for split in ("train", "valid")]
+        best, kept = BestWeights(monitor=self.monitor, patience=self.patience), training.checkpoints
+        callbacks = [KeptEpochs(checkpoints=kept, name=training.name)] if kept else []
+        reached = kept.latest(training.name) if kept else None
+        with quiet():
+            trainer = training.trainer_with(SeededEpochs(seed=training.seed), best, *callbacks)
+            trainer.fit(self, *loaders, ckpt_path=reached, weights_only=True)
+        self.eval()
+        return {"best_epoch": float(best.epoch)} | best.metrics
+
+    def tested(self) -> dict[str, float]:
+        """Return metrics of test days, none without usable rows."""
+        try:
+            loader = self.loader("test", seed=0)
+        except NothingToLearnError:
+            return {}
+        with quiet():
+            self.trainer.test(self, loader, verbose=False)
+        return {name: float(value) for name, value in self.trainer.callback_metrics.items()}

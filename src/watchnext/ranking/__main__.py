@@ -1,8 +1,6 @@
 """`python -m watchnext.ranking trade-off | importance | ablation | learning-curve`: reports on value weights,
 input groups and the amount of training data."""
 
-import logging
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from functools import partial
@@ -16,6 +14,7 @@ from watchnext import tracking
 from watchnext.cli import dispatch, instantiate, plain, write_report
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.metrics import rounded
+from watchnext.nn.training import Training
 from watchnext.ranking.analysis.ablation import ablation, learning_curve
 from watchnext.ranking.analysis.importance import importance
 from watchnext.ranking.analysis.report_plots import learning_curve_plot, trade_off_plot, worse_plot
@@ -93,24 +92,11 @@ def importance_command(config: DictConfig) -> None:
     write_tracked_report(config, "importance", "worse_by", worse_plot, build)
 
 
-def training_of(config: DictConfig) -> dict:
-    """Return the arguments of `fitted` for `model`: its preset and a silent trainer."""
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*(does not have many workers|IterableDataset|treespec, LeafSpec).*")
-
-    def preset() -> tuple:
-        return instantiate(config.model.module), instantiate(config.model.best) if "best" in config.model else None
-
-    def trainer(name: str, callbacks: list) -> object:
-        return instantiate(config.trainer, callbacks=callbacks, logger=False, enable_progress_bar=False)
-
-    return {"preset": preset, "trainer": trainer}
-
-
 def _retraining_settings(config: DictConfig, *keys: str) -> dict:
     """Return the arguments of `ablation` and `learning_curve` apart from the features."""
-    report = plain(config.report)
-    return training_of(config) | {"progress": progress} | {key: report[key] for key in keys}
+    report, training = plain(config.report), partial(Training, trainer=partial(instantiate, config.trainer))
+    retrained = {"preset": partial(instantiate, config.model.module), "training": training, "progress": progress}
+    return retrained | {key: report[key] for key in keys}
 
 
 def ablation_command(config: DictConfig) -> None:

@@ -15,6 +15,7 @@ from watchnext.features.dataset.batches import FeatureSet
 from watchnext.nn.weights import load_network
 from watchnext.ranking.calibration.calibration import Calibration
 from watchnext.ranking.heads import Scorer
+from watchnext.ranking.target_metrics import figures
 from watchnext.schema import FeatureSchema
 from watchnext.types import TARGETS
 
@@ -42,6 +43,19 @@ def predicted(network: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> n
     scorer, rows = Scorer(network).eval(), len(inputs["video_codes"])
     chunks = ({name: block[start : start + CHUNK] for name, block in inputs.items()} for start in range(0, rows, CHUNK))
     return np.concatenate([scorer(chunk).numpy() for chunk in chunks])
+
+
+def held_out_metrics(features: FeatureSet, network: torch.nn.Module, split: str) -> dict[str, float]:
+    """Compute the metrics of a network on the days of a split, named `split/metric`."""
+    return metrics_of(features, scored(features, network, features.rows(split)), split)
+
+
+def metrics_of(features: FeatureSet, predictions: np.ndarray, split: str) -> dict[str, float]:
+    """Compute the metrics of predictions (n, T) for a split, named `split/metric`."""
+    rows, columns = features.rows(split), features.columns
+    duration_s = features.videos["video_duration_s"][columns["video_rows"][rows], 0]
+    measured = figures(predictions, columns["targets"][rows], columns["user_rows"][rows], duration_s)
+    return {f"{split}/{name}": value for name, value in measured.items()}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from watchnext.nn import training
 from watchnext.nn.checkpoints import Checkpoints
-from watchnext.nn.training import BestWeights, Bf16Training, NamedBar, adam, finite, fit_network
+from watchnext.nn.training import Bf16Training, NamedBar, TrainableModule, Training, adam, finite
 
 
 class Rows(IterableDataset):
@@ -28,11 +28,11 @@ class Rows(IterableDataset):
         yield from torch.rand(2, 2, 3, generator=torch.Generator().manual_seed(self.epoch))
 
 
-class Scripted(pl.LightningModule):
+class Scripted(TrainableModule):
     """Counts its epochs, draws, and learns; validation answers from a list."""
 
-    def __init__(self, scores) -> None:
-        super().__init__()
+    def __init__(self, scores, patience: int = 9) -> None:
+        super().__init__(monitor="valid/score", patience=patience)
         torch.manual_seed(0)
         self.scores, self.layer = scores, torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Dropout(0.5))
         self.register_buffer("trained_in", torch.tensor(-1))
@@ -64,16 +64,17 @@ class Cut(pl.Callback):
 
 def trained(scores, patience: int, *, seed: int = 0, cut: int = -1, kept=None, clip: float = 0.5, plugins=None, of=Scripted):
     """The module at the end, the best epoch, epochs run."""
-    best, module = BestWeights(monitor="valid/score", patience=patience), of(scores)
 
-    def trainer(name: str, callbacks) -> pl.Trainer:
+    def trainer(callbacks, **quiet) -> pl.Trainer:
         return pl.Trainer(
-            max_epochs=len(scores), callbacks=[*callbacks, Cut(cut)], logger=False, accelerator="cpu", num_sanity_val_steps=0,
-            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, gradient_clip_val=clip,
-            plugins=plugins)  # fmt: skip
+            max_epochs=len(scores), callbacks=[*callbacks, Cut(cut)], accelerator="cpu", num_sanity_val_steps=0,
+            enable_checkpointing=False, enable_model_summary=False, gradient_clip_val=clip, plugins=plugins,
+            **quiet)  # fmt: skip
 
-    fitted = fit_network(module, best, name="scripted", seed=seed, trainer=trainer, checkpoints=kept)
-    return module, best.epoch, fitted.current_epoch
+    module = of(scores, patience)
+    found = module.fit(Training(seed, trainer, "scripted", kept))
+    assert found["valid/score"] == pytest.approx(scores[int(found["best_epoch"])], nan_ok=True)
+    return module, found["best_epoch"], module.trainer.current_epoch
 
 
 def test_the_bar_has_the_name_of_the_network_and_its_epoch_of_all(capsys):

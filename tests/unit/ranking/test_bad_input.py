@@ -36,7 +36,8 @@ def empty_columns(feature_stage, world_schema, world_tables, tmp_path_factory):
 
 def test_constant_and_empty_columns_train_and_predict(empty_columns):
     torch.manual_seed(0)
-    loss, rest = MultiTask(weights=dict.fromkeys(TARGETS, 1.0)), {"weight_decay": 0.0, "batch_size": 256}
+    loss = MultiTask(weights=dict.fromkeys(TARGETS, 1.0))
+    rest = {"weight_decay": 0.0, "batch_size": 256, "monitor": "valid/auc_long_view", "patience": 2}
     module = RankingModule(features=empty_columns, network=partial(LogisticRegression), loss=loss, learning_rate=0.02,
                            watch_time=partial(Ordinal, thresholds=6, groups=3), **rest)  # fmt: skip
     optimizer, losses = module.configure_optimizers(), []

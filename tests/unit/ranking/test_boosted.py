@@ -24,10 +24,10 @@ def module_of(features, **settings) -> BoostedModule:
     return BoostedModule(features=features, network=network, **{**SETTINGS, "l2": 1.0, "threads": 1, **settings})
 
 
-def fitted(features, train, valid, **settings) -> tuple[BoostedModule, list]:
+def fitted(features, train, valid, **settings) -> tuple[BoostedModule, dict[str, float], list]:
     module, logged = module_of(features, **settings), []
-    module.fit(train, valid, seed=0, log=lambda values, step: logged.append((step, values)))
-    return module, logged
+    counts = module.boost(train, valid, seed=0, log=lambda values, step: logged.append((step, values)))
+    return module, counts, logged
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_a_tree_of_all_leaves_uses_every_bit():
 
 
 def test_a_fit_learns_stops_and_tells(boosted, world_features):
-    module, logged = boosted
+    module, counts, logged = boosted
     rows = world_features.rows("train")
     label = world_features.columns["targets"][rows]
     found = scored(world_features, module.network, rows)
@@ -76,13 +76,13 @@ def test_a_fit_learns_stops_and_tells(boosted, world_features):
     for place, name in enumerate(TARGETS):
         if place != WATCH:
             assert np.square(found[:, place] - label[:, place]).mean() < np.square(mean[place] - label[:, place]).mean(), name
-        assert 1 <= module.figures[f"trees/{name}"] <= SETTINGS["rounds"]
+        assert 1 <= counts[f"trees/{name}"] <= SETTINGS["rounds"]
     assert {next(iter(values)) for _, values in logged} == {f"valid/loss_{name}" for name in TARGETS}
-    assert sum(module.figures.values()) == len(module.network.target)
+    assert sum(counts.values()) == len(module.network.target)
 
 
 def test_the_same_seed_gives_the_same_trees(boosted, world_features):
-    again, _ = fitted(world_features, world_features.rows("train"), world_features.rows("valid"))
+    again, *_ = fitted(world_features, world_features.rows("train"), world_features.rows("valid"))
     for name, values in boosted[0].network.state_dict().items():
         assert torch.equal(values, again.network.state_dict()[name]), name
 
@@ -140,7 +140,7 @@ def test_a_target_of_one_class_is_predicted_as_that(world_features, label, monke
     targets = np.array(world_features.columns["targets"])
     targets[:, 0] = label
     monkeypatch.setitem(world_features.columns, "targets", targets)
-    module, _ = fitted(world_features, world_features.rows("train"), world_features.rows("valid"))
+    module, *_ = fitted(world_features, world_features.rows("train"), world_features.rows("valid"))
     found = scored(world_features, module.network, world_features.rows("test"))
     np.testing.assert_allclose(found[:, 0], label, atol=1e-3)
 

@@ -10,13 +10,12 @@ from tqdm import tqdm
 
 from watchnext.metrics import auc, logloss
 from watchnext.nn.checkpoints import Checkpoints
-from watchnext.nn.training import BestWeights
+from watchnext.nn.training import Training
 from watchnext.ranking.feature_mask import masked_columns
 from watchnext.ranking.heads import WATCH
 from watchnext.ranking.models.ensemble import BOUNDS, EnsembleModule, platt, simplex
 from watchnext.ranking.models.linear import LogisticRegression
 from watchnext.ranking.models.mlp import DeepNetwork
-from watchnext.ranking.training.preset_fitting import fit
 from watchnext.ranking.training.ranking_losses import MultiTask
 from watchnext.ranking.training.ranking_module import RankingModule
 from watchnext.types import TARGETS
@@ -27,9 +26,8 @@ MLP = partial(DeepNetwork, embedding=4, hidden=(8,), dropout=0.0)
 
 def member(network: partial, hide: tuple[str, ...] = ()) -> dict:
     loss = MultiTask(weights={"long_view": 1.0})
-    rest = {"learning_rate": 0.01, "weight_decay": 0.0, "batch_size": 64}
-    best = BestWeights(monitor="valid/auc_long_view", patience=2)
-    return {"module": partial(RankingModule, network=network, loss=loss, hide=hide, **rest), "best": best}
+    rest = {"learning_rate": 0.01, "weight_decay": 0.0, "batch_size": 64, "monitor": "valid/auc_long_view", "patience": 2}
+    return {"module": partial(RankingModule, network=network, loss=loss, hide=hide, **rest)}
 
 
 def ensemble(features, **value) -> EnsembleModule:
@@ -55,7 +53,8 @@ def test_watch_time_goes_to_the_member_that_tells_the_expectation(world_features
     assert errors["logs"] < errors["expectation"]
     members = {name: member(partial(LogisticRegression)) for name in said}
     module = EnsembleModule(features=world_features, members=members, steps=4, value={"auc": 1.0})
-    for network, value in zip(module.network.members, said.values(), strict=True):
+    for name, value in said.items():
+        network = module.members[name].network
         for parameter in network.parameters():
             parameter.zero_()
         network.values.bias[WATCH] = value
@@ -65,9 +64,7 @@ def test_watch_time_goes_to_the_member_that_tells_the_expectation(world_features
 
 def test_weights_are_the_best_of_the_grid_and_scores_their_mean(world_features):
     rows, module = world_features.rows("valid"), ensemble(world_features)
-    seeds = []
-    module.fit(rows, seed=5, member=lambda name, each, best, seed: seeds.append((name, seed)))
-    assert seeds == [("linear", 5), ("deep", 6), ("masked", 7)]
+    module.weigh(rows)
     logits, label = copies(module, world_features, rows), world_features.columns["targets"][rows, LONG_VIEW]
     mine = logits[:, :, LONG_VIEW].double().numpy()
     best = max(auc(label, np.array(weights) / 4 @ mine) for weights in np.ndindex(5, 5, 5) if sum(weights) == 4)
@@ -82,8 +79,14 @@ def test_weights_are_the_best_of_the_grid_and_scores_their_mean(world_features):
 
 def test_every_member_and_every_wait_is_named(world_features, monkeypatch, capsys):
     monkeypatch.setattr("watchnext.ranking.models.ensemble.waiting", partial(tqdm, delay=0.0))
-    module = ensemble(world_features)
-    module.fit(world_features.rows("valid"), seed=0, member=lambda *_: None)
+    module, trainings = ensemble(world_features), []
+    for member in module.members.values():
+        monkeypatch.setattr(member, "fit", trainings.append)
+    logged = []
+    module.fit(Training(5, pl.Trainer, log=lambda values, step: logged.append((values, step))))
+    assert [(each.name, each.seed) for each in trainings] == [("linear", 5), ("deep", 6), ("masked", 7)]
+    trainings[1].log({"loss": 0.5}, 3)
+    assert logged == [({"deep-loss": 0.5}, 3)]
     said = capsys.readouterr().err
     assert [line for line in said.replace("\r", "\n").splitlines() if line.startswith("member ")] == [
         "member 1 of 3: linear", "member 2 of 3: deep", "member 3 of 3: masked"]  # fmt: skip
@@ -91,23 +94,21 @@ def test_every_member_and_every_wait_is_named(world_features, monkeypatch, capsy
     assert all(f"weights of {target}: 100%" in said for target in TARGETS)
 
 
-class Cut(pl.Callback):
-    def on_train_epoch_start(self, trainer, module) -> None:
-        if trainer.current_epoch == 1:
-            raise InterruptedError
-
-
 def fitted(module: EnsembleModule, kept: Checkpoints | None = None, cut: str = "") -> list[str]:
     """Fit it, or until the second epoch of the member `cut`; returns which members trained an epoch."""
-    seen = []
+    seen, names = [], {id(each): name for name, each in module.members.items()}
 
-    def trainer(name: str, callbacks: list[pl.Callback]) -> pl.Trainer:
-        note = pl.callbacks.LambdaCallback(on_train_epoch_start=lambda trainer, module: seen.append(name))
-        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-        cuts = [Cut()] if name == cut else []
-        return pl.Trainer(accelerator="cpu", max_epochs=2, callbacks=[*callbacks, *cuts, note], num_sanity_val_steps=0, **quiet)
+    def note(trainer: pl.Trainer, member: pl.LightningModule) -> None:
+        if names[id(member)] == cut and trainer.current_epoch == 1:
+            raise InterruptedError
+        seen.append(names[id(member)])
 
-    fit(module, None, name="ensemble", seed=0, trainer=trainer, log=lambda values, step: None, checkpoints=kept)
+    def trainer(callbacks: list[pl.Callback], **quiet) -> pl.Trainer:
+        callbacks = [*callbacks, pl.callbacks.LambdaCallback(on_train_epoch_start=note)]
+        quiet |= {"enable_checkpointing": False, "enable_model_summary": False}
+        return pl.Trainer(accelerator="cpu", max_epochs=2, callbacks=callbacks, num_sanity_val_steps=0, **quiet)
+
+    module.fit(Training(0, trainer, "ensemble", kept))
     return seen
 
 

@@ -20,7 +20,7 @@ WEIGHTS = {"click": 0.5, "long_view": 1.0, "like": 0.25, "watch_s": 0.2}
 
 def module_of(features, loss=None, **settings) -> RankingModule:
     torch.manual_seed(0)
-    rest = {"learning_rate": 0.01, "weight_decay": 0.0, "batch_size": 64}
+    rest = {"learning_rate": 0.01, "weight_decay": 0.0, "batch_size": 64, "monitor": "valid/auc_long_view", "patience": 2}
     network = partial(LogisticRegression)
     return RankingModule(features=features, network=network, loss=loss or MultiTask(weights=WEIGHTS), **rest, **settings)
 

@@ -26,7 +26,7 @@ METHODS = {"click": "isotonic", "long_view": "isotonic", "like": "platt", "watch
 
 def module_of(features, loss) -> RankingModule:
     torch.manual_seed(0)
-    rest = {"learning_rate": 0.01, "weight_decay": 0.0, "batch_size": 256}
+    rest = {"learning_rate": 0.01, "weight_decay": 0.0, "batch_size": 256, "monitor": "valid/auc_long_view", "patience": 2}
     return RankingModule(features=features, network=partial(LogisticRegression), loss=loss, **rest)
 
 
@@ -49,7 +49,7 @@ def calibrated(features, network) -> Calibration:
 
 def test_trust_is_what_is_loaded_and_scored_again(trained, world_features, tmp_path):
     trained.save(tmp_path)
-    found = write_reliability_report(world_features, trained.network, METHODS, tmp_path)
+    found = write_reliability_report(world_features, trained.network, tmp_path, methods=METHODS)
     ranker = Ranker.load(tmp_path, schema=world_features.pipeline.schema, repair="python train.py")
     rows = {split: world_features.rows(split) for split in ("valid", "test")}
     raw = scored(world_features, trained.network, rows["test"])
@@ -105,7 +105,7 @@ def test_what_test_days_cannot_tell_is_undefined(world_features, trained, test_d
     else:
         split[split == 2] = -1
     features = replace(world_features, columns={**world_features.columns, "targets": targets, "split": split})
-    found = write_reliability_report(features, trained.network, METHODS, tmp_path)
+    found = write_reliability_report(features, trained.network, tmp_path, methods=METHODS)
     assert all(np.isnan(found[f"test/{figure}_like"]) for figure in ("auc", "gauc"))
     assert np.isnan(found["test/mean_ratio_watch_s"])
     assert np.isnan(found["test/logloss_like"]) == (test_days == "no rows")

@@ -15,7 +15,7 @@ import torch
 import programs
 from watchnext.cli import composed, instantiate
 from watchnext.metrics import auc, gauc, logloss, rounded
-from watchnext.nn.training import BestWeights
+from watchnext.nn.training import Training, built
 from watchnext.ranking.analysis.ablation import ablation, latest, learning_curve, without
 from watchnext.ranking.analysis.importance import importance
 from watchnext.ranking.analysis.report_plots import learning_curve_plot, worse_plot
@@ -25,7 +25,6 @@ from watchnext.ranking.models.trees.boosted import BoostedModule
 from watchnext.ranking.models.trees.tree_network import Trees
 from watchnext.ranking.scoring import Ranker, scored
 from watchnext.ranking.target_metrics import markdown_of
-from watchnext.ranking.training.preset_fitting import fitted
 from watchnext.ranking.training.ranking_losses import MultiTask
 from watchnext.ranking.training.ranking_module import RankingModule
 from watchnext.types import TARGETS
@@ -45,25 +44,31 @@ def planted(world_features):
     return replace(world_features, columns={**columns, "gap_s": gap_s, "targets": targets})
 
 
-def mlp() -> tuple:
+def mlp() -> partial:
     loss, network = MultiTask(weights={"long_view": 1.0}), partial(DeepNetwork, embedding=4, hidden=(16,), dropout=0.1)
     rest = {"learning_rate": 0.01, "weight_decay": 0.0, "batch_size": 64, "hide": ("user_id",)}
-    return partial(RankingModule, network=network, loss=loss, **rest), BestWeights(monitor="valid/auc_long_view", patience=2)
+    return partial(RankingModule, network=network, loss=loss, monitor="valid/auc_long_view", patience=2, **rest)
 
 
-def trees() -> tuple:
+def trees() -> partial:
     settings = {"rounds": 15, "patience": 5, "learning_rate": 0.3, "max_depth": 3, "min_child": 2.0, "rows": 1.0}
     network = partial(Trees, watches=3, cardinality=50)
-    return partial(BoostedModule, network=network, columns=1.0, l2=1.0, threads=1, **settings), None
+    return partial(BoostedModule, network=network, columns=1.0, l2=1.0, threads=1, **settings)
 
 
-def trainer(name: str, callbacks: list[pl.Callback]) -> pl.Trainer:
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    return pl.Trainer(accelerator="cpu", max_epochs=3, callbacks=callbacks, num_sanity_val_steps=0, **quiet)
+def training(seed: int) -> Training:
+    quiet = {"enable_checkpointing": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
+    return Training(seed, partial(pl.Trainer, accelerator="cpu", max_epochs=3, **quiet))
+
+
+def fitted(make: partial, features, seed: int):
+    module = built(make, features, seed=seed)
+    module.fit(training(seed))
+    return module
 
 
 def ranker_of(preset, features) -> Ranker:
-    module = fitted(preset, features, seed=0, trainer=trainer)
+    module = fitted(preset(), features, seed=0)
     return Ranker(module.network.eval(), Calibration({}))
 
 
@@ -116,14 +121,14 @@ def test_importance_against_one_impression_at_a_time(model, planted):
 @pytest.mark.parametrize("preset", [mlp, trees])
 def test_retrained_without_it_only_what_decides_is_missed(preset, planted):
     groups = ("gap", "context", "user_id")
-    found = ablation(preset, planted, groups=groups, seeds=(0, 1), trainer=trainer, **ASKED)
+    found = ablation(preset, planted, groups=groups, seeds=(0, 1), training=training, **ASKED)
     worse = found["worse_by"]
     assert list(worse) == list(groups)
     assert found["figures"]["auc"]["mean"] - worse["gap"]["auc"]["mean"] == pytest.approx(0.5, abs=0.06)
     assert worse["gap"]["logloss"]["mean"] > 0.3
     assert abs(worse["context"]["auc"]["mean"]) < 0.05
     assert worse["user_id"]["auc"] == {"mean": 0.0, "spread": 0.0}  # never read: the very same training
-    network = fitted(preset, planted, seed=1, trainer=trainer).network
+    network = fitted(preset(), planted, seed=1).network
     rows = planted.rows("valid")
     other = auc(planted.columns["targets"][rows, LONG_VIEW], scored(planted, network, rows)[:, LONG_VIEW])
     first = 2 * found["figures"]["auc"]["mean"] - other
@@ -139,14 +144,14 @@ def test_a_group_can_be_hidden_from_every_kind_of_ranker(name, world_features):
     batch = world_features.batch(world_features.rows("valid")[:64])
     other = {**batch, "candidate_values": batch["candidate_values"].flip(0)}
 
-    def preset(group: str | None = None) -> tuple:
+    def preset(group: str | None = None) -> partial:
         module = instantiate(config.model.module)
         for each in ("age", "video_counters", "creator_counters", "user_tag_counters", "user_creator_counters"):
             module = without(module, each) if group else module
-        return module, instantiate(config.model.best) if "best" in config.model else None
+        return module
 
     for group in (None, "all of candidate_values"):
-        network = fitted(partial(preset, group), latest(world_features, 0.3), seed=0, trainer=trainer).network.eval()
+        network = fitted(preset(group), latest(world_features, 0.3), seed=0).network.eval()
         with torch.no_grad():
             assert torch.equal(network(other), network(batch)) == (group is not None)
 
@@ -163,12 +168,12 @@ def test_the_latest_impressions_stay(world_features):
 
 
 def test_more_days_teach_more(planted):
-    found = learning_curve(mlp, planted, shares=(1.0, 0.02), seeds=(0, 1), trainer=trainer, **ASKED)
+    found = learning_curve(mlp, planted, shares=(1.0, 0.02), seeds=(0, 1), training=training, **ASKED)
     few, all_ = found["sizes"]
     assert [few["share"], all_["share"]] == [0.02, 1.0]
     assert all_["rows"] == len(planted.rows("train"))
     assert all_["auc"]["mean"] > few["auc"]["mean"] + 0.1
-    alone = ablation(mlp, planted, groups=("context",), seeds=(0, 1), trainer=trainer, **ASKED)
+    alone = ablation(mlp, planted, groups=("context",), seeds=(0, 1), training=training, **ASKED)
     assert alone["figures"] == {name: all_[name] for name in ("auc", "gauc", "logloss")}
 
 
@@ -181,7 +186,7 @@ def test_reports_on_one_class_are_undefined_and_can_be_printed_and_drawn(planted
     assert np.isnan(found["worse_by"]["gap"]["gauc"]["mean"])
     assert "| gap | – ± – | – ± – | " in markdown_of(found)
     worse_plot(found["worse_by"], tmp_path / "worse.png")
-    curve = learning_curve(mlp, even, shares=(0.5, 1.0), seeds=(0,), trainer=trainer, **ASKED)
+    curve = learning_curve(mlp, even, shares=(0.5, 1.0), seeds=(0,), training=training, **ASKED)
     assert "– ± –" in markdown_of(curve)
     learning_curve_plot(curve["sizes"], tmp_path / "curve.png")
     assert all((tmp_path / f"{name}.png").stat().st_size > 500 for name in ("worse", "curve"))

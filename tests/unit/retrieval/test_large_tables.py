@@ -58,6 +58,8 @@ def module_of(table: partial, *, start: SpectralStart | None = None) -> Sequence
         positions=128,
         batches=100,
         ranked=10,
+        monitor="valid/ndcg_at_10",
+        patience=4,
     )
 
 

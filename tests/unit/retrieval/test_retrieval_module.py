@@ -26,6 +26,8 @@ def module_of(features, *, interests: int = 1, popular: int = 8) -> RetrievalMod
         learning_rate=0.01,
         weight_decay=0.0,
         batch_size=16,
+        monitor="valid/recall_at_20",
+        patience=3,
     )
 
 

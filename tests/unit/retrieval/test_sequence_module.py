@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 
 from watchnext.nn.checkpoints import Checkpoints
-from watchnext.nn.training import fit_network
+from watchnext.nn.training import Training
 from watchnext.retrieval.towers.negatives import Negatives
 from watchnext.retrieval.towers.objectives import SampledSoftmax
 from watchnext.retrieval.towers.retrieval_module import SequenceModule
@@ -41,6 +41,8 @@ def module_of(viewers: list[list[int]], *, seed: int = 0, dropout: float = 0.1, 
         positions=64,
         batches=100,
         ranked=10,
+        monitor="valid/ndcg_at_10",
+        patience=100,
     )
 
 
@@ -58,21 +60,19 @@ class Cut(pl.Callback):
 def trained(
     module: SequenceModule, epochs: int, seed: int = 0, *, cut: int | None = None, kept: Checkpoints | None = None
 ) -> SequenceModule:
-    def trainer(name: str, callbacks: list[pl.Callback]) -> pl.Trainer:
+    def trainer(callbacks: list[pl.Callback], **quiet) -> pl.Trainer:
         return pl.Trainer(
             accelerator="cpu",
             max_epochs=epochs,
             callbacks=[*callbacks, Cut(cut)],
-            logger=False,
             enable_checkpointing=False,
-            enable_progress_bar=False,
             enable_model_summary=False,
             deterministic=True,
             num_sanity_val_steps=0,
+            **quiet,
         )
 
-    last = pl.Callback()  # in the place of a best epoch, which validation would choose
-    fit_network(module, last, name="towers", seed=seed, trainer=trainer, checkpoints=kept)
+    module.fit(Training(seed, trainer, "towers", kept))
     return module
 
 

@@ -1,5 +1,6 @@
 """Ablation and learning curve: retrain a preset without each input group, or on fewer impressions, over several seeds."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from math import ceil
@@ -7,13 +8,15 @@ from math import ceil
 import numpy as np
 
 from watchnext.features.dataset.batches import FeatureSet
-from watchnext.nn.training import TrainerOf
+from watchnext.nn.training import Training, built
 from watchnext.ranking.analysis.importance import Progress
 from watchnext.ranking.heads import outcome
 from watchnext.ranking.input_groups import named_groups
 from watchnext.ranking.scoring import held_out_rows, scored
 from watchnext.ranking.target_metrics import differences, mean_and_spread, of_head
-from watchnext.ranking.training.preset_fitting import Preset, fitted
+
+Preset = Callable[[], partial]  # module of a preset, without features
+TrainingOf = Callable[[int], Training]  # seed > training
 
 
 def without(module: partial, group: str) -> partial:
@@ -34,11 +37,12 @@ def latest(features: FeatureSet, share: float) -> FeatureSet:
     return replace(features, columns={**features.columns, "split": split})
 
 
-def _measured(preset: Preset, features: FeatureSet, head: str, split: str, seed: int, trainer: TrainerOf) -> dict[str, float]:
+def _measured(make: partial, features: FeatureSet, head: str, split: str, training: Training) -> dict[str, float]:
     rows, column = held_out_rows(features, split), outcome(head, prefix="report.head is")
-    network = fitted(preset, features, seed=seed, trainer=trainer).network
+    module = built(make, features, seed=training.seed)
+    module.fit(training)
     label, users = features.columns["targets"][rows, column], features.columns["user_rows"][rows]
-    return of_head(scored(features, network, rows)[:, column], label, users)
+    return of_head(scored(features, module.network, rows)[:, column], label, users)
 
 
 def ablation(
@@ -49,24 +53,20 @@ def ablation(
     split: str,
     groups: tuple[str, ...] | None,
     seeds: tuple[int, ...],
-    trainer: TrainerOf,
+    training: TrainingOf,
     progress: Progress,
 ) -> dict:
     """Measure the head with all inputs, and how much worse it gets without each group: mean and spread over seeds, paired by
     seed. Raises ValueError as `importance` does."""
     chosen = named_groups(features.pipeline, groups)
 
-    def excluding(group: str | None) -> Preset:
-        def build() -> tuple:
-            module, best = preset()
-            return (module if group is None else without(module, group)), best
-
-        return build
+    def excluding(group: str | None) -> partial:
+        return preset() if group is None else without(preset(), group)
 
     trainings = [(group, seed) for group in (None, *chosen) for seed in seeds]
     results: dict[str | None, list] = {}
     for group, seed in progress(trainings, "trained"):
-        results.setdefault(group, []).append(_measured(excluding(group), features, head, split, seed, trainer))
+        results.setdefault(group, []).append(_measured(excluding(group), features, head, split, training(seed)))
     whole = results.pop(None)
     worse = {group: differences(whole, each) for group, each in results.items()}
     return {"head": head, "split": split, "seeds": list(seeds), "figures": mean_and_spread(whole), "worse_by": worse}
@@ -80,13 +80,13 @@ def learning_curve(
     split: str,
     shares: tuple[float, ...],
     seeds: tuple[int, ...],
-    trainer: TrainerOf,
+    training: TrainingOf,
     progress: Progress,
 ) -> dict:
     """Measure the head after training on the latest `shares` of the training impressions: mean and spread over seeds."""
     parts, results = {share: latest(features, share) for share in sorted(shares)}, {}
     for share, seed in progress([(share, seed) for share in parts for seed in seeds], "trained"):
-        results.setdefault(share, []).append(_measured(preset, parts[share], head, split, seed, trainer))
+        results.setdefault(share, []).append(_measured(preset(), parts[share], head, split, training(seed)))
     sizes = [
         {"share": share, "rows": len(parts[share].rows("train")), **mean_and_spread(each)} for share, each in results.items()
     ]

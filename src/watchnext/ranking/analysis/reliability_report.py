@@ -14,8 +14,7 @@ from watchnext.ranking.analysis.report_plots import reliability_plot
 from watchnext.ranking.calibration.curves import fit_calibration
 from watchnext.ranking.calibration.reliability import Reliability, by_slice, in_order, reliability, usual_slices
 from watchnext.ranking.heads import WATCH
-from watchnext.ranking.scoring import scored
-from watchnext.ranking.training.preset_fitting import figures_of
+from watchnext.ranking.scoring import metrics_of, scored
 from watchnext.types import TARGETS
 
 ROWS_A_BIN = 50
@@ -23,7 +22,7 @@ SHOWN = ("surface", "duration", "video_age", "activity")
 
 
 def write_reliability_report(
-    features: FeatureSet, network: torch.nn.Module, methods: Mapping[str, str], folder: Path
+    features: FeatureSet, network: torch.nn.Module, folder: Path, *, methods: Mapping[str, str]
 ) -> dict[str, float]:
     """Calibrate, and write calibration/ (arrays), reliability.json (one table per head, by slice) and reliability_<head>.png.
 
@@ -34,8 +33,8 @@ def write_reliability_report(
     calibration = fit_calibration(scored(features, network, rows), features.columns["targets"][rows], methods=methods)
     calibration.save(folder / "calibration")
     raw = scored(features, network, features.rows("test"))
-    measured = figures_of(features, calibration(raw), "test")
-    before = figures_of(features, raw, "test")
+    measured = metrics_of(features, calibration(raw), "test")
+    before = metrics_of(features, raw, "test")
     _report(features, raw, calibration(raw), folder)
     changed = [name for name in before if name.startswith(("test/logloss", "test/ece", "test/mae", "test/mean_ratio"))]
     return measured | {f"uncalibrated/{name.removeprefix('test/')}": before[name] for name in changed}

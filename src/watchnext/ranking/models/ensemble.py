@@ -1,11 +1,10 @@
 """Ensemble of rankers: a weighted mean of their logits, with weights chosen on validation days."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,21 +14,15 @@ from tqdm import tqdm
 from watchnext import metrics
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.features.encode.encodings import InputSizes
+from watchnext.nn.training import Trainable, Training
 from watchnext.nn.weights import build_network, save_network
 from watchnext.ranking.heads import WATCH
-from watchnext.ranking.scoring import CHUNK, waiting
+from watchnext.ranking.scoring import CHUNK, held_out_metrics, waiting
 from watchnext.ranking.watch_time.expectation import from_log
 from watchnext.types import TARGETS
 
 NEWTON = 50  # maximum steps; a two-parameter fit usually converges in a few
 BOUNDS = np.array([[0.1, -10.0], [10.0, 10.0]])  # of scale and shift
-
-
-class Member(Protocol):
-    """Fitted member of an ensemble: RankingModule or BoostedModule."""
-
-    network: nn.Module
-    recipe: dict
 
 
 class Ensemble(nn.Module):
@@ -51,7 +44,7 @@ class Ensemble(nn.Module):
 
 
 class EnsembleModule:
-    """Fit members by their presets, `name > {module, best}`, then choose the member weights.
+    """Fit members by their presets, `name > {module}`, then choose the member weights.
 
     steps  weights are multiples of 1 / steps
     value  objective on validation days for an outcome: weights of `auc` and `gauc`. AUC compares across viewers, GAUC only
@@ -62,8 +55,7 @@ class EnsembleModule:
         if unknown := [name for name in value if name not in ("auc", "gauc")]:
             raise ValueError(f"the ensemble's value has the unknown key {unknown[0]!r}, expected auc and gauc")
         self.features, self.steps, self.value = features, steps, dict(value)
-        self.members = {name: member["module"](features=features) for name, member in members.items()}
-        self.best = {name: member.get("best") for name, member in members.items()}
+        self.members: dict[str, Trainable] = {name: each["module"](features=features) for name, each in members.items()}
         self._compose()
 
     @property
@@ -88,17 +80,22 @@ class EnsembleModule:
         for copy, member in zip(self.network.members, self.members.values(), strict=True):
             copy.load_state_dict(member.network.state_dict())
 
-    def fit(self, valid: np.ndarray, *, seed: int, member: Callable[[str, Member, object, int], None]) -> None:
-        """Fit each member by `member(name, module, best, seed)`, then the weights on the impressions `valid`."""
+    def fit(self, training: Training) -> dict[str, float]:
+        """Fit the members, then weigh them; return the weights and metrics of validation days."""
         for index, (name, module) in enumerate(self.members.items()):
             tqdm.write(f"member {index + 1} of {len(self.members)}: {name}", file=sys.stderr)
-            member(name, module, self.best[name], seed + index)
-        self._compose()
-        self.weigh(valid)
+            torch.manual_seed(training.seed + index)
+            module.fit(training.of_member(index, name))
+        self.weigh(self.features.rows("valid"))
+        return self.figures | held_out_metrics(self.features, self.network, "valid")
+
+    def tested(self) -> dict[str, float]:
+        return held_out_metrics(self.features, self.network, "test")
 
     @torch.no_grad()
     def weigh(self, valid: np.ndarray) -> None:
-        """Choose weights, scale and shift on the impressions `valid`."""
+        """Join the fitted members; choose weights, scale and shift on the impressions `valid`."""
+        self._compose()
         starts, network = waiting(range(0, len(valid), CHUNK), desc="members' scores"), self.network
         batches = (self.features.batch(valid[start : start + CHUNK]) for start in starts)
         parts = [torch.stack([each(batch) for each in network.members]) for batch in batches]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.features.encode.encodings import InputSizes
+from watchnext.nn.training import Training
 from watchnext.nn.weights import build_network, recipe_of, save_network
 from watchnext.types import TARGETS
 
@@ -32,9 +33,11 @@ class UnrankedModule:
         self.recipe = recipe_of(partial(Unranked, targets=len(TARGETS)), features.pipeline.sizes)
         self.network = build_network(self.recipe)
 
-    @property
-    def figures(self) -> dict[str, float]:
-        """Return no metrics."""
+    def fit(self, training: Training) -> dict[str, float]:
+        """Fit nothing; there is nothing to measure."""
+        return {}
+
+    def tested(self) -> dict[str, float]:
         return {}
 
     def save(self, folder: Path) -> None:

@@ -4,14 +4,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from watchnext.features.dataset.batches import Batches, FeatureSet
 from watchnext.features.encode.pipeline import FeaturePipeline
-from watchnext.nn.training import NothingToLearnError, adam, finite
+from watchnext.nn.training import NothingToLearnError, TrainableModule, adam, finite
 from watchnext.nn.weights import build_network, recipe_of, save_network
 from watchnext.ranking.feature_mask import FeatureMask, masked_columns
 from watchnext.ranking.heads import WATCH, predictions
@@ -24,9 +23,11 @@ from watchnext.types import TARGETS
 FIT_ROWS = 1_000_000  # training rows for fitting watch-time heads and propensity weights; more change nothing
 
 
-class RankingModule(pl.LightningModule):
+class RankingModule(TrainableModule):
     """Train any network `inputs > logits (N, T)` under any loss of `ranking_losses`.
 
+    monitor             validation metric that decides the best epoch
+    patience            epochs without improvement after which training stops
     hide                input groups to exclude, some of `feature_mask.MASKABLE`
     watch_time          head of `watch_time` for the last columns; None: the last column is log1p seconds
     position_bias       partial of `debias.PositionBias`, added in training only; None: no position tower
@@ -42,12 +43,14 @@ class RankingModule(pl.LightningModule):
         learning_rate: float,
         weight_decay: float,
         batch_size: int,
+        monitor: str,
+        patience: int,
         hide: tuple[str, ...] = (),
         watch_time: partial | None = None,
         position_bias: partial | None = None,
         inverse_propensity: float | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(monitor=monitor, patience=patience)
         self.features, self.learning_rate, self.weight_decay, self.batch_size = (
             features,
             learning_rate,

@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.features.encode.encodings import InputSizes
+from watchnext.nn.training import Training
 from watchnext.nn.weights import build_network, recipe_of, save_network
 from watchnext.retrieval.towers.sequences.whole_catalogue import recall_among_all
 from watchnext.types import TARGETS
@@ -87,15 +88,20 @@ class ContentModule:
         self.recipe = recipe_of(network, features.pipeline.sizes)
         self.network = build_network(self.recipe).eval()
 
-    @property
-    def figures(self) -> dict[str, float]:
-        """Compute recall over the whole catalogue on held-out days with positives."""
-        vectors, metrics = self.embeddings(), {}
-        for split in ("valid", "test"):
-            if len(rows := self._positives(split)):
-                queries, wanted = self.queries(rows)[:, None], self.features.columns["video_rows"][rows]
-                metrics[f"{split}/recall_at_{self.recall_at}"] = recall_among_all(vectors, queries, wanted, self.recall_at)
-        return metrics
+    def fit(self, training: Training) -> dict[str, float]:
+        """Fit nothing; return the recall of validation days."""
+        return self._recall("valid")
+
+    def tested(self) -> dict[str, float]:
+        return self._recall("test")
+
+    def _recall(self, split: str) -> dict[str, float]:
+        """Compute recall over the whole catalogue on the days of a split, if they hold positives."""
+        rows = self._positives(split)
+        if not len(rows):
+            return {}
+        queries, wanted = self.queries(rows)[:, None], self.features.columns["video_rows"][rows]
+        return {f"{split}/recall_at_{self.recall_at}": recall_among_all(self.embeddings(), queries, wanted, self.recall_at)}
 
     def _positives(self, split: str) -> np.ndarray:
         rows = self.features.rows(split)

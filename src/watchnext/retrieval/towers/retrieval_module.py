@@ -4,14 +4,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from watchnext.features.dataset.batches import Batches, FeatureSet
 from watchnext.nn.rowwise import RowWise, clip_gradients
-from watchnext.nn.training import NothingToLearnError, adam, finite
+from watchnext.nn.training import NothingToLearnError, TrainableModule, adam, finite
 from watchnext.nn.weights import build_network, recipe_of, save_network
 from watchnext.retrieval.towers.negatives import NegativeSample
 from watchnext.retrieval.towers.objectives import Objective
@@ -35,11 +34,13 @@ def nearest_interest(queries: Tensor, positive_vectors: Tensor) -> Tensor:
     return queries[torch.arange(len(queries), device=queries.device), nearest]
 
 
-class RetrievalModule(pl.LightningModule):
+class RetrievalModule(TrainableModule):
     """Train towers on impressions with positives.
 
     positive     target that defines a positive
     recall_at    K of the validation and test recall, over the whole catalogue
+    monitor      validation metric that decides the best epoch
+    patience     epochs without improvement after which training stops
     """
 
     def __init__(
@@ -54,8 +55,10 @@ class RetrievalModule(pl.LightningModule):
         learning_rate: float,
         weight_decay: float,
         batch_size: int,
+        monitor: str,
+        patience: int,
     ) -> None:
-        super().__init__()
+        super().__init__(monitor=monitor, patience=patience)
         self.features, self.positive, self.recall_at = features, TARGETS.index(positive), recall_at
         self.learning_rate, self.weight_decay, self.batch_size = learning_rate, weight_decay, batch_size
         self.recipe = recipe_of(network, features.pipeline.sizes)
@@ -162,13 +165,15 @@ def _targets(histories: Histories) -> np.ndarray:
     return histories.counts - np.bincount(firsts, minlength=histories.videos)
 
 
-class SequenceModule(pl.LightningModule):
+class SequenceModule(TrainableModule):
     """Train towers of a log of ids on every position of every history; validate leave-one-out over the whole catalogue.
 
     start      initial video vectors; None is random
     positions  history positions per batch
     batches    maximum batches per epoch
     ranked     K of the validation recall and NDCG
+    monitor    validation metric that decides the best epoch
+    patience   epochs without improvement after which training stops
     """
 
     def __init__(
@@ -184,8 +189,10 @@ class SequenceModule(pl.LightningModule):
         positions: int,
         batches: int,
         ranked: int,
+        monitor: str,
+        patience: int,
     ) -> None:
-        super().__init__()
+        super().__init__(monitor=monitor, patience=patience)
         self.split, self.ranked = split, ranked
         self.learning_rate, self.table_learning_rate = learning_rate, table_learning_rate
         self.network: SequenceTowers = network(videos=split.train.videos)

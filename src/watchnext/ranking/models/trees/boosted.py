@@ -10,13 +10,13 @@ import xgboost
 from tqdm import tqdm
 
 from watchnext.features.dataset.batches import FeatureSet
-from watchnext.nn.training import NothingToLearnError
+from watchnext.nn.training import Log, NothingToLearnError, Training
 from watchnext.nn.weights import build_network, recipe_of, save_network
 from watchnext.ranking.feature_mask import masked_columns
 from watchnext.ranking.heads import WATCH
 from watchnext.ranking.models.trees.forest import LEAVES, TreeInputs
 from watchnext.ranking.models.trees.tree_network import Trees
-from watchnext.ranking.scoring import waiting
+from watchnext.ranking.scoring import held_out_metrics, waiting
 from watchnext.types import TARGETS
 
 CHUNK = 16_384
@@ -25,7 +25,6 @@ RATE = (1e-6, 1.0 - 1e-6)  # bounds of a target's base rate
 TreeNode = (
     float | tuple[int, float, "TreeNode", "TreeNode"]
 )  # a leaf's value, or the column and threshold of a split, left and right
-Log = Callable[[Mapping[str, float], int], None]
 
 
 class Chunks(xgboost.DataIter):
@@ -53,12 +52,12 @@ class ProgressCallback(xgboost.callback.TrainingCallback):
     """Log the validation loss of `target` every SHOWN rounds and advance the progress bar `bar`. An exception from `log` ends
     the fit."""
 
-    def __init__(self, target: str, log: Log, bar: tqdm) -> None:
+    def __init__(self, target: str, log: Log | None, bar: tqdm) -> None:
         self._name, self._log, self._bar = f"valid/loss_{target}", log, bar
 
     def after_iteration(self, model: xgboost.Booster, epoch: int, evals_log: dict) -> bool:
         self._bar.update()
-        if epoch % SHOWN == 0:
+        if self._log and epoch % SHOWN == 0:
             (values,) = evals_log["valid"].values()
             self._log({self._name: float(values[-1])}, epoch)
         return False
@@ -101,7 +100,7 @@ class BoostedModule:
             "lambda": l2,
             "nthread": threads,
         }
-        self._partial, self.figures = network, {}
+        self._partial = network
         self._masked = masked_columns(features.pipeline, tuple(hide))
         self.recipe = self._recipe({})
         self.network: Trees = build_network(self.recipe)
@@ -110,9 +109,20 @@ class BoostedModule:
         arguments = {**self._partial.keywords, "targets": len(TARGETS), **shape}
         return recipe_of(partial(self._partial.func, **arguments), self.features.pipeline.sizes)
 
-    def fit(self, train: np.ndarray, valid: np.ndarray, *, seed: int, log: Log) -> None:
-        """Fit on the impressions `train`, with early stopping on `valid`; `log` receives losses and the round. Raises
-        NothingToLearnError if either is empty."""
+    def fit(self, training: Training) -> dict[str, float]:
+        """Fit; return the number of trees per target and metrics of validation days. An interrupted fit restarts."""
+        train, valid = (self.features.rows(split) for split in ("train", "valid"))
+        return self.boost(train, valid, seed=training.seed, log=training.log) | self._measured("valid")
+
+    def tested(self) -> dict[str, float]:
+        return self._measured("test")
+
+    def _measured(self, split: str) -> dict[str, float]:
+        return held_out_metrics(self.features, self.network, split)
+
+    def boost(self, train: np.ndarray, valid: np.ndarray, *, seed: int, log: Log | None = None) -> dict[str, float]:
+        """Fit on the impressions `train`, with early stopping on `valid`; return the number of trees per target. `log` receives
+        losses and the round. Raises NothingToLearnError if either is empty."""
         for rows, name in ((train, "train"), (valid, "valid")):
             if not len(rows):
                 raise NothingToLearnError(f"there are no {name} impressions; check data.split")
@@ -120,7 +130,7 @@ class BoostedModule:
         chunks = [Chunks(self.features, rows, self.network.columns, self._masked) for rows in (train, valid)]
         learn = xgboost.QuantileDMatrix(chunks[0], nthread=threads)
         check = xgboost.QuantileDMatrix(chunks[1], ref=learn, nthread=threads)
-        forests, bases = [], []
+        forests, bases, figures = [], [], {}
         for index, name in enumerate(TARGETS):
             label, checked = (_label(self.features.columns["targets"][rows, index], index) for rows in (train, valid))
             learn.set_label(label)
@@ -129,9 +139,10 @@ class BoostedModule:
             with waiting(total=self.rounds, desc=f"trees of {name}") as bar:
                 booster = self._boosted(learn, check, index, base, seed, ProgressCallback(name, log, bar))
             forests.append(trees_of(booster, booster.best_iteration + 1))
-            self.figures[f"trees/{name}"] = booster.best_iteration + 1.0
+            figures[f"trees/{name}"] = booster.best_iteration + 1.0
             bases.append(base if index == WATCH else np.log(base / (1 - base)))
         self._fill(forests, bases)
+        return figures
 
     def _boosted(self, learn, check, index: int, base: float, seed: int, progress: ProgressCallback) -> xgboost.Booster:
         """Boost the trees of one target, with early stopping on `check`."""
