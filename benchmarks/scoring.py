@@ -28,6 +28,7 @@ from watchnext.metrics import rounded
 from watchnext.nn.training import has_amx
 from watchnext.ranking.scoring import Ranker
 from watchnext.serving.funnel.query import QueryEncoder
+from watchnext.serving.funnel.ranking_stage import RankingStage
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.release.compiled import CompiledRanker
 from watchnext.serving.release.release import Release, ReleaseError, last_built
@@ -42,12 +43,13 @@ class Scoring:
 
     def __init__(self, release: Release, store: Store, ranker: CompiledRanker) -> None:
         self._release, self._store, self._ranker = release, store, ranker
-        self._encoder = QueryEncoder(release, store)
+        self._encoder, self._ranking = QueryEncoder(release), RankingStage(release, store)
 
     def __call__(self, request: Request, rows: np.ndarray) -> tuple[np.ndarray, float, float]:
         """Return predictions (C, T), and milliseconds for features and model."""
         began = time.perf_counter()
-        inputs, _ = self._encoder.candidate_inputs(self._encoder.hydrate(request, self._store.viewer(request.user_id)), rows)
+        query = self._encoder.hydrate(request, self._store.viewer(request.user_id))
+        inputs = {**query.inputs, **self._ranking.encode(query, rows)[0]}
         encoded = time.perf_counter()
         predictions = self._release.calibration(self._ranker(inputs))
         return predictions, 1e3 * (encoded - began), 1e3 * (time.perf_counter() - encoded)

@@ -13,6 +13,6 @@ def query_of(*, request_id: str = "", k: int = 0, as_of_ms: float = 0.0, surface
         "state": numbers,
         **dict.fromkeys(("seen", "history_rows", "bits", "creators"), rows),
         **dict.fromkeys(("ago_s", "watch_s", "engagement"), numbers),
-        "blocks": {},
+        "inputs": {},
     }
     return Query(request=Request(request_id, "", k, as_of_ms, surface), **{**nothing, **known})

@@ -42,7 +42,7 @@ class Query:
     ago_s, watch_s, bits (H,)  seconds since it was known, watched seconds, and OUTCOME_BITS
     creators (n,) int64        creators in the viewer's record, with
     engagement (n,)            the viewer's decayed count of liked videos of each
-    blocks                     input blocks of networks that do not depend on a candidate, one row each
+    inputs                     inputs of networks that do not depend on a candidate, one row each
     """
 
     request: Request
@@ -56,7 +56,7 @@ class Query:
     bits: np.ndarray
     creators: np.ndarray
     engagement: np.ndarray
-    blocks: Mapping[str, np.ndarray]
+    inputs: Mapping[str, np.ndarray]
 
     @property
     def as_of_ms(self) -> float:

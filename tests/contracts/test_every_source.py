@@ -14,15 +14,14 @@ import yaml
 
 import watchnext.retrieval.sources
 from watchnext.serving.funnel.recommender import Recommender
-from watchnext.serving.funnel.release_sources import sources_of
+from watchnext.serving.funnel.retrieval_stage import TwoTowerSource
 from watchnext.serving.store.journal import Event
 from watchnext.serving.store.store import Store
 from watchnext.types import SOURCES, Request
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 QUOTAS = yaml.safe_load((CONF / "retrieval" / "default.yaml").read_text())["quotas"]
-SEARCHED = "two_tower"  # by the recommender itself, as it needs the query tower and the index
-NAMES = [name for name in QUOTAS if name != SEARCHED]
+SEARCHED = "two_tower"  # in the index, under the rules of re-ranking
 HOUR_MS = 3_600_000
 STRANGER = 999_999_999
 
@@ -55,12 +54,12 @@ def requests(release) -> list[Request]:
 
 @pytest.fixture(scope="module")
 def queries(recommender, requests) -> list:
-    return [recommender._hydrated(request) for request in requests]
+    return [recommender.query(request) for request in requests]
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=QUOTAS)
 def source(request, recommender):
-    return recommender._sources[request.param]
+    return recommender.retrieval.sources[request.param]
 
 
 def bytes_of(query) -> list[bytes]:
@@ -73,7 +72,7 @@ def bytes_of(query) -> list[bytes]:
 
 def test_every_source_of_the_configuration_is_known_and_made(recommender):
     assert list(QUOTAS) == list(SOURCES)
-    assert sorted(sources_of(recommender.release, recommender.store)) == sorted(NAMES)
+    assert sorted(recommender.retrieval.sources) == sorted(QUOTAS)
 
 
 def test_every_source_class_is_served(recommender):
@@ -81,7 +80,7 @@ def test_every_source_class_is_served(recommender):
     modules = [import_module(f"{folder.__name__}.{found.name}") for found in pkgutil.iter_modules(folder.__path__)]
     classes = {one for module in modules for _, one in inspect.getmembers(module, inspect.isclass)
                if hasattr(one, "candidates") and not getattr(one, "_is_protocol", False)}  # fmt: skip
-    assert classes == {type(source) for source in recommender._sources.values()}
+    assert classes | {TwoTowerSource} == {type(source) for source in recommender.retrieval.sources.values()}
 
 
 # ---- each source alone ------------------------------------------------------------------------------------------------
@@ -147,7 +146,7 @@ def test_a_list_names_only_videos_that_the_viewer_may_get(name, recommender, que
         if name != "continue":
             assert not np.isin(rows, query.seen).any()
         if name == SEARCHED:
-            assert recommender._prefilter.of(query, unavailable=store.unavailable).of(rows).all()
+            assert recommender.retrieval.sources[name].prefilter.of(query, unavailable=store.unavailable).of(rows).all()
 
 
 @pytest.mark.parametrize("name", QUOTAS)

@@ -67,6 +67,10 @@ class Reranker:
         rules = [rule(name, options) for name, options in config["rules"].items()]
         return cls(rules=rules, **{name: _part(name, config[name]) for name in PARTS})
 
+    def valued_by(self, value: Value) -> "Reranker":
+        """Return the same re-ranker with another value."""
+        return Reranker(value=value, rules=self.rules, diversity=self.diversity, exploration=self.exploration)
+
     def to_config(self) -> dict:
         """Return the JSON-ready inverse of `from_config`; the order of the rules matters."""
         return {

@@ -9,6 +9,7 @@ import pytest
 
 from watchnext.data.tables import known_at
 from watchnext.features.dataset.batches import FeatureSet
+from watchnext.features.state.history import OUTCOME_BITS
 from watchnext.reranking.rules import DuplicateFilter, Filter, RuleContext
 from watchnext.reranking.slate import Reranker
 from watchnext.retrieval.index.vectors import exact
@@ -18,7 +19,7 @@ from watchnext.serving.funnel.recommender import ContextError, Recommender
 from watchnext.serving.release.release import ReleaseError
 from watchnext.serving.store.journal import Event
 from watchnext.serving.store.store import Store
-from watchnext.types import SOURCES, TARGETS, Request
+from watchnext.types import SOURCES, TARGETS, Request, Scored
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def test_a_slate_obeys_its_rules_and_says_where_it_comes_from(recommender, relea
     assert not answer.degraded
     assert [release.video_ids.value(row) for row in answer.rows] == answer.ids
     assert (release.catalogue.safety[answer.rows] == 0).all()
-    assert not np.isin(answer.rows, recommender._hydrated(ask(release)).seen).any()
+    assert not np.isin(answer.rows, recommender.query(ask(release)).seen).any()
     assert (release.catalogue.upload_ms[answer.rows] <= release.as_of_ms + 1).all()
     assert all(sentences for sentences in answer.explanations)
     assert all(set(names) <= set(SOURCES) and names for names in answer.sources)
@@ -60,10 +61,11 @@ def test_the_same_request_has_the_same_answer_and_another_id_may_explore_otherwi
 
 def test_stages_one_by_one_are_the_funnel(recommender, release):
     request = ask(release)
-    scored = recommender.rank(request, recommender.retrieve(request))
+    candidates = recommender.retrieve(request)
+    scored = Scored(candidates, recommender.score(request, candidates.rows))
     answer = recommender.recommend(request)
     np.testing.assert_array_equal(scored.predictions, answer.scored.predictions)
-    np.testing.assert_array_equal(recommender.rerank(request, scored).picked, answer.slate.picked)
+    np.testing.assert_array_equal(recommender.rerank(recommender.query(request), scored).picked, answer.slate.picked)
 
 
 def test_serving_scores_the_inputs_that_training_saw(built, release, tmp_path):
@@ -76,7 +78,8 @@ def test_serving_scores_the_inputs_that_training_saw(built, release, tmp_path):
     store = Store.open(tmp_path / "store", release, durable=False)
     recommender = Recommender(release, store)
     request = ask(release, user_id=shown["user_id"], as_of_ms=shown["time_ms"], surface=shown["surface"])
-    served, _ = recommender._encoder.candidate_inputs(recommender._hydrated(request), batch["video_rows"])
+    query = recommender.query(request)
+    served = {**query.inputs, **recommender.ranking.encode(query, batch["video_rows"])[0]}
     assert shown["time_ms"] == release.as_of_ms
     for name, values in served.items():
         np.testing.assert_array_equal(values, batch[name], err_msg=name)
@@ -124,27 +127,27 @@ def test_two_tower_candidates_are_the_exact_nearest_of_what_the_rules_let_throug
     store.apply(
         [Event(kind="withdrawn", user_id="", video_id=each, known_at=release.as_of_ms) for each in ("v003", "v050", "v101")]
     )
-    query = recommender._hydrated(ask(release, user_id=user_id, region=region))
-    vector = release.query_tower(recommender._encoder.viewer_inputs(query))
+    query = recommender.query(ask(release, user_id=user_id, region=region))
+    vector = release.query_tower(query.inputs)
     rows, vectors = usable(recommender, query), release.index.built.vectors
     assert 3 < len(rows) < len(vectors) - 3
     nearest = rows[exact(vectors[rows], vector, len(rows))[0][0]]
     wanted = first_of_copies(release, nearest)
     for k in (1, 20, 500):
-        found, scores = recommender._nearest(query, k)
+        found, scores = recommender.retrieval.sources["two_tower"].nearest(query, k)
         assert found.tolist() == wanted[:k]
         np.testing.assert_allclose(scores, vectors[found] @ vector[0], rtol=1e-5)
 
 
 def test_several_query_vectors_keep_each_videos_best_score(release, store):
     recommender = Recommender(release, store)
-    query = recommender._hydrated(ask(release))
-    vectors = np.vstack([release.query_tower(recommender._encoder.viewer_inputs(query)), -np.eye(8, dtype=np.float32)[:2]])
+    query = recommender.query(ask(release))
+    vectors = np.vstack([release.query_tower(query.inputs), -np.eye(8, dtype=np.float32)[:2]])
     several = Recommender(replace(release, query_tower=lambda _: vectors), store)
     rows = usable(recommender, query)
     best = (release.index.built.vectors[rows] @ vectors.T).max(1)
     wanted = first_of_copies(release, rows[np.argsort(-best, kind="stable")])
-    found, scores = several._nearest(query, 30)
+    found, scores = several.retrieval.sources["two_tower"].nearest(query, 30)
     assert found.tolist() == wanted[:30]
     np.testing.assert_allclose(scores, best[np.searchsorted(rows, found)], rtol=1e-5)
 
@@ -153,7 +156,7 @@ def test_what_no_rule_forbids_is_not_hidden(release, store):
     lenient = replace(release, reranker=Reranker.from_config(
         {**release.reranker.to_config(), "rules": {"creator_cap": {"most": 2}}}))  # fmt: skip
     recommender = Recommender(lenient, store)
-    found, _ = recommender._nearest(recommender._hydrated(ask(release)), 500)
+    found, _ = recommender.retrieval.sources["two_tower"].nearest(recommender.query(ask(release)), 500)
     uploaded = np.flatnonzero(~(release.catalogue.upload_ms > release.as_of_ms + 1))
     assert sorted(found.tolist()) == uploaded.tolist()
 
@@ -207,10 +210,9 @@ def test_what_was_watched_is_not_shown_again_and_speaks_in_reasons(recommender, 
     watched = set(release.catalogue.creator_rows[first.rows]) - {-1}
     for row, sentences in zip(later.rows, later.explanations, strict=True):
         assert ("from a creator you watch" in sentences) == (release.catalogue.creator_rows[row] in watched)
-    assert [each["video_id"] for each in recommender.history(7, known_at + 1_000, 3)] == first.ids[::-1][:3]
-    assert recommender.history(7, known_at + 1_000, 1)[0] == {
-        "video_id": first.ids[-1], "ago_s": 1.0, "watch_s": 61.5, "outcomes": ["long_view"],
-    }  # fmt: skip
+    query = recommender.query(ask(release, user_id=7, as_of_ms=known_at + 1_000))
+    assert query.history_rows[:3].tolist() == first.rows[::-1][:3].tolist()
+    assert (query.ago_s[0], query.watch_s[0], query.bits[0]) == (1.0, 61.5, OUTCOME_BITS["long_view"])
 
 
 def test_the_requests_region_overrides_the_viewers_own(recommender, release):
@@ -251,7 +253,7 @@ def test_every_source_is_found_and_merged_with_its_name(recommender, release, st
     user = max(store.viewer_ids(30), key=lambda each: store.viewer(each)[release.layout.at_history])
     request = ask(release, user_id=user)
     found, candidates = recommender.by_source(request), recommender.retrieve(request)
-    quotas, seen = release.retrieval["quotas"], recommender._hydrated(request).seen
+    quotas, seen = release.retrieval["quotas"], recommender.query(request).seen
     assert set(found) == set(SOURCES)
     for name, rows in found.items():
         assert len(set(rows.tolist())) == len(rows) <= quotas[name]
@@ -264,7 +266,7 @@ def test_every_source_is_found_and_merged_with_its_name(recommender, release, st
 
 @pytest.mark.parametrize("name", [name for name in SOURCES if name != "two_tower"])
 def test_one_source_that_fails_is_named_and_the_others_answer(recommender, release, name, monkeypatch):
-    monkeypatch.setattr(recommender._sources[name], "candidates", raising)
+    monkeypatch.setattr(recommender.retrieval.sources[name], "candidates", raising)
     answer = recommender.recommend(ask(release))
     assert answer.degradations == (f"the source {name} failed: answered from the others",)
     assert len(answer.ids) == 10
@@ -276,7 +278,7 @@ def test_an_unknown_surface_and_region_are_answered_as_everywhere(recommender, r
     nowhere = recommender.by_source(ask(release, surface="moon", region="mars"))["trending"]
     anywhere = recommender.by_source(ask(release, user_id="somebody", surface=None))["trending"]
     assert len(nowhere) > 10
-    seen = recommender._hydrated(ask(release)).seen
+    seen = recommender.query(ask(release)).seen
     assert [row for row in nowhere if row in anywhere] == [row for row in anywhere if row not in seen]
 
 

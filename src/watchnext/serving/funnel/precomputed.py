@@ -7,7 +7,6 @@ import numpy as np
 import orjson
 from tqdm import tqdm
 
-from watchnext.features.state import history
 from watchnext.serving.funnel.answer import Answer
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.store.environment import batched
@@ -65,15 +64,11 @@ def precomputed(recommender: Recommender, request: Request, *, max_age_ms: int =
 
 def _valid(recommender: Recommender, request: Request, kept: Mapping) -> np.ndarray:
     """Return the positions of rows neither withdrawn nor watched since. A video to continue had been seen before."""
-    layout, store = recommender.release.layout, recommender.store
-    rows, record = np.array(kept["rows"], np.int64), store.viewer(request.user_id)
-    watched = np.isin(rows, history.seen(record, layout.at_seen, layout.seen))
-    recent, since_s = np.empty(layout.history, np.int32), (request.as_of_ms - kept["as_of_ms"]) / 1000.0
-    values = np.empty((layout.history, 3))
-    history.read(record, layout.at_history, layout.history, float(request.as_of_ms), recent, values)
+    rows, query = np.array(kept["rows"], np.int64), recommender.query(request)
+    since = query.history_rows[query.ago_s <= (request.as_of_ms - kept["as_of_ms"]) / 1000.0]
     midway = np.array(kept["sources"], np.int64) >> SOURCES.index("continue") & 1
-    before = (midway > 0) & ~np.isin(rows, recent[values[:, 0] <= since_s])
-    return np.flatnonzero(~((watched & ~before) | store.unavailable[rows]))
+    before = (midway > 0) & ~np.isin(rows, since)
+    return np.flatnonzero(~((np.isin(rows, query.seen) & ~before) | recommender.store.unavailable[rows]))
 
 
 def _packed(answer: Answer) -> bytes:

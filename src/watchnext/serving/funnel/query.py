@@ -12,8 +12,9 @@ from watchnext.features.state.fold import Reads, creators_of, read_viewer
 from watchnext.retrieval.sources.source import slot_of
 from watchnext.schema import Feature
 from watchnext.serving.release.release import Release
-from watchnext.serving.store.store import Store
 from watchnext.types import Query, Request
+
+NO_VIDEOS = np.zeros(0, np.int64)
 
 
 class ContextError(ValueError):
@@ -21,12 +22,11 @@ class ContextError(ValueError):
 
 
 class QueryEncoder:
-    """Read the state as of a request and encode it for sources and networks."""
+    """Hydrate requests: read a viewer's state as of the request, and encode it for networks."""
 
-    def __init__(self, release: Release, store: Store) -> None:
-        self._release, self._store = release, store
+    def __init__(self, release: Release) -> None:
+        self._release = release
         self._pipeline, self._layout = release.pipeline, release.layout
-        self._upload_ms = np.array(release.catalogue.upload_ms)
         self._follow_slot = slot_of(self._pipeline.schema.state, release.retrieval["followed"]["count"])
         self._context = {feature.name: feature for feature in self._pipeline.schema.columns("context")}
 
@@ -52,21 +52,8 @@ class QueryEncoder:
             bits=bits.astype(np.int64),
             creators=creators,
             engagement=engagement,
-            blocks=blocks,
+            inputs=joined(blocks, self._release.users, self._release.videos, np.array([row]), NO_VIDEOS),
         )
-
-    def viewer_inputs(self, query: Query) -> dict[str, np.ndarray]:
-        """Return the inputs of the viewer alone, one row each."""
-        return joined(
-            query.blocks, self._release.users, self._release.videos, np.array([query.viewer_row]), np.zeros(0, np.int64)
-        )
-
-    def candidate_inputs(self, query: Query, rows: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Return all inputs of the candidates `rows` (C,), the viewer's with one row, and the counters (C, 4, block)."""
-        counters = self._store.counters(query.state, rows, query.as_of_ms)
-        values = self._pipeline.candidates(self._upload_ms[rows], np.full(len(rows), query.as_of_ms), counters)
-        blocks = {**query.blocks, "candidate_values": values}
-        return joined(blocks, self._release.users, self._release.videos, np.array([query.viewer_row]), rows), counters
 
     def _context_columns(self, request: Request) -> dict[str, np.ndarray]:
         given = {"surface": request.surface, **request.context}

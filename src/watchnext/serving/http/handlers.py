@@ -11,6 +11,7 @@ import polars as pl
 
 from watchnext.data.tables import OUTCOMES
 from watchnext.features.catalogue import Ids
+from watchnext.features.state.history import OUTCOME_BITS
 from watchnext.serving.funnel.answer import Answer
 from watchnext.serving.funnel.precomputed import precomputed
 from watchnext.serving.http.metrics import ServerMetrics
@@ -150,19 +151,15 @@ class Handlers:
     def history(self, text: str, limit: int) -> dict:
         """Return a HistoryResponse, latest watch first; empty for an unknown viewer. `text` is the id in the path."""
         user_id = self._parsed_viewer(text)
-        watches = self._recommender.history(user_id, self._clock(), limit)
-        rows = self._release.video_ids.rows([watch["video_id"] for watch in watches]).tolist()
-        return {"user_id": user_id, "history": [self._watch(row, watch) for row, watch in zip(rows, watches, strict=True)]}
+        query = self._recommender.query(Request("history", user_id, 0, self._clock()))
+        columns = (query.history_rows, query.ago_s, query.watch_s, query.bits)
+        watches = zip(*(column[:limit].tolist() for column in columns), strict=True)
+        return {"user_id": user_id, "history": [self._watch(*watch) for watch in watches]}
 
-    def _watch(self, row: int, watch: dict) -> dict:
-        flags = {name: name in watch["outcomes"] for name in OUTCOMES}
-        return {
-            "video_id": watch["video_id"],
-            **self._facts(row),
-            "watch_ms": 1000.0 * watch["watch_s"],
-            "ago_s": watch["ago_s"],
-            **flags,
-        }
+    def _watch(self, row: int, ago_s: float, watch_s: float, bits: int) -> dict:
+        flags = {name: bool(bits & OUTCOME_BITS[name]) for name in OUTCOMES}
+        watched = {"watch_ms": 1000.0 * watch_s, "ago_s": ago_s}
+        return {"video_id": self._release.video_ids.value(row), **self._facts(row), **watched, **flags}
 
     # ---- id kinds ----------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,96 @@
+"""Retrieval with one release: ask every source, leave out what cannot be shown, merge the lists."""
+
+import logging
+
+import numpy as np
+
+from watchnext.retrieval.index.queries import best_of
+from watchnext.retrieval.sources.co_watch import CoWatchSource
+from watchnext.retrieval.sources.merge import merge
+from watchnext.retrieval.sources.source import CandidateSource, ContinueSource, FollowedSource, FreshSource, eligible
+from watchnext.retrieval.sources.trending import TrendingSource
+from watchnext.serving.funnel.rule_prefilter import RulePreFilter
+from watchnext.serving.release.release import CO_WATCH_SOURCES, REPAIR, Release, ReleaseError
+from watchnext.serving.store.store import Store
+from watchnext.types import SOURCES, Candidates, Query
+
+log = logging.getLogger(__name__)
+
+
+class RetrievalStage:
+    """Retrieve candidates from the sources of a release. Safe to call from any thread."""
+
+    def __init__(self, release: Release, store: Store) -> None:
+        self._settings, self._upload_ms = release.retrieval, np.array(release.catalogue.upload_ms)
+        self.sources = sources_of(release, store)
+
+    def retrieve(self, query: Query, degradations: list[str], k: int | None = None) -> Candidates:
+        """Merge the lists of all sources; with `k`, each has up to `k` videos instead of its quota, and `k` are kept."""
+        settings = self._settings["merge"]
+        return merge(self.by_source(query, degradations, k), **(settings if k is None else {**settings, "most": k}))
+
+    def by_source(self, query: Query, degradations: list[str], k: int | None = None) -> dict[str, np.ndarray]:
+        """Return source > rows (n,), best first, without seen videos (except for `continue`) and those not uploaded yet.
+
+        A source that fails is left out, with a message in `degradations`.
+        """
+        lists = {}
+        for name, quota in self._settings["quotas"].items():
+            most = quota if k is None else k
+            seen = query.seen if name != "continue" else query.seen[:0]
+            wanted = most if name == "two_tower" else most + len(seen)  # the search of vectors leaves out the seen itself
+            try:
+                rows = self.sources[name].candidates(query, wanted)
+            except Exception:
+                log.exception("request %s is answered without the source %s", query.request.request_id, name)
+                degradations.append(f"the source {name} failed: answered from the others")
+            else:
+                lists[name] = eligible(rows, most, seen=seen, upload_ms=self._upload_ms, as_of_ms=query.as_of_ms)
+        return lists
+
+
+class TwoTowerSource:
+    """Propose the videos nearest to any of the viewer's query vectors, pre-filtered; of copies, the nearest."""
+
+    def __init__(self, release: Release, store: Store) -> None:
+        self._query_tower, self._index, self._store = release.query_tower, release.index, store
+        self.prefilter = RulePreFilter(release.reranker.rules, release.catalogue, release.region_bits)
+
+    def candidates(self, query: Query, k: int) -> np.ndarray:
+        return self.nearest(query, k)[0]
+
+    def nearest(self, query: Query, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return at most `k` rows and their scores, best first."""
+        vectors = self._query_tower(query.inputs)
+        if k == 0 or not vectors.any():  # a zero vector is near no video
+            return np.zeros(0, np.int64), np.zeros(0, np.float32)
+        allowed = self.prefilter.of(query, unavailable=self._store.unavailable)
+        wanted = k
+        while True:
+            rows, scores = best_of(*self._index.search(vectors, wanted, allowed))
+            kept = self.prefilter.without_copies(rows)[:k]
+            if len(kept) == k or len(rows) < wanted:
+                return rows[kept], scores[kept]
+            wanted *= 2  # copies were excluded: search deeper
+
+
+def sources_of(release: Release, store: Store) -> dict[str, CandidateSource]:
+    """Return source name > source. Raises ReleaseError for an unknown source, or one without a quota or a weight."""
+    settings, catalogue = release.retrieval, release.catalogue
+    quotas, weights = settings["quotas"].keys(), settings["merge"]["weights"].keys()
+    if wrong := sorted((quotas ^ weights) | (quotas - {*SOURCES})):
+        raise ReleaseError(
+            f"{release.folder}: sources {', '.join(wrong)} are unknown, or lack a quota or a weight; expected some of "
+            f"{', '.join(SOURCES)}, each with both; fix conf/retrieval and run `{REPAIR}`"
+        )
+    upload_ms = np.array(catalogue.upload_ms)
+    trending = {name: settings["trending"][name] for name in ("prior", "refresh_s")}
+    followed = {name: settings["followed"][name] for name in ("creators", "per_creator")}
+    fresh = settings["fresh"] | {"counters": store.video_records, "state": release.pipeline.schema.state}
+    return {
+        "two_tower": TwoTowerSource(release, store),
+        "trending": TrendingSource(trending=store.trending.counts, **trending),
+        "fresh": FreshSource(upload_ms=upload_ms, **fresh),
+        "followed": FollowedSource(creator_rows=np.array(catalogue.creator_rows), upload_ms=upload_ms, **followed),
+        "continue": ContinueSource(duration_ms=np.array(catalogue.duration_ms), **settings["continue"]),
+    } | {name: CoWatchSource(edges=release.co_watches[name], **settings[name]["walk"]) for name in CO_WATCH_SOURCES}
