@@ -2,8 +2,8 @@
 
 FILE holds a line `user item item ...` a viewer, in time order. Each line's last item tests, the one before validates; towers,
 graphs, popularity and the weights of the merge never see a test item, and see a validation item only to choose by it and as the
-last watch of the history that asks at the test step. The recipe is conf/retrieval/sequences.yaml; words like
-`retrieval.module.positions=1024` override it. The last line is one JSON object.
+last watch of the history that asks at the test step. The recipe is benchmarks/leave_one_out/conf; words like
+`module.positions=1024` override it. The last line is one JSON object.
 
 `epoch_s` is the median epoch's training, without validation; `train_s` all of the fit. `over_strongest_floor` holds 95%
 intervals of the gain over the best baseline, viewers resampled in pairs. Of the baselines, `popular` counts training
@@ -20,17 +20,17 @@ from collections.abc import Mapping
 import numpy as np
 import polars as pl
 import pytorch_lightning as lightning
+from benchmarks.leave_one_out.catalogue import CatalogueScorer, best, constant, figures, gains
+from benchmarks.leave_one_out.fusion import chosen, in_logs, pooled
+from benchmarks.leave_one_out.module import SequenceModule
+from benchmarks.leave_one_out.protocol import CONF, LeaveOneOut, Sequences, histories_of, leave_one_out
 from omegaconf import DictConfig
 
 from watchnext.cli import composed, exits_on, instantiate
-from watchnext.data.loaders.sequences import Sequences
+from watchnext.data.loaders import sequences
 from watchnext.data.tables import DataError
 from watchnext.metrics import interval, rounded
 from watchnext.nn.training import Training
-from watchnext.retrieval.sources.fusion import chosen, in_logs, pooled
-from watchnext.retrieval.towers.retrieval_module import SequenceModule
-from watchnext.retrieval.towers.sequences.leave_one_out import Histories, LeaveOneOut, histories_of, leave_one_out
-from watchnext.retrieval.towers.sequences.whole_catalogue import CatalogueScorer, best, constant, figures, gains
 
 K = 10
 
@@ -52,9 +52,9 @@ class EpochClock(lightning.Callback):
         print(f"epoch {trainer.current_epoch} {self.seconds[-1]:.2f} s {result}", file=sys.stderr)
 
 
-def read(path: str) -> tuple[Histories, pl.Series]:
-    """Histories in the order of the file's lines, and item ids. Raises DataError naming the first bad line."""
-    loaded = Sequences(path=path).read()
+def read(path: str) -> tuple[Sequences, pl.Series]:
+    """Sequences in the order of the file's lines, and item ids. Raises DataError naming the first bad line."""
+    loaded = sequences.Sequences(path=path).read()
     if loaded.rejected.height:
         first = loaded.rejected.sort("row").row(0, named=True)
         raise DataError(
@@ -66,28 +66,28 @@ def read(path: str) -> tuple[Histories, pl.Series]:
 
 def fit(config: DictConfig, split: LeaveOneOut) -> tuple[SequenceModule, EpochClock]:
     lightning.seed_everything(config.seed, workers=True, verbose=False)
-    clock, recipe = EpochClock(), config.retrieval
+    clock = EpochClock()
 
     def trainer(callbacks: list[lightning.Callback], **quiet: bool) -> lightning.Trainer:
-        return instantiate(config.trainer, max_epochs=recipe.max_epochs, callbacks=[*callbacks, clock], **quiet)
+        return instantiate(config.trainer, max_epochs=config.max_epochs, callbacks=[*callbacks, clock], **quiet)
 
-    module = instantiate(recipe.module)(split=split)
+    module = instantiate(config.module)(split=split)
     module.fit(Training(config.seed, trainer))
     return module, clock
 
 
-def recent(histories: Histories) -> np.ndarray:
+def recent(histories: Sequences) -> np.ndarray:
     """Watches of each video (V,), halved with every place before the viewer's last."""
     before = np.repeat(histories.starts[1:], histories.lengths) - 1 - np.arange(len(histories.rows))
     return np.bincount(histories.rows, 0.5**before, minlength=histories.videos)
 
 
-def baselines_of(recipe: DictConfig, train: Histories) -> dict[str, CatalogueScorer]:
+def baselines_of(config: DictConfig, train: Sequences) -> dict[str, CatalogueScorer]:
     return {
         "popular": constant(train.counts.astype(float)),
         "recent": constant(recent(train)),
-        "transitions": instantiate(recipe.transitions).fit(train).many,
-        "graph": instantiate(recipe.graph).fit(train).many,
+        "transitions": instantiate(config.transitions).fit(train).many,
+        "graph": instantiate(config.graph).fit(train).many,
     }
 
 
@@ -103,20 +103,20 @@ def predictions(ids: pl.Series, viewers: np.ndarray, ranked: Mapping[str, np.nda
     return pl.concat(frames)
 
 
-def measure(config: DictConfig, histories: Histories, ids: pl.Series, *, held_out: str, out: str | None) -> dict:
+def measure(config: DictConfig, histories: Sequences, ids: pl.Series, *, held_out: str, out: str | None) -> dict:
     """Train, choose the weights on validation items, and rank for the items `held_out`, valid or test."""
-    split, recipe = leave_one_out(histories), config.retrieval
+    split, merge = leave_one_out(histories), config.merge
     began = time.perf_counter()
     module, clock = fit(config, split)
     train_s = time.perf_counter() - began
-    baselines = baselines_of(recipe, split.train)
-    sources = {name: in_logs(baselines[name], recipe.merge.floor) for name in ("popular", "transitions", "graph")}
+    baselines = baselines_of(config, split.train)
+    sources = {name: in_logs(baselines[name], merge.floor) for name in ("popular", "transitions", "graph")}
     sources["towers"] = module.scores
-    pool = pooled(sources, split.train, split.viewers, named=recipe.merge.named)
-    weights = chosen(pool, split.valid, grid=list(recipe.merge.grid), rounds=recipe.merge.rounds, k=K)
+    pool = pooled(sources, split.train, split.viewers, named=merge.named)
+    weights = chosen(pool, split.valid, grid=list(merge.grid), rounds=merge.rounds, k=K)
     asking, wanted = (split.before_test, split.test) if held_out == "test" else (split.train, split.valid)
     if held_out == "test":
-        pool = pooled(sources, asking, split.viewers, named=recipe.merge.named)
+        pool = pooled(sources, asking, split.viewers, named=merge.named)
     ranked = {name: best(scorer, asking, split.viewers, K) for name, scorer in {"towers": module.scores, **baselines}.items()}
     ranked["merged"] = pool.ranked(weights, K)
     if out:
@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--held-out", choices=("test", "valid"), default="test", help="valid: for choosing a recipe")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     options = parser.parse_args()
-    config = composed(["retrieval=sequences", f"seed={options.seed}", *options.overrides])
+    config = composed([f"seed={options.seed}", *options.overrides], CONF)
     histories, ids = read(options.sequences)
     result = measure(config, histories, ids, held_out=options.held_out, out=options.predictions)
     print(json.dumps(rounded(result, 5)))

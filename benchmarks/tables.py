@@ -2,7 +2,7 @@
 
 Histories of 20 watches: a viewer has two interests of 100 videos each, stays in one with probability .8, and moves on in it
 by one place, or two, or three, each half as likely as the one before. Videos of an interest are in no order by row. The
-towers of conf/retrieval/sequences.yaml train on them as in benchmarks/training.py, each table in a process of its own, on
+towers of benchmarks/leave_one_out train on them as in benchmarks/training.py, each table in a process of its own, on
 `--steps` batches.
 
 `table_mb` and `optimizer_mb` are what the id table and its optimizer's state hold, `peak_mb` the highest resident size of the
@@ -19,26 +19,26 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from benchmarks.leave_one_out.catalogue import best, figures
+from benchmarks.leave_one_out.module import SequenceModule
+from benchmarks.leave_one_out.protocol import Sequences, leave_one_out
 from benchmarks.training import fit, peak_mb
 
 from watchnext.metrics import rounded
-from watchnext.retrieval.towers.retrieval_module import SequenceModule
-from watchnext.retrieval.towers.sequences.leave_one_out import Histories, leave_one_out
-from watchnext.retrieval.towers.sequences.whole_catalogue import best, figures
 
 LENGTH, INTEREST, SHARED = 20, 100, 4
 ASKED, MEASURED = 2000, 1_000_000
-TABLE = "retrieval.module.network.table"
+NETWORK = "module.network"
 
 
 def overrides_of(kind: str, videos: int) -> list[str]:
     """Return table arguments of the recipe. Tables with shared vectors hold a quarter of the full table."""
-    target = f"{TABLE}._target_=watchnext.nn.id_tables"
+    target = f"{NETWORK}.table._target_=watchnext.nn.id_tables"
     return {
         "full": [],
-        "full_adam": [f"{TABLE}.sparse=false", "retrieval.module.table_learning_rate=0.002"],
-        "quotient_remainder": [f"{target}.QuotientRemainderTable", f"+{TABLE}.collisions={SHARED}"],
-        "hashed": [f"{target}.HashedTable", f"+{TABLE}.buckets={-(-videos // SHARED)}", f"+{TABLE}.hashes=2"],
+        "full_adam": [f"{NETWORK}.sparse=false", "module.table_learning_rate=0.002"],
+        "quotient_remainder": [f"{target}.QuotientRemainderTable", f"+{NETWORK}.table.collisions={SHARED}"],
+        "hashed": [f"{target}.HashedTable", f"+{NETWORK}.table.buckets={-(-videos // SHARED)}", f"+{NETWORK}.table.hashes=2"],
     }[kind]
 
 
@@ -67,7 +67,7 @@ def bytes_of(module: SequenceModule) -> tuple[int, int]:
 
 def measure(path: Path, kind: str, *, videos: int, steps: int, seed: int, overrides: list[str]) -> dict:
     rows = np.load(path)
-    histories = Histories(rows.ravel().astype(np.int64), np.arange(len(rows) + 1) * LENGTH, videos)
+    histories = Sequences(rows.ravel().astype(np.int64), np.arange(len(rows) + 1) * LENGTH, videos)
     split = leave_one_out(histories)
     module, clock = fit(split, overrides_of(kind, videos) + overrides, steps=steps, seed=seed)
     table, optimizer = bytes_of(module)

@@ -1,7 +1,7 @@
 """Training of the sequence towers on the simulated world: `python -m benchmarks.training --users 1000000 --videos 1000000`.
 
 A viewer's history is what they viewed long in `--days` days of the world's log; `--work DIR` keeps it. The towers of
-conf/retrieval/sequences.yaml, 64 wide, with 256 shared negatives and a sparse table, train through Lightning for `--steps`
+benchmarks/leave_one_out, 64 wide, with 256 shared negatives and a sparse table, train through Lightning for `--steps`
 batches of at most 6,400 places. An example is one predicted watch; the first batches and all before them are outside of
 `examples_per_s`. `examples_per_cpu_s` divides by the processor's seconds, all threads added, which programs beside this one
 disturb less. `peak_mb` is the highest resident size of a process that trains and does nothing else.
@@ -26,19 +26,19 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytorch_lightning as lightning
+from benchmarks.leave_one_out.module import SequenceModule
+from benchmarks.leave_one_out.protocol import CONF, LeaveOneOut, Sequences, leave_one_out
 from omegaconf import DictConfig
 
 from watchnext.cli import composed, instantiate
 from watchnext.data.tables import OUTCOMES
 from watchnext.metrics import rounded
-from watchnext.retrieval.towers.retrieval_module import SequenceModule
-from watchnext.retrieval.towers.sequences.leave_one_out import Histories, LeaveOneOut, leave_one_out
 from watchnext.simulator.world import World
 
 WARM = 20  # batches before the clock starts
-LARGE = ["retrieval=sequences", "retrieval.module.start=null", "retrieval.module.network.table.sparse=true",
-         "retrieval.module.network.dimension=64", "retrieval.module.negatives.uniform=256", "retrieval.module.positions=6400",
-         "retrieval.module.table_learning_rate=0.05"]  # fmt: skip
+LARGE = ["module.start=null", "module.network.sparse=true",
+         "module.network.dimension=64", "module.negatives.uniform=256", "module.positions=6400",
+         "module.table_learning_rate=0.05"]  # fmt: skip
 
 
 class StepClock(lightning.Callback):
@@ -78,9 +78,9 @@ def fit_steps(
 
 def fit(split: LeaveOneOut, overrides: list[str], *, steps: int, seed: int) -> tuple[SequenceModule, StepClock]:
     """Train the towers for `steps` batches of the recipe under `overrides`, without validation."""
-    config = composed([*LARGE, f"seed={seed}", *overrides])
+    config = composed([*LARGE, f"seed={seed}", *overrides], CONF)
     lightning.seed_everything(seed, workers=True, verbose=False)
-    module, clock = instantiate(config.retrieval.module)(split=split), StepClock()
+    module, clock = instantiate(config.module)(split=split), StepClock()
     fit_steps(config, module, steps=WARM + steps, seed=seed, callbacks=[clock])
     return module, clock
 
@@ -105,7 +105,7 @@ def long_views(path: Path, *, users: int, videos: int, days: int, seed: int) -> 
     np.savez(path, rows=np.concatenate(watched)[order].astype(np.int64), starts=starts)
 
 
-def histories_in(folder: Path, options: argparse.Namespace) -> tuple[Histories, Path]:
+def histories_in(folder: Path, options: argparse.Namespace) -> tuple[Sequences, Path]:
     """Return kept histories in `folder`, or create them in a separate process."""
     path = folder / f"histories-{options.users}-{options.videos}-{options.days}-{options.seed}.npz"
     if not path.exists():
@@ -113,7 +113,7 @@ def histories_in(folder: Path, options: argparse.Namespace) -> tuple[Histories, 
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             pool.submit(long_views, path, **sizes).result()
     with np.load(path) as kept:
-        return Histories(kept["rows"], kept["starts"], options.videos), path
+        return Sequences(kept["rows"], kept["starts"], options.videos), path
 
 
 def rectools(python: str, path: Path, *, users: int, steps: int) -> dict:

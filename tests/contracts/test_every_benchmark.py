@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if path.stem != "record")  # which runs them
 EPOCH = ["trainer.max_epochs=1"]
 DAYS = ["--valid-start", "2022-04-26", "--test-start", "2022-04-27"]
-NARROW = ["retrieval.module.network.dimension=8", "retrieval.module.positions=256"]
+NARROW = ["module.network.dimension=8", "module.positions=256"]
 EXAMPLES = {"examples", "examples_per_s", "examples_per_cpu_s", "peak_mb"}
 
 
@@ -61,7 +61,7 @@ SMALL = {
         ["histories.npz", "--users", "20", "--steps", "2", "--warm", "1"], {"users", "videos", "steps"} | EXAMPLES, "rectools"
     ),
     "retrieval": Small(
-        ["--sequences", "walks.txt", "retrieval.max_epochs=1", *NARROW],
+        ["--sequences", "walks.txt", "max_epochs=1", *NARROW],
         {"recall@10", "ndcg@10", "merged_ndcg@10", "train_s", "epoch_s", "floors", "over_strongest_floor"},
         "sequences",
     ),
@@ -176,7 +176,7 @@ class SASRecModel:
 
 @pytest.fixture
 def rectools(bare, monkeypatch) -> Path:
-    """Histories, and a stand-in for RecTools that trains a line on four watches a batch."""
+    """Sequences, and a stand-in for RecTools that trains a line on four watches a batch."""
     package = bare / "rectools"
     package.mkdir()
     (package / "__init__.py").write_text(RECTOOLS)

@@ -152,11 +152,11 @@ def test_the_hint_knows_the_chosen_groups():
 
 
 def test_overrides_apply_and_a_plus_adds(capsys):
-    config = composed(["model=two_tower", "retrieval=sequences", "+trainer.limit_train_batches=2", "seed=5"])
+    config = composed(["model=two_tower", "index=ivf_sq8", "+trainer.limit_train_batches=2", "seed=5"])
     assert config.model.name == "two_tower"
     assert config.trainer.limit_train_batches == 2
-    assert config.retrieval.module.start.seed == 5
-    assert {"seed", "trainer.max_epochs", "retrieval.module.start.seed"} <= set(keys_of(config))
+    assert config.seed == 5
+    assert {"seed", "trainer.max_epochs", "model.module.negatives.uniform"} <= set(keys_of(config))
 
 
 @pytest.mark.parametrize("model", sorted(path.stem for path in (ROOT / "conf/model").glob("*.yaml")))

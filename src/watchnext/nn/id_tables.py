@@ -1,7 +1,6 @@
 """Embedding tables for ids: integers (...) below `rows` > vectors (..., dimension). One interface, three memory costs.
 
-Every table takes `rows`, `dimension` and `std`, the initial standard deviation; further options belong to the recipe. With
-`sparse`, a gradient holds only the rows that a batch used; the optimizer in nn/rowwise.py supports that.
+Every table takes `rows`, `dimension` and `std`, the initial standard deviation; further options belong to the recipe.
 """
 
 from functools import partial
@@ -13,14 +12,9 @@ from torch import Tensor, nn
 class FullTable(nn.Embedding):
     """One vector per row: 4 * rows * dimension bytes."""
 
-    def __init__(self, *, rows: int, dimension: int, std: float, sparse: bool = False) -> None:
-        super().__init__(rows, dimension, sparse=sparse)
+    def __init__(self, *, rows: int, dimension: int, std: float) -> None:
+        super().__init__(rows, dimension)
         nn.init.normal_(self.weight, std=std)
-
-    @torch.no_grad()
-    def start_from(self, vectors: Tensor) -> None:
-        """Copy `vectors` (V, D) into the first rows."""
-        self.weight[: len(vectors)] = vectors
 
 
 class QuotientRemainderTable(nn.Module):
@@ -31,21 +25,18 @@ class QuotientRemainderTable(nn.Module):
     quotients start at .5 to 1.5 of either sign, so that rows with the same remainder start different.
     """
 
-    def __init__(self, *, rows: int, dimension: int, std: float, collisions: int, sparse: bool = False) -> None:
+    def __init__(self, *, rows: int, dimension: int, std: float, collisions: int) -> None:
         super().__init__()
         _require(collisions=collisions)
         self.width = -(-rows // collisions)
-        self.remainders = FullTable(rows=self.width, dimension=dimension, std=std, sparse=sparse)
-        self.quotients = FullTable(rows=collisions, dimension=dimension, std=1.0, sparse=sparse)
+        self.remainders = FullTable(rows=self.width, dimension=dimension, std=std)
+        self.quotients = FullTable(rows=collisions, dimension=dimension, std=1.0)
         with torch.no_grad():
             sizes = torch.empty_like(self.quotients.weight).uniform_(0.5, 1.5)
             self.quotients.weight.copy_(sizes.copysign(self.quotients.weight))
 
     def forward(self, rows: Tensor) -> Tensor:
         return self.remainders(rows % self.width) * self.quotients(rows // self.width)
-
-    def start_from(self, vectors: Tensor) -> None:
-        raise ValueError(NO_START.format(kind="quotient-remainder"))
 
 
 class HashedTable(nn.Module):
@@ -56,14 +47,14 @@ class HashedTable(nn.Module):
     (2 * buckets) ** hashes.
     """
 
-    def __init__(self, *, rows: int, dimension: int, std: float, buckets: int, hashes: int = 2, sparse: bool = False) -> None:
+    def __init__(self, *, rows: int, dimension: int, std: float, buckets: int, hashes: int = 2) -> None:
         super().__init__()
         _require(rows=rows, buckets=buckets, hashes=hashes)
         self.buckets = buckets
         # Constants instead of random numbers: a row has the same buckets in every process.
         factors = [_odd(number) for number in range(hashes)]
         self.register_buffer("factors", torch.tensor(factors, dtype=torch.int64), persistent=False)
-        self.table = FullTable(rows=buckets, dimension=dimension, std=std * hashes**-0.5, sparse=sparse)
+        self.table = FullTable(rows=buckets, dimension=dimension, std=std * hashes**-0.5)
 
     def forward(self, rows: Tensor) -> Tensor:
         mixed = (rows.long().unsqueeze(-1) + 1) * self.factors  # wraps at 64 bits
@@ -71,13 +62,9 @@ class HashedTable(nn.Module):
         signs = 1.0 - 2.0 * ((mixed >> 32) & 1)
         return (self.table(((mixed >> 33) & 0x7FFFFFFF) % self.buckets) * signs.unsqueeze(-1)).sum(-2)
 
-    def start_from(self, vectors: Tensor) -> None:
-        raise ValueError(NO_START.format(kind="hashed"))
-
 
 Table = FullTable | QuotientRemainderTable | HashedTable
 FULL = partial(FullTable)
-NO_START = "a {kind} table shares vectors between rows and cannot be initialised from given vectors; set `start: null`"
 GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # 2**64 over the golden ratio (Knuth), as a signed number
 
 

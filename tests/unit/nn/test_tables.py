@@ -94,17 +94,6 @@ def test_gradients_are_those_of_finite_differences(kind):
     assert torch.autograd.gradcheck(of, tuple(parameter.detach().requires_grad_() for parameter in table.parameters()))
 
 
-@every_table
-def test_a_sparse_gradient_is_the_dense_one(kind):
-    rows, wanted = torch.randint(ROWS, (3, 40)), torch.randn(3, 40, DIMENSION)
-    dense, sparse = built(kind), built(kind, sparse=True)
-    for table in (dense, sparse):
-        (table(rows) * wanted).sum().backward()
-    for mine, other in zip(dense.parameters(), sparse.parameters(), strict=True):
-        assert other.grad.is_sparse
-        torch.testing.assert_close(other.grad.to_dense(), mine.grad)
-
-
 PRINT = """
 import torch
 from functools import partial
@@ -141,16 +130,6 @@ def test_codes_of_features_have_rows_of_their_own(kind):
     layer = CodeEmbeddings(sizes=(3, 2), dimension=4, table=TABLES[kind])
     codes = torch.tensor(list(itertools.product(range(3), range(2))), dtype=torch.int32)
     assert torch.equal(layer(codes), torch.cat([layer.table(codes[:, 0]), layer.table(codes[:, 1] + 3)], dim=1))
-
-
-def test_only_a_full_table_starts_from_vectors():
-    table, vectors = built("full"), torch.randn(ROWS - 1, DIMENSION)
-    last = table.weight[-1].clone()
-    table.start_from(vectors)
-    assert torch.equal(table(torch.arange(ROWS)), torch.cat([vectors, last[None]]))
-    for kind in ("quotient_remainder", "hashed"):
-        with pytest.raises(ValueError, match=r"shares vectors between rows.*start: null"):
-            built(kind).start_from(vectors)
 
 
 @pytest.mark.parametrize(("kind", "wrong"), [("hashed", "buckets"), ("hashed", "hashes"), ("quotient_remainder", "collisions")])

@@ -9,8 +9,8 @@ import torch
 
 from watchnext.retrieval.towers.negatives import Negatives, NegativeSample
 from watchnext.retrieval.towers.objectives import SampledSoftmax
+from watchnext.retrieval.towers.recall import at_once, recall_among_all
 from watchnext.retrieval.towers.retrieval_module import RetrievalModule, nearest_interest
-from watchnext.retrieval.towers.sequences.whole_catalogue import recall_among_all
 from watchnext.retrieval.towers.two_tower import TwoTower
 
 
@@ -112,3 +112,9 @@ def test_the_own_positive_and_what_came_later_are_masked_pairs(world_features):
     drawn = NegativeSample(torch.arange(4), torch.zeros(4), 4)
     queries, places = module._masked_pairs(drawn, torch.tensor([1, 0]), torch.tensor([6, 8]))
     assert list(zip(queries.tolist(), places.tolist(), strict=True)) == [(0, 1), (0, 2), (0, 3), (1, 0), (1, 3)]
+
+
+@pytest.mark.parametrize("videos", [1, 20_000, 10_000_000, 100_000_000])
+def test_scores_at_once_are_bounded(videos):
+    assert 1 <= at_once(videos) <= 1024
+    assert at_once(videos) * videos <= max(2**24, videos)

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from benchmarks.leave_one_out.graph import GraphSource
+from benchmarks.leave_one_out.protocol import Sequences
 
 from queries import query_of
 from watchnext.features.state.history import OUTCOME_BITS
 from watchnext.retrieval.sources.co_watch import CoWatchSource
-from watchnext.retrieval.sources.graph import GraphSource
 from watchnext.retrieval.sources.source import (
     CandidateSource,
     ContinueSource,
@@ -21,7 +22,6 @@ from watchnext.retrieval.sources.source import (
     slot_of,
 )
 from watchnext.retrieval.sources.trending import Trending, TrendingCounts, TrendingSource
-from watchnext.retrieval.towers.sequences.leave_one_out import Histories
 from watchnext.schema import StateSpec
 from watchnext.types import Query
 
@@ -132,7 +132,7 @@ def continued(random, catalogue) -> Case:
 
 def walk(random, catalogue) -> Case:
     viewers = [random.integers(0, VIDEOS - 5, size).tolist() for size in (0, 3, 20, 40)]
-    graph = GraphSource(**GRAPH).fit(Histories.of(viewers, VIDEOS))
+    graph = GraphSource(**GRAPH).fit(Sequences.of(viewers, VIDEOS))
     source = CoWatchSource(edges=graph.edges, last=GRAPH["last"], decay=GRAPH["decay"])
 
     def oracle(asked):
@@ -200,7 +200,7 @@ def test_a_viewer_without_a_past_is_named_nothing_by_sources_of_the_past(make):
 def test_of_an_empty_catalogue_nothing_is_named():
     none, asked = np.zeros(0), query_of(as_of_ms=NOW)
     counted = TrendingCounts.nothing(regions=[], segments=[], videos=0, landmark_ms=NOW, half_life_h=1.0)
-    edges = GraphSource(**GRAPH).fit(Histories.of([], 0)).edges
+    edges = GraphSource(**GRAPH).fit(Sequences.of([], 0)).edges
     for source in (
         fresh_source(none, np.zeros((0, 5)), max_age_h=1.0, min_impressions=1.0, refresh_s=1.0),
         FollowedSource(creator_rows=none.astype(np.int32), upload_ms=none, per_creator=1, creators=1),

@@ -9,9 +9,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from watchnext.kernels import kernel
-from watchnext.retrieval.towers.sequences.leave_one_out import Histories
 
 ROOM = 8_000_000  # pairs in memory at a time
+
+
+@dataclass(frozen=True)
+class Histories:
+    """Watched videos of U viewers, oldest first, concatenated by viewer.
+
+    rows    (N,) int64 video rows, each below `videos`
+    starts  (U + 1,) int64; viewer u watched rows[starts[u]:starts[u + 1]]
+    videos  rows of the catalogue
+    """
+
+    rows: np.ndarray
+    starts: np.ndarray
+    videos: int
 
 
 @dataclass(frozen=True)
@@ -153,56 +166,3 @@ def _ranges(pairs: np.ndarray, room: int) -> list[range]:
 def power(values: np.ndarray, exponent: float) -> np.ndarray:
     """Compute values^exponent, 0 where the value is 0."""
     return np.power(values, exponent, out=np.zeros(len(values)), where=values > 0)
-
-
-@kernel
-def _walk(starts, neighbours, weights, watched, step_weights, scores):
-    for place in range(len(watched)):
-        for edge in range(starts[watched[place]], starts[watched[place] + 1]):
-            scores[neighbours[edge]] += step_weights[place] * weights[edge]
-
-
-class GraphSource:
-    """Score videos one edge from a viewer's last watches.
-
-    window, distance_power, backward  edge definition, see `co_watches`
-    source_power, target_power        powers of the degrees that divide an edge
-    neighbours                        strongest edges kept per video
-    last, decay                       the last `last` watches count, the j-th last with weight decay^j
-    """
-
-    def __init__(
-        self,
-        *,
-        window: int,
-        distance_power: float,
-        backward: float,
-        source_power: float,
-        target_power: float,
-        neighbours: int,
-        last: int,
-        decay: float,
-    ) -> None:
-        pairs = {"window": window, "distance_power": distance_power, "backward": backward}
-        self._graph = {**pairs, "source_power": source_power, "target_power": target_power, "neighbours": neighbours}
-        self.last, self.decay = last, decay
-        self.edges: Edges | None = None
-
-    def fit(self, histories: Histories) -> "GraphSource":
-        self.edges = linked(histories, **self._graph)
-        return self
-
-    def scores(self, watched: np.ndarray) -> np.ndarray:
-        """Score every video (V,) float64 for one history (H,), oldest first; all 0 for an empty history."""
-        if self.edges is None:
-            raise ValueError("the graph has no edges yet; call fit() with training histories first")
-        recent = np.ascontiguousarray(watched[::-1][: self.last])
-        scores = np.zeros(len(self.edges))
-        steps = self.decay ** np.arange(len(recent))
-        _walk(self.edges.starts, self.edges.neighbours, self.edges.weights, recent, steps, scores)
-        return scores
-
-    def many(self, histories: Histories, viewers: np.ndarray) -> np.ndarray:
-        """Score several viewers (B, V). A CatalogueScorer."""
-        starts = histories.starts
-        return np.stack([self.scores(histories.rows[starts[viewer] : starts[viewer + 1]]) for viewer in viewers])

@@ -11,8 +11,8 @@ from watchnext.data.tables import known_at
 from watchnext.features.catalogue import Ids
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.kernels import kernel
+from watchnext.retrieval.sources.graph import Histories
 from watchnext.retrieval.sources.trending import Trending, TrendingCounts
-from watchnext.retrieval.towers.sequences.leave_one_out import Histories
 from watchnext.types import TARGETS
 
 CHUNK = 1_000_000  # impressions read at a time

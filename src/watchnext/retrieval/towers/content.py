@@ -13,7 +13,7 @@ from watchnext.features.dataset.batches import FeatureSet
 from watchnext.features.encode.encodings import InputSizes
 from watchnext.nn.training import Training
 from watchnext.nn.weights import build_network, recipe_of, save_network
-from watchnext.retrieval.towers.sequences.whole_catalogue import recall_among_all
+from watchnext.retrieval.towers.recall import recall_among_all
 from watchnext.types import TARGETS
 
 QUERIES = 1000  # queries for the recall check of the index

@@ -1,4 +1,4 @@
-"""Lightning modules of the two-tower models: combine data, network, negatives and objective."""
+"""Lightning module of the two-tower models: combine data, network, negatives and objective."""
 
 from functools import partial
 from pathlib import Path
@@ -9,20 +9,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from watchnext.features.dataset.batches import Batches, FeatureSet
-from watchnext.nn.rowwise import RowWise, clip_gradients
 from watchnext.nn.training import NothingToLearnError, TrainableModule, adam, finite
 from watchnext.nn.weights import build_network, recipe_of, save_network
 from watchnext.retrieval.towers.negatives import NegativeSample
 from watchnext.retrieval.towers.objectives import Objective
-from watchnext.retrieval.towers.sequences.leave_one_out import Histories, LeaveOneOut
-from watchnext.retrieval.towers.sequences.sequence_towers import SequenceTowers
-from watchnext.retrieval.towers.sequences.whole_catalogue import best, gains, recall_among_all
-from watchnext.retrieval.towers.sequences.windows import Windows
-from watchnext.retrieval.towers.spectral import SpectralStart
+from watchnext.retrieval.towers.recall import recall_among_all
 from watchnext.types import TARGETS
 
 RECALL_CHECK_QUERIES = 1000  # validation queries for the recall check of the index
-VALIDATED = 20_000  # maximum viewers per validation of a log of ids
 
 
 def nearest_interest(queries: Tensor, positive_vectors: Tensor) -> Tensor:
@@ -157,104 +151,3 @@ class RetrievalModule(TrainableModule):
         queries = self._queries(rows)
         np.save(Path(folder) / "queries.npy", queries)
         np.save(Path(folder) / "query_rows.npy", rows.repeat(len(queries) // max(len(rows), 1)))  # several interests per viewer
-
-
-def _targets(histories: Histories) -> np.ndarray:
-    """Count how often each video (V,) is a target: all but first watches."""
-    firsts = histories.rows[histories.starts[:-1][histories.lengths > 0]]
-    return histories.counts - np.bincount(firsts, minlength=histories.videos)
-
-
-class SequenceModule(TrainableModule):
-    """Train towers of a log of ids on every position of every history; validate leave-one-out over the whole catalogue.
-
-    start      initial video vectors; None is random
-    positions  history positions per batch
-    batches    maximum batches per epoch
-    ranked     K of the validation recall and NDCG
-    monitor    validation metric that decides the best epoch
-    patience   epochs without improvement after which training stops
-    """
-
-    def __init__(
-        self,
-        *,
-        split: LeaveOneOut,
-        network: partial,
-        loss: Objective,
-        negatives: partial,
-        start: SpectralStart | None,
-        learning_rate: float,
-        table_learning_rate: float,
-        positions: int,
-        batches: int,
-        ranked: int,
-        monitor: str,
-        patience: int,
-    ) -> None:
-        super().__init__(monitor=monitor, patience=patience)
-        self.split, self.ranked = split, ranked
-        self.learning_rate, self.table_learning_rate = learning_rate, table_learning_rate
-        self.network: SequenceTowers = network(videos=split.train.videos)
-        self._windows = {"places": self.network.places, "positions": positions, "batches": batches}
-        self.loss, self.negatives = loss, negatives(counts=torch.from_numpy(_targets(split.train)))
-        if start is not None:
-            self.network.start_from(torch.from_numpy(start.vectors(split.train, self.network.dimension)))
-        self._gains: list[tuple[np.ndarray, np.ndarray]] = []
-
-    def loader(self, split: str, *, seed: int) -> DataLoader:
-        """Load training windows, or indices of viewers with a validation video, at most VALIDATED of them."""
-        if split == "train":
-            return Windows(self.split.train, **self._windows, seed=seed).loader()
-        viewers = torch.arange(len(self.split.viewers))
-        return DataLoader(viewers[:: -(-len(viewers) // VALIDATED)], batch_size=1024)
-
-    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
-        known = batch["targets"] < self.network.videos
-        queries, positives = self.network.queries(batch["histories"])[known], batch["targets"][known]
-        drawn = self.negatives.draw(positives)
-        positive_vectors, pool = self.network.video(positives), self.network.video(drawn.rows)
-        loss = self.loss(queries, positive_vectors, pool, drawn=drawn, masked=drawn.hits(positives))
-        return finite(loss, batch_index, key="retrieval.module.learning_rate", learning_rate=self.learning_rate)
-
-    @torch.no_grad()
-    def scores(self, histories: Histories, viewers: np.ndarray) -> np.ndarray:
-        """Score the whole catalogue as next videos of `viewers`: logits (B, V) float32. A CatalogueScorer."""
-        training = self.network.training
-        self.network.eval()
-        rows, lengths = map(torch.from_numpy, histories.padded(viewers, self.network.places))
-        queries = self.network.query(rows, lengths) * self.loss.scale
-        logits = (queries @ self.network.video(torch.arange(self.network.videos)).T).numpy()
-        self.network.train(training)
-        return logits
-
-    def validation_step(self, viewers: Tensor, _: int) -> None:
-        at = viewers.numpy()
-        ranked = best(self.scores, self.split.train, self.split.viewers[at], self.ranked)
-        self._gains.append(gains(ranked, self.split.valid[at]))
-
-    def on_validation_epoch_end(self) -> None:
-        recall, ndcg = (float(np.concatenate(parts).mean()) for parts in zip(*self._gains, strict=True))
-        self._gains.clear()
-        self.log_dict({f"valid/recall_at_{self.ranked}": recall, f"valid/ndcg_at_{self.ranked}": ndcg}, prog_bar=True)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Use a separate learning rate for the table, which starts from informative vectors."""
-        tables = list(self.network.table.parameters())
-        known = set(map(id, tables))
-        others = [parameter for parameter in self.parameters() if id(parameter) not in known]
-        return RowWise([{"params": tables, "lr": self.table_learning_rate}, {"params": others, "lr": self.learning_rate}])
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip by norm; Lightning's implementation fails on sparse gradients."""
-        if gradient_clip_val:
-            clip_gradients(self.parameters(), gradient_clip_val)
-
-    def save(self, folder: Path) -> None:
-        self.network.save(folder)
-        np.save(Path(folder) / "embeddings.npy", self.network.video(torch.arange(self.network.videos)).detach().numpy())

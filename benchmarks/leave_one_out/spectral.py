@@ -7,9 +7,9 @@ initialisation exceeds ten epochs from a random one.
 from collections.abc import Callable
 
 import numpy as np
+from benchmarks.leave_one_out.protocol import Sequences
 
 from watchnext.kernels import kernel
-from watchnext.retrieval.towers.sequences.leave_one_out import Histories
 
 
 @kernel
@@ -70,7 +70,7 @@ class SpectralStart:
         self.window, self.distance_power = window, distance_power
         self.degree_power, self.shift, self.noise, self.rounds, self.seed = degree_power, shift, noise, rounds, seed
 
-    def vectors(self, histories: Histories, dimension: int) -> np.ndarray:
+    def vectors(self, histories: Sequences, dimension: int) -> np.ndarray:
         """Compute vectors (V, dimension) float32 of mean squared length 1 before noise; dimensions beyond the rank are
         noise."""
         weights = np.concatenate([[0.0], np.arange(1.0, self.window + 1) ** -self.distance_power])

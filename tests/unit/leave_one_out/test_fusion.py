@@ -4,18 +4,17 @@ import math
 
 import numpy as np
 import pytest
-
-from watchnext.retrieval.sources.fusion import Pool, chosen, in_logs, pooled
-from watchnext.retrieval.towers.sequences.leave_one_out import Histories
-from watchnext.retrieval.towers.sequences.whole_catalogue import at_once, best, constant, figures, gains
+from benchmarks.leave_one_out.catalogue import best, constant, figures, gains
+from benchmarks.leave_one_out.fusion import Pool, chosen, in_logs, pooled
+from benchmarks.leave_one_out.protocol import Sequences
 
 VIDEOS, VIEWERS = 30, 8
 
 
 @pytest.fixture
-def histories() -> Histories:
+def histories() -> Sequences:
     random = np.random.default_rng(0)
-    return Histories.of([random.integers(0, VIDEOS, size).tolist() for size in (0, 1, 2, 3, 4, 5, 6, 29)], VIDEOS)
+    return Sequences.of([random.integers(0, VIDEOS, size).tolist() for size in (0, 1, 2, 3, 4, 5, 6, 29)], VIDEOS)
 
 
 def scorer(seed: int):
@@ -23,7 +22,7 @@ def scorer(seed: int):
     return lambda histories, viewers: scores[viewers].copy()
 
 
-def of(histories: Histories, viewer: int) -> set[int]:
+def of(histories: Sequences, viewer: int) -> set[int]:
     return set(histories.rows[histories.starts[viewer] : histories.starts[viewer + 1]].tolist())
 
 
@@ -39,8 +38,8 @@ def test_the_best_are_the_highest_unseen(histories, chunk):
 def test_minus_infinity_is_never_recommended_and_a_small_catalogue_is_padded(histories):
     scores = np.full(VIDEOS, -np.inf)
     scores[[4, 9]] = [1.0, 2.0]
-    assert best(constant(scores), Histories.of([[]], VIDEOS), np.array([0]), k=4).tolist() == [[9, 4, -1, -1]]
-    assert best(constant(np.ones(2)), Histories.of([[1]], 2), np.array([0]), k=4).tolist() == [[0, -1, -1, -1]]
+    assert best(constant(scores), Sequences.of([[]], VIDEOS), np.array([0]), k=4).tolist() == [[9, 4, -1, -1]]
+    assert best(constant(np.ones(2)), Sequences.of([[1]], 2), np.array([0]), k=4).tolist() == [[0, -1, -1, -1]]
     assert best(constant(scores), histories, np.array([], np.int64), k=4).shape == (0, 4)
 
 
@@ -126,9 +125,3 @@ def test_of_equals_the_simpler_is_chosen():
     b[0] = 0.0
     assert chosen(Pool(rows, {"a": a, "b": b}), wanted, **choices) == {"a": 0.5, "b": 0.5}
     assert chosen(Pool(rows, {"b": b, "a": a}), wanted, **choices) == {"b": 0.5, "a": 0.5}
-
-
-@pytest.mark.parametrize("videos", [1, 20_000, 10_000_000, 100_000_000])
-def test_scores_at_once_are_bounded(videos):
-    assert 1 <= at_once(videos) <= 1024
-    assert at_once(videos) * videos <= max(2**24, videos)

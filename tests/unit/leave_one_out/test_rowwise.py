@@ -2,9 +2,8 @@
 
 import pytest
 import torch
+from benchmarks.leave_one_out.rowwise import RowWise, clip_gradients
 from torch import nn
-
-from watchnext.nn.rowwise import RowWise, clip_gradients
 
 ROWS, DIMENSION, RATE = 30, 4, 0.1
 

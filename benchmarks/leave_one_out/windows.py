@@ -4,10 +4,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from benchmarks.leave_one_out.protocol import Sequences
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
-
-from watchnext.retrieval.towers.sequences.leave_one_out import Histories
 
 
 class Windows(IterableDataset):
@@ -18,7 +17,7 @@ class Windows(IterableDataset):
     ends after `batches` of them.
     """
 
-    def __init__(self, histories: Histories, *, places: int, positions: int, batches: int, seed: int) -> None:
+    def __init__(self, histories: Sequences, *, places: int, positions: int, batches: int, seed: int) -> None:
         self.histories, self.positions, self.batches = histories, positions, batches
         targets = np.maximum(histories.lengths - 1, 0)
         windows = -(-targets // places)

@@ -10,7 +10,7 @@ from benchmarks import tables, training
 from watchnext.simulator.world import World
 
 ROOT = Path(__file__).resolve().parents[3]
-SMALL = ["retrieval.module.network.dimension=8", "retrieval.module.positions=256"]
+SMALL = ["module.network.dimension=8", "module.positions=256"]
 
 
 @pytest.fixture(autouse=True)

@@ -8,15 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from benchmarks.leave_one_out.catalogue import CatalogueScorer, best
+from benchmarks.leave_one_out.protocol import Sequences
 
-from watchnext.retrieval.towers.sequences.leave_one_out import Histories
-from watchnext.retrieval.towers.sequences.whole_catalogue import CatalogueScorer, at_once, best
+from watchnext.retrieval.towers.recall import at_once
 
 
 def in_logs(scorer: CatalogueScorer, floor: float) -> CatalogueScorer:
     """Convert non-negative scores to log(score / the viewer's best score + floor): a score of 0 stays possible."""
 
-    def logs(histories: Histories, viewers: np.ndarray) -> np.ndarray:
+    def logs(histories: Sequences, viewers: np.ndarray) -> np.ndarray:
         scores = scorer(histories, viewers).astype(np.float32)  # ten times as fast as float64
         scores /= np.maximum(scores.max(axis=1, keepdims=True), np.float32(1e-12))
         return np.log(scores + np.float32(floor))
@@ -46,7 +47,7 @@ class Pool:
 
 
 def pooled(
-    sources: Mapping[str, CatalogueScorer], histories: Histories, viewers: np.ndarray, *, named: int, chunk: int | None = None
+    sources: Mapping[str, CatalogueScorer], histories: Sequences, viewers: np.ndarray, *, named: int, chunk: int | None = None
 ) -> Pool:
     """Pool the best `named` unseen videos of each source per viewer. `chunk` viewers are scored at once."""
     chunk = chunk or at_once(histories.videos)
@@ -61,7 +62,7 @@ def pooled(
 
 
 def _pooled(
-    sources: Mapping[str, CatalogueScorer], histories: Histories, viewers: np.ndarray, named: int
+    sources: Mapping[str, CatalogueScorer], histories: Sequences, viewers: np.ndarray, named: int
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     scores_by_source = {name: scorer(histories, viewers) for name, scorer in sources.items()}
     tops = [best(_given(scores), histories, viewers, named) for scores in scores_by_source.values()]

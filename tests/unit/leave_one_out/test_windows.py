@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 import torch
-
-from watchnext.retrieval.towers.sequences.leave_one_out import Histories
-from watchnext.retrieval.towers.sequences.windows import Windows
+from benchmarks.leave_one_out.protocol import Sequences
+from benchmarks.leave_one_out.windows import Windows
 
 VIDEOS = 500
 
@@ -18,7 +17,7 @@ def viewers() -> list[list[int]]:
 
 
 def windows(viewers, seed: int = 0, batches: int = 1000) -> Windows:
-    return Windows(Histories.of(viewers, VIDEOS), places=5, positions=20, batches=batches, seed=seed)
+    return Windows(Sequences.of(viewers, VIDEOS), places=5, positions=20, batches=batches, seed=seed)
 
 
 def test_every_watch_but_the_first_is_a_target_once(viewers):

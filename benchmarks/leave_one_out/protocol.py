@@ -2,29 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from watchnext.retrieval.sources.graph import Histories
 
-@dataclass(frozen=True)
-class Histories:
-    """Watched videos of U viewers, oldest first, concatenated by viewer.
+CONF = Path(__file__).with_name("conf")  # the recipe; it reads conf/trainer beside its own files
 
-    rows    (N,) int64 video rows, each below `videos`
-    starts  (U + 1,) int64; viewer u watched rows[starts[u]:starts[u + 1]]
-    videos  rows of the catalogue
-    """
 
-    rows: np.ndarray
-    starts: np.ndarray
-    videos: int
+class Sequences(Histories):
+    """Histories that can be split, counted and padded."""
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
     @classmethod
-    def of(cls, viewers: Sequence[Sequence[int]], videos: int) -> "Histories":
+    def of(cls, viewers: Sequence[Sequence[int]], videos: int) -> "Sequences":
         """Build from one sequence of rows per viewer. Raises ValueError for a row outside the catalogue."""
         rows = np.array([row for viewer in viewers for row in viewer], np.int64)
         if len(rows) and not 0 <= rows.min() <= rows.max() < videos:
@@ -42,10 +37,10 @@ class Histories:
         """Count the watches of each video (V,)."""
         return np.bincount(self.rows, minlength=self.videos)
 
-    def without_last(self, dropped: np.ndarray) -> "Histories":
+    def without_last(self, dropped: np.ndarray) -> "Sequences":
         """Drop the last `dropped` (U,) videos of each viewer."""
         offset = np.arange(len(self.rows)) - np.repeat(self.starts[1:] - dropped, self.lengths)
-        return Histories(self.rows[offset < 0], np.concatenate([[0], np.cumsum(self.lengths - dropped)]), self.videos)
+        return Sequences(self.rows[offset < 0], np.concatenate([[0], np.cumsum(self.lengths - dropped)]), self.videos)
 
     def padded(self, viewers: np.ndarray, places: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the last `places` videos of some viewers, oldest first: (B, H), padded with `videos`, and lengths (B,)."""
@@ -67,14 +62,14 @@ class LeaveOneOut:
     valid, test  (T,) held-out rows
     """
 
-    train: Histories
-    before_test: Histories
+    train: Sequences
+    before_test: Sequences
     viewers: np.ndarray
     valid: np.ndarray
     test: np.ndarray
 
 
-def leave_one_out(histories: Histories) -> LeaveOneOut:
+def leave_one_out(histories: Sequences) -> LeaveOneOut:
     """Hold out the last two videos of each viewer with at least three. Raises ValueError if no viewer has three."""
     viewers = np.flatnonzero(histories.lengths >= 3)
     if not len(viewers):
@@ -93,7 +88,7 @@ def leave_one_out(histories: Histories) -> LeaveOneOut:
     )
 
 
-def histories_of(impressions: pl.DataFrame) -> tuple[Histories, pl.Series]:
+def histories_of(impressions: pl.DataFrame) -> tuple[Sequences, pl.Series]:
     """Build histories from a log (user_id, video_id, time_ms); also return the ids of the video rows.
 
     Viewers are ordered by their last impression, which is the line order of a sequence file. Impressions at one time keep the
@@ -110,4 +105,4 @@ def histories_of(impressions: pl.DataFrame) -> tuple[Histories, pl.Series]:
         .sort("last", maintain_order=True)
     )
     starts = np.concatenate([[0], np.cumsum(viewers["row"].list.len().to_numpy())]).astype(np.int64)
-    return Histories(viewers["row"].explode().to_numpy().astype(np.int64), starts, len(ids)), ids
+    return Sequences(viewers["row"].explode().to_numpy().astype(np.int64), starts, len(ids)), ids

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import retrieval
 
 ROOT = Path(__file__).resolve().parents[3]
-FAST = ["retrieval.max_epochs=2", "retrieval.module.network.dimension=8", "retrieval.module.positions=256"]
+FAST = ["max_epochs=2", "module.network.dimension=8", "module.positions=256"]
 
 
 @pytest.fixture(autouse=True)
@@ -96,5 +96,5 @@ def test_a_missing_file_is_named(tmp_path, monkeypatch, capsys):
 
 
 def test_recent_watches_weigh_more():
-    histories = retrieval.Histories.of([[0, 1, 2], [2], []], videos=4)
+    histories = retrieval.Sequences.of([[0, 1, 2], [2], []], videos=4)
     assert retrieval.recent(histories).tolist() == [0.25, 0.5, 2.0, 0.0]
