@@ -67,10 +67,6 @@ class Reranker:
         rules = [rule(name, options) for name, options in config["rules"].items()]
         return cls(rules=rules, **{name: _part(name, config[name]) for name in PARTS})
 
-    def valued_by(self, value: Value) -> "Reranker":
-        """Return the same re-ranker with another value."""
-        return Reranker(value=value, rules=self.rules, diversity=self.diversity, exploration=self.exploration)
-
     def to_config(self) -> dict:
         """Return the JSON-ready inverse of `from_config`; the order of the rules matters."""
         return {
@@ -96,7 +92,7 @@ class Reranker:
         """
         if (k := query.request.k) < 0:
             raise RerankingError(f"k is {k}, expected 0 or more")
-        rows, values = scored.candidates.rows, self.value.of(scored.predictions)
+        rows, values = scored.candidates.rows, self._values(scored)
         order = np.lexsort((rows, -values))
         continued = rows[scored.candidates.named_by("continue")]
         context = RuleContext(seen=query.seen, region=query.region, facts=facts, region_bits=region_bits,
@@ -111,6 +107,12 @@ class Reranker:
         picked = left[picked]
         in_order = {each.name: np.sort(removed.get(each.name, left[:0])) for each in self.rules}
         return Slate(picked=picked, values=values[picked], propensities=propensities, removed=in_order)
+
+    def _values(self, scored: Scored) -> np.ndarray:
+        """Return the values (C,) of the predictions; without any prediction, those of the retrieval order, from 1 down."""
+        if len(scored) and not np.isfinite(scored.predictions).any():
+            return 1.0 - np.arange(len(scored)) / len(scored)
+        return self.value.of(scored.predictions)
 
     def _filtered(self, order: np.ndarray, rows: np.ndarray, context: RuleContext) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Return the positions that pass every filter, best first, and the positions each filter removed."""

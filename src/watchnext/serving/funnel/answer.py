@@ -66,8 +66,7 @@ class StageTimer:
     """Measure the milliseconds of each stage."""
 
     def __init__(self, timer: Callable[[], float]) -> None:
-        self._timer = timer
-        self._began = self._last = timer()
+        self._timer, self._last = timer, timer()
         self.ms: dict[str, float] = {}
 
     def stop(self, stage: str) -> None:
@@ -77,4 +76,4 @@ class StageTimer:
 
     @property
     def total_ms(self) -> float:
-        return 1000.0 * (self._last - self._began)
+        return sum(self.ms.values())

@@ -4,7 +4,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -21,14 +20,6 @@ from watchnext.types import Candidates, Query, Request, Scored, Slate
 
 __all__ = ["Answer", "ContextError", "Recommender"]
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class RetrievalOrder:
-    """Value candidates without predictions by their retrieval rank, from 1 down."""
-
-    def of(self, predictions: np.ndarray) -> np.ndarray:
-        return 1.0 - np.arange(len(predictions)) / max(len(predictions), 1)
 
 
 class Recommender:
@@ -51,7 +42,6 @@ class Recommender:
         self._encoder = QueryEncoder(release)
         self.retrieval, self.ranking = RetrievalStage(release, store), RankingStage(release, store)
         self._explanations = Explanations(release.pipeline.schema.state, release.layout)
-        self._unranked = release.reranker.valued_by(RetrievalOrder())
 
     def recommend(self, request: Request) -> Answer:
         """Return a slate of `request.k` videos, or of fewer where fewer are allowed. A part that fails degrades the answer.
@@ -106,11 +96,9 @@ class Recommender:
         return self.ranking.predict(query, self.ranking.encode(query, np.asarray(rows, np.int64))[0])
 
     def rerank(self, query: Query, scored: Scored) -> Slate:
-        """Return the slate of scored candidates; without any prediction, they are valued by their retrieval order."""
-        ranked = not len(scored) or np.isfinite(scored.predictions).any()
-        reranker, facts, bits = self.release.reranker, self.release.catalogue, self.release.region_bits
-        reranker = reranker if ranked else self._unranked
-        return reranker.rerank(scored, query, facts=facts, region_bits=bits, unavailable=self.store.unavailable)
+        """Return the slate of scored candidates."""
+        facts, bits = self.release.catalogue, self.release.region_bits
+        return self.release.reranker.rerank(scored, query, facts=facts, region_bits=bits, unavailable=self.store.unavailable)
 
     def warm(self) -> None:
         """Compile and load everything that the first request or event would otherwise wait for."""

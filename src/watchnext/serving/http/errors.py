@@ -80,7 +80,8 @@ def _detail(one: Mapping) -> dict[str, str]:
     return {"where": _cut(".".join(map(str, path))), "value": value, "expected": one["msg"]}
 
 
-def _problem(status: int, code: str, message: str, *, details: Sequence = (), headers: dict | None = None) -> Json:
+def problem(status: int, code: str, message: str, *, details: Sequence = (), headers: dict | None = None) -> Json:
+    """Make the answer to a request that failed."""
     return Json({"error": {"code": code, "message": message, "details": list(details)}}, status, headers)
 
 
@@ -88,40 +89,40 @@ def _invalid(_: Request, error: RequestValidationError) -> Response:
     problems = error.errors()
     if problems[0]["type"] == "json_invalid":
         cause = problems[0]["ctx"]["error"]
-        return _problem(400, "bad_json", f"request body is not valid JSON ({cause}), expected one JSON object without NaN")
+        return problem(400, "bad_json", f"request body is not valid JSON ({cause}), expected one JSON object without NaN")
     details = [_detail(one) for one in problems[:20]]
     first = details[0]
-    return _problem(422, "invalid", f"{first['where']} is {first['value']}: {first['expected']}", details=details)
+    return problem(422, "invalid", f"{first['where']} is {first['value']}: {first['expected']}", details=details)
 
 
 def _http_error(_: Request, error: HTTPException) -> Response:
-    return _problem(error.status_code, f"http_{error.status_code}", str(error.detail), headers=error.headers)
+    return problem(error.status_code, f"http_{error.status_code}", str(error.detail), headers=error.headers)
 
 
 def _busy(_: Request, error: Exception) -> Response:
     code = "overloaded" if isinstance(error, OverloadedError) else "too_slow"
-    return _problem(503, code, f"{error}; retry", headers={"Retry-After": "1"})
+    return problem(503, code, f"{error}; retry", headers={"Retry-After": "1"})
 
 
 def _not_stored(_: Request, error: StoreError) -> Response:
     log.error("no events were stored: %s", error)
     message = "no events were stored; retry the whole request"
-    return _problem(503, "store", message, headers={"Retry-After": "1"})
+    return problem(503, "store", message, headers={"Retry-After": "1"})
 
 
 def _failed(request: Request, error: Exception) -> Response:
     request_id = uuid.uuid4().hex  # the traceback follows in the log
     log.error("internal error at %s %s (request id %s): %r", request.method, shortened(request.url.path), request_id, error)
-    return _problem(500, "failed", f"internal error; see the server log (request id {request_id})")
+    return problem(500, "failed", f"internal error; see the server log (request id {request_id})")
 
 
 def _wrong_id_kind(_: Request, error: IdKindError) -> Response:
     detail = {"where": error.where, "value": shortened(error.value), "expected": error.expected}
-    return _problem(422, "invalid", f"{detail['where']} is {detail['value']}: expected {error.expected}", details=[detail])
+    return problem(422, "invalid", f"{detail['where']} is {detail['value']}: expected {error.expected}", details=[detail])
 
 
 def _undeclared_context(_: Request, error: ContextError) -> Response:
-    return _problem(422, "invalid", f"body.{error}")
+    return problem(422, "invalid", f"body.{error}")
 
 
 EXCEPTION_HANDLERS = {

@@ -4,19 +4,17 @@ import asyncio
 import time
 from collections.abc import Callable
 
-import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from watchnext.serving.http.errors import problem
+
 HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
+CLOSE = {"connection": "close"}  # of a refused request: the rest of its body is not read
 Observe = Callable[[str, int, float], None]  # route template, status, seconds
 
 
-class _RefusedError(Exception):
-    """A body that is not accepted, with its HTTP status and error code."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status, self.code = status, code
+class _TooLargeError(Exception):
+    """A body above the limit."""
 
 
 class RequestMiddleware:
@@ -53,16 +51,13 @@ class RequestMiddleware:
             async with asyncio.timeout(self._body_s):
                 body = await self._body(scope, receive)
         except TimeoutError:
-            await _refuse(
-                send,
-                _RefusedError(408, "slow_body", f"request body did not arrive, expected all of it within {self._body_s:g} s"),
-            )
-            return
-        except _RefusedError as refused:
-            await _refuse(send, refused)
-            return
-        if body is not None:
-            await self._app(scope, _replayed(body, receive), send)
+            message = f"request body did not arrive, expected all of it within {self._body_s:g} s"
+            await problem(408, "slow_body", message, headers=CLOSE)(scope, receive, send)
+        except _TooLargeError as error:
+            await problem(413, "too_large", str(error), headers=CLOSE)(scope, receive, send)
+        else:
+            if body is not None:
+                await self._app(scope, _replayed(body, receive), send)
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
         """Return the whole body, or None when the client has disconnected."""
@@ -82,7 +77,7 @@ class RequestMiddleware:
 
     def _check(self, size: int) -> None:
         if size > self._body_bytes:
-            raise _RefusedError(413, "too_large", f"request body has {size} bytes or more, expected at most {self._body_bytes}")
+            raise _TooLargeError(f"request body has {size} bytes or more, expected at most {self._body_bytes}")
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
@@ -93,11 +88,3 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
         return pending.pop() if pending else await receive()
 
     return replay
-
-
-async def _refuse(send: Send, refused: _RefusedError) -> None:
-    body = orjson.dumps({"error": {"code": refused.code, "message": str(refused), "details": []}})
-    # The rest of the body is not read, so the connection cannot be reused.
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), (b"connection", b"close")]
-    await send({"type": "http.response.start", "status": refused.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

@@ -99,7 +99,17 @@ class RecommendResponse(Strict):
     timings_ms: dict[str, float]
 
 
-class OutcomeEvent(Strict):
+class Outcomes(Strict):
+    click: bool = False
+    long_view: bool = False
+    like: bool = False
+    share: bool = False
+    follow: bool = False
+    comment: bool = False
+    hide: bool = False
+
+
+class OutcomeEvent(Outcomes):
     """One viewer's outcome for one impression. `key` makes it count once, however often it is sent."""
 
     type: Literal["outcome"]
@@ -108,13 +118,6 @@ class OutcomeEvent(Strict):
     request_id: Word | None = None
     surface: Word | None = Field(None, description="where the video was shown; counts towards what is trending there")
     watch_ms: int = Field(0, ge=0, le=WATCH_MS)
-    click: bool = False
-    long_view: bool = False
-    like: bool = False
-    share: bool = False
-    follow: bool = False
-    comment: bool = False
-    hide: bool = False
     key: Word
 
 
@@ -138,20 +141,13 @@ class ViewersResponse(Strict):
     viewers: list[ListedViewer]
 
 
-class Watch(Strict):
+class Watch(Outcomes):
     video_id: Id
     creator_id: str | None
     tags: list[str]
     duration_ms: float | None
     watch_ms: float
     ago_s: float
-    click: bool
-    long_view: bool
-    like: bool
-    share: bool
-    follow: bool
-    comment: bool
-    hide: bool
 
 
 class HistoryResponse(Strict):
