@@ -1,0 +1,80 @@
+"""The walks of docs/design.md are those of the code: every file is reached, and no call climbs back."""
+
+import re
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from test_app import Api
+
+import watchnext
+from watchnext.serving.funnel.recommender import Recommender
+from watchnext.serving.funnel.served_log import ServedLog
+from watchnext.serving.http.app import Limits, create_app
+
+ROOT = f"{Path(watchnext.__file__).parent}/"
+DESIGN = (Path(__file__).resolve().parents[3] / "docs" / "design.md").read_text()
+COMPILED = {"features/state/fold.py"}  # machine code, which no profiler sees
+
+
+def walk(title: str) -> list[str]:
+    """The files of a walk, in the order of its table."""
+    table = DESIGN.split(f"### {title}\n", 1)[1].split("\n#", 1)[0]
+    return re.findall(r"^\| \d \| `([^`]+)`", table, re.MULTILINE)
+
+
+def package_file(frame) -> str | None:
+    file = frame.f_code.co_filename
+    return file.removeprefix(ROOT) if file.startswith(ROOT) else None
+
+
+def calls_of(api, path: str, body: dict) -> list[tuple[str, str]]:
+    """Calls between files of the package, in time order: caller ("" where none of the package called) and called."""
+    calls, recording = [], threading.Event()
+
+    def profile(frame, event, _):
+        if event != "call" or not recording.is_set() or (called := package_file(frame)) is None:
+            return
+        while (frame := frame.f_back) is not None and package_file(frame) is None:
+            pass
+        if (caller := package_file(frame) if frame else "") != called:
+            calls.append((caller, called))
+
+    before = sys.getprofile()
+    threading.setprofile(profile)
+    sys.setprofile(profile)
+    try:
+        recording.set()
+        assert api("POST", path, body=body).status_code == 200
+    finally:
+        recording.clear()
+        sys.setprofile(before)
+        threading.setprofile(None)
+    return calls
+
+
+@pytest.fixture
+def api(release, store, tmp_path):
+    recommender, log = Recommender(release, store), ServedLog(tmp_path / "served", max_bytes=1 << 20, flush_rows=500)
+    recommender.warm()
+    now = iter(range(release.as_of_ms + 1, release.as_of_ms + 99))
+    app = create_app(recommender=recommender, store=store, served_log=log, clock=now.__next__, limits=Limits(timeout_s=60))
+    yield Api(app)
+    app.state.close()
+    log.close()
+
+
+@pytest.mark.parametrize(("title", "path", "most"), [("A request", "/v1/recommend", 7), ("An event", "/v1/events", 6)])
+def test_a_walk_reaches_its_files_and_never_climbs_back(title, path, most, api, release):
+    outcome = {"type": "outcome", "user_id": 105, "video_id": release.video_ids.value(3), "watch_ms": 5_000, "key": "k"}
+    calls = calls_of(api, path, {"user_id": 105} if path.endswith("recommend") else {"events": [outcome]})
+    files = walk(title)
+    step = {file: number for number, file in enumerate(files)}
+    assert 4 < len(files) <= most
+    assert set(files) - COMPILED <= {called for _, called in calls}
+    into = [(caller, called) for caller, called in calls if called in files[1:] and caller]
+    assert [(caller, called) for caller, called in into if caller not in step or step[caller] > step[called]] == []
+    if path == "/v1/recommend":  # a stage is done before the next one begins; a transaction goes through its files per event
+        steps = [step[called] for _, called in into]
+        assert steps == sorted(steps)
