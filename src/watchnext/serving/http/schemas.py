@@ -99,7 +99,7 @@ class RecommendResponse(Strict):
     timings_ms: dict[str, float]
 
 
-class Outcomes(Strict):
+class OutcomeFlags(Strict):
     click: bool = False
     long_view: bool = False
     like: bool = False
@@ -109,7 +109,7 @@ class Outcomes(Strict):
     hide: bool = False
 
 
-class OutcomeEvent(Outcomes):
+class OutcomeEvent(OutcomeFlags):
     """One viewer's outcome for one impression. `key` makes it count once, however often it is sent."""
 
     type: Literal["outcome"]
@@ -141,7 +141,7 @@ class ViewersResponse(Strict):
     viewers: list[ListedViewer]
 
 
-class Watch(Outcomes):
+class Watch(OutcomeFlags):
     video_id: Id
     creator_id: str | None
     tags: list[str]
