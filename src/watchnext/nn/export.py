@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import openvino as ov
-import openvino.opset13 as ops
 import torch
 from torch import Tensor, nn
+
+from watchnext.openvino_runtime import ops, ov
 
 
 class _Named(nn.Module):

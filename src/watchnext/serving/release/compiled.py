@@ -1,6 +1,5 @@
 """Run exported networks with OpenVINO: named arrays in, one array out; and a ranker, which may have trees beside it."""
 
-import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,10 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from watchnext.openvino_runtime import ov
 from watchnext.ranking.models.trees.forest import INPUT, Forest
-
-os.environ.setdefault("OPENVINO_TELEMETRY", "0")
-import openvino as ov
 
 TREES = "trees"  # the folder of a ranker's trees, beside its network
 
