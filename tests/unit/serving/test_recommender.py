@@ -14,8 +14,8 @@ from watchnext.reranking.rules import DuplicateFilter, Filter, RuleContext
 from watchnext.reranking.slate import Reranker
 from watchnext.retrieval.index.vectors import exact
 from watchnext.schema import Feature
-from watchnext.serving.funnel.query import _number, features_by_name
-from watchnext.serving.funnel.recommender import ContextError, Recommender
+from watchnext.serving.funnel.query import ContextError, _number, features_by_name
+from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.release.release import ReleaseError
 from watchnext.serving.store.journal import Event
 from watchnext.serving.store.store import Store

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from watchnext.features.state.fold import Layout
-from watchnext.schema import StateSpec
-from watchnext.types import SOURCES
+from watchnext.features.encode.expressions import HOUR_MS
+from watchnext.serving.release.release import Release
+from watchnext.types import SOURCES, Query, Scored, Slate
 
 POSITIVE = ("click", "long_view", "like", "share", "follow", "comment")  # counts of deliberate outcomes
 ENOUGH = 0.5  # least sum of these counts, decayed at the longest half-life
@@ -15,20 +15,21 @@ USER_TAG, USER_CREATOR = 2, 3  # indices in the counters of a candidate
 class Explanations:
     """Write sentences for the videos of a slate."""
 
-    def __init__(self, state: StateSpec, layout: Layout) -> None:
-        half_lives = len(layout.half_lives_ms)
-        longest = int(np.argmax(layout.half_lives_ms))
-        self._slots = [count * half_lives + longest for count, name in enumerate(state.counts) if name in POSITIVE]
+    def __init__(self, release: Release) -> None:
+        counts, half_lives_ms = release.pipeline.schema.state.counts, release.layout.half_lives_ms
+        longest = int(np.argmax(half_lives_ms))
+        self._slots = [count * len(half_lives_ms) + longest for count, name in enumerate(counts) if name in POSITIVE]
+        self._upload_ms, self._epsilon = release.catalogue.upload_ms, release.reranker.exploration.epsilon
 
-    def explain(
-        self, counters: np.ndarray, sources: np.ndarray, age_h: np.ndarray, explored: np.ndarray, *, has_history: bool
-    ) -> list[list[str]]:
-        """Return one list a video (K) from counters (K, 4, block), source bits, ages (nan unknown) and random draws (bool)."""
-        positive = counters[:, :, self._slots].sum(axis=2)
-        named_by = {name: sources >> bit & 1 for bit, name in enumerate(SOURCES)}
-        near = "similar to what you watched" if has_history else "chosen for viewers like you"
+    def explain(self, query: Query, scored: Scored, slate: Slate, counters: np.ndarray) -> list[list[str]]:
+        """Return one list a video (K) of the slate; `counters` (C, 4, block) are those of all candidates."""
+        candidates, picked = scored.candidates, slate.picked
+        positive = counters[picked][:, :, self._slots].sum(axis=2)
+        named_by = {name: candidates.named_by(name)[picked] for name in SOURCES}
+        near = "similar to what you watched" if len(query.history_rows) else "chosen for viewers like you"
         facts = {
-            "explored at random": explored,
+            # The best video has a propensity of at least 1 - epsilon; one with less was drawn at random.
+            "explored at random": slate.propensities < 1.0 - self._epsilon,
             "you left it midway": named_by["continue"],
             "from a creator you watch": positive[:, USER_CREATOR] >= ENOUGH,
             "about what you watch": positive[:, USER_TAG] >= ENOUGH,
@@ -37,7 +38,7 @@ class Explanations:
             "often watched together with what you watched": named_by["related"],
             "often watched next": named_by["transitions"],
             "popular now": named_by["trending"],
-            "new upload": age_h <= NEW_H,
+            "new upload": (query.as_of_ms - self._upload_ms[candidates.rows[picked]]) / HOUR_MS <= NEW_H,
         }
-        chosen = [[sentence for sentence, holds in facts.items() if holds[i]] for i in range(len(sources))]
+        chosen = [[sentence for sentence, holds in facts.items() if holds[i]] for i in range(len(picked))]
         return [sentences or ["among the latest uploads"] for sentences in chosen]  # the only source left is `fresh`

@@ -8,17 +8,15 @@ from functools import partial
 
 import numpy as np
 
-from watchnext.features.encode.expressions import HOUR_MS
 from watchnext.serving.funnel.answer import Answer, StageTimer
 from watchnext.serving.funnel.explanations import Explanations
-from watchnext.serving.funnel.query import ContextError, QueryEncoder, features_by_name
+from watchnext.serving.funnel.query import QueryEncoder, features_by_name
 from watchnext.serving.funnel.ranking_stage import RankingStage
 from watchnext.serving.funnel.retrieval_stage import RetrievalStage
 from watchnext.serving.release.release import Release
 from watchnext.serving.store.store import Store, StoreError
 from watchnext.types import Candidates, Query, Request, Scored, Slate
 
-__all__ = ["Answer", "ContextError", "Recommender"]
 log = logging.getLogger(__name__)
 
 
@@ -41,7 +39,7 @@ class Recommender:
         self._timer, self._budget_ms = timer, budget_ms
         self._encoder = QueryEncoder(release)
         self.retrieval, self.ranking = RetrievalStage(release, store), RankingStage(release, store)
-        self._explanations = Explanations(release.pipeline.schema.state, release.layout)
+        self._explanations = Explanations(release)
 
     def recommend(self, request: Request) -> Answer:
         """Return a slate of `request.k` videos, or of fewer where fewer are allowed. A part that fails degrades the answer.
@@ -59,7 +57,7 @@ class Recommender:
         slate = self.rerank(query, scored)
         timer.stop("reranking")
         picked = {**query.inputs, **{name: values[slate.picked] for name, values in inputs.items()}}
-        explanations = self._explained(query, scored, slate, counters[slate.picked])
+        explanations = self._explanations.explain(query, scored, slate, counters)
         timer.stop("answer")
         rows = candidates.rows[slate.picked]
         return Answer(
@@ -112,11 +110,3 @@ class Recommender:
             log.exception("request %s is answered as for a new viewer", request.request_id)
             degradations.append("the store could not be read: answered as for a new viewer")
             return np.zeros(self.release.layout.viewer)
-
-    def _explained(self, query: Query, scored: Scored, slate: Slate, counters: np.ndarray) -> list[list[str]]:
-        candidates = scored.candidates
-        age_h = (query.as_of_ms - self.release.catalogue.upload_ms[candidates.rows[slate.picked]]) / HOUR_MS
-        # The best video has a propensity of at least 1 - epsilon; one with less was drawn at random.
-        explored = slate.propensities < 1.0 - self.release.reranker.exploration.epsilon
-        has_history = len(query.history_rows) > 0
-        return self._explanations.explain(counters, candidates.sources[slate.picked], age_h, explored, has_history=has_history)
