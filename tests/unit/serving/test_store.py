@@ -1,8 +1,5 @@
 import os
-import signal
-import subprocess
 import sys
-import textwrap
 import threading
 from contextlib import closing
 from dataclasses import replace
@@ -426,35 +423,6 @@ def test_a_read_beside_a_commit_sees_all_of_it_or_nothing(release, tmp_path):
     store.close()
     assert len(torn) > 30
     assert not any(torn)
-
-
-KILLED = """
-    import sys
-    from watchnext.serving.store.journal import Event
-    from watchnext.serving.release.release import Release
-    from watchnext.serving.store.store import Store
-    store = Store.open(sys.argv[1], Release.load(sys.argv[2]))
-    for i in range(100_000):
-        event = Event(kind="outcome", user_id=i, video_id="v001", known_at=1_800_000_000_000 + i, watch_ms=1_000, key=str(i))
-        store.apply([event])
-        print(i, flush=True)
-"""
-
-
-def test_what_was_acknowledged_survives_kill_9(release, tmp_path):
-    command = [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path / "store"), str(release.folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        acknowledged = [int(process.stdout.readline()) for _ in range(40)]
-        process.send_signal(signal.SIGKILL)
-        acknowledged += [int(line) for line in process.stdout.read().splitlines()]
-    store = Store.open(tmp_path / "store", release)
-    assert store.position in (len(acknowledged), len(acknowledged) + 1)
-    assert [event.user_id for event in store.journal()][: len(acknowledged)] == acknowledged
-    for user in acknowledged:
-        assert store.viewer(user).any()
-        assert store.apply([outcome(user_id=user, key=str(user))]) == ["duplicate"]
-    assert store.videos[release.video_ids.rows(["v001"])[0], 0] == NOW + store.position - 1
-    store.close()
 
 
 def test_ids_keep_their_kind_and_order():

@@ -1,0 +1,195 @@
+"""An online store keeps these promises, found through the classes of its package."""
+
+import inspect
+import pkgutil
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from contextlib import closing
+from importlib import import_module
+
+import numpy as np
+import pytest
+
+import watchnext.serving.store
+from watchnext.serving.store.environment import StoreError
+from watchnext.serving.store.journal import Event
+from watchnext.serving.store.store import Store
+
+NOW = 1_800_000_000_000
+# Class > how a test opens it, and the same in a program of its own. A new store takes its line here.
+STORES: dict[type, tuple[Callable, str]] = {
+    Store: (
+        lambda folder, release: Store.open(folder, release, durable=False),
+        "from watchnext.serving.store.store import Store; opened = Store.open(sys.argv[1], release)",
+    )
+}
+
+
+@pytest.fixture(params=STORES, ids=lambda kind: kind.__name__)
+def kind(request) -> type:
+    return request.param
+
+
+@pytest.fixture
+def opens(kind, release, tmp_path) -> Callable[[], Store]:
+    """Open the store of one folder, over the same release."""
+    return lambda name="store": closing(STORES[kind][0](tmp_path / name, release))
+
+
+def outcome(user_id=101, video_id="v001", known_at=NOW, **fields) -> Event:
+    return Event(kind="outcome", user_id=user_id, video_id=video_id, known_at=known_at, **{"watch_ms": 5_000} | fields)
+
+
+def random_events(release, n: int = 60) -> list[Event]:
+    """Impressions and outcomes of six viewers, two of them new, with times that tie, go back, and lie days apart."""
+    random = np.random.default_rng(0)
+    users = [release.user_ids.value(row) for row in range(4)] + [7_000_001, 7_000_002]
+    times = NOW + np.cumsum(random.choice([0, 0, 1, 800, 90_000_000, -5_000], n))
+    events = []
+    for at in times.tolist():
+        ids = {"user_id": users[random.integers(6)], "video_id": release.video_ids.value(int(random.integers(9)))}
+        shown = Event(kind="shown", known_at=at, **ids)
+        events.append(shown if random.random() < 0.3 else outcome(known_at=at, like=bool(random.random() < 0.4), **ids))
+    return events
+
+
+def records(store, release) -> dict[str, np.ndarray]:
+    """All that is folded, of viewers, videos and creators."""
+    users = [*(release.user_ids.value(row) for row in range(len(release.user_ids.ids))), 7_000_001, 7_000_002]
+    viewers, videos = np.array([store.viewer(user) for user in users]), store.video_records(np.arange(len(release.catalogue)))
+    return {"viewers": viewers, "videos": videos, "creators": store.creators.copy()}
+
+
+def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
+    return all(values.tobytes() == other[name].tobytes() for name, values in one.items())
+
+
+def test_every_store_class_is_tested_here():
+    folder = watchnext.serving.store
+    modules = [import_module(f"{folder.__name__}.{found.name}") for found in pkgutil.iter_modules(folder.__path__)]
+    classes = {one for module in modules for _, one in inspect.getmembers(module, inspect.isclass)}
+    applied = {one for one in classes if hasattr(one, "apply") and hasattr(one, "viewer")}
+    assert {one for one in applied if not getattr(one, "_is_protocol", False)} == STORES.keys()
+
+
+def test_what_was_applied_is_read_at_once(opens, release):
+    """By its viewer's record, its video's, the counters of a candidate, the journal, and the list of viewers."""
+    row = int(release.video_ids.rows(["v001"])[0])
+    with opens() as store:
+        before = records(store, release)
+        counters = store.counters(store.viewer(7_000_001), np.array([row]), NOW + 1.0)
+        assert store.apply([outcome(7_000_001, like=True)]) == ["accepted"]
+        after = records(store, release)
+        assert [np.flatnonzero((after[name] != before[name]).any(axis=1)).tolist() for name in ("viewers", "videos")] == [
+            [len(after["viewers"]) - 2],
+            [row],
+        ]
+        assert not same({"creators": after["creators"]}, before)
+        assert (store.counters(store.viewer(7_000_001), np.array([row]), NOW + 1.0) != counters).any()
+        assert [event.user_id for event in store.journal()] == [7_000_001]
+        assert 7_000_001 in store.viewer_ids(1_000)
+
+
+def test_an_unknown_viewer_is_zeros_and_an_unknown_video_counts_nothing(opens, release):
+    with opens() as store:
+        before = records(store, release)
+        assert not store.viewer("nobody").any()
+        assert store.viewer("nobody").shape == (release.layout.viewer,)
+        assert store.apply([outcome(7_000_001, "nothing")]) == ["unknown"]
+        assert same(records(store, release), before)
+        assert [event.video_id for event in store.quarantined()] == ["nothing"]
+        assert list(store.journal()) == []
+
+
+def test_an_event_that_is_posted_again_counts_once_also_after_a_restart(opens, release):
+    by_key, by_request = outcome(key="a"), outcome(request_id="r")
+    shown = Event(kind="shown", user_id=101, video_id="v001", known_at=NOW, request_id="r")
+    with opens() as store:
+        assert store.apply([by_key, by_request, shown]) == ["accepted"] * 3
+        once = records(store, release)
+        assert store.apply([by_key]) == store.apply([by_request]) == store.apply([shown]) == ["duplicate"]
+        assert same(records(store, release), once)
+    with opens() as store:
+        assert store.apply([by_key, by_request, shown]) == ["duplicate"] * 3
+        assert same(records(store, release), once)
+        assert len(list(store.journal())) == 3
+
+
+def test_events_of_one_call_count_as_one_by_one_and_as_from_the_journal(opens, release):
+    """The order of an event's own viewer and video is all that matters: a call with others between gives the same bytes."""
+    events = random_events(release)
+    with opens("together") as store:
+        store.apply(events)
+        together, journal = records(store, release), list(store.journal())
+    assert journal == events
+    with opens("single") as store:
+        for event in events:
+            store.apply([event])
+        assert same(records(store, release), together)
+    with opens("again") as store:
+        store.apply(journal)
+        assert same(records(store, release), together)
+
+
+def test_viewers_fold_apart_from_each_other(opens, release):
+    events = random_events(release)
+    with opens("mixed") as store:
+        store.apply(events)
+        mixed = records(store, release)["viewers"]
+    with opens("sorted") as store:
+        store.apply(sorted(events, key=lambda event: event.user_id))
+        assert records(store, release)["viewers"].tobytes() == mixed.tobytes()
+
+
+def test_a_store_is_opened_as_it_was_closed(opens, release):
+    with opens() as store:
+        store.apply([*random_events(release), Event(kind="withdrawn", user_id="", video_id="v004", known_at=NOW)])
+        left, position = records(store, release), store.position
+    with opens() as store:
+        assert same(records(store, release), left)
+        assert (store.position, store.unavailable.sum()) == (position, 1)
+        store.apply([Event(kind="restored", user_id="", video_id="v004", known_at=NOW)])
+        assert not store.unavailable.any()
+
+
+def test_a_closed_store_refuses_and_an_open_one_is_held(opens):
+    with opens() as store, pytest.raises(StoreError), opens():
+        pass
+    store.close()
+    for refused in (lambda: store.viewer(101), lambda: store.apply([outcome()]), lambda: list(store.journal())):
+        with pytest.raises(StoreError):
+            refused()
+    with opens() as store:
+        assert list(store.journal()) == []
+
+
+KILLED = """
+    import sys
+    from watchnext.serving.release.release import Release
+    from watchnext.serving.store.journal import Event
+    release = Release.load(sys.argv[2])
+    {opened}
+    for i in range(100_000):
+        event = Event(kind="outcome", user_id=i, video_id="v001", known_at=1_800_000_000_000 + i, watch_ms=1_000, key=str(i))
+        opened.apply([event])
+        print(i, flush=True)
+"""
+
+
+def test_what_was_acknowledged_survives_kill_9(kind, opens, release, tmp_path):
+    program = textwrap.dedent(KILLED).format(opened=STORES[kind][1])
+    command = [sys.executable, "-c", program, str(tmp_path / "store"), str(release.folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        acknowledged = [int(process.stdout.readline()) for _ in range(40)]
+        process.send_signal(signal.SIGKILL)
+        acknowledged += [int(line) for line in process.stdout.read().splitlines()]
+    with opens() as store:
+        assert store.position in (len(acknowledged), len(acknowledged) + 1)
+        assert [event.user_id for event in store.journal()][: len(acknowledged)] == acknowledged
+        for user in acknowledged:
+            assert store.viewer(user).any()
+            assert store.apply([outcome(user_id=user, key=str(user))]) == ["duplicate"]
+        assert store.video_records(release.video_ids.rows(["v001"]))[0, 0] == NOW + store.position - 1
