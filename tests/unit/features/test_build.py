@@ -22,8 +22,8 @@ from watchnext.features.dataset.build import FeatureBuilder
 from watchnext.features.dataset.labels import Labels
 from watchnext.features.state.fold import Layout, State
 from watchnext.features.state.fold_log import fold
-from watchnext.features.state.initial import write_initial_state
 from watchnext.features.state.log_arrays import log_of
+from watchnext.features.state.snapshots import Snapshot, Snapshots
 from watchnext.types import TARGETS
 
 INPUTS = ("context_codes", "query_values", "history_rows", "history_values", "candidate_values")
@@ -37,6 +37,10 @@ def built(schema, tables: Tables, folder: Path, regime: str = "streaming", snaps
     write_tables(tables, folder / "tables")
     builder.build(StoredTables.open(folder / "tables"), SPLIT, folder)
     return FeatureSet.load(folder)
+
+
+def initial_state(folder: Path, schema) -> Snapshot:
+    return Snapshots.load_as_of(folder / "state", Layout.of(schema.state))
 
 
 def with_other_outcomes(tables: Tables, rows: np.ndarray) -> Tables:
@@ -70,7 +74,7 @@ def test_outcomes_of_test_days_change_nothing_before(world_schema, world_tables,
     for part in ("pipeline", "catalogue", "users", "videos", "user_table"):
         same_files(world_features.folder / part, tmp_path / part)
     for folder in (world_features.folder, tmp_path):
-        write_initial_state(folder, tmp_path / "of" / folder.name, world_schema)
+        initial_state(folder, world_schema).write(tmp_path / "of" / folder.name)
     same_files(tmp_path / "of" / world_features.folder.name, tmp_path / "of" / tmp_path.name)
     same_rows(world_features, changed, world_split < 2)
     np.testing.assert_array_equal(
@@ -149,7 +153,7 @@ def test_the_state_is_folded_up_to_the_first_test_impression(world_schema, world
     folder = world_features.folder
     users = Ids(load_arrays(folder / "user_table")["user_ids"])
     log = log_of(world_tables, Catalogue.load(folder / "catalogue"), users, world_schema)
-    write_initial_state(folder, tmp_path, world_schema)
+    initial_state(folder, world_schema).write(tmp_path)
     layout, saved = Layout.of(world_schema.state), load_arrays(tmp_path)
     state = State.empty(layout, users=len(users.ids), videos=len(world_features.catalogue), creators=len(saved["creators"]))
     fold(layout, state, log, world_features.report["as_of_ms"])

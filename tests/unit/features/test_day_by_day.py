@@ -18,8 +18,9 @@ from watchnext.features.dataset.build import BuildResult, FeatureBuilder
 from watchnext.features.dataset.labels import Labels
 from watchnext.features.dataset.log_columns import LogColumns
 from watchnext.features.state import partitions
-from watchnext.features.state.initial import write_initial_state
+from watchnext.features.state.fold import Layout
 from watchnext.features.state.partitions import Plan
+from watchnext.features.state.snapshots import Snapshots
 from watchnext.files import replaced
 
 REGIMES = ["streaming", "daily", "frozen"]
@@ -115,9 +116,10 @@ def test_small_days_hold_what_days_alone_hold(log, world_schema, tmp_path, monke
     for name, values in of_days.pipeline.fitted.items():
         np.testing.assert_array_equal(values, of_few.pipeline.fitted[name], name)
     for name, features in (("days", of_days), ("few", of_few)):
-        write_initial_state(features.folder, tmp_path / name / "opening", world_schema)
-    for path in (tmp_path / "days" / "opening").rglob("*.npy"):
-        other = tmp_path / "few" / "opening" / path.relative_to(tmp_path / "days" / "opening")
+        state = Snapshots.load_as_of(features.folder / "state", Layout.of(world_schema.state))
+        state.write(tmp_path / name / "initial")
+    for path in (tmp_path / "days" / "initial").rglob("*.npy"):
+        other = tmp_path / "few" / "initial" / path.relative_to(tmp_path / "days" / "initial")
         assert path.read_bytes() == other.read_bytes(), path
 
 

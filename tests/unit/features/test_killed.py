@@ -27,8 +27,7 @@ def a_partition_a_day(monkeypatch) -> None:
 def for_features(folder: Path, stored: StoredTables, schema) -> None:
     split = TimeSplit(valid_days=1, test_days=1)
     log = LogColumns(folder, stored, split, schema=schema, labels=Labels(), regime="streaming", snapshots=1)
-    log.begin()
-    log.run()
+    log.build()
     log.state.as_of(log.as_of_ms)
 
 

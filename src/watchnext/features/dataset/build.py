@@ -70,10 +70,7 @@ class FeatureBuilder:
         log = LogColumns(
             folder, stored, split, schema=self.schema, labels=self.labels, regime=self.regime, snapshots=self.snapshots
         )
-        kept, reason = log.begin()
-        if reason and log.plan.partitions:
-            print(f"{folder}: rebuilding from {log.plan.partitions[log.state.kept].days[0].day} on: {reason}")
-        log.run()
+        kept = log.build()
         log.state.as_of(log.as_of_ms)  # the initial state of a release
         pipeline = self._fit_stored(log)
         for part in ("pipeline", "catalogue", "users", "user_table", "videos"):

@@ -37,22 +37,20 @@ WATCHES = {"video_rows": (np.int32, ()), "known_at": (np.float64, ()), "watch_ms
 class PartitionData:
     """The data of one partition.
 
-    visible       (N,) time before which each row sees the state
-    sums          sums of its labels per day
-    dictionaries  lengths of the dictionaries after it
+    visible  (N,) time before which each row sees the state
+    facts    sums of its labels per day, and lengths of the dictionaries after it
     """
 
     log: Log
     visible: np.ndarray
     columns: dict[str, np.ndarray]
-    sums: dict[str, dict[str, float]]
-    dictionaries: dict[str, int]
+    facts: dict
 
 
 class LogColumns:
     """The columns of a log in `folder`: columns/ (N rows), watches/ (indexed by histories), context/ (dictionaries).
 
-    Its `state` is built in the same pass: `begin`, then `run`.
+    Its `state` is built in the same pass.
     """
 
     def __init__(
@@ -109,18 +107,16 @@ class LogColumns:
 
     # ---- build -------------------------------------------------------------------------------------------------------
 
-    def begin(self) -> tuple[int, str | None]:
-        """Keep the valid days of the last build. Returns their number and the reason why not more are kept."""
+    def build(self) -> int:
+        """Keep the valid days of the last build, fold the others and write their rows. Returns the number of days kept."""
         kept, reason = self.state.plan()
+        if reason and self.plan.partitions:
+            print(f"{self.folder}: rebuilding from {self.plan.partitions[self.state.kept].days[0].day} on: {reason}")
         if not self.state.kept:
             for part in PARTS:
                 shutil.rmtree(self.folder / part, ignore_errors=True)
             self.dictionaries.values.clear()
         self.dictionaries.truncate(self.state.entries[-1].encoded["dictionaries"] if self.state.kept else {})
-        return kept, reason
-
-    def run(self) -> None:
-        """Fold the other days, and write their rows."""
         self.state.fold(self.prepare, self.encode)
         self.columns.resize(self._rows)
         self.watches.resize(self._watched)
@@ -129,6 +125,7 @@ class LogColumns:
         for part in PARTS:
             synced_below(self.folder / part)
         self.state.close()
+        return kept
 
     def rows(self) -> Iterator[dict[str, np.ndarray]]:
         """Yield the columns of each partition, memory-mapped."""
@@ -169,7 +166,7 @@ class LogColumns:
         columns = {"user_rows": log.user_rows, "video_rows": log.video_rows, "time_ms": log.time_ms, "targets": targets}
         columns |= {"day": impressions["day"].cast(pl.Int32).to_numpy(), **_exposure(impressions)}
         columns |= self.dictionaries.columns(impressions)
-        return PartitionData(log, visible, columns, sums, self.dictionaries.lengths)
+        return PartitionData(log, visible, columns, {"dictionaries": self.dictionaries.lengths, "sums": sums})
 
     def encode(self, index: int, data: PartitionData, changes: Changes) -> dict:
         """Write the rows of one partition, as they read the state while it is folded."""
@@ -187,7 +184,7 @@ class LogColumns:
             list(pool.map(lambda name: self.columns.append(first, {name: columns[name]}), columns))
         # The dictionaries may hold values of a later partition; the manifest has the valid lengths.
         self.dictionaries.save(self.folder / "context")
-        return {"watches": watched, "dictionaries": data.dictionaries, "sums": data.sums}
+        return {"watches": watched, **data.facts}
 
     def _buffers(self, rows: int) -> dict[str, np.ndarray]:
         kinds = self.columns.kinds

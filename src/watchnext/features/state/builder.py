@@ -19,7 +19,7 @@ from watchnext.features.catalogue import Catalogue, Ids
 from watchnext.features.state import log_arrays
 from watchnext.features.state.event_order import Log, no_rows
 from watchnext.features.state.fold import Layout
-from watchnext.features.state.fold_log import ahead
+from watchnext.features.state.fold_log import THREADS, ahead
 from watchnext.features.state.history import Watches
 from watchnext.features.state.partitions import BuildManifest, ManifestEntry, TimePartition, digest_of
 from watchnext.features.state.snapshots import AS_OF, Snapshot, Snapshots
@@ -138,12 +138,13 @@ class StateBuilder:
         remaining = self.partitions[self.kept :]
         with (
             ThreadPoolExecutor(1) as reader,
+            ThreadPoolExecutor(THREADS) as pool,
             tqdm(total=sum(each.rows for each in remaining), desc="fold", unit=" impressions", unit_scale=True) as progress,
         ):
             read = ahead(reader, partial(self._read, prepare), [(each,) for each in remaining], most=2)
             for index, (log, prepared) in enumerate(read, start=self.kept):
                 state, partition = self.load(index), self.partitions[index]
-                changes = partial(self._changes, self._snapshots.of(index), state, log, partition.snapshot_ms)
+                changes = partial(self._changes, self._snapshots.of(index), state, log, partition.snapshot_ms, pool=pool)
                 self.snapshot(index, state, log.rows, encode(index, prepared, changes))
                 progress.update(partition.rows)
 

@@ -6,6 +6,7 @@ cache once, and chunks of viewers run in parallel. Videos and creators are folde
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +44,11 @@ class ReadBuffers:
     candidate: np.ndarray
     history_at: np.ndarray
     history_len: np.ndarray
+
+    @classmethod
+    def empty(cls, layout: Layout, n: int) -> "ReadBuffers":
+        user, candidate = np.empty((n, layout.block)), np.empty((n, 4, layout.block))
+        return cls(user, np.empty(n), candidate, np.empty(n, np.int64), np.empty(n, np.int16))
 
 
 @kernel
@@ -158,6 +164,7 @@ def replay(
     load: Callable[[np.ndarray], np.ndarray],
     out: ReadBuffers | None = None,
     watched: int = 0,
+    pool: ThreadPoolExecutor | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, Watches]]:
     """Fold the events of `log` known strictly before `until`; yields (viewers, records, watches) in the order of viewer rows.
 
@@ -167,11 +174,12 @@ def replay(
     load      viewers' rows (n,) > a writable copy of their records (n, layout.viewer)
     out       buffers of N - log.pending rows
     watched   position of the first of these watches
+    pool      of many calls: the threads of each new one would keep memory of their own
     """
     events, known_at = in_order(log.time_ms, log.known_at, until=until, pending=log.pending)
     reads = log.pending + np.argsort(np.zeros(0) if visible is None else visible, kind="stable")
     visible_ms = np.zeros(0) if visible is None else np.concatenate([np.zeros(log.pending), visible])
-    out = out or _no_reads(layout)
+    out = out or ReadBuffers.empty(layout, 0)
     by_viewer = ByViewer.of(log, events, known_at, reads)
 
     def folded(first: int, last: int):
@@ -183,7 +191,7 @@ def replay(
         )  # fmt: skip
 
     bounds = by_viewer.chunks(CHUNK_ROWS, CHUNK_VIEWERS)
-    with ThreadPoolExecutor(THREADS) as pool:
+    with nullcontext(pool) if pool else ThreadPoolExecutor(THREADS) as pool:
         items = pool.submit(_items, layout, videos, creators, log, events, known_at, reads, visible_ms, out.candidate)
         for (first, last), (records, output) in zip(bounds, ahead(pool, folded, bounds, most=6), strict=True):
             *columns, history_at, history_len = output
@@ -204,13 +212,6 @@ def ahead(pool: ThreadPoolExecutor, work: Callable, items: Sequence[tuple], *, m
             running.append(pool.submit(work, *item))
 
 
-def _no_reads(layout: Layout) -> ReadBuffers:
-    none = np.zeros(0)
-    return ReadBuffers(
-        np.zeros((0, layout.block)), none, np.zeros((0, 4, layout.block)), np.zeros(0, np.int64), np.zeros(0, np.int16)
-    )
-
-
 def fold(layout: Layout, state: State, log: Log, until: float) -> None:
     """Fold the events of `log` known strictly before `until` into `state`, in memory."""
     _in_memory(layout, state, log, until)
@@ -218,10 +219,7 @@ def fold(layout: Layout, state: State, log: Log, until: float) -> None:
 
 def read_all(layout: Layout, state: State, log: Log, visible: np.ndarray, until: float = np.inf) -> Reads:
     """Read the state of every impression of `log`, in memory; folds its events known before `until` into `state`."""
-    n = log.rows - log.pending
-    out = ReadBuffers(
-        np.empty((n, layout.block)), np.empty(n), np.empty((n, 4, layout.block)), np.empty(n, np.int64), np.empty(n, np.int16)
-    )
+    out = ReadBuffers.empty(layout, log.rows - log.pending)
     watches = _in_memory(layout, state, log, until, visible[log.pending :], out)
     rows, values = history.gathered(out.history_at, out.history_len, log.time_ms[log.pending :], layout.history, watches)
     return Reads(out.user, rows, values, out.gap_s, out.candidate)

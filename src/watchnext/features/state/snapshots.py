@@ -11,6 +11,7 @@ record is read from the latest partition that has it, else from the base.
 import json
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,11 @@ def _copy(source, rows, target, positions):
         target[positions[i]] = source[rows[i]]
 
 
+def _mapped(path: Path) -> np.ndarray:
+    """Map an array anew at every call, so that its pages do not stay resident."""
+    return np.asarray(np.load(path, mmap_mode="r"))
+
+
 @dataclass(frozen=True)
 class ViewerRecords:
     """Records of `count` viewers at one time, read from the base, and from the `later` snapshots: (changed users, path)."""
@@ -44,15 +50,16 @@ class ViewerRecords:
 
     def load(self, users: np.ndarray) -> np.ndarray:
         """Return copies of the records (n, layout.viewer) of the viewers `users` (n,), ascending."""
-        # Mapped at every call, so that pages do not stay resident.
-        first, last = int(users[0]), int(users[-1]) + 1
-        records = np.empty((len(users), *self.base.kinds["viewers"][1]))
-        _copy(self.base.rows(first, last, write=False)["viewers"], users - first, records, np.arange(len(users)))
-        for changed, path in self.later:
+        records, missing = np.empty((len(users), *self.base.kinds["viewers"][1])), np.ones(len(users), bool)
+        for changed, path in reversed(self.later):
             positions = np.searchsorted(changed, users)
-            hits = np.flatnonzero(np.append(changed, -1)[positions] == users)
+            hits = np.flatnonzero(missing & (np.append(changed, -1)[positions] == users))
             if len(hits):
-                _copy(np.asarray(np.load(path, mmap_mode="r")), positions[hits], records, hits)
+                _copy(_mapped(path), positions[hits], records, hits)
+                missing[hits] = False
+        first, rest = int(users[0]), np.flatnonzero(missing)
+        base = self.base.rows(first, int(users[-1]) + 1, write=False)["viewers"]
+        _copy(base, users[rest] - first, records, rest)
         return records
 
     def all(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -73,7 +80,14 @@ class Snapshot:
     pending: dict[str, np.ndarray]  # a Log's columns
 
     def fold(
-        self, log: Log, until: float, *, visible: np.ndarray | None = None, out: ReadBuffers | None = None, watched: int = 0
+        self,
+        log: Log,
+        until: float,
+        *,
+        visible: np.ndarray | None = None,
+        out: ReadBuffers | None = None,
+        watched: int = 0,
+        pool: ThreadPoolExecutor | None = None,
     ) -> Iterator[tuple[np.ndarray, np.ndarray, Watches]]:
         """Fold what is pending, and the `log` after it, known before `until`; yields changed viewers, records and watches.
 
@@ -82,8 +96,16 @@ class Snapshot:
         """
         log = log.after(log._replace(**self.pending))
         tables = {"videos": self.videos, "creators": self.creators, "load": self.viewers.load}
-        yield from replay(self.layout, log, until=until, visible=visible, out=out, watched=watched, **tables)
+        yield from replay(self.layout, log, until=until, visible=visible, out=out, watched=watched, pool=pool, **tables)
         self.pending = log.take(np.flatnonzero(log.known_at >= until)).columns
+
+    def write(self, folder: Path) -> None:
+        """Write all records as whole arrays: viewers.npy (U, layout.viewer), videos.npy, creators.npy."""
+        files = ColumnFiles(folder, self.viewers.base.kinds)
+        files.resize(self.viewers.count)
+        for users, records in self.viewers.all():
+            files.append(int(users[0]), {"viewers": records})
+        save_arrays(folder, {"videos": self.videos, "creators": self.creators})
 
 
 class Snapshots:
@@ -152,12 +174,12 @@ class Snapshots:
             self._move_into_base(self.of(partition))
 
     def _move_into_base(self, folder: Path) -> None:
-        base, arrays = self._base, load_arrays(folder)
-        users, records = arrays.pop("users"), arrays.pop("viewers")
-        for first in range(0, len(users), CHUNK_VIEWERS):
-            rows = np.array(users[first : first + CHUNK_VIEWERS])
-            target = base.rows(int(rows[0]), int(rows[-1]) + 1)["viewers"]
-            _copy(records, first + np.arange(len(rows)), target, rows - rows[0])
+        base, changed, arrays = self._base, np.load(folder / "users.npy"), load_arrays(folder)
+        del arrays["users"], arrays["viewers"]
+        for first in range(0, len(changed), CHUNK_VIEWERS):
+            users = changed[first : first + CHUNK_VIEWERS]
+            target = base.rows(int(users[0]), int(users[-1]) + 1)["viewers"]
+            _copy(_mapped(folder / "viewers.npy"), first + np.arange(len(users)), target, users - users[0])
         for name in arrays:
             shutil.copyfile(folder / f"{name}.npy", base.folder / f"{name}.npy")
         removed(folder.rename(self.folder / "merged"))  # in one step: half a partition could not be moved again

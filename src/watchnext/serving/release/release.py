@@ -20,7 +20,7 @@ from watchnext.features.arrays import load_arrays
 from watchnext.features.catalogue import Catalogue, Ids
 from watchnext.features.encode.pipeline import FeaturePipeline
 from watchnext.features.state.fold import Layout, State
-from watchnext.features.state.initial import write_initial_state
+from watchnext.features.state.snapshots import Snapshots
 from watchnext.files import files_below, link, sha256_of, synced, synced_below
 from watchnext.ranking.calibration.calibration import Calibration
 from watchnext.ranking.models.trees.forest import Splits
@@ -204,7 +204,7 @@ def assemble(
     for part in FEATURE_PARTS:
         _copy(Path(features) / part, staging / part)
     schema = FeaturePipeline.load(staging / "pipeline").schema
-    write_initial_state(Path(features), staging / "state", schema)
+    Snapshots.load_as_of(Path(features) / "state", Layout.of(schema.state)).write(staging / "state")
     if Path(calibration).exists():
         _copy(calibration, staging / "calibration")
     folders = {"index": Path(index), "trending": Path(trending)} | {name: Path(graph) / name for name in CO_WATCH_SOURCES}

@@ -74,8 +74,9 @@ def build_from_log(
     with closing(locked(work)):
         rejected = write_stage(_loader(root, release), release.pipeline.schema, work / "tables").report["rejected"]
         stored = StoredTables.open(work / "tables", repair=_command(root))
-        _require_kinds(stored, release, root)
-        state = _state(work / "fold", stored, release, snapshots)
+        _require_sound(stored, release, root)
+        days, known = time_partitions(stored), {"schema": release.pipeline.schema, "catalogue": release.catalogue}
+        state = StateBuilder(work / "fold", stored, days, **known, settings={}, through=len(days) - snapshots)
         kept, because = state.plan()
         state.fold()
         state.close()
@@ -103,23 +104,6 @@ def build_from_log(
     )
 
 
-def _state(folder: Path, stored: StoredTables, release: Release, snapshots: int) -> StateBuilder:
-    if not stored.days:
-        raise DataError(
-            f"{stored.folder} holds no impressions, expected at least one; look at rejected.parquet there for the reasons"
-        )
-    partitions, schema = time_partitions(stored), release.pipeline.schema
-    return StateBuilder(
-        folder,
-        stored,
-        partitions,
-        schema=schema,
-        catalogue=release.catalogue,
-        settings={},
-        through=len(partitions) - snapshots,
-    )
-
-
 def _command(root: Path) -> str:
     return f"python -m watchnext.serving state build --log {root}"
 
@@ -132,8 +116,13 @@ def _loader(root: Path, release: Release) -> CanonicalTables:
     return CanonicalTables(root=str(root), features=str(schema), repair=_command(root), numbers=numbers)
 
 
-def _require_kinds(stored: StoredTables, release: Release, root: Path) -> None:
-    """Raise DataError for ids of the other kind than the release's, and so the requests': 1 and "1" would be two viewers."""
+def _require_sound(stored: StoredTables, release: Release, root: Path) -> None:
+    """Raise DataError without impressions, and for ids of the other kind than the release's, and so the requests': 1 and "1"
+    would be two viewers."""
+    if not stored.days:
+        raise DataError(
+            f"{stored.folder} holds no impressions, expected at least one; look at rejected.parquet there for the reasons"
+        )
     for name, column, known in (
         ("user_id", stored.users["user_id"], release.user_ids),
         ("video_id", stored.videos["video_id"], release.video_ids),
