@@ -8,7 +8,6 @@ from watchnext.types import Query, Request
 def query_of(*, request_id: str = "", k: int = 0, as_of_ms: float = 0.0, surface: str | None = None, **known) -> Query:
     rows, numbers = np.zeros(0, np.int64), np.zeros(0)
     nothing = {
-        "viewer_row": -1,
         "region": None,
         "state": numbers,
         **dict.fromkeys(("seen", "history_rows", "bits", "creators"), rows),

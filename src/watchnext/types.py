@@ -34,7 +34,6 @@ class Query:
     """A request hydrated with what is known of its viewer as of its time; sources, rules and networks read it.
 
     request                    the request as asked
-    viewer_row                 row in the user table, -1 unknown
     region                     the request's, or else the viewer's own; None unknown
     state (S,) float64         the viewer's folded record
     seen (n,) int64            video rows that the viewer has seen, sorted
@@ -46,7 +45,6 @@ class Query:
     """
 
     request: Request
-    viewer_row: int
     region: str | None
     state: np.ndarray
     seen: np.ndarray

@@ -42,7 +42,6 @@ class QueryEncoder:
         blocks = self._pipeline.query(self._context_columns(request), np.array([as_of]), reads)
         return Query(
             request=request,
-            viewer_row=row,
             region=request.region or (str(self._release.user_regions[row]) if row >= 0 else "") or None,
             state=record,
             seen=history.seen(record, layout.at_seen, layout.seen),

@@ -7,16 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from watchnext.reranking.rules import (
-    CatalogueFacts,
-    DuplicateFilter,
-    RegionFilter,
-    Rule,
-    RuleContext,
-    SafetyFilter,
-    SeenFilter,
-    UnavailableFilter,
-)
+from watchnext.reranking.rules import CatalogueFacts, Rule, RuleContext
 from watchnext.retrieval.index.prefilter import PreFilter, StaticMask
 from watchnext.types import Query
 
@@ -30,12 +21,12 @@ class RulePreFilter:
     """
 
     def __init__(self, rules: Sequence[Rule], facts: CatalogueFacts, region_bits: Mapping[str, int]) -> None:
-        self._static_rules = [rule for rule in rules if isinstance(rule, SafetyFilter | RegionFilter)]
-        self._excludes_unavailable, self._excludes_seen = (
-            any(isinstance(rule, kind) for rule in rules) for kind in (UnavailableFilter, SeenFilter)
-        )
-        self._excludes_copies_of_seen = any(isinstance(rule, DuplicateFilter) and rule.of_seen for rule in rules)
-        self._copies = Copies(facts.fingerprints if any(isinstance(rule, DuplicateFilter) for rule in rules) else NOBODY)
+        by_name = {rule.name: rule for rule in rules}
+        self._static_rules = [by_name[name] for name in ("safety", "region") if name in by_name]
+        self._excludes_unavailable, self._excludes_seen = "unavailable" in by_name, "seen" in by_name
+        duplicate = by_name.get("duplicate")
+        self._excludes_copies_of_seen = duplicate is not None and duplicate.of_seen
+        self._copies = Copies(facts.fingerprints if duplicate else NOBODY)
         self._facts, self._region_bits = facts, region_bits
         self._upload_ms = np.nan_to_num(np.asarray(facts.upload_ms, np.float64), nan=-np.inf)
         self._by_upload = np.argsort(self._upload_ms, kind="stable")

@@ -48,7 +48,7 @@ class Handlers:
 
     def recommend(self, body: RecommendRequest, *, request_id: str, until: float) -> dict:
         """Return a RecommendResponse and record its impressions. Raises IdKindError, and TooSlowError after `until`."""
-        self._require_viewer_kind("body.user_id", body.user_id)
+        self._require_kind("body.user_id", body.user_id, self._viewer_ids())
         request = Request(request_id, body.user_id, body.k, self._clock(), body.surface, body.region, body.context)
         answer = self._precomputed(request, body.mode) or self._recommender.recommend(request)
         if time.monotonic() > until:  # the client was already answered with an error and will not show this slate
@@ -129,8 +129,9 @@ class Handlers:
 
         Raises IdKindError or StoreError; then no event was stored.
         """
+        viewer_ids = self._viewer_ids()
         for index, one in enumerate(body.events):
-            self._require_viewer_kind(f"body.events.{index}.user_id", one.user_id)
+            self._require_kind(f"body.events.{index}.user_id", one.user_id, viewer_ids)
             self._require_kind(f"body.events.{index}.video_id", one.video_id, self._release.video_ids)
         known_at = self._clock()
         events = [_event(one, known_at) for one in body.events]
@@ -168,11 +169,8 @@ class Handlers:
         ids = self._release.user_ids
         return ids if len(ids.ids) else Ids.of(pl.Series(self._store.viewer_ids(1)))
 
-    def _require_viewer_kind(self, where: str, user_id: int | str) -> None:
-        """Raise IdKindError for an id of the other kind: 1 and "1" would be two viewers."""
-        self._require_kind(where, user_id, self._viewer_ids())
-
     def _require_kind(self, where: str, given: int | str, ids: Ids) -> None:
+        """Raise IdKindError for an id of the other kind: 1 and "1" would be two viewers."""
         if not ids.takes(given):
             kind = "a string" if ids.are_strings else "a whole number (int64)"
             raise IdKindError(where, given, f"{kind}, like the ids of release {self.release_id}")

@@ -1,6 +1,7 @@
 """Settings of the server, read from WATCHNEXT_* environment variables and nothing else."""
 
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Literal
 
@@ -11,8 +12,8 @@ from watchnext.features.encode.pipeline import FeaturePipeline
 from watchnext.schema import SchemaError
 from watchnext.serving.release.manifest import ReleaseError, verified
 from watchnext.serving.release.release import CLOCKS, current
-from watchnext.serving.store.environment import MAP_BYTES, Environment, StoreError, locked, state_of
-from watchnext.serving.store.store import REPAIR
+from watchnext.serving.store.environment import MAP_BYTES, Environment, locked, state_of
+from watchnext.serving.store.store import misfit
 
 
 class SettingsError(ValueError):
@@ -63,11 +64,8 @@ class Settings(BaseSettings):
     def _check_store(self, manifest: Mapping) -> None:
         states = {name: self._state_of(name) for name in ("current", "next") if (self.store / name).exists()}
         if manifest["state"] not in states.values():
-            needed = f"release {manifest['id']} needs {manifest['state']}"
-            raise StoreError(f"the store {self.store} holds state {states['current']}, but {needed}; run `{REPAIR}`")
+            raise misfit(self.store, states["current"], manifest["id"], manifest["state"])
 
     def _state_of(self, name: str) -> str:
-        environment = Environment(self.store / name, durable=True, map_bytes=MAP_BYTES)
-        fingerprint = state_of(environment)
-        environment.close()
-        return fingerprint
+        with closing(Environment(self.store / name, durable=True, map_bytes=MAP_BYTES)) as environment:
+            return state_of(environment)

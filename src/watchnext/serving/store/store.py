@@ -89,7 +89,9 @@ class Store:
                 log.info("no store in %s yet: building it from the release %s", folder, release.id)
                 _build(folder, release, durable=durable, map_bytes=map_bytes)
             environment = Environment(folder / "current", durable=durable, map_bytes=map_bytes)
-            _require(environment, folder, release)
+            if (held := state_of(environment)) != release.state_fingerprint:
+                environment.close()
+                raise misfit(folder, held, release.id, release.state_fingerprint)
             store = cls(environment, release, lock)
             store._catch_up()
             return store
@@ -308,15 +310,9 @@ def _take_over(folder: Path, release: Release, *, durable: bool, map_bytes: int)
     log.info("the store %s is now %s, built from a log", folder, claimed.name)
 
 
-def _require(environment: Environment, folder: Path, release: Release) -> None:
-    """Raise StoreError for records of another schema or catalogue, under which they have another meaning."""
-    fingerprint = state_of(environment)
-    if fingerprint != release.state_fingerprint:
-        environment.close()
-        raise StoreError(
-            f"the store {folder} holds state {fingerprint}, but release {release.id} needs {release.state_fingerprint}; "
-            f"run `{REPAIR}`"
-        )
+def misfit(folder: Path, held: str, release_id: str, needed: str) -> StoreError:
+    """Make the error of records of another schema or catalogue, under which they have another meaning."""
+    return StoreError(f"the store {folder} holds state {held}, but release {release_id} needs {needed}; run `{REPAIR}`")
 
 
 def journal_of(txn: lmdb.Transaction, table: object, start: int) -> Iterator[Event]:
