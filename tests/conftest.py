@@ -65,7 +65,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 
 
 def _seed(config: pytest.Config) -> None:
-    """What a test draws depends on no test before it. torch is not imported for those that do without."""
+    """Let what a test draws depend on no test before it. torch is not imported for those that do without."""
     seed = config.getoption("--seed")
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002
@@ -162,7 +162,7 @@ def world_split(world_tables):
 
 @pytest.fixture(scope="session")
 def world_folder(feature_stage, world_schema, world_tables, once) -> Path:
-    """What the feature stage writes for them, with the tables beside it."""
+    """Their features, as the stage writes them, with the tables beside them."""
     from watchnext.data.splits import TimeSplit
 
     split = TimeSplit(valid_days=1, test_days=1)

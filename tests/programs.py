@@ -61,7 +61,7 @@ class Program:
         self._process.kill()
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """What it prints until it ends; killed and refused where that lasts longer than `timeout` seconds."""
+        """Return what it prints until it ends; killed and refused where that lasts longer than `timeout` seconds."""
         with ThreadPoolExecutor(2) as readers:
             said = [readers.submit(_whole, stream) for stream in (self.stdout, self.stderr)]
             self._process.join(timeout)
@@ -118,7 +118,7 @@ def exit_code(command):
 
 
 def _python(first: str, *words: str) -> None:
-    """What the interpreter does with its command line."""
+    """Do what the interpreter does with its command line."""
     if first in ("-c", "-m"):
         what, *words = words
         sys.argv, sys.path[:0] = [first if first == "-c" else what, *words], [""]

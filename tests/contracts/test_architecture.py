@@ -31,7 +31,7 @@ def test_a_stage_imports_only_what_lies_before_it():
 
 
 @pytest.mark.parametrize("name", FIXED)
-def test_what_users_look_for_stands_at_the_top(name):
+def test_the_top_of_the_package_holds_what_users_look_for(name):
     assert (ROOT / name).exists()
 
 

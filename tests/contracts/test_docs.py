@@ -1,4 +1,4 @@
-"""What README.md and docs/ print: rendered figures, links, named files and commands that exist."""
+"""README.md and docs/ print rendered figures, and links, files and commands that exist."""
 
 import ast
 import re
@@ -68,13 +68,13 @@ def test_printed_commands_exist(page):
 
 
 def known(stage: str, words: str) -> bool:
-    """Whether the words behind a stage begin with one of its commands."""
+    """Return whether the words behind a stage begin with one of its commands."""
     return any(f"{words} ".startswith(f"{name} ") for name in commands_of(stage))
 
 
 @cache
 def commands_of(stage: str) -> frozenset[str]:
-    """What a stage's `__main__` maps to functions."""
+    """Return the commands that a stage's `__main__` maps to functions."""
     tree = ast.parse((ROOT / "src/watchnext" / stage / "__main__.py").read_text())
     pairs = [pair for node in ast.walk(tree) if isinstance(node, ast.Dict) for pair in zip(node.keys, node.values, strict=True)]
     return frozenset(key.value for key, value in pairs if isinstance(key, ast.Constant) and isinstance(value, ast.Name))

@@ -37,7 +37,7 @@ STAGES = resolved()
 
 @dataclass(frozen=True)
 class Program:
-    """What a stage's command reaches in the file that it starts: the command's function and those that it calls there."""
+    """Find what a stage's command reaches in the file that it starts: the command's function and those that it calls there."""
 
     path: Path
     nodes: list[ast.AST]
@@ -65,14 +65,14 @@ class Program:
 
     @property
     def reads(self) -> set[str]:
-        """What is read of the configuration, as `data.split`."""
+        """Keys that are read of the configuration, as `data.split`."""
         chains = (ast.unparse(node) for node in self._walk() if isinstance(node, ast.Attribute))
         dotted = {chain.removeprefix("config.") for chain in chains if re.fullmatch(r"config(\.\w+)+", chain)}
         return {chain for chain in dotted if not any(other.startswith(f"{chain}.") for other in dotted)}
 
     @property
     def parts(self) -> set[str]:
-        """What stands right of a `/`: folders, among others."""
+        """Texts right of a `/`: folders, among others."""
         divided = (node.right for node in self._walk() if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div))
         return {node.value for node in divided if isinstance(node, ast.Constant)}
 

@@ -75,7 +75,7 @@ def test_every_store_class_is_tested_here():
     assert {one for one in applied if not getattr(one, "_is_protocol", False)} == STORES.keys()
 
 
-def test_what_was_applied_is_read_at_once(opens, release):
+def test_an_applied_event_is_read_at_once(opens, release):
     """By its viewer's record, its video's, the counters of a candidate, the journal, and the list of viewers."""
     row = int(release.video_ids.rows(["v001"])[0])
     with opens() as store:
@@ -179,7 +179,7 @@ KILLED = """
 """
 
 
-def test_what_was_acknowledged_survives_kill_9(kind, opens, release, tmp_path):
+def test_an_acknowledged_event_survives_kill_9(kind, opens, release, tmp_path):
     program = textwrap.dedent(KILLED).format(opened=STORES[kind][1])
     command = [sys.executable, "-c", program, str(tmp_path / "store"), str(release.folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

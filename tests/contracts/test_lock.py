@@ -17,7 +17,7 @@ NEEDED = [Requirement(one) for each in LISTS for one in each]
 
 
 @pytest.mark.parametrize("needed", NEEDED, ids=lambda needed: needed.name)
-def test_what_the_project_needs_is_locked_where_it_allows(needed):
+def test_every_dependency_is_locked_where_the_project_allows(needed):
     if needed.name == "torch":  # its builds for CPU and CUDA differ under one version, see the Makefile
         assert re.fullmatch(r"==[\d.]+", str(needed.specifier))
         return
@@ -30,7 +30,7 @@ def test_every_version_has_hashes_and_no_line_is_anything_else():
     assert len(entries) == len(PINNED) > 200
 
 
-def test_what_only_a_build_for_cuda_needs_is_not_locked():
+def test_dependencies_of_a_build_for_cuda_are_not_locked():
     cuda = [name for name in PINNED if re.match(r"torch$|nvidia-|triton|cuda", name)]
     assert cuda == ["nvidia-ml-py"]  # plain Python, which BentoML needs
     assert {"setuptools", "sympy", "networkx", "jinja2"} <= PINNED.keys()  # what every build of PyTorch needs is

@@ -56,7 +56,7 @@ def test_a_new_day_of_a_teams_own_log_is_noticed(project):
     assert "2 days unchanged" in said
 
 
-def test_what_is_read_and_not_watched_is_refused(project):
+def test_a_file_that_is_read_and_not_watched_is_refused(project):
     folder, log = project
     params = yaml.safe_load((folder / "params.yaml").read_text())
     (folder / "params.yaml").write_text(yaml.safe_dump({**params, "reads": "conf"}))

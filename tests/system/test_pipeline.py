@@ -32,7 +32,7 @@ def test_serving_and_training_compute_the_same(project):
 
 
 def test_a_ranker_is_judged_by_the_labels_it_learned(project):
-    """Of long views the log has its own flags; the configuration says 6 seconds."""
+    """The log has its own flags of long views; the configuration says 6 seconds."""
     outputs = project / "outputs" / "tiny"
     features = FeatureSet.load(outputs / "features")
     rows, place = features.rows("test"), TARGETS.index("long_view")
@@ -89,7 +89,7 @@ def leaves(found: object, name: str = "") -> Iterator[tuple[str, object]]:
 
 
 def test_nothing_measured_says_the_time(project):
-    """What git tracks must not change when nothing did: no figure is named for a time, and none is a date or near the clock."""
+    """Files that git tracks must not change when nothing did: no figure is named for a time, none is a date or near the clock."""
     this_year = str(date.today().year)
     for path in (project / "outputs" / "tiny" / "metrics").glob("*.json"):
         for name, value in leaves(json.loads(path.read_text())):

@@ -142,7 +142,7 @@ def test_no_table_says_nan(project):
     assert "nan" not in (project / "said").read_text().split()
 
 
-def test_what_is_undefined_is_left_out_of_tracked_runs(project):
+def test_undefined_figures_are_left_out_of_tracked_runs(project):
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{project}/mlflow.db")

@@ -50,7 +50,7 @@ def started(folder: Path, *words: str) -> Program:
 
 
 def exits(folder: Path, *commands: list[str]) -> tuple[list[int | str], str]:
-    """What each `python train.py ...` exits with, run one after another in one process, and what they said on stderr."""
+    """Exit codes of each `python train.py ...`, run one after another in one process, and their stderr."""
     process = started(folder, "-c", SEVERAL, TRAIN, json.dumps(commands))
     out, errors = process.communicate(timeout=480)
     found = [json.loads(line[5:]) for line in out.splitlines() if line.startswith("EXIT ")]
@@ -159,7 +159,7 @@ def cut_short(place: Path, model: str) -> str:
     return f"{model} was killed {moment:.3f} s after its first epoch"
 
 
-def test_what_was_killed_ends_as_if_undisturbed(place):
+def test_a_killed_training_ends_as_if_undisturbed(place):
     """Weights and figures byte for byte; the run goes on, and nothing is left behind."""
     codes, errors = exits(place, *([f"model={model}", f"out=whole/{model}", *SIX_EPOCHS] for model in CUT))
     assert codes == [0, 0], errors

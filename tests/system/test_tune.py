@@ -49,7 +49,7 @@ def started(folder: Path, *words: str) -> Program:
 
 
 def said(folder: Path, *commands: list[str]) -> tuple[list[int | str | None], list[str]]:
-    """What each command exits with, and the last line that it printed before."""
+    """Exit codes of the commands, and the last line that each printed before."""
     out, errors = started(folder, "-c", SEVERAL, json.dumps(commands)).communicate(timeout=400)
     lines = [line for line in out.splitlines() if line.strip()]
     ends = [place for place, line in enumerate(lines) if line.startswith("EXIT ")]

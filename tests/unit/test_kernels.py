@@ -25,7 +25,7 @@ def package(folder: Path, *, inner: str = "ADDED = 10\n@kernel\ndef inner(x):\n 
 
 
 def run(package: Path, code: str = CALL, **environment: str) -> tuple[str, str]:
-    """What it prints, and what it says of compiling."""
+    """Return what it prints, and what it tells of compiling."""
     paths = f"{package.parent}{os.pathsep}{Path(watchnext.__file__).parents[2]}"
     variables = {**environment, "PATH": "", "PYTHONPATH": paths, "HOME": str(package.parent / "home")}
     done = subprocess.run([sys.executable, "-c", code], env=variables, text=True, capture_output=True)
@@ -88,7 +88,7 @@ def test_fields_of_a_named_tuple_are_read_by_name_when_they_move(tmp_path):
         assert run(package(tmp_path, inner=inner), call, **environment)[0] == "1"
 
 
-def test_what_is_kept_is_bounded(tmp_path):
+def test_kept_kernels_are_bounded(tmp_path):
     environment = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     inner = "import numpy as np\n@kernel\ndef inner(x):\n    return x.size\n"
     call = "import numpy as np; from watchnext import kernels; kernels.KEPT = 3\nfrom inner_outer.inner import inner\n"

@@ -83,7 +83,7 @@ def test_a_wrong_value_is_named_with_the_right_ones(changes, message):
         ({"entity": "context", "expression": "gap_s"}, "the expression 'gap_s' reads no request; its entity is 'context'"),
     ],
 )
-def test_what_would_never_be_read_is_refused(changes, message):
+def test_a_key_that_would_never_be_read_is_refused(changes, message):
     with pytest.raises(SchemaError, match=f"feature 'age' would never be read: {message}"):
         declared(**changes)
 
@@ -98,7 +98,7 @@ def test_what_would_never_be_read_is_refused(changes, message):
         {"entity": "creator", "kind": "counter"},
     ],
 )
-def test_what_is_read_is_accepted(changes):
+def test_a_key_that_is_read_is_accepted(changes):
     assert declared(**changes).features[0].name == "age"
 
 

@@ -55,7 +55,7 @@ def test_the_presets_own_setting_is_first_and_draws_lie_in_the_space(tmp_path):
     assert best in found
 
 
-def test_what_the_preset_has_outside_the_space_is_drawn(tmp_path):
+def test_a_value_of_the_preset_outside_the_space_is_drawn(tmp_path):
     (first, *_) = tried(study_of(tmp_path, first={**FIRST, "model.rate": 7.0}), 1)
     assert first[0] != "model.rate=7"
     assert first[1:] == ["model.net.layers=2", "model.net.hidden=[16, 8]"]

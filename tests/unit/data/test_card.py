@@ -219,7 +219,7 @@ def test_the_same_tables_give_the_same_bytes_in_files_or_partitions(world_tables
     assert sum(path.stat().st_size for path in plots[0]) < 100_000
 
 
-def test_what_is_missing_is_named_with_its_repair(tmp_path):
+def test_a_missing_file_is_named_with_its_repair(tmp_path):
     folder = written(tmp_path / "tables", tables())
     (folder / "users.parquet").unlink()
     with pytest.raises(DataError, match=r"neither users.parquet nor a folder users/ .*run `dvc repro tables`"):

@@ -197,7 +197,7 @@ def test_an_id_with_a_nul_byte_is_told_so_that_it_shows(tmp_path):
     assert finding.examples == (f"{tmp_path / 'videos.parquet'} row 1: c1\\0",)
 
 
-def test_what_is_out_of_order_is_told(tmp_path):
+def test_rows_out_of_order_are_told(tmp_path):
     folder(
         tmp_path,
         impressions="""request_id,user_id,video_id,time_ms,day,watch_ms,received_ms

@@ -103,7 +103,7 @@ def test_watches_and_durations_both_in_another_unit(world_tables, world_schema):
         ({"like": pl.lit(True)}, "like is true in all 2,982 rows: does the log lack skipped impressions", False),
     ],
 )  # fmt: skip
-def test_what_else_cannot_be(columns, said, refused, world_tables, world_schema):
+def test_other_impossible_columns(columns, said, refused, world_tables, world_schema):
     told = judged(bent(world_tables, **columns), world_schema)
     assert [each[2] for each in told if said in each[1]] == [refused], told
 
@@ -120,7 +120,7 @@ def test_watches_of_some_days_in_another_unit(unit, world_tables, world_schema):
 
 @pytest.mark.parametrize("layout", ["whole", "in days"])
 def test_a_column_that_cannot_be_read_in_many_rows_refuses_the_log(layout, world_tables, world_schema, tmp_path):
-    """What could be read is what was not watched, or not clicked: its figures would be of that alone."""
+    """Only rows without a watch, or without a click, could be read: figures would be of those alone."""
     seconds = world_tables.impressions.with_columns(c("watch_ms") / 1000)
     for name, frame in (vars(world_tables) | {"impressions": seconds}).items():
         if layout == "whole" or name != "impressions":
@@ -213,7 +213,7 @@ def test_check_and_the_tables_stage_refuse_it(layout, world_tables, world_schema
     assert not (tmp_path / "tables" / "days.json").exists()
 
 
-def test_what_is_suspicious_is_in_the_report(world_tables, world_schema, tmp_path):
+def test_a_suspicion_is_in_the_report(world_tables, world_schema, tmp_path):
     class Given:
         def read(self):
             times = c("time_ms") // DAY_MS * DAY_MS + DAY_MS

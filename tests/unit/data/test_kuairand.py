@@ -203,7 +203,7 @@ def test_the_tables_go_through_the_feature_stage(feature_stage, edition, tmp_pat
     assert features.columns["history_len"].tolist() == [0, 0, 1, 1, 2, 2]
 
 
-def test_what_is_missing_is_named(tmp_path):
+def test_a_missing_file_or_column_is_named(tmp_path):
     with pytest.raises(DataError, match="export KUAIRAND_ROOT"):
         KuaiRand(root=None).read()
     with pytest.raises(DataError, match=f"{tmp_path} holds none of {EARLIER}.*KUAIRAND_ROOT"):

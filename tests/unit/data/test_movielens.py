@@ -108,7 +108,7 @@ def test_latin_1_bytes_that_look_like_line_ends_are_none(tmp_path):
     assert loaded.tables.videos["tags"].to_list() == [["Drama"]]
 
 
-def test_what_is_missing_is_named(tmp_path, monkeypatch):
+def test_a_missing_file_or_column_is_named(tmp_path, monkeypatch):
     monkeypatch.delenv("MOVIELENS_ROOT", raising=False)
     with pytest.raises(DataError, match="export MOVIELENS_ROOT"):
         instantiate(composed(["data=movielens"], CONF).data.loader).read()

@@ -362,7 +362,7 @@ def test_text_in_another_encoding_and_a_name_given_twice_are_named(tmp_path):
         read_sources(tmp_path, FEATURES, repair="repair")
 
 
-def test_what_is_neither_parquet_nor_csv_is_named(tmp_path):
+def test_a_file_that_is_neither_parquet_nor_csv_is_named(tmp_path):
     written(tmp_path)
     (tmp_path / "users.parquet").rename(tmp_path / "users.xlsx")
     (tmp_path / "videos.parquet").unlink()
@@ -387,7 +387,7 @@ def test_what_is_neither_parquet_nor_csv_is_named(tmp_path):
         ("impressions.csv", lambda text: f"# of March\n{text}".encode(), "begins with '# of March', which names no column"),
     ],
 )
-def test_what_is_no_csv_is_told_by_what_it_is(name, write, said, tmp_path, capfd):
+def test_a_file_that_is_no_csv_is_told_by_its_kind(name, write, said, tmp_path, capfd):
     csvs(tmp_path)
     (tmp_path / name).write_bytes(write((tmp_path / "impressions.csv").read_text()))
     with pytest.raises(DataError, match=said):

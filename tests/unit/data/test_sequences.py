@@ -86,7 +86,7 @@ def test_ids_stay_as_given_where_a_number_would_change_them(tmp_path, word):
     assert tables.impressions["user_id"].to_list() == [1, 1]
 
 
-def test_what_is_missing_is_named(tmp_path, monkeypatch):
+def test_a_missing_file_is_named(tmp_path, monkeypatch):
     monkeypatch.delenv("SEQUENCES_FILE", raising=False)
     with pytest.raises(DataError, match="export SEQUENCES_FILE"):
         instantiate(composed(["data=sequences"], CONF).data.loader).read()

@@ -156,7 +156,7 @@ def test_an_id_may_not_contain_nul():
     assert result.tables.impressions["user_id"].to_list() == ["ann", "ann"]
 
 
-def test_of_rows_that_repeat_the_first_sound_one_stays():
+def test_the_first_sound_one_of_repeated_rows_stays():
     again = {"user_id": ["bob"] * 3, "video_id": [8] * 3, "time_ms": [1000] * 3, "watch_ms": [-1, 10, 20]}
     result = validate(tables(impressions=again), SCHEMA)
     assert result.rejected.rows() == [

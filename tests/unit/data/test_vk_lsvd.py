@@ -132,7 +132,7 @@ def test_the_whole_log_and_a_range_of_weeks(tmp_path):
         read(root, subsample=None, first_week=7)
 
 
-def test_what_is_missing_is_named(tmp_path, monkeypatch):
+def test_a_missing_file_or_column_is_named(tmp_path, monkeypatch):
     monkeypatch.delenv("VK_LSVD_ROOT", raising=False)
     with pytest.raises(DataError, match="export VK_LSVD_ROOT"):
         instantiate(composed(["data=vk_lsvd"], CONF).data.loader).read()

@@ -40,7 +40,7 @@ def log(world):
 
 
 def drawn(world: World) -> pl.DataFrame:
-    """What the generator knows of each impression of the log, in no order."""
+    """The generator's own facts about each impression of the log, in no order."""
     frames = []
     for day in world.days_of_log(quiet=True):
         requests = dict(zip(day.drawn._fields[:OF_REQUESTS], day.drawn, strict=False))
@@ -259,7 +259,7 @@ def chi_square(found: Counter, expected: np.ndarray, n: int) -> float:
 
 
 def test_propensities_of_a_log_are_right_on_average(log):
-    """Of what may be shown, the random requests take all alike: 1 / propensity counts it."""
+    """Random requests take all that may be shown alike: 1 / propensity counts it."""
     random = log.impressions.filter(policy="random")
     assert 0.01 < random.height / log.impressions.height < 0.08
     assert (1 / random["propensity"]).max() < SIZES["videos"]

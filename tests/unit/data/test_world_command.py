@@ -34,7 +34,7 @@ def test_worlds_are_written_by_short_keys_and_laid_beside_each_other(monkeypatch
     assert (tmp_path / "world.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_what_is_missing_is_named(monkeypatch):
+def test_a_missing_argument_is_named(monkeypatch):
     assert "run `python -m watchnext.simulator world out=DIR`" in run(monkeypatch, "world")
     assert "data is 'sample'" in run(monkeypatch, "world", "data=sample", "out=x")
     assert "compare FOLDER FOLDER" in run(monkeypatch, "compare")

@@ -64,5 +64,5 @@ def test_the_best_of_a_catalogue_are_those_of_a_sort(k):
     assert best(values, allowed, k).tolist() == rows[:k]
 
 
-def test_of_a_catalogue_without_allowed_videos_none_are_best():
+def test_a_catalogue_without_allowed_videos_has_no_best():
     assert best(np.ones(3), np.zeros(3, bool), 2).tolist() == []

@@ -37,7 +37,7 @@ def test_an_impression_is_shown_at_its_time_and_known_after_its_watch():
     assert not any(e.click for e in events if e.kind == "shown")
 
 
-def test_of_equal_times_the_log_keeps_its_order():
+def test_equal_times_keep_the_order_of_the_log():
     events = events_of(impressions((1, 7, 100, 0, None), (1, 8, 100, 0, None)))
     assert [(e.kind, e.video_id) for e in events] == [("shown", 7), ("outcome", 7), ("shown", 8), ("outcome", 8)]
 

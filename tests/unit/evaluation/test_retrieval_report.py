@@ -83,7 +83,7 @@ def test_recall_of_every_list_and_slice_is_that_of_a_loop(funnels, report, k):
     assert report["sources"]["silent"][f"recall@{k}"]["outcome"]["watched"] == 0
 
 
-def test_what_is_served_is_counted_whole(funnels, report):
+def test_the_served_lists_are_counted_whole(funnels, report):
     expected = slow_recall(funnels, [f.stages["slate"] for f in funnels], 4, SLICES["outcome", "watched"])
     assert report["slate"]["recall"]["outcome"]["watched"] == pytest.approx(expected)
     assert report["slate"]["candidates"] == 4
@@ -191,7 +191,7 @@ def test_nobody_followed_or_nothing_watched_is_said(funnels, tmp_path):
     assert (tmp_path / "retrieval.png").stat().st_size > 1000
 
 
-def test_what_one_viewer_gains_has_no_interval(funnels):
+def test_the_gain_of_one_viewer_has_no_interval(funnels):
     one = [each for each in funnels if each.user_id == 3]
     found = retrieval_metrics(one, k=[5], popularity=np.ones(VIDEOS), seed=0)
     gain = found["gain"]["recall@5"]

@@ -118,7 +118,7 @@ def test_a_string_id_that_only_starts_alike_is_another_one():
     assert Ids.of(pl.Series(["video1", "x"])).rows(["video", "video12", "video1", ""]).tolist() == [-1, -1, 0, -1]
 
 
-def test_of_no_ids_none_is_known():
+def test_without_ids_none_is_known():
     assert Ids.of(pl.Series([], dtype=pl.String)).rows(["a"]).tolist() == [-1]
     assert Ids.of(pl.Series([], dtype=pl.Int64)).rows([1]).tolist() == [-1]
 

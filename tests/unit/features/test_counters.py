@@ -51,7 +51,7 @@ def test_a_late_event_decays_itself_and_leaves_the_time():
     assert record[[1, 3]].tolist() == [4.5, 9.0]
 
 
-def test_what_is_not_counted_still_decays():
+def test_an_amount_of_zero_still_decays():
     record = block()
     counters.add(record, 0, 11_000.0, np.array([100.0, 1.0]), np.array([False, True]), HALF_LIVES_MS)
     assert record[[1, 3]].tolist() == [2.0, 5.0]

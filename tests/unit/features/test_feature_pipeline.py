@@ -1,4 +1,4 @@
-"""What is fitted, and the one transform: by hand, row by row, saved and read again."""
+"""The fitted parts, and the one transform: by hand, row by row, saved and read again."""
 
 import numpy as np
 import polars as pl
@@ -315,7 +315,7 @@ def test_raw_columns_name_their_missing_values():
     np.testing.assert_array_equal(raw(pl.Series([1, None]), "numerical"), [1.0, np.nan])
 
 
-def test_what_is_frequent_has_a_place_and_what_is_missing_never():
+def test_a_frequent_value_has_a_code_and_a_missing_one_never():
     assert frequent(pl.Series([None, 4, 2, 4, 9]), np.array([7, 1, 1, 1, 0]), 2).tolist() == [4]
     assert frequent(pl.Series(["", None, "b", "é"]), np.array([5, 5, 1, 1]), 1).tolist() == ["b", "é"]
     assert frequent(pl.Series([], dtype=pl.String), np.zeros(0, np.int64), 1).tolist() == []

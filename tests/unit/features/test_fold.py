@@ -158,7 +158,7 @@ def events(log):
 
 
 def arguments(log, event):
-    """What `fold_event` takes of one event, after the records."""
+    """Arguments of `fold_event` for one event, after the records."""
     i, kind = divmod(event, 2)
     row = log.video_rows[i]
     at = log.known_at[i] if kind == OUTCOME else log.time_ms[i]
@@ -341,7 +341,7 @@ SPLIT = np.array([0, 0, 1, 2, 2])
     ("regime", "hours"),
     [("streaming", [10, 20, 30, 41, 45]), ("daily", [10, 20, 20, 41, 41]), ("frozen", [10, 20, 30, 41, 41])],
 )
-def test_what_a_regime_lets_an_impression_see(regime, hours):
+def test_the_state_that_each_freshness_lets_an_impression_see(regime, hours):
     """Training rows always stream; held-out ones see up to their day's or their split's start."""
     impressions = pl.DataFrame({"time_ms": TIMES, "day": DAYS})
     assert (visible_until(regime, impressions, SPLIT) / HOUR).tolist() == hours

@@ -80,7 +80,7 @@ def test_an_honest_world_passes(regime, world_schema, world_tables, world_split,
     assert all(0.5 <= best["auc"] < 0.8 for best in checks["single_feature"]["highest"].values())
 
 
-def test_of_a_longer_log_every_kth_viewer_is_rebuilt(world_tables, world_split, world_features):
+def test_every_kth_viewer_of_a_longer_log_is_rebuilt(world_tables, world_split, world_features):
     report, leaks = checked(world_features, rows=len(world_split) // 3)
     assert not leaks
     assert 0.1 < report["checks"]["own_or_later_outcome"]["rebuilt"] / len(world_split) < 0.5

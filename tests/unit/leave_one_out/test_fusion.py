@@ -110,7 +110,7 @@ def test_two_sources_that_know_half_each_are_merged():
     assert (found == wanted).mean() > 0.9 > max((np.argmax(values, 1) == wanted).mean() for values in scores.values())
 
 
-def test_of_equals_the_simpler_is_chosen():
+def test_the_simpler_of_equals_is_chosen():
     """`a` serves 94 viewers of 100; `b` the other 6, but puts another video first for as many whom `a` serves, then for one
     less."""
     wanted, rows = np.full(100, 2), np.tile(np.arange(3), (100, 1))

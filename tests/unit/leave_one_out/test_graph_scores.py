@@ -41,7 +41,7 @@ def test_a_graph_that_was_not_fitted_says_so():
 
 
 def test_leading_vectors_span_those_of_a_full_decomposition(viewers):
-    """Of the scaled matrix that a start multiplies by, written out here."""
+    """The scaled matrix that a start multiplies by, written out here."""
     histories, scales = Sequences.of(viewers, VIDEOS), np.random.default_rng(1).random(VIDEOS)
     matrix = scales[:, None] * dense(co_watches(histories, window=3, distance_power=0.5, backward=1.0)) * scales
     log = histories.rows, histories.starts, np.array([0.0, 1.0, 2**-0.5, 3**-0.5])

@@ -169,7 +169,7 @@ def test_many_viewers_are_validated_in_part(monkeypatch):
 
 
 def test_negatives_are_counted_from_what_comes_next():
-    """Of 1 2 3 2 (| 4 5 held out) the targets are 2 3 2; the second viewer has nothing held out."""
+    """The targets of 1 2 3 2 (| 4 5 held out) are 2 3 2; the second viewer has nothing held out."""
     module = module_of([[1, 2, 3, 2, 4, 5], [6, 1]])
     assert module.negatives.counts.nonzero().squeeze(1).tolist() == [1, 2, 3]
     assert module.negatives.counts[[1, 2, 3]].tolist() == [1, 2, 1]

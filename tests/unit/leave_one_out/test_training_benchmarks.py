@@ -1,4 +1,4 @@
-"""What `python -m benchmarks.training` and `benchmarks.tables` learn from, and that they measure, at a small size."""
+"""The histories that `python -m benchmarks.training` and `benchmarks.tables` learn from, and their figures, at a small size."""
 
 from pathlib import Path
 

@@ -63,7 +63,7 @@ def perturbed(ranker: torch.nn.Module, export):
     return exported
 
 
-def test_what_is_exported_answers_as_the_network_does(builder, ranker, world_features, tmp_path):
+def test_an_exported_network_answers_as_the_trained_one(builder, ranker, world_features, tmp_path):
     builder._export(build_network(recipe_of(TOWERS, world_features.pipeline.sizes)).eval(), ranker, tmp_path)
     found = parity(CompiledRanker.load(tmp_path), ranker, world_features, world_features.rows("valid"))
     assert set(found) == {"difference/probability", "difference/watch_s", *(f"rank/{name}" for name in TARGETS)}

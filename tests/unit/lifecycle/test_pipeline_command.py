@@ -51,7 +51,7 @@ def test_overrides_reach_every_stage(piped):
         ("trainer.max_epoch=2", r"unknown key 'trainer\.max_epoch'; did you mean trainer\.max_epochs\?"),
     ],
 )
-def test_what_stages_set_themselves_is_refused_before_the_first(piped, override, says):
+def test_an_override_of_a_key_that_stages_set_is_refused_before_the_first(piped, override, says):
     ran, code = piped(override)
     assert ran == []
     assert re.search(says, code)

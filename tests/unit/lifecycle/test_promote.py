@@ -1,4 +1,4 @@
-"""What is promoted was looked at first: after a refusal the same release serves, and the registry says so."""
+"""A release is looked at before it is promoted: after a refusal the same release serves, and the registry says so."""
 
 import json
 from pathlib import Path
@@ -50,7 +50,7 @@ def test_a_challenger_is_promoted(releases):
         ("current", "'current' is a link to the release 'first'"),
     ],
 )
-def test_what_cannot_serve_switches_nothing(releases, chosen, says):
+def test_a_release_that_cannot_serve_switches_nothing(releases, chosen, says):
     with pytest.raises((ReleaseError, LookupError), match=says):
         promote(releases, chosen, data="tiny")
     assert serving_id(releases) == tracking.champion(name="watchnext-tiny") == "first"

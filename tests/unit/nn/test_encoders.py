@@ -1,4 +1,4 @@
-"""What every encoder of a history must satisfy, and attention against a loop."""
+"""Promises of every encoder of a history, and attention against a loop."""
 
 import math
 

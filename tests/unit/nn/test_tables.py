@@ -43,7 +43,7 @@ def test_rows_of_any_shape_have_vectors(kind, kind_of_row):
 
 @every_table
 def test_vectors_start_as_long_as_asked(kind):
-    """Of the product, sizes of .5 to 1.5 square to 13/12 on average; the sum of hashed terms keeps the deviation."""
+    """Sizes of .5 to 1.5 of the product square to 13/12 on average; the sum of hashed terms keeps the deviation."""
     wanted = 0.5 * ((13 / 12) ** 0.5 if kind == "quotient_remainder" else 1.0)
     found = built(kind, dimension=64)(torch.arange(ROWS))
     assert float(found.detach().std()) == pytest.approx(wanted, rel=0.08)

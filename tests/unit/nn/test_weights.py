@@ -32,6 +32,6 @@ def test_a_part_inside_a_recipe_is_held_to_the_same():
         rebuilt({"target": "watchnext.ranking.models.dcn.DCN", "arguments": {"tasks": inner}})
 
 
-def test_what_could_not_be_loaded_is_refused_before_it_is_trained():
+def test_a_network_that_could_not_be_loaded_is_refused_before_training():
     with pytest.raises(ValueError, match=r"'torch\.nn\.modules\.linear\.Linear' is not a class of watchnext"):
         described(partial(torch.nn.Linear, out_features=3))

@@ -1,4 +1,4 @@
-"""What debiasing is for: in small simulations, what is learned lies nearer the truth with it than without."""
+"""The purpose of debiasing: in small simulations, what is learned lies nearer the truth with it than without."""
 
 import numpy as np
 import pytest

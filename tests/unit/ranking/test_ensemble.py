@@ -153,7 +153,7 @@ def test_a_misspelt_aim_is_named(world_features):
         ensemble(world_features, ndcg=1.0)
 
 
-def test_what_is_hidden_does_not_matter_and_the_rest_does(world_features):
+def test_excluded_inputs_do_not_matter_and_the_rest_does(world_features):
     module = ensemble(world_features).members["masked"]
     batch = world_features.batch(world_features.rows("test")[-64:])
     names = world_features.pipeline.value_names("candidate_values")

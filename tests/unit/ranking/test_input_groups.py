@@ -53,7 +53,7 @@ def test_a_new_feature_falls_into_a_group_by_itself(world_features):
     assert len(after["video_columns"]["video_values"]) == len(before["video_columns"]["video_values"]) + 2  # and its flag
 
 
-def test_what_a_schema_lacks_is_no_group_and_can_be_hidden_all_the_same(world_features):
+def test_a_group_that_a_schema_lacks_is_none_and_can_be_excluded_all_the_same(world_features):
     pipeline, schema = world_features.pipeline, world_features.pipeline.schema
     gone = ("user_id", "vector", "tags", "user_tag_counters", "gap_s")
     less = replace(schema, features=tuple(f for f in schema.features if f.name not in gone))

@@ -1,4 +1,4 @@
-"""What single ranking networks promise beyond the contract that all share."""
+"""Promises of single ranking networks, beyond the contract that all share."""
 
 import json
 from functools import partial

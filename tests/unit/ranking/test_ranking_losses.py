@@ -75,7 +75,7 @@ def test_losses_over_groups_against_slow_loops(loss, by_hand, seed):
 
 
 @pytest.mark.parametrize("loss", [Pairwise, Listwise])
-def test_what_groups_share_does_not_matter(loss):
+def test_a_shift_that_a_group_shares_does_not_matter(loss):
     """A bias of the viewer, however large, neither helps nor hurts."""
     made, (logits, targets, groups) = loss(target="long_view", within="viewer"), rows(3)
     biased = logits + 10.0 * groups.unsqueeze(1)
@@ -106,7 +106,7 @@ def test_a_target_that_is_not_named_is_not_trained():
     assert logits.grad.abs().sum(0).nonzero().flatten().tolist() == [PLACE]
 
 
-def test_what_is_misspelt_is_named():
+def test_a_misspelt_name_is_named():
     with pytest.raises(ValueError, match="has a weight for 'longview', expected some of click, long_view"):
         MultiTask(weights={"click": 1.0, "longview": 1.0})
     with pytest.raises(ValueError, match="ranks by 'watch_s', expected one of click, long_view, like"):

@@ -1,4 +1,4 @@
-"""What a ranking network is trained on, put together by hand: watch-time head, position tower, propensity weights."""
+"""The training of a ranking network, put together by hand: watch-time head, position tower, propensity weights."""
 
 from functools import partial
 
@@ -59,7 +59,7 @@ def test_the_objective_by_hand(world_features, batch):
         assert module.objective(batch).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_what_is_served_knows_no_position(world_features, batch):
+def test_the_served_network_knows_no_position(world_features, batch):
     plain, biased = module_of(world_features), module_of(world_features, position_bias=partial(PositionBias, positions=4))
     with torch.no_grad():
         biased.position_bias.table.normal_()

@@ -98,7 +98,7 @@ def test_a_head_of_one_class_passes_through_and_is_named(world_features, trained
 
 
 @pytest.mark.parametrize("test_days", ["one class", "no rows"])
-def test_what_test_days_cannot_tell_is_undefined(world_features, trained, test_days, tmp_path):
+def test_figures_that_test_days_cannot_tell_are_undefined(world_features, trained, test_days, tmp_path):
     targets, split = (np.array(world_features.columns[name]) for name in ("targets", "split"))
     if test_days == "one class":
         targets[split == 2] = 0.0

@@ -81,7 +81,7 @@ def model(request, planted):
     return request.param, ranker_of(request.param, planted)
 
 
-def test_what_decides_alone_matters_most_and_what_is_not_read_not_at_all(model, planted):
+def test_the_deciding_group_matters_most_and_an_unread_one_not_at_all(model, planted):
     preset, ranker = model
     found = important(planted, ranker)
     worse = found["worse_by"]
@@ -137,7 +137,7 @@ def test_retrained_without_it_only_what_decides_is_missed(preset, planted):
 
 @pytest.mark.parametrize("name", ["xgboost", "ranker", "dcn"])
 def test_a_group_can_be_hidden_from_every_kind_of_ranker(name, world_features):
-    """What a fitted model says does not hang on the group that was hidden; on the model that sees all, it does."""
+    """Predictions of a fitted model do not hang on the group that was hidden; on the model that sees all, it does."""
     few = ["model.module.rounds=5"] if name == "xgboost" else []
     few = ["model.module.members.trees.module.rounds=5"] if name == "ranker" else few
     config = composed([f"model={name}", *few], ROOT / "conf")

@@ -34,14 +34,14 @@ def test_seen():
     assert taken(SeenFilter(), situation()) == []
 
 
-def test_of_what_was_left_midway_the_best_valued_few_pass():
+def test_the_best_valued_few_of_videos_left_midway_pass():
     asked = situation(seen=[3, 1, 2, 4], continued=[2, 3, 4])
     assert taken(SeenFilter(continued=2), asked, rows=np.array([4, 0, 1, 3, 2])) == [1, 2]
     assert taken(SeenFilter(continued=0), asked) == [1, 2, 3, 4]
     assert taken(SeenFilter(continued=9), asked) == [1]
 
 
-def test_what_is_watched_on_is_no_copy_of_itself_but_of_another():
+def test_a_video_to_go_on_watching_is_no_copy_of_itself_but_of_another():
     prints = np.array([7, 0, 7, 9, 0, 9])
     assert taken(DuplicateFilter(), situation(fingerprints=prints, seen=[5], continued=[5])) == [2, 3]
     assert taken(DuplicateFilter(), situation(fingerprints=prints, seen=[5], continued=[5]), rows=np.array([5, 0])) == []

@@ -150,7 +150,7 @@ def test_a_truncated_flipped_missing_or_foreign_file_is_named(index, tmp_path):
         VideoIndex.load(tmp_path)
 
 
-def test_what_is_verified_already_is_not_read_twice(index, tmp_path):
+def test_verified_files_are_not_read_twice(index, tmp_path):
     index.save(tmp_path)
     meta = json.loads((tmp_path / "index.json").read_text())
     meta["files"]["codes.npy"] = "0" * 64
@@ -215,7 +215,7 @@ def test_lists_are_built_alike_by_any_number_of_threads():
     np.testing.assert_array_equal(built[0].codes.values, built[1].codes.values)
 
 
-def test_of_several_queries_each_video_has_its_best_score():
+def test_each_video_has_its_best_score_of_several_queries():
     rows = np.array([[4, 2, -1], [2, 7, 4]])
     scores = np.array([[0.9, 0.3, -np.inf], [0.8, 0.7, 0.1]], np.float32)
     found, best = best_of(rows, scores)

@@ -24,7 +24,7 @@ def found(index: LiveIndex, query: np.ndarray, k: int, allowed: PreFilter | None
     return rows[rows >= 0].tolist()
 
 
-def test_what_is_added_is_found_and_what_is_removed_is_not():
+def test_an_added_video_is_found_and_a_removed_one_is_not():
     index, vectors, there = live(), np.vstack([VECTORS, NEW]), np.ones(3_600, bool)
     index.add(np.arange(3_000, 3_600), NEW)
     assert len(index) == 3_600
@@ -92,7 +92,7 @@ def test_an_index_may_begin_with_nothing():
         ([4, 9], np.full((2, 16), np.nan), "the vector of video 4 holds nan"),
     ],
 )
-def test_what_cannot_be_added_is_refused_and_changes_nothing(rows, vectors, message):
+def test_a_vector_that_cannot_be_added_is_refused_and_changes_nothing(rows, vectors, message):
     index = live()
     with pytest.raises(VideoIndexError, match=message):
         index.add(np.array(rows), vectors)
@@ -115,7 +115,7 @@ def test_compaction_changes_no_answer(kind):
     assert found_share(wanted, rows) >= (1.0 if kind == "exact" else 0.95)
 
 
-def test_what_changes_during_a_compaction_counts_after_it():
+def test_a_change_during_a_compaction_counts_after_it():
     def build(vectors, rows):  # the world goes on while an index is built
         index.remove(np.array([1, 3_001]))
         index.add(np.array([2, 3_500, 3_002]), NEW[500:503])

@@ -1,4 +1,4 @@
-"""What the sources count of a log, against plain Python over its rows."""
+"""Counts of a log that the sources read, against plain Python over its rows."""
 
 from collections import Counter, defaultdict
 
@@ -58,7 +58,7 @@ def test_counts_by_surface_and_region_are_those_of_the_log(world_folder, world_f
         np.testing.assert_allclose(found.table[line], [own[row] for row in range(len(ids.ids))], rtol=1e-4, atol=1e-6)
 
 
-def test_of_a_log_in_which_nothing_happened_nothing_is_counted(world_folder, world_features):
+def test_a_log_in_which_nothing_happened_has_no_counts(world_folder, world_features):
     stored = StoredTables.open(world_folder.parent / "tables")
     found = counted(stored, world_features.catalogue.ids, until_ms=0, count="long_view", half_life_h=1.0, segments=3)
     assert found.table.shape == (1, len(world_features.catalogue))

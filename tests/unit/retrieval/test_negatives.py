@@ -17,7 +17,7 @@ KINDS = {
 
 
 def test_expected_copies_by_hand():
-    """Of 5 videos: 10 others of the batch by their share, 4 uniform draws, 6 by the root of the counts."""
+    """Negatives of 5 videos: 10 others of the batch by their share, 4 uniform draws, 6 by the root of the counts."""
     counts = torch.tensor([16, 4, 0, 0, 4])
     negatives = Negatives(counts=counts, in_batch=True, uniform=4, popular=6, power=0.5)
     found = negatives.expected(torch.tensor([4, 0, 2, 0]), batch=11)

@@ -79,7 +79,7 @@ def test_an_index_that_loses_what_was_removed_is_refused_after_changes():
     assert max(guard.recall(LiveIndex(index, compact_at=0), vectors, there, shelves, PROBE).values()) < 0.9
 
 
-def test_of_videos_with_one_vector_either_is_right():
+def test_either_of_two_videos_with_one_vector_is_right():
     vectors = np.repeat(VECTORS[:300], 10, axis=0)
     index = VideoIndex.build(vectors[::-1].copy(), recipe=None, rows=np.arange(3_000)[::-1])
     found = RecallCheck(k=25, floor=0.98).check(index, vectors, CATALOGUE, PROBE)

@@ -197,7 +197,7 @@ def test_a_viewer_without_a_past_is_named_nothing_by_sources_of_the_past(make):
     assert make(random, catalogue).source.candidates(query_of(as_of_ms=NOW), 10).tolist() == []
 
 
-def test_of_an_empty_catalogue_nothing_is_named():
+def test_an_empty_catalogue_has_no_candidates():
     none, asked = np.zeros(0), query_of(as_of_ms=NOW)
     counted = TrendingCounts.nothing(regions=[], segments=[], videos=0, landmark_ms=NOW, half_life_h=1.0)
     edges = GraphSource(**GRAPH).fit(Sequences.of([], 0)).edges

@@ -1,4 +1,4 @@
-"""What is trending, by hand; against a slow oracle it stands in test_sources.py."""
+"""Trending by hand; against a slow oracle it stands in test_sources.py."""
 
 import numpy as np
 import pytest
@@ -77,7 +77,7 @@ def test_a_landmark_long_ago_moves_and_changes_no_share():
     assert found.tolist() == pytest.approx([0.4, 0.4, 0.2, 0])
 
 
-def test_what_was_counted_is_carried_on():
+def test_saved_counts_are_carried_on():
     counts = trending()
     count(counts, (0, NOW, "home", "de"), (1, NOW - HOUR, "next", "br"))
     again = Trending(counts.counted())
@@ -98,5 +98,5 @@ def test_a_ranking_is_made_anew_after_its_time():
     assert source.candidates(query(as_of_ms=NOW - 1), 5).tolist() == [2, 1]  # a replay that goes back in time
 
 
-def test_of_nothing_counted_nothing_trends():
+def test_without_counts_nothing_trends():
     assert TrendingSource(trending=trending(), prior=1.0, refresh_s=60.0).candidates(query(), 5).tolist() == []

@@ -58,13 +58,13 @@ def test_the_field_is_named_and_not_what_is_around_it(app, path, body, message):
 
 @pytest.mark.parametrize("body", [{"user_id": "x" * 10_000}, {"user_id": {"a" * 10_000: ["b" * 10_000]}}, {"y" * 10_000: 1},
                                   {"user_id": 1, "context": {"x" * 10_000: 1}}])  # fmt: skip
-def test_what_is_long_is_cut(app, body):
+def test_a_long_value_is_cut(app, body):
     error = refused(app, "/recommend", body)
     assert len(error["message"]) < 700
     assert all(len(text) < 250 for one in error["details"] for text in (one["where"], one["value"]))
 
 
-def test_of_many_items_the_first_are_shown(app):
+def test_the_first_of_many_items_are_shown(app):
     message = refused(app, "/events", {"events": [1] * 1001})["message"]
     assert message == "body.events is [1, 1, 1, 1, 1, 1, ...]: List should have at most 1000 items after validation, not 1001"
 

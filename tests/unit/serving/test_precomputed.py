@@ -37,7 +37,7 @@ def test_a_precomputed_slate_is_the_online_one_of_its_moment(recommender, as_of_
         assert kept.removed == online.removed
 
 
-def test_what_does_not_hold_is_not_used(recommender, as_of_ms, release, store):
+def test_a_slate_that_does_not_hold_is_not_used(recommender, as_of_ms, release, store):
     request = Request("q", 105, 12, as_of_ms + 1)
     assert precomputed(recommender, request) is not None
     assert precomputed(recommender, replace(request, user_id=999)) is None
@@ -49,7 +49,7 @@ def test_what_does_not_hold_is_not_used(recommender, as_of_ms, release, store):
     assert precomputed(Recommender(other, store), request) is None
 
 
-def test_what_was_left_midway_before_is_kept_until_it_is_watched_on(recommender, release, store):
+def test_a_video_left_midway_is_kept_until_it_is_watched_on(recommender, release, store):
     catalogue, as_of_ms = release.catalogue, release.as_of_ms + 10
     allowed = (catalogue.safety == 0) & (catalogue.regions == 0) & (catalogue.fingerprints == 0)
     row = np.flatnonzero(allowed & (catalogue.duration_ms > 20_000) & (catalogue.upload_ms < release.as_of_ms))[0]
@@ -64,7 +64,7 @@ def test_what_was_left_midway_before_is_kept_until_it_is_watched_on(recommender,
     assert row not in precomputed(recommender, replace(request, k=len(whole.ids) - 1)).rows
 
 
-def test_what_was_watched_or_withdrawn_since_is_left_out(recommender, as_of_ms, store):
+def test_videos_watched_or_withdrawn_since_are_left_out(recommender, as_of_ms, store):
     request = Request("q", 105, 5, as_of_ms + 10)
     first, second, *_ = precomputed(recommender, request).ids
     store.apply(

@@ -152,7 +152,7 @@ def test_several_query_vectors_keep_each_videos_best_score(release, store):
     np.testing.assert_allclose(scores, best[np.searchsorted(rows, found)], rtol=1e-5)
 
 
-def test_what_no_rule_forbids_is_not_hidden(release, store):
+def test_a_video_that_no_rule_forbids_is_not_hidden(release, store):
     lenient = replace(release, reranker=Reranker.from_config(
         {**release.reranker.to_config(), "rules": {"creator_cap": {"most": 2}}}))  # fmt: skip
     recommender = Recommender(lenient, store)
@@ -161,7 +161,7 @@ def test_what_no_rule_forbids_is_not_hidden(release, store):
     assert sorted(found.tolist()) == uploaded.tolist()
 
 
-def test_what_sources_find_is_what_the_merge_takes(recommender, release):
+def test_the_merge_takes_the_lists_of_the_sources(recommender, release):
     early = ask(release, as_of_ms=int(np.median(release.catalogue.upload_ms)))  # half of the catalogue is yet to come
     for request in (ask(release), early):
         found, candidates = recommender.by_source(request), recommender.retrieve(request)
@@ -194,7 +194,7 @@ def test_an_unknown_viewer_gets_a_full_slate(recommender, release, user_id):
     assert any("viewers like you" in sentence for sentences in answer.explanations for sentence in sentences)
 
 
-def test_what_was_watched_is_not_shown_again_and_speaks_in_reasons(recommender, release, store):
+def test_a_watched_video_is_not_shown_again_and_is_told_in_explanations(recommender, release, store):
     first = recommender.recommend(ask(release, user_id=7))
     known_at = release.as_of_ms + 2
     store.apply(
@@ -292,7 +292,7 @@ def left_midway(store, release, user_id: int, *rows: int) -> None:
     store.apply([Event(video_id=release.video_ids.value(row), **about) for row in rows])
 
 
-def test_what_was_left_midway_comes_back_a_few_a_slate(recommender, release, store):
+def test_videos_left_midway_come_back_a_few_a_slate(recommender, release, store):
     catalogue = release.catalogue
     allowed = (catalogue.safety == 0) & (catalogue.regions == 0) & (catalogue.fingerprints == 0)
     midway = np.flatnonzero(allowed & (catalogue.duration_ms > 20_000) & (catalogue.upload_ms < release.as_of_ms))[:3]
@@ -306,7 +306,7 @@ def test_what_was_left_midway_comes_back_a_few_a_slate(recommender, release, sto
     assert all("you left it midway" in answer.explanations[place] for place in again)
 
 
-def test_what_a_viewer_hides_unwatched_is_out_of_the_next_slate(recommender, release, store):
+def test_a_video_hidden_unwatched_is_out_of_the_next_slate(recommender, release, store):
     before = recommender.recommend(ask(release))
     hidden = {"kind": "outcome", "user_id": 105, "known_at": release.as_of_ms + 1, "hide": True}
     store.apply([Event(video_id=video, **hidden) for video in before.ids[:3]])
@@ -315,7 +315,7 @@ def test_what_a_viewer_hides_unwatched_is_out_of_the_next_slate(recommender, rel
     assert not set(before.ids[:3]) & set(after.ids)
 
 
-def test_what_was_left_midway_and_then_hidden_is_not_watched_on(recommender, release, store):
+def test_a_video_left_midway_and_then_hidden_is_not_watched_on(recommender, release, store):
     midway = np.flatnonzero((release.catalogue.duration_ms > 20_000) & (release.catalogue.upload_ms < release.as_of_ms))[:2]
     left_midway(store, release, 7, *midway)
     about = {"kind": "outcome", "user_id": 7, "known_at": release.as_of_ms + 2}
@@ -326,7 +326,7 @@ def test_what_was_left_midway_and_then_hidden_is_not_watched_on(recommender, rel
     assert midway[0] not in recommender.recommend(request).rows
 
 
-def test_what_was_hidden_unwatched_in_the_log_is_in_nobodys_slate_again(built, recommender, release):
+def test_a_video_hidden_unwatched_in_the_log_is_in_nobodys_slate_again(built, recommender, release):
     known = built[1].impressions.filter((pl.col("watch_ms") == 0) & pl.col("hide") & (known_at() < release.as_of_ms))
     assert len(known) > 20
     for (user_id,), rows in known.group_by("user_id"):

@@ -11,7 +11,7 @@ from watchnext.features.leakage.intervention import flip_outcomes
 
 
 def scores_of(release, tables: Tables, split: np.ndarray) -> list[np.ndarray]:
-    """Of every held-out request, in time order."""
+    """Predictions of every held-out request, in time order."""
     replay = Replay(release=release, regime="streaming", slate=5, requests=0, depth=5)
     rows = release.video_ids.rows_of(tables.impressions.filter(pl.Series(split == 2))["video_id"])
     with replay.opened(tables, split) as (recommender, requests):

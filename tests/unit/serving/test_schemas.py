@@ -27,7 +27,7 @@ def test_ids_come_back_as_given(user_id):
 
 
 @pytest.mark.parametrize("user_id", [2**63, -(2**63) - 1, "", "x" * 65, "é" * 33, "nul\0", True, 1.0, None, [1], {}])
-def test_what_is_no_id_is_refused(user_id):
+def test_a_value_that_is_no_id_is_refused(user_id):
     assert "user_id" in refusal(RecommendRequest, {"user_id": user_id})
 
 

@@ -172,7 +172,7 @@ def test_an_unknown_video_is_quarantined_and_the_others_count(store):
     assert store.position == 1
 
 
-def test_what_is_kept_is_bounded(release, tmp_path, monkeypatch):
+def test_kept_keys_and_events_are_bounded(release, tmp_path, monkeypatch):
     monkeypatch.setattr("watchnext.serving.store.store.KEYS_KEPT", 5)
     monkeypatch.setattr("watchnext.serving.store.store.QUARANTINE_KEPT", 4)
     store = Store.open(tmp_path / "store", release, durable=False)
@@ -234,7 +234,7 @@ def trending_of(store) -> np.ndarray:
     return np.array([counts.shares(counts.levels(*place), NOW, 0.0) for place in ((None, None), (None, "de"), ("home", "de"))])
 
 
-def test_what_trends_is_counted_at_once_and_after_a_restart_as_before(release, tmp_path, monkeypatch):
+def test_trending_is_counted_at_once_and_after_a_restart_as_before(release, tmp_path, monkeypatch):
     monkeypatch.setattr("watchnext.serving.store.store.CHUNK", 3)
     store = Store.open(tmp_path / "store", release, durable=False)
     before = trending_of(store)
@@ -348,7 +348,7 @@ def test_a_rebuild_that_dies_leaves_the_old_store(release, tmp_path, monkeypatch
     assert len(list(folder.glob("env-*"))) == 1
 
 
-def test_what_the_log_of_a_release_holds_is_not_counted_again_of_the_journal(built, release, tmp_path):
+def test_events_in_the_log_of_a_release_are_not_counted_again_of_the_journal(built, release, tmp_path):
     """The server that saw all events of the log gets a release of which half of them are the log."""
     folder, events = tmp_path / "store", events_of(built[1].impressions)
     with closing(Store.open(folder, empty_of(release), durable=False)) as store:

@@ -29,7 +29,7 @@ def ask(release) -> Request:
     return Request("q1", USER, 5, release.as_of_ms + 2, "home")
 
 
-def test_what_is_watched_later_counts_once_and_only_if_it_existed(tracer, release):
+def test_a_later_watch_counts_once_and_only_if_its_video_existed(tracer, release):
     upload_ms = np.array(release.catalogue.upload_ms)
     late, early = int(np.argmax(upload_ms)), int(np.argmin(upload_ms))
     request = Request("q1", USER, 5, int(upload_ms[late]) - 1, "home")
@@ -65,7 +65,7 @@ def test_lists_are_as_deep_as_asked_and_floors_leave_out_the_seen(tracer, releas
 
 
 @pytest.mark.parametrize("long", [True, False])
-def test_what_is_watched_long_is_what_the_label_says_whatever_the_log_flags(release, built, long):
+def test_the_label_says_which_watch_is_long_whatever_the_log_flags(release, built, long):
     _, tables = built
     split = TimeSplit(valid_days=1, test_days=1).assign(tables.impressions["day"])
     replay = Replay(release=release, regime="frozen", slate=5, requests=10, depth=20)
