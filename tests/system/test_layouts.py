@@ -6,6 +6,8 @@ import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -45,8 +47,8 @@ RANKER = {
     "MovieLens 32M": "xgboost",
     "VK-LSVD": "mlp_no_history",
     "KuaiRand-Pure": "logistic_regression",
-    "KuaiRand-27K": "dcn",
 }
+READ_ALONE = ("KuaiRand-27K",)  # its files have other names than those of Pure, and else it is the same: test_every_loader.py
 OWN_FEATURES = ("user_id", "video_id", "hour", "gap_s", "history", "user_counters", "video_counters")
 
 
@@ -57,7 +59,7 @@ def tables() -> Tables:
 
 @pytest.fixture
 def project(tmp_path, empty_store, monkeypatch) -> Path:
-    """What the commands read, and a data set that is in the three tables."""
+    """All that the commands read, and a data set that is in the three tables."""
     shutil.copyfile(empty_store, tmp_path / "mlflow.db")
     for name in ("conf", "dvc.yaml", "params.yaml", "train.py"):
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile)(ROOT / name, tmp_path / name)
@@ -67,6 +69,8 @@ def project(tmp_path, empty_store, monkeypatch) -> Path:
     (tmp_path / "conf" / "data" / "own.yaml").write_text(yaml.safe_dump(OWN))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    once = cache(lambda words: composed([*words]))  # most stages have the same words
+    monkeypatch.setattr("watchnext.cli.composed", lambda words: deepcopy(once(tuple(words))))
     return tmp_path
 
 
@@ -88,7 +92,7 @@ def run(words: list[str], monkeypatch) -> None:
 
 
 @pytest.mark.filterwarnings("default")  # as in a stage's own process; Lightning warns of logs this small
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name not in READ_ALONE])
 def test_a_log_of_this_layout_is_served(layout, tables, project, monkeypatch):
     data, variable, write, overrides = LAYOUTS[layout]
     raw = project / "raw"
