@@ -89,7 +89,7 @@ def leaves(found: object, name: str = "") -> Iterator[tuple[str, object]]:
 
 
 def test_nothing_measured_says_the_time(project):
-    """Files that git tracks must not change when nothing did: no figure is named for a time, none is a date or near the clock."""
+    """Files that git tracks must not change when nothing did: none names a time, and no figure is a date or near the clock."""
     this_year = str(date.today().year)
     for path in (project / "outputs" / "tiny" / "metrics").glob("*.json"):
         for name, value in leaves(json.loads(path.read_text())):
