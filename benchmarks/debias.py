@@ -36,8 +36,12 @@ from watchnext.simulator.mechanisms import Mechanisms
 from watchnext.simulator.platform.logging_policy import Policy
 from watchnext.simulator.world import World
 
-WAYS = {"plain": [], "position": ["+debias@model.module=position"], "propensity": ["+debias@model.module=propensity"],
-        "both": ["+debias@model.module=both"]}  # fmt: skip
+POSITION = (
+    "+model.module.position_bias="
+    "{_target_: watchnext.ranking.training.debias.PositionBias, _partial_: true, positions: 10, dropout: 0.1}"
+)
+PROPENSITY = "+model.module.inverse_propensity=20.0"
+WAYS = {"plain": [], "position": [POSITION], "propensity": [PROPENSITY], "both": [POSITION, PROPENSITY]}
 
 
 def against(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:

@@ -108,7 +108,8 @@ class RowClock(lightning.Callback):
 
 def fit(features: FeatureSet, overrides: list[str], *, steps: int, seed: int) -> tuple[RankingModule, RowClock]:
     network = [f"model.module.network.{name}={value}" for name, value in NETWORK.items()]
-    config = composed(["model=dcn", "trainer=fast", *network, *PLAIN, "model.module.batch_size=4096", *overrides])
+    precision = "trainer.plugins=[{_target_: watchnext.nn.training.fastest_precision}]"
+    config = composed(["model=dcn", precision, *network, *PLAIN, "model.module.batch_size=4096", *overrides])
     lightning.seed_everything(seed, workers=True, verbose=False)
     module, clock = instantiate(config.model.module)(features=features), RowClock(steps=steps)
     fit_steps(config, module, steps=WARM + steps + LOOKED_AT, seed=seed, callbacks=[clock])

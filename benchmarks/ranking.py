@@ -41,7 +41,17 @@ from watchnext.types import TARGETS
 
 LONG_VIEW = TARGETS.index("long_view")
 MODELS = ("logistic_regression", "factorization_machine", "mlp", "dcn", "mlp_no_history", "xgboost", "ranker")
-VARIANTS = ("dcn_transformer", "dcn_mmoe", "dcn_ple")  # variants of dcn, on request
+PARTS = "watchnext.ranking.models"
+VARIANTS = {  # overrides of presets; those of dcn are trained on request
+    "mlp_no_history": ["model=mlp", "model.module.hide=[own_state,user_id]"],
+    "dcn_transformer": [
+        "model=dcn",
+        "+model.module.network.interest="
+        f"{{_target_: {PARTS}.transformer.BehaviourTransformer, heads: 4, blocks: 1, dropout: 0.1}}",
+    ],
+    "dcn_mmoe": ["model=dcn", f"+model.module.network.tasks={{_target_: {PARTS}.multi_task.MMoE, experts: 4}}"],
+    "dcn_ple": ["model=dcn", f"+model.module.network.tasks={{_target_: {PARTS}.multi_task.PLE, shared: 2, own: 1}}"],
+}
 RESAMPLES = 1000
 
 
@@ -194,7 +204,7 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--held-out", choices=("test", "valid"), default="test", help="valid: for choosing a recipe")
     parser.add_argument("--work", type=Path, metavar="DIR", help="keep tables and features in this folder")
-    parser.add_argument("--models", nargs="+", choices=(*MODELS, *VARIANTS), default=MODELS)
+    parser.add_argument("--models", nargs="+", choices=dict.fromkeys((*MODELS, *VARIANTS)), default=MODELS)
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     return parser.parse_args(words)
 
@@ -203,7 +213,7 @@ def options_of(words: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     options = options_of()
     words = ["data=kuairand", f"data.loader.root={options.root}", *options.overrides]
-    configs = {name: composed([*words, f"model={name}"]) for name in options.models}
+    configs = {name: composed([*words, *VARIANTS.get(name, [f"model={name}"])]) for name in options.models}
     with tempfile.TemporaryDirectory() as temporary:
         work = options.work or Path(temporary)
         first = next(iter(configs.values()))

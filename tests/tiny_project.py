@@ -46,6 +46,16 @@ def own_logs(folder: Path) -> None:
         frame.write_parquet(folder / "logs" / f"{name}.parquet")
 
 
+def configure(folder: Path, changes: dict[str, str]) -> None:
+    """Replace lines of conf/config.yaml in a copy of it."""
+    path = folder / "conf" / "config.yaml"
+    text = path.read_text()
+    for old, new in changes.items():
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    path.write_text(text)
+
+
 def built(folder: Path, empty_store: Path) -> Path:
     """A copy of what the commands read in `folder`, with a data set of its own, after one run of the pipeline."""
     shutil.copyfile(empty_store, folder / "mlflow.db")
@@ -59,10 +69,7 @@ def built(folder: Path, empty_store: Path) -> Path:
     schema = yaml.safe_load((folder / "conf" / "features" / "world.yaml").read_text())
     schema["features"]["plan"] = {"kind": "categorical", "entity": "user", "nullable": True}
     (folder / "conf" / "features" / "tiny.yaml").write_text(yaml.safe_dump(schema, sort_keys=False))
-    trainer = yaml.safe_load((folder / "conf" / "trainer" / "default.yaml").read_text())
-    (folder / "conf" / "trainer" / "default.yaml").write_text(yaml.safe_dump({**trainer, "max_epochs": 1}))
-    labels = folder / "conf" / "labels" / "default.yaml"
-    labels.write_text(labels.read_text().replace("long_view_s: null", "long_view_s: 6"))
+    configure(folder, {"max_epochs: 10": "max_epochs: 1", "long_view_s: null": "long_view_s: 6"})
     for command in stages(folder, {"data": "tiny", "features": "tiny", "outputs": "outputs/tiny"}).values():
         done = run(folder, *shlex.split(command)[1:])
         assert done.returncode == 0, command + done.stdout[-2000:] + done.stderr[-4000:]

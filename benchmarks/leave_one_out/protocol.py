@@ -9,7 +9,7 @@ import polars as pl
 
 from watchnext.retrieval.sources.graph import Histories
 
-CONF = Path(__file__).with_name("conf")  # the recipe; it reads conf/trainer beside its own files
+CONF = Path(__file__).with_name("conf")  # the recipe
 
 
 class Sequences(Histories):

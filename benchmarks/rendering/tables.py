@@ -273,8 +273,8 @@ DEBIASED = {"pearson": "Pearson", "rank": "rank correlation", "rmse": "RMSE", "m
 
 def debias(figures: Figures) -> str:
     found = only(figures)
-    named = {name: f"`+debias@model.module={name}`" for name in found["ways"]} | {"plain": "plain"}
-    rows = [(named[name], each) for name, each in found["ways"].items()]
+    named = {"position": "position as an input of training", "propensity": "rows weighted by inverse propensity"}
+    rows = [(named.get(name, name), each) for name, each in found["ways"].items()]
     titles = {"plain": "slates in order of popularity, plain", "position": "the same, position as an input of training"}
     rows += [(titles.get(name, name), each) for name, each in found["placed"].items()]
     return table(["", *DEBIASED.values()], [[title, *(mean_of(each[key], 3) for key in DEBIASED)] for title, each in rows])

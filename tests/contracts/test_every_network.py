@@ -1,5 +1,7 @@
-"""What every network must satisfy, found through conf/model/*.yaml: a new file there is tested by being there."""
+"""What every network must satisfy, found through conf/model/*.yaml and the variants in docs/tutorial.md: a new one is tested by
+being there."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+from printed import variants
 from watchnext.features.dataset.batches import NO_INPUTS
 from watchnext.features.encode.encodings import InputSizes
 from watchnext.metrics import auc
@@ -29,6 +32,7 @@ from watchnext.schema import FeatureSchema, SchemaError
 from watchnext.serving.release.compiled import CompiledNetwork
 from watchnext.types import TARGETS
 
+FORMS = re.compile(r"\.network\.|\.hide=")  # overrides that change a network
 CONF = Path(__file__).resolve().parents[2] / "conf"
 OF_VIDEO = ("video_", "candidate_")
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
@@ -48,8 +52,9 @@ def _one_thread():
 
 def configured() -> dict:
     with initialize_config_dir(config_dir=str(CONF), version_base=None):
-        names = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
-        return {name: compose("config", [f"model={name}"]).model for name in names}
+        presets = {path.stem: [f"model={path.stem}"] for path in sorted((CONF / "model").glob("*.yaml"))}
+        others = {" ".join(words): words for words in variants() if FORMS.search(" ".join(words))}
+        return {name: compose("config", words).model for name, words in (presets | others).items()}
 
 
 def of_kind(kind: type) -> list:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hydra.utils import get_object
 
+from printed import variants
 from watchnext.cli import composed, plain
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -15,7 +16,6 @@ PRESETS = sorted((path.parent.relative_to(CONF).as_posix(), path.stem) for path 
 INTO_A_MODEL = {
     "loss": "loss@model.module.loss={}",
     "watch_time": "watch_time@model.module.watch_time={}",
-    "debias": "+debias@model.module={}",
 }
 
 
@@ -55,5 +55,11 @@ def environment(monkeypatch):
 @pytest.mark.parametrize(("group", "name"), PRESETS)
 def test_a_preset_composes_and_its_classes_take_their_keys(group, name):
     words = ["model=dcn", INTO_A_MODEL[group].format(name)] if group in INTO_A_MODEL else [f"{group}={name}"]
+    for node in nodes_of(plain(composed(words))):
+        check(node)
+
+
+@pytest.mark.parametrize("words", variants(), ids=" ".join)
+def test_a_printed_variant_composes_and_its_classes_take_their_keys(words):
     for node in nodes_of(plain(composed(words))):
         check(node)

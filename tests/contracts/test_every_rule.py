@@ -17,7 +17,7 @@ from watchnext.serving.funnel.rule_prefilter import RulePreFilter
 from watchnext.types import SOURCES
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-SETTINGS = yaml.safe_load((CONF / "reranking" / "default.yaml").read_text())
+SETTINGS = yaml.safe_load((CONF / "config.yaml").read_text())["reranking"]
 FILTERS = [name for name, kind in RULES.items() if issubclass(kind, Filter)]
 CAPS = [name for name, kind in RULES.items() if issubclass(kind, Cap)]
 SEEDS = range(25)

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 import programs
+from tiny_project import configure
 from watchnext.data.splits import TimeSplit
 from watchnext.data.storage import StoredTables, write_tables
 from watchnext.data.tables import DataError, Tables
@@ -78,8 +79,7 @@ def project(tables, empty_store, tmp_path_factory) -> Path:
     for name in ("conf", "dvc.yaml", "params.yaml", "train.py"):
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile)(ROOT / name, folder / name)
     (folder / "conf/data/mine.yaml").write_text(yaml.safe_dump(MINE))
-    trainer = yaml.safe_load((folder / "conf/trainer/default.yaml").read_text())
-    (folder / "conf/trainer/default.yaml").write_text(yaml.safe_dump({**trainer, "max_epochs": 1}))
+    configure(folder, {"max_epochs: 10": "max_epochs: 1"})
     (folder / "logs").mkdir()
     tables.videos.sample(fraction=1.0, shuffle=True, seed=2).write_parquet(folder / "logs/videos.parquet")
     done = pipeline(folder)

@@ -45,7 +45,7 @@ OWN = {
 RANKER = {
     "MovieLens 1M": "dcn",
     "MovieLens 32M": "xgboost",
-    "VK-LSVD": "mlp_no_history",
+    "VK-LSVD": "mlp",
     "KuaiRand-Pure": "logistic_regression",
 }
 READ_ALONE = ("KuaiRand-27K",)  # its files have other names than those of Pure, and else it is the same: test_every_loader.py

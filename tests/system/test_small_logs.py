@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import programs
+from tiny_project import configure
 from watchnext.data.tables import Tables
 from watchnext.simulator.world import World
 
@@ -68,8 +69,7 @@ def project(empty_store, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("small")
     for name in ("conf", "dvc.yaml", "params.yaml", "train.py"):
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile)(ROOT / name, folder / name)
-    trainer = yaml.safe_load((folder / "conf/trainer/default.yaml").read_text())
-    (folder / "conf/trainer/default.yaml").write_text(yaml.safe_dump({**trainer, "max_epochs": 1}))
+    configure(folder, {"max_epochs: 10": "max_epochs: 1"})
     for name, tables in logs().items():
         (folder / f"conf/data/{name}.yaml").write_text(yaml.safe_dump(preset(name)))
         (folder / name).mkdir()

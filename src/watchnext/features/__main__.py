@@ -59,7 +59,7 @@ def _require_long_views(path: Path, labels: Labels) -> None:
     ):
         raise DataError(
             "the log has no long_view, so no model would learn long views; define one: "
-            "labels.long_view_s=SECONDS or labels.long_view_ratio=PART (conf/labels/default.yaml keeps it)"
+            "labels.long_view_s=SECONDS or labels.long_view_ratio=PART (conf/config.yaml keeps it)"
         )
 
 

@@ -58,9 +58,7 @@ class Reranker:
         require_known("re-ranking", config, known)
         for name in known:
             if not isinstance(config.get(name), Mapping):
-                raise RerankingError(
-                    f"re-ranking: {name} is {config.get(name)!r}, expected a mapping, as in conf/reranking/default.yaml"
-                )
+                raise RerankingError(f"re-ranking: {name} is {config.get(name)!r}, expected a mapping, as in conf/config.yaml")
         for name, options in config["rules"].items():
             if not isinstance(options, Mapping):
                 raise RerankingError(f"rules.{name} is {options!r}, expected a mapping of options ({{}} for none)")

@@ -1,4 +1,4 @@
-"""Real networks under `trainer=fast` as on a processor that has bf16: slow where it has not, but the same arithmetic."""
+"""Real networks under `fastest_precision` as on a processor that has bf16: slow where it has not, but the same arithmetic."""
 
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,8 @@ CONF = Path(__file__).resolve().parents[3] / "conf"
 @pytest.mark.parametrize("model", ["two_tower", "dcn"])
 def test_an_epoch_in_bf16_is_finite_and_saved_in_f32(model, world_features, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "has_amx", lambda: True)
-    overrides = [f"model={model}", "trainer=fast", "trainer.max_epochs=1"]
+    precision = "trainer.plugins=[{_target_: watchnext.nn.training.fastest_precision}]"
+    overrides = [f"model={model}", precision, "trainer.max_epochs=1"]
     with initialize_config_dir(config_dir=str(CONF), version_base=None):
         config = compose("config", overrides)
     seen = set()

@@ -18,7 +18,8 @@ LOSSES = sorted(path.stem for path in (CONF / "loss").glob("*.yaml"))
 
 def module_of(features, loss: str) -> RankingModule:
     with initialize_config_dir(config_dir=str(CONF), version_base=None):
-        config = compose("config", ["model=mlp_no_history", f"loss@model.module.loss={loss}", "model.module.batch_size=256"])
+        hidden = ["model=mlp", "model.module.hide=[own_state,user_id]", "model.module.batch_size=256"]
+        config = compose("config", [*hidden, f"loss@model.module.loss={loss}"])
     torch.manual_seed(0)
     return instantiate(config.model.module)(features=features)
 

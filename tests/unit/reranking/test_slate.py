@@ -237,7 +237,7 @@ def test_a_negative_k_is_refused():
 
 
 def test_a_config_survives_the_round_trip():
-    shipped = yaml.safe_load((Path(__file__).parents[3] / "conf/reranking/default.yaml").read_text())
+    shipped = yaml.safe_load((Path(__file__).parents[3] / "conf/config.yaml").read_text())["reranking"]
     reranker = Reranker.from_config(shipped)
     assert reranker.to_config() == shipped
     assert list(Reranker.from_config(reranker.to_config()).to_config()["rules"]) == list(shipped["rules"])

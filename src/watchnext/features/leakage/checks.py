@@ -177,7 +177,7 @@ def check_duplicates(features: FeatureSet, tables: Tables) -> CheckResult:
 
 @dataclass(frozen=True, kw_only=True)
 class LeakageChecks:
-    """All leakage checks. conf/tripwire/default.yaml explains the settings."""
+    """All leakage checks. conf/config.yaml explains the settings."""
 
     ceiling: float
     min_positives: int

@@ -35,7 +35,7 @@ def weightings(weights: Mapping[str, float], *, first: str, second: str, steps: 
         raise ValueError(f"a trade-off needs two heads and 2 steps, got {first!r}, {second!r} and {steps}")
     total = weights.get(first, 0.0) + weights.get(second, 0.0)
     if not total > 0:
-        raise ValueError(f"the weights of {first!r} and {second!r} sum to {total:g}, expected more than 0; see conf/reranking")
+        raise ValueError(f"the weights of {first!r} and {second!r} sum to {total:g}, expected more than 0; see reranking.value")
     shares = np.linspace(0.0, 1.0, steps)
     return [(float(s), {**weights, first: float(s * total), second: float((1 - s) * total)}) for s in shares]
 

@@ -6,7 +6,7 @@ other targets are meaningless. `groups` numbers the viewer or request of each ro
 
 Pairs of one viewer over time carry an artefact: a long view raises the viewer's counters for all later rows, so of two rows the
 one with the lower counter is more often the long view, although viewers with high counters watch longer. A pairwise loss learns
-this artefact, and GAUC rewards it. Train such losses on networks without the viewer's own state (`model=mlp_no_history`), or
+this artefact, and GAUC rewards it. Train such losses on networks without the viewer's own state (`hide=[own_state]`), or
 within requests.
 """
 
