@@ -53,7 +53,7 @@ CLOSES = """
 TRAINS = """
     import torch
     from pytorch_lightning import LightningModule, Trainer
-    from watchnext.nn.training import StepLogger
+    from watchnext.nn.callbacks import StepLogger
 
     class Line(LightningModule):
         def __init__(self):

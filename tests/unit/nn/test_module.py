@@ -9,8 +9,9 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from watchnext.nn import training
+from watchnext.nn.callbacks import NamedBar
 from watchnext.nn.checkpoints import Checkpoints
-from watchnext.nn.training import Bf16Training, NamedBar, TrainableModule, Training, adam, finite
+from watchnext.nn.training import Bf16Training, TrainableModule, Training, adam, finite
 
 
 class Rows(IterableDataset):

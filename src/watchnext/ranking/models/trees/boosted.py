@@ -10,7 +10,8 @@ import xgboost
 from tqdm import tqdm
 
 from watchnext.features.dataset.batches import FeatureSet
-from watchnext.nn.training import Log, NothingToLearnError, Training
+from watchnext.nn.callbacks import Log
+from watchnext.nn.training import NothingToLearnError, Training
 from watchnext.nn.weights import build_network, recipe_of, save_network
 from watchnext.ranking.feature_mask import masked_columns
 from watchnext.ranking.heads import WATCH
