@@ -1,6 +1,7 @@
 """A store built from a log, day by day, beside a server: always the records of one that saw event after event."""
 
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from test_store import empty_of, events_of, outcome, shrunk
 
 import programs
+from kills import one_each, taken
 from watchnext.data.tables import DataError, Tables, in_order
 from watchnext.data.validation import validate
 from watchnext.features.catalogue import Ids
@@ -309,6 +311,30 @@ def test_a_killed_build_leaves_the_store_and_the_next_one_completes_it(owner, at
     build(folder, release, root)
     assert records(folder, release) == one_by_one(events_in(log, release), release, tmp_path / "events")
     assert len(list(folder.glob("env-*"))) == 1
+
+
+def test_a_build_that_dies_at_any_step_ends_in_the_records_and_files_of_one_that_did_not(log, release, tmp_path):
+    """Of all steps some are drawn; each of the fold's is in features/test_killed.py."""
+    folder, root = tmp_path / "store", written(log, tmp_path / "log", 3)
+    build(tmp_path / "last", release, root)
+    written(log, root)
+    build(tmp_path / "once", release, root)
+    wanted, files = records(tmp_path / "once", release), state_files(tmp_path / "once")
+    shutil.copytree(tmp_path / "last", folder, symlinks=True)
+    steps = one_each(taken(lambda: build(folder, release, root)))
+    assert state_files(folder) == files
+    for step in random.Random(0).sample(steps, 12):
+        shutil.rmtree(folder)
+        shutil.copytree(tmp_path / "last", folder, symlinks=True)
+        taken(lambda: build(folder, release, root), at=step)
+        build(folder, release, root)
+        assert (records(folder, release), state_files(folder)) == (wanted, files), step
+        assert len(list(folder.glob("env-*"))) == 1
+
+
+def state_files(folder: Path) -> dict[str, bytes]:
+    paths = (path for path in (folder / "state").rglob("*") if path.is_file() and path.name != "lock")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 @pytest.mark.parametrize("at", [0, 1, 3])
