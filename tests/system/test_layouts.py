@@ -71,6 +71,9 @@ def project(tmp_path, empty_store, monkeypatch) -> Path:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     once = cache(lambda words: composed([*words]))  # most stages have the same words
     monkeypatch.setattr("watchnext.cli.composed", lambda words: deepcopy(once(tuple(words))))
+    # Figures stay blank here; test_pipeline.py and test_small_logs.py draw those of small and of degenerate logs.
+    monkeypatch.setattr("matplotlib.backends.backend_agg.FigureCanvasAgg.draw", lambda canvas: canvas.get_renderer())
+    monkeypatch.setattr("evidently.metrics.column_statistics.ValueDriftCalculation._render", lambda *_: [])
     return tmp_path
 
 
