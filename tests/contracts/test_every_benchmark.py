@@ -48,7 +48,7 @@ SMALL = {
         ["data=tiny", *EPOCH, "--losses", "multi_task", "--heads", "log_seconds"], {"framing", "watch_time", "rows"}, "project"
     ),
     "index": Small(
-        ["--videos", "4000", "--users", "300", "--steps", "2", "--queries", "20", "--lists", "16", "--compared", "800"],
+        ["--videos", "20000", "--users", "300", "--steps", "2", "--queries", "20", "--lists", "64", "--compared", "2000"],
         {"recall@500", "p50_ms", "p99_ms", "narrow_recall@500", "bytes_per_video", "resident_bytes", "build_s", "peak_mb"},
     ),
     "ranker_training": Small(
