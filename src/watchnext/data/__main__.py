@@ -38,7 +38,7 @@ def tables(config: DictConfig) -> None:
     report, rejected = written.report, sum(written.report["rejected"].values())
     print(
         f"{folder}: {report['impressions']:,} impressions, {report['users']:,} users, {report['videos']:,} videos; "
-        f"rejected {rejected:,} rows" + (f"; {written.kept} days unchanged" if written.kept else "")
+        f"rejected {rejected:,} rows" + (f"; {written.unchanged_days} days unchanged" if written.unchanged_days else "")
     )
     for reason, count in report["rejected"].items():
         print(f"  rejected {count:>8,}  {reason}")

@@ -52,28 +52,30 @@ def evidence_of(frames: Mapping[str, pl.DataFrame], schema: FeatureSchema) -> di
     if frames["impressions"].is_empty():
         return _evidence_without_log(frames, schema)
     rows, instants = _joined(frames, schema), _instants(schema)
-    there = set(rows.columns)
+    columns = set(rows.columns)
     evidence: dict[str, dict[str, int]] = {}
-    if "day" in there:
+    if "day" in columns:
         counts = {}
         for name, (_, unit) in instants.items():
-            if name in there:
-                counts |= {f"{name} {observed}": seen for observed, seen in _instant(name, unit, there).items()}
+            if name in columns:
+                counts |= {f"{name} {observed}": matches for observed, matches in _instant(name, unit, columns).items()}
         if counts:
-            for name, count in rows.select(seen.sum().alias(name) for name, seen in counts.items()).row(0, named=True).items():
+            for name, count in (
+                rows.select(matches.sum().alias(name) for name, matches in counts.items()).row(0, named=True).items()
+            ):
                 evidence.setdefault(name.split(" ")[0], {})[name.split(" ")[1]] = int(count)
         evidence["day"] = {
             "rows": rows["day"].len() - rows["day"].null_count(),
             "early": int((rows["day_ms"] < FIRST_DAY).sum()),
         }
-        if "time_ms" in there:
+        if "time_ms" in columns:
             evidence["clock"] = _histogram(rows, ((pl.col("time_ms") - pl.col("day_ms")) / (HOUR_MS / 2)).clip(-96, 144))
-    if "time_ms" in there:
+    if "time_ms" in columns:
         whole = rows.select((pl.col("time_ms").cast(pl.Int64, strict=False) % HOUR_MS == 0).sum()).item()
         evidence["whole hours"] = {"rows": len(rows) - rows["time_ms"].null_count(), "whole": int(whole)}
-    for name, value in _ratios(there).items():
+    for name, value in _ratios(columns).items():
         evidence[name] = _histogram(rows, STEPS * value.log10())
-    if {"day", "watch_ms"} <= there:
+    if {"day", "watch_ms"} <= columns:
         steps = (STEPS * _ratios({"watch_ms"})["watch_ms"].log10()).floor().cast(pl.Int32, strict=False)
         bins = rows.select("day", bin=steps).drop_nulls().group_by("day", "bin").len().sort("day", "bin")
         for day, step, count in bins.iter_rows():
@@ -167,33 +169,33 @@ def _near(name: str, factor: float, day_ms: pl.Expr) -> pl.Expr:
     return (pl.col(name) * factor).is_between(day_ms - before, day_ms + DAY_MS + after)
 
 
-def _instant(name: str, unit: str, there: set[str]) -> dict[str, pl.Expr]:
+def _instant(name: str, unit: str, columns: set[str]) -> dict[str, pl.Expr]:
     day_ms, value = pl.col("day_ms"), pl.col(name) * UNITS[unit]
     right = _near(name, UNITS[unit], day_ms)
-    seen = {"rows": (pl.col(name).is_not_null() & pl.col("day").is_not_null()), unit: right}
+    masks = {"rows": (pl.col(name).is_not_null() & pl.col("day").is_not_null()), unit: right}
     for other, factor in UNITS.items():
         if other != unit:
-            seen[other] = ~right & _near(name, factor, day_ms)
-    seen["early"] = (value < FIRST_DAY) & ~pl.any_horizontal(seen[other] for other in UNITS if other != unit)
-    if name != "time_ms" and "time_ms" in there:
+            masks[other] = ~right & _near(name, factor, day_ms)
+    masks["early"] = (value < FIRST_DAY) & ~pl.any_horizontal(masks[other] for other in UNITS if other != unit)
+    if name != "time_ms" and "time_ms" in columns:
         time_ms, soon = pl.col("time_ms"), value < day_ms + LONG_AGO[0]
         timed = _near("time_ms", 1.0, day_ms) & (value > day_ms - LONG_AGO[0]) & soon
-        seen["astray"] = timed & ((value < time_ms) if name == "received_ms" else (value > time_ms + DAY_MS))
-    return seen
+        masks["astray"] = timed & ((value < time_ms) if name == "received_ms" else (value > time_ms + DAY_MS))
+    return masks
 
 
-def _ratios(there: set[str]) -> dict[str, pl.Expr]:
+def _ratios(columns: set[str]) -> dict[str, pl.Expr]:
     """Return the positive quantities whose sizes are judged."""
     watched = pl.when(pl.col("watch_ms") > 0).then(pl.col("watch_ms"))
     lasting = pl.when(pl.col("duration_ms") > 0).then(pl.col("duration_ms"))
     ratios = {}
-    if "watch_ms" in there:
+    if "watch_ms" in columns:
         ratios["watch_ms"] = watched
-    if "duration_ms" in there:
+    if "duration_ms" in columns:
         ratios["duration_ms"] = lasting
-    if {"watch_ms", "duration_ms"} <= there:
+    if {"watch_ms", "duration_ms"} <= columns:
         ratios["watch_ms of duration_ms"] = watched / lasting
-    if {"watch_ms", "received_ms", "time_ms"} <= there:
+    if {"watch_ms", "received_ms", "time_ms"} <= columns:
         waited = pl.col("received_ms") - pl.col("time_ms")
         ratios["watch_ms of received_ms - time_ms"] = watched / pl.when(waited.is_between(1, YEAR_MS)).then(waited)
     return ratios
@@ -212,7 +214,7 @@ def contradictions(evidence: Evidence, schema: FeatureSchema) -> list[Contradict
     times = list(_day(evidence)) or [*_moments(evidence, schema), *_moments_without_log(evidence, schema)]
     sound = not any(one.refused for one in times)
     sizes = list(_sizes_of_days(evidence)) or list(_sizes(evidence))
-    contradictions_found = [
+    results = [
         *_unread(evidence),
         *times,
         *sizes,
@@ -220,7 +222,7 @@ def contradictions(evidence: Evidence, schema: FeatureSchema) -> list[Contradict
         *_clock(evidence),
         *_constants(evidence),
     ]
-    return sorted(contradictions_found, key=lambda one: not one.refused)
+    return sorted(results, key=lambda one: not one.refused)
 
 
 def _day(evidence: Evidence) -> Iterator[Contradiction]:

@@ -49,10 +49,10 @@ class BatchResult:
 
 @dataclass(frozen=True)
 class StageResult:
-    """Result of a run: the report, and the number of unchanged days that were kept."""
+    """Result of a run: the report, and the number of unchanged days, which were not read again."""
 
     report: dict
-    kept: int
+    unchanged_days: int
 
 
 def write_stage(loader: Loader, schema: FeatureSchema, folder: Path, *, utc_offset_h: float | None = None) -> StageResult:
@@ -65,7 +65,7 @@ def write_stage(loader: Loader, schema: FeatureSchema, folder: Path, *, utc_offs
     in_days = loader.by_day() if isinstance(loader, CanonicalTables) else None
     if in_days is None:
         loaded = loader.read()
-        checked, kept = validate(loaded.tables, schema), 0
+        checked, unchanged = validate(loaded.tables, schema), 0
         refused = loaded.rejected
         _require_videos(checked, refused, schema)
         begin(folder, checked.tables)
@@ -82,10 +82,11 @@ def write_stage(loader: Loader, schema: FeatureSchema, folder: Path, *, utc_offs
             for batch in _batches(in_days):
                 results.append(known.get(_source(batch)) or _read(loader, batch, checked, schema, folder))
                 progress.update(len(batch))
-        kept = sum(len(batch) for batch, each in zip(_batches(in_days), results, strict=True) if each is known.get(each.source))
+        batches = zip(_batches(in_days), results, strict=True)
+        unchanged = sum(len(batch) for batch, each in batches if each is known.get(each.source))
     # For a log in days, `checked` holds users and videos only.
     evidence = merged(each.evidence for each in results) if in_days is not None else checked.evidence
-    if isinstance(loader, CanonicalTables):  # others refuse what their layouts are known to hold
+    if isinstance(loader, CanonicalTables):  # other loaders check their known layouts themselves
         heights = {name: len(frame) for name, frame in vars(loaded.tables).items()}
         lost = {name: refused.filter(table=name)["row"].n_unique() for name in heights}
         evidence = merged([evidence, unreadable(refused, {name: heights[name] + lost[name] for name in heights})])
@@ -103,7 +104,7 @@ def write_stage(loader: Loader, schema: FeatureSchema, folder: Path, *, utc_offs
     finish(folder, days)
     report = _report(StoredTables.open(folder), rejected, results, dict(checked.filled), [*loaded.notes, *suspicious])
     (folder / "report.json").write_text(json.dumps(report, indent=1))
-    return StageResult(report, kept)
+    return StageResult(report, unchanged)
 
 
 def _require_consistent(evidence: Evidence, schema: FeatureSchema) -> list[str]:

@@ -52,9 +52,9 @@ def write_table(frame: pl.DataFrame, path: Path) -> None:
 
 def finish(folder: Path, days: Sequence[Day]) -> None:
     """Write the list of days and remove the files of all other days."""
-    kept = {day.day for day in days}
+    wanted = {day.day for day in days}
     for path in (Path(folder) / "impressions").glob("date=*"):
-        if path.name.removeprefix("date=") not in kept:
+        if path.name.removeprefix("date=") not in wanted:
             shutil.rmtree(path)
     (Path(folder) / "days.json").write_text(json.dumps([asdict(day) for day in days], indent=1))
 

@@ -50,8 +50,8 @@ def test_days_or_one_file_give_the_same_tables(world_tables, world_schema, root,
     whole.mkdir()
     for name in ("impressions", "users", "videos"):
         getattr(world_tables, name).write_parquet(whole / f"{name}.parquet")
-    assert write_stage(loader(root), world_schema, tmp_path / "a").kept == 0
-    assert write_stage(loader(whole), world_schema, tmp_path / "b").kept == 0
+    assert write_stage(loader(root), world_schema, tmp_path / "a").unchanged_days == 0
+    assert write_stage(loader(whole), world_schema, tmp_path / "b").unchanged_days == 0
     same_tables(tmp_path / "a", tmp_path / "b")
     assert StoredTables.open(tmp_path / "a").all().impressions.equals(world_tables.impressions)
 
@@ -61,11 +61,11 @@ def test_small_days_are_read_together_and_give_the_same_tables(world_tables, wor
     write_stage(loader(root), world_schema, tmp_path / "alone")
     size = max(path.stat().st_size for path in root.glob("impressions/date=*/part-0.parquet"))
     monkeypatch.setattr(stage, "BATCH_BYTES", size + 1)
-    assert write_stage(loader(root), world_schema, tmp_path / "few").kept == 0
+    assert write_stage(loader(root), world_schema, tmp_path / "few").unchanged_days == 0
     same_tables(tmp_path / "few", tmp_path / "alone")
     edit(root, 3, lambda frame: frame.with_columns(like=~pl.col("like")))
-    assert write_stage(loader(root), world_schema, tmp_path / "few").kept == 2
-    assert write_stage(loader(root), world_schema, tmp_path / "few").kept == 4
+    assert write_stage(loader(root), world_schema, tmp_path / "few").unchanged_days == 2
+    assert write_stage(loader(root), world_schema, tmp_path / "few").unchanged_days == 4
     write_stage(loader(root), world_schema, tmp_path / "once")
     same_tables(tmp_path / "few", tmp_path / "once")
 
@@ -73,9 +73,9 @@ def test_small_days_are_read_together_and_give_the_same_tables(world_tables, wor
 def test_a_changed_day_a_new_one_and_one_that_is_gone(world_tables, world_schema, root, tmp_path):
     out, days = tmp_path / "out", world_tables.impressions["day"].n_unique()
     write_stage(loader(root), world_schema, out)
-    assert write_stage(loader(root), world_schema, out).kept == days
+    assert write_stage(loader(root), world_schema, out).unchanged_days == days
     edit(root, 1, lambda frame: frame.with_columns(like=~pl.col("like")))
-    assert write_stage(loader(root), world_schema, out).kept == days - 1
+    assert write_stage(loader(root), world_schema, out).unchanged_days == days - 1
     last = world_tables.impressions["day"].max()
     newest = world_tables.impressions.filter(pl.col("day") == last).with_columns(
         day=pl.col("day") + timedelta(days=1), **{n: pl.col(n) + 86_400_000 for n in ("time_ms", "received_ms")}
@@ -83,9 +83,9 @@ def test_a_changed_day_a_new_one_and_one_that_is_gone(world_tables, world_schema
     path = day_file(root, str(last + timedelta(days=1)))
     path.parent.mkdir()
     newest.write_parquet(path)
-    assert write_stage(loader(root), world_schema, out).kept == days
+    assert write_stage(loader(root), world_schema, out).unchanged_days == days
     sorted(root.glob("impressions/date=*/part-0.parquet"))[0].unlink()
-    assert write_stage(loader(root), world_schema, out).kept == days
+    assert write_stage(loader(root), world_schema, out).unchanged_days == days
     write_stage(loader(root), world_schema, tmp_path / "once")
     same_tables(out, tmp_path / "once")
 
@@ -100,7 +100,7 @@ def test_somebody_who_is_listed_later_makes_earlier_rows_sound(world_tables, wor
     sound = sum(not each["rejected"] for each in days)
     world_tables.users.write_parquet(tmp_path / "log" / "users.parquet")
     again = write_stage(loader(tmp_path / "log"), world_schema, tmp_path / "out")
-    assert again.kept == sound < len(days)
+    assert again.unchanged_days == sound < len(days)
     assert again.report["rejected"] == {}
     # And who is gone again takes their rows along.
     fewer.users.write_parquet(tmp_path / "log" / "users.parquet")

@@ -45,10 +45,10 @@ def check_log(sources: Mapping[str, TableSource], schema: FeatureSchema) -> list
     if sources["videos"].frame.is_empty():  # a log, and its users, may come later
         findings.append(Finding("missing", "videos", "there are no rows"))
     for table in TABLES:
-        source, kept = sources[table], sources[table].kept
+        source, rows = sources[table], sources[table].convertible
         findings += _grouped(source, source.refused, "mistyped")
         of_table = rejected.filter(table=table)
-        findings += _grouped(source, of_table.with_columns(kept.gather(of_table["row"]).alias("row")), None)
+        findings += _grouped(source, of_table.with_columns(rows.gather(of_table["row"]).alias("row")), None)
     contradicting = contradictions(evidence_of(frames, schema), schema)
     findings += [Finding("contradiction" if one.refused else "suspicious", one.table, one.message) for one in contradicting]
     return findings + list(_out_of_order(sources["impressions"], frames["impressions"])) + list(_bots(frames["impressions"]))
@@ -98,7 +98,7 @@ def _out_of_order(source: TableSource, impressions: pl.DataFrame) -> Iterator[Fi
 
 def _ordered(source: TableSource, rows: pl.DataFrame, message: str, least: pl.Expr, value: pl.Expr) -> Iterator[Finding]:
     """Yield a finding if some `value` is below `least`."""
-    wrong = rows.select(source.kept.alias("row"), least.alias("least"), value.alias("value")).filter(
+    wrong = rows.select(source.convertible.alias("row"), least.alias("least"), value.alias("value")).filter(
         pl.col("value") < pl.col("least")
     )
     if len(wrong):

@@ -41,13 +41,13 @@ class TableSource:
     notes: tuple[str, ...] = ()
 
     @property
-    def kept(self) -> pl.Series:
-        """Row numbers without inconvertible values."""
+    def convertible(self) -> pl.Series:
+        """Numbers of the rows without inconvertible values."""
         every = pl.int_range(len(self.frame), dtype=pl.Int64, eager=True)
         return every.filter(~every.is_in(self.refused["row"].unique().implode()))
 
     def rows(self) -> pl.DataFrame:
-        return self.frame[self.kept] if len(self.refused) else self.frame
+        return self.frame[self.convertible] if len(self.refused) else self.frame
 
     def locate(self, row: int) -> tuple[Path, int]:
         """Return the file of a row of `frame`, and its number within that file."""
@@ -189,9 +189,9 @@ def _needed(root: Path) -> tuple[str, ...]:
 
     A log in another format or spelling counts as a log.
     """
-    there = tuple(table for table in TABLES if _paths(root, table))
-    has_log = "impressions" in there or _named_alike(root, "impressions")
-    return there if "videos" in there and not has_log else tuple(TABLES)
+    present = tuple(table for table in TABLES if _paths(root, table))
+    has_log = "impressions" in present or _named_alike(root, "impressions")
+    return present if "videos" in present and not has_log else tuple(TABLES)
 
 
 def _empty_source(table: str, schema: FeatureSchema, others: Mapping[str, TableSource]) -> TableSource:
@@ -310,8 +310,8 @@ def _convert(part: Part, table: str, types: Types, schema: FeatureSchema) -> tup
     """Convert a file's columns to `types`. Returns frame, inconvertible values as in REJECTED, and notes."""
     frame, refused, notes = part.frame, [pl.DataFrame(schema=REJECTED)], []
     if part.is_blank:
-        own = [name for name in frame.columns if name not in part.texts and types.get(name) is not None]
-        frame = frame.with_columns(pl.col(name).cast(types[name]) for name in own)
+        untyped = [name for name in frame.columns if name not in part.texts and types.get(name) is not None]
+        frame = frame.with_columns(pl.col(name).cast(types[name]) for name in untyped)
     for name, one in expected_columns(table, schema).items():
         kind = types[name]
         if kind is None or frame.schema.get(name, pl.Null) == pl.Null:
@@ -367,9 +367,9 @@ def _files(root: Path, table: str, repair: str) -> tuple[Path, ...]:
     """Return the one file, or the files of the folder: all of one format, none hidden."""
     paths = _paths(root, table)
     if not paths:
-        there = _taken_for(_named_alike(root, table), table)
+        hint = _taken_for(_named_alike(root, table), table)
         raise DataError(
-            f"{root / table}.parquet is missing{there}; run `{repair}`. "
+            f"{root / table}.parquet is missing{hint}; run `{repair}`. "
             f"A file {table}.csv or a folder {table}/ of either would do too"
         )
     if len(paths) > 1:
@@ -377,12 +377,12 @@ def _files(root: Path, table: str, repair: str) -> tuple[Path, ...]:
     if paths[0].is_file():
         return (paths[0],)
     within = [path.relative_to(paths[0]) for path in paths[0].rglob("*") if path.is_file()]
-    seen = sorted(paths[0] / path for path in within if not any(part.startswith((".", "_")) for part in path.parts))
-    files = [file for file in seen if _form(file)]
-    if len({_form(file) for file in files}) != 1 or len(files) < len(seen):
-        others = [file for file in seen if not _form(file)]
+    visible = sorted(paths[0] / path for path in within if not any(part.startswith((".", "_")) for part in path.parts))
+    files = [file for file in visible if _form(file)]
+    if len({_form(file) for file in files}) != 1 or len(files) < len(visible):
+        others = [file for file in visible if not _form(file)]
         neither = f", {len(others)} of which are neither, such as {others[0]}" if others else ""
-        raise DataError(f"{paths[0]}/ holds {len(seen)} files{neither}, expected at least one, all .parquet or all .csv")
+        raise DataError(f"{paths[0]}/ holds {len(visible)} files{neither}, expected at least one, all .parquet or all .csv")
     return tuple(files)
 
 
@@ -427,8 +427,8 @@ def _same_types(files: tuple[Path, ...], frames: list[pl.DataFrame]) -> None:
         for name, kind in frame.schema.items():
             if kind == pl.Null:  # a column without values has no type yet
                 continue
-            other, there = first.setdefault(name, (kind, file))
+            other, other_file = first.setdefault(name, (kind, file))
             if kind != other:
-                wrong.append(f"{file}: {name} is of type {kind}, but {other} in {there}; write both alike")
+                wrong.append(f"{file}: {name} is of type {kind}, but {other} in {other_file}; write both alike")
     if wrong:
         raise DataError("\n".join(wrong))

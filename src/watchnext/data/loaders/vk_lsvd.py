@@ -80,10 +80,10 @@ class VkLsvd:
         last = self.last_week if self.last_week is not None else max(weeks_in_folder, default=0)
         if weeks := {week: weeks_in_folder[week] for week in sorted(weeks_in_folder) if self.first_week <= week <= last}:
             return weeks
-        there = (
+        available = (
             f"weeks {min(weeks_in_folder)} to {max(weeks_in_folder)}" if weeks_in_folder else "no file <split>/week_XX.parquet"
         )
-        raise DataError(f"VK-LSVD: weeks {self.first_week} to {last} are wanted, {folder} holds {there}; {SOURCE}")
+        raise DataError(f"VK-LSVD: weeks {self.first_week} to {last} are wanted, {folder} holds {available}; {SOURCE}")
 
     def _folder(self) -> Path:
         if not self.root:
@@ -144,8 +144,8 @@ def _impressions(log: pl.LazyFrame, items: pl.LazyFrame) -> pl.LazyFrame:
 
 def _users(users: pl.LazyFrame, impressions: pl.DataFrame) -> pl.DataFrame:
     """Return the viewers of the log, sorted by id; a viewer outside the metadata gets a row of nulls."""
-    seen = impressions.lazy().select("user_id").unique()
-    return seen.join(users, on="user_id", how="left").sort("user_id").collect()
+    present = impressions.lazy().select("user_id").unique()
+    return present.join(users, on="user_id", how="left").sort("user_id").collect()
 
 
 def _videos(items: pl.LazyFrame, impressions: pl.DataFrame) -> pl.DataFrame:
@@ -155,8 +155,8 @@ def _videos(items: pl.LazyFrame, impressions: pl.DataFrame) -> pl.DataFrame:
         creator_id="author_id",
         duration_ms=pl.when(pl.col("duration") > 0).then(pl.col("duration") * 1000),
     )
-    seen = impressions.lazy().select("video_id").unique()
-    return seen.join(known, on="video_id", how="left").sort("video_id").collect()
+    present = impressions.lazy().select("video_id").unique()
+    return present.join(known, on="video_id", how="left").sort("video_id").collect()
 
 
 def _vectors(path: Path, video_ids: pl.Series, dimension: int) -> pl.DataFrame:
