@@ -63,11 +63,11 @@ class Program:
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         """Return what it prints until it ends; killed and refused where that lasts longer than `timeout` seconds."""
         with ThreadPoolExecutor(2) as readers:
-            said = [readers.submit(_whole, stream) for stream in (self.stdout, self.stderr)]
+            printed = [readers.submit(_whole, stream) for stream in (self.stdout, self.stderr)]
             self._process.join(timeout)
             if late := self.poll() is None:
                 self.kill()
-            out, errors = (each.result() for each in said)
+            out, errors = (each.result() for each in printed)
         self._process.join()
         if late:
             raise subprocess.TimeoutExpired("python", timeout, out, errors)

@@ -1,4 +1,4 @@
-"""Make a query about a viewer of whom nothing is known, except for the fields that a test gives."""
+"""Make a query about an unknown viewer, except for the fields that a test gives."""
 
 import numpy as np
 

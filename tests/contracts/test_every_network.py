@@ -1,4 +1,4 @@
-"""What every network must satisfy, found through conf/model/*.yaml and the variants in docs/tutorial.md: a new one is tested by
+"""A network keeps these promises, found through conf/model/*.yaml and the variants in docs/tutorial.md: a new one is tested by
 being there."""
 
 import re

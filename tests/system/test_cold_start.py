@@ -98,7 +98,7 @@ def recommender(project, tmp_path):
 
 
 def cosines(tables: Tables, recommender: Recommender, video_id: int) -> np.ndarray:
-    """Of the content vector of one video with those of the whole catalogue, by row."""
+    """Cosines of the content vector of one video with those of the whole catalogue, by row."""
     of_id = dict(tables.videos.select("video_id", "vector").iter_rows())
     ids = [recommender.release.video_ids.value(row) for row in range(len(recommender.release.catalogue))]
     vectors = np.array([of_id[i] if of_id[i] is not None else [0.0] * 16 for i in ids])

@@ -47,18 +47,18 @@ def project(tmp_path) -> tuple[Path, Path]:
 
 def test_a_new_day_of_a_teams_own_log_is_noticed(project):
     folder, log = project
-    assert "Running stage 'tables'" in (said := run(folder, "repro", "tables")), said
+    assert "Running stage 'tables'" in (printed := run(folder, "repro", "tables")), printed
     assert "Data and pipelines are up to date" in run(folder, "status", "tables")
     shutil.copytree(ROOT / "data/impressions/date=2025-03-12", log / "impressions" / "date=2025-03-12")
-    assert str(log) in (said := run(folder, "status", "tables")), said
-    said = run(folder, "repro", "tables")
-    assert "Running stage 'tables'" in said
-    assert "2 days unchanged" in said
+    assert str(log) in (printed := run(folder, "status", "tables")), printed
+    printed = run(folder, "repro", "tables")
+    assert "Running stage 'tables'" in printed
+    assert "2 days unchanged" in printed
 
 
 def test_a_file_that_is_read_and_not_watched_is_refused(project):
     folder, log = project
     params = yaml.safe_load((folder / "params.yaml").read_text())
     (folder / "params.yaml").write_text(yaml.safe_dump({**params, "reads": "conf"}))
-    said = run(folder, "repro", "tables")
-    assert f"params.yaml has DVC watch 'conf', but the loader of data=mine reads '{log}'; write `reads: {log}`" in said
+    printed = run(folder, "repro", "tables")
+    assert f"params.yaml has DVC watch 'conf', but the loader of data=mine reads '{log}'; write `reads: {log}`" in printed

@@ -79,7 +79,7 @@ def project(empty_store, tmp_path_factory) -> Path:
     environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
     done = programs.run("-c", STAGES, *LOGS, folder=folder, environment=environment)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    (folder / "said").write_text(done.stdout)
+    (folder / "printed").write_text(done.stdout)
     return folder
 
 
@@ -139,7 +139,7 @@ def test_reports_are_written_and_hold_no_nan(project, name):
 
 
 def test_no_table_says_nan(project):
-    assert "nan" not in (project / "said").read_text().split()
+    assert "nan" not in (project / "printed").read_text().split()
 
 
 def test_undefined_figures_are_left_out_of_tracked_runs(project):

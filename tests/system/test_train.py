@@ -76,17 +76,17 @@ def place(tmp_path, world_folder, empty_store) -> Path:
 
 def test_training_writes_a_network_and_a_finished_run_and_says_what_is_wrong(place, world_schema):
     """Seven command lines in one process: two equal trainings, two other models, and three mistakes."""
-    (first, again, towers, committee, *mistakes), errors = exits(
+    (first, again, towers, ensemble, *mistakes), errors = exits(
         place,
         ["model=dcn", "out=first", *ONE_EPOCH],
         ["model=dcn", "out=again", *ONE_EPOCH],
         ["model=two_tower", "out=towers", "data=world", "data.outputs=outputs", "metrics=figures/towers.json", *ONE_EPOCH],
-        ["model=ranker", "out=committee", FEW_TREES, *ONE_EPOCH],
+        ["model=ranker", "out=ensemble", FEW_TREES, *ONE_EPOCH],
         ["trainer.max_epoch=1"],
         ["model=rankr"],
         ["data.outputs=elsewhere"],
     )
-    assert [first, again, towers, committee] == [0, 0, 0, 0], errors
+    assert [first, again, towers, ensemble] == [0, 0, 0, 0], errors
 
     plots = [f"reliability_{name}.png" for name in ("click", "like", "long_view")]
     expected = ["calibration", "metrics.json", "model.json", "reliability.json", *plots, "weights.safetensors"]
@@ -99,9 +99,7 @@ def test_training_writes_a_network_and_a_finished_run_and_says_what_is_wrong(pla
         assert (place / "first" / name).read_bytes() == (place / "again" / name).read_bytes()
     assert {"embeddings.npy", "queries.npy"} <= {path.name for path in (place / "towers").iterdir()}
     assert json.loads((place / "figures/towers.json").read_text()) == json.loads((place / "towers/metrics.json").read_text())
-    assert {"weight/trees/long_view", "test/gauc_long_view"} <= json.loads(
-        (place / "committee/metrics.json").read_text()
-    ).keys()
+    assert {"weight/trees/long_view", "test/gauc_long_view"} <= json.loads((place / "ensemble/metrics.json").read_text()).keys()
     names = ("dcn", "dcn", "ranker", "two_tower")
     assert statuses(place) == [(name, "FINISHED") for name in names]
     assert len(list((place / "mlruns").glob("*/artifacts/model/weights.safetensors"))) == 4
@@ -166,9 +164,10 @@ def test_a_killed_training_ends_as_if_undisturbed(place):
     told = [cut_short(place, model) for model in CUT]
     assert statuses(place) == [(model, status) for model in sorted(CUT) for status in ("FINISHED", "RUNNING")]
     commands = [[f"model={model}", f"out=again/{model}", *SIX_EPOCHS] for model in CUT]
-    said, errors = started(place, "-c", SEVERAL, TRAIN, json.dumps(commands)).communicate(timeout=480)
+    printed, errors = started(place, "-c", SEVERAL, TRAIN, json.dumps(commands)).communicate(timeout=480)
     for model in CUT:
-        assert re.search(rf"resumed after epoch \d+ from runs/checkpoints/{model}-\w+/{model}\.", said), (told, said, errors)
+        resumed = rf"resumed after epoch \d+ from runs/checkpoints/{model}-\w+/{model}\."
+        assert re.search(resumed, printed), (told, printed, errors)
         for name in ("weights.safetensors", "metrics.json"):
             assert (place / "again" / model / name).read_bytes() == (place / "whole" / model / name).read_bytes(), (told, name)
     assert statuses(place) == [(model, "FINISHED") for model in sorted([*CUT, *CUT])]

@@ -75,7 +75,7 @@ def test_an_edit_beside_it_compiles_nothing(tmp_path):
     environment = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     run(package(tmp_path), **environment)
     for path in package(tmp_path).glob("*.py"):
-        path.write_text(f"# said anew\n{path.read_text()}\ndef another():\n    return {path.stem!r}\n")
+        path.write_text(f"# printed anew\n{path.read_text()}\ndef another():\n    return {path.stem!r}\n")
     assert run(tmp_path / "inner_outer", **environment) == ("11", "")
 
 
@@ -110,10 +110,10 @@ def test_where_no_folder_can_be_written_to_every_process_compiles_and_says_why(t
     (tmp_path / "file").touch()
     environment = {"NUMBA_CACHE_DIR": str(tmp_path / "file")}
     for _ in range(2):
-        answer, said = run(package(tmp_path), **environment)
+        answer, printed = run(package(tmp_path), **environment)
         assert answer == "11"
-        assert "in every process" in said
-        assert "set NUMBA_CACHE_DIR" in said
+        assert "in every process" in printed
+        assert "set NUMBA_CACHE_DIR" in printed
 
 
 def test_several_processes_at_once(tmp_path):

@@ -84,7 +84,7 @@ def test_a_killed_study_tries_what_it_would_have_tried(tmp_path, killed_at):
 
 
 def test_hopeless_trials_are_given_up_on_the_way(tmp_path):
-    study, said = study_of(tmp_path), []
+    study, printed = study_of(tmp_path), []
 
     def objective(trial: Trial) -> float:
         for step in range(5):
@@ -92,15 +92,15 @@ def test_hopeless_trials_are_given_up_on_the_way(tmp_path):
         return worth(trial) * 4
 
     for trial in study.trials(25, None):
-        said.append(trial.ends(lambda trial=trial: objective(trial)))
-    pruned = [words for words in said if words.startswith("pruned")]
-    assert not any(words.startswith("pruned") for words in said[:4])
+        printed.append(trial.ends(lambda trial=trial: objective(trial)))
+    pruned = [words for words in printed if words.startswith("pruned")]
+    assert not any(words.startswith("pruned") for words in printed[:4])
     assert 3 <= len(pruned) < 20
-    assert study.best[0] == pytest.approx(max(float(words) for words in said if words not in pruned), abs=1e-4)
+    assert study.best[0] == pytest.approx(max(float(words) for words in printed if words not in pruned), abs=1e-4)
 
 
 def test_a_failure_counts_and_is_not_tried_again(tmp_path):
-    study, said = study_of(tmp_path), []
+    study, printed = study_of(tmp_path), []
 
     def objective(trial: Trial) -> float:
         if settings(trial)["model.net.layers"] in "456":
@@ -108,9 +108,9 @@ def test_a_failure_counts_and_is_not_tried_again(tmp_path):
         return worth(trial)
 
     for trial in study.trials(9, None):
-        said.append(trial.ends(lambda trial=trial: objective(trial)))
+        printed.append(trial.ends(lambda trial=trial: objective(trial)))
     assert len(study.ended) == 9
-    assert 1 <= said.count("failed: too deep") < 9
+    assert 1 <= printed.count("failed: too deep") < 9
     assert len(study_of(tmp_path).ended) == 9
 
 

@@ -44,7 +44,7 @@ def initial_state(folder: Path, schema) -> Snapshot:
 
 
 def with_other_outcomes(tables: Tables, rows: np.ndarray) -> Tables:
-    """The same log, but what came of `rows` (N,) bool is turned over."""
+    """The same log, but the outcomes of `rows` (N,) bool are flipped."""
     frame, there = tables.impressions, pl.Series(rows)
     changes = [pl.when(there).then(~pl.col(name)).otherwise(pl.col(name)).alias(name) for name in OUTCOMES]
     watch = pl.when(there).then(77_000 - pl.col("watch_ms").clip(0, 70_000)).otherwise(pl.col("watch_ms"))
@@ -84,7 +84,7 @@ def test_outcomes_of_test_days_change_nothing_before(world_schema, world_tables,
     assert (world_features.columns["candidate"][test] != changed.columns["candidate"][test]).any()
 
 
-def test_what_is_fitted_is_fitted_on_training_days(world_schema, world_tables, world_split, world_features, tmp_path):
+def test_the_pipeline_is_fitted_on_training_days(world_schema, world_tables, world_split, world_features, tmp_path):
     """Other contexts, outcomes and even other shown videos on validation and test days: the same fitted bytes."""
     held_out = world_split > 0
     tables = with_other_outcomes(world_tables, held_out)

@@ -263,7 +263,7 @@ def test_a_stretch_goes_from_a_days_first_request_to_the_next_days(log, tmp_path
 
 
 def overlapping(log: Tables) -> Tables:
-    """What happens in the last two hours before midnight is in the file of the next day, as where sessions go on over it; but
+    """Requests of the last two hours before midnight are in the file of the next day, as where sessions go on over it; but
     every third impression is not."""
     hour = (pl.col("time_ms") // 3_600_000) % 24
     moved = pl.when((hour >= 22) & (pl.int_range(pl.len()) % 3 > 0)).then(pl.col("day") + timedelta(days=1)).otherwise("day")
@@ -272,7 +272,7 @@ def overlapping(log: Tables) -> Tables:
     return Tables(frame, log.users, log.videos)
 
 
-def test_of_days_that_overlap_the_rest_is_in_the_next_stretch(log, tmp_path):
+def test_rows_of_a_day_that_overlaps_are_in_the_next_partition(log, tmp_path):
     tables = overlapping(log)
     write_tables(tables, tmp_path)
     stored = StoredTables.open(tmp_path)

@@ -114,8 +114,8 @@ def test_a_label_copied_into_a_video_column(name, kind, target, world_schema, wo
     schema = with_feature(world_schema, name, kind=kind, entity="video")
     _, leaks = checked(built(schema, tables, tmp_path), min_positives=10)
     assert {leak.check for leak in leaks} == {"single feature"}
-    said = f"leak (single feature): {name} alone predicts {target}, AUC: 1, allowed is 0.85; remove it"
-    assert any(said in str(leak) for leak in leaks)  # a click follows a long view so closely that it is told as well
+    message = f"leak (single feature): {name} alone predicts {target}, AUC: 1, allowed is 0.85; remove it"
+    assert any(message in str(leak) for leak in leaks)  # a click follows a long view so closely that it is told as well
 
 
 def test_a_copied_label_in_the_context(world_schema, world_tables, world_split, tmp_path):

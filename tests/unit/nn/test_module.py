@@ -82,8 +82,8 @@ def test_the_bar_has_the_name_of_the_network_and_its_epoch_of_all(capsys):
     bar, quiet = NamedBar("mlp_no_history"), {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
     trainer = pl.Trainer(max_epochs=2, callbacks=[bar], accelerator="cpu", limit_val_batches=0, **quiet)
     trainer.fit(Scripted([0.0]), DataLoader(Rows(), batch_size=None))
-    said = capsys.readouterr()
-    assert "mlp_no_history epoch 2/2: 100%" in said.out + said.err
+    printed = capsys.readouterr()
+    assert "mlp_no_history epoch 2/2: 100%" in printed.out + printed.err
 
 
 RUNS = [
@@ -119,8 +119,8 @@ def test_an_interrupted_training_ends_as_an_undisturbed_one(scores, patience, ex
         module, *rest = trained(scores, patience, kept=kept)
         assert (int(module.trained_in), *rest) == expected
         assert same(module, whole)
-    said = capsys.readouterr().out
-    assert [f"resumed after epoch {epoch} " in said for epoch in range(epochs)] == [True] * epochs
+    printed = capsys.readouterr().out
+    assert [f"resumed after epoch {epoch} " in printed for epoch in range(epochs)] == [True] * epochs
 
 
 class Broken(Scripted):

@@ -48,12 +48,12 @@ def test_watch_time_goes_to_the_member_that_tells_the_expectation(world_features
     """One member always says the mean of the seconds, one the mean of their logs, which is nearer to most watches."""
     rows = world_features.rows("valid")
     seconds = world_features.columns["targets"][rows, WATCH].astype(np.float64)
-    said = {"expectation": np.log1p(seconds.mean()), "logs": np.log1p(seconds).mean()}
-    errors = {name: np.abs(np.expm1(value) - seconds).mean() for name, value in said.items()}
+    printed = {"expectation": np.log1p(seconds.mean()), "logs": np.log1p(seconds).mean()}
+    errors = {name: np.abs(np.expm1(value) - seconds).mean() for name, value in printed.items()}
     assert errors["logs"] < errors["expectation"]
-    members = {name: member(partial(LogisticRegression)) for name in said}
+    members = {name: member(partial(LogisticRegression)) for name in printed}
     module = EnsembleModule(features=world_features, members=members, steps=4, value={"auc": 1.0})
-    for name, value in said.items():
+    for name, value in printed.items():
         network = module.members[name].network
         for parameter in network.parameters():
             parameter.zero_()
@@ -87,11 +87,11 @@ def test_every_member_and_every_wait_is_named(world_features, monkeypatch, capsy
     assert [(each.name, each.seed) for each in trainings] == [("linear", 5), ("deep", 6), ("masked", 7)]
     trainings[1].log({"loss": 0.5}, 3)
     assert logged == [({"deep-loss": 0.5}, 3)]
-    said = capsys.readouterr().err
-    assert [line for line in said.replace("\r", "\n").splitlines() if line.startswith("member ")] == [
+    printed = capsys.readouterr().err
+    assert [line for line in printed.replace("\r", "\n").splitlines() if line.startswith("member ")] == [
         "member 1 of 3: linear", "member 2 of 3: deep", "member 3 of 3: masked"]  # fmt: skip
-    assert "members' scores: 100%" in said
-    assert all(f"weights of {target}: 100%" in said for target in TARGETS)
+    assert "members' scores: 100%" in printed
+    assert all(f"weights of {target}: 100%" in printed for target in TARGETS)
 
 
 def fitted(module: EnsembleModule, kept: Checkpoints | None = None, cut: str = "") -> list[str]:

@@ -108,9 +108,9 @@ def test_a_cap_needs_a_whole_positive_number(most):
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "said"),
+    ("name", "options", "message"),
     [("creatorcap", {}, "'creatorcap'.*creator_cap.*unavailable, safety"), ("creator_cap", {"mots": 1}, "'mots'.*'most'")],
 )
-def test_a_misspelt_rule_or_option_is_named(name, options, said):
-    with pytest.raises(RerankingError, match=said):
+def test_a_misspelt_rule_or_option_is_named(name, options, message):
+    with pytest.raises(RerankingError, match=message):
         rule(name, options)

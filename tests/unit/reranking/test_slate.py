@@ -244,7 +244,7 @@ def test_a_config_survives_the_round_trip():
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"diversty": {}}, "'diversty'.*'diversity'"),
         ({"diversity": {"tradeoff": 1}}, "'tradeoff'.*'trade_off'"),
@@ -257,8 +257,8 @@ def test_a_config_survives_the_round_trip():
         ({"value": {"weights": {"clik": 1}}}, "'clik'.*'click'"),
     ],
 )
-def test_a_wrong_config_is_refused_by_name(change, said):
-    with pytest.raises(RerankingError, match=said):
+def test_a_wrong_config_is_refused_by_name(change, message):
+    with pytest.raises(RerankingError, match=message):
         Reranker.from_config(config() | change)
 
 

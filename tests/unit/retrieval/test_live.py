@@ -44,7 +44,7 @@ def test_filters_hold_for_what_is_fresh_too():
     mask, hidden = np.random.default_rng(6).random(3_500) < 0.5, np.arange(2_900, 3_100)
     allowed = mask.copy()
     allowed[hidden] = False
-    allowed = np.append(allowed, np.zeros(100, bool))  # nobody said anything about the last ones
+    allowed = np.append(allowed, np.zeros(100, bool))  # nobody knows anything about the last ones
     for query in QUERIES[:10]:
         assert found(index, query, 80, PreFilter(StaticMask(mask), hidden)) == brute(vectors, query, 80, allowed)
 

@@ -314,7 +314,7 @@ def test_a_killed_build_leaves_the_store_and_the_next_one_completes_it(owner, at
 
 
 def test_a_build_that_dies_at_any_step_ends_in_the_records_and_files_of_one_that_did_not(log, release, tmp_path):
-    """Of all steps some are drawn; each of the fold's is in features/test_killed.py."""
+    """Some of all steps are drawn; each of the fold's is in features/test_killed.py."""
     folder, root = tmp_path / "store", written(log, tmp_path / "log", 3)
     build(tmp_path / "last", release, root)
     written(log, root)
