@@ -27,7 +27,8 @@ from watchnext.features.state import log_arrays
 from watchnext.schema import FeatureSchema
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
-DEFAULT = yaml.safe_load((CONF / "tripwire" / "default.yaml").read_text())
+SETTINGS = yaml.safe_load((CONF / "config.yaml").read_text())
+DEFAULT = SETTINGS["tripwire"]
 
 
 def builder_of(schema: FeatureSchema, regime: str = "streaming") -> FeatureBuilder:
@@ -331,9 +332,9 @@ def test_the_same_event_and_the_same_request_in_two_splits(world_schema, world_t
 
 def test_the_command_writes_its_figures_and_exits_1_for_a_leak(world_schema, world_tables, world_split, tmp_path, capsys):
     built(world_schema, world_tables, tmp_path)
-    labels = yaml.safe_load((CONF / "labels" / "default.yaml").read_text())
     data = {"outputs": str(tmp_path), "utc_offset_h": 0}
-    config = OmegaConf.create({"data": data, "labels": labels, "min_count": 2, "snapshots": 7, "tripwire": DEFAULT})
+    chosen = {"labels": SETTINGS["labels"], "min_count": 2, "snapshots": 7, "tripwire": DEFAULT}
+    config = OmegaConf.create({"data": data, **chosen})
     assert commands.tripwire(config) == 0
     assert json.loads((tmp_path / "metrics" / "tripwire.json").read_text())["leaks"] == []
     assert "no leaks" in capsys.readouterr().out
