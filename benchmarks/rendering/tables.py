@@ -6,7 +6,7 @@ import numpy as np
 
 Figures = Mapping[str, Mapping]  # record > its figures
 BASELINES = {"video_rate": "the video's long-view rate", "creator_rate": "the creator's", "viewer_rate": "the viewer's"}
-REGIMES = ("frozen", "daily", "streaming")
+REGIMES = ("frozen", "daily", "streaming", "request")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -8,6 +8,7 @@ An undefined figure is nan in memory, null in JSON (`rounded`), "–" in a table
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -125,6 +126,81 @@ def worth_of_ranks(scores: np.ndarray, groups: np.ndarray, worth: Callable[[np.n
     values = np.empty(len(order))
     values[order] = (np.bincount(tie, worth(ranks)) / np.bincount(tie))[tie]
     return values
+
+
+@dataclass(frozen=True)
+class RequestFigures:
+    """Figures of every request group with both labels, (G,) each; a group of one row or of one label has none.
+
+    figures    name > AUC, nDCG@5 and reciprocal rank of the first positive
+    positives, impressions   weights of a mean: the first as in `gauc`, the second as Zhu et al. (KDD 2017)
+    first      a row of each group
+    """
+
+    figures: Mapping[str, np.ndarray]
+    positives: np.ndarray
+    impressions: np.ndarray
+    first: np.ndarray
+
+    @classmethod
+    def of(cls, labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> "RequestFigures":
+        labels, scores, groups = _columns({"labels": labels, "scores": _sunk(scores), "groups": groups})
+        rows, groups = _rows_of_both(labels, groups)
+        labels, scores = (labels[rows] > 0).astype(np.float64), scores[rows]
+        figures = {
+            "gauc": _area_per_group(labels, scores, groups)[0],
+            "ndcg@5": _discounted_gain(labels, scores, groups, 5) / _discounted_gain(labels, labels, groups, 5),
+            "mrr": reciprocal_ranks(labels, scores, groups),
+        }
+        return cls(figures, np.bincount(groups, labels), np.bincount(groups), rows[np.unique(groups, return_index=True)[1]])
+
+    def means(self) -> dict[str, float]:
+        """Return weighted means: `gauc_request` by positives, `gauc_request_by_impressions`, and so on; nan without groups."""
+        weights = {"": self.positives, "_by_impressions": self.impressions}
+        return {
+            f"{name}_request{suffix}": float(np.average(values, weights=weight)) if len(values) else float("nan")
+            for suffix, weight in weights.items()
+            for name, values in self.figures.items()
+        }
+
+
+def _rows_of_both(labels: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of groups with both labels, and their groups, counted from 0 without gaps."""
+    _, groups = np.unique(groups, return_inverse=True)
+    positives = np.bincount(groups, labels > 0)
+    both = (positives > 0) & (positives < np.bincount(groups))
+    rows = np.flatnonzero(both[groups])
+    return rows, np.unique(groups[rows], return_inverse=True)[1]
+
+
+def reciprocal_ranks(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Return 1 / rank of the first positive of every group (Voorhees, TREC-8 1999); tied scores give the expected value.
+
+    `groups` counts from 0 without gaps, and each has a positive.
+
+    >>> reciprocal_ranks(np.array([0, 1, 1, 0]), np.array([0.9, 0.5, 0.2, 0.2]), np.array([0, 0, 1, 1])).tolist()
+    [0.5, 0.75]
+    """
+    order = np.lexsort((-scores, groups))
+    groups, positive = groups[order], labels[order] > 0
+    begins = np.flatnonzero(_starts(groups, scores[order]))
+    if not len(begins):
+        return np.empty(0)
+    sizes, positives = np.diff(np.append(begins, len(order))), np.add.reduceat(positive.astype(np.int64), begins)
+    ties = np.flatnonzero(positives)
+    ties = ties[np.unique(groups[begins[ties]], return_index=True)[1]]  # the first of each group
+    above = begins[ties] - np.flatnonzero(_starts(groups))
+    return _expected_reciprocal(above, sizes[ties], positives[ties])
+
+
+def _expected_reciprocal(above: np.ndarray, size: np.ndarray, positives: np.ndarray) -> np.ndarray:
+    """Return the mean of 1 / rank of the first positive, where `size` tied rows follow `above` others in a random order."""
+    expected, none_yet = np.zeros(len(above)), np.ones(len(above))
+    for k in range(int((size - positives).max()) + 1):
+        is_next = positives / np.maximum(size - k, positives)
+        expected += none_yet * is_next / (above + k + 1)
+        none_yet *= 1 - is_next
+    return expected
 
 
 def _probabilities(probabilities: np.ndarray) -> np.ndarray:

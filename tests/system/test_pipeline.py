@@ -60,8 +60,11 @@ def test_every_stage_of_the_funnel_is_measured_beside_its_floors(project):
         recalls = [value for name, value in stage.items() if name.startswith("recall@")]
         assert recalls == sorted(recalls)
         assert 0 <= recalls[0] <= recalls[-1] <= 1
-    assert set(found["ranking"]) == {"frozen", "daily", "streaming"}
+    assert set(found["ranking"]) == {"frozen", "daily", "streaming", "request"}
     assert all(0.5 < ranking["long_view"]["auc"] < 1 for ranking in found["ranking"].values())
+    requested = found["ranking"]["request"]["long_view"]
+    assert requested["groups_request"] > 0
+    assert all(0 < requested[f"{name}_request{weight}"] < 1 for name in ("gauc", "mrr") for weight in ("", "_by_impressions"))
 
 
 def test_retrieval_is_measured_by_source_beside_its_floors(project):

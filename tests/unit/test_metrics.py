@@ -96,6 +96,53 @@ def test_ndcg_is_the_mean_over_all_viewers_and_all_orders_of_ties(table, k):
     )
 
 
+def in_every_order(own: list[tuple[int, float]]) -> dict[str, float]:
+    """AUC, nDCG@5 and 1 / rank of the first positive of one request, as means over all orders of its ties."""
+
+    def dcg(gains):
+        return sum(gain / math.log2(rank + 2) for rank, gain in enumerate(gains[:5]))
+
+    orders, ideal = every_order(own), dcg(sorted((row[0] for row in own), reverse=True))
+    return {
+        "gauc": slow_auc(own),
+        "ndcg@5": np.mean([dcg(ranked) / ideal for ranked in orders]),
+        "mrr": np.mean([1 / (ranked.index(1) + 1) for ranked in orders]),
+    }
+
+
+@given(st.lists(st.tuples(st.integers(0, 1), few | odd, st.integers(0, 3)), max_size=14))
+def test_request_figures_are_weighted_means_over_groups_with_both_labels(table):
+    values, weights = [], []
+    for group in sorted({row[2] for row in table}):
+        own = [row[:2] for row in table if row[2] == group][:6]
+        table = [row for row in table if row[2] != group] + [(*row, group) for row in own]
+        positives = sum(row[0] for row in own)
+        if 0 < positives < len(own):
+            values.append(in_every_order(own))
+            weights.append((positives, len(own)))
+    found = metrics.RequestFigures.of(*(columns(table, 3) if table else (np.zeros(0),) * 3))
+    assert len(found.first) == len(values)
+    assert len({columns(table, 3)[2][row] for row in found.first}) == len(values) if values else True
+    for weight, suffix in enumerate(("", "_by_impressions")):
+        for name in ("gauc", "ndcg@5", "mrr"):
+            each = [value[name] for value in values]
+            mean = np.average(each, weights=[both[weight] for both in weights]) if each else math.nan
+            assert same(found.means()[f"{name}_request{suffix}"], mean)
+
+
+def test_request_figures_by_hand():
+    labels, scores = np.array([1, 0, 0, 1, 1, 1, 1, 0]), np.array([0.5, 0.9, 0.1, 0.2, 0.1, 0.3, 0.3, 0.4])
+    groups = np.array([7, 7, 7, 8, 8, 9, 10, 10])  # 8 has one label, 9 one row
+    found = metrics.RequestFigures.of(labels, scores, groups)
+    assert found.figures["gauc"].tolist() == [0.5, 0.0]
+    assert found.figures["mrr"].tolist() == [0.5, 0.5]
+    assert found.positives.tolist() == [1, 1]
+    assert found.impressions.tolist() == [3, 2]
+    assert found.first.tolist() == [0, 6]
+    assert found.means()["gauc_request"] == 0.25
+    assert found.means()["gauc_request_by_impressions"] == pytest.approx(0.3)
+
+
 @given(rows, st.randoms(use_true_random=False))
 def test_row_order_changes_nothing(table, random):
     shuffled = random.sample(table, len(table))

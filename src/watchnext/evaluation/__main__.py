@@ -11,7 +11,7 @@ from watchnext.cli import dispatch, plain, write_report
 from watchnext.data.storage import read_tables
 from watchnext.data.tables import DataError
 from watchnext.evaluation.funnel_trace import funnel_metrics, loss_shares
-from watchnext.evaluation.replay import Replay, ranking_metrics, skew
+from watchnext.evaluation.replay import Replay, ranking_metrics, request_metrics, skew
 from watchnext.evaluation.report_text import table
 from watchnext.evaluation.retrieval_plot import retrieval_plot
 from watchnext.evaluation.retrieval_report import popularity_of, retrieval_metrics
@@ -88,6 +88,9 @@ def replay(config: DictConfig) -> None:
         ),
         "ranking": {regime: ranking_metrics(result.scores, targets, users) for regime, result in results.items()},
     }
+    requested = request_metrics(results["request"].scores, targets, results["request"].groups)
+    for name, figures in requested.items():
+        report["ranking"]["request"][name] |= figures
     report |= skew(results[features.report["regime"]].scores, ranker.scored(features, rows))
     text, report = table(report), rounded(report, 6)
     plot = outputs / "evaluation" / "retrieval.png"

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from watchnext import metrics
 from watchnext.data.tables import OUTCOMES, Tables, known_at
 from watchnext.evaluation.funnel_trace import FunnelTrace, FunnelTracer
-from watchnext.features.dataset.freshness import day_starts
+from watchnext.features.dataset.freshness import day_starts, request_groups
 from watchnext.features.state.event_order import in_order
 from watchnext.features.state.fold import SHOWN
 from watchnext.ranking.heads import WATCH
@@ -33,10 +33,12 @@ PROBABILITIES = TARGETS[:WATCH]
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """`scores` (N, T) of the test impressions in table order, nan for unknown videos; and the traces."""
+    """`scores` (N, T) of the test impressions in table order, nan for unknown videos; the traces; and the `groups` (N,) of
+    impressions that were scored together."""
 
     scores: np.ndarray
     traces: list[FunnelTrace]
+    groups: np.ndarray
 
 
 def events_of(impressions: pl.DataFrame, since_ms: int = 0) -> list[Event]:
@@ -70,7 +72,7 @@ class EventStream:
         if self._regime == "frozen":
             return
         day = np.searchsorted(self._days_ms, as_of_ms, side="right") - 1
-        until = as_of_ms if self._regime == "streaming" else self._days_ms[day]
+        until = self._days_ms[day] if self._regime == "daily" else as_of_ms
         end = self._next
         while end < len(self._events) and self._events[end].known_at < until:
             end += 1
@@ -104,15 +106,15 @@ class Replay:
         rows = self.release.video_ids.rows_of(test["video_id"])
         scores = np.full((len(test), len(TARGETS)), np.nan, np.float32)
         watched_after, long_view = self._watched_after(test), long_view[split == 2] > 0
-        count, title, traces = test["request_id"].n_unique(), f"evaluation: {self.regime}", []
+        groups, title, traces = self._groups(test), f"evaluation: {self.regime}", []
         with self.opened(tables, split) as (recommender, requests):
             tracer = FunnelTracer(recommender, depth=self.depth)
-            for request, rows_of_request in tqdm(requests, total=count, desc=title, unit=" requests"):
+            for request, rows_of_request in tqdm(requests, total=len(np.unique(groups)), desc=title, unit=" requests"):
                 scores[rows_of_request] = recommender.score(request, rows[rows_of_request])
                 if request.request_id in watched_after:
                     watched = np.array(watched_after[request.request_id])
                     traces.append(tracer.trace(request, rows[watched], long_view[watched]))
-        return ReplayResult(scores, traces)
+        return ReplayResult(scores, traces, groups)
 
     @contextmanager
     def opened(self, tables: Tables, split: np.ndarray) -> Iterator[tuple[Recommender, Iterator[tuple[Request, np.ndarray]]]]:
@@ -135,12 +137,20 @@ class Replay:
             stream.advance(request.as_of_ms)
             yield request, positions
 
+    def _groups(self, test: pl.DataFrame) -> np.ndarray:
+        """Return the group (N,) of each impression: those of a group are scored together, as the first of them."""
+        if self.regime == "request":
+            return request_groups(test, day_starts(test))
+        return test.with_row_index("first").select(pl.col("first").min().over("request_id"))["first"].to_numpy()
+
     def _requests(self, test: pl.DataFrame) -> Iterator[tuple[Request, np.ndarray]]:
         """Yield (request, its positions in `test`) in time order, with the k of the slates."""
         context = [f.name for f in self.release.pipeline.schema.columns("context")]
-        keyed = test.with_row_index("test_row").group_by("request_id", maintain_order=True)
+        keyed = test.with_row_index("test_row").group_by(pl.Series("group", self._groups(test)), maintain_order=True)
         first = keyed.agg(
-            pl.col("user_id", "time_ms", "surface").first(), pl.col(context).first().name.prefix("context."), pl.col("test_row")
+            pl.col("request_id", "user_id", "time_ms", "surface").first(),
+            pl.col(context).first().name.prefix("context."),
+            pl.col("test_row"),
         )
         for row in first.sort("time_ms", maintain_order=True).iter_rows(named=True):
             given = {name: row[f"context.{name}"] for name in context if row[f"context.{name}"] is not None}
@@ -174,6 +184,19 @@ def ranking_metrics(scores: np.ndarray, targets: np.ndarray, users: np.ndarray) 
         by_target[name] = of_head(score, label, users) | {"ece": metrics.ece(label, score)}
     seconds, watch = targets[:, WATCH], scores[:, WATCH]
     return by_target | {"watch_s": {"mae_s": metrics.mean_absolute_error(seconds, watch), "xauc": metrics.xauc(seconds, watch)}}
+
+
+def request_metrics(scores: np.ndarray, targets: np.ndarray, groups: np.ndarray) -> dict[str, dict[str, float]]:
+    """Compute GAUC, nDCG@5 and MRR of each probability inside request groups, and the number of groups with both labels.
+
+    Rows without scores are left out.
+    """
+    scored = np.isfinite(scores).all(axis=1)
+    by_target = {}
+    for column, name in enumerate(PROBABILITIES):
+        figures = metrics.RequestFigures.of(targets[scored, column], scores[scored, column], groups[scored])
+        by_target[name] = {"groups_request": len(figures.first), **figures.means()}
+    return by_target
 
 
 def skew(scores: np.ndarray, offline: np.ndarray) -> dict[str, float]:

@@ -88,4 +88,20 @@ def _ranking(report: Mapping) -> Iterator[str]:
         yield f"ranking of {report['impressions']} test impressions, regime {regime}"
         width = max(map(len, targets))
         for target, figures in targets.items():
-            yield f"  {target:<{width}}  " + "  ".join(f"{name} {shown(value, '.4f')}" for name, value in figures.items())
+            values = (f"{name} {shown(value, '.4f')}" for name, value in figures.items() if "_request" not in name)
+            yield f"  {target:<{width}}  " + "  ".join(values)
+    yield from _requests(report["ranking"].get("request", {}))
+
+
+def _requests(targets: Mapping) -> Iterator[str]:
+    """Render the order inside request groups, every mean under both weights."""
+    heads = {name: figures for name, figures in targets.items() if "groups_request" in figures}
+    if not heads:
+        return
+    yield "order inside requests or sessions with both labels, scored as of the first impression"
+    names = [f"{name}_request{suffix}" for name in ("gauc", "ndcg@5", "mrr") for suffix in ("", "_by_impressions")]
+    titles = [title for name in ("GAUC", "nDCG@5", "MRR") for title in (name, "by impressions")]
+    rows = [["weight: positives", "groups", *titles]]
+    for target, figures in heads.items():
+        rows.append([target, str(figures["groups_request"]), *(shown(figures[name], ".4f") for name in names)])
+    yield from aligned(rows)

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from watchnext.data.tables import OUTCOMES
-from watchnext.evaluation.replay import EventStream, Replay, events_of, ranking_metrics, skew
+from watchnext.evaluation.replay import EventStream, Replay, events_of, ranking_metrics, request_metrics, skew
 from watchnext.schema import FeatureSchema
 from watchnext.serving.store.journal import Event
 from watchnext.types import TARGETS
@@ -69,7 +69,12 @@ class Recorder:
 
 @pytest.mark.parametrize(
     ("regime", "seen"),
-    [("streaming", [[], [10], [10, DAY_MS, DAY_MS + 5]]), ("daily", [[], [], [10]]), ("frozen", [[], [], []])],
+    [
+        ("streaming", [[], [10], [10, DAY_MS, DAY_MS + 5]]),
+        ("request", [[], [10], [10, DAY_MS, DAY_MS + 5]]),
+        ("daily", [[], [], [10]]),
+        ("frozen", [[], [], []]),
+    ],
 )
 def test_a_regime_decides_what_a_request_sees(regime, seen):
     known = [10, DAY_MS, DAY_MS + 5, DAY_MS + 9]
@@ -102,6 +107,36 @@ def test_requests_of_a_schema_without_context_columns():
         ("a", 100, [0, 2]),
     ]
     assert all(request.context == {} for request, _ in found)
+
+
+def test_a_session_is_one_request_with_the_time_of_its_first_impression():
+    schema = FeatureSchema.load(Path(__file__).parents[3] / "conf/features/sequences.yaml")
+    release = SimpleNamespace(pipeline=SimpleNamespace(schema=schema))
+    test = impressions((1, 7, 100, 50, None), (2, 9, 110, 0, None), (1, 8, 200, 5, None), (1, 6, 9_000_000, 5, None))
+    test = test.with_columns(request_id=pl.Series(["a", "b", "c", "d"]), day=pl.lit(0).cast(pl.Date))
+    found = list(Replay(release=release, regime="request", slate=5, requests=0, depth=9)._requests(test))
+    assert [(request.request_id, request.as_of_ms, place.tolist()) for request, place in found] == [
+        ("a", 100, [0, 2]),
+        ("b", 110, [1]),
+        ("d", 9_000_000, [3]),
+    ]
+
+
+def test_request_figures_are_of_scored_rows_in_groups_with_both_labels():
+    targets = np.array([[1, 1, 0, 1.0], [0, 1, 0, 2.0], [1, 0, 0, 3.0], [0, 0, 0, 4.0], [1, 1, 0, 0.0]])
+    scores = np.array([[0.9, 0.2, 0.1, 1.0], [0.1, 0.9, 0.2, 2.0], [0.8, 0.8, 0.8, 3.0], [np.nan] * 4, [0.5, 0.5, 0.5, 1.0]])
+    found = request_metrics(scores, targets, np.array([0, 0, 2, 2, 4]))
+    assert found["click"]["groups_request"] == 1
+    assert found["click"]["gauc_request"] == found["click"]["mrr_request_by_impressions"] == 1.0
+    for head in ("long_view", "like"):  # one label in every group
+        assert found[head].pop("groups_request") == 0
+        assert np.isnan(list(found[head].values())).all()
+
+
+@pytest.mark.parametrize("rows", [0, 3])
+def test_request_figures_without_slates_or_sessions_are_undefined(rows):
+    found = request_metrics(np.full((rows, 4), 0.1), np.eye(3, 4)[:rows], np.arange(rows))
+    assert all(figures.pop("groups_request") == 0 and np.isnan(list(figures.values())).all() for figures in found.values())
 
 
 def test_ranking_figures_leave_out_what_could_not_be_scored():

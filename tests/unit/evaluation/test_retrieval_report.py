@@ -180,6 +180,17 @@ def test_no_name_and_no_figure_runs_into_the_next(funnel):
     assert len(re.split(" {2,}", of_source.strip())) == len(re.split(" {2,}", merged.strip())) > 5
 
 
+def test_the_order_inside_requests_stands_under_both_weights():
+    names = [f"{name}_request{weight}" for name in ("gauc", "ndcg@5", "mrr") for weight in ("", "_by_impressions")]
+    click = {"auc": 0.5, "groups_request": 12} | {name: i / 10 for i, name in enumerate(names)}
+    like = {"auc": 0.5, "groups_request": 0} | dict.fromkeys(names, math.nan)
+    lines = table(whole({}) | {"ranking": {"request": {"click": click, "like": like, "watch_s": {"xauc": 0.5}}}}).splitlines()
+    rows = [re.split(" {2,}", line.strip()) for line in lines]
+    assert ["click", "auc 0.5000"] in rows
+    assert ["click", "12", "0.0000", "0.1000", "0.2000", "0.3000", "0.4000", "0.5000"] in rows
+    assert ["like", "0", *["–"] * 6] in rows
+
+
 def test_nobody_followed_or_nothing_watched_is_said(funnels, tmp_path):
     assert retrieval_metrics([], k=[5], popularity=np.zeros(VIDEOS), seed=0) == {}
     assert "retrieval of" not in table(whole({}))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from watchnext.features.dataset.freshness import visible_until
+from watchnext.features.dataset.freshness import request_groups, visible_until
 from watchnext.features.state import history
 from watchnext.features.state.event_order import Log, in_order
 from watchnext.features.state.fold import OUTCOME, SHOWN, Layout, Reads, State, fold_event, read_candidates, read_viewer
@@ -353,6 +353,43 @@ def test_a_part_of_the_log_sees_what_the_whole_would():
     assert (visible_until("frozen", impressions[1:], SPLIT[4:], starts) / HOUR).tolist() == [41]
 
 
+MINUTE = 60_000
+SESSIONS = pl.DataFrame(
+    [
+        (1, "a", 0),
+        (1, "b", 29),
+        (2, "c", 30),
+        (1, "d", 58),
+        (1, "e", 90),  # a slate of two
+        (1, "e", 90),
+        (1, "f", 95),
+        (1, "g", 125),  # half an hour later
+        (2, "h", 1430),
+        (2, "i", 1441),  # the next day
+    ],
+    schema=["user_id", "request_id", "minute"],
+    orient="row",
+).with_columns(time_ms=pl.col("minute") * MINUTE, day=(pl.col("minute") // 1440).cast(pl.Int32).cast(pl.Date))
+
+
+def test_requests_are_slates_and_otherwise_sessions_within_a_day():
+    assert request_groups(SESSIONS, np.array([0.0, 1441.0 * MINUTE])).tolist() == [0, 0, 2, 0, 4, 4, 6, 7, 8, 9]
+
+
+def test_held_out_impressions_see_the_state_of_the_first_of_their_group():
+    split = np.array([0, 0, 1, 2, 2, 2, 2, 2, 2, 2])
+    minutes = visible_until("request", SESSIONS, split) / MINUTE
+    assert minutes.tolist() == [0, 29, 30, 58, 90, 90, 95, 125, 1430, 1441]
+    minutes = visible_until("request", SESSIONS, np.full(10, 2)) / MINUTE
+    assert minutes.tolist() == [0, 0, 30, 0, 90, 90, 95, 125, 1430, 1441]
+
+
+def test_a_log_without_slates_and_sessions_has_groups_of_one_row():
+    lone = SESSIONS.with_columns(user_id=pl.int_range(10), request_id=pl.int_range(10))
+    assert request_groups(lone, np.array([0.0])).tolist() == list(range(10))
+    assert request_groups(lone.clear(), np.array([0.0])).tolist() == []
+
+
 def test_a_misspelt_regime_is_named():
-    with pytest.raises(ValueError, match="regime is 'weekly', expected one of frozen, daily, streaming"):
+    with pytest.raises(ValueError, match="regime is 'weekly', expected one of frozen, daily, streaming, request"):
         visible_until("weekly", pl.DataFrame({"time_ms": TIMES, "day": DAYS}), SPLIT)
