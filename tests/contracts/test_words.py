@@ -47,9 +47,9 @@ RETIRED = [
 OPENINGS = ("What ", "Of ", "That of ", "Those of ", "Whether ")
 
 
-def parsed() -> Iterator[tuple[str, ast.Module]]:
-    for path in sorted(PACKAGE.rglob("*.py")):
-        yield str(path.relative_to(PACKAGE)), ast.parse(path.read_text())
+def parsed(folder: Path = PACKAGE) -> Iterator[tuple[str, ast.Module]]:
+    for path in sorted(folder.rglob("*.py")):
+        yield str(path.relative_to(folder)), ast.parse(path.read_text())
 
 
 def doubled(names: list[tuple[str, str]]) -> dict[str, list[str]]:
@@ -68,10 +68,14 @@ def test_a_module_name_stands_for_one_thing():
     assert doubled([(Path(file).stem, file) for file, _ in parsed() if Path(file).stem not in SHARED_MODULES]) == {}
 
 
-def test_a_docstring_begins_with_a_verb_or_its_subject():
+@pytest.mark.parametrize("folder", ["src/watchnext", "tests"])
+def test_a_docstring_begins_with_a_verb_or_its_subject(folder):
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     documented = [
-        (file, node, ast.get_docstring(node)) for file, tree in parsed() for node in ast.walk(tree) if isinstance(node, kinds)
+        (file, node, ast.get_docstring(node))
+        for file, tree in parsed(ROOT / folder)
+        for node in ast.walk(tree)
+        if isinstance(node, kinds)
     ]
     assert [f"{file}: {text.splitlines()[0]}" for file, _, text in documented if text and text.startswith(OPENINGS)] == []
 

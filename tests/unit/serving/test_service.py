@@ -114,7 +114,7 @@ def test_a_day_of_a_server(start, release, tmp_path):
 
 
 def refusal(server: Server) -> str:
-    """What a server said that could not start: no traceback, status 1, no port."""
+    """The output of a server that could not start: no traceback, status 1, no port."""
     assert server.process.wait(60) == 1
     said = server.log.read_text()
     assert "Traceback" not in said
