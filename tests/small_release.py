@@ -15,6 +15,8 @@ from watchnext.features.dataset.batches import NO_INPUTS, FeatureSet
 from watchnext.nn.export import export_graph
 from watchnext.ranking.calibration.calibration import Calibration
 from watchnext.ranking.calibration.curves import Curve
+from watchnext.ranking.models.trees.boosted import fit_engage
+from watchnext.ranking.models.trees.engage import Engage
 from watchnext.retrieval.__main__ import graph, trending
 from watchnext.retrieval.index.segments import VideoIndex
 from watchnext.retrieval.towers.two_tower import TwoTower
@@ -26,7 +28,7 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 START_MS, HOUR_MS = 1_700_000_000_000, 3_600_000
 USERS, VIDEOS, IMPRESSIONS = 25, 120, 500
 RERANKING = {
-    "value": {"weights": {"click": 0.2, "long_view": 1.0, "watch_s": 0.3}, "watch_half_s": 30.0},
+    "value": {"weights": {"click": 0.2, "long_view": 1.0, "watch_s": 0.3}, "watch_half_s": 30.0, "engage": 0.5},
     "rules": {
         "unavailable": {},
         "safety": {"highest": "safe"},
@@ -41,10 +43,12 @@ RERANKING = {
 GRAPH = {"distance_power": 0.5, "source_power": 0.4, "target_power": 0.0, "neighbours": 20}
 RETRIEVAL = {
     "quotas": {
-        "two_tower": 40, "trending": 20, "fresh": 10, "related": 20, "transitions": 10, "followed": 10, "continue": 3
+        "two_tower": 40, "trending": 20, "fresh": 10, "related": 20, "transitions": 10, "followed": 10, "continue": 3,
+        "popular": 10, "popular_recently": 10, "popular_now": 10,
     },
     "merge": {"constant": 60.0, "most": 200, "weights": dict.fromkeys(SOURCES, 1.0)},
     "trending": {"count": "long_view", "half_life_h": 24.0, "segments": 4, "prior": 5.0, "refresh_s": 60.0},
+    "popular": {"count": "long_view", "refresh_s": 60.0},
     "fresh": {"max_age_h": 48.0, "min_impressions": 3.0, "refresh_s": 60.0},
     "followed": {"count": "long_view", "creators": 4, "per_creator": 3},
     "continue": {"min_s": 2.0, "max_share": 0.7, "max_age_h": 72.0},
@@ -110,6 +114,13 @@ def random_impressions(random, users: pl.DataFrame, videos: pl.DataFrame) -> pl.
         pl.lit("random").alias("policy"),
         *(pl.Series(name, values) for name, values in flags.items()),
     )
+
+
+def random_engage() -> Engage:
+    """Fit on noise, where the order of the merge and the first source count."""
+    random = np.random.default_rng(3)
+    columns = random.normal(size=(len(SOURCES) + 1, 4_000)).astype(np.float32)
+    return fit_engage(columns, columns[0] + columns[1] + random.normal(size=4_000) > 1.0, seed=0)
 
 
 class Ranker(torch.nn.Module):
@@ -193,6 +204,8 @@ def stage_release(built, exported, root: Path) -> Path:
         trending=exported / "trending",
         reranking=RERANKING,
         retrieval=RETRIEVAL,
+        engage=random_engage(),
+        selection={},
         reference=exported / "reference.parquet",
     )
     return staging

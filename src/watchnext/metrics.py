@@ -424,6 +424,14 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(["", name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]).rstrip() for name, *cells in rows]
 
 
+def flat(nested: dict, prefix: str = "") -> dict[str, float]:
+    """Flatten nested figures to one level of names such as "ranking/long_view/auc"."""
+    figures = {}
+    for name, value in nested.items():
+        figures |= flat(value, f"{prefix}{name}/") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return {name: value for name, value in figures.items() if isinstance(value, int | float)}
+
+
 def rounded(found: object, digits: int) -> object:
     """Round every float of nested mappings and lists for a report; further digits differ between processors.
 

@@ -12,7 +12,18 @@ import numpy as np
 
 # Bit i of Candidates.sources is SOURCES[i]. Served logs and precomputed slates hold these bits: new sources are
 # appended, and none moves. Bit 1 was `popular` before it went by surface and region.
-SOURCES = ("two_tower", "trending", "fresh", "related", "transitions", "followed", "continue")
+SOURCES = (
+    "two_tower",
+    "trending",
+    "fresh",
+    "related",
+    "transitions",
+    "followed",
+    "continue",
+    "popular",
+    "popular_recently",
+    "popular_now",
+)
 TARGETS = ("click", "long_view", "like", "watch_s")  # columns of Scored.predictions: three probabilities, then seconds
 
 
@@ -63,12 +74,18 @@ class Query:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Candidates of retrieval, best first: distinct video `rows` (C,) int64, the `sources` of each as bits (C,) uint16, and the
-    retrieval `scores` (C,) float32."""
+    """Candidates of retrieval, best first.
+
+    rows (C,) int64                distinct videos
+    sources (C,) uint16            the sources of each, as bits
+    scores (C,) float32            merged score
+    ranks (C, SOURCES) uint16      rank in the list of each source, from 1; 0 is not listed. None for precomputed slates
+    """
 
     rows: np.ndarray
     sources: np.ndarray
     scores: np.ndarray
+    ranks: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -80,10 +97,15 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Scored:
-    """Scored candidates of ranking: the same candidates in the same order with `predictions` (C, T), columns as in TARGETS."""
+    """Scored candidates of ranking, in the same order.
+
+    predictions (C, T)   of an impression, columns as in TARGETS
+    engage (C,) float64  how many times as likely as an average candidate each is to be watched at all; None is not estimated
+    """
 
     candidates: Candidates
     predictions: np.ndarray
+    engage: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.candidates)

@@ -20,9 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # What is told in config.yaml itself, and which a stage is given by its command or has no use for.
 TOLD = {"out", "metrics"}
 # Folders of which a data set may have a file, and the key that it changes.
-OPTIONAL = {"conf/retrieval/of": "retrieval"}
 # Stages that rebuild trained networks, from the classes that these presets name.
-REBUILDS = {"release": ("two_tower", "ranker"), "evaluation": ("ranker",), "drift": ("ranker",)}
+REBUILDS = {"selection": ("two_tower", "ranker"), "release": ("ranker",), "evaluation": ("ranker",), "drift": ("ranker",)}
 LEAST = 0.2  # of a folder's modules that a stage runs, where it depends on the folder
 
 
@@ -126,14 +125,14 @@ def referred(key: str, config: DictConfig) -> set[str]:
     return found
 
 
-def test_optional_folders_are_all_known():
+def test_the_optional_file_is_that_of_tuning():
     entries = [
         key
         for entry in yaml.safe_load((ROOT / "conf/config.yaml").read_text())["defaults"]
         if entry != "_self_"
         for key in entry
     ]
-    assert {key for key in entries if key.startswith("optional ")} == {"optional tune", "optional retrieval/of@retrieval"}
+    assert {key for key in entries if key.startswith("optional ")} == {"optional tune"}
 
 
 def plain_of(config: DictConfig, path: str) -> object:
@@ -157,7 +156,6 @@ def needed(name: str) -> Needed:
     files = {path for key in keys for path in groups.get(key, ())}
     if program.reads_schema:
         files.add(f"conf/features/{config.data.features}.yaml")
-    files |= {folder for folder, key in OPTIONAL.items() if key in keys}
     own = {word.partition("=")[0] for word in program.overrides}
     inline = keys - own - groups.keys()
     inline |= {"defaults"} if keys & groups.keys() - {"data"} else set()  # which file it is of each group

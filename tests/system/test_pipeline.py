@@ -121,7 +121,7 @@ def test_every_run_is_tracked_with_its_data_and_schema(project, monkeypatch):
 
     client = MlflowClient(f"sqlite:///{project}/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("watchnext").experiment_id])
-    assert {run.info.run_name for run in runs} == {"two_tower", "ranker", "release", "evaluation", "drift"}
+    assert {run.info.run_name for run in runs} == {"two_tower", "ranker", "selection", "release", "evaluation", "drift"}
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert all(run.data.tags["data_hash"] and run.data.tags["schema_fingerprint"] for run in runs)
 
@@ -130,7 +130,7 @@ def test_the_same_parts_give_the_same_release_and_others_a_challenger(project):
     before = (project / "releases" / "current").resolve().name
     again = run(project, "-m", "watchnext.lifecycle", "release", "data=tiny")
     assert f"{before}: serves" in again.stdout, again.stderr[-2000:]
-    other = run(project, "-m", "watchnext.lifecycle", "release", "data=tiny", "reranking.diversity.trade_off=0.5")
+    other = run(project, "-m", "watchnext.lifecycle", "release", "data=tiny", "reranking.exploration.epsilon=0.5")
     assert "challenger" in other.stdout, other.stderr[-2000:]
     assert (project / "releases" / "current").resolve().name == before
     promoted = run(project, "-m", "watchnext.lifecycle", "promote", "data=tiny")

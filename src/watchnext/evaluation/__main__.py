@@ -17,19 +17,11 @@ from watchnext.evaluation.retrieval_plot import retrieval_plot
 from watchnext.evaluation.retrieval_report import popularity_of, retrieval_metrics
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.features.dataset.freshness import REGIMES
-from watchnext.metrics import rounded
+from watchnext.metrics import flat, rounded
 from watchnext.ranking.scoring import Ranker
 from watchnext.schema import SchemaError
 from watchnext.serving.release.release import Release, ReleaseError, last_built
 from watchnext.types import TARGETS
-
-
-def flat(nested: dict, prefix: str = "") -> dict[str, float]:
-    """Flatten nested figures to one level of names such as "ranking/long_view/auc"."""
-    figures = {}
-    for name, value in nested.items():
-        figures |= flat(value, f"{prefix}{name}/") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return {name: value for name, value in figures.items() if isinstance(value, int | float)}
 
 
 def replay_under(regime: str, config: DictConfig, release: Release) -> Replay:

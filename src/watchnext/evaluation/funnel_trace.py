@@ -75,10 +75,10 @@ class FunnelTracer:
         )
 
     def _stages(self, request: Request, watched: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        candidates = self._recommender.retrieve(request)
-        scored = Scored(candidates, self._recommender.score(request, candidates.rows))
-        order = np.argsort(-self._release.reranker.value.of(scored.predictions), kind="stable")
-        slate = self._recommender.rerank(self._recommender.query(request), scored)
+        candidates, query = self._recommender.retrieve(request), self._recommender.query(request)
+        scored = self._recommender.rank(query, candidates)
+        order = np.argsort(-self._release.reranker.value.order(scored), kind="stable")
+        slate = self._recommender.rerank(query, scored)
         stages = {"retrieval": candidates.rows, "ranking": candidates.rows[order], "slate": candidates.rows[slate.picked]}
         return stages, lost_at(watched, scored, order, slate, self._filters, request.k)
 

@@ -15,6 +15,7 @@ import polars as pl
 from tqdm import tqdm
 
 from watchnext import metrics
+from watchnext.data.splits import SPLITS
 from watchnext.data.tables import OUTCOMES, Tables, known_at
 from watchnext.evaluation.funnel_trace import FunnelTrace, FunnelTracer
 from watchnext.features.dataset.freshness import day_starts, request_groups
@@ -83,8 +84,9 @@ class EventStream:
 
 @dataclass(frozen=True)
 class Replay:
-    """Replay the test days of a log through a release.
+    """Replay held-out days of a log through a release.
 
+    held_out  the split, an index in SPLITS: rows of later splits are not read
     slate     K of the slates
     requests  largest number of traced requests; 0 only scores impressions
     depth     number of videos of each source and baseline
@@ -95,17 +97,18 @@ class Replay:
     slate: int
     requests: int
     depth: int
+    held_out: int = SPLITS.index("test")
 
     def run(self, tables: Tables, split: np.ndarray, long_view: np.ndarray) -> ReplayResult:
-        """Replay the rows of split 2, after the events known from the release's `as_of` on.
+        """Replay the held-out rows, after the events known from the release's `as_of` on.
 
         `split` and `long_view` (N,) are those of the feature stage. The state counts the flags of the log, as it will count
         those of clients; recall uses the label `long_view`.
         """
-        test = tables.impressions.filter(pl.Series(split == 2))
+        test = tables.impressions.filter(pl.Series(split == self.held_out))
         rows = self.release.video_ids.rows_of(test["video_id"])
         scores = np.full((len(test), len(TARGETS)), np.nan, np.float32)
-        watched_after, long_view = self._watched_after(test), long_view[split == 2] > 0
+        watched_after, long_view = self.watched_after(test), long_view[split == self.held_out] > 0
         groups, title, traces = self._groups(test), f"evaluation: {self.regime}", []
         with self.opened(tables, split) as (recommender, requests):
             tracer = FunnelTracer(recommender, depth=self.depth)
@@ -122,8 +125,9 @@ class Replay:
 
         At each request, the recommender's store has seen the events that the regime allows.
         """
-        test = tables.impressions.filter(pl.Series(split == 2))
-        events = events_of(tables.impressions, self.release.as_of_ms)  # some are late outcomes of earlier impressions
+        test = tables.impressions.filter(pl.Series(split == self.held_out))
+        known = tables.impressions.filter(pl.Series(split <= self.held_out))
+        events = events_of(known, self.release.as_of_ms)  # some are late outcomes of earlier impressions
         with TemporaryDirectory(prefix="watchnext-replay-") as folder:
             store = Store.open(Path(folder), self.release, durable=False)
             try:
@@ -159,7 +163,7 @@ class Replay:
                 np.array(row["test_row"]),
             )
 
-    def _watched_after(self, test: pl.DataFrame) -> dict[str, list[int]]:
+    def watched_after(self, test: pl.DataFrame) -> dict[str, list[int]]:
         """Return first requests of a day: request id > positions in `test` of the videos watched from then on that day."""
         watched = test.with_row_index("test_row").filter(pl.col("watch_ms") > 0)
         days = test.group_by("user_id", "day", maintain_order=True).agg(pl.col("request_id").first())

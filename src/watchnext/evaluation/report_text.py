@@ -15,6 +15,32 @@ def table(report: Mapping) -> str:
     return "\n".join([*_funnel(report), *_retrieval(report["retrieval"]), *_ranking(report)])
 
 
+def selection_table(report: Mapping) -> str:
+    """Render what was chosen on the validation days, and the slate beside the baselines."""
+    if not report["requests"]:
+        return "no validation request is followed by a watch: settings stay as configured"
+    weights = ", ".join(f"{name} {weight:g}" for name, weight in report["weights"].items() if weight)
+    merges = [["merge", "recall"], *([name, shown(recall, ".4f")] for name, recall in report["merge"].items())]
+    depths = [*report["slate"]["slate"]]
+    orders = [["order", *depths], *([name, *_cells(entry, depths)] for name, entry in report["orders"].items())]
+    slate = [["", *depths, *(f"slate's gain {depth}" for depth in depths)]]
+    for name, entry in report["slate"].items():
+        gains = entry.get("gain", {})
+        spans = ("{:+.4f} [{}, {}]".format(mean, shown(low, "+.4f"), shown(high, "+.4f")) for mean, low, high in gains.values())
+        slate.append([name, *_cells(entry, depths), *spans, *[""] * (len(depths) - len(gains))])
+    verdict = ", ".join(f"{name} at {depths}" for name, depths in report["verdict"].items())
+    chosen = f"the list of {report['source']}" if report["source"] else f"value x engage^{report['engage']:g}"
+    return "\n".join([
+        f"{report['requests']} requests of the validation days; weights of the merge: {weights}",
+        *aligned(merges), *aligned(orders), f"order: {chosen}; diversity: trade-off {report['trade_off']:g}", *aligned(slate),
+        f"the slate loses to {verdict}" if verdict else "the slate loses to no baseline",
+    ])  # fmt: skip
+
+
+def _cells(entry: Mapping, depths: list[str]) -> Iterator[str]:
+    return (shown(entry[depth], ".4f") for depth in depths)
+
+
 def _funnel(report: Mapping) -> Iterator[str]:
     depths = sorted({int(name.partition("@")[2]) for stage in report["funnel"].values() for name in stage if "@" in name})
     yield f"regime {report['regime']}, {report['requests']} requests; recall@K of long views later that day"

@@ -1,4 +1,5 @@
-"""`python -m watchnext.lifecycle release | promote | pipeline`: build a release, let one serve, run all stages."""
+"""`python -m watchnext.lifecycle select | release | promote | pipeline`: choose settings, build a release, let one serve, or
+run all stages."""
 
 import json
 import subprocess
@@ -8,32 +9,47 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from watchnext import tracking
-from watchnext.cli import dispatch, overrides_from, plain
+from watchnext.cli import dispatch, overrides_from, plain, write_report
+from watchnext.evaluation.report_text import selection_table
 from watchnext.lifecycle.dvc_stages import run_stages
 from watchnext.lifecycle.promote import model_name, promote, register, serving_id
+from watchnext.metrics import flat, rounded
 from watchnext.schema import SchemaError
 from watchnext.serving.release.release import ReleaseError
 
 
-def release(config: DictConfig) -> None:
-    """Assemble a release from the trained parts and register it as challenger; the first one serves at once."""
+def _builder(config: DictConfig):
     from watchnext.features.dataset.batches import FeatureSet
     from watchnext.lifecycle.release_builder import ReleaseBuilder
 
     outputs = Path(config.data.outputs)
-    features = FeatureSet.load(outputs / "features")
-    builder = ReleaseBuilder(
+    return ReleaseBuilder(
         data=config.data.name,
-        features=features,
+        features=FeatureSet.load(outputs / "features"),
         outputs=outputs,
         releases=Path(config.data.releases),
         clock=config.data.clock,
         reranking=plain(config.reranking),
         retrieval=plain(config.retrieval),
     )
-    report = features.report
-    tags = {"data_hash": report["data_hash"], "schema_fingerprint": report["schema"], "regime": report["regime"]}
-    with tracking.start_run("release", config=plain(config), tags=tags) as run:
+
+
+def select(config: DictConfig) -> None:
+    """Choose merge weights and the order of candidates on the validation days, and compare the slate with every baseline."""
+    builder = _builder(config)
+    options = {"regime": config.regime, "slate": config.slate_size, "seed": config.seed}
+    with tracking.start_run("selection", config=plain(config), tags=builder.features.provenance) as run:
+        report = builder.select(requests=config.selection.requests, **options).report
+        run.log_metrics(flat(report))
+    write_report(builder.outputs / "metrics" / "selection.json", rounded(report, 6))
+    print(selection_table(report))
+
+
+def release(config: DictConfig) -> None:
+    """Assemble a release from the trained parts and register it as challenger; the first one serves at once."""
+    builder = _builder(config)
+    outputs = builder.outputs
+    with tracking.start_run("release", config=plain(config), tags=builder.features.provenance) as run:
         metrics = json.loads((outputs / "ranker" / "metrics.json").read_text())
         built = builder.build()
         serves = register(
@@ -56,7 +72,7 @@ def promote_release(config: DictConfig) -> None:
     if chosen is None:
         raise LookupError(f"there is no challenger of {name!r}; choose a release with release=ID, or run `dvc repro`")
     previous = serving_id(Path(config.data.releases))
-    promote(Path(config.data.releases), chosen, data=config.data.name)
+    promote(Path(config.data.releases), chosen, data=config.data.name, force=config.force)
     print(f"{chosen} serves instead of {previous or 'none'}; restart a running server to load it")
 
 
@@ -67,7 +83,7 @@ def pipeline(config: DictConfig) -> None:
     run_stages(Path.cwd(), chosen, overrides)
 
 
-COMMANDS = {"release": release, "promote": promote_release, "pipeline": pipeline}
+COMMANDS = {"select": select, "release": release, "promote": promote_release, "pipeline": pipeline}
 ERRORS = (SchemaError, ReleaseError, ValueError, FileNotFoundError, LookupError, subprocess.CalledProcessError)
 
 if __name__ == "__main__":

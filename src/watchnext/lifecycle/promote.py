@@ -6,7 +6,7 @@ from pathlib import Path
 
 from watchnext import tracking
 from watchnext.serving.release.manifest import verified
-from watchnext.serving.release.release import ReleaseError, current, switch
+from watchnext.serving.release.release import ReleaseError, current, switch, verdict_of
 
 
 def model_name(data: str) -> str:
@@ -22,10 +22,11 @@ def serving_id(releases: Path) -> str | None:
         return None
 
 
-def promote(releases: Path, release_id: str, *, data: str) -> None:
-    """Let a release serve, after all checks.
+def promote(releases: Path, release_id: str, *, data: str, force: bool = False) -> None:
+    """Let a release serve, after all checks; with `force`, also one whose slate lost to a baseline.
 
-    Raises ReleaseError if it is damaged, missing or of another data set, LookupError if it was never registered.
+    Raises ReleaseError if it is damaged, missing, of another data set or behind a baseline, LookupError if it was never
+    registered.
     """
     manifest = verified(releases / release_id)
     if manifest["id"] != release_id:
@@ -35,8 +36,20 @@ def promote(releases: Path, release_id: str, *, data: str) -> None:
             f"{release_id!r} is a release of data set {manifest['data']!r}, not of {data!r}; "
             f"run `python -m watchnext.lifecycle promote data={manifest['data']} release={release_id}`"
         )
+    if not force:
+        _require_no_better_baseline(releases / release_id, data)
     tracking.set_champion(release_id, name=model_name(data))
     switch(releases, release_id)  # last: the link decides what serves, and the registry mirrors it
+
+
+def _require_no_better_baseline(release: Path, data: str) -> None:
+    if lost := verdict_of(release):
+        behind = ", ".join(f"{name} at {depths}" for name, depths in lost.items())
+        raise ReleaseError(
+            f"the slate of {release.name!r} lost to the baseline {behind} on the validation days, so it does not serve; "
+            "selection.json in its folder has the figures; to let it serve all the same, run "
+            f"`python -m watchnext.lifecycle promote data={data} release={release.name} force=true`"
+        )
 
 
 def register(release: Path, *, new: bool, data: str, run: tracking.Run, metrics: Mapping[str, float | None]) -> bool:
@@ -50,6 +63,6 @@ def register(release: Path, *, new: bool, data: str, run: tracking.Run, metrics:
         if new:
             shutil.rmtree(release)
         raise
-    if serving_id(release.parent) is None:
+    if serving_id(release.parent) is None and not verdict_of(release):
         promote(release.parent, release.name, data=data)
     return serving_id(release.parent) == release.name

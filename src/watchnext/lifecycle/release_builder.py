@@ -1,25 +1,32 @@
-"""Build a release: export and check the networks, sample the reference, assemble and publish all parts."""
+"""Build a release: export the networks, choose settings on the validation days, check parity, assemble and publish."""
 
+import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
 
+from watchnext.data.storage import StoredTables, read_tables
+from watchnext.evaluation.held_out import VALID, before_validation, validation_requests
+from watchnext.evaluation.selection import HeldOut, Selection, select
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.lifecycle.parity import CANDIDATE_INPUTS, parity, require_parity
 from watchnext.monitoring.reference import reference
 from watchnext.nn.export import export_graph
-from watchnext.nn.weights import fingerprint, load_network
+from watchnext.nn.weights import fingerprint, load_network, written_aside
 from watchnext.ranking.heads import Scorer
 from watchnext.ranking.models.trees.forest import INPUT
 from watchnext.ranking.models.trees.tree_network import forest_of
 from watchnext.ranking.models.unranked import Unranked
 from watchnext.ranking.scoring import Ranker
+from watchnext.reranking.slate import Reranker
 from watchnext.retrieval.towers.two_tower import OneViewer
 from watchnext.serving.release.compiled import TREES, CompiledRanker
-from watchnext.serving.release.release import assemble, publish, staging_folder
+from watchnext.serving.release.release import Release, assemble, publish, staging_folder
 from watchnext.types import TARGETS
 
 QUERY_INPUTS = (
@@ -33,6 +40,7 @@ QUERY_INPUTS = (
     "history_values",
     "history_mask",
 )
+CONFIGURED = "configured.json"
 EXAMPLE = 3  # candidates of the traced example; the exported network takes any number
 
 
@@ -57,28 +65,76 @@ class ReleaseBuilder:
     reranking: Mapping
     retrieval: Mapping
 
-    def build(self) -> BuiltRelease:
-        """Export, check parity, assemble, publish. The same parts give the same release.
+    def select(self, *, requests: int, regime: str, slate: int, seed: int) -> Selection:
+        """Export the networks, and choose settings on at most `requests` requests of the validation days.
 
-        Raises FileNotFoundError or SchemaError naming the stage to run where a part is missing or of another schema, ValueError
-        where the value has a weight for a head that the ranker lacks, ParityError where the compiled ranker differs from the
-        trained one.
+        Replaces `outputs`/selection. Raises FileNotFoundError or SchemaError naming the stage to run where a part is missing or
+        of another schema, ValueError where the value has a weight for a head that the ranker lacks.
         """
-        features, schema = self.features, self.features.pipeline.schema
+        with written_aside(self.outputs / "selection") as folder, TemporaryDirectory(dir=self.outputs) as root:
+            self.export(folder)
+            start = Selection.start(self.retrieval["merge"], Reranker.from_config(self.reranking))
+            release = Release.load(self._publish(start, folder, Path(root), reference=None))
+            held_out = list(self._validation_requests(release, requests, regime, slate))
+            selection = select(held_out, start, reranker=release.reranker, facts=release.catalogue, seed=seed)
+            selection.save(folder)
+            (folder / CONFIGURED).write_text(json.dumps(self._configured))
+        return selection
+
+    @property
+    def _configured(self) -> dict:
+        """The settings from which the search starts."""
+        return {"retrieval": self.retrieval, **{name: self.reranking[name] for name in ("value", "diversity")}}
+
+    def _require_selected(self, folder: Path) -> Selection:
+        """Load the selection. Raises ValueError naming a setting that changed since."""
+        selection, then = Selection.load(folder), json.loads((folder / CONFIGURED).read_text())
+        if changed := [name for name, settings in json.loads(json.dumps(self._configured)).items() if settings != then[name]]:
+            raise ValueError(
+                f"{' and '.join(changed)} changed since {folder} was written: its choices started from other settings; "
+                f"run `python -m watchnext.lifecycle select` with the same settings, or `dvc repro selection`"
+            )
+        return selection
+
+    def export(self, folder: Path) -> None:
+        """Export the networks to `folder`."""
+        schema = self.features.pipeline.schema
         towers = load_network(self.outputs / "two_tower", schema=schema, repair="dvc repro two_tower")
-        ranker = Ranker.load(self.outputs / "ranker", schema=schema, repair="dvc repro ranker")
-        weights = self.reranking["value"]["weights"]
-        ranker.require((name for name, weight in weights.items() if weight), by="reranking.value.weights")
+        self._export(towers, self._ranker().network, folder)
+
+    def build(self) -> BuiltRelease:
+        """Check parity, assemble, publish. The same parts give the same release.
+
+        Raises FileNotFoundError naming the stage to run where a part is missing, ValueError where settings changed since
+        `select`, ParityError where the compiled ranker differs from the trained one.
+        """
+        ranker, chosen = self._ranker(), self.outputs / "selection"
+        selection = self._require_selected(chosen)
+        measured = self._require_parity(ranker.network, chosen / "ranker.xml")
         work = staging_folder(self.releases)
         try:
-            self._export(towers, ranker.network, work)
-            measured = self._require_parity(ranker.network, work / "ranker.xml")
-            reference(features, ranker, "valid").write_parquet(work / "reference.parquet")
+            reference(self.features, ranker, "valid").write_parquet(work / "reference.parquet")
             existing = set(self.releases.iterdir())
-            folder = self._publish(work)
+            folder = self._publish(selection, chosen, self.releases, reference=work / "reference.parquet")
             return BuiltRelease(folder, folder not in existing, measured)
         finally:
             shutil.rmtree(work, ignore_errors=True)
+
+    def _ranker(self) -> Ranker:
+        ranker = Ranker.load(self.outputs / "ranker", schema=self.features.pipeline.schema, repair="dvc repro ranker")
+        weights = self.reranking["value"]["weights"]
+        ranker.require((name for name, weight in weights.items() if weight), by="reranking.value.weights")
+        return ranker
+
+    def _validation_requests(self, release: Release, requests: int, regime: str, slate: int) -> Iterator[HeldOut]:
+        columns = self.features.columns
+        split, times = np.asarray(columns["split"]), columns["time_ms"]
+        if not (split == VALID).any() or not (split == 0).any():
+            return iter(())
+        stored = StoredTables.open(self.outputs / "tables")
+        earlier = before_validation(release, stored, int(times[split == VALID].min()))
+        long_view, tables = columns["targets"][:, TARGETS.index("long_view")], read_tables(self.outputs / "tables")
+        return validation_requests(earlier, tables, split, long_view, regime=regime, limit=requests, slate=slate)
 
     def _export(self, towers: torch.nn.Module, ranker: torch.nn.Module, work: Path) -> None:
         inputs = self.features.newcomers(EXAMPLE)
@@ -99,21 +155,24 @@ class ReleaseBuilder:
         require_parity(measured)
         return measured
 
-    def _publish(self, work: Path) -> Path:
-        staging = staging_folder(self.releases)
+    def _publish(self, selection: Selection, networks: Path, root: Path, *, reference: Path | None) -> Path:
+        """Assemble and publish a release in `root` from all parts, with the `networks` of `select`."""
+        staging = staging_folder(root)
         try:
             assemble(
                 staging,
                 features=self.features.folder,
-                query_tower=work / "query_tower.xml",
-                ranker=exported if (exported := work / "ranker.xml").exists() else None,
+                query_tower=networks / "query_tower.xml",
+                ranker=exported if (exported := networks / "ranker.xml").exists() else None,
                 calibration=self.outputs / "ranker" / "calibration",
+                engage=selection.engage,
                 index=self.outputs / "index",
                 graph=self.outputs / "graph",
                 trending=self.outputs / "trending",
-                reranking=self.reranking,
-                retrieval=self.retrieval,
-                reference=work / "reference.parquet",
+                reranking=selection.reranking(self.reranking),
+                retrieval={**self.retrieval, "merge": selection.merge},
+                selection=selection.report,
+                reference=reference,
             )
             report = self.features.report
             manifest = {
@@ -123,6 +182,6 @@ class ReleaseBuilder:
                 "clock": self.clock,
                 "towers": fingerprint(self.outputs / "two_tower"),
             }
-            return publish(staging, self.releases, manifest)
+            return publish(staging, root, manifest)
         finally:
             shutil.rmtree(staging, ignore_errors=True)

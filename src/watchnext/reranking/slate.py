@@ -2,13 +2,13 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
 from watchnext.reranking.diversity import Diversity
 from watchnext.reranking.rules import Cap, CatalogueFacts, DuplicateFilter, Filter, Rule, RuleContext, Tally, rule
-from watchnext.reranking.value import RerankingError, Value, require_known, require_number
+from watchnext.reranking.value import MERGE, RerankingError, Value, require_known, require_number
 from watchnext.types import Query, Scored, Slate
 
 
@@ -107,10 +107,10 @@ class Reranker:
         return Slate(picked=picked, values=values[picked], propensities=propensities, removed=in_order)
 
     def _values(self, scored: Scored) -> np.ndarray:
-        """Return the values (C,) of the predictions; without any prediction, those of the retrieval order, from 1 down."""
-        if len(scored) and not np.isfinite(scored.predictions).any():
-            return 1.0 - np.arange(len(scored)) / len(scored)
-        return self.value.of(scored.predictions)
+        """Return the values (C,) that order candidates; without any prediction, those of the retrieval order."""
+        unranked = len(scored) and not np.isfinite(scored.predictions).any()
+        value = replace(self.value, source=MERGE) if unranked and self.value.source is None else self.value
+        return value.order(scored)
 
     def _filtered(self, order: np.ndarray, rows: np.ndarray, context: RuleContext) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Return the positions that pass every filter, best first, and the positions each filter removed."""

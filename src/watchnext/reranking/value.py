@@ -1,4 +1,4 @@
-"""Combine head predictions into one value per candidate, and validate re-ranking settings."""
+"""Value candidates: what an impression is worth, and how likely it is to be watched; and validate re-ranking settings."""
 
 import difflib
 import math
@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from watchnext.types import TARGETS
+from watchnext.types import SOURCES, TARGETS, Scored
+
+MERGE = "merge"
 
 
 class RerankingError(ValueError):
@@ -38,10 +40,16 @@ class Value:
 
     weights        target > weight; a target without a weight (or with 0) is not read
     watch_half_s   predicted seconds worth half of the `watch_s` weight; saturation limits the value of long videos
+    engage         power of `Scored.engage` by which the sum is multiplied, as a weighted geometric mean of both; 0 is the
+                   value of an impression alone
+    source         order candidates by the list of this source instead, and the others after them in the order of the merge;
+                   "merge" is that order alone
     """
 
     weights: Mapping[str, float]
     watch_half_s: float = 30.0
+    engage: float = 0.0
+    source: str | None = None
 
     def __post_init__(self) -> None:
         require_known("value.weights", self.weights, TARGETS)
@@ -52,7 +60,23 @@ class Value:
                 f"value.weights is {dict(self.weights)}, expected a weight other than 0 for one of {', '.join(TARGETS)}"
             )
         require_number("value.watch_half_s", self.watch_half_s, low=1e-3)
+        require_number("value.engage", self.engage, low=0, high=100)
+        if self.source is not None:
+            require_known("value.source", [self.source], (*SOURCES, MERGE))
         object.__setattr__(self, "weights", dict(self.weights))
+
+    def order(self, scored: Scored) -> np.ndarray:
+        """Compute the values (C,) float64 that order candidates; -inf as in `of`."""
+        if self.source is not None:
+            merged = 1.0 - np.arange(len(scored)) / 2**16
+            ranks = 0 if self.source == MERGE else scored.candidates.ranks[:, SOURCES.index(self.source)]
+            return np.where(ranks > 0, 2.0 - ranks / 2**16, merged)
+        values = self.of(scored.predictions)
+        if not self.engage or scored.engage is None:
+            return values
+        # The root changes no order, but keeps the spread of values that diversity weighs against similarity.
+        root, factor = np.abs(values) ** (1 / (1 + self.engage)), scored.engage ** (self.engage / (1 + self.engage))
+        return np.copysign(root * factor, values)
 
     def of(self, predictions: np.ndarray) -> np.ndarray:
         """Compute values (C,) float64 of predictions (C, T). A non-finite weighted prediction gives -inf: the candidate sinks

@@ -1,12 +1,15 @@
 """No release leaves whose compiled ranker answers otherwise than the trained network."""
 
+import json
 import math
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
+from watchnext.evaluation.selection import Selection
 from watchnext.lifecycle import release_builder
 from watchnext.lifecycle.parity import ParityError, _order, parity, require_parity
 from watchnext.lifecycle.release_builder import ReleaseBuilder
@@ -14,6 +17,7 @@ from watchnext.nn.weights import build_network, recipe_of, save_network
 from watchnext.ranking.models.dcn import DCN
 from watchnext.ranking.models.din import DIN
 from watchnext.ranking.models.multi_task import SharedBottom
+from watchnext.reranking.value import Value
 from watchnext.retrieval.towers.two_tower import TwoTower
 from watchnext.serving.release.compiled import CompiledRanker
 from watchnext.types import TARGETS
@@ -43,11 +47,20 @@ def builder(world_features, ranker, tmp_path) -> ReleaseBuilder:
         recipe = recipe_of(part, sizes)
         (tmp_path / name).mkdir()
         save_network(tmp_path / name, network or build_network(recipe), schema=schema, recipe=recipe)
-    reranking = {"value": {"weights": {"long_view": 1.0}}}
+    reranking = {"value": {"weights": {"long_view": 1.0}}, "diversity": {"trade_off": 0.8}}
     return ReleaseBuilder(
         data="tiny", features=world_features, outputs=tmp_path, releases=tmp_path / "releases", clock="release",
         reranking=reranking, retrieval={},
     )  # fmt: skip
+
+
+def exported(builder: ReleaseBuilder) -> None:
+    """Write the folder of the stage `selection` without choosing anything."""
+    folder = builder.outputs / "selection"
+    folder.mkdir()
+    builder.export(folder)
+    Selection({}, Value(weights={"click": 1.0}), 0.8, None, {}).save(folder)
+    (folder / release_builder.CONFIGURED).write_text(json.dumps(builder._configured))
 
 
 def perturbed(ranker: torch.nn.Module, export):
@@ -95,12 +108,19 @@ def test_an_order_is_undefined_where_nothing_is_ordered_and_wrong_where_one_side
 
 def test_one_wrong_weight_in_the_compiled_ranker_and_nothing_is_released(builder, ranker, monkeypatch):
     monkeypatch.setattr(release_builder, "export_graph", perturbed(ranker, release_builder.export_graph))
+    exported(builder)
     with pytest.raises(
         ParityError, match=r"long_view 0?\S+, expected above 0\.999; difference/probability .*`dvc repro"
     ) as caught:
         builder.build()
     assert "rank/click" not in str(caught.value)
-    assert list(builder.releases.iterdir()) == []
+    assert not builder.releases.exists()
+
+
+def test_settings_that_changed_since_the_selection_are_named(builder):
+    exported(builder)
+    with pytest.raises(ValueError, match=r"diversity changed since .*`dvc repro selection`"):
+        replace(builder, reranking=builder.reranking | {"diversity": {"trade_off": 0.5}}).build()
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,13 @@ from watchnext.serving.release.manifest import SEAL, ReleaseError, digest_of
 TAGS = {"data_hash": "d1", "schema_fingerprint": "f1"}
 
 
-def sealed(releases: Path, release_id: str, data: str = "tiny") -> Path:
+def sealed(releases: Path, release_id: str, data: str = "tiny", selection: dict | None = None) -> Path:
     folder = releases / release_id
     folder.mkdir(parents=True)
     (folder / "part").write_text(release_id)
-    manifest = {"id": release_id, "data": data, "files": {"part": sha256_of(folder / "part")}}
+    (folder / "selection.json").write_text(json.dumps(selection or {}))
+    files = {name: sha256_of(folder / name) for name in ("part", "selection.json")}
+    manifest = {"id": release_id, "data": data, "files": files}
     (folder / SEAL).write_text(json.dumps({**manifest, "digest": digest_of(manifest)}))
     return folder
 
@@ -34,6 +36,18 @@ def releases(tmp_path, monkeypatch) -> Path:
         register(sealed(releases, "other", "another"), new=True, data="another", run=run, metrics={})
     sealed(releases, "unknown")
     return releases
+
+
+def test_a_release_behind_a_baseline_serves_only_when_forced(releases):
+    behind = {"verdict": {"popular now": "recall@10, recall@20"}}
+    sealed(releases, "behind", selection=behind)
+    with tracking.start_run("release", config={}, tags=TAGS) as run:
+        assert not register(releases / "behind", new=True, data="tiny", run=run, metrics={})
+    with pytest.raises(ReleaseError, match=r"'behind' lost to .* popular now at recall@10, .*release=behind force=true"):
+        promote(releases, "behind", data="tiny")
+    assert serving_id(releases) == "first"
+    promote(releases, "behind", data="tiny", force=True)
+    assert serving_id(releases) == "behind"
 
 
 def test_a_challenger_is_promoted(releases):

@@ -12,7 +12,8 @@ WEIGHTS = {name: 1.0 + bit for bit, name in enumerate(SOURCES)}
 
 def test_the_bits_of_sources_are_what_served_logs_hold():
     assert BITS == {
-        "two_tower": 1, "trending": 2, "fresh": 4, "related": 8, "transitions": 16, "followed": 32, "continue": 64
+        "two_tower": 1, "trending": 2, "fresh": 4, "related": 8, "transitions": 16, "followed": 32, "continue": 64,
+        "popular": 128, "popular_recently": 256, "popular_now": 512
     }  # fmt: skip
 
 
@@ -23,6 +24,8 @@ def test_merge_by_hand():
     assert merged.rows.tolist() == [2, 5, 4, 7]
     assert merged.scores.tolist() == pytest.approx([scores[row] for row in (2, 5, 4, 7)])
     assert merged.sources.tolist() == [7, 6, 1, 1]
+    assert merged.ranks[:, :3].tolist() == [[2, 1, 2], [0, 2, 1], [1, 0, 0], [3, 0, 0]]
+    assert not merged.ranks[:, 3:].any()
     assert (merged.rows.dtype, merged.sources.dtype, merged.scores.dtype) == (np.int64, np.uint16, np.float32)
 
 

@@ -19,7 +19,7 @@ from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.release.release import ReleaseError
 from watchnext.serving.store.journal import Event
 from watchnext.serving.store.store import Store
-from watchnext.types import SOURCES, TARGETS, Request, Scored
+from watchnext.types import SOURCES, TARGETS, Candidates, Request
 
 
 @pytest.fixture
@@ -62,10 +62,30 @@ def test_the_same_request_has_the_same_answer_and_another_id_may_explore_otherwi
 def test_stages_one_by_one_are_the_funnel(recommender, release):
     request = ask(release)
     candidates = recommender.retrieve(request)
-    scored = Scored(candidates, recommender.score(request, candidates.rows))
+    scored = recommender.rank(recommender.query(request), candidates)
     answer = recommender.recommend(request)
-    np.testing.assert_array_equal(scored.predictions, answer.scored.predictions)
+    np.testing.assert_array_equal(recommender.score(request, candidates.rows), answer.scored.predictions)
+    np.testing.assert_array_equal(scored.engage, answer.scored.engage)
     np.testing.assert_array_equal(recommender.rerank(recommender.query(request), scored).picked, answer.slate.picked)
+
+
+def test_engage_of_a_candidate_does_not_depend_on_the_others(recommender, release):
+    request = ask(release)
+    candidates, query = recommender.retrieve(request), recommender.query(request)
+    whole = recommender.rank(query, candidates).engage
+    assert np.ptp(whole) > 0
+    for part in (slice(3, 4), slice(None, None, -1), slice(0, 20)):
+        some = Candidates(*(getattr(candidates, name)[part] for name in ("rows", "sources", "scores", "ranks")))
+        np.testing.assert_allclose(recommender.rank(query, some).engage, whole[part], rtol=1e-5)
+
+
+def test_the_order_of_a_source_serves_without_a_ranker(release, store):
+    reranking = release.reranker.to_config()
+    reranking |= {"value": reranking["value"] | {"source": "popular"}, "diversity": {"trade_off": 1.0}}
+    reranking |= {"exploration": {"epsilon": 0.0}, "rules": {}}
+    served = Recommender(replace(release, reranker=Reranker.from_config(reranking), ranker=None), store)
+    request = ask(release, k=5)
+    assert served.recommend(request).rows.tolist() == served.by_source(request)["popular"][:5].tolist()
 
 
 def test_serving_scores_the_inputs_that_training_saw(built, release, tmp_path):
@@ -284,7 +304,8 @@ def test_an_unknown_surface_and_region_are_answered_as_everywhere(recommender, r
 
 def test_a_newcomer_is_named_nothing_by_sources_of_the_past(recommender, release):
     found = recommender.by_source(ask(release, user_id="somebody"))
-    assert {name for name, rows in found.items() if len(rows)} == {"two_tower", "trending", "fresh"}
+    popular = {"popular", "popular_recently", "popular_now"}
+    assert {name for name, rows in found.items() if len(rows)} == {"two_tower", "trending", "fresh"} | popular
 
 
 def left_midway(store, release, user_id: int, *rows: int) -> None:
@@ -335,8 +356,8 @@ def test_a_video_hidden_unwatched_in_the_log_is_in_nobodys_slate_again(built, re
 
 
 def test_a_quota_without_a_weight_or_of_an_unknown_source_is_refused_by_name(release, store):
-    for quotas in ({"fresh": 3}, release.retrieval["quotas"] | {"popular": 3}):
-        with pytest.raises(ReleaseError, match="popular" if "popular" in quotas else "continue, followed"):
+    for quotas in ({"fresh": 3}, release.retrieval["quotas"] | {"likely": 3}):
+        with pytest.raises(ReleaseError, match="likely" if "likely" in quotas else "continue, followed"):
             Recommender(replace(release, retrieval={**release.retrieval, "quotas": quotas}), store)
 
 

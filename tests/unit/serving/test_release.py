@@ -146,13 +146,13 @@ def test_a_crash_before_the_rename_leaves_no_release(staged, tmp_path, monkeypat
     with pytest.raises(KeyboardInterrupt):
         publish(staged(), tmp_path / "releases", MANIFEST)
     assert [path.name[0] for path in (tmp_path / "releases").iterdir()] == ["."]
-    with pytest.raises(ReleaseError, match="no release yet"):
+    with pytest.raises(ReleaseError, match="no release serves"):
         current(tmp_path / "releases")
 
 
 def test_switching_is_one_step_and_refuses_what_is_damaged(staged, published, tmp_path):
     root = tmp_path / "releases"
-    with pytest.raises(ReleaseError, match=r"no release yet in .*dvc repro.*make demo"):
+    with pytest.raises(ReleaseError, match=r"no release serves in .*dvc repro.*make demo"):
         current(root)
     switch(root, published.name)
     second = publish(staged(), root, MANIFEST | {"id": "second"})

@@ -124,7 +124,7 @@ def refusal(server: Server) -> str:
 
 
 def test_no_release_ends_at_once_with_the_command_to_run(tmp_path):
-    assert f"no release yet in {tmp_path / 'none'}: run `dvc repro`" in refusal(Server(tmp_path, releases=tmp_path / "none"))
+    assert f"no release serves in {tmp_path / 'none'}: run `dvc repro`" in refusal(Server(tmp_path, releases=tmp_path / "none"))
 
 
 def test_a_wrong_clock_is_named(start):

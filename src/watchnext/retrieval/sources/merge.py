@@ -1,4 +1,4 @@
-"""Merge the lists of all sources into one ranking, with the sources of each candidate."""
+"""Merge the lists of all sources into one ranking, with the rank of each candidate in each list."""
 
 from collections.abc import Mapping
 
@@ -12,13 +12,30 @@ def merge(lists: Mapping[str, np.ndarray], *, weights: Mapping[str, float], cons
     """Merge ranked lists by weighted reciprocal rank fusion (Cormack, Clarke and Buettcher, SIGIR 2009, with weights 1 and
     constant 60): a video scores the sum of weight / (constant + rank), ranks from 1. Ties are ordered by row; the best `most`
     stay. Only ranks count, because scores of different sources are not comparable."""
-    names = [name for name in SOURCES if len(lists.get(name, ()))]
-    if not names:
-        return Candidates(np.zeros(0, np.int64), np.zeros(0, np.uint16), np.zeros(0, np.float32))
-    rows, which = np.unique(np.concatenate([lists[name] for name in names]), return_inverse=True)
-    shares = np.concatenate([weights[name] / (constant + np.arange(1, len(lists[name]) + 1)) for name in names])
-    bits = np.repeat([1 << SOURCES.index(name) for name in names], [len(lists[name]) for name in names])
-    scores = np.bincount(which, shares)
-    sources = np.bincount(which, bits)  # a source lists a video once, so the sum of bits is their union
+    return fused(*ranks_in(lists), weights=weights, constant=constant, most=most)
+
+
+def ranks_in(lists: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distinct videos (C,) of all lists, ascending, and their ranks (C, SOURCES) uint16 as in `Candidates`."""
+    columns = [column for column, name in enumerate(SOURCES) if len(lists.get(name, ()))]
+    listed = [lists[SOURCES[column]] for column in columns]
+    rows, which = np.unique(np.concatenate([np.zeros(0, np.int64), *listed]), return_inverse=True)
+    ranks, at = np.zeros((len(rows), len(SOURCES)), np.uint16), 0
+    for column, each in zip(columns, listed, strict=True):
+        ranks[which[at : at + len(each)], column] = np.arange(1, len(each) + 1)
+        at += len(each)
+    return rows, ranks
+
+
+def fused(rows: np.ndarray, ranks: np.ndarray, *, weights: Mapping[str, float], constant: float, most: int) -> Candidates:
+    """Fuse the lists in which `rows` (C,) have the `ranks` (C, SOURCES)."""
+    scores = shares(ranks, constant) @ np.array([weights.get(name, 0.0) for name in SOURCES])
     order = ranked(rows, scores, most)
-    return Candidates(rows[order], sources[order].astype(np.uint16), scores[order].astype(np.float32))
+    ranks = ranks[order]
+    sources = (ranks > 0) @ (1 << np.arange(len(SOURCES)))
+    return Candidates(rows[order], sources.astype(np.uint16), scores[order].astype(np.float32), ranks)
+
+
+def shares(ranks: np.ndarray, constant: float) -> np.ndarray:
+    """Compute 1 / (constant + rank), 0 for a video that a source does not list."""
+    return np.where(ranks > 0, 1.0 / (constant + ranks), 0.0)

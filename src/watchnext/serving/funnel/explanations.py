@@ -37,7 +37,8 @@ class Explanations:
             near: named_by["two_tower"],
             "often watched together with what you watched": named_by["related"],
             "often watched next": named_by["transitions"],
-            "popular now": named_by["trending"],
+            "popular now": named_by["trending"] | named_by["popular_now"],
+            "popular": named_by["popular"] | named_by["popular_recently"],
             "new upload": (query.as_of_ms - self._upload_ms[candidates.rows[picked]]) / HOUR_MS <= NEW_H,
         }
         chosen = [[sentence for sentence, holds in facts.items() if holds[i]] for i in range(len(picked))]

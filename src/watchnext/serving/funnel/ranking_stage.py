@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from watchnext.ranking.models.trees.engage import evidence
 from watchnext.serving.release.release import Release
 from watchnext.serving.store.store import Store
 from watchnext.types import TARGETS, Candidates, Query, Scored
@@ -47,7 +48,11 @@ class RankingStage:
             log.exception("request %s is answered in retrieval order", query.request.request_id)
         if len(candidates) and not np.isfinite(predictions).any():
             degradations.append("the ranker failed: answered in retrieval order")
-        return Scored(candidates, predictions)
+        return Scored(candidates, predictions, self._engage(candidates, inputs["candidate_values"], predictions))
+
+    def _engage(self, candidates: Candidates, values: np.ndarray, predictions: np.ndarray) -> np.ndarray | None:
+        engage = self._release.engage
+        return engage(evidence(candidates, values, predictions)) if engage else None
 
 
 def _unknown(candidates: int) -> np.ndarray:

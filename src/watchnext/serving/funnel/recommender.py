@@ -93,6 +93,10 @@ class Recommender:
         query = self.query(request)
         return self.ranking.predict(query, self.ranking.encode(query, np.asarray(rows, np.int64))[0])
 
+    def rank(self, query: Query, candidates: Candidates) -> Scored:
+        """Return the candidates with their predictions."""
+        return self.ranking.rank(query, candidates, self.ranking.encode(query, candidates.rows)[0], [], late=False)
+
     def rerank(self, query: Query, scored: Scored) -> Slate:
         """Return the slate of scored candidates."""
         facts, bits = self.release.catalogue, self.release.region_bits

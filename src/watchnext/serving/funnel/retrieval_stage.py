@@ -7,6 +7,7 @@ import numpy as np
 from watchnext.retrieval.index.queries import best_of
 from watchnext.retrieval.sources.co_watch import CoWatchSource
 from watchnext.retrieval.sources.merge import merge
+from watchnext.retrieval.sources.popular import PopularSource, half_lives_of
 from watchnext.retrieval.sources.source import CandidateSource, ContinueSource, FollowedSource, FreshSource, eligible
 from watchnext.retrieval.sources.trending import TrendingSource
 from watchnext.serving.funnel.rule_prefilter import RulePreFilter
@@ -86,11 +87,15 @@ def sources_of(release: Release, store: Store) -> dict[str, CandidateSource]:
     upload_ms = np.array(catalogue.upload_ms)
     trending = {name: settings["trending"][name] for name in ("prior", "refresh_s")}
     followed = {name: settings["followed"][name] for name in ("creators", "per_creator")}
-    fresh = settings["fresh"] | {"counters": store.video_records, "state": release.pipeline.schema.state}
+    state = release.pipeline.schema.state
+    fresh = settings["fresh"] | {"counters": store.video_records, "state": state}
+    popular = settings["popular"] | {"videos": lambda: store.videos, "state": state}
     return {
         "two_tower": TwoTowerSource(release, store),
         "trending": TrendingSource(trending=store.trending.counts, **trending),
         "fresh": FreshSource(upload_ms=upload_ms, **fresh),
         "followed": FollowedSource(creator_rows=np.array(catalogue.creator_rows), upload_ms=upload_ms, **followed),
         "continue": ContinueSource(duration_ms=np.array(catalogue.duration_ms), **settings["continue"]),
-    } | {name: CoWatchSource(edges=release.co_watches[name], **settings[name]["walk"]) for name in CO_WATCH_SOURCES}
+        **{name: CoWatchSource(edges=release.co_watches[name], **settings[name]["walk"]) for name in CO_WATCH_SOURCES},
+        **{name: PopularSource(half_life_h=half_life_h, **popular) for name, half_life_h in half_lives_of(state).items()},
+    }

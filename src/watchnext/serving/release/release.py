@@ -23,6 +23,7 @@ from watchnext.features.state.fold import Layout, State
 from watchnext.features.state.snapshots import Snapshots
 from watchnext.files import files_below, link, sha256_of, synced, synced_below
 from watchnext.ranking.calibration.calibration import Calibration
+from watchnext.ranking.models.trees.engage import Engage
 from watchnext.ranking.models.trees.forest import Splits
 from watchnext.reranking.slate import Reranker
 from watchnext.retrieval.index.live import LiveIndex
@@ -58,6 +59,7 @@ class Release:
     query_tower: CompiledNetwork
     ranker: CompiledRanker | None  # None: the release answers in retrieval order
     calibration: Calibration
+    engage: Engage | None  # None: candidates are ordered by the value of an impression alone
     index: LiveIndex
     co_watches: Mapping[str, Edges]
     trending: TrendingCounts
@@ -91,6 +93,7 @@ class Release:
             query_tower=CompiledNetwork(folder / "graphs" / "query_tower.xml"),
             ranker=CompiledRanker.load(folder / "graphs") if "graphs/ranker.xml" in manifest["files"] else None,
             calibration=Calibration.load(folder / "calibration"),
+            engage=Engage.load(folder / "engage") if (folder / "engage").exists() else None,
             index=LiveIndex(VideoIndex.load(folder / "index", verified=True)),
             co_watches={
                 name: Edges(*(arrays[part] for part in EDGES)) for name, arrays in counted.items() if name in CO_WATCH_SOURCES
@@ -185,12 +188,14 @@ def assemble(
     query_tower: Path,
     ranker: Path | None,
     calibration: Path,
+    engage: Engage | None,
     index: Path,
     graph: Path,
     trending: Path,
     reranking: Mapping,
     retrieval: Mapping,
-    reference: Path,
+    selection: Mapping,
+    reference: Path | None,
 ) -> None:
     """Copy the parts of a release to `staging`.
 
@@ -199,7 +204,8 @@ def assemble(
     calibration           folder; may be missing
     graph                 folder with one graph for each of CO_WATCH_SOURCES
     reranking, retrieval  settings
-    reference             Parquet file with a sample of held-out rows
+    selection             report of how they were chosen, with the verdict over the baselines
+    reference             Parquet file with a sample of held-out rows; None for a release that never serves
     """
     for part in FEATURE_PARTS:
         _copy(Path(features) / part, staging / part)
@@ -207,6 +213,8 @@ def assemble(
     Snapshots.load_as_of(Path(features) / "state", Layout.of(schema.state)).write(staging / "state")
     if Path(calibration).exists():
         _copy(calibration, staging / "calibration")
+    if engage:
+        engage.save(staging / "engage")
     folders = {"index": Path(index), "trending": Path(trending)} | {name: Path(graph) / name for name in CO_WATCH_SOURCES}
     for name, folder in folders.items():
         _copy(folder, staging / name)
@@ -216,10 +224,17 @@ def assemble(
             shutil.copyfile(Path(network).with_suffix(suffix), staging / "graphs" / f"{name}{suffix}")
     if ranker and (trees := Path(ranker).with_name(TREES)).exists():
         _copy(trees, staging / "graphs" / TREES)
-    (staging / "reference").mkdir()
-    shutil.copyfile(reference, staging / "reference" / "reference.parquet")
-    for name, settings in (("reranking", reranking), ("retrieval", retrieval)):
+    if reference:
+        (staging / "reference").mkdir()
+        shutil.copyfile(reference, staging / "reference" / "reference.parquet")
+    for name, settings in (("reranking", reranking), ("retrieval", retrieval), ("selection", selection)):
         (staging / f"{name}.json").write_text(json.dumps(settings, indent=1))
+
+
+def verdict_of(folder: Path) -> Mapping[str, str]:
+    """Return baseline > depths at which the slate of the release in `folder` lost to it on the validation days."""
+    path = Path(folder) / "selection.json"
+    return json.loads(path.read_text()).get("verdict", {}) if path.exists() else {}
 
 
 def _copy(folder: Path, to: Path) -> None:
@@ -290,7 +305,10 @@ def current(root: Path) -> Path:
     """Return the folder of the serving release. Raises ReleaseError where there is none."""
     path = Path(root) / "current"
     if not os.path.lexists(path):
-        raise ReleaseError(f"no release yet in {root}: run `dvc repro` (or `make demo`)")
+        raise ReleaseError(
+            f"no release serves in {root}: run `dvc repro` (or `make demo`), or let one serve with "
+            "`python -m watchnext.lifecycle promote`"
+        )
     if not path.exists():
         raise ReleaseError(f"{path} names {os.readlink(path)}, which is gone; promote another release, or run `dvc repro`")
     return path.resolve()

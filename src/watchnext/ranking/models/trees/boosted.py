@@ -15,7 +15,9 @@ from watchnext.nn.training import NothingToLearnError, Training
 from watchnext.nn.weights import build_network, recipe_of, save_network
 from watchnext.ranking.feature_mask import masked_columns
 from watchnext.ranking.heads import WATCH
-from watchnext.ranking.models.trees.forest import LEAVES, TreeInputs
+from watchnext.ranking.models.ensemble import platt
+from watchnext.ranking.models.trees.engage import Engage
+from watchnext.ranking.models.trees.forest import LEAVES, Splits, TreeInputs
 from watchnext.ranking.models.trees.tree_network import Trees
 from watchnext.ranking.scoring import held_out_metrics, waiting
 from watchnext.types import TARGETS
@@ -170,6 +172,30 @@ class BoostedModule:
 
     def save(self, folder: Path) -> None:
         save_network(folder, self.network, schema=self.features.pipeline.schema, recipe=self.recipe)
+
+
+ENGAGE = {
+    "tree_method": "hist",
+    "objective": "binary:logistic",
+    "nthread": 1,
+    "eta": 0.05,
+    "max_depth": 4,
+    "min_child_weight": 20.0,
+    "subsample": 0.8,
+    "colsample_bytree": 0.5,
+    "lambda": 10.0,
+}
+ENGAGE_ROUNDS = 100
+
+
+def fit_engage(columns: np.ndarray, watched: np.ndarray, *, seed: int) -> Engage:
+    """Fit `Engage` on evidence (E, C) of candidates and whether each was `watched` (C,). Both labels must occur."""
+    slope, shift = platt(columns[0].astype(np.float64), watched)
+    margin = slope * columns[0] + shift
+    candidates = xgboost.QuantileDMatrix(columns.T, label=watched, base_margin=margin, nthread=1)
+    booster = xgboost.train({**ENGAGE, "seed": seed}, candidates, ENGAGE_ROUNDS)
+    splits = Splits(**split_arrays([trees_of(booster, ENGAGE_ROUNDS)]), intercept=np.zeros(1, np.float32))
+    return Engage(splits, slope, shift, float(watched.mean()))
 
 
 def _label(values: np.ndarray, index: int) -> np.ndarray:

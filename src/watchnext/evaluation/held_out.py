@@ -1,0 +1,95 @@
+"""Collect the requests of the validation days as a server would have met them, from a release of the trained parts."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import polars as pl
+from tqdm import tqdm
+
+from watchnext.data.splits import SPLITS
+from watchnext.data.storage import StoredTables
+from watchnext.data.tables import Tables
+from watchnext.evaluation.baselines import Baselines
+from watchnext.evaluation.replay import Replay
+from watchnext.evaluation.selection import DEPTHS, HeldOut
+from watchnext.features.state.builder import StateBuilder
+from watchnext.features.state.fold import State
+from watchnext.features.state.partitions import time_partitions
+from watchnext.retrieval.sources.log_counts import counted
+from watchnext.retrieval.sources.merge import ranks_in
+from watchnext.serving.funnel.recommender import Recommender
+from watchnext.serving.release.release import Release
+from watchnext.types import Request
+
+VALID = SPLITS.index("valid")
+MOST_RECALLED = max(DEPTHS)  # of a baseline
+
+
+def before_validation(release: Release, stored: StoredTables, start_ms: int) -> Release:
+    """Return `release` with the state and the trending counts as of `start_ms`, the first request of the validation days."""
+    earlier = replace(stored, days=tuple(day for day in stored.days if day.last_ms < start_ms))
+    schema, catalogue = release.pipeline.schema, release.catalogue
+    viewers = np.zeros((len(release.user_ids.ids), release.layout.viewer))
+    with TemporaryDirectory(prefix="watchnext-selection-") as folder:
+        partitions = time_partitions(earlier)
+        builder = StateBuilder(
+            Path(folder), earlier, partitions, schema=schema, catalogue=catalogue, settings={}, through=len(partitions)
+        )
+        builder.plan()
+        builder.fold()
+        folded = builder.as_of(start_ms)
+        for users, records in folded.viewers.all():
+            viewers[users] = records
+        builder.close()
+    state = State(viewers=viewers, videos=folded.videos, creators=folded.creators)
+    settings = {name: release.retrieval["trending"][name] for name in ("count", "half_life_h", "segments")}
+    trending = counted(stored, release.video_ids, until_ms=start_ms, **settings)
+    return replace(release, state=state, trending=trending, manifest={**release.manifest, "as_of_ms": start_ms})
+
+
+def validation_requests(
+    release: Release, tables: Tables, split: np.ndarray, long_view: np.ndarray, *, regime: str, limit: int, slate: int
+) -> Iterator[HeldOut]:
+    """Yield at most `limit` requests of the validation days, each a viewer's first of a day, where a watch follows.
+
+    `split` and `long_view` (N,) are those of the feature stage.
+    """
+    depth = release.retrieval["merge"]["most"]
+    replay = Replay(release=release, regime=regime, slate=slate, requests=limit, depth=depth, held_out=VALID)
+    valid = tables.impressions.filter(pl.Series(split == VALID))
+    rows, long_view, after = (
+        release.video_ids.rows_of(valid["video_id"]),
+        long_view[split == VALID] > 0,
+        replay.watched_after(valid),
+    )
+    upload_ms = np.array(release.catalogue.upload_ms)
+    with replay.opened(tables, split) as (recommender, requests):
+        baselines = Baselines(release, recommender.store, depth=depth)
+        for request, _ in tqdm(requests, total=valid["request_id"].n_unique(), desc="selection", unit=" requests"):
+            positions = np.array(after.get(request.request_id, ()), np.int64)
+            existing = (rows[positions] >= 0) & ~(upload_ms[rows[positions]] > request.as_of_ms)
+            watched, which = np.unique(rows[positions][existing], return_inverse=True)
+            if len(watched):
+                long = np.bincount(which, long_view[positions][existing], minlength=len(watched)) > 0
+                yield _collected(recommender, baselines, request, watched, long)
+
+
+def _collected(
+    recommender: Recommender, baselines: Baselines, request: Request, watched: np.ndarray, long_view: np.ndarray
+) -> HeldOut:
+    query = recommender.query(request)
+    rows, ranks = ranks_in(recommender.retrieval.by_source(query, []))
+    inputs, _ = recommender.ranking.encode(query, rows)
+    return HeldOut(
+        query=query,
+        watched=watched,
+        long_view=long_view,
+        baselines={name: listed[:MOST_RECALLED] for name, listed in baselines.rank(request).items()},
+        rows=rows,
+        ranks=ranks,
+        values=inputs["candidate_values"],
+        predictions=recommender.ranking.predict(query, inputs),
+    )

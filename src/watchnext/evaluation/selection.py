@@ -1,0 +1,285 @@
+"""Choose, on the validation days of a log, how its sources are merged and its candidates ordered, and compare the slate with
+every baseline.
+
+Nothing is carried over from another log: the configuration holds where the search starts. Requests are split in halves by
+viewer: what is fitted on one half orders the requests of the other, so that every figure is of viewers who were not fitted on.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from watchnext import metrics
+from watchnext.evaluation.merge_weights import MergeProblem, chosen_weights
+from watchnext.features.catalogue import Catalogue
+from watchnext.ranking.models.trees.boosted import fit_engage
+from watchnext.ranking.models.trees.engage import Engage, evidence
+from watchnext.reranking.slate import Reranker
+from watchnext.reranking.value import MERGE, Value
+from watchnext.retrieval.sources.merge import fused
+from watchnext.types import SOURCES, Candidates, Query, Scored
+
+POWERS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 16.0)
+TRADE_OFFS = (0.9, 0.95, 1.0)  # between value and similarity, tried after the configured one
+ENOUGH = 0.95  # share of the best recall that an order and a slate must have
+MERGE_DEPTHS = (20, 100)  # of the recall by which the merge is chosen, beside that of all candidates
+DEPTHS = (10, 20)  # of the recall by which the order is chosen and compared with the baselines
+LEAST_POSITIVES = 50  # watched candidates of a half below which no trees are fitted
+HALVES = 2
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """One held-out request before the merge.
+
+    watched (R,), long_view (R,) bool  videos that the viewer watched afterwards, and which of them long
+    lists, baselines                   name > rows, best first
+    rows (C,), ranks (C, SOURCES)      the listed videos, ascending, and their rank in each list
+    values (C, .), predictions (C, T)  their `candidate_values`, and what the ranker predicts
+    """
+
+    query: Query
+    watched: np.ndarray
+    long_view: np.ndarray
+    baselines: Mapping[str, np.ndarray]
+    rows: np.ndarray
+    ranks: np.ndarray
+    values: np.ndarray
+    predictions: np.ndarray
+
+    @property
+    def relevant(self) -> np.ndarray:
+        """The videos viewed long, or those watched where none was."""
+        return self.watched[self.long_view] if self.long_view.any() else self.watched
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A request after the merge: its candidates, the predictions of each, `columns` of evidence, and `watched` (C,) bool."""
+
+    candidates: Candidates
+    predictions: np.ndarray
+    columns: np.ndarray
+    watched: np.ndarray
+
+    @classmethod
+    def of(cls, request: HeldOut, merge: Mapping) -> "Merged":
+        candidates = fused(request.rows, request.ranks, **merge)
+        at = np.searchsorted(request.rows, candidates.rows)
+        predictions = request.predictions[at]
+        columns = evidence(candidates, request.values[at], predictions)
+        return cls(candidates, predictions, columns, np.isin(candidates.rows, request.watched))
+
+    def scored(self, trees: Engage | None) -> Scored:
+        return Scored(self.candidates, self.predictions, trees(self.columns) if trees else None)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The chosen settings of merge, value and diversity, the fitted trees, and how they were chosen.
+
+    engage  None where too little was watched, or where the value does without the trees
+    report  recall of all that was tried, and of the slate beside the baselines, with the `verdict`
+    """
+
+    merge: Mapping
+    value: Value
+    trade_off: float
+    engage: Engage | None
+    report: Mapping
+
+    @classmethod
+    def start(cls, merge: Mapping, reranker: Reranker) -> "Selection":
+        """Return the settings from which the search starts."""
+        return cls(merge, reranker.value, reranker.diversity.trade_off, None, {"requests": 0})
+
+    def reranking(self, configured: Mapping) -> dict:
+        """Return settings of re-ranking with the chosen value and diversity."""
+        return {
+            **configured,
+            "value": asdict(self.value),
+            "diversity": {**configured["diversity"], "trade_off": self.trade_off},
+        }
+
+    def save(self, folder: Path) -> None:
+        settings = {"merge": self.merge, "value": asdict(self.value), "trade_off": self.trade_off}
+        settings |= {"report": metrics.rounded(self.report, 6)}
+        (folder / "selection.json").write_text(json.dumps(settings, indent=1))
+        if self.engage:
+            self.engage.save(folder / "engage")
+
+    @classmethod
+    def load(cls, folder: Path) -> "Selection":
+        """Load the folder. Raises FileNotFoundError naming `dvc repro selection` if the stage has not run."""
+        path = Path(folder) / "selection.json"
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is missing; run `dvc repro selection`")
+        settings, trees = json.loads(path.read_text()), Path(folder) / "engage"
+        engage = Engage.load(trees) if trees.exists() else None
+        return cls(settings["merge"], Value(**settings["value"]), settings["trade_off"], engage, settings["report"])
+
+
+def select(requests: Sequence[HeldOut], start: Selection, *, reranker: Reranker, facts: Catalogue, seed: int) -> Selection:
+    """Choose the merge, then the order of its candidates; `reranker` makes the slates that are compared with baselines."""
+    if not requests:
+        return start
+    problem = _merge_problem(requests, start.merge)
+    merge = {**start.merge, "weights": chosen_weights(problem, start.merge["weights"])}
+    merged = [Merged.of(request, merge) for request in requests]
+    scored, trees = _cross_fitted(merged, _halves(requests), seed)
+    orders = Orders.of(requests, scored, start.value)
+    slates = _slates(requests, scored, reranker, orders.chosen, facts)
+    trade_off = _chosen_trade_off(requests, slates)
+    against = beside_baselines(requests, slates[trade_off], seed)
+    report = {
+        "requests": len(requests),
+        "merge": {name: problem.quality(_vector(weights)) for name, weights in _merges(start.merge, merge).items()},
+        "weights": merge["weights"],
+        "orders": orders.report,
+        "engage": orders.chosen.engage,
+        "source": orders.chosen.source,
+        "trade_off": trade_off,
+        "slate": against,
+        "verdict": verdict(against),
+    }
+    return Selection(merge, orders.chosen, trade_off, trees if orders.chosen.engage else None, report)
+
+
+# ---- merge -------------------------------------------------------------------------------------------------------------
+
+
+def _merge_problem(requests: Sequence[HeldOut], merge: Mapping) -> MergeProblem:
+    watched = [np.isin(request.rows, request.watched) for request in requests]
+    missed = [len(request.watched) - int(each.sum()) for request, each in zip(requests, watched, strict=True)]
+    ranks, depths = [request.ranks for request in requests], (*MERGE_DEPTHS, merge["most"])
+    return MergeProblem.of(ranks, watched, missed, constant=merge["constant"], depths=depths)
+
+
+def _merges(start: Mapping, chosen: Mapping) -> dict[str, Mapping[str, float]]:
+    """Return name > weights of the merges that the report compares."""
+    return {"chosen": chosen["weights"], "start": start["weights"]} | {name: {name: 1.0} for name in SOURCES}
+
+
+def _vector(weights: Mapping[str, float]) -> np.ndarray:
+    return np.array([weights.get(name, 0.0) for name in SOURCES])
+
+
+# ---- order -------------------------------------------------------------------------------------------------------------
+
+
+def _halves(requests: Sequence[HeldOut]) -> np.ndarray:
+    """Return the half (R,) of each request; all requests of a viewer are in one."""
+    return np.unique([str(request.query.request.user_id) for request in requests], return_inverse=True)[1] % HALVES
+
+
+def _cross_fitted(merged: Sequence[Merged], halves: np.ndarray, seed: int) -> tuple[list[Scored], Engage | None]:
+    """Score every request with trees of the other half; also return the trees of all. Without enough watches, none."""
+    of_half = [_fitted([each for each, h in zip(merged, halves, strict=True) if h != half], seed) for half in range(HALVES)]
+    if any(trees is None for trees in of_half):
+        return [each.scored(None) for each in merged], None
+    return [each.scored(of_half[half]) for each, half in zip(merged, halves.tolist(), strict=True)], _fitted(merged, seed)
+
+
+def _fitted(merged: Sequence[Merged], seed: int) -> Engage | None:
+    watched = np.concatenate([np.zeros(0, bool), *(each.watched for each in merged)])
+    if watched.sum() < LEAST_POSITIVES:
+        return None
+    return fit_engage(np.concatenate([each.columns for each in merged], axis=1), watched, seed=seed)
+
+
+@dataclass(frozen=True)
+class Orders:
+    """Orders by name with the recall (R, DEPTHS) of each: powers of `engage`, the merge, and
+    the list of every source that is long enough."""
+
+    values: Mapping[str, Value]
+    recalls: Mapping[str, np.ndarray] = field(repr=False)
+
+    @classmethod
+    def of(cls, requests: Sequence[HeldOut], scored: Sequence[Scored], value: Value) -> "Orders":
+        powers = POWERS if scored[0].engage is not None else (0.0,)
+        listing = np.mean([(request.ranks > 0).sum(axis=0) for request in requests], axis=0)
+        alone = [name for name, listed in zip(SOURCES, listing, strict=True) if listed >= max(DEPTHS)]
+        values = {f"engage {power:g}": replace(value, engage=power, source=None) for power in powers}
+        values |= {name: replace(value, engage=0.0, source=name) for name in (MERGE, *alone)}
+        relevant = [request.relevant for request in requests]
+        recalls = {
+            name: recalls_of([each.candidates.rows[np.argsort(-order.order(each), kind="stable")] for each in scored], relevant)
+            for name, order in values.items()
+        }
+        return cls(values, recalls)
+
+    @property
+    def chosen(self) -> Value:
+        """The first order with ENOUGH of the best recall.
+
+        Powers stand first and ascend, so that the value of an impression counts for as much as recall allows: recall knows only
+        what was shown, and on simulated worlds more of it is not always more of what viewers would like.
+        """
+        means = {name: float(np.nanmean(recalls)) for name, recalls in self.recalls.items()}
+        return next(self.values[name] for name, mean in means.items() if mean >= ENOUGH * max(means.values()))
+
+    @property
+    def report(self) -> dict[str, dict[str, float]]:
+        return {name: _by_depth(np.nanmean(recalls, axis=0)) for name, recalls in self.recalls.items()}
+
+
+def _slates(
+    requests: Sequence[HeldOut], scored: Sequence[Scored], reranker: Reranker, value: Value, facts: Catalogue
+) -> dict[float, list[np.ndarray]]:
+    """Return trade-off of diversity > the slate of each request; the configured one stands first, 1 (no diversity) last."""
+    configured = reranker.diversity.trade_off
+    slates = {}
+    for trade_off in (configured, *(each for each in TRADE_OFFS if each > configured)):
+        diversity = replace(reranker.diversity, trade_off=trade_off)
+        tried = Reranker(value=value, rules=reranker.rules, diversity=diversity, exploration=reranker.exploration)
+        slates[trade_off] = [
+            each.candidates.rows[tried.rerank(each, request.query, facts=facts, region_bits=facts.region_bits).picked]
+            for each, request in zip(scored, requests, strict=True)
+        ]
+    return slates
+
+
+def _chosen_trade_off(requests: Sequence[HeldOut], slates: Mapping[float, Sequence[np.ndarray]]) -> float:
+    """Return the first trade-off, so the most diversity, with ENOUGH of the best recall."""
+    relevant = [request.relevant for request in requests]
+    means = {trade_off: float(recalls_of(shown, relevant).mean()) for trade_off, shown in slates.items()}
+    return next(trade_off for trade_off, mean in means.items() if mean >= ENOUGH * max(means.values()))
+
+
+def recalls_of(ranked: Sequence[np.ndarray], relevant: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the recall (R, DEPTHS) of each request."""
+    return np.array([[np.isin(wanted, rows[:k]).mean() for k in DEPTHS] for rows, wanted in zip(ranked, relevant, strict=True)])
+
+
+def _by_depth(values: Sequence) -> dict[str, object]:
+    return {f"recall@{k}": value for k, value in zip(DEPTHS, values, strict=True)}
+
+
+# ---- verdict -----------------------------------------------------------------------------------------------------------
+
+
+def beside_baselines(requests: Sequence[HeldOut], slates: Sequence[np.ndarray], seed: int) -> dict[str, dict]:
+    """Return the recall of the slates, and of every baseline with what the slates gain on it: mean and 95% interval over
+    viewers."""
+    relevant, viewers = [request.relevant for request in requests], np.array([str(r.query.request.user_id) for r in requests])
+    slate = recalls_of(slates, relevant)
+    report = {"slate": _by_depth(slate.mean(axis=0).tolist())}
+    for name in requests[0].baselines:
+        recalls = recalls_of([request.baselines[name] for request in requests], relevant)
+        gains = [[float(gain.mean()), *metrics.interval(gain, seed=seed, viewers=viewers)] for gain in (slate - recalls).T]
+        report[name] = _by_depth(recalls.mean(axis=0).tolist()) | {"gain": _by_depth(gains)}
+    return report
+
+
+def verdict(against: Mapping[str, Mapping]) -> dict[str, str]:
+    """Return baseline > depths at which the slate loses to it beyond the interval; {} where it loses to none."""
+    lost = {
+        name: ", ".join(depth for depth, (_, _, high) in entry["gain"].items() if high < 0)
+        for name, entry in against.items()
+        if "gain" in entry
+    }
+    return {name: depths for name, depths in lost.items() if depths}

@@ -1,0 +1,51 @@
+"""Popular source: the videos with the most of an outcome lately, over the whole catalogue."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from watchnext.features.state.counters import LN2
+from watchnext.features.state.fold import HOUR_MS
+from watchnext.retrieval.sources.source import ranked, slot_of
+from watchnext.schema import StateSpec
+from watchnext.types import Query
+
+RANKED = 2_000  # depth of a kept ranking
+DAY_H = 24.0
+
+
+def half_lives_of(state: StateSpec) -> dict[str, float]:
+    """Return the half-life in hours of each popular source: the longest of the state, the shortest of a day or more, and the
+    shortest."""
+    days = [half_life for half_life in state.half_lives_h if half_life >= DAY_H]
+    recent = min(days, default=max(state.half_lives_h))
+    return {"popular": max(state.half_lives_h), "popular_recently": recent, "popular_now": min(state.half_lives_h)}
+
+
+class PopularSource:
+    """Propose the videos with the highest decayed count of an outcome, ranked again every `refresh_s`.
+
+    videos        () > the counters of all videos (V, 1 + block), as folded so far
+    count         outcome, one of the state's counts
+    half_life_h   hours after which an outcome weighs half, one of the state's
+    """
+
+    def __init__(
+        self, *, videos: Callable[[], np.ndarray], state: StateSpec, count: str, half_life_h: float, refresh_s: float
+    ) -> None:
+        self._videos, self._slot = videos, 1 + slot_of(state, count, half_life_h)
+        self._half_life_ms, self._refresh_ms = half_life_h * HOUR_MS, refresh_s * 1000.0
+        self._ranked: tuple[float, np.ndarray] = (-np.inf, np.zeros(0, np.int64))
+
+    def candidates(self, query: Query, k: int) -> np.ndarray:
+        at, rows = self._ranked
+        if not at <= query.as_of_ms < at + self._refresh_ms:
+            rows = self._rank(query.as_of_ms)
+            self._ranked = (query.as_of_ms, rows)
+        return rows[:k]
+
+    def _rank(self, as_of_ms: float) -> np.ndarray:
+        videos = self._videos()
+        counts = videos[:, self._slot] * np.exp(-np.maximum(as_of_ms - videos[:, 0], 0.0) * LN2 / self._half_life_ms)
+        counted = np.flatnonzero(counts > 0)
+        return counted[ranked(counted, counts[counted], RANKED)]

@@ -1,0 +1,128 @@
+"""Selection on made-up requests: what carries signal is found, what carries none changes nothing, a loss is named."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from queries import query_of
+from watchnext.evaluation.selection import HeldOut, Selection, beside_baselines, recalls_of, select, verdict
+from watchnext.reranking.slate import Reranker
+from watchnext.types import SOURCES, TARGETS
+
+VIDEOS, REQUESTS, WATCHED = 120, 80, 5
+MERGE = {"constant": 60.0, "most": 100, "weights": dict.fromkeys(SOURCES, 1.0)}
+RERANKER = Reranker.from_config(
+    {
+        "value": {"weights": {"long_view": 1.0}},
+        "rules": {},
+        "diversity": {"trade_off": 1.0},
+        "exploration": {"epsilon": 0.0},
+    }
+)
+FACTS = SimpleNamespace(region_bits={})
+HINT = 3  # the column of `values` that may say what is watched
+GOOD = SOURCES.index("trending")
+
+
+def request(number, *, hint, listed, predicted):
+    """A request that watches five videos; the hint, the list of one source and the predictions know them, or do not."""
+    random = np.random.default_rng(number)
+    watched = np.sort(random.choice(VIDEOS, WATCHED, replace=False))
+    is_watched = np.isin(np.arange(VIDEOS), watched)
+
+    def noisy(known):
+        return random.random(VIDEOS) + known * is_watched
+
+    ranks = np.stack([np.argsort(np.argsort(-noisy(listed * (column == GOOD)))) + 1 for column in range(len(SOURCES))], axis=1)
+    values = random.random((VIDEOS, 6)).astype(np.float32)
+    values[:, HINT] = noisy(hint)
+    predictions = np.full((VIDEOS, len(TARGETS)), 0.5, np.float32)
+    predictions[:, TARGETS.index("long_view")] = 0.01 + 0.4 * noisy(predicted) / (1 + predicted)
+    query = query_of(request_id=str(number), k=20)
+    return HeldOut(
+        query=replace(query, request=replace(query.request, user_id=number)),
+        watched=watched,
+        long_view=np.ones(WATCHED, bool),
+        baselines={"oracle": watched, "random": random.permutation(VIDEOS)[:20]},
+        rows=np.arange(VIDEOS),
+        ranks=ranks.astype(np.uint16),
+        values=values,
+        predictions=predictions,
+    )
+
+
+def selected(**known):
+    requests = [request(number, **known) for number in range(REQUESTS)]
+    return requests, select(requests, Selection.start(MERGE, RERANKER), reranker=RERANKER, facts=FACTS, seed=0)
+
+
+def test_the_merge_finds_the_source_that_knows():
+    _, chosen = selected(hint=0, listed=1, predicted=0)
+    recall = chosen.report["merge"]
+    assert recall["chosen"] >= max(recall["trending"], recall["start"])
+    assert max(chosen.merge["weights"], key=chosen.merge["weights"].get) == "trending"
+
+
+def test_trees_find_evidence_that_neither_merge_nor_ranker_has():
+    _, chosen = selected(hint=1, listed=0, predicted=0)
+    recall = {name: np.mean([*entry.values()]) for name, entry in chosen.report["orders"].items()}
+    assert chosen.value.engage > 0
+    assert chosen.engage is not None
+    assert recall[f"engage {chosen.value.engage:g}"] > 2 * max(recall["merge"], recall["engage 0"])
+
+
+def test_where_the_value_of_an_impression_is_enough_no_trees_are_served():
+    _, chosen = selected(hint=0, listed=0, predicted=1)
+    assert (chosen.value.engage, chosen.value.source, chosen.engage) == (0.0, None, None)
+
+
+def test_trees_are_judged_by_viewers_they_were_not_fitted_on():
+    """Without any signal, trees fitted on a request would order it well."""
+    _, chosen = selected(hint=0, listed=0, predicted=0)
+    by_chance = np.mean([[depth / VIDEOS for depth in (10, 20)]])
+    tried = [np.mean([*entry.values()]) for name, entry in chosen.report["orders"].items() if name.startswith("engage")]
+    assert max(tried) < 2 * by_chance
+
+
+def test_too_few_watches_leave_the_order_to_value_and_merge():
+    requests = [request(number, hint=1, listed=0, predicted=0) for number in range(4)]
+    chosen = select(requests, Selection.start(MERGE, RERANKER), reranker=RERANKER, facts=FACTS, seed=0)
+    assert (chosen.value.engage, chosen.engage) == (0.0, None)
+    assert [name for name in chosen.report["orders"] if name.startswith("engage")] == ["engage 0"]
+
+
+def test_nothing_to_choose_on_leaves_the_settings():
+    start = Selection.start(MERGE, RERANKER)
+    assert select([], start, reranker=RERANKER, facts=FACTS, seed=0) is start
+
+
+def test_a_loss_beyond_the_interval_is_named_with_its_depths():
+    requests = [request(number, hint=0, listed=0, predicted=0) for number in range(REQUESTS)]
+    worst = [np.setdiff1d(np.arange(VIDEOS), each.watched)[:20] for each in requests]
+    against = beside_baselines(requests, worst, seed=0)
+    assert against["slate"] == {"recall@10": 0.0, "recall@20": 0.0}
+    assert against["oracle"]["gain"]["recall@10"] == [-1.0, -1.0, -1.0]
+    assert verdict(against)["oracle"] == "recall@10, recall@20"
+    best = beside_baselines(requests, [each.watched for each in requests], seed=0)
+    assert verdict(best) == {}
+
+
+def test_relevant_are_long_views_or_else_all_watches():
+    short = replace(request(0, hint=0, listed=0, predicted=0), long_view=np.zeros(WATCHED, bool))
+    np.testing.assert_array_equal(short.relevant, short.watched)
+    one = replace(short, long_view=np.arange(WATCHED) == 2)
+    np.testing.assert_array_equal(one.relevant, short.watched[2:3])
+    np.testing.assert_array_equal(recalls_of([one.watched], [one.relevant]), [[1.0, 1.0]])
+
+
+def test_a_saved_selection_is_loaded_with_equal_scores(tmp_path):
+    _, chosen = selected(hint=1, listed=0, predicted=0)
+    chosen.save(tmp_path)
+    loaded = Selection.load(tmp_path)
+    assert (loaded.merge, loaded.value, loaded.trade_off) == (chosen.merge, chosen.value, chosen.trade_off)
+    columns = np.random.default_rng(0).random((len(SOURCES) + 11, 50)).astype(np.float32)
+    np.testing.assert_array_equal(loaded.engage(columns), chosen.engage(columns))
+    with pytest.raises(FileNotFoundError, match="dvc repro selection"):
+        Selection.load(tmp_path / "none")
