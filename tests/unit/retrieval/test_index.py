@@ -51,13 +51,13 @@ def test_an_index_finds_what_brute_force_finds(index, kind):
 
 @pytest.mark.parametrize("name", ["half", "few", "three"])
 def test_under_a_filter_only_what_is_allowed_is_found_and_nearly_all_of_it(index, kind, name):
-    shelf, random, shares = StaticMask(masks()[name]), np.random.default_rng(9), []
+    static_mask, random, shares = StaticMask(masks()[name]), np.random.default_rng(9), []
     for query in QUERIES[:15]:
         near = brute(VECTORS, query, 300)
         hidden = random.choice(near, 100, replace=False)  # what was seen lies where the viewer looks
-        mask = shelf.mask.copy()
+        mask = static_mask.mask.copy()
         mask[hidden] = False
-        rows, scores = index.search(query[None], 50, PreFilter(shelf, np.append(hidden, [10**7, -1])))
+        rows, scores = index.search(query[None], 50, PreFilter(static_mask, np.append(hidden, [10**7, -1])))
         found, wanted = rows[0][rows[0] >= 0], brute(VECTORS, query, 50, mask)
         assert mask[found].all()
         assert len(found) == len(wanted)

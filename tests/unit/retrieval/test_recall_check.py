@@ -24,12 +24,12 @@ NAMES = ["de, safe", "de, mature", "fr, safe", "fr, mature", "no region, safe", 
 
 
 def test_every_region_meets_every_level():
-    shelves = dict(static_masks_of(CATALOGUE))
-    assert list(shelves) == NAMES
+    masks = dict(static_masks_of(CATALOGUE))
+    assert list(masks) == NAMES
     for row in range(3_000):
         bits, level = int(CATALOGUE.regions[row]), CATALOGUE.safety[row]
-        assert shelves["fr, mature"].mask[row] == ((bits == 0 or bits & 2 > 0) and level <= 1)
-        assert shelves["no region, safe"].mask[row] == (bits == 0 and level == 0)
+        assert masks["fr, mature"].mask[row] == ((bits == 0 or bits & 2 > 0) and level <= 1)
+        assert masks["no region, safe"].mask[row] == (bits == 0 and level == 0)
 
 
 @pytest.mark.parametrize("kind", ["exact", "ivf_sq8", "hnsw"])
@@ -45,18 +45,18 @@ def test_a_good_index_passes_with_every_figure(kind):
 
 def test_recall_by_hand():
     index = VideoIndex.build(VECTORS, recipe=Lists(lists=100, compared=1, over=1.0))
-    shelf = dict(static_masks_of(CATALOGUE))["de, mature"]
+    static_mask = dict(static_masks_of(CATALOGUE))["de, mature"]
     there = np.arange(3_000) % 5 > 0
     live = LiveIndex(index, compact_at=0)
     live.remove(np.flatnonzero(~there))
     hits = 0
     for query, seen in zip(PROBE.queries, PROBE.seen, strict=True):
-        allowed = shelf.mask & there
+        allowed = static_mask.mask & there
         allowed[seen] = False
         mine = np.argsort(-np.where(allowed, VECTORS @ query, -9))[:20].tolist()
         assert mine == brute(VECTORS, query, 20, allowed)
-        hits += len(set(live.search(query[None], 20, PreFilter(shelf, seen))[0][0].tolist()) & set(mine))
-    found = RecallCheck(k=20, floor=0).recall(live, VECTORS, there, {"x": shelf}, PROBE)
+        hits += len(set(live.search(query[None], 20, PreFilter(static_mask, seen))[0][0].tolist()) & set(mine))
+    found = RecallCheck(k=20, floor=0).recall(live, VECTORS, there, {"x": static_mask}, PROBE)
     assert found == {"x": hits / (20 * len(QUERIES))}
     assert 0.3 < found["x"] < 1
 
@@ -74,9 +74,9 @@ def test_an_index_that_loses_what_was_removed_is_refused_after_changes():
     live, (vectors, there) = guard._changed(index, VECTORS)
     assert int((~there).sum()) == 900
     assert int((vectors != VECTORS).any(axis=1).sum()) > 800
-    shelves = dict(static_masks_of(CATALOGUE))
-    assert min(guard.recall(live, vectors, there, shelves, PROBE).values()) == 1.0
-    assert max(guard.recall(LiveIndex(index, compact_at=0), vectors, there, shelves, PROBE).values()) < 0.9
+    masks = dict(static_masks_of(CATALOGUE))
+    assert min(guard.recall(live, vectors, there, masks, PROBE).values()) == 1.0
+    assert max(guard.recall(LiveIndex(index, compact_at=0), vectors, there, masks, PROBE).values()) < 0.9
 
 
 def test_either_of_two_videos_with_one_vector_is_right():

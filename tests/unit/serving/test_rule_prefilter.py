@@ -40,9 +40,9 @@ def test_the_pre_filter_allows_the_videos_that_every_rule_passes(region, left_ou
 def test_one_region_is_asked_of_the_rules_once():
     prefilter, query = RulePreFilter(RULES, FACTS, BITS), query_of(region="de")
     first, again = (prefilter.of(query, unavailable=UNAVAILABLE) for _ in range(2))
-    assert first.shelf is again.shelf
+    assert first.static_mask is again.static_mask
     nowhere = [prefilter.of(query_of(region=region), unavailable=UNAVAILABLE) for region in ("??", "!!", None)]
-    assert len({each.shelf for each in nowhere}) == 1  # made-up regions take no memory
+    assert len({each.static_mask for each in nowhere}) == 1  # made-up regions take no memory
 
 
 def test_copies_by_hand():

@@ -44,23 +44,23 @@ class Codes:
             reach = max(reach, float(np.abs(near).sum(1).max()))
         return cls(values, scale, residual, reach)
 
-    def scores(self, query: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, float]:
-        """Score `places` for a query (D,): (n,) int32, and twice the error bound in the same unit."""
+    def scores(self, query: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, float]:
+        """Score `positions` for a query (D,): (n,) int32, and twice the error bound in the same unit."""
         weighted = query * self.scale
         step = max(float(np.abs(weighted).max()), 1e-30) / STEPS
         whole = np.zeros(self.values.shape[1], np.int16)
         whole[: len(query)] = np.round(weighted / step)
-        scores = np.empty(len(places), np.int32)
-        _products(self.values, whole, places, scores)
+        scores = np.empty(len(positions), np.int32)
+        _products(self.values, whole, positions, scores)
         error = float(np.linalg.norm(query)) * self.residual / step + self.reach / 2
         return scores, 2.0 * error
 
 
 @kernel(boundscheck=False)
-def _products(values, query, places, scores):
+def _products(values, query, positions, scores):
     blocks = values.shape[1] // BLOCK
-    for i in range(places.size):
-        p, total = np.uint64(places[i]), np.int32(0)
+    for i in range(positions.size):
+        p, total = np.uint64(positions[i]), np.int32(0)
         for block in range(blocks):
             at = np.uint64(block * BLOCK)
             for d in range(BLOCK):
@@ -69,7 +69,7 @@ def _products(values, query, places, scores):
 
 
 @kernel(boundscheck=False)
-def _above(scores, k, margin, positions):
+def _above(scores, k, margin, indices):
     low = high = np.int64(scores[0])
     for i in range(scores.size):
         low, high = min(low, np.int64(scores[i])), max(high, np.int64(scores[i]))
@@ -86,15 +86,14 @@ def _above(scores, k, margin, positions):
     least, n = low + (np.int64(bin) << shift) - margin, 0
     for i in range(scores.size):
         if scores[i] >= least:
-            positions[n] = i
+            indices[n] = i
             n += 1
     return n
 
 
 def best(scores: np.ndarray, k: int, margin: float) -> np.ndarray:
-    """Return positions in `scores` (n,) int32 of the best `k` and of all at most `margin` below the k-th, ordered by
-    position."""
+    """Return the indices in `scores` (n,) int32 of the best `k` and of all at most `margin` below the k-th, ascending."""
     if len(scores) <= k:
         return np.arange(len(scores))
-    positions = np.empty(len(scores), np.int32)
-    return positions[: _above(scores, k, np.int64(np.ceil(margin)), positions)]
+    indices = np.empty(len(scores), np.int32)
+    return indices[: _above(scores, k, np.int64(np.ceil(margin)), indices)]

@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from watchnext.features.arrays import load_arrays, save_arrays
-from watchnext.retrieval.index import codes
-from watchnext.retrieval.index.codes import Codes
-from watchnext.retrieval.index.prefilter import counted, standing
+from watchnext.retrieval.index.codes import Codes, best
+from watchnext.retrieval.index.prefilter import count_bits, set_positions
 from watchnext.retrieval.index.vectors import centroids, nearest
 
 
@@ -55,13 +54,13 @@ class ListIndex:
     def save(self, folder: Path) -> None:
         save_arrays(Path(folder) / "lists", {"means": self._means, "starts": self._starts})
 
-    def near(self, query: np.ndarray, k: int, words: np.ndarray, coded: Codes) -> np.ndarray:
-        """Return places (n,) of about the best `k` for `query` (D,) among those set in `words`; possibly fewer."""
+    def candidates(self, query: np.ndarray, k: int, words: np.ndarray, codes: Codes) -> np.ndarray:
+        """Return positions (n,) of about the best `k` for `query` (D,) among those set in `words`; possibly fewer."""
         recipe, videos = self._recipe, int(self._starts[-1])
         wanted = max(recipe.compared, 2 * k)
-        likeness = self._means @ query
-        opened = min(len(likeness), int(2 * len(likeness) * wanted / max(counted(words), 1)) + 16)
-        first = np.argpartition(-likeness, opened - 1)[:opened]
-        places = standing(words, self._starts, first[np.argsort(-likeness[first])], min(wanted, videos))
-        scores, _ = coded.scores(query, places)
-        return places[codes.best(scores, int(k * recipe.over), 0.0)]
+        similarity = self._means @ query
+        opened = min(len(similarity), int(2 * len(similarity) * wanted / max(count_bits(words), 1)) + 16)
+        first = np.argpartition(-similarity, opened - 1)[:opened]
+        positions = set_positions(words, self._starts, first[np.argsort(-similarity[first])], min(wanted, videos))
+        scores, _ = codes.scores(query, positions)
+        return positions[best(scores, int(k * recipe.over), 0.0)]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from watchnext.retrieval.index.prefilter import PreFilter, clear, counted, packed
+from watchnext.retrieval.index.prefilter import PreFilter, clear_bits, count_bits, pack_bits
 from watchnext.retrieval.index.queries import require_finite
 from watchnext.retrieval.index.segments import VideoIndex
 from watchnext.retrieval.index.vectors import VideoIndexError
@@ -23,7 +23,7 @@ OVERDUE = 10  # limit of uncompacted videos, as a multiple of `compact_at`
 
 @dataclass(frozen=True)
 class IndexState:
-    """`alive` (words,) uint64 marks the valid places of `built`; `rows` (n,) int64 and `vectors` (n, D) float32 were added
+    """`alive` (words,) uint64 marks the valid positions of `built`; `rows` (n,) int64 and `vectors` (n, D) float32 were added
     since. A row is valid in at most one of both."""
 
     built: VideoIndex
@@ -67,7 +67,7 @@ class LiveIndex:
 
     def __len__(self) -> int:
         state = self._state
-        return counted(state.alive) + len(state.rows)
+        return count_bits(state.alive) + len(state.rows)
 
     # ---- search ------------------------------------------------------------------------------------------------------
 
@@ -106,8 +106,8 @@ class LiveIndex:
                     f"{len(state.rows)} videos stand beside the built index, expected at most {OVERDUE * self._compact_at}; "
                     f"compaction does not keep up or failed ({self.failure}): build a new index, `dvc repro index`"
                 )
-            together = np.concatenate([state.rows, rows]), np.concatenate([state.vectors, vectors])
-            self._state = IndexState(state.built, state.alive, *together)
+            additions = np.concatenate([state.rows, rows]), np.concatenate([state.vectors, vectors])
+            self._state = IndexState(state.built, state.alive, *additions)
             self._changed.update(rows.tolist())
         self._compact_when_due()
 
@@ -127,7 +127,7 @@ class LiveIndex:
             with self._changing:
                 before, self._changed = self._state, set()
             try:
-                built = self._build(*everything(before))
+                built = self._build(*_valid_videos(before))
             except Exception as error:
                 self.failure = repr(error)
                 log.exception("compaction failed; the index before it goes on serving")
@@ -150,7 +150,7 @@ class LiveIndex:
                 self._thread.start()
 
 
-def everything(state: IndexState) -> tuple[np.ndarray, np.ndarray]:
+def _valid_videos(state: IndexState) -> tuple[np.ndarray, np.ndarray]:
     """Return vectors (n, D) float32 and rows (n,) int64 of all valid videos, by row."""
     counts = np.unpackbits(state.alive.view(np.uint8), bitorder="little", count=len(state.built)).astype(bool)
     rows = np.concatenate([state.built.rows[counts], state.rows])
@@ -161,14 +161,14 @@ def everything(state: IndexState) -> tuple[np.ndarray, np.ndarray]:
 
 def _fresh(built: VideoIndex) -> IndexState:
     return IndexState(
-        built, packed(np.ones(len(built), bool)), np.zeros(0, np.int64), np.zeros((0, built.dimension), np.float32)
+        built, pack_bits(np.ones(len(built), bool)), np.zeros(0, np.int64), np.zeros((0, built.dimension), np.float32)
     )
 
 
 def _without(state: IndexState, rows: np.ndarray) -> IndexState:
-    alive, kept = state.alive.copy(), ~np.isin(state.rows, rows)
-    clear(alive, state.built.places(rows))
-    return replace(state, alive=alive, rows=state.rows[kept], vectors=state.vectors[kept])
+    alive, others = state.alive.copy(), ~np.isin(state.rows, rows)
+    clear_bits(alive, state.built.positions_of(rows))
+    return replace(state, alive=alive, rows=state.rows[others], vectors=state.vectors[others])
 
 
 def _rebased(built: VideoIndex, now: IndexState, changed: np.ndarray) -> IndexState:

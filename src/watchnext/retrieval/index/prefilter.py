@@ -21,37 +21,37 @@ class StaticMask:
 class PreFilter:
     """Allow the videos of a static mask except the rows `hidden` (n,): seen, withdrawn or not yet uploaded."""
 
-    shelf: StaticMask
+    static_mask: StaticMask
     hidden: np.ndarray
 
     def of(self, rows: np.ndarray) -> np.ndarray:
-        """Mark the allowed ones of a few rows: (n,) bool."""
-        known = rows < len(self.shelf.mask)
-        return known & self.shelf.mask[np.where(known, rows, 0)] & ~np.isin(rows, self.hidden)
+        """Return a mask (n,) bool of the allowed rows among `rows` (n,)."""
+        known = rows < len(self.static_mask.mask)
+        return known & self.static_mask.mask[np.where(known, rows, 0)] & ~np.isin(rows, self.hidden)
 
 
-def packed(mask: np.ndarray) -> np.ndarray:
-    """Pack (n,) bool into (ceil(n / 64),) uint64: place p is bit p % 64 of word p // 64."""
-    found = np.zeros(-(-len(mask) // 64), np.uint64)
-    found.view(np.uint8)[: -(-len(mask) // 8)] = np.packbits(mask, bitorder="little")
-    return found
+def pack_bits(mask: np.ndarray) -> np.ndarray:
+    """Pack (n,) bool into (ceil(n / 64),) uint64: position p is bit p % 64 of word p // 64."""
+    words = np.zeros(-(-len(mask) // 64), np.uint64)
+    words.view(np.uint8)[: -(-len(mask) // 8)] = np.packbits(mask, bitorder="little")
+    return words
 
 
-def counted(words: np.ndarray) -> int:
+def count_bits(words: np.ndarray) -> int:
     return int(np.bitwise_count(words).sum())
 
 
 @kernel(boundscheck=False)
-def clear(words, places):
-    """Clear the bits of `places` (n,) in `words`; negative places are ignored."""
-    for i in range(places.size):
-        if places[i] >= 0:
-            p = np.uint64(places[i])
+def clear_bits(words, positions):
+    """Clear the bits of `positions` (n,) in `words`; negative positions are ignored."""
+    for i in range(positions.size):
+        if positions[i] >= 0:
+            p = np.uint64(positions[i])
             words[p >> SIX] &= ~(ONE << (p & LAST))
 
 
 @kernel(boundscheck=False)
-def _standing(words, starts, lists, most, places):
+def _set_positions(words, starts, lists, most, positions):
     n = np.uint64(0)
     for j in range(lists.size):
         if n >= most:
@@ -61,17 +61,17 @@ def _standing(words, starts, lists, most, places):
             word = words[p >> SIX] >> (p & LAST)
             until = min(end, (p | LAST) + ONE)
             if word:
-                for x in range(p, until):  # no branch: which bits are set cannot be guessed
-                    places[n] = np.int32(x)
+                for x in range(p, until):  # without a branch, which would be mispredicted
+                    positions[n] = np.int32(x)
                     n += word & ONE
                     word >>= ONE
             p = until
     return n
 
 
-def standing(words: np.ndarray, starts: np.ndarray, lists: np.ndarray, most: int) -> np.ndarray:
-    """Return places (n,) int32 of the bits set in `lists`, in list order until there are `most`; list l spans starts[l] to
+def set_positions(words: np.ndarray, starts: np.ndarray, lists: np.ndarray, most: int) -> np.ndarray:
+    """Return positions (n,) int32 of the bits set in `lists`, in list order until there are `most`; list l spans starts[l] to
     starts[l + 1]."""
-    room = int(min(most, counted(words)) + np.diff(starts).max(initial=0) + 1)  # one is written ahead
-    places = np.empty(room, np.int32)
-    return places[: _standing(words, starts, lists, most, places)]
+    room = int(min(most, count_bits(words)) + np.diff(starts).max(initial=0) + 1)  # one is written ahead
+    positions = np.empty(room, np.int32)
+    return positions[: _set_positions(words, starts, lists, most, positions)]

@@ -42,39 +42,41 @@ class RecallCheck:
             raise VideoIndexError("the catalogue is empty, so there is nothing to index; check `dvc repro tables`")
         if not len(probe.queries):
             raise VideoIndexError(f"recall@{self.k} is nan: there are no validation queries to measure it on")
-        shelves = dict(static_masks_of(catalogue))
+        masks = dict(static_masks_of(catalogue))
         live, now = self._changed(index, vectors)
-        found = {
-            "as built": self.recall(LiveIndex(index, compact_at=0), vectors, np.ones(len(vectors), bool), shelves, probe),
-            "after changes": self.recall(live, *now, shelves, probe),
+        results = {
+            "as built": self.recall(LiveIndex(index, compact_at=0), vectors, np.ones(len(vectors), bool), masks, probe),
+            "after changes": self.recall(live, *now, masks, probe),
         }
-        for when, recalls in found.items():
+        for when, recalls in results.items():
             for name, recall in recalls.items():
                 if not recall >= self.floor:
                     raise VideoIndexError(
                         f"recall@{self.k} under the filter {name!r}, {when}, is {recall:.4f}, expected at least {self.floor}; "
                         "raise the search parameters in conf/index"
                     )
-        return found
+        return results
 
     def recall(
-        self, live: LiveIndex, vectors: np.ndarray, there: np.ndarray, shelves: Mapping[str, StaticMask], probe: Probe
+        self, live: LiveIndex, vectors: np.ndarray, present: np.ndarray, masks: Mapping[str, StaticMask], probe: Probe
     ) -> dict[str, float]:
-        """Measure per filter the share of the exact best k (or of all allowed, if fewer) that is found; 1 if none is allowed.
-        `there` (V,) bool marks rows that were not removed."""
-        hits, wanted = dict.fromkeys(shelves, 0), dict.fromkeys(shelves, 0)
+        """Measure per filter the share of the exact best k (or of all allowed, if fewer) that the index returns.
+
+        It is 1 if none is allowed. `present` (V,) bool marks rows that were not removed.
+        """
+        hits, wanted = dict.fromkeys(masks, 0), dict.fromkeys(masks, 0)
         for at in range(0, len(probe.queries), CHUNK):
             queries = np.asarray(probe.queries[at : at + CHUNK], np.float32)
             for i, scores in enumerate(queries @ vectors.T):
                 seen = probe.seen[at + i]
-                for name, shelf in shelves.items():
-                    rows, _ = live.search(queries[i : i + 1], self.k, PreFilter(shelf, seen))
-                    hit, of = self._hits(rows[0], scores, shelf.mask & there, seen)
-                    hits[name], wanted[name] = hits[name] + hit, wanted[name] + of
-        return {name: hits[name] / wanted[name] if wanted[name] else 1.0 for name in shelves}
+                for name, static_mask in masks.items():
+                    rows, _ = live.search(queries[i : i + 1], self.k, PreFilter(static_mask, seen))
+                    hit, possible = self._hits(rows[0], scores, static_mask.mask & present, seen)
+                    hits[name], wanted[name] = hits[name] + hit, wanted[name] + possible
+        return {name: hits[name] / wanted[name] if wanted[name] else 1.0 for name in masks}
 
-    def _hits(self, found: np.ndarray, scores: np.ndarray, mask: np.ndarray, seen: np.ndarray) -> tuple[int, int]:
-        """Count rows of `found` that score at least the k-th best allowed by `mask`, and the possible number. Scores decide,
+    def _hits(self, results: np.ndarray, scores: np.ndarray, mask: np.ndarray, seen: np.ndarray) -> tuple[int, int]:
+        """Count rows of `results` that score at least the k-th best allowed by `mask`, and the possible number. Scores decide,
         because copies are interchangeable."""
         mask[seen] = False
         rows = np.flatnonzero(mask)
@@ -82,8 +84,8 @@ class RecallCheck:
         if not k:
             return 0, 0
         least = np.partition(scores[rows], len(rows) - k)[len(rows) - k]
-        found = np.unique(found[found >= 0])
-        return int((mask[found] & (scores[found] >= least - ROUNDING)).sum().clip(max=k)), k
+        results = np.unique(results[results >= 0])
+        return int((mask[results] & (scores[results] >= least - ROUNDING)).sum().clip(max=k)), k
 
     def _changed(self, index: VideoIndex, vectors: np.ndarray) -> tuple[LiveIndex, tuple[np.ndarray, np.ndarray]]:
         """Return the index after changes, and (vectors, mask of present rows). New vectors are those of removed videos, so that
@@ -91,18 +93,18 @@ class RecallCheck:
         random, count = np.random.default_rng(self.seed), int(len(vectors) * self.removed)
         chosen = random.permutation(len(vectors))[: 2 * count]
         gone, new = chosen[:count], chosen[count:]
-        live, vectors, there = LiveIndex(index, compact_at=0), vectors.copy(), np.ones(len(vectors), bool)
-        vectors[new], there[gone] = vectors[gone], False
+        live, vectors, present = LiveIndex(index, compact_at=0), vectors.copy(), np.ones(len(vectors), bool)
+        vectors[new], present[gone] = vectors[gone], False
         live.remove(gone)
         live.add(new, vectors[new])
-        return live, (vectors, there)
+        return live, (vectors, present)
 
 
 def static_masks_of(catalogue: Catalogue) -> Iterator[tuple[str, StaticMask]]:
     """Yield a static mask for every region, and no region, with every allowed safety level."""
     for region, bit in {**catalogue.region_bits, "no region": None}.items():
-        here = catalogue.regions == 0
+        allowed = catalogue.regions == 0
         if bit is not None:
-            here = here | (catalogue.regions >> np.uint64(bit) & np.uint64(1) == 1)
+            allowed = allowed | (catalogue.regions >> np.uint64(bit) & np.uint64(1) == 1)
         for level, highest in enumerate(SAFETY[:-1]):
-            yield f"{region}, {highest}", StaticMask(here & (catalogue.safety <= level))
+            yield f"{region}, {highest}", StaticMask(allowed & (catalogue.safety <= level))

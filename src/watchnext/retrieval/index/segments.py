@@ -1,5 +1,5 @@
-"""Built index: exact vectors, their codes, and an approximate index. A *row* is a catalogue number, a *place* the storage
-position in the index."""
+"""Built index: exact vectors, their codes, and an approximate index. A *row* is a catalogue number, a *position* the index of
+a vector in storage."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from watchnext.features.arrays import load_arrays, save_arrays
 from watchnext.files import files_below, sha256_of
 from watchnext.retrieval.index.codes import WIDEST, Codes, best
 from watchnext.retrieval.index.lists import ListIndex, Lists
-from watchnext.retrieval.index.prefilter import PreFilter, StaticMask, clear, counted, packed, standing
+from watchnext.retrieval.index.prefilter import PreFilter, StaticMask, clear_bits, count_bits, pack_bits, set_positions
 from watchnext.retrieval.index.queries import CHUNK, require_finite, require_queries
 from watchnext.retrieval.index.sealed import SEAL, require_whole
 from watchnext.retrieval.index.vectors import FaissIndex, FaissRecipe, VideoIndexError
@@ -27,11 +27,11 @@ PRECISIONS = ("float32", "float16")
 class VideoIndex:
     """Immutable, thread-safe index.
 
-    vectors  (n, D) float32 or float16, by place; final scores are computed from them
-    codes    codes of the vectors, for exact search
-    rows     (n,) int32, the row at each place
-    near     approximate index; None searches all allowed videos
-    towers   fingerprint of the towers of the vectors
+    vectors      (n, D) float32 or float16, by position; final scores are computed from them
+    codes        codes of the vectors, for exact search
+    rows         (n,) int32, the row at each position
+    approximate  index for wide filters; None searches all allowed videos
+    towers       fingerprint of the towers of the vectors
     """
 
     def __init__(
@@ -40,15 +40,15 @@ class VideoIndex:
         vectors: np.ndarray,
         codes: Codes,
         rows: np.ndarray,
-        near: ListIndex | FaissIndex | None,
+        approximate: ListIndex | FaissIndex | None,
         recipe: Lists | FaissRecipe | None,
         towers: str,
     ) -> None:
-        self.vectors, self.codes, self.rows, self.near = vectors, codes, rows, near
+        self.vectors, self.codes, self.rows, self.approximate = vectors, codes, rows, approximate
         self.recipe, self.towers = recipe, towers
-        self._places = np.full(int(rows.max(initial=-1)) + 1, -1, np.int32)
-        self._places[rows] = np.arange(len(rows), dtype=np.int32)
-        self._everything = packed(np.ones(len(rows), bool))
+        self._positions = np.full(int(rows.max(initial=-1)) + 1, -1, np.int32)
+        self._positions[rows] = np.arange(len(rows), dtype=np.int32)
+        self._all_words = pack_bits(np.ones(len(rows), bool))
         self._packed: WeakKeyDictionary[StaticMask, np.ndarray] = WeakKeyDictionary()
 
     def __len__(self) -> int:
@@ -78,16 +78,16 @@ class VideoIndex:
             raise VideoIndexError(f"the vectors are {vectors.shape[1]} wide, expected at most {WIDEST}")
         rows = np.arange(len(vectors)) if rows is None else np.asarray(rows)
         require_finite(vectors, "the vector of video", rows)
-        near = recipe.build(vectors) if recipe is not None and len(vectors) else None
-        order = np.arange(len(rows)) if near is None or near.order is None else near.order
-        laid = np.empty(vectors.shape, precision)
-        for at in range(0, len(laid), CHUNK):  # avoid a second full copy
-            laid[at : at + CHUNK] = vectors[order[at : at + CHUNK]]
+        approximate = recipe.build(vectors) if recipe is not None and len(vectors) else None
+        order = np.arange(len(rows)) if approximate is None or approximate.order is None else approximate.order
+        stored = np.empty(vectors.shape, precision)
+        for at in range(0, len(stored), CHUNK):  # avoid a second full copy
+            stored[at : at + CHUNK] = vectors[order[at : at + CHUNK]]
         return cls(
-            vectors=laid,
-            codes=Codes.of(laid),
+            vectors=stored,
+            codes=Codes.of(stored),
             rows=rows[order].astype(np.int32),
-            near=near,
+            approximate=approximate,
             recipe=recipe,
             towers=towers,
         )
@@ -106,48 +106,48 @@ class VideoIndex:
         `queries` (B, D); k is limited by the number of videos.
 
         allowed  pre-filter, None for all; filters that keep less than NARROW of the catalogue are searched exactly
-        alive    (words,) uint64 as from `words`: places that were not removed
+        alive    (words,) uint64 as from `words`: positions that were not removed
         """
         require_queries(queries, self.dimension)
         if k < 1:
             raise VideoIndexError(f"k is {k}, expected at least 1")
         words, k = self.words(allowed, alive), min(k, len(self))
         rows, scores = np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf, np.float32)
-        kept = counted(words)
+        count = count_bits(words)
         for i, query in enumerate(np.asarray(queries, np.float32)):
-            places = self._candidates(query, k, words, kept)
-            exact = self.vectors[places].astype(np.float32, copy=False) @ query
+            positions = self._candidates(query, k, words, count)
+            exact = self.vectors[positions].astype(np.float32, copy=False) @ query
             order = np.argsort(-exact, kind="stable")[:k]
-            rows[i, : len(order)], scores[i, : len(order)] = self.rows[places[order]], exact[order]
+            rows[i, : len(order)], scores[i, : len(order)] = self.rows[positions[order]], exact[order]
         return rows, scores
 
-    def _candidates(self, query: np.ndarray, k: int, words: np.ndarray, kept: int) -> np.ndarray:
-        """Return places (n,) that contain the best `k`; all of them for exact search."""
-        if self.near is not None and kept >= NARROW * len(self):
-            places = self.near.near(query, k, words, self.codes)
-            if len(places) >= min(k, kept):
-                return places
-        places = standing(words, np.array([0, len(self)]), np.zeros(1, np.int64), kept)
-        scores, margin = self.codes.scores(query, places)
-        return places[best(scores, k, margin)]
+    def _candidates(self, query: np.ndarray, k: int, words: np.ndarray, count: int) -> np.ndarray:
+        """Return positions (n,) that contain the best `k`; all of them for exact search."""
+        if self.approximate is not None and count >= NARROW * len(self):
+            positions = self.approximate.candidates(query, k, words, self.codes)
+            if len(positions) >= min(k, count):
+                return positions
+        positions = set_positions(words, np.array([0, len(self)]), np.zeros(1, np.int64), count)
+        scores, margin = self.codes.scores(query, positions)
+        return positions[best(scores, k, margin)]
 
     def words(self, allowed: PreFilter | None = None, alive: np.ndarray | None = None) -> np.ndarray:
-        """Combine pre-filter and `alive` into new bits by place (ceil(n / 64),) uint64."""
-        words = self._everything if allowed is None else self._of(allowed.shelf)
+        """Combine pre-filter and `alive` into new bits by position (ceil(n / 64),) uint64."""
+        words = self._all_words if allowed is None else self._words_of(allowed.static_mask)
         words = words.copy() if alive is None else words & alive
         if allowed is not None:
-            clear(words, self.places(allowed.hidden))
+            clear_bits(words, self.positions_of(allowed.hidden))
         return words
 
-    def places(self, rows: np.ndarray) -> np.ndarray:
-        """Return the places of `rows` (n,), int32, -1 if absent."""
-        known = (rows >= 0) & (rows < len(self._places))
-        return np.where(known, self._places[np.where(known, rows, 0)], -1) if len(self) else np.full(len(rows), -1, np.int32)
+    def positions_of(self, rows: np.ndarray) -> np.ndarray:
+        """Return the positions of `rows` (n,), int32, -1 if absent."""
+        known = (rows >= 0) & (rows < len(self._positions))
+        return np.where(known, self._positions[np.where(known, rows, 0)], -1) if len(self) else np.full(len(rows), -1, np.int32)
 
-    def _of(self, shelf: StaticMask) -> np.ndarray:
-        words = self._packed.get(shelf)
+    def _words_of(self, static_mask: StaticMask) -> np.ndarray:
+        words = self._packed.get(static_mask)
         if words is None:
-            self._packed[shelf] = words = packed(PreFilter(shelf, np.zeros(0, np.int64)).of(self.rows))
+            self._packed[static_mask] = words = pack_bits(PreFilter(static_mask, np.zeros(0, np.int64)).of(self.rows))
         return words
 
     # ---- files -------------------------------------------------------------------------------------------------------
@@ -158,9 +158,9 @@ class VideoIndex:
         shutil.rmtree(folder, ignore_errors=True)
         arrays = {"vectors": self.vectors, "codes": self.codes.values, "scale": self.codes.scale, "rows": self.rows}
         save_arrays(folder, arrays)
-        if self.near is not None:
-            self.near.save(folder)
-        kind = next((name for name, made in KINDS.items() if isinstance(self.recipe, made)), "exact")
+        if self.approximate is not None:
+            self.approximate.save(folder)
+        kind = next((name for name, recipe in KINDS.items() if isinstance(self.recipe, recipe)), "exact")
         meta = {
             "kind": kind,
             "options": {} if self.recipe is None else asdict(self.recipe),
@@ -185,7 +185,14 @@ class VideoIndex:
             recipe = None if meta["kind"] == "exact" else KINDS[meta["kind"]](**meta["options"])
             arrays = load_arrays(folder)
             codes = Codes(arrays["codes"], np.array(arrays["scale"]), meta["residual"], meta["reach"])
-            near = recipe.load(folder) if recipe is not None and meta["videos"] else None
+            approximate = recipe.load(folder) if recipe is not None and meta["videos"] else None
         except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise VideoIndexError(f"{folder} holds no readable index ({error!r}); run `dvc repro index`") from error
-        return cls(vectors=arrays["vectors"], codes=codes, rows=arrays["rows"], near=near, recipe=recipe, towers=meta["towers"])
+        return cls(
+            vectors=arrays["vectors"],
+            codes=codes,
+            rows=arrays["rows"],
+            approximate=approximate,
+            recipe=recipe,
+            towers=meta["towers"],
+        )

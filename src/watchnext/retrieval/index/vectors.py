@@ -43,10 +43,10 @@ def nearest(means: np.ndarray, vectors: np.ndarray, chunk: int = 65_536) -> np.n
     """Return the index of the nearest of `means` (L, D) for each of `vectors` (n, D), by inner product: (n,) int32."""
     index = faiss.IndexFlatIP(means.shape[1])
     index.add(means)
-    found = np.empty(len(vectors), np.int32)
+    result = np.empty(len(vectors), np.int32)
     for at in range(0, len(vectors), chunk):
-        found[at : at + chunk] = index.search(np.ascontiguousarray(vectors[at : at + chunk], np.float32), 1)[1][:, 0]
-    return found
+        result[at : at + chunk] = index.search(np.ascontiguousarray(vectors[at : at + chunk], np.float32), 1)[1][:, 0]
+    return result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ class FaissRecipe:
 
 
 class FaissIndex:
-    """Built FAISS index; places are the positions of the input vectors."""
+    """Built FAISS index; a position is the index of the input vector."""
 
     order = None
 
@@ -94,12 +94,12 @@ class FaissIndex:
     def save(self, folder: Path) -> None:
         faiss.write_index(self._index, str(Path(folder) / "videos.faiss"))
 
-    def near(self, query: np.ndarray, k: int, words: np.ndarray, _: Codes) -> np.ndarray:
-        """Return places (n,) of about the best `k` for `query` (D,) among those set in `words`."""
+    def candidates(self, query: np.ndarray, k: int, words: np.ndarray, _: Codes) -> np.ndarray:
+        """Return positions (n,) of about the best `k` for `query` (D,) among those set in `words`."""
         wanted = min(int(k * self._recipe.over), self._index.ntotal)
         chosen = _parameters(self._index, faiss.IDSelectorBitmap(words.view(np.uint8)))
-        _, found = self._index.search(np.ascontiguousarray(query[None], np.float32), wanted, params=chosen)
-        return found[0][found[0] >= 0]
+        _, positions = self._index.search(np.ascontiguousarray(query[None], np.float32), wanted, params=chosen)
+        return positions[0][positions[0] >= 0]
 
 
 def _parameters(index: faiss.Index, selector: faiss.IDSelector) -> faiss.SearchParameters:
