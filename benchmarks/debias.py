@@ -66,9 +66,7 @@ def slates(world: World, requests: int, seed: int) -> tuple[np.ndarray, ...]:
     match = (world.taste(users, start)[:, None] * latent).sum(-1) / np.linalg.norm(latent, axis=-1)
     length = np.log(world.catalogue["duration_ms"][videos] / 30_000.0)
     truth = world.truth(users[:, None], videos, start, followed=np.zeros(videos.shape, bool)).probability["long_view"]
-    steps = [
-        world.step(user, slate, start, "discover").happened["long_view"] for user, slate in zip(users, videos, strict=True)
-    ]
+    steps = [world.step(user, slate, start, "discover").masks["long_view"] for user, slate in zip(users, videos, strict=True)]
     features = np.stack([popularity, match, length], -1).reshape(-1, 3).astype(np.float32)
     return features, np.tile(np.arange(10), requests), np.stack(steps).reshape(-1), truth.reshape(-1)
 

@@ -94,11 +94,11 @@ def long_views(path: Path, *, users: int, videos: int, days: int, seed: int) -> 
     mask, viewers, watched = 1 << OUTCOMES.index("long_view"), [], []
     threads = len(os.sched_getaffinity(0))
     for day in World(users=users, videos=videos, days=days, seed=seed).days_of_log(threads=threads, quiet=True):
-        slots = day.drawn.slots[day.order].astype(np.int64)
+        slots = day.requests.slots[day.order].astype(np.int64)
         at = np.repeat(day.starts[day.order] - slots.cumsum() + slots, slots) + np.arange(slots.sum())
-        viewed = (day.drawn.flags[at] & mask) > 0
-        viewers.append(np.repeat(day.drawn.user[day.order], slots)[viewed])
-        watched.append(day.drawn.video[at[viewed]])
+        viewed = (day.requests.flags[at] & mask) > 0
+        viewers.append(np.repeat(day.requests.user[day.order], slots)[viewed])
+        watched.append(day.requests.video[at[viewed]])
     viewer = np.concatenate(viewers)
     order = np.argsort(viewer, kind="stable")  # requests are in order of time
     starts = np.concatenate([[0], np.cumsum(np.bincount(viewer, minlength=users))])

@@ -40,7 +40,7 @@ class Outcomes:
 
     watch_ms: np.ndarray
     received_ms: np.ndarray
-    happened: Mapping[str, np.ndarray]
+    masks: Mapping[str, np.ndarray]
 
 
 @kernel(_nrt=False)

@@ -33,7 +33,7 @@ class DayLog:
     """One day of requests, sorted by `order`; `before` is the number of requests on earlier days."""
 
     day_ms: int
-    drawn: Chunk
+    requests: Chunk
     starts: np.ndarray
     order: np.ndarray
     before: int
@@ -48,7 +48,7 @@ class DayLog:
             yield self._table(self.order[first : first + GROUP], self.before + first + 1, user_id, video_id)
 
     def _table(self, rows: np.ndarray, request_id: int, user_id: np.ndarray, video_id: np.ndarray) -> pa.Table:
-        longs, position, propensity, codes, happened = _spread(self.drawn, self.starts, rows, request_id, user_id, video_id)
+        longs, position, propensity, codes, outcomes = _spread(self.requests, self.starts, rows, request_id, user_id, video_id)
         day = np.full(len(position), self.day_ms // DAY_MS, np.int32)
         columns = {
             "request_id": longs[0],
@@ -63,28 +63,33 @@ class DayLog:
             "watch_ms": longs[4],
             "received_ms": longs[5],
         }
-        return pa.table({**columns, **{name: happened[i] for i, name in enumerate(OUTCOMES)}})
+        return pa.table({**columns, **{name: outcomes[i] for i, name in enumerate(OUTCOMES)}})
 
 
 @kernel
-def _spread(drawn, starts, rows, request_id, user_id, video_id):
+def _spread(requests, starts, rows, request_id, user_id, video_id):
     """Build the columns of the impressions of the requests `rows`, with ids from `request_id` on."""
-    total = drawn.slots[rows].astype(np.int64).sum()
+    total = requests.slots[rows].astype(np.int64).sum()
     longs, codes = np.empty((6, total), np.int64), np.empty((2, total), np.int8)
-    position, propensity, happened = np.empty(total, np.int16), np.empty(total, np.float32), np.empty((7, total), np.bool_)
+    position, propensity, outcomes = np.empty(total, np.int16), np.empty(total, np.float32), np.empty((7, total), np.bool_)
     i = 0
     for number, request in enumerate(rows):
-        time_ms, user, kind = drawn.time_ms[request], user_id[drawn.user[request]], drawn.kind[request]
-        for slot in range(drawn.slots[request]):
+        time_ms, user, kind = requests.time_ms[request], user_id[requests.user[request]], requests.kind[request]
+        for slot in range(requests.slots[request]):
             at = starts[request] + slot
-            longs[0, i], longs[1, i], longs[2, i], longs[3, i] = request_id + number, user, video_id[drawn.video[at]], time_ms
-            longs[4, i], longs[5, i] = drawn.watch_ms[at], time_ms + drawn.lag_ms[at]
+            longs[0, i], longs[1, i], longs[2, i], longs[3, i] = (
+                request_id + number,
+                user,
+                video_id[requests.video[at]],
+                time_ms,
+            )
+            longs[4, i], longs[5, i] = requests.watch_ms[at], time_ms + requests.lag_ms[at]
             codes[0, i], codes[1, i] = kind & 1, (kind & UNIFORM) > 0
-            position[i], propensity[i] = slot, drawn.propensity[at]
+            position[i], propensity[i] = slot, requests.propensity[at]
             for outcome in range(7):
-                happened[outcome, i] = (drawn.flags[at] >> outcome) & 1
+                outcomes[outcome, i] = (requests.flags[at] >> outcome) & 1
             i += 1
-    return longs, position, propensity, codes, happened
+    return longs, position, propensity, codes, outcomes
 
 
 def draw_days(
@@ -107,8 +112,8 @@ def draw_days(
         for day_ms in range(first_ms, first_ms + days * DAY_MS, DAY_MS):
             _fill_inventory(pool, platform, inventory, day_ms, policy_sharpness)
             blocks = pool.map(lambda first: _block(platform, inventory, memory, first, day_ms, bar), range(0, users, VIEWERS))  # noqa: B023
-            drawn = _joined([carried, *(chunk for block in blocks for chunk in block)])
-            today, carried = _split(drawn, day_ms, before)
+            requests = _joined([carried, *(chunk for block in blocks for chunk in block)])
+            today, carried = _split(requests, day_ms, before)
             before += len(today.order)
             yield today
 
@@ -140,13 +145,13 @@ def _joined(chunks: list[Chunk]) -> Chunk:
     return Chunk(*(np.concatenate(values) for values in zip(*chunks, strict=True)))
 
 
-def _split(drawn: Chunk, day_ms: int, before: int) -> tuple[DayLog, Chunk]:
+def _split(requests: Chunk, day_ms: int, before: int) -> tuple[DayLog, Chunk]:
     """Split a day's requests from those after midnight, sorted by time, ties by viewer."""
-    slots = drawn.slots.astype(np.int64)
+    slots = requests.slots.astype(np.int64)
     starts = slots.cumsum() - slots
-    order = np.argsort(drawn.time_ms, kind="stable")
-    today = np.searchsorted(drawn.time_ms[order], day_ms + DAY_MS)
+    order = np.argsort(requests.time_ms, kind="stable")
+    today = np.searchsorted(requests.time_ms[order], day_ms + DAY_MS)
     late = np.sort(order[today:])
     rows = np.repeat(starts[late] - slots[late].cumsum() + slots[late], slots[late]) + np.arange(slots[late].sum())
-    carried = Chunk(*(values[late if i < OF_REQUESTS else rows] for i, values in enumerate(drawn)))
-    return DayLog(day_ms, drawn, starts, order[:today], before), carried
+    carried = Chunk(*(values[late if i < OF_REQUESTS else rows] for i, values in enumerate(requests)))
+    return DayLog(day_ms, requests, starts, order[:today], before), carried

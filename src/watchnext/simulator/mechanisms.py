@@ -54,9 +54,9 @@ class Physics(NamedTuple):
 
 
 @njit(nogil=True, _nrt=False)
-def looks_on(law, surface, position, long_view):
+def continues(law, surface, position, long_view):
     """Return the probability that a viewer continues from `position` (from 0); `cascade` depends on the long view there."""
-    if law == 0:  # power: (position + 1) ** -bias is looked at
+    if law == 0:  # power: the probability of a position is (position + 1) ** -bias
         return ((position + 1.0) / (position + 2.0)) ** (0.03 if surface == 0 else 0.1)
     if law == 1:
         return 0.98 if surface == 0 else 0.95
@@ -65,10 +65,10 @@ def looks_on(law, surface, position, long_view):
 
 def examination(law: str, surface: str, long_view: np.ndarray) -> np.ndarray:
     """Return the examination probability (..., K) of each position, given the `long_view` probabilities of its videos."""
-    looked = np.ones_like(long_view, dtype=np.float64)
+    probabilities = np.ones_like(long_view, dtype=np.float64)
     law_code, surface_code = POSITION_LAWS.index(law), SURFACES.index(surface)
-    for position in range(looked.shape[-1] - 1):
-        viewed, not_viewed = (looks_on.py_func(law_code, surface_code, position, seen) for seen in (True, False))
+    for position in range(probabilities.shape[-1] - 1):
+        viewed, not_viewed = (continues.py_func(law_code, surface_code, position, seen) for seen in (True, False))
         above = long_view[..., position]
-        looked[..., position + 1] = looked[..., position] * (above * viewed + (1 - above) * not_viewed)
-    return looked
+        probabilities[..., position + 1] = probabilities[..., position] * (above * viewed + (1 - above) * not_viewed)
+    return probabilities

@@ -39,37 +39,37 @@ VIDEO = np.dtype(
 def draw_catalogue(seed: int, *, videos: int, creators: int, directions: np.ndarray, days: int, start_ms: int) -> np.ndarray:
     """Draw the videos. Half are uploaded during the period; one in thirty copies another video's content."""
     rng = np.random.default_rng([seed, 4])
-    makers = {
+    traits = {
         "tag": rng.integers(len(directions), size=creators),  # a creator mostly makes videos of one tag, in one language
         "style": unit(rng.standard_normal((creators, directions.shape[1]))).astype(np.float32),
         "region": rng.choice(len(REGIONS), creators, p=REGION_SHARES).astype(np.int8),
-        "until": np.cumsum(rng.permutation((1.0 + np.arange(creators)) ** -0.8)),
+        "cumulative": np.cumsum(rng.permutation((1.0 + np.arange(creators)) ** -0.8)),
     }
-    drawn = np.empty(videos, VIDEO)
+    records = np.empty(videos, VIDEO)
     for part in blocks(videos):
         rng_of_block = np.random.default_rng([seed, 5, part.start])
-        for name, values in _block(rng_of_block, part.stop - part.start, makers, directions, days).items():
-            drawn[name][part] = values
-    drawn["upload_ms"] += start_ms
-    drawn["fingerprint"] = rng.permutation(videos) + 10_000_019
-    drawn["id"] = 50_000_017 + 3 * rng.permutation(videos)
-    _copy_some(rng, drawn)
-    return drawn
+        for name, values in _block(rng_of_block, part.stop - part.start, traits, directions, days).items():
+            records[name][part] = values
+    records["upload_ms"] += start_ms
+    records["fingerprint"] = rng.permutation(videos) + 10_000_019
+    records["id"] = 50_000_017 + 3 * rng.permutation(videos)
+    _copy_some(rng, records)
+    return records
 
 
 def _block(
-    rng: np.random.Generator, rows: int, makers: dict[str, np.ndarray], directions: np.ndarray, days: int
+    rng: np.random.Generator, rows: int, traits: dict[str, np.ndarray], directions: np.ndarray, days: int
 ) -> dict[str, np.ndarray]:
-    creator = np.searchsorted(makers["until"], rng.random(rows) * makers["until"][-1], side="right").astype(np.int32)
-    home = makers["region"][creator]
-    tags, subject = _subjects(rng, makers["tag"][creator], directions)
+    creator = np.searchsorted(traits["cumulative"], rng.random(rows) * traits["cumulative"][-1], side="right").astype(np.int32)
+    home = traits["region"][creator]
+    tags, subject = _subjects(rng, traits["tag"][creator], directions)
     noise = unit(rng.standard_normal((rows, directions.shape[1])))
     age_days = np.where(rng.random(rows) < 0.5, rng.exponential(12, rows), -rng.uniform(0, days, rows))
     limited = rng.random(rows) < 0.05  # to the creator's region and a few others
-    also = rng.random((rows, len(REGIONS))) < 0.4
-    also[np.arange(rows), home] = True
+    regions = rng.random((rows, len(REGIONS))) < 0.4
+    regions[np.arange(rows), home] = True
     return {
-        "latent": unit(unit(subject) + 0.4 * makers["style"][creator] + 0.45 * noise),
+        "latent": unit(unit(subject) + 0.4 * traits["style"][creator] + 0.45 * noise),
         "quality": rng.standard_normal(rows),
         "buzz": 2 * rng.beta(1.2, 1.8, rows),
         "peak_h": np.exp(rng.normal(np.log(16), 0.6, rows)),
@@ -78,7 +78,7 @@ def _block(
         "creator": creator,
         "tags": tags,
         "language": home,
-        "allowed": np.packbits(also | ~limited[:, None], axis=1, bitorder="little")[:, 0],
+        "allowed": np.packbits(regions | ~limited[:, None], axis=1, bitorder="little")[:, 0],
         "safety": rng.choice(len(SAFETY), rows, p=(0.94, 0.045, 0.015)),
     }
 
@@ -95,15 +95,15 @@ def _subjects(rng: np.random.Generator, home: np.ndarray, directions: np.ndarray
     return np.where(used, tags, -1).astype(np.int16), subject
 
 
-def _copy_some(rng: np.random.Generator, drawn: np.ndarray) -> None:
+def _copy_some(rng: np.random.Generator, records: np.ndarray) -> None:
     """Turn one video in thirty into a later upload of another one's content by its own creator."""
-    videos, dimension = drawn["latent"].shape
+    videos, dimension = records["latent"].shape
     copy = np.flatnonzero(rng.random(videos) < COPIES)
     source = rng.integers(videos, size=len(copy))
     for name in ("duration_ms", "quality", "fingerprint", "tags", "safety"):
-        drawn[name][copy] = drawn[name][source]
-    drawn["latent"][copy] = unit(drawn["latent"][source] + 0.03 * rng.standard_normal((len(copy), dimension)))
-    drawn["upload_ms"][copy] = np.maximum(drawn["upload_ms"][copy], drawn["upload_ms"][source] + HOUR_MS)
+        records[name][copy] = records[name][source]
+    records["latent"][copy] = unit(records["latent"][source] + 0.03 * rng.standard_normal((len(copy), dimension)))
+    records["upload_ms"][copy] = np.maximum(records["upload_ms"][copy], records["upload_ms"][source] + HOUR_MS)
 
 
 def video_table(videos: np.ndarray, seed: int, size: int, part: slice) -> pa.Table:
@@ -144,7 +144,7 @@ def _content_vectors(latent: np.ndarray, seed: int, size: int, block: int) -> pa
     """Draw content vectors: a projection of the latent plus noise, in half precision; some are missing."""
     projection = np.random.default_rng([seed, 6]).standard_normal((latent.shape[1], size)) / np.sqrt(size)
     rng = np.random.default_rng([seed, 7, block])
-    seen = (latent @ projection + VECTOR_NOISE * rng.standard_normal((len(latent), size))).astype(np.float16)
+    vectors = (latent @ projection + VECTOR_NOISE * rng.standard_normal((len(latent), size))).astype(np.float16)
     missing = rng.random(len(latent)) < VECTOR_MISSING
-    present = np.broadcast_to(~missing[:, None], seen.shape)
-    return _lists(pa.array(seen[~missing].astype(np.float32).ravel()), present, missing)
+    present = np.broadcast_to(~missing[:, None], vectors.shape)
+    return _lists(pa.array(vectors[~missing].astype(np.float32).ravel()), present, missing)

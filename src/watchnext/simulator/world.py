@@ -134,8 +134,8 @@ class World:
             positions = start[:, None] + (rng.random((len(cluster), 4)) * (end - start)[:, None]).astype(np.int64)
             counts = np.where(end > start, rng.integers(0, 5, len(cluster)), 0)
             creators = self.catalogue["creator"][index.by_cluster[np.minimum(positions, len(index.by_cluster) - 1)]]
-            twice = np.tril(creators[:, :, None] == creators[:, None, :], -1).any(axis=2)
-            follows[part, :4] = np.where((np.arange(4) < counts[:, None]) & ~twice, creators, -1)
+            repeated = np.tril(creators[:, :, None] == creators[:, None, :], -1).any(axis=2)
+            follows[part, :4] = np.where((np.arange(4) < counts[:, None]) & ~repeated, creators, -1)
             follows_at[part] = counts
         seen = np.full((users, self.policy.seen), -1, np.int32)
         return Memory(seen, np.zeros(users, np.int32), follows, follows_at, np.zeros(users, np.int64))
@@ -188,9 +188,9 @@ class World:
         self._steps += 1
         surface_code = SURFACES.index(_known(surface))
         watch_slate(self._platform, self._memory, scratch, user_row, time_ms, surface_code, session_depth, len(slate), out, 0)
-        happened = {name: (out.flags[: len(slate)] >> i) & 1 == 1 for i, name in enumerate(OUTCOMES)}
+        masks = {name: (out.flags[: len(slate)] >> i) & 1 == 1 for i, name in enumerate(OUTCOMES)}
         watch_ms, lag_ms = (values[: len(slate)].astype(np.int64) for values in (out.watch_ms, out.lag_ms))
-        return Outcomes(watch_ms, time_ms + lag_ms, happened)
+        return Outcomes(watch_ms, time_ms + lag_ms, masks)
 
 
 def _known(surface: str) -> str:

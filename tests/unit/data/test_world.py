@@ -43,9 +43,9 @@ def drawn(world: World) -> pl.DataFrame:
     """The generator's own facts about each impression of the log, in no order."""
     frames = []
     for day in world.days_of_log(quiet=True):
-        requests = dict(zip(day.drawn._fields[:OF_REQUESTS], day.drawn, strict=False))
+        requests = dict(zip(day.requests._fields[:OF_REQUESTS], day.requests, strict=False))
         rows = np.repeat(np.arange(len(day.starts)), requests["slots"])
-        slots = dict(zip(day.drawn._fields[OF_REQUESTS:], day.drawn[OF_REQUESTS:], strict=True))
+        slots = dict(zip(day.requests._fields[OF_REQUESTS:], day.requests[OF_REQUESTS:], strict=True))
         position = np.arange(len(rows)) - day.starts[rows]
         kept = np.isin(rows, day.order)  # others belong to the next day
         columns = {**{name: values[rows] for name, values in requests.items()}, **slots, "position": position, "request": rows}
@@ -308,7 +308,7 @@ def test_steps_draw_by_the_truth_and_by_position(name):
     looked = world.examination(truth.probability["long_view"], "discover")
     steps = [world.step(user, slate, time_ms, "discover", session_depth=8) for _ in range(n)]
     for outcome in ("click", "long_view", "hide", "like"):
-        rate = np.mean([step.happened[outcome] for step in steps], axis=0)
+        rate = np.mean([step.masks[outcome] for step in steps], axis=0)
         expected = truth.probability[outcome] * looked
         assert rate == pytest.approx(expected, abs=4.5 * np.sqrt(expected.max() / n)), outcome
     watched = np.array([step.watch_ms for step in steps])
@@ -322,7 +322,7 @@ def test_a_step_refuses_a_surface_that_is_none_and_follows_stay():
         world.step(3, np.arange(3), world.start_ms, "hme")
     creator = world.catalogue["creator"]
     for _ in range(3000):
-        followed = world.step(3, np.arange(40), world.start_ms, "home").happened["follow"]
+        followed = world.step(3, np.arange(40), world.start_ms, "home").masks["follow"]
         if followed.any():
             break
     video = int(np.flatnonzero(followed)[0])

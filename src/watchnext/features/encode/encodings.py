@@ -74,10 +74,10 @@ def frequent(values: pl.Series, counts: np.ndarray, min_count: int) -> np.ndarra
     """
     is_number = values.dtype.is_integer() or values.dtype == pl.Boolean
     frame = pl.DataFrame({"value": values.cast(pl.Int64 if is_number else pl.String), "count": counts}).drop_nulls("value")
-    kept = frame.group_by("value").agg(pl.col("count").sum()).filter(pl.col("count") >= min_count)["value"].sort()
+    distinct = frame.group_by("value").agg(pl.col("count").sum()).filter(pl.col("count") >= min_count)["value"].sort()
     if is_number:
-        return kept.to_numpy()
-    return np.sort(np.array([value for value in kept.to_list() if value], dtype=np.str_))
+        return distinct.to_numpy()
+    return np.sort(np.array([value for value in distinct.to_list() if value], dtype=np.str_))
 
 
 @kernel

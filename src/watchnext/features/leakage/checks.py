@@ -109,18 +109,18 @@ class WatchLog:
     video_rows: np.ndarray
     watch_ms: np.ndarray
     known_at: np.ndarray
-    happened: np.ndarray
+    has_outcome: np.ndarray
 
     @classmethod
     def of(cls, features: FeatureSet, impressions: pl.DataFrame) -> "WatchLog":
-        happened = pl.any_horizontal(pl.col("watch_ms") > 0, *OUTCOMES).alias("happened")
-        outcomes = impressions.select("watch_ms", known_at(), happened)
+        has_outcome = pl.any_horizontal(pl.col("watch_ms") > 0, *OUTCOMES).alias("has_outcome")
+        outcomes = impressions.select("watch_ms", known_at(), has_outcome)
         rows = (np.asarray(features.columns[name]) for name in ("user_rows", "video_rows"))
         return cls(*rows, *(outcomes[name].to_numpy() for name in outcomes.columns))
 
     def before(self, user: int, until: float, most: int) -> np.ndarray:
         """Return the rows of a user's last `most` watches known strictly before `until`, latest first."""
-        rows = np.flatnonzero((self.user_rows == user) & self.happened & (self.known_at < until))
+        rows = np.flatnonzero((self.user_rows == user) & self.has_outcome & (self.known_at < until))
         return np.array(sorted(rows, key=lambda row: (self.known_at[row], row))[::-1][:most], np.int64)
 
     def entries(self, rows: np.ndarray, as_of_ms: float, width: int) -> tuple[np.ndarray, np.ndarray]:

@@ -103,11 +103,11 @@ class Rebuild:
         """Fit the pipeline without held-out impressions. Returns it and the number of removed impressions.
 
         Users and videos that occur only in held-out rows get other raw values. If days overlap in time, held-out rows that
-        training rows may have seen are kept.
+        training rows may have seen remain.
         """
         time_ms = self.tables.impressions["time_ms"].to_numpy()
-        kept = (self.split == 0) | (time_ms < time_ms[self.split == 0].max())
-        impressions = self.tables.impressions.filter(pl.Series(kept))
+        remaining = (self.split == 0) | (time_ms < time_ms[self.split == 0].max())
+        impressions = self.tables.impressions.filter(pl.Series(remaining))
         log = self.tables.impressions.filter(pl.Series(self.split == 0))
         unknown = {
             name: ~getattr(self.tables, name)[key].is_in(log[key].unique().implode()).to_numpy()
@@ -115,8 +115,8 @@ class Rebuild:
         }
         others = {name: scramble(getattr(self.tables, name), rows) for name, rows in unknown.items()}
         tables = Tables(impressions, self.tables.users, self.tables.videos)
-        fitted = self._fit(tables, self.visible[kept], self.split[kept], Tables(impressions, **others))
-        return fitted, int((~kept).sum())
+        fitted = self._fit(tables, self.visible[remaining], self.split[remaining], Tables(impressions, **others))
+        return fitted, int((~remaining).sum())
 
     def _fit(self, tables: Tables, visible: np.ndarray, split: np.ndarray, raw: Tables) -> Arrays:
         # The log has the ids of `tables`; vocabularies and means read `raw`.

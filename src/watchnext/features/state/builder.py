@@ -44,7 +44,7 @@ def fold_only(index: int, prepared: None, changes: Changes) -> dict:
 class StateBuilder:
     """Keep the state of the `partitions` of a log in `folder`, where nothing else writes.
 
-    plan       compare the partitions with those of the last build, and keep what is still valid
+    plan       compare the partitions with those of the last build, and keep the valid ones
     load       read the state at the start of a partition
     fold       fold the other partitions, one after another; hooks encode their rows
     snapshot   write the state at the end of a partition, and merge older ones into the base
@@ -86,7 +86,7 @@ class StateBuilder:
     # ---- plan --------------------------------------------------------------------------------------------------------
 
     def plan(self) -> tuple[int, str | None]:
-        """Keep the valid partitions of the last build. Returns their number of days and the reason why not more are kept."""
+        """Keep the valid partitions of the last build. Returns their number of days, and the reason why the next is rebuilt."""
         self.folder.mkdir(parents=True, exist_ok=True)
         kept, reason = self._manifest.read(self.partitions, self._changed)
         if 0 < kept < self._snapshots.through:
@@ -171,7 +171,7 @@ class StateBuilder:
         self._snapshots.merge(min(index + 1, self._through))
 
     def close(self) -> None:
-        """Merge what the log has outgrown, and put everything on disk."""
+        """Merge the snapshots that no later build starts from, and fsync everything."""
         self._snapshots.merge(self._through)
         self._manifest.close()
 

@@ -169,12 +169,12 @@ def replay(
     """Fold the events of `log` known strictly before `until`; yields (viewers, records, watches) in the order of viewer rows.
 
     visible   (N - log.pending,) float64: an impression sees events known strictly before it, decayed to its own time;
-              pending impressions read nothing, and None: none does
+              pending impressions read nothing; None if no impression reads
     videos, creators   records, folded in place
     load      viewers' rows (n,) > a writable copy of their records (n, layout.viewer)
     out       buffers of N - log.pending rows
-    watched   position of the first of these watches
-    pool      of many calls: the threads of each new one would keep memory of their own
+    watched   number of watches before those of this call
+    pool      threads shared by many calls, because every new pool would keep memory of its own
     """
     events, known_at = in_order(log.time_ms, log.known_at, until=until, pending=log.pending)
     reads = log.pending + np.argsort(np.zeros(0) if visible is None else visible, kind="stable")

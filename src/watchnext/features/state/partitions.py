@@ -2,7 +2,7 @@
 
 A partition is a day of the log, from its first request to the first request of the next day. Where days overlap in time, the
 rest of one day lies in the partition of the other. Small days share a partition, so that cost follows rows, not days. The
-output of a partition is kept as long as the partition and all before it are unchanged.
+output of a partition stays valid as long as the partition and all before it are unchanged.
 """
 
 import hashlib
@@ -50,7 +50,7 @@ class TimePartition:
 
     @property
     def identity(self) -> dict:
-        """Values that must be unchanged for its built output to be kept."""
+        """Values that must be unchanged for its output to stay valid."""
         cut = self.start_ms if any(day.first_ms < self.start_ms for day in self.days) else None
         return {"days": [[day.day, day.sha256] for day in self.days], "within": [cut, self.end_ms], "sees": self.sees}
 
@@ -140,7 +140,7 @@ class BuildManifest:
         self.entries: list[ManifestEntry] = []
 
     def read(self, plan: Sequence[TimePartition], changed: Callable[[Mapping], str | None]) -> tuple[int, str | None]:
-        """Return how many of the first partitions of `plan` are valid, and the reason why not more.
+        """Return the number of first partitions of `plan` that are valid, and the reason why the next one is not.
 
         `changed` gets the settings of the last build and returns their difference to this build, or None.
         """

@@ -15,8 +15,8 @@ ROWS = 65_536  # viewers read together; a million records are 4 GB
 def used_bytes(layout: Layout, viewers: np.ndarray) -> np.ndarray:
     """Return the bytes in use (U,) int64 of `viewers` (U, layout.viewer), which may be a memory map.
 
-    Counted are the fixed part of a record (times, lengths, the viewer's own counters), the filled entries of both rings, and
-    the kept tags and creators; at most `layout.viewer * 8`.
+    They are those of the fixed part of a record (times, lengths, the viewer's counters), of the filled entries of both rings,
+    and of the tags and creators in use; at most `layout.viewer * 8`.
     """
     parts = [_used(layout, viewers[start : start + ROWS]) for start in range(0, len(viewers), ROWS)]
     return NUMBER * np.concatenate([np.zeros(0, np.int64), *parts])
@@ -29,14 +29,15 @@ def used_bytes_of(features: Path, layout: Layout) -> np.ndarray:
 
 
 def _used(layout: Layout, viewers: np.ndarray) -> np.ndarray:
-    always = 1 + layout.block + 1 + 1  # last event, counters, number of watches, number of videos seen
+    fixed = 1 + layout.block + 1 + 1  # last event, counters, number of watches, number of videos seen
     watches = np.minimum(viewers[:, layout.at_history], layout.history)
-    names = np.minimum(viewers[:, layout.at_seen], layout.seen)
-    kept = _kept(layout, viewers, layout.at_tags, layout.tags) + _kept(layout, viewers, layout.at_creators, layout.creators)
-    return (always + WATCH * watches + names + (2 + layout.block) * kept).astype(np.int64)
+    seen = np.minimum(viewers[:, layout.at_seen], layout.seen)
+    tags = _filled_slots(layout, viewers, layout.at_tags, layout.tags)
+    creators = _filled_slots(layout, viewers, layout.at_creators, layout.creators)
+    return (fixed + WATCH * watches + seen + (2 + layout.block) * (tags + creators)).astype(np.int64)
 
 
-def _kept(layout: Layout, viewers: np.ndarray, at: int, slots: int) -> np.ndarray:
+def _filled_slots(layout: Layout, viewers: np.ndarray, at: int, slots: int) -> np.ndarray:
     """Count the slots (U,) of a bounded table that hold a key; 0 is empty."""
     width = 2 + layout.block
     return (viewers[:, at : at + slots * width : width] != 0).sum(axis=1)

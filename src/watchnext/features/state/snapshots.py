@@ -89,7 +89,7 @@ class Snapshot:
         watched: int = 0,
         pool: ThreadPoolExecutor | None = None,
     ) -> Iterator[tuple[np.ndarray, np.ndarray, Watches]]:
-        """Fold what is pending, and the `log` after it, known before `until`; yields changed viewers, records and watches.
+        """Fold the pending impressions, then `log`, both before `until`. Yields changed viewers, their records, watches.
 
         Exhaust it: then videos, creators and pending impressions are those at `until`. The other arguments are those of
         `replay`.
@@ -117,7 +117,7 @@ class Snapshots:
 
     @classmethod
     def load_as_of(cls, folder: Path, layout: Layout) -> Snapshot:
-        """Load what `save_as_of` saved last."""
+        """Load the snapshot that `save_as_of` saved last."""
         facts = json.loads((Path(folder) / AS_OF / "facts.json").read_text())
         return cls(folder, layout, **facts["sizes"]).load(facts["partition"], Path(folder) / AS_OF)
 
@@ -137,13 +137,13 @@ class Snapshots:
         for path in {*self.folder.iterdir()} - {self.folder / beside, *snapshots}:
             removed(path)
         if not kept:
-            none = np.zeros((0, self.layout.item))
-            nobody = ViewerRecords(self._base, [], 0)
-            self.save(self._base.folder, Snapshot(self.layout, nobody, none, none, no_rows(len(self.layout.shown))))
+            no_items, no_viewers = np.zeros((0, self.layout.item)), ViewerRecords(self._base, [], 0)
+            pending = no_rows(len(self.layout.shown))
+            self.save(self._base.folder, Snapshot(self.layout, no_viewers, no_items, no_items, pending))
         self._base.resize(self._sizes["users"])
 
     def load(self, partition: int, *then: Path) -> Snapshot:
-        """Load the state at the start of `partition`, or after the snapshot `then`; what is new has empty records."""
+        """Load the state at the start of `partition`, or after the snapshot `then`; new entities have empty records."""
         later = [*map(self.of, range(self.through, partition)), *then]
         arrays = load_arrays(later[-1] if later else self._base.folder)
         changed = [(np.load(folder / "users.npy"), folder / "viewers.npy") for folder in later]

@@ -7,7 +7,7 @@ from numba import njit
 
 from watchnext.kernels import kernel
 from watchnext.simulator.behaviour import DAY_MS, DIMENSION, appeal_of, draw, stay_of, taste_into
-from watchnext.simulator.mechanisms import looks_on
+from watchnext.simulator.mechanisms import continues
 from watchnext.simulator.platform.inventory import LATEST, latest_into
 from watchnext.simulator.platform.logging_policy import FOLLOWS, clusters_into, contains, pick, probability
 from watchnext.simulator.random import exponential, normal, reset, uniform
@@ -149,16 +149,16 @@ def watch_slate(platform, memory, scratch, user, time_ms, surface, depth, slots,
     """Draw the outcomes of the slate in `out.video` from `row` on; returns its watch time and long views."""
     viewers, videos, physics, stream = platform.viewers, platform.videos, platform.physics, scratch.stream
     taste_into(scratch.taste, viewers, user, time_ms)
-    watched, long_views, looks = 0, 0, True
+    watched, long_views, examined = 0, 0, True
     for slot in range(row, row + slots):
         video, watch_ms = out.video[slot], 0
         followed = contains(videos[video].creator, memory.follows[user], FOLLOWS)
         flags = 0
-        if looks:
+        if examined:
             appeal = appeal_of(physics, viewers, videos, scratch.taste, user, video, time_ms, followed)
             stay = stay_of(physics, viewers, user, appeal, depth)
             watch_ms, flags = draw(physics, appeal, stay, videos[video].duration_ms / 1000.0, followed, stream)
-            looks = uniform(stream) < looks_on(physics.position_law, surface, slot - row, (flags & 2) > 0)
+            examined = uniform(stream) < continues(physics.position_law, surface, slot - row, (flags & 2) > 0)
         watched += watch_ms
         long_views += (flags & 2) > 0
         out.watch_ms[slot] = watch_ms
