@@ -1,6 +1,6 @@
 """The tables stage: a raw log > canonical, validated tables on disk. For a log in daily files, only changed days are read.
 
-The stage also writes report.json, and found.json with the source and the check results of every day.
+The stage also writes report.json, and checks.json with the source and the check results of every day.
 """
 
 import hashlib
@@ -94,7 +94,7 @@ def write_stage(loader: Loader, schema: FeatureSchema, folder: Path, *, utc_offs
     if utc_offset_h is not None and (hint := offset_hint(evidence, utc_offset_h)):
         suspicious.append(f"impressions: {hint}")
     facts = {"under": _fingerprints(schema), "days": [asdict(each) for each in results]}
-    (folder / "found.json").write_text(json.dumps(facts, indent=1))
+    (folder / "checks.json").write_text(json.dumps(facts, indent=1))
     rejected = pl.concat(
         [refused, checked.rejected, *(pl.DataFrame(each.rejected, schema=REJECTED, orient="row") for each in results)]
     )
@@ -146,9 +146,9 @@ def _reusable(folder: Path, tables: Tables, schema: FeatureSchema) -> dict[str, 
 
     They need the same schema and code. No user or video may be gone, and none may be new that a rejected row names.
     """
-    if not (folder / "days.json").exists() or not (folder / "found.json").exists():
+    if not (folder / "days.json").exists() or not (folder / "checks.json").exists():
         return {}
-    facts = json.loads((folder / "found.json").read_text())
+    facts = json.loads((folder / "checks.json").read_text())
     grown = False
     for name, key in (("users", "user_id"), ("videos", "video_id")):
         before, now = read_parquet(folder / f"{name}.parquet", repair="dvc repro tables")[key], getattr(tables, name)[key]

@@ -96,7 +96,7 @@ def test_somebody_who_is_listed_later_makes_earlier_rows_sound(world_tables, wor
     write_tables(fewer, tmp_path / "log")
     first = write_stage(loader(tmp_path / "log"), world_schema, tmp_path / "out")
     assert first.report["rejected"]["impressions unknown user"] > 0
-    days = json.loads((tmp_path / "out" / "found.json").read_text())["days"]
+    days = json.loads((tmp_path / "out" / "checks.json").read_text())["days"]
     sound = sum(not each["rejected"] for each in days)
     world_tables.users.write_parquet(tmp_path / "log" / "users.parquet")
     again = write_stage(loader(tmp_path / "log"), world_schema, tmp_path / "out")
