@@ -43,6 +43,12 @@ RETIRED = [
     r"\btook nothing\b",
     r"\bthe wrong way round\b",
     r"\bturned over\b",
+    r"\bshel(f|ves)\b",
+    r"\blikeness\b",
+    r"\blooks? on\b",
+    r"\blooks_on\b",
+    r"\btold\b",
+    r"\bunsaid\b",
 ]
 OPENINGS = ("What ", "Of ", "That of ", "Those of ", "Whether ")
 

@@ -18,7 +18,7 @@ CARRIED_TABLES = (
     "shown_order",
     "quarantine",
     "withdrawn",
-)  # their keys are ids, not rows
+)  # keyed by ids, not rows
 
 
 def load_state(environment: Environment, release: Release) -> None:
@@ -38,13 +38,13 @@ def load_state(environment: Environment, release: Release) -> None:
 
 
 def put_viewers(environment: Environment, ids: Ids, users: np.ndarray, records: np.ndarray) -> None:
-    """Write the records (n, layout.viewer), those that are not empty, of the viewers at the rows `users` (n,) of `ids`."""
+    """Write the non-empty `records` (n, layout.viewer) of the viewers at the rows `users` (n,) of `ids`."""
     keyed = [(id_key(ids.value(int(users[i]))), records[i]) for i in np.flatnonzero(records[:, 0])]
     _put(environment, "viewers", sorted(keyed, key=lambda item: item[0]))
 
 
 def put_items(environment: Environment, name: str, records: np.ndarray) -> None:
-    """Write the `records` (n, layout.item) of videos or creators that are not empty; row numbers are their keys."""
+    """Write the non-empty `records` (n, layout.item) of videos or creators; row numbers are their keys."""
     _put(environment, name, [(number_key(int(row)), records[row]) for row in np.flatnonzero(records[:, 0])])
 
 
@@ -61,13 +61,13 @@ def put_meta(environment: Environment, **values: bytes) -> None:
 
 
 def put_origin(environment: Environment, release: Release, *, since_ms: int) -> None:
-    """Store which release the records belong to, and `since_ms`: events of the journal that were known before it are already in
-    the folded log, and the others count on top."""
+    """Store the release of the records, and `since_ms`: the folded log holds the events of the journal that were known before,
+    and later ones count on top."""
     put_meta(environment, state=release.state_fingerprint.encode(), release=release.id.encode(), since=number_key(since_ms))
 
 
 def meta_number(environment: Environment, name: str) -> int:
-    """Read a number in `meta`, 0 where there is none."""
+    """Read a number in `meta`, 0 if absent."""
     return int.from_bytes(environment.get("meta", name.encode()) or b"", "big")
 
 

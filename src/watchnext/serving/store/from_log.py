@@ -37,11 +37,11 @@ class FromLogReport:
     """The result of a build.
 
     kept, folded   days of the log (days whose times overlap count as one) that were kept, and that were folded again
-    because        why no more days were kept
+    because        reason why no more days were kept
     rejected       invalid rows of the log; state/.../tables/rejected.parquet has the reasons
     left_out       impressions of videos that the release does not know
-    until_ms       the first moment that the log does not cover: events of the store's journal that were known earlier are in
-                   the log; the later ones, `replayed` events so far, count on top
+    until_ms       end of the log: it holds the events of the store's journal that were known before; the later ones,
+                   `replayed` so far, count on top
     later          outcomes in the log from `until_ms` on that were known before any of the journal's
     switched       True if the new store is in use; False if it waits for a server to start with the release
     """
@@ -117,8 +117,8 @@ def _loader(root: Path, release: Release) -> CanonicalTables:
 
 
 def _require_sound(stored: StoredTables, release: Release, root: Path) -> None:
-    """Raise DataError without impressions, and for ids of the other kind than the release's, and so the requests': 1 and "1"
-    would be two viewers."""
+    """Raise DataError without impressions, and for ids of another type than those of the release: 1 and "1" would be two
+    viewers."""
     if not stored.days:
         raise DataError(
             f"{stored.folder} holds no impressions, expected at least one; look at rejected.parquet there for the reasons"
@@ -164,7 +164,7 @@ def _known_after(environment: Environment, until_ms: int) -> Iterator[int]:
 
 
 def _switched(folder: Path, release: Release, map_bytes: int) -> bool:
-    """Let the new store take over; False where a server holds the old one."""
+    """Let the new store take over; return False if a server holds the old one."""
     try:
         Store.open(folder, release, map_bytes=map_bytes).close()
     except StoreHeldError:

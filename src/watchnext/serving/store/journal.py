@@ -48,7 +48,7 @@ class Event:
 
     @property
     def idempotency_digest(self) -> bytes | None:
-        """Digest what may count only once: a viewer's key, or else the video in its request. None where neither is given."""
+        """Digest the identity of an event that may count only once: its key, else the video in its request, else None."""
         if self.kind in ("withdrawn", "restored"):
             return None
         if self.key and self.kind == "outcome":

@@ -10,7 +10,7 @@ from watchnext.serving.store.environment import number_key
 
 
 def unpacked(packed: bytes | None, width: int) -> np.ndarray:
-    """Decode a record for the fold: writable, contiguous float64; zeros where there is none."""
+    """Decode a record for the fold: writable, contiguous float64; zeros for an absent one."""
     return np.zeros(width) if packed is None else np.frombuffer(packed).copy()
 
 

@@ -230,7 +230,7 @@ class Store:
         self.last_known_at = meta_number(self._environment, "last_known_at")
 
     def _catch_up(self) -> None:
-        """Count the end of the journal for trending, as far back as it matters, at most CATCH_UP_EVENTS events."""
+        """Count the recent events of the journal for trending, at most CATCH_UP_EVENTS."""
         since_ms = self.trending.since_ms(self.last_known_at)
         with self._environment.read() as txn:
             for part in batched(latest_of(txn, self.tables["journal"], since_ms, CATCH_UP_EVENTS), CHUNK):
@@ -240,8 +240,8 @@ class Store:
     def replay(self) -> int:
         """Fold the journal on top of the state that the store was built from; return the number of events folded.
 
-        Skipped are events known before `since` in `meta`, as the folded log holds them, events about videos that are gone, and
-        those of viewers with the other kind of id. A second call continues after `replayed`, which `meta` keeps too.
+        It skips events known before `since` in `meta`, because the folded log holds them, events about removed videos, and
+        events of viewers with the other kind of id. A second call continues after `replayed` in `meta`.
         """
         start, since_ms, folded = meta_number(self._environment, "replayed"), meta_number(self._environment, "since"), 0
         for part in batched(self.journal(start), CHUNK):
@@ -297,7 +297,7 @@ def carry_current(folder: Path, environment: Environment, *, map_bytes: int) -> 
 def _take_over(folder: Path, release: Release, *, durable: bool, map_bytes: int) -> None:
     """Replace the store by the environment that `from_log` built beside it, plus all events acknowledged meanwhile.
 
-    One built for a release of another schema or catalogue waits for that release. A takeover killed at any point is resumed.
+    An environment for another schema or catalogue waits for its release. A takeover killed at any point is resumed.
     """
     if (claimed := claim_next(folder)) is None:
         return
