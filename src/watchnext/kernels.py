@@ -32,7 +32,7 @@ def kernel(function: Callable | None = None, **options: object) -> Callable:
     the old code. Here the key covers everything that the machine code depends on.
     """
     if function is None:
-        return lambda found: kernel(found, **options)
+        return lambda function: kernel(function, **options)
     compiled = njit(nogil=True, **options)(function)
     if isinstance(compiled, Dispatcher):  # NUMBA_DISABLE_JIT leaves the function as it is
         compiled._cache = KernelCache(compiled)
@@ -72,7 +72,7 @@ class KernelCache(NullCache):
             with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".new", delete=False) as aside:
                 aside.write(dumps(data._reduce()))
             os.replace(aside.name, path)
-            newest_first = sorted(path.parent.glob(f"{self._name}-*.nbc"), key=lambda kept: -kept.stat().st_mtime)
+            newest_first = sorted(path.parent.glob(f"{self._name}-*.nbc"), key=lambda path: -path.stat().st_mtime)
             for old in newest_first[KEPT:]:
                 old.unlink()
 
@@ -112,7 +112,7 @@ def _dependencies(value: object, visited: set[int]) -> Iterator[str]:
 
 
 def _code(code: CodeType, known: dict, visited: set[int]) -> Iterator[str]:
-    """Yield the instructions, the constants, and the values of all names found in `known`."""
+    """Yield the instructions, the constants, and the values of all names that are in `known`."""
     names = (code.co_names, code.co_varnames, code.co_freevars)
     yield repr((code.co_code, code.co_exceptiontable, names))
     for constant in code.co_consts:
@@ -122,10 +122,10 @@ def _code(code: CodeType, known: dict, visited: set[int]) -> Iterator[str]:
             yield repr(sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant)
     modules = [known[name] for name in code.co_names if isinstance(known.get(name), ModuleType)]
     for name in (*code.co_names, *code.co_freevars):
-        for found in (known, *map(vars, modules)):
-            if name in found and not isinstance(found[name], ModuleType):
+        for scope in (known, *map(vars, modules)):
+            if name in scope and not isinstance(scope[name], ModuleType):
                 yield name
-                yield from _dependencies(found[name], visited)
+                yield from _dependencies(scope[name], visited)
 
 
 def _type_of(kind) -> tuple:

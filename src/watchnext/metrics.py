@@ -432,18 +432,18 @@ def flat(nested: dict, prefix: str = "") -> dict[str, float]:
     return {name: value for name, value in figures.items() if isinstance(value, int | float)}
 
 
-def rounded(found: object, digits: int) -> object:
+def rounded(figures: object, digits: int) -> object:
     """Round every float of nested mappings and lists for a report; further digits differ between processors.
 
     nan, an undefined figure, becomes None, because JSON has no nan.
     """
-    if isinstance(found, Mapping):
-        return {name: rounded(value, digits) for name, value in found.items()}
-    if isinstance(found, list):
-        return [rounded(value, digits) for value in found]
-    if isinstance(found, float):
-        return None if found != found else round(found, digits)
-    return found
+    if isinstance(figures, Mapping):
+        return {name: rounded(value, digits) for name, value in figures.items()}
+    if isinstance(figures, list):
+        return [rounded(value, digits) for value in figures]
+    if isinstance(figures, float):
+        return None if figures != figures else round(figures, digits)
+    return figures
 
 
 def shown(figure: float | None, form: str) -> str:

@@ -21,7 +21,7 @@ Table = pl.DataFrame | Mapping[str, np.ndarray]
 Rows = TypeVar("Rows", pl.DataFrame, pl.Series)
 
 EXIT_CODES = {"none": 0, "drift": 2, "no data": 3}
-CATEGORIES = 50  # kept by name; the others are merged, as thousands of rare ones differ between any two samples
+CATEGORIES = 50  # compared by name; the others are merged, as thousands of rare ones differ between any two samples
 REST = "(rest)"
 
 
@@ -136,11 +136,11 @@ def _missing(column: pl.Series, usable: pl.Series) -> float:
 
 
 def _merged_rare(reference: pl.Series, current: pl.Series) -> list[pl.Series]:
-    """Replace all but the most common categories of both by one. They are counted together: counting one side biases it."""
+    """Replace all but the most common categories of both by one. Shares of both count, because those of one side are biased."""
     shares = pl.concat(column.rename("value").value_counts(normalize=True, name="share") for column in (reference, current))
     ranked = shares.group_by("value").agg(pl.col("share").sum().round(9)).sort(["share", "value"], descending=[True, False])
-    kept = ranked["value"].head(CATEGORIES).implode()
-    return [column.set(~column.is_in(kept), REST) for column in (reference, current)]
+    common = ranked["value"].head(CATEGORIES).implode()
+    return [column.set(~column.is_in(common), REST) for column in (reference, current)]
 
 
 def _paired(windows: list[_Window], names: list[str], tests: Mapping[str, str]) -> dict[str, list[pl.Series]]:
