@@ -1,8 +1,8 @@
 """New videos and new viewers on the simulated world: `python -m benchmarks.cold_start [--users N] [--videos N] [--days N]`.
 
 A target is a long view of the last day, evenly sampled, at the time of its own request and with the state that a request sees
-then (streaming). Each model orders all videos that are uploaded by then and not among the viewer's watches; recall@500 is the
-share of targets among its first 500, ties broken by chance, in expectation.
+then (streaming). Each model ranks all uploaded videos that the viewer has not watched; recall@500 is the share of targets among
+the first 500, in expectation over the order of ties.
 
     by_video_age  targets uploaded in the 24 hours before the request, and targets of any age; viewers as they are
     by_watches    targets of viewers with at least 5 watches, the same ones in every row: with all of them, or the viewer's log
@@ -10,7 +10,7 @@ share of targets among its first 500, ties broken by chance, in expectation.
                   surface and hour stay
 
 Models: the preset of `model=` (two_tower), trained on the same days by the same settings as it is ("towers"), without content
-vectors, and without vectors and tags; `content`, which learns nothing; and baselines. `key=value` words override conf/, e.g.
+vectors, and without vectors and tags; `content`, without training; and baselines. `key=value` words override conf/, e.g.
 `model.module.learning_rate=0.001`. `--held-out valid` is for choosing settings. The last line is one JSON object.
 """
 
@@ -72,9 +72,9 @@ def trained(config: DictConfig, features: FeatureSet) -> tuple[torch.nn.Module, 
     """Fit a module; return it with time and metrics of the fit."""
     module = training.built(instantiate(config.model.module), features, seed=config.seed)
     began = time.process_time()
-    found = module.fit(training.Training(config.seed, partial(instantiate, config.trainer)))
-    reached = {"epoch": int(found["best_epoch"]), "valid_recall@100": found["valid/recall_at_100"]}
-    return module, {"cpu_s": time.process_time() - began} | reached
+    figures = module.fit(training.Training(config.seed, partial(instantiate, config.trainer)))
+    best = {"epoch": int(figures["best_epoch"]), "valid_recall@100": figures["valid/recall_at_100"]}
+    return module, {"cpu_s": time.process_time() - began} | best
 
 
 # ---- requests ------------------------------------------------------------------------------------------------------------
@@ -106,21 +106,21 @@ class Viewers:
         self._order = np.lexsort((self.log.known_at, self.log.user_rows))  # viewer after viewer, as outcomes were known
         self._starts = np.searchsorted(self.log.user_rows[self._order], np.arange(len(stored.users) + 1))
         codes = [f.name for f in schema.columns("user") if f.kind == "categorical"]
-        self._id_place = codes.index("user_id")
+        self._id_position = codes.index("user_id")
 
     def whole(self, rows: np.ndarray) -> QueryBatch:
         return self._batch(rows, self.features.reads(rows), known=True)
 
     def cut(self, rows: np.ndarray, watches: int) -> QueryBatch:
         """Truncate logs to the last `watches` watches and the skips among them, with unknown viewer ids."""
-        kept = [self._last(row, watches) for row in rows]
-        chosen = np.concatenate([*kept, rows])
-        of = np.concatenate([np.repeat(np.arange(len(rows)), [len(part) for part in kept]), np.arange(len(rows))])
-        log = self.log.take(chosen)._replace(user_rows=of)
-        nobody = State.empty(
+        cut_logs = [self._last(row, watches) for row in rows]
+        chosen = np.concatenate([*cut_logs, rows])
+        owners = np.concatenate([np.repeat(np.arange(len(rows)), [len(part) for part in cut_logs]), np.arange(len(rows))])
+        log = self.log.take(chosen)._replace(user_rows=owners)
+        state = State.empty(
             self.layout, users=len(rows), videos=len(self.log.creator_rows), creators=int(self.log.creator_rows.max()) + 1
         )
-        reads = read_all(self.layout, nobody, log, self.log.time_ms[rows][of])
+        reads = read_all(self.layout, state, log, self.log.time_ms[rows][owners])
         return self._batch(rows, Reads(*(values[-len(rows) :] for values in vars(reads).values())), known=False)
 
     def _last(self, row: int, watches: int) -> np.ndarray:
@@ -140,7 +140,7 @@ class Viewers:
         blocks = features.pipeline.query(features.dictionaries.raw(context), columns["time_ms"][rows], reads)
         inputs = {**blocks, **{name: values[columns["user_rows"][rows]] for name, values in features.users.items()}}
         if not known:
-            inputs["user_codes"][:, self._id_place] = 0
+            inputs["user_codes"][:, self._id_position] = 0
         return QueryBatch(rows, columns["time_ms"][rows], columns["video_rows"][rows].astype(np.int64), inputs)
 
 

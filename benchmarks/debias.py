@@ -1,14 +1,14 @@
 """Compare debiased training with the simulated truth: `python -m benchmarks.debias [--users N --videos N --days N] [key=value
 ...]`
 
-A simulated log in which viewers stop looking down a slate after what they liked (position law `cascade`), and whose policy
-shows what is popular. The network of conf/model/mlp.yaml learns long views plainly, with the position as an input of training,
-with inverse propensities, and with both. Measured against `World.truth`, the probability of a long view of a video that is
-looked at, on held-out requests that were filled at random, where what was shown says nothing of the policy: Pearson and rank
-correlation (2 x XAUC - 1), root mean squared error, and mean predicted over mean true; mean and spread over seeds.
+In the simulated log, viewers stop examining a slate after a video that they liked (position law `cascade`), and the policy
+prefers popular videos. The network of conf/model/mlp.yaml learns long views plainly, with the position as an input of training,
+with inverse propensities, and with both. Predictions are compared with `World.truth`, the probability of a long view of an
+examined video, on held-out requests that were filled at random, so that the policy has no effect: Pearson and rank correlation
+(2 x XAUC - 1), root mean squared error, and mean predicted over mean true; mean and spread over seeds.
 
-This policy puts a slate in no order, so that the position costs its log little. `placed` is of slates that stand in order of
-popularity, drawn by `World.step`: there the place looks like popularity. The last line is one JSON object.
+The policy of this log puts a slate in no order, so its position bias is small. `placed` has slates in order of popularity,
+drawn by `World.step`, in which position and popularity are confounded. The last line is one JSON object.
 """
 
 import argparse
@@ -76,8 +76,8 @@ def placed(world: World, requests: int, seeds: int) -> dict[str, dict[str, float
     features, position, label, _ = slates(world, requests, seed=0)
     fresh, _, _, truth = slates(world, 500, seed=1)
     mean, deviation = features.mean(0), features.std(0)
-    inputs, asked = (torch.from_numpy((values - mean) / deviation) for values in (features, fresh))
-    target, found = torch.from_numpy(label.astype(np.float32)), {}
+    inputs, fresh_inputs = (torch.from_numpy((values - mean) / deviation) for values in (features, fresh))
+    target, figures = torch.from_numpy(label.astype(np.float32)), {}
     for name, towers in (("plain", False), ("position", True)):
         runs = []
         for seed in range(seeds):
@@ -91,9 +91,9 @@ def placed(world: World, requests: int, seeds: int) -> dict[str, dict[str, float
                 torch.nn.functional.binary_cross_entropy_with_logits(logits[:, 0], target).backward()
                 optimizer.step()
             with torch.no_grad():
-                runs.append(against(truth, network(asked)[:, 0].sigmoid().double().numpy()))
-        found[name] = mean_and_spread(runs)
-    return found
+                runs.append(against(truth, network(fresh_inputs)[:, 0].sigmoid().double().numpy()))
+        figures[name] = mean_and_spread(runs)
+    return figures
 
 
 def main() -> None:
@@ -117,19 +117,19 @@ def main() -> None:
         held_out = np.asarray(features.columns["split"]) > 0
         rows = np.flatnonzero(held_out & (tables.impressions["policy"] == "random").to_numpy())
         pairs = (features.columns[name][rows].astype(np.int64) for name in ("user_rows", "video_rows", "time_ms"))
-        truth, found = world.truth(*pairs).probability["long_view"], {}
-        for name, how in WAYS.items():
-            configs = [composed([*words, *how, f"seed={seed}"]) for seed in range(options.seeds)]
+        truth, ways = world.truth(*pairs).probability["long_view"], {}
+        for name, changes in WAYS.items():
+            configs = [composed([*words, *changes, f"seed={seed}"]) for seed in range(options.seeds)]
             predicted = [predictions_of(config, features, rows)[:, LONG_VIEW].astype(np.float64) for config in configs]
-            found[name] = mean_and_spread([against(truth, each) for each in predicted])
-            print(name, metrics.rounded(found[name], 4), file=sys.stderr, flush=True)
-    found = {
-        "ways": found,
+            ways[name] = mean_and_spread([against(truth, each) for each in predicted])
+            print(name, metrics.rounded(ways[name], 4), file=sys.stderr, flush=True)
+    result = {
+        "ways": ways,
         "placed": placed(world, options.slates, options.seeds),
         "rows": len(rows),
         "impressions": len(tables.impressions),
     }
-    print(json.dumps(metrics.rounded(found, 4)))
+    print(json.dumps(metrics.rounded(result, 4)))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""The feature stage, Parquet in to training columns out: `python -m benchmarks.features --impressions 20000000`.
+"""Time the feature stage, from Parquet to training columns: `python -m benchmarks.features --impressions 20000000`.
 
-A random log with a heavy tail, 14 days long and longer where a day would exceed 1.5 million impressions. Keys grow with its
+The log is random with a heavy tail, 14 days long, or longer so that no day exceeds 1.5 million impressions. Keys grow with its
 rows: a viewer every 40 impressions, a video every 100. A viewer comes for a session of a dozen impressions, in requests of six.
 Another process writes the log, and compilation is done before the clock starts. The last line is one JSON object: `peak_mb` is
-the process's highest resident size, `start_s` what a log of 5,000 impressions takes, `ns_per_impression` leaves that out.
+the process's highest resident size, `start_s` the time of a log of 5,000 impressions, which `ns_per_impression` leaves out.
 """
 
 import argparse
@@ -35,15 +35,15 @@ SESSION, REQUEST = 12, 6  # impressions of each
 
 
 def write_log(folder: Path, impressions: int, seed: int) -> None:
-    """Random tables of the simulated platform's layout, a day at a time."""
+    """Write random tables in the layout of the simulated platform, day by day."""
     random, schema = np.random.default_rng(seed), FeatureSchema.load(Path("conf/features/world.yaml"))
     users, videos = max(impressions // 40, 50), max(impressions // 100, 50)
     days = max(DAYS, -(-impressions // ROWS_A_DAY))
     rows, written = np.diff(np.linspace(0, impressions, days + 1).astype(int)), []
     of_users, of_videos = users_of(users, random), videos_of(videos, random)
-    for place in range(days):
-        day = FIRST + timedelta(days=place)
-        tables = whole(Tables(impressions_of(day, rows[place], users, videos, random), of_users, of_videos), schema)
+    for number in range(days):
+        day = FIRST + timedelta(days=number)
+        tables = whole(Tables(impressions_of(day, rows[number], users, videos, random), of_users, of_videos), schema)
         if not written:
             begin(folder, tables)
         written.append(write_day(folder, str(day), tables.impressions))
@@ -59,7 +59,7 @@ def whole(tables: Tables, schema: FeatureSchema) -> Tables:
 
 
 def impressions_of(day: date, rows: int, users: int, videos: int, random: np.random.Generator) -> pl.DataFrame:
-    """One day: sessions of viewers some of whom come often, a request every minute and a half."""
+    """Draw one day: sessions of viewers, some of them frequent, with a request every minute and a half."""
     session = np.arange(rows) // SESSION
     starts = random.integers(0, DAY_MS - 1_800_000, session[-1] + 1)
     viewers = (users * random.random(session[-1] + 1) ** 2).astype(np.int64)
@@ -114,7 +114,7 @@ def build(folder: Path, out: Path, schema: FeatureSchema) -> float:
 
 @njit
 def updates(layout, viewers, items, video_rows, tags, amounts):
-    """Online counter updates, one event after another, each of a viewer, a video and its creator."""
+    """Update online counters event by event, each of a viewer, a video and its creator."""
     for i in range(video_rows.size):
         row = video_rows[i]
         at, viewer = 1e12 + 1000.0 * i, viewers[i % viewers.shape[0]]
@@ -154,7 +154,7 @@ def main() -> None:
         seconds = build(work / "log", work / "out", schema)
         parts = [path for part in ("columns", "watches") for path in (work / "out" / part).iterdir()]
         written_bytes = sum(path.stat().st_size for path in parts)
-    found = {
+    figures = {
         "impressions": options.impressions,
         "impressions_per_s": round(options.impressions / seconds),
         "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
@@ -164,7 +164,7 @@ def main() -> None:
         "update_us": round(update_us(schema), 2),
         "viewer_state_bytes": 8 * Layout.of(schema.state).viewer,
     }
-    print(json.dumps(found))
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """Compare framings and watch-time heads: `python -m benchmarks.framing [key=value ...]`, on the built features of a log.
 
 Trains the network of conf/model/dcn.yaml under every conf/loss, with log seconds, and under every conf/watch_time, with the
-usual loss; figures are of the validation days, mean and spread over seeds. `score` is what ranks by: the long-view head, or the
-seconds where no outcome is trained. Of seconds, `raw/...` are as predicted, `calibrated/...` by curves
-fitted on one half of the viewers and measured on the other, both ways; `truth` compares with the world's own expectation of a
-video that is looked at (`World.truth`), where the log is the sample. `own_spread` is how far s / (s + 30), as the value reads
-seconds s, stands from what the long-view head says already (standard deviation). The last line is one JSON object.
+usual loss; figures are of the validation days, mean and spread over seeds. The score is the long-view head, or the seconds if
+no outcome is trained. `raw/...` evaluates seconds as predicted, `calibrated/...` after curves fitted on one half of the viewers
+and applied to the other, both ways. `truth` compares with the expected seconds of an examined video (`World.truth`), if the log
+is the sample. `own_spread` is the standard deviation of s / (s + 30), the term of seconds s in the value, that the long-view
+head does not explain. The last line is one JSON object.
 """
 
 import argparse
@@ -30,57 +30,58 @@ from watchnext.types import TARGETS
 
 LONG_VIEW = TARGETS.index("long_view")
 LOSSES = ("multi_task", "classification", "regression", "pairwise", "listwise", "mixture")
-LOG_SECONDS = "watch_time@model.module.watch_time=log_seconds"  # the head that any loss can do with
+LOG_SECONDS = "watch_time@model.module.watch_time=log_seconds"  # a head that works with any loss
 HEADS = ("log_seconds", "weighted_odds", "duration_quantile", "ordinal", "tree", "mixture")
 
 
 def fitted(config: DictConfig, features: FeatureSet, *, seed: int) -> tuple[Trainable, dict[str, float]]:
-    """The model that the configuration describes, trained, and the figures of the fit."""
+    """Fit the configured model; return it with the figures of the fit."""
     module = built(instantiate(config.model.module), features, seed=seed)
     return module, module.fit(Training(seed, partial(instantiate, config.trainer)))
 
 
 def predictions_of(config: DictConfig, features: FeatureSet, rows: np.ndarray) -> np.ndarray:
-    """Predictions (n, T) of `rows` by the network that the configuration describes, trained."""
+    """Fit the configured network and return its predictions (n, T) of `rows`."""
     return scored(features, fitted(config, features, seed=config.seed)[0].network, rows)
 
 
 def cross_calibrated(predictions: np.ndarray, targets: np.ndarray, users: np.ndarray) -> np.ndarray:
-    """(n, T) seconds calibrated by curves of the viewers in the other half."""
-    found = predictions.copy()
+    """Calibrate the seconds of predictions (n, T) by curves of the viewers in the other half."""
+    calibrated = predictions.copy()
     for half in (0, 1):
-        mine = users % 2 == half
-        found[mine] = fit_calibration(predictions[~mine], targets[~mine], methods={"watch_s": "isotonic"})(predictions[mine])
-    return found
+        in_half = users % 2 == half
+        curves = fit_calibration(predictions[~in_half], targets[~in_half], methods={"watch_s": "isotonic"})
+        calibrated[in_half] = curves(predictions[in_half])
+    return calibrated
 
 
 def of_framing(features: FeatureSet, predictions: np.ndarray, rows: np.ndarray, loss: str) -> dict[str, float]:
-    """AUC, GAUC and nDCG@5 of long views by what the framing ranks by."""
+    """Return AUC, GAUC and nDCG@5 of long views under the score of a framing."""
     score = predictions[:, WATCH if loss == "regression" else LONG_VIEW]
     label, users = features.columns["targets"][rows, LONG_VIEW], features.columns["user_rows"][rows]
-    found = {"auc": metrics.auc(label, score), "gauc": metrics.gauc(label, score, users)}
-    found["ndcg@5"] = metrics.ndcg_at(label, score, users, 5)
-    return found | ({"ece": metrics.ece(label, score)} if loss != "regression" else {})
+    figures = {"auc": metrics.auc(label, score), "gauc": metrics.gauc(label, score, users)}
+    figures["ndcg@5"] = metrics.ndcg_at(label, score, users, 5)
+    return figures | ({"ece": metrics.ece(label, score)} if loss != "regression" else {})
 
 
 def of_head(features: FeatureSet, predictions: np.ndarray, rows: np.ndarray, truth: np.ndarray | None) -> dict[str, float]:
-    """Seconds as predicted and calibrated, against the log and against the truth (n,)."""
+    """Compare seconds, as predicted and calibrated, with the log and with the truth (n,)."""
     targets, users = features.columns["targets"][rows], features.columns["user_rows"][rows]
-    found = {}
+    figures = {}
     for name, values in (("raw", predictions), ("calibrated", cross_calibrated(predictions, targets, users))):
-        figures = metrics_of(features, values, "valid")
-        found |= {key.replace("valid", name): figures[key] for key in figures if key.endswith("watch_s")}
+        measured = metrics_of(features, values, "valid")
+        figures |= {key.replace("valid", name): measured[key] for key in measured if key.endswith("watch_s")}
         term, seconds = Value(weights={"watch_s": 1.0}).of(values), values[:, WATCH].astype(np.float64)
-        unsaid = 1.0 - np.corrcoef(term, values[:, LONG_VIEW])[0, 1] ** 2
-        found[f"{name}/own_spread"] = float(term.std() * np.sqrt(unsaid))
+        unexplained = 1.0 - np.corrcoef(term, values[:, LONG_VIEW])[0, 1] ** 2
+        figures[f"{name}/own_spread"] = float(term.std() * np.sqrt(unexplained))
         if truth is not None:
-            found[f"{name}/truth_rmse"] = float(np.sqrt(np.mean((seconds - truth) ** 2)))
-            found[f"{name}/truth_xauc"] = metrics.xauc(truth, seconds)
-    return found
+            figures[f"{name}/truth_rmse"] = float(np.sqrt(np.mean((seconds - truth) ** 2)))
+            figures[f"{name}/truth_xauc"] = metrics.xauc(truth, seconds)
+    return figures
 
 
 def truth_of(features: FeatureSet, rows: np.ndarray) -> np.ndarray:
-    """Expected seconds (n,) of the sample's impressions."""
+    """Return the expected seconds (n,) of the sample's impressions."""
     world = instantiate(composed(["data=world"]).data.loader)
     columns = {name: features.columns[name][rows] for name in ("user_rows", "video_rows", "time_ms")}
     return world.truth(*(values.astype(np.int64) for values in columns.values())).watch_ms / 1000.0
@@ -101,20 +102,20 @@ def main() -> None:
     truth = truth_of(features, rows) if options.heads and config.data.name == "sample" else None
 
     def framing(loss: str, seed: int) -> dict[str, float]:
-        how = [f"loss@model.module.loss={loss}", LOG_SECONDS, f"seed={seed}"]
-        return of_framing(features, predictions_of(composed([*words, *how]), features, rows), rows, loss)
+        choice = [f"loss@model.module.loss={loss}", LOG_SECONDS, f"seed={seed}"]
+        return of_framing(features, predictions_of(composed([*words, *choice]), features, rows), rows, loss)
 
     def watch_time(head: str, seed: int) -> dict[str, float]:
-        how = [f"watch_time@model.module.watch_time={head}", f"seed={seed}"]
-        predictions = predictions_of(composed([*words, *how]), features, rows)
+        choice = [f"watch_time@model.module.watch_time={head}", f"seed={seed}"]
+        predictions = predictions_of(composed([*words, *choice]), features, rows)
         return of_head(features, predictions, rows, truth) | of_framing(features, predictions, rows, "multi_task")
 
-    found: dict = {"framing": {}, "watch_time": {}, "rows": len(rows), "seeds": options.seeds}
+    results: dict = {"framing": {}, "watch_time": {}, "rows": len(rows), "seeds": options.seeds}
     for part, names, measured in (("framing", options.losses, framing), ("watch_time", options.heads, watch_time)):
         for name in names:
-            found[part][name] = mean_and_spread([measured(name, seed) for seed in range(options.seeds)])
-            print(name, metrics.rounded(found[part][name], 4), file=sys.stderr, flush=True)
-    print(json.dumps(metrics.rounded(found, 4)))
+            results[part][name] = mean_and_spread([measured(name, seed) for seed in range(options.seeds)])
+            print(name, metrics.rounded(results[part][name], 4), file=sys.stderr, flush=True)
+    print(json.dumps(metrics.rounded(results, 4)))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""The vector index at scale: `python -m benchmarks.index --videos 1000000`.
+"""Build and search the vector index at scale: `python -m benchmarks.index --videos 1000000`.
 
-A world is simulated, goes through the feature stage, and trains the two towers for `--steps` batches; above a million videos
-the video tower then embeds a larger world of the same tastes. Queries are held-out long views. Every search is filtered: by a
-region (half of the creators are licensed there), by safety (what is safe, 94%) and by 500 seen videos, drawn from the viewer's
-own 3,000 nearest, where a filter hurts. `narrow` is a region of one creator in twenty.
+A simulated world goes through the feature stage and trains the two towers for `--steps` batches; above a million videos the
+video tower then embeds a larger world of the same tastes. Queries are held-out long views. Every search is filtered: by a
+region (half of the creators are licensed there), by safety (94% are safe) and by 500 seen videos, drawn from the viewer's 3,000
+nearest, where a filter costs most. `narrow` is a region of one creator in twenty.
 
-Building has all cores; searching has one. Recall is that of the exact answer under the same filters. `bytes_per_video` is all
-that is on disk; of 64-wide vectors 256 B are the float32 ones that have the last word, which are mapped, and `resident_bytes`
-is the rest. `build_s` is k-means, lists and codes. `peak_mb` is the largest resident size of building and searching, mapped
-files included; it is not that of making the vectors. `--work DIR` keeps what was made. The last line is one JSON object.
+Building uses all cores, searching one. Recall is relative to exact search under the same filters. `bytes_per_video` counts all
+files; 256 B of it are the 64-wide float32 vectors of the final scores, which are mapped, and `resident_bytes` is the rest.
+`build_s` covers k-means, lists and codes. `peak_mb` is the largest resident size of building and searching, mapped files
+included, without the making of the vectors. `--work DIR` keeps all files. The last line is one JSON object.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def peak_mb() -> int:
 
 
 def make_towers(work: Path, videos: int, users: int, steps: int) -> None:
-    """World > features > trained towers, in `work`/towers. The last of three days is left over, the second is validation."""
+    """Train towers on a world of three days, in `work`/towers: one trains, one validates, one stays unused."""
     import pytorch_lightning as pl
 
     from watchnext.cli import composed, instantiate
@@ -66,7 +66,7 @@ def make_towers(work: Path, videos: int, users: int, steps: int) -> None:
 
 
 def make_catalogue(work: Path, videos: int, folder: Path) -> None:
-    """vectors (V, D), creators (V,) and safety (V,) of a world of `videos`, block by block, in `folder`."""
+    """Write vectors (V, D), creators (V,) and safety (V,) of a world of `videos` to `folder`, block by block."""
     import polars as pl
     import torch
 
@@ -91,7 +91,7 @@ def make_catalogue(work: Path, videos: int, folder: Path) -> None:
             np.save(aside / f"{name}.npy", np.concatenate(arrays))
 
 
-def build(catalogue: Path, folder: Path, lists: int, compared: int, found: Path) -> None:
+def build(catalogue: Path, folder: Path, lists: int, compared: int, report: Path) -> None:
     from watchnext.retrieval.index.lists import Lists
     from watchnext.retrieval.index.segments import VideoIndex
 
@@ -105,14 +105,14 @@ def build(catalogue: Path, folder: Path, lists: int, compared: int, found: Path)
         "build_s": round(seconds, 1),
         "build_cpu_s": round(cpu, 1),
         "bytes_per_video": round(sum(sizes.values()) / len(index), 1),
-        "resident_bytes": round((sum(sizes.values()) - sizes["vectors.npy"]) / len(index) + 4, 1),  # 4: the place of a row
+        "resident_bytes": round((sum(sizes.values()) - sizes["vectors.npy"]) / len(index) + 4, 1),  # 4: the position of a row
         "peak_mb": peak_mb(),
     }
-    found.write_text(json.dumps(facts))
+    report.write_text(json.dumps(facts))
 
 
-def search(catalogue: Path, folder: Path, towers: Path, queries: int, found: Path) -> None:
-    """Recall and time of every query, one at a time, on one core."""
+def search(catalogue: Path, folder: Path, towers: Path, queries: int, report: Path) -> None:
+    """Measure recall and time of every query, one at a time, on one core."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     from watchnext.retrieval.index.live import LiveIndex
     from watchnext.retrieval.index.prefilter import StaticMask
@@ -124,14 +124,14 @@ def search(catalogue: Path, folder: Path, towers: Path, queries: int, found: Pat
     chosen = every[:: max(len(every) // queries, 1)][:queries]
     live = LiveIndex(VideoIndex.load(folder))
     licensed = random.random(creators.max() + 1)
-    shelves = {name: StaticMask((licensed < part)[creators] & (safety == 0)) for name, part in (("", 0.5), ("narrow_", 0.05))}
-    facts = {"queries": len(chosen), "kept": round(float(shelves[""].mask.mean()), 3),
-             "narrow_kept": round(float(shelves["narrow_"].mask.mean()), 3)}  # fmt: skip
-    probes = _probes(vectors, chosen, {name: shelf.mask for name, shelf in shelves.items()}, random)
-    for name, shelf in shelves.items():
-        facts |= _measured(live, chosen, shelf, name, probes)
+    masks = {name: StaticMask((licensed < part)[creators] & (safety == 0)) for name, part in (("", 0.5), ("narrow_", 0.05))}
+    facts = {"queries": len(chosen), "kept": round(float(masks[""].mask.mean()), 3),
+             "narrow_kept": round(float(masks["narrow_"].mask.mean()), 3)}  # fmt: skip
+    probes = _probes(vectors, chosen, {name: static_mask.mask for name, static_mask in masks.items()}, random)
+    for name, static_mask in masks.items():
+        facts |= _measured(live, chosen, static_mask, name, probes)
     facts["peak_mb"] = peak_mb()
-    found.write_text(json.dumps(facts))
+    report.write_text(json.dumps(facts))
 
 
 def _probes(vectors: np.ndarray, queries: np.ndarray, masks: dict[str, np.ndarray], random: np.random.Generator) -> list[dict]:
@@ -150,15 +150,15 @@ def _probes(vectors: np.ndarray, queries: np.ndarray, masks: dict[str, np.ndarra
     return probes
 
 
-def _measured(live, queries: np.ndarray, shelf, name: str, probes: list[dict]) -> dict:
+def _measured(live, queries: np.ndarray, static_mask, name: str, probes: list[dict]) -> dict:
     from watchnext.retrieval.index.prefilter import PreFilter
 
-    for query, probe in zip(queries[:20], probes, strict=False):  # compiles, and fills the caches that serving has full
-        live.search(query[None], K, PreFilter(shelf, probe["seen"]))
+    for query, probe in zip(queries[:20], probes, strict=False):  # compile, and fill the caches as in serving
+        live.search(query[None], K, PreFilter(static_mask, probe["seen"]))
     times, cpu, hits = [], [], 0
     for query, probe in zip(queries, probes, strict=True):
         began, cpu_began = time.perf_counter(), time.thread_time()
-        rows, _ = live.search(query[None], K, PreFilter(shelf, probe["seen"]))
+        rows, _ = live.search(query[None], K, PreFilter(static_mask, probe["seen"]))
         cpu.append(1e3 * (time.thread_time() - cpu_began))
         times.append(1e3 * (time.perf_counter() - began))
         hits += len(np.intersect1d(rows[0], probe[name]))
@@ -171,7 +171,7 @@ def _measured(live, queries: np.ndarray, shelf, name: str, probes: list[dict]) -
 
 
 def apart(function: Callable, *arguments: object) -> None:
-    """In a process of its own, so that its peak is its own. Raises where it fails."""
+    """Run a function in a new process, which has its own memory peak. Exits if it fails."""
     process = multiprocessing.get_context("spawn").Process(target=function, args=arguments)
     process.start()
     process.join()
@@ -180,16 +180,16 @@ def apart(function: Callable, *arguments: object) -> None:
 
 
 def measured(work: Path, options: argparse.Namespace) -> dict:
-    catalogue, folder, found = work / f"catalogue-{options.videos}", work / "index", work / "found.json"
+    catalogue, folder, report = work / f"catalogue-{options.videos}", work / "index", work / "report.json"
     if not (work / "towers").exists():
         apart(make_towers, work, min(options.videos, LARGEST_TRAINED), options.users, options.steps)
     if not catalogue.exists():
         apart(make_catalogue, work, options.videos, catalogue)
-    apart(build, catalogue, folder, options.lists, options.compared, found)
-    facts = json.loads(found.read_text())
+    apart(build, catalogue, folder, options.lists, options.compared, report)
+    facts = json.loads(report.read_text())
     os.environ["OMP_NUM_THREADS"] = "1"
-    apart(search, catalogue, folder, work / "towers", options.queries, found)
-    searched = json.loads(found.read_text())
+    apart(search, catalogue, folder, work / "towers", options.queries, report)
+    searched = json.loads(report.read_text())
     searched["peak_mb"] = max(facts.pop("peak_mb"), searched.pop("peak_mb"))
     return {"videos": options.videos, "lists": options.lists, "compared": options.compared} | searched | facts
 

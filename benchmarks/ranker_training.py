@@ -1,13 +1,13 @@
-"""Training of DCN-V2 on wide categorical rows: `python -m benchmarks.ranker_training --impressions 500000`.
+"""Train DCN-V2 on wide categorical rows: `python -m benchmarks.ranker_training --impressions 500000`.
 
 78 categorical fields, 16 numbers each: the ids of viewer and video, surface, hour and weekday, and attributes of viewers,
 videos and requests that are drawn with 4 to 20,000 values each, beside the impressions of the simulated world. They go through
 the real feature stage (a state of one counter is all it keeps), and then the recipe `model=dcn` trains through Lightning, with
 3 cross layers of rank 64, an MLP 256-128, no attention, batches of 4,096, bf16 where the processor has AMX. The clock covers
 everything between the first batch after `WARM` and the last: reading and encoding from mapped columns, forward, backward,
-clipping, the optimizer, logging. `input_ms` is the first of these alone, a batch; `shares` is what a profiler says of some
-batches more. `anonymous_mb` is memory that the system cannot drop and read again at the end of training, `mapped_mb` what
-training maps. The last line is one JSON object.
+clipping, the optimizer, logging. `input_ms` is the first of these alone, per batch; `shares` is a profile of some further
+batches. `anonymous_mb` is the memory at the end of training that is not backed by files, `mapped_mb` the size of the mapped
+files. The last line is one JSON object.
 """
 
 import argparse
@@ -38,9 +38,9 @@ from watchnext.ranking.training.ranking_module import RankingModule
 from watchnext.schema import FeatureSchema
 from watchnext.simulator.world import World
 
-WARM, LOOKED_AT = 10, 8  # batches before the clock starts, and batches for the profiler
+WARM, PROFILED = 10, 8  # batches before the clock starts, and batches for the profiler
 ATTRIBUTES = {"user": 29, "video": 39, "context": 5}  # beside user_id, video_id, surface, hour, weekday: 78 in all
-VALUES = (4, 20_000)  # how many an attribute has, evenly spread in orders of magnitude
+VALUES = (4, 20_000)  # fewest and most of an attribute, spaced geometrically
 PLAIN = ["model.module.hide=[]", "model.module.watch_time=null"]
 NETWORK = {"embedding": 16, "interest": "null", "cross_layers": 3, "rank": 64, "hidden": "[256,128]"}
 
@@ -48,7 +48,7 @@ NETWORK = {"embedding": 16, "interest": "null", "cross_layers": 3, "rank": 64, "
 def schema() -> FeatureSchema:
     """Declare 78 categorical fields and a minimal state."""
     fields = {"user_id": "user", "video_id": "video", "surface": "context"}
-    fields |= {f"{entity}_{place}": entity for entity, count in ATTRIBUTES.items() for place in range(count)}
+    fields |= {f"{entity}_{number}": entity for entity, count in ATTRIBUTES.items() for number in range(count)}
     features = {name: {"kind": "categorical", "entity": entity} for name, entity in fields.items()}
     features |= {name: {"kind": "categorical", "entity": "context", "expression": name} for name in ("hour", "weekday")}
     state = {"counts": ["impression"], "half_lives_h": [24.0], "history": 1, "seen": 1, "tags_kept": 1, "creators_kept": 1}
@@ -59,8 +59,8 @@ def with_attributes(frame: pl.DataFrame, entity: str, random: np.random.Generato
     """Add attributes with few frequent and many rare values."""
     sizes = np.geomspace(*VALUES, ATTRIBUTES[entity]).astype(np.int64)
     return frame.with_columns(
-        pl.Series(f"{entity}_{place}", (size * random.random(len(frame)) ** 2).astype(np.int64))
-        for place, size in enumerate(sizes)
+        pl.Series(f"{entity}_{number}", (size * random.random(len(frame)) ** 2).astype(np.int64))
+        for number, size in enumerate(sizes)
     )
 
 
@@ -112,7 +112,7 @@ def fit(features: FeatureSet, overrides: list[str], *, steps: int, seed: int) ->
     config = composed(["model=dcn", precision, *network, *PLAIN, "model.module.batch_size=4096", *overrides])
     lightning.seed_everything(seed, workers=True, verbose=False)
     module, clock = instantiate(config.model.module)(features=features), RowClock(steps=steps)
-    fit_steps(config, module, steps=WARM + steps + LOOKED_AT, seed=seed, callbacks=[clock])
+    fit_steps(config, module, steps=WARM + steps + PROFILED, seed=seed, callbacks=[clock])
     return module, clock
 
 

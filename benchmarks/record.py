@@ -2,7 +2,7 @@
 
 Streams `python -m benchmarks.NAME ARGUMENT ...` and writes the JSON object of its last line to
 benchmarks/results/NAME[-LABEL].json, with the command, the machine, the date, the commit and the seconds taken. `make docs`
-renders the documentation from these files. A path of this machine never gets into one: keep it in a variable whose name ends in
+renders the documentation from these files. Records hold no path of this machine: keep it in a variable whose name ends in
 _ROOT, _FILE or _PYTHON, and the recorded command shows the variable.
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 RESULTS = Path(__file__).parent / "results"
 PRIVATE = re.compile(r"_(ROOT|FILE|PYTHON)$")
 MACHINE_PATH = re.compile(r"(^|=)(/|~|\.\.)")
-SHOWN_VARIABLES = ("ONEDNN_MAX_CPU_ISA", "OMP_NUM_THREADS")  # they change what is measured
+SHOWN_VARIABLES = ("ONEDNN_MAX_CPU_ISA", "OMP_NUM_THREADS")  # they change the measurement
 MEASURED = ("src", "benchmarks", "conf", "data", "train.py", "dvc.yaml", "params.yaml")
 SHOWN_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "amx_bf16")
 
@@ -31,7 +31,7 @@ class PrivatePathError(ValueError):
 
 
 def shown(word: str, variables: Mapping[str, str]) -> str:
-    """Write an argument with variables in place of the paths they hold. Raises PrivatePathError where a path is left."""
+    """Replace the paths in an argument by their variables. Raises PrivatePathError for a remaining path."""
     for name, value in variables.items():
         if value and PRIVATE.search(name):
             word = word.replace(value, f"${name}")
@@ -44,14 +44,14 @@ def shown(word: str, variables: Mapping[str, str]) -> str:
 
 
 def command_of(name: str, arguments: Sequence[str], variables: Mapping[str, str]) -> str:
-    """The command as documentation shows it."""
+    """Return the command as documentation shows it."""
     settings = [f"{key}={variables[key]}" for key in SHOWN_VARIABLES if key in variables]
     words = ["python", "-m", f"benchmarks.{name}", *(shown(word, variables) for word in arguments)]
     return " ".join([*settings, *words])
 
 
 def machine() -> dict[str, object]:
-    """Processor, cores this process may use, instruction sets that change speed, memory and accelerator."""
+    """Describe processor, usable cores, instruction sets that change speed, and memory."""
     facts = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
     facts = {key.strip(): value.strip() for key, value in facts.items()}
     flags = facts.get("flags", "").split()
@@ -65,7 +65,7 @@ def machine() -> dict[str, object]:
 
 
 def commit() -> str:
-    """The checked-out commit, with a plus where code or data differ from it."""
+    """Return the checked-out commit, with a plus if code or data differ from it."""
     changed = _git("status", "--porcelain", "--untracked-files=no", "--", *MEASURED, ":!benchmarks/results")
     return _git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
 
@@ -75,12 +75,12 @@ def _git(*words: str) -> str:
 
 
 def last_line(name: str, arguments: Sequence[str]) -> str:
-    """Run the benchmark and return its last line. Exits as the benchmark does where it fails."""
+    """Run the benchmark and return its last line. Exits with its status if it fails."""
     return last_line_of([sys.executable, "-m", f"benchmarks.{name}", *arguments])
 
 
 def last_line_of(words: Sequence[str]) -> str:
-    """Run a program, show what it prints, and return its last line with text. Exits as the program does where it fails."""
+    """Run a program, show what it prints, and return its last line with text. Exits with its status if it fails."""
     line = ""
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as running:
         for printed in running.stdout:
@@ -117,7 +117,7 @@ def record(name: str, arguments: Sequence[str], *, label: str | None, results: P
 
 
 def benchmarks() -> list[str]:
-    """The names of the benchmarks, dotted."""
+    """Return the dotted names of the benchmarks."""
     folder = Path(__file__).parent
     paths = [path.relative_to(folder).with_suffix("") for at in ("", "whole") for path in (folder / at).glob("[a-z]*.py")]
     return sorted(".".join(path.parts) for path in paths if path.name not in ("record", "rectools_sasrec"))
@@ -125,7 +125,7 @@ def benchmarks() -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--label", help="tells runs of one benchmark apart: NAME-LABEL.json")
+    parser.add_argument("--label", help="distinguishes runs of one benchmark: NAME-LABEL.json")
     parser.add_argument("name", choices=benchmarks(), metavar="NAME", help=", ".join(benchmarks()))
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     options = parser.parse_args()

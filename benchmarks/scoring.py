@@ -1,12 +1,12 @@
-"""Features and scores of one viewer's candidates, as they are served: `python -m benchmarks.scoring --candidates 500`.
+"""Time the features and scores of one viewer's candidates, as they are served: `python -m benchmarks.scoring --candidates 500`.
 
-In process and on one core, on the release that `dvc repro` built, over a fresh store in a temporary folder. A request reads
-the viewer's record, the records of candidates drawn from the whole catalogue, encodes both (`features_ms`), runs the compiled
-ranker and calibrates (`model_ms`); known viewers take turns, and the first requests are left out. Medians and the 99th
-percentile are of f32, and of bf16 where the processor has it (AMX or AVX-512 BF16), else null; at the top stand the faster.
-`ONEDNN_MAX_CPU_ISA=AVX2` before the command shows what a processor without AVX-512 would do.
-`cpu_ms` is the mean of the processor's time, which programs beside this one disturb less. `rank/...` and `apart` compare the
-compiled ranker with the trained network on held-out impressions. The last line is one JSON object.
+In process and on one core, on the release that `dvc repro` built, over a fresh store in a temporary folder. A request reads the
+viewer's record, the records of candidates drawn from the whole catalogue, encodes both (`features_ms`), runs the compiled
+ranker and calibrates (`model_ms`); known viewers take turns, and the first requests are left out. Medians and 99th percentiles
+are given for f32 and, if the processor has it (AMX or AVX-512 BF16), for bf16, else null; those of the faster come first.
+`ONEDNN_MAX_CPU_ISA=AVX2` before the command measures a processor without AVX-512. `cpu_ms` is the mean processor time, which
+other running programs disturb less. `rank/...` and `apart` compare the compiled ranker with the trained network on held-out
+impressions. The last line is one JSON object.
 """
 
 import argparse
@@ -60,18 +60,18 @@ def requests_of(release: Release, store: Store, *, count: int, candidates: int, 
     random, users = np.random.default_rng(seed), store.viewer_ids(count)
     return [
         (
-            Request(str(place), users[place % len(users)], 20, release.as_of_ms + 1 + 1000 * place),
+            Request(str(i), users[i % len(users)], 20, release.as_of_ms + 1 + 1000 * i),
             random.choice(len(release.catalogue), candidates, replace=False),
         )
-        for place in range(count)
+        for i in range(count)
     ]
 
 
-def measured(scoring: Scoring, asked: list[tuple[Request, np.ndarray]]) -> dict[str, float]:
-    for request, rows in asked[:WARM]:
+def measured(scoring: Scoring, requests: list[tuple[Request, np.ndarray]]) -> dict[str, float]:
+    for request, rows in requests[:WARM]:
         scoring(request, rows)
     worked = time.process_time()
-    features_ms, model_ms = np.array([scoring(request, rows)[1:] for request, rows in asked[WARM:]]).T
+    features_ms, model_ms = np.array([scoring(request, rows)[1:] for request, rows in requests[WARM:]]).T
     cpu_ms = 1e3 * (time.process_time() - worked) / len(features_ms)
     return {
         "p50_ms": float(np.median(features_ms + model_ms)),
@@ -82,14 +82,14 @@ def measured(scoring: Scoring, asked: list[tuple[Request, np.ndarray]]) -> dict[
     }
 
 
-def of_precision(precision: str, release: Release, outputs: Path, store: Store, asked: list) -> dict[str, float]:
+def of_precision(precision: str, release: Release, outputs: Path, store: Store, requests: list) -> dict[str, float]:
     compiled = CompiledRanker.load(release.folder / "graphs", precision=precision)
     scoring = Scoring(release, store, compiled)
-    if precision == "f32":  # the clock must not look at other code than what serves
-        np.testing.assert_array_equal(scoring(*asked[0])[0], Recommender(release, store).score(*asked[0]))
+    if precision == "f32":  # measure the code that serves
+        np.testing.assert_array_equal(scoring(*requests[0])[0], Recommender(release, store).score(*requests[0]))
     features = FeatureSet.load(outputs / "features")
     ranker = Ranker.load(outputs / "ranker", schema=features.pipeline.schema, repair="dvc repro ranker")
-    return measured(scoring, asked) | parity(compiled, ranker.network, features, features.rows("valid"))
+    return measured(scoring, requests) | parity(compiled, ranker.network, features, features.rows("valid"))
 
 
 @exits_on(FileNotFoundError, ReleaseError, ValueError)
@@ -105,21 +105,24 @@ def main() -> None:
     release = Release.load(last_built(options.releases, options.outputs))
     with TemporaryDirectory(prefix="watchnext-benchmark-") as folder:
         store = Store.open(Path(folder), release)
-        asked = requests_of(release, store, count=WARM + options.requests, candidates=options.candidates, seed=options.seed)
-        found: dict[str, Mapping | None] = {"f32": of_precision("f32", release, options.outputs, store, asked), "bf16": None}
+        requests = requests_of(release, store, count=WARM + options.requests, candidates=options.candidates, seed=options.seed)
+        by_precision: dict[str, Mapping | None] = {
+            "f32": of_precision("f32", release, options.outputs, store, requests),
+            "bf16": None,
+        }
         if "ONEDNN_MAX_CPU_ISA" not in os.environ and (has_amx() or torch.cpu._is_avx512_bf16_supported()):
-            found["bf16"] = of_precision("bf16", release, options.outputs, store, asked)
+            by_precision["bf16"] = of_precision("bf16", release, options.outputs, store, requests)
         store.close()
-    best = min((name for name in found if found[name]), key=lambda name: found[name]["p50_ms"])
-    about = {
+    best = min((name for name in by_precision if by_precision[name]), key=lambda name: by_precision[name]["p50_ms"])
+    setting = {
         "precision": best,
         "cores": 1,
         "instructions": os.environ.get("ONEDNN_MAX_CPU_ISA", get_cpu_capability()),
         "release": release.id,
     }
-    about |= {"videos": len(release.catalogue), "candidates": options.candidates, "requests": options.requests}
-    times = {name: value for name, value in found[best].items() if name.endswith("_ms")}
-    print(json.dumps(rounded(times | about | found, 6)))
+    setting |= {"videos": len(release.catalogue), "candidates": options.candidates, "requests": options.requests}
+    times = {name: value for name, value in by_precision[best].items() if name.endswith("_ms")}
+    print(json.dumps(rounded(times | setting | by_precision, 6)))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Cost of one request, and sizes of state and release: `python -m benchmarks.serving --requests 500`.
 
 In process, on `releases/current`, over a fresh durable store in a temporary folder, one request after another, without HTTP.
-The last line is one JSON object: times in ms a request and us an event, sizes in bytes; `load_s` and `open_s` are what a server
-takes to start, the release checked and loaded, and a new store built and all of it warm.
+The last line is one JSON object: times in ms per request and us per event, sizes in bytes. `load_s` and `open_s` are the two
+parts of a server's start: the release is checked and loaded, then a new store is built and everything is warmed up.
 """
 
 import argparse
@@ -25,11 +25,12 @@ from watchnext.types import Request
 
 def events_of(answer: Answer) -> list[Event]:
     """Events for a slate shown and watched completely."""
-    about = {"user_id": answer.request.user_id, "request_id": answer.request.request_id}
-    at = answer.request.as_of_ms
-    shown = [Event(kind="shown", video_id=video, known_at=at, **about) for video in answer.ids]
+    common = {"user_id": answer.request.user_id, "request_id": answer.request.request_id}
+    shown_ms = answer.request.as_of_ms
+    shown = [Event(kind="shown", video_id=video, known_at=shown_ms, **common) for video in answer.ids]
     watched = [
-        Event(kind="outcome", video_id=video, known_at=at + 1000, watch_ms=20_000, click=True, **about) for video in answer.ids
+        Event(kind="outcome", video_id=video, known_at=shown_ms + 1000, watch_ms=20_000, click=True, **common)
+        for video in answer.ids
     ]
     return shown + watched
 
@@ -94,8 +95,9 @@ def main() -> None:
     release = Release.load(current(options.releases))
     load_s = time.perf_counter() - began
     with TemporaryDirectory(prefix="watchnext-benchmark-") as folder:
-        found = measure(release, Path(folder), requests=options.requests, k=options.k) | sizes(release) | {"load_s": load_s}
-    print(json.dumps({"release": release.id, "videos": len(release.catalogue), "requests": options.requests, **rounded(found)}))
+        figures = measure(release, Path(folder), requests=options.requests, k=options.k) | sizes(release) | {"load_s": load_s}
+    run = {"release": release.id, "videos": len(release.catalogue), "requests": options.requests}
+    print(json.dumps(run | rounded(figures)))
 
 
 def rounded(nested: dict) -> dict:

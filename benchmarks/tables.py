@@ -1,14 +1,13 @@
-"""The sequence towers on tables of many ids: `python -m benchmarks.tables --videos 10000000`.
+"""Train the sequence towers on tables of many ids: `python -m benchmarks.tables --videos 10000000`.
 
-Histories of 20 watches: a viewer has two interests of 100 videos each, stays in one with probability .8, and moves on in it
-by one place, or two, or three, each half as likely as the one before. Videos of an interest are in no order by row. The
-towers of benchmarks/leave_one_out train on them as in benchmarks/training.py, each table in a process of its own, on
-`--steps` batches.
+Histories have 20 watches: a viewer has two interests of 100 videos each, stays in one with probability .8, and moves on in it
+by one, two or three positions, each half as likely as the one before. Videos of an interest are in no order by row. The towers
+of benchmarks/leave_one_out train on them as in benchmarks/training.py, each table in its own process, on `--steps` batches.
 
-`table_mb` and `optimizer_mb` are what the id table and its optimizer's state hold, `peak_mb` the highest resident size of the
-process, histories with it. `recall@10` is that of the last watch of 2,000 viewers among all videos; null above a million
+`table_mb` and `optimizer_mb` are the sizes of the id table and its optimizer state, `peak_mb` the highest resident size of the
+process, histories included. `recall@10` is that of the last watch of 2,000 viewers among all videos; null above a million
 videos. `billion_gb` is table and optimizer for 1e9 rows, by their bytes a row. "full_adam" is the table under dense Adam, whose
-gradient is as large as the table and stands in `peak_mb` alone. The last line is one JSON object.
+gradient is as large as the table and counts only in `peak_mb`. The last line is one JSON object.
 """
 
 import argparse
@@ -47,22 +46,22 @@ def walks(path: Path, *, videos: int, viewers: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     names = random.permutation(videos).astype(np.int32)
     first = random.integers(0, max(videos // INTEREST, 1), (viewers, 2)) * INTEREST
-    place = random.integers(0, INTEREST, (viewers, 2))
-    which, everyone = np.zeros(viewers, np.int64), np.arange(viewers)
+    position = random.integers(0, INTEREST, (viewers, 2))
+    interest, viewer_rows = np.zeros(viewers, np.int64), np.arange(viewers)
     rows = np.empty((viewers, LENGTH), np.int32)
     for step in range(LENGTH):
-        which ^= random.random(viewers) >= 0.8
-        moved = place[everyone, which] + np.minimum(random.geometric(0.5, viewers), 3)
-        place[everyone, which] = moved % INTEREST
-        rows[:, step] = names[np.minimum(first[everyone, which] + moved % INTEREST, videos - 1)]
+        interest ^= random.random(viewers) >= 0.8
+        moved = position[viewer_rows, interest] + np.minimum(random.geometric(0.5, viewers), 3)
+        position[viewer_rows, interest] = moved % INTEREST
+        rows[:, step] = names[np.minimum(first[viewer_rows, interest] + moved % INTEREST, videos - 1)]
     np.save(path, rows)
 
 
 def bytes_of(module: SequenceModule) -> tuple[int, int]:
     """Measure the table and its optimizer state."""
     tables, state = list(module.network.table.parameters()), module.trainer.optimizers[0].state
-    kept = [tensor for table in tables for tensor in state[table].values()]
-    return sum(table.nbytes for table in tables), sum(tensor.nbytes for tensor in kept)
+    states = [tensor for table in tables for tensor in state[table].values()]
+    return sum(table.nbytes for table in tables), sum(tensor.nbytes for tensor in states)
 
 
 def measure(path: Path, kind: str, *, videos: int, steps: int, seed: int, overrides: list[str]) -> dict:
@@ -71,9 +70,9 @@ def measure(path: Path, kind: str, *, videos: int, steps: int, seed: int, overri
     split = leave_one_out(histories)
     module, clock = fit(split, overrides_of(kind, videos) + overrides, steps=steps, seed=seed)
     table, optimizer = bytes_of(module)
-    found = {**clock.found(), "peak_mb": peak_mb(), "table_mb": table / 2**20, "optimizer_mb": optimizer / 2**20}
-    found["bytes_per_video"] = (table + optimizer) / videos
-    return found | {"recall@10": recall(module) if videos <= MEASURED else None}
+    result = {**clock.figures(), "peak_mb": peak_mb(), "table_mb": table / 2**20, "optimizer_mb": optimizer / 2**20}
+    result["bytes_per_video"] = (table + optimizer) / videos
+    return result | {"recall@10": recall(module) if videos <= MEASURED else None}
 
 
 def recall(module: SequenceModule) -> float:
@@ -102,9 +101,9 @@ def main() -> None:
         for kind in options.tables.split(","):
             with ProcessPoolExecutor(1, mp_context=spawn) as pool:  # one process each, to measure its own peak
                 tables[kind] = pool.submit(measure, path, kind, **sizes).result()
-    found = {"videos": options.videos, "viewers": viewers, "watches": viewers * LENGTH, "steps": options.steps}
+    run = {"videos": options.videos, "viewers": viewers, "watches": viewers * LENGTH, "steps": options.steps}
     billion = {kind: one["bytes_per_video"] for kind, one in tables.items()}  # bytes a row are GB a billion rows
-    print(json.dumps(rounded(found | {"tables": tables, "billion_gb": billion}, 4)))
+    print(json.dumps(rounded(run | {"tables": tables, "billion_gb": billion}, 4)))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""Training of the sequence towers on the simulated world: `python -m benchmarks.training --users 1000000 --videos 1000000`.
+"""Train the sequence towers on the simulated world: `python -m benchmarks.training --users 1000000 --videos 1000000`.
 
-A viewer's history is what they viewed long in `--days` days of the world's log; `--work DIR` keeps it. The towers of
-benchmarks/leave_one_out, 64 wide, with 256 shared negatives and a sparse table, train through Lightning for `--steps`
-batches of at most 6,400 places. An example is one predicted watch; the first batches and all before them are outside of
-`examples_per_s`. `examples_per_cpu_s` divides by the processor's seconds, all threads added, which programs beside this one
-disturb less. `peak_mb` is the highest resident size of a process that trains and does nothing else.
+A viewer's history is their long views in `--days` days of the world's log; `--work DIR` keeps the histories. The towers of
+benchmarks/leave_one_out, 64 wide, with 256 shared negatives and a sparse table, train through Lightning for `--steps` batches
+of at most 6,400 positions. An example is one predicted watch; `examples_per_s` leaves out start-up and the first batches.
+`examples_per_cpu_s` divides by processor seconds, summed over threads, which other running programs disturb less. `peak_mb` is
+the highest resident size of a process that only trains.
 
 `--rectools PYTHON` names an interpreter that has RecTools 0.19: after ours, its SASRec trains on the histories of the first
-`--rectools-users` viewers, on as many threads, with the same width, block, places, negatives and places a batch (128
-histories of 50), its own defaults otherwise. Its catalogue is what those viewers watched (`rectools_videos`), which is
-smaller than ours. The last line is one JSON object.
+`--rectools-users` viewers, on as many threads, with the same width, block, history length, negatives and positions per batch
+(128 histories of 50), and its defaults otherwise. Its catalogue has the videos that those viewers watched (`rectools_videos`)
+and is smaller than ours. The last line is one JSON object.
 """
 
 import argparse
@@ -62,7 +62,7 @@ class StepClock(lightning.Callback):
     def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         self.wall, self.cpu = time.perf_counter() - self.wall, time.process_time() - self.cpu
 
-    def found(self) -> dict[str, float]:
+    def figures(self) -> dict[str, float]:
         return {"examples_per_s": self.examples / self.wall, "examples_per_cpu_s": self.examples / self.cpu}
 
 
@@ -106,14 +106,14 @@ def long_views(path: Path, *, users: int, videos: int, days: int, seed: int) -> 
 
 
 def histories_in(folder: Path, options: argparse.Namespace) -> tuple[Sequences, Path]:
-    """Return kept histories in `folder`, or create them in a separate process."""
+    """Read the histories in `folder`; if there are none, create them in a separate process."""
     path = folder / f"histories-{options.users}-{options.videos}-{options.days}-{options.seed}.npz"
     if not path.exists():
         sizes = {name: getattr(options, name) for name in ("users", "videos", "days", "seed")}
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             pool.submit(long_views, path, **sizes).result()
-    with np.load(path) as kept:
-        return Sequences(kept["rows"], kept["starts"], options.videos), path
+    with np.load(path) as arrays:
+        return Sequences(arrays["rows"], arrays["starts"], options.videos), path
 
 
 def rectools(python: str, path: Path, *, users: int, steps: int) -> dict:
@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--days", type=int, default=7)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--work", type=Path, metavar="DIR", help="where histories are kept from run to run")
+    parser.add_argument("--work", type=Path, metavar="DIR", help="keep the histories in this folder for later runs")
     parser.add_argument("--rectools", metavar="PYTHON", help="an interpreter that has RecTools 0.19")
     parser.add_argument("--rectools-users", type=int, default=200_000)
     parser.add_argument("--rectools-steps", type=int, default=20)
@@ -145,14 +145,14 @@ def main() -> None:
         work.mkdir(parents=True, exist_ok=True)
         histories, path = histories_in(work, options)
         _, clock = fit(leave_one_out(histories), options.overrides, steps=options.steps, seed=options.seed)
-        found = {name: getattr(options, name) for name in ("users", "videos", "days", "steps")}
-        found |= {"watches": len(histories.rows), **clock.found(), "examples": clock.examples, "peak_mb": peak_mb()}
+        result = {name: getattr(options, name) for name in ("users", "videos", "days", "steps")}
+        result |= {"watches": len(histories.rows), **clock.figures(), "examples": clock.examples, "peak_mb": peak_mb()}
         if options.rectools:
-            found |= rectools(options.rectools, path, users=options.rectools_users, steps=options.rectools_steps)
-        if "rectools_examples_per_s" in found:
-            found["ratio"] = found["examples_per_s"] / found["rectools_examples_per_s"]
-            found["ratio_cpu"] = found["examples_per_cpu_s"] / found["rectools_examples_per_cpu_s"]
-    print(json.dumps(rounded(found, 1)))
+            result |= rectools(options.rectools, path, users=options.rectools_users, steps=options.rectools_steps)
+        if "rectools_examples_per_s" in result:
+            result["ratio"] = result["examples_per_s"] / result["rectools_examples_per_s"]
+            result["ratio_cpu"] = result["examples_per_cpu_s"] / result["rectools_examples_per_cpu_s"]
+    print(json.dumps(rounded(result, 1)))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Does the ranker find what is truly best? `python -m benchmarks.true_best [--requests 500]`, on the sample after `dvc repro`.
+"""Measure how many of the truly best videos the ranker finds: `python -m benchmarks.true_best [--requests 500]`.
 
-Requests of the test day are replayed on streaming state. For each, 500 candidates are taken in two ways: those that retrieval
-names, and ones drawn evenly from what is uploaded and was not watched, in no order. `World.truth` says how likely each is to
-be viewed long if it is looked at, and for how many seconds it is watched, which no log shows. `share` is that of the true best
-10 by long views that stand among a ranking's first 10, mean over requests with twice the standard error; `long_view` and
-`watch_s` are the truth of these first 10, mean over requests. Rankings: the release's long-view head and its value, retrieval's
-own order, and baselines: long-view rates of videos as they are known, long views with their half-lives, and chance. The last
-line is one JSON object.
+It needs the sample after `dvc repro`. Requests of the test day are replayed on streaming state. For each, 500 candidates are
+taken in two ways: those of retrieval, and a uniform draw of uploaded videos that the viewer has not watched. `World.truth`
+gives the probability of a long view of each, if it is examined, and its expected seconds, which no log shows. `share` is the
+share of the true best 10 by long views among a ranking's first 10, mean over requests with twice the standard error;
+`long_view` and `watch_s` are the truth of these first 10, mean over requests. Rankings: the release's long-view head and its
+value, the order of retrieval, and baselines: long-view rates of videos as they are known, long views with their half-lives, and
+chance. The last line is one JSON object.
 """
 
 import argparse
@@ -33,25 +33,25 @@ Rankings = dict[str, np.ndarray]
 
 
 def among_best(values: np.ndarray) -> np.ndarray:
-    """(C,) how likely each is among the BEST highest of `values` (C,): 1 or 0, but where ties go on past the last place."""
+    """Return the probability (C,) of each to be among the BEST highest `values` (C,): 1 or 0, except for ties."""
     return metrics.worth_of_ranks(values, np.zeros(len(values), np.int64), lambda ranks: ranks < BEST)
 
 
-def found_by(score: np.ndarray, long_view: np.ndarray, watch_s: np.ndarray) -> tuple[float, float, float]:
+def among_first(score: np.ndarray, long_view: np.ndarray, watch_s: np.ndarray) -> tuple[float, float, float]:
     """Evaluate a ranking against the truth (C,) of its candidates: the share of the BEST by long views, mean long views and
     mean seconds among its first BEST, in expectation over the order of ties."""
     first = among_best(score)
     return tuple(float(np.average(truth, weights=first)) for truth in (among_best(long_view), long_view, watch_s))
 
 
-def summary(found: list[tuple[float, float, float]]) -> dict[str, float | list[float]]:
-    shares, long_view, watch_s = np.array(found).T
+def summary(samples: list[tuple[float, float, float]]) -> dict[str, float | list[float]]:
+    shares, long_view, watch_s = np.array(samples).T
     return {"share": [float(shares.mean()), 2 * float(shares.std()) / len(shares) ** 0.5],
             "long_view": float(long_view.mean()), "watch_s": float(watch_s.mean())}  # fmt: skip
 
 
 def rates(recommender: Recommender, rows: np.ndarray) -> np.ndarray:
-    """Smoothed long-view rate (C,) of the videos as they are known, by the longest half-life."""
+    """Return the smoothed long-view rate (C,) of the videos as they are known, by the longest half-life."""
     state = recommender.release.pipeline.schema.state
     slowest = len(state.half_lives_h)
     shown, long = (1 + state.counts.index(name) * slowest + slowest - 1 for name in ("impression", "long_view"))
@@ -63,17 +63,17 @@ def rates(recommender: Recommender, rows: np.ndarray) -> np.ndarray:
 def rankings(recommender: Recommender, request: Request, rows: np.ndarray, baselines: Rankings) -> Rankings:
     """Score the candidates `rows` (C,) per ranking. Videos that a baseline omits rank behind all it lists."""
     predictions = recommender.score(request, rows)
-    found = {
+    scores = {
         "ranker": predictions[:, LONG_VIEW],
         "value": recommender.release.reranker.value.of(predictions),
         "retrieval": -np.arange(len(rows)),
         "video_rate": rates(recommender, rows),
     }
-    for name, named in baselines.items():
-        place = np.full(len(recommender.release.catalogue), len(recommender.release.catalogue))
-        place[named] = np.arange(len(named))
-        found[name] = -place[rows]
-    return found
+    for name, listed in baselines.items():
+        rank = np.full(len(recommender.release.catalogue), len(recommender.release.catalogue))
+        rank[listed] = np.arange(len(listed))
+        scores[name] = -rank[rows]
+    return scores
 
 
 @exits_on(FileNotFoundError, ReleaseError, ValueError)
@@ -87,7 +87,7 @@ def main() -> None:
     release, tables = Release.load(last_built(config.data.releases, outputs)), read_tables(outputs / "tables")
     split, everything = FeatureSet.load(outputs / "features").columns["split"], len(release.catalogue)
     step = max(1, tables.impressions.filter(split == 2)["request_id"].n_unique() // options.requests)
-    found: dict[str, dict[str, list]] = {"retrieved": {}, "drawn": {}}
+    samples: dict[str, dict[str, list]] = {"retrieved": {}, "drawn": {}}
     replay = Replay(release=release, regime="streaming", slate=20, requests=0, depth=CANDIDATES)
     with replay.opened(tables, split) as (recommender, requests):
         baselines = Baselines(release, recommender.store, depth=everything)
@@ -98,10 +98,10 @@ def main() -> None:
                 truth = world.truth(viewer, rows, np.array([request.as_of_ms]))
                 known = truth.probability["long_view"], truth.watch_ms / 1000.0
                 for name, score in rankings(recommender, request, rows, lists).items():
-                    found[way].setdefault(name, []).append(found_by(score, *known))
-    count = len(found["drawn"]["ranker"])
-    told = {way: {name: summary(each) for name, each in named.items()} for way, named in found.items()}
-    print(json.dumps(metrics.rounded(told | {"requests": count}, 4)))
+                    samples[way].setdefault(name, []).append(among_first(score, *known))
+    count = len(samples["drawn"]["ranker"])
+    figures = {way: {name: summary(each) for name, each in by_name.items()} for way, by_name in samples.items()}
+    print(json.dumps(metrics.rounded(figures | {"requests": count}, 4)))
 
 
 if __name__ == "__main__":

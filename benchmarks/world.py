@@ -1,8 +1,8 @@
-"""The simulated world, from nothing to Parquet: `python -m benchmarks.world --impressions 20000000`.
+"""Time the simulated world, from its parameters to Parquet: `python -m benchmarks.world --impressions 20000000`.
 
-A million viewers and a million videos (fewer below 4 million impressions), as many days as it takes. `impressions_per_s` counts
-all that `python -m watchnext.simulator world` does but compiling: drawing viewers and videos, the log, writing three tables.
-`peak_mb` is the process's highest resident size. The last line is one JSON object.
+It has a million viewers and a million videos (fewer below 4 million impressions), and as many days as that takes.
+`impressions_per_s` covers `python -m watchnext.simulator world` without compilation: drawing viewers and videos, the log,
+writing three tables. `peak_mb` is the process's highest resident size. The last line is one JSON object.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def main() -> None:
         written = write_world(world, Path(folder) / "out", threads=threads)
         seconds = time.perf_counter() - began
         held = sum(path.stat().st_size for path in (Path(folder) / "out" / "impressions").rglob("*.parquet"))
-    found = {
+    figures = {
         "impressions": written,
         "users": size,
         "videos": size,
@@ -53,7 +53,7 @@ def main() -> None:
         "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "file_bytes_per_impression": round(held / written, 1),
     }
-    print(json.dumps(found))
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The simulated worlds beside KuaiRand-Pure: `python -m benchmarks.worlds --root DIR`.
+"""Compare the simulated worlds with KuaiRand-Pure: `python -m benchmarks.worlds --root DIR`.
 
 Each world has as many users, videos, days and impressions a user and day as the published log. The last line is one JSON
 object: log > figure > value, as `python -m watchnext.data compare` prints them.
@@ -17,7 +17,7 @@ WORLDS = ("world", "world_still", "world_popular")
 
 
 def figures_of(tables: Tables, features: str) -> dict[str, float]:
-    """Aggregates of the rows that pass validation."""
+    """Return aggregates of the rows that pass validation."""
     schema = FeatureSchema.load(f"conf/features/{features}.yaml")
     return {name: float(f"{value:.6g}") for name, value in statistics_of(validate(tables, schema).tables).figures.items()}
 
@@ -32,13 +32,13 @@ def main() -> None:
     days = real.impressions["day"].n_unique()
     sizes = {"users": len(real.users), "videos": len(real.videos), "days": days, "seed": options.seed}
     sizes["impressions_per_user_day"] = len(real.impressions) / len(real.users) / days
-    found = {"KuaiRand-Pure": figures_of(real, config.data.features)}
+    logs = {"KuaiRand-Pure": figures_of(real, config.data.features)}
     for name in WORLDS:
         overrides = [f"data={name}", *(f"++data.loader.{key}={value}" for key, value in sizes.items())]
         world = composed(overrides).data
-        found[name] = figures_of(instantiate(world.loader).log(), world.features)
-        print(name, found[name], flush=True)
-    print(json.dumps({"logs": found} | sizes))
+        logs[name] = figures_of(instantiate(world.loader).log(), world.features)
+        print(name, logs[name], flush=True)
+    print(json.dumps({"logs": logs} | sizes))
 
 
 if __name__ == "__main__":

@@ -70,13 +70,13 @@ def _pooled(
     rows[:, 1:][rows[:, 1:] == rows[:, :-1]] = -1
     # Ascending, so that ties keep the lower row first; padding goes last.
     rows = np.sort(np.where(rows < 0, histories.videos, rows), axis=1)
-    there = rows < histories.videos
-    at = np.where(there, rows, 0)
+    present = rows < histories.videos
+    at = np.where(present, rows, 0)
     scores = {
-        name: np.where(there, np.take_along_axis(values, at, axis=1), -np.inf).astype(np.float32)
+        name: np.where(present, np.take_along_axis(values, at, axis=1), -np.inf).astype(np.float32)
         for name, values in scores_by_source.items()
     }
-    return np.where(there, rows, -1), scores
+    return np.where(present, rows, -1), scores
 
 
 def _given(scores: np.ndarray) -> CatalogueScorer:
@@ -90,23 +90,23 @@ def chosen(pool: Pool, wanted: np.ndarray, *, grid: Sequence[float], rounds: int
     accepting a worse result. Ties prefer the earlier source and the smaller weight.
     """
     # Viewers whose video no source proposed do not depend on the weights.
-    viewers, places = np.nonzero(pool.rows == wanted[:, None])
+    viewers, positions = np.nonzero(pool.rows == wanted[:, None])
     scores = {name: values[viewers] for name, values in pool.scores.items()}
-    alone = {name: _quality(values, places, k) for name, values in scores.items()}
+    alone = {name: _quality(values, positions, k) for name, values in scores.items()}
     weights = dict.fromkeys(scores, 0.0) | {max(alone, key=alone.__getitem__): 1.0}
     for _ in range(rounds):
         for name in scores:
             others = [np.float32(weight) * scores[other] for other, weight in weights.items() if other != name and weight]
             if others:  # the weight of a single source has no effect
                 total = sum(others)
-                tried = {w: _quality(total + np.float32(w) * scores[name] if w else total, places, k) for w in grid}
+                tried = {w: _quality(total + np.float32(w) * scores[name] if w else total, positions, k) for w in grid}
                 weights[name] = max(tried, key=tried.__getitem__)
     return weights
 
 
-def _quality(total: np.ndarray, places: np.ndarray, k: int) -> float:
-    """Compute recall plus NDCG, summed over viewers, of the videos at `places` (T,) under scores (T, C)."""
-    target = total[np.arange(len(places)), places][:, None]
-    before = np.arange(total.shape[1]) < places[:, None]
+def _quality(total: np.ndarray, positions: np.ndarray, k: int) -> float:
+    """Compute recall plus NDCG, summed over viewers, of the videos at `positions` (T,) under scores (T, C)."""
+    target = total[np.arange(len(positions)), positions][:, None]
+    before = np.arange(total.shape[1]) < positions[:, None]
     ranks = ((total > target) | ((total == target) & before)).sum(axis=1)
     return float((1.0 + 1.0 / np.log2(ranks[ranks < k] + 2)).sum())

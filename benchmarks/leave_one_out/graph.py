@@ -9,9 +9,9 @@ from watchnext.retrieval.sources.graph import Edges, linked
 
 @kernel
 def _walk(starts, neighbours, weights, watched, step_weights, scores):
-    for place in range(len(watched)):
-        for edge in range(starts[watched[place]], starts[watched[place] + 1]):
-            scores[neighbours[edge]] += step_weights[place] * weights[edge]
+    for step in range(len(watched)):
+        for edge in range(starts[watched[step]], starts[watched[step] + 1]):
+            scores[neighbours[edge]] += step_weights[step] * weights[edge]
 
 
 class GraphSource:

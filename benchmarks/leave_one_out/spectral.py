@@ -60,8 +60,8 @@ class SpectralStart:
 
     window, distance_power  pairs up to `window` apart have weight distance^-distance_power in both directions
     degree_power, shift     a pair is divided by (degree + shift)^degree_power of both ends; `shift` protects rare videos
-    noise                   noise relative to the mean vector length; unwatched videos have only noise, which keeps them
-    distinct rounds                  rounds of subspace iteration
+    noise                   noise relative to the mean vector length; it keeps unwatched videos distinct
+    rounds                  rounds of subspace iteration
     """
 
     def __init__(

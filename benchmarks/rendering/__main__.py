@@ -1,10 +1,10 @@
 """Render every printed figure from a run's JSON: `python -m benchmarks.rendering [--check | --missing]`, or `make docs`.
 
-README.md and docs/*.md hold marked blocks, `<!-- results:NAME -->` to `<!-- /results -->`. What stands between the marks is
+README.md and docs/*.md hold marked blocks, `<!-- results:NAME -->` to `<!-- /results -->`. The text between the marks is
 written here, from outputs/metrics/*.json (the pipeline on the committed sample) and benchmarks/results/*.json (written by
-`python -m benchmarks.record`): a table, its commands, machine, date, seed and regime. A figure without a record is named as not
-measured. `--check` exits 1 where a page differs from what would be written. `--missing` lists the commands whose records are
-absent, the shortest first.
+`python -m benchmarks.record`): a table, its commands, machine, date, seed and regime. A figure without a record is listed as
+not measured. `--check` exits 1 if a page differs from its rendering. `--missing` lists the commands whose records are absent,
+the shortest first.
 """
 
 import argparse
@@ -26,26 +26,26 @@ def pages(root: Path = ROOT) -> list[Path]:
 
 
 def body_of(name: str, block: Block, records: Records) -> str:
-    """Table, origin and what is absent. Raises RenderError for a record that lacks a figure."""
-    found = {record: records.of(record) for record in block.records}
-    there = {record: each for record, each in found.items() if each is not None}
+    """Return the table, its origin and the absent records. Raises RenderError for a record that lacks a figure."""
+    by_record = {record: records.of(record) for record in block.records}
+    present = {record: each for record, each in by_record.items() if each is not None}
     try:
-        table = block.made({record: each.figures for record, each in there.items()}) if there or block.always else ""
+        table = block.made({record: each.figures for record, each in present.items()}) if present or block.always else ""
     except KeyError as error:
         raise RenderError(
-            f"the block {name} shows {error}, which {', '.join(there)} lacks; run the benchmark again: "
-            + "; ".join(command_of(record) for record in there)
+            f"the block {name} shows {error}, which {', '.join(present)} lacks; run the benchmark again: "
+            + "; ".join(command_of(record) for record in present)
         ) from error
-    origins = dict.fromkeys(each.origin for each in there.values()) if table else {}
+    origins = dict.fromkeys(each.origin for each in present.values()) if table else {}
     origin = "; ".join([*origins, *([block.about] if origins and block.about else [])])
-    absent = ", ".join(f"`{command_of(record)}`" for record, each in found.items() if each is None)
+    absent = ", ".join(f"`{command_of(record)}`" for record, each in by_record.items() if each is None)
     unmeasured = f"Not measured on this commit: {absent}." if absent else ""
-    told = " ".join(filter(None, [origin and f"*{origin}*", unmeasured]))
-    return "\n\n".join(filter(None, [table, told])) or "No data in this run."
+    footer = " ".join(filter(None, [origin and f"*{origin}*", unmeasured]))
+    return "\n\n".join(filter(None, [table, footer])) or "No data in this run."
 
 
 def rendered(text: str, records: Records) -> str:
-    """A page with every block filled. Raises RenderError naming a block that is not known."""
+    """Fill every block of a page. Raises RenderError naming an unknown block."""
 
     def filled(match: re.Match) -> str:
         name = match["name"]
@@ -65,7 +65,7 @@ def missing(records: Records) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     chosen = parser.add_mutually_exclusive_group()
-    chosen.add_argument("--check", action="store_true", help="write nothing; exit 1 where a page is out of date")
+    chosen.add_argument("--check", action="store_true", help="write nothing; exit 1 if a page is out of date")
     chosen.add_argument("--missing", action="store_true", help="list the commands whose records are absent")
     options = parser.parse_args()
     records = Records()

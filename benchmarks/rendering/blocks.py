@@ -12,7 +12,7 @@ SAMPLE = "sample"  # outputs/metrics/*.json, which git carries; every other name
 KUAIRAND = "--root $KUAIRAND_ROOT --valid-start 2022-05-01 --test-start 2022-05-03"
 TOYS = "retrieval --sequences $SEQUENCES_FILE --seed"
 
-# Record > what follows `python -m benchmarks.record`; the shortest first, and before those that read its outputs.
+# Record > arguments of `python -m benchmarks.record`; the shortest first, and each before those that read its outputs.
 RECORDS = {
     "pipeline": "whole.pipeline",
     "serving": "serving --requests 500",
@@ -45,19 +45,19 @@ RECORDS = {
     "pipeline-kuairand": "--label kuairand whole.pipeline data=kuairand",
     "framing-kuairand": "--label kuairand framing --seeds 3 data=kuairand",
 }
-BEFORE = {"scoring-avx2": "ONEDNN_MAX_CPU_ISA=AVX2 "}  # what stands before the command
+SETTINGS = {"scoring-avx2": "ONEDNN_MAX_CPU_ISA=AVX2 "}  # environment of the command
 
 
 def command_of(name: str) -> str:
-    """The command that makes a record."""
+    """Return the command that makes a record."""
     if name == SAMPLE:
         return "dvc repro"
-    return f"{BEFORE.get(name, '')}python -m benchmarks.record {RECORDS[name]}"
+    return f"{SETTINGS.get(name, '')}python -m benchmarks.record {RECORDS[name]}"
 
 
 @dataclass(frozen=True)
 class Record:
-    """The figures of one run, and one line of where they come from."""
+    """The figures of one run, and a line on their origin."""
 
     figures: Mapping
     origin: str
@@ -65,8 +65,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Block:
-    """A table: its maker, the records it is made of, and the seed and regime of its figures. `always` shows the table without a
-    record too."""
+    """A table: its maker, its records, and the seed and regime of its figures. `always` shows it even without a record."""
 
     made: Callable[[tables.Figures], str]
     records: tuple[str, ...]
@@ -81,20 +80,20 @@ class Records:
         self.metrics, self.results = root / "outputs" / "metrics", root / "benchmarks" / "results"
 
     def of(self, name: str) -> Record | None:
-        """None where the run was not recorded."""
+        """Return a record, None for a run that was not recorded."""
         if name == SAMPLE:
             return self._sample()
-        if (found := self._read(name)) is None:
+        if (run := self._read(name)) is None:
             return None
-        figures = found["figures"]
-        return Record(figures.get("metrics", figures), f"`{found['command']}`, {_where(found)}")
+        figures = run["figures"]
+        return Record(figures.get("metrics", figures), f"`{run['command']}`, {_where(run)}")
 
     def _read(self, name: str) -> dict | None:
         path = self.results / f"{name}.json"
         return json.loads(path.read_text()) if path.exists() else None
 
     def _sample(self) -> Record | None:
-        """The committed metrics do not depend on the machine; the recorded run of the same release says where and when."""
+        """Return the committed metrics, with machine and date of the recorded run of the same release, if there is one."""
         figures = {path.stem: json.loads(path.read_text()) for path in sorted(self.metrics.glob("*.json"))}
         if "evaluation" not in figures:
             return None
@@ -103,15 +102,15 @@ class Records:
         return Record(figures, f"`dvc repro`, release {release}, {_where(run) if same else 'machine and date not recorded'}")
 
 
-def _where(found: Mapping) -> str:
-    machine = found["machine"]
+def _where(run: Mapping) -> str:
+    machine = run["machine"]
     flags = f" ({', '.join(machine['flags'])})" if machine["flags"] else ""
     processor = f"{machine['cpu']}{flags}, {machine['cores']} cores, {machine['memory_gb']} GB"
-    return f"{processor}, {found['date']}, commit {found['commit']}"
+    return f"{processor}, {run['date']}, commit {run['commit']}"
 
 
 def _pipeline(record: str, prefix: str, regime: str) -> dict[str, Block]:
-    """The tables that one run of the pipeline fills."""
+    """Return the tables of one run of the pipeline."""
     of = {
         "funnel": (tables.funnel, regime),
         "lost": (tables.lost, regime),

@@ -1,4 +1,4 @@
-"""Figures of runs > a Markdown table. Each function takes record > figures, of the records that exist; no clock, no file."""
+"""Figures of runs > a Markdown table. Each function takes the figures of the existing records; no clock, no file."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -10,13 +10,13 @@ REGIMES = ("frozen", "daily", "streaming", "request")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Markdown, or nothing where there are no rows."""
+    """Return a Markdown table, or nothing without rows."""
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([f"| {' | '.join(head)} |", "|---" * len(head) + "|", *lines]) if lines else ""
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """A figure with so many digits after the point, without a leading zero; a dash for none."""
+    """Format a figure with `digits` after the point, without a leading zero; a dash for none."""
     if value is None or value != value:
         return "–"
     if isinstance(value, int) or abs(value) >= 1000:
@@ -26,15 +26,15 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def spread(values: Sequence[float], digits: int = 4) -> str:
-    """Mean and standard deviation over repetitions."""
+    """Format mean and standard deviation over repetitions."""
     mean = number(float(np.mean(values)), digits)
     return f"{mean} ± {number(float(np.std(values, ddof=1)), digits)}" if len(values) > 1 else mean
 
 
-def mean_of(found: Mapping[str, float], digits: int = 4) -> str:
+def mean_of(figure: Mapping[str, float], digits: int = 4) -> str:
     """Format `{mean, spread}` in the same way."""
-    mean = number(found["mean"], digits)
-    return mean if found["spread"] is None else f"{mean} ± {number(found['spread'], digits)}"
+    mean = number(figure["mean"], digits)
+    return mean if figure["spread"] is None else f"{mean} ± {number(figure['spread'], digits)}"
 
 
 def percent(value: float | None) -> str:
@@ -42,9 +42,9 @@ def percent(value: float | None) -> str:
 
 
 def only(figures: Figures) -> Mapping:
-    """The figures of the one record."""
-    (found,) = figures.values()
-    return found
+    """Return the figures of the only record."""
+    (run,) = figures.values()
+    return run
 
 
 # ---- the pipeline's metrics ------------------------------------------------------------------------------------------------
@@ -66,7 +66,7 @@ def funnel(figures: Figures) -> str:
 
 
 def summary(figures: Figures) -> str:
-    """The few figures of README.md."""
+    """Tabulate the figures of README.md."""
     rows = []
     for record, name in (("sample", "committed sample, simulated"), ("pipeline-kuairand", "KuaiRand-Pure, real")):
         if record not in figures:
@@ -81,28 +81,28 @@ def summary(figures: Figures) -> str:
     return table(head, rows)
 
 
-def _of_head(found: Mapping, names: Sequence[str]) -> list[str]:
-    return [number(found.get(name)) for name in names]
+def _of_head(metrics: Mapping, names: Sequence[str]) -> list[str]:
+    return [number(metrics.get(name)) for name in names]
 
 
 def lost(figures: Figures) -> str:
-    found = only(figures)["evaluation"]["lost"]
-    return table(["lost at", *found], [["share of long views", *map(number, found.values())]])
+    shares = only(figures)["evaluation"]["lost"]
+    return table(["lost at", *shares], [["share of long views", *map(number, shares.values())]])
 
 
 def _lists(retrieval: Mapping) -> dict[str, Mapping]:
-    found = {"merged": retrieval["merged"]} | {f"source: {name}": each for name, each in retrieval["sources"].items()}
-    return found | {f"baseline: {name}": each for name, each in retrieval["floors"].items()}
+    lists = {"merged": retrieval["merged"]} | {f"source: {name}": each for name, each in retrieval["sources"].items()}
+    return lists | {f"baseline: {name}": each for name, each in retrieval["floors"].items()}
 
 
 def sources(figures: Figures) -> str:
     retrieval = only(figures)["evaluation"]["retrieval"]
     depths = [name for name in retrieval["merged"] if name.startswith("recall@")]
-    head = ["", *(f"{depth}, {what}" for depth in depths for what in ("watched", "long views"))]
+    head = ["", *(f"{depth}, {outcome}" for depth in depths for outcome in ("watched", "long views"))]
     rows = [
         [
             name,
-            *(number(each[depth]["outcome"][what], 3) for depth in depths for what in ("watched", "long_view")),
+            *(number(each[depth]["outcome"][outcome], 3) for depth in depths for outcome in ("watched", "long_view")),
             *(number(each[key], 3) for key in ("coverage", "gini", "popularity_lift")),
         ]
         for name, each in _lists(retrieval).items()
@@ -123,50 +123,49 @@ def slices(figures: Figures) -> str:
 
 
 def gain(figures: Figures) -> str:
-    found = only(figures)["evaluation"]["retrieval"]["gain"]
+    gains = only(figures)["evaluation"]["retrieval"]["gain"]
     rows = [
         [depth, each["over"].replace("/", ": "), *(number(each[key]) for key in ("mean", "low", "high"))]
-        for depth, each in found.items()
+        for depth, each in gains.items()
         if each
     ]
     return table(["merged over the best other list", "which", "gain", "95% from", "to"], rows)
 
 
 def ranking(figures: Figures) -> str:
-    found = only(figures)["evaluation"]["ranking"]
+    regimes = only(figures)["evaluation"]["ranking"]
     rows = [
-        [head, regime, *_of_head(found[regime][head], ("auc", "gauc", "logloss", "ece"))]
+        [head, regime, *_of_head(regimes[regime][head], ("auc", "gauc", "logloss", "ece"))]
         for head in ("long_view", "click", "like")
         for regime in REGIMES
-        if head in found.get(regime, {})
+        if head in regimes.get(regime, {})
     ]
     return table(["head", "state", "AUC", "GAUC", "log loss", "calibration error"], rows)
 
 
 def seconds(figures: Figures) -> str:
-    found = only(figures)["evaluation"]["ranking"]
+    regimes = only(figures)["evaluation"]["ranking"]
     rows = [
         [regime, number(each["watch_s"]["mae_s"], 2), number(each["watch_s"]["xauc"], 3)]
-        for regime, each in found.items()
+        for regime, each in regimes.items()
         if "watch_s" in each
     ]
     return table(["watch time, state", "mean absolute error, s", "XAUC"], rows)
 
 
 def parts(figures: Figures) -> str:
-    """Figures of single stages."""
-    found = only(figures)
-    weights = {name[7:]: value for name, value in found["ranker"].items() if name.startswith("weight/")}
+    """Tabulate figures of single stages."""
+    run = only(figures)
+    weights = {name[7:]: value for name, value in run["ranker"].items() if name.startswith("weight/")}
     members = sorted({name.rpartition("/")[0] for name in weights})
     chosen = ", ".join(f"{member} {number(weights.get(f'{member}/long_view'), 1)}" for member in members)
     rows = [
-        ["recall@100 of the next long view, towers alone, whole catalogue", number(found["two_tower"]["test/recall_at_100"])],
+        ["recall@100 of the next long view, towers alone, whole catalogue", number(run["two_tower"]["test/recall_at_100"])],
         ["weights of the ensemble's members, long view, chosen on validation days", chosen],
-        ["largest difference between served and training probabilities (skew)", _tiny(found["evaluation"]["skew"])],
-        ["the same of seconds", _tiny(found["evaluation"].get("skew_watch_s"))],
-        ["the same of watch seconds, relative to them", _tiny(found["evaluation"].get("skew_watch_s"))],
-        ["best single feature for a long view (AUC, leakage check)", _highest(found)],
-        ["drift of the held-out day: columns drifted", _drift(found["drift"])],
+        ["largest difference between served and training probabilities (skew)", _tiny(run["evaluation"]["skew"])],
+        ["the same of watch seconds, relative to them", _tiny(run["evaluation"].get("skew_watch_s"))],
+        ["best single feature for a long view (AUC, leakage check)", _highest(run)],
+        ["drift of the held-out day: columns drifted", _drift(run["drift"])],
     ]
     return table(["figure", "value"], [row for row in rows if row[1]])
 
@@ -175,17 +174,17 @@ def _tiny(value: float | None) -> str:
     return "" if value is None else f"{value:.0e}"
 
 
-def _highest(found: Mapping) -> str:
-    single = found["tripwire"]["checks"].get("single_feature", {}).get("highest", {}).get("long_view")
+def _highest(run: Mapping) -> str:
+    single = run["tripwire"]["checks"].get("single_feature", {}).get("highest", {}).get("long_view")
     return f"{number(single['auc'], 3)} ({single['feature']})" if single else ""
 
 
-def _drift(found: Mapping) -> str:
-    return f"{found['drifted']} of {found['columns']}; verdict {found['verdict']}" if "columns" in found else ""
+def _drift(run: Mapping) -> str:
+    return f"{run['drifted']} of {run['columns']}; verdict {run['verdict']}" if "columns" in run else ""
 
 
 def commands(figures: Figures) -> str:
-    """The two commands of README.md with their time."""
+    """Tabulate the two commands of README.md with their time."""
     pipeline, suite = figures.get("pipeline"), figures.get("suite")
     rows = [
         [
@@ -198,8 +197,8 @@ def commands(figures: Figures) -> str:
     return table(["command", "takes, once installed", "what one sees"], rows)
 
 
-def _minutes(found: Mapping | None) -> str:
-    return f"{found['seconds'] / 60:.1f} min" if found else "not measured"
+def _minutes(run: Mapping | None) -> str:
+    return f"{run['seconds'] / 60:.1f} min" if run else "not measured"
 
 
 # ---- benchmarks ------------------------------------------------------------------------------------------------------------
@@ -208,27 +207,27 @@ RANKED = {"auc": "AUC", "gauc": "GAUC", "ndcg@5": "nDCG@5", "logloss": "log loss
 
 
 def rankings(figures: Figures) -> str:
-    models = {name: each for found in figures.values() for name, each in found["models"].items()}
+    models = {name: each for run in figures.values() for name, each in run["models"].items()}
     rows = []
     for name, each in models.items():
         runs = each.get("seeds", [each])
         rows.append([name, *(spread([run[key] for run in runs]) for key in RANKED), str(len(runs))])
     for name, title in BASELINES.items():
-        for each in [found["floors"][name] for found in figures.values() if name in found["floors"]][:1]:
+        for each in [run["floors"][name] for run in figures.values() if name in run["floors"]][:1]:
             rows.append([f"baseline: {title}", *(number(each[key]) for key in RANKED), ""])
     return table(["", *RANKED.values(), "seeds"], rows)
 
 
 def ranking_gain(figures: Figures) -> str:
-    gains = [(figure, each) for found in figures.values() for figure, each in found.get("over_xgboost", {}).items()]
+    gains = [(figure, each) for run in figures.values() for figure, each in run.get("over_xgboost", {}).items()]
     rows = [[f"ranker over xgboost, {figure.upper()}", *map(number, each)] for figure, each in gains]
     return table(["", "gain", "95% from", "to"], rows)
 
 
 def framing(figures: Figures) -> str:
-    found = only(figures)["framing"]
+    framings = only(figures)["framing"]
     keys = {"auc": "AUC", "gauc": "GAUC", "ndcg@5": "nDCG@5", "ece": "calibration error"}
-    rows = [[f"`{name}`", *(mean_of(each[key]) if key in each else "" for key in keys)] for name, each in found.items()]
+    rows = [[f"`{name}`", *(mean_of(each[key]) if key in each else "" for key in keys)] for name, each in framings.items()]
     return table(["framing", *keys.values()], rows)
 
 
@@ -245,10 +244,10 @@ HEADS = {
 
 
 def watch_time(figures: Figures) -> str:
-    found = only(figures)["watch_time"]
-    keys = [key for key in HEADS if any(key in each for each in found.values())]
+    heads = only(figures)["watch_time"]
+    keys = [key for key in HEADS if any(key in each for each in heads.values())]
     digits = {key: 2 if key.endswith(("mae_watch_s", "rmse")) else 3 for key in keys}
-    rows = [[f"`{name}`", *(mean_of(each[key], digits[key]) for key in keys)] for name, each in found.items()]
+    rows = [[f"`{name}`", *(mean_of(each[key], digits[key]) for key in keys)] for name, each in heads.items()]
     return table(["head", *(HEADS[key] for key in keys)], rows)
 
 
@@ -256,9 +255,9 @@ HEADED = {"auc": "AUC", "gauc": "GAUC", "logloss": "log loss"}
 
 
 def importance(figures: Figures) -> str:
-    found = only(figures)["importance"]["worse_by"]
-    order = sorted(found, key=lambda group: -found[group]["auc"]["mean"])
-    rows = [[group, *(mean_of(found[group][key]) for key in HEADED)] for group in order]
+    groups = only(figures)["importance"]["worse_by"]
+    order = sorted(groups, key=lambda group: -groups[group]["auc"]["mean"])
+    rows = [[group, *(mean_of(groups[group][key]) for key in HEADED)] for group in order]
     return table(["inputs permuted", *(f"{title}, worse by" for title in HEADED.values())], rows)
 
 
@@ -272,21 +271,21 @@ DEBIASED = {"pearson": "Pearson", "rank": "rank correlation", "rmse": "RMSE", "m
 
 
 def debias(figures: Figures) -> str:
-    found = only(figures)
-    named = {"position": "position as an input of training", "propensity": "rows weighted by inverse propensity"}
-    rows = [(named.get(name, name), each) for name, each in found["ways"].items()]
+    run = only(figures)
+    ways = {"position": "position as an input of training", "propensity": "rows weighted by inverse propensity"}
+    rows = [(ways.get(name, name), each) for name, each in run["ways"].items()]
     titles = {"plain": "slates in order of popularity, plain", "position": "the same, position as an input of training"}
-    rows += [(titles.get(name, name), each) for name, each in found["placed"].items()]
+    rows += [(titles.get(name, name), each) for name, each in run["placed"].items()]
     return table(["", *DEBIASED.values()], [[title, *(mean_of(each[key], 3) for key in DEBIASED)] for title, each in rows])
 
 
 def true_best(figures: Figures) -> str:
-    found = only(figures)
+    run = only(figures)
     rows = [
         [way, name, " ± ".join(number(value, 3) for value in each["share"]), number(each["long_view"], 3),
          number(each["watch_s"], 1)]
         for way in ("retrieved", "drawn")
-        for name, each in found[way].items()
+        for name, each in run[way].items()
     ]  # fmt: skip
     head = ["candidates", "ordered by", "share of the true best 10", "long views of the first 10", "seconds of the first 10"]
     return table(head, rows)
@@ -319,9 +318,9 @@ def toys_gain(figures: Figures) -> str:
 
 
 def cold_start(figures: Figures) -> str:
-    found = only(figures)["recall@500"]
-    groups = [("any age", found["by_video_age"]["any age"]), ("under 24 h", found["by_video_age"]["under 24h"])]
-    groups += [(f"viewers with {name} watches", each) for name, each in found["by_watches"].items()]
+    recalls = only(figures)["recall@500"]
+    groups = [("any age", recalls["by_video_age"]["any age"]), ("under 24 h", recalls["by_video_age"]["under 24h"])]
+    groups += [(f"viewers with {name} watches", each) for name, each in recalls["by_watches"].items()]
     models = list(dict.fromkeys(name for _, each in groups for name in each))
     rows = [[name, *(number(each.get(name), 3) for _, each in groups)] for name in models]
     return table(["", *(f"{title}" for title, _ in groups)], rows)
@@ -339,17 +338,17 @@ def _compact(value: float) -> str:
 
 
 def columns(rows: Mapping[str, Callable[[Mapping], object]]) -> Callable[[Figures], str]:
-    """A table maker with a column for each record; a row without a value is left out."""
+    """Make a table maker with a column per record; a row without a value is left out."""
 
     def made(figures: Figures) -> str:
-        cells = [[title, *(_cell(of, found) for found in figures.values())] for title, of in rows.items()]
+        cells = [[title, *(_cell(of, record) for record in figures.values())] for title, of in rows.items()]
         return table(["", *(f"`{name}`" for name in figures)], [row for row in cells if any(row[1:])])
 
     return made
 
 
-def _cell(of: Callable[[Mapping], object], found: Mapping) -> str:
-    value = of(found)
+def _cell(of: Callable[[Mapping], object], figures: Mapping) -> str:
+    value = of(figures)
     return value if isinstance(value, str) else "" if value is None else number(value, 3)
 
 

@@ -1,7 +1,7 @@
-"""The whole pipeline on one log: `python -m benchmarks.whole.pipeline [data=NAME] [key=value ...]`.
+"""Time the whole pipeline on one log: `python -m benchmarks.whole.pipeline [data=NAME] [key=value ...]`.
 
 Runs every stage of dvc.yaml, outside DVC, as `python -m watchnext.lifecycle pipeline` does. The last line is one JSON object:
-the seconds that all stages took, the release, and its `metrics`, except for the committed sample, whose metrics git carries.
+the seconds of all stages, the release, and its `metrics`, except for the committed sample, whose metrics are in git.
 """
 
 import json
@@ -21,12 +21,12 @@ def main() -> None:
     done = subprocess.run([sys.executable, "-m", "watchnext.lifecycle", "pipeline", *overrides], check=False)
     if done.returncode:
         sys.exit(done.returncode)
-    found = {"data": config.data.name, "seed": config.seed, "seconds": round(time.perf_counter() - began, 1)}
-    found |= json.loads((outputs / "release.json").read_text())
+    result = {"data": config.data.name, "seed": config.seed, "seconds": round(time.perf_counter() - began, 1)}
+    result |= json.loads((outputs / "release.json").read_text())
     if config.data.name != "sample":
         files = sorted((outputs / "metrics").glob("*.json"))
-        found["metrics"] = {path.stem: json.loads(path.read_text()) for path in files}
-    print(json.dumps(found))
+        result["metrics"] = {path.stem: json.loads(path.read_text()) for path in files}
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

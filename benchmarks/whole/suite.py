@@ -1,4 +1,4 @@
-"""Time of the tests: `python -m benchmarks.whole.suite [PYTEST ARGUMENT ...]`. The last line is one JSON object."""
+"""Time the tests: `python -m benchmarks.whole.suite [PYTEST ARGUMENT ...]`. The last line is one JSON object."""
 
 import json
 import re

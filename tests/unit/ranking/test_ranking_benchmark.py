@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 from benchmarks.ranking import Resampled, baselines_of, options_of, over, split_by
-from benchmarks.true_best import found_by
+from benchmarks.true_best import among_first
 
 from watchnext import metrics
 from watchnext.data.tables import DataError
@@ -60,8 +60,8 @@ def test_resamples_without_the_figure_are_left_out_and_of_one_label_nothing_is_k
 
 def test_the_true_best_that_are_found_are_expected_over_ties():
     long_view, watch_s = np.linspace(1.0, 0.0, 40), np.arange(40.0)
-    assert found_by(np.zeros(40), long_view, watch_s) == pytest.approx((10 / 40, 0.5, 19.5))
-    assert found_by(long_view, long_view, watch_s) == pytest.approx((1.0, long_view[:10].mean(), 4.5))
+    assert among_first(np.zeros(40), long_view, watch_s) == pytest.approx((10 / 40, 0.5, 19.5))
+    assert among_first(long_view, long_view, watch_s) == pytest.approx((1.0, long_view[:10].mean(), 4.5))
 
 
 def test_baselines_are_probabilities(world_features):
