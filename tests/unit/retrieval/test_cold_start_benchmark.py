@@ -24,8 +24,8 @@ def test_a_cut_viewer_has_the_last_watches_and_no_name(watches, viewers, world_f
     kept = wanted >= 0
     np.testing.assert_allclose(cut.inputs["history_values"][kept], whole.inputs["history_values"][kept])
     assert (cut.inputs["context_codes"] == whole.inputs["context_codes"]).all()
-    assert (cut.inputs["user_codes"][:, viewers._id_place] == 0).all()
-    others = np.arange(whole.inputs["user_codes"].shape[1]) != viewers._id_place
+    assert (cut.inputs["user_codes"][:, viewers._id_position] == 0).all()
+    others = np.arange(whole.inputs["user_codes"].shape[1]) != viewers._id_position
     assert (cut.inputs["user_codes"][:, others] == whole.inputs["user_codes"][:, others]).all()
     if not watches:  # then all that is counted of a viewer is that of a newcomer
         newcomer = world_features.newcomers(1)["query_values"].numpy()
