@@ -102,7 +102,7 @@ def test_the_pipeline_is_fitted_on_training_days(world_schema, world_tables, wor
     assert not blocks_of(changed)["context_codes"][held_out, 0].any()  # never seen in training
 
 
-@pytest.mark.parametrize("regime", ["streaming", "daily", "frozen"])
+@pytest.mark.parametrize("regime", ["streaming", "request", "daily", "frozen"])
 def test_its_own_outcome_changes_none_of_its_inputs(regime, world_schema, world_tables, world_split, tmp_path):
     """Nor those of its request and of everything before it."""
     time_ms = world_tables.impressions["time_ms"].to_numpy()
@@ -115,7 +115,7 @@ def test_its_own_outcome_changes_none_of_its_inputs(regime, world_schema, world_
     assert own.sum() > 1
     assert own[time_ms <= time_ms[i]].sum() == own.sum()
     later = any((blocks_of(features)[name] != blocks_of(changed)[name]).any() for name in INPUTS)
-    assert later == (regime == "streaming")
+    assert later == (regime in ("streaming", "request"))
 
 
 def test_an_outcome_received_before_its_request_is_not_believed(world_schema, world_tables, tmp_path):

@@ -23,7 +23,7 @@ from watchnext.features.state.partitions import Plan
 from watchnext.features.state.snapshots import Snapshots
 from watchnext.files import replaced
 
-REGIMES = ["streaming", "daily", "frozen"]
+REGIMES = ["streaming", "daily", "frozen", "request"]
 SPLIT = TimeSplit(valid_days=1, test_days=1)
 
 

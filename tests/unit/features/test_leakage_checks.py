@@ -69,7 +69,7 @@ def with_impressions(tables: Tables, frame: pl.DataFrame) -> Tables:
 # ---- honest ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("regime", ["streaming", "daily", "frozen"])
+@pytest.mark.parametrize("regime", ["streaming", "daily", "frozen", "request"])
 def test_an_honest_world_passes(regime, world_schema, world_tables, world_split, tmp_path):
     features = built(world_schema, world_tables, tmp_path, regime)
     report, leaks = checked(features, regime=regime)
@@ -218,7 +218,7 @@ def test_a_fold_that_reads_an_outcome_too_early(
     assert ("future in history" in {leak.check for leak in leaks}) == (plant is believes_the_past)
 
 
-@pytest.mark.parametrize("regime", ["streaming", "daily", "frozen"])
+@pytest.mark.parametrize("regime", ["streaming", "daily", "frozen", "request"])
 def test_an_outcome_declared_as_context(regime, world_schema, world_tables, world_split, tmp_path):
     schema = with_feature(world_schema, "share", kind="categorical", entity="context")
     _, leaks = checked(built(schema, world_tables, tmp_path, regime), regime=regime)

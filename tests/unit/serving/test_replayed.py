@@ -4,9 +4,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from watchnext.data.tables import Tables
-from watchnext.evaluation.replay import Replay
+from watchnext.data.splits import TimeSplit
+from watchnext.data.storage import StoredTables, write_tables
+from watchnext.data.tables import Tables, in_order
+from watchnext.evaluation.replay import Replay, skew
 from watchnext.features.dataset.batches import FeatureSet
+from watchnext.features.dataset.build import FeatureBuilder
+from watchnext.features.dataset.labels import Labels
 from watchnext.features.leakage.intervention import flip_outcomes
 
 
@@ -32,3 +36,39 @@ def test_outcomes_turned_over_change_no_score_up_to_their_own_request(early, bui
     for mine, other in zip(plain[:first], others[:first], strict=True):
         np.testing.assert_array_equal(mine, other)
     assert any((mine != other).any() for mine, other in zip(plain[first:], others[first:], strict=True))
+
+
+def one_by_one(tables: Tables) -> tuple[Tables, np.ndarray]:
+    """The log with every held-out video requested alone, by one of three viewers, a minute after the last; and its split."""
+    impressions, split = tables.impressions, TimeSplit(valid_days=1, test_days=1)
+    test = pl.Series(split.assign(impressions["day"]) == 2)
+    users = impressions["user_id"].unique().sort()[:3]
+    alone = impressions.with_columns(
+        request_id=pl.when(test).then(pl.format("alone{}", pl.int_range(pl.len()))).otherwise("request_id"),
+        user_id=pl.when(test).then(users.gather(pl.int_range(len(impressions), eager=True) % 3)).otherwise("user_id"),
+        time_ms=pl.when(test).then(pl.col("time_ms") + 60_000 * pl.col("position")).otherwise("time_ms"),
+    )
+    ordered = in_order(alone)
+    return Tables(ordered, tables.users, tables.videos), split.assign(ordered["day"])
+
+
+@pytest.mark.parametrize("regime", ["streaming", "daily", "frozen", "request"])
+def test_a_regime_reads_offline_what_the_replay_serves(regime, built, release, world_schema, tmp_path):
+    """Skew: every held-out impression, scored by the store and from the feature stage's own columns."""
+    tables, split = one_by_one(built[1])
+    write_tables(tables, tmp_path / "tables")
+    builder = FeatureBuilder(schema=world_schema, labels=Labels(), utc_offset_h=0, regime=regime, min_count=1)
+    builder.build(StoredTables.open(tmp_path / "tables"), TimeSplit(valid_days=1, test_days=1), tmp_path / "features")
+    features = FeatureSet.load(tmp_path / "features")
+    replay = Replay(release=release, regime=regime, slate=5, requests=0, depth=5)
+    found = replay.run(tables, split, np.zeros(len(split)))
+    batch = {name: values.numpy() for name, values in features.batch(features.rows("test")).items()}
+    offline = [  # one at a time: the compiled network takes one viewer
+        release.calibration(release.ranker({name: values[i : i + 1] for name, values in batch.items()}))[0]
+        for i in range(len(found.scores))
+    ]
+    assert skew(found.scores, np.array(offline)) == pytest.approx({"skew": 0, "skew_watch_s": 0}, abs=1e-5)
+    if regime == "request":
+        sizes = np.unique(found.groups, return_counts=True)[1]
+        assert sizes.max() > 3
+        assert len(sizes) > 10

@@ -26,8 +26,8 @@ NO_INPUTS = ("targets", "user_rows", "video_rows", "position", "propensity")  # 
 class FeatureSet:
     """The output folder of the feature stage, memory-mapped.
 
-    columns   one row per impression: `targets` (N, T), `user_rows`, `video_rows`, `time_ms`, `split` (index in SPLITS, -1
-              none), `position` and `propensity`, and the state as read, which `blocks` encodes
+    columns   one row per impression: `targets` (N, T), `user_rows`, `video_rows`, `time_ms` as of which it is encoded, `split`
+              (index in SPLITS, -1 none), `position` and `propensity`, and the state as read, which `blocks` encodes
     users, videos   static blocks, (U + 1, ...) and (V + 1, ...)
     """
 

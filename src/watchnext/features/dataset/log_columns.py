@@ -159,13 +159,14 @@ class LogColumns:
         split_of = {day.day: split for day, split in zip(partition.days, partition.split, strict=True)}
         split = names.replace_strict(split_of, return_dtype=pl.Int8).to_numpy()
         visible = freshness.visible_until(self.regime, impressions, split, self.plan.starts, self.plan.days_ms)
+        asked = freshness.encoded_with(self.regime, impressions, split, self.plan.days_ms)
         duration_ms = np.asarray(self.catalogue.duration_ms)[log.video_rows]
         targets, ratio = self.labels.targets(impressions, duration_ms), watch_ratio(impressions, duration_ms)
         days = {day.day: (names == day.day).to_numpy() for day in partition.days}
         sums = {day: self.labels.sums(targets[mask], ratio[mask]) for day, mask in days.items()}
-        columns = {"user_rows": log.user_rows, "video_rows": log.video_rows, "time_ms": log.time_ms, "targets": targets}
+        columns = {"user_rows": log.user_rows, "video_rows": log.video_rows, "time_ms": log.time_ms[asked], "targets": targets}
         columns |= {"day": impressions["day"].cast(pl.Int32).to_numpy(), **_exposure(impressions)}
-        columns |= self.dictionaries.columns(impressions)
+        columns |= {name: values[asked] for name, values in self.dictionaries.columns(impressions).items()}
         return PartitionData(log, visible, columns, {"dictionaries": self.dictionaries.lengths, "sums": sums})
 
     def encode(self, index: int, data: PartitionData, changes: Changes) -> dict:
@@ -175,7 +176,8 @@ class LogColumns:
         self.watches.resize(watched)
         # In memory first: the fold writes rows viewer by viewer, which would touch a mapped file page by page.
         read = self._buffers(rows)
-        for watches in changes(visible=data.visible, out=ReadBuffers(**read), watched=watched):
+        reads = {"visible": data.visible, "as_of": data.columns["time_ms"], "out": ReadBuffers(**read)}
+        for watches in changes(**reads, watched=watched):
             watched = self._append_watches(watches, watched)
         for start, first_partition in self._frozen_elsewhere(index):
             watched = self._read_frozen(data, start, first_partition, read, watched)

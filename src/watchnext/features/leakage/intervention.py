@@ -53,12 +53,17 @@ def scramble(frame: pl.DataFrame, rows: np.ndarray) -> pl.DataFrame:
 
 @dataclass(frozen=True)
 class Rebuild:
-    """Rebuilds the features of every k-th viewer, at most about `limit` rows; `split` and `visible` belong to these rows."""
+    """Rebuilds the features of every k-th viewer, at most about `limit` rows.
+
+    split, visible   of these rows
+    asked            position of the row whose time and context each of them is encoded with
+    """
 
     builder: FeatureBuilder
     tables: Tables
     split: np.ndarray
     visible: np.ndarray
+    asked: np.ndarray
     is_whole: bool
     catalogue: Catalogue
     users: Ids
@@ -66,10 +71,12 @@ class Rebuild:
     @classmethod
     def of(cls, builder, tables: Tables, split: np.ndarray, user_rows: np.ndarray, catalogue, *, limit: int) -> "Rebuild":
         visible = freshness.visible_until(builder.regime, tables.impressions, split)
+        asked = freshness.encoded_with(builder.regime, tables.impressions, split)
         numbers = np.flatnonzero(user_rows % -(-len(split) // limit) == 0)
+        asked = np.searchsorted(numbers, asked[numbers])  # a group is of one viewer
         fewer = Tables(tables.impressions[numbers], tables.users, tables.videos)
         users = Ids.of(tables.users["user_id"])
-        return cls(builder, fewer, split[numbers], visible[numbers], len(numbers) == len(split), catalogue, users)
+        return cls(builder, fewer, split[numbers], visible[numbers], asked, len(numbers) == len(split), catalogue, users)
 
     @property
     def schema(self) -> FeatureSchema:
@@ -83,17 +90,19 @@ class Rebuild:
     def _log(self, tables: Tables) -> Log:
         return log_arrays.log_of(tables, self.catalogue, self.users, self.schema)
 
-    def _reads(self, log: Log, visible: np.ndarray) -> Reads:
+    def _reads(self, log: Log, visible: np.ndarray, as_of: np.ndarray | None = None) -> Reads:
         layout = Layout.of(self.schema.state)
-        return read_all(layout, State.empty(layout, **self._sizes), log, visible)
+        return read_all(layout, State.empty(layout, **self._sizes), log, visible, as_of=as_of)
 
     def columns(self, impressions: pl.DataFrame, pipeline: FeaturePipeline) -> dict[str, np.ndarray]:
         """Build the as-of input blocks of every row, with `impressions` (the first n rows) as the log."""
-        log = self._log(Tables(impressions, self.tables.users, self.tables.videos))
-        reads = self._reads(log, self.visible[: len(impressions)])
+        log, asked = self._log(Tables(impressions, self.tables.users, self.tables.videos)), self.asked[: len(impressions)]
+        as_of = log.time_ms[asked]
+        reads = self._reads(log, self.visible[: len(impressions)], as_of)
         upload_ms = np.asarray(self.catalogue.upload_ms)[log.video_rows]
-        blocks = pipeline.query(context_of(impressions, self.schema), log.time_ms, reads)
-        return blocks | {"candidate_values": pipeline.candidates(upload_ms, log.time_ms, reads.candidate)}
+        context = {name: values[asked] for name, values in context_of(impressions, self.schema).items()}
+        blocks = pipeline.query(context, as_of, reads)
+        return blocks | {"candidate_values": pipeline.candidates(upload_ms, as_of, reads.candidate)}
 
     def fitted(self) -> Arrays:
         """Fit the pipeline on this log."""

@@ -132,8 +132,8 @@ class StateBuilder:
         """Fold the partitions after those kept.
 
         prepare  (partition, impressions, log) > anything that `encode` needs; called in order, a partition ahead of the fold
-        encode   (index, prepared, changes) > facts for the manifest; it exhausts `changes(visible=, out=, watched=)`, which
-                 folds the partition as `replay` does and yields the watches of viewers
+        encode   (index, prepared, changes) > facts for the manifest; it exhausts `changes(visible=, as_of=, out=, watched=)`,
+                 which folds the partition as `replay` does and yields the watches of viewers
         """
         remaining = self.partitions[self.kept :]
         with (

@@ -159,6 +159,7 @@ def replay(
     *,
     until: float,
     visible: np.ndarray | None = None,
+    as_of: np.ndarray | None = None,
     videos: np.ndarray,
     creators: np.ndarray,
     load: Callable[[np.ndarray], np.ndarray],
@@ -168,8 +169,9 @@ def replay(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, Watches]]:
     """Fold the events of `log` known strictly before `until`; yields (viewers, records, watches) in the order of viewer rows.
 
-    visible   (N - log.pending,) float64: an impression sees events known strictly before it, decayed to its own time;
-              pending impressions read nothing; None if no impression reads
+    visible   (N - log.pending,) float64: an impression sees events known strictly before it; pending impressions read nothing;
+              None if no impression reads
+    as_of     (N - log.pending,) time to which an impression decays what it reads; None: its own
     videos, creators   records, folded in place
     load      viewers' rows (n,) > a writable copy of their records (n, layout.viewer)
     out       buffers of N - log.pending rows
@@ -180,6 +182,8 @@ def replay(
     reads = log.pending + np.argsort(np.zeros(0) if visible is None else visible, kind="stable")
     visible_ms = np.zeros(0) if visible is None else np.concatenate([np.zeros(log.pending), visible])
     out = out or ReadBuffers.empty(layout, 0)
+    if as_of is not None:  # events are in order by now, and time_ms is left to the reads
+        log = log._replace(time_ms=np.concatenate([np.zeros(log.pending), as_of]))
     by_viewer = ByViewer.of(log, events, known_at, reads)
 
     def folded(first: int, last: int):
@@ -217,18 +221,27 @@ def fold(layout: Layout, state: State, log: Log, until: float) -> None:
     _in_memory(layout, state, log, until)
 
 
-def read_all(layout: Layout, state: State, log: Log, visible: np.ndarray, until: float = np.inf) -> Reads:
+def read_all(
+    layout: Layout,
+    state: State,
+    log: Log,
+    visible: np.ndarray,
+    until: float = np.inf,
+    *,
+    as_of: np.ndarray | None = None,
+) -> Reads:
     """Read the state of every impression of `log`, in memory; folds its events known before `until` into `state`."""
     out = ReadBuffers.empty(layout, log.rows - log.pending)
-    watches = _in_memory(layout, state, log, until, visible[log.pending :], out)
-    rows, values = history.gathered(out.history_at, out.history_len, log.time_ms[log.pending :], layout.history, watches)
+    as_of = (log.time_ms if as_of is None else as_of)[log.pending :]
+    watches = _in_memory(layout, state, log, until, visible[log.pending :], out, as_of)
+    rows, values = history.gathered(out.history_at, out.history_len, as_of, layout.history, watches)
     return Reads(out.user, rows, values, out.gap_s, out.candidate)
 
 
-def _in_memory(layout, state, log, until, visible=None, out=None) -> Watches:
+def _in_memory(layout, state, log, until, visible=None, out=None, as_of=None) -> Watches:
     parts = []
     tables = {"videos": state.videos, "creators": state.creators, "load": lambda users: state.viewers[users]}
-    for users, records, watches in replay(layout, log, until=until, visible=visible, out=out, **tables):
+    for users, records, watches in replay(layout, log, until=until, visible=visible, as_of=as_of, out=out, **tables):
         state.viewers[users] = records
         parts.append(watches)
     return Watches.joined(parts)

@@ -85,6 +85,7 @@ class Snapshot:
         until: float,
         *,
         visible: np.ndarray | None = None,
+        as_of: np.ndarray | None = None,
         out: ReadBuffers | None = None,
         watched: int = 0,
         pool: ThreadPoolExecutor | None = None,
@@ -96,7 +97,8 @@ class Snapshot:
         """
         log = log.after(log._replace(**self.pending))
         tables = {"videos": self.videos, "creators": self.creators, "load": self.viewers.load}
-        yield from replay(self.layout, log, until=until, visible=visible, out=out, watched=watched, pool=pool, **tables)
+        reads = {"visible": visible, "as_of": as_of, "out": out, "watched": watched}
+        yield from replay(self.layout, log, until=until, **reads, pool=pool, **tables)
         self.pending = log.take(np.flatnonzero(log.known_at >= until)).columns
 
     def write(self, folder: Path) -> None:
