@@ -19,16 +19,15 @@ HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 YEAR_MS = 365.25 * DAY_MS
 NAMES = {"ns": "nanoseconds", "us": "microseconds", "ms": "ms", "s": "seconds", "min": "minutes", "h": "hours"}
 REACH = {"time_ms": (2 * DAY_MS, 2 * DAY_MS), "received_ms": (2 * DAY_MS, YEAR_MS)}  # allowed before and after the day
-LONG_AGO = (40 * YEAR_MS, 2 * DAY_MS)  # for an upload or a signup; 1970, where seconds read as ms lie, is further back
+REACH_OF_PAST = (40 * YEAR_MS, 2 * DAY_MS)  # for an upload or a signup; 1970, where seconds read as ms lie, is further back
 FIRST_DAY = 631_152_000_000  # 1990: no log is older, and seconds read as ms lie in 1970
-LEAST, LEAST_SPREAD = 20, 100  # fewest rows for a share, and for a quantile
-FEW, HALF, MOST = 0.01, 0.5, 0.9
+MIN_ROWS, MIN_ROWS_OF_QUANTILE = 20, 100  # fewest rows for a share, and for a quantile
+FEW, TENTH, HALF, MOST = 0.01, 0.1, 0.5, 0.9  # shares of rows
 UNREAD = "unreadable in "  # prefix of a table
 NO_LOG = "without log: "  # prefix of the name of a time column without impressions
-ON = "watch_ms on "  # prefix of a day
-APART = 30  # largest plausible ratio of one day's watches to those of others; beyond it is another unit
-TENTH = 0.1
-STEPS = 4  # histogram bins per power of ten
+WATCH_MS_ON = "watch_ms on "  # prefix of a day
+MAX_DAY_RATIO = 30  # largest plausible ratio of one day's watches to those of others; beyond it is another unit
+BINS_PER_DECADE = 4  # histogram bins per power of ten
 Evidence = Mapping[str, Mapping[str, int]]
 
 
@@ -74,12 +73,12 @@ def evidence_of(frames: Mapping[str, pl.DataFrame], schema: FeatureSchema) -> di
         whole = rows.select((pl.col("time_ms").cast(pl.Int64, strict=False) % HOUR_MS == 0).sum()).item()
         evidence["whole hours"] = {"rows": len(rows) - rows["time_ms"].null_count(), "whole": int(whole)}
     for name, value in _ratios(columns).items():
-        evidence[name] = _histogram(rows, STEPS * value.log10())
+        evidence[name] = _histogram(rows, BINS_PER_DECADE * value.log10())
     if {"day", "watch_ms"} <= columns:
-        steps = (STEPS * _ratios({"watch_ms"})["watch_ms"].log10()).floor().cast(pl.Int32, strict=False)
+        steps = (BINS_PER_DECADE * _ratios({"watch_ms"})["watch_ms"].log10()).floor().cast(pl.Int32, strict=False)
         bins = rows.select("day", bin=steps).drop_nulls().group_by("day", "bin").len().sort("day", "bin")
         for day, step, count in bins.iter_rows():
-            evidence.setdefault(f"{ON}{day}", {})[str(step)] = count
+            evidence.setdefault(f"{WATCH_MS_ON}{day}", {})[str(step)] = count
     evidence["always"] = _always(frames["impressions"])
     return evidence
 
@@ -112,7 +111,7 @@ def _evidence_without_log(frames: Mapping[str, pl.DataFrame], schema: FeatureSch
             evidence[f"{NO_LOG}{name}"] = counts | {unit: int(fits[unit].sum()), "rows": len(values)}
     if "duration_ms" in frames["videos"].columns:
         durations = frames["videos"].select(pl.col("duration_ms").cast(pl.Float64))
-        evidence["duration_ms"] = _histogram(durations, STEPS * _ratios({"duration_ms"})["duration_ms"].log10())
+        evidence["duration_ms"] = _histogram(durations, BINS_PER_DECADE * _ratios({"duration_ms"})["duration_ms"].log10())
     return evidence
 
 
@@ -165,7 +164,7 @@ def _joined(frames: Mapping[str, pl.DataFrame], schema: FeatureSchema) -> pl.Dat
 
 def _near(name: str, factor: float, day_ms: pl.Expr) -> pl.Expr:
     """Return True where the column times `factor` lies close to its day."""
-    before, after = REACH.get(name, LONG_AGO)
+    before, after = REACH.get(name, REACH_OF_PAST)
     return (pl.col(name) * factor).is_between(day_ms - before, day_ms + DAY_MS + after)
 
 
@@ -178,8 +177,8 @@ def _instant(name: str, unit: str, columns: set[str]) -> dict[str, pl.Expr]:
             masks[other] = ~right & _near(name, factor, day_ms)
     masks["early"] = (value < FIRST_DAY) & ~pl.any_horizontal(masks[other] for other in UNITS if other != unit)
     if name != "time_ms" and "time_ms" in columns:
-        time_ms, soon = pl.col("time_ms"), value < day_ms + LONG_AGO[0]
-        timed = _near("time_ms", 1.0, day_ms) & (value > day_ms - LONG_AGO[0]) & soon
+        time_ms, soon = pl.col("time_ms"), value < day_ms + REACH_OF_PAST[0]
+        timed = _near("time_ms", 1.0, day_ms) & (value > day_ms - REACH_OF_PAST[0]) & soon
         masks["astray"] = timed & ((value < time_ms) if name == "received_ms" else (value > time_ms + DAY_MS))
     return masks
 
@@ -227,7 +226,7 @@ def contradictions(evidence: Evidence, schema: FeatureSchema) -> list[Contradict
 
 def _day(evidence: Evidence) -> Iterator[Contradiction]:
     counts = evidence.get("day", {"rows": 0})
-    if counts["rows"] >= LEAST and counts["early"] > HALF * counts["rows"]:
+    if counts["rows"] >= MIN_ROWS and counts["early"] > HALF * counts["rows"]:
         message = (
             f"day lies before 1990 in {_part(counts['early'], counts['rows'])}; were seconds read as ms (factor "
             "1000)? Expected the calendar date of the request"
@@ -239,7 +238,7 @@ def _moments(evidence: Evidence, schema: FeatureSchema) -> Iterator[Contradictio
     for name, (table, unit) in _instants(schema).items():
         counts = evidence.get(name, {})
         rows = counts.get("rows", 0)
-        if rows < LEAST:
+        if rows < MIN_ROWS:
             continue
         other = max((each for each in UNITS if each != unit), key=lambda each: counts[each])
         if counts[other] >= FEW * rows:
@@ -265,7 +264,7 @@ def _moments_without_log(evidence: Evidence, schema: FeatureSchema) -> Iterator[
     for name, (table, unit) in _instants(schema).items():
         counts = evidence.get(f"{NO_LOG}{name}", {"rows": 0})
         others = [each for each in UNITS if each != unit]
-        if counts["rows"] >= LEAST and (count := max(counts[each] for each in others)) > HALF * counts["rows"]:
+        if counts["rows"] >= MIN_ROWS and (count := max(counts[each] for each in others)) > HALF * counts["rows"]:
             other = next(each for each in others if counts[each] == count)
             factor = UNITS[other] / UNITS[unit]
             message = (
@@ -299,16 +298,16 @@ def _sizes(evidence: Evidence) -> Iterator[Contradiction]:
     """Compare watches with durations, and both with plausible sizes of a video."""
     watch = evidence.get("watch_ms of duration_ms", {})
     # Almost no watch reaches 2% of its video, or one watch in ten exceeds 30 times its video.
-    if _rows(watch) >= LEAST_SPREAD and (_quantile(watch, 0.99) < 0.02 or _quantile(watch, 0.9) > 30):
+    if _rows(watch) >= MIN_ROWS_OF_QUANTILE and (_quantile(watch, 0.99) < 0.02 or _quantile(watch, 0.9) > 30):
         yield Contradiction("impressions", _of_duration(watch), refused=True)
         return
-    many = sum(count for step, count in watch.items() if 2 * STEPS <= int(step) < 5 * STEPS)
-    if many >= FEW * max(_rows(watch), LEAST_SPREAD):
+    many = sum(count for step, count in watch.items() if 2 * BINS_PER_DECADE <= int(step) < 5 * BINS_PER_DECADE)
+    if many >= FEW * max(_rows(watch), MIN_ROWS_OF_QUANTILE):
         message = f"watch_ms is more than 100 times the video's duration_ms in {_part(many, _rows(watch))} that watched"
         yield Contradiction("impressions", f"{message}; is duration_ms of some videos in seconds? Expected ms", refused=False)
     for table, name in (("impressions", "watch_ms"), ("videos", "duration_ms")):
         sizes = evidence.get(name, {})
-        if _rows(sizes) >= LEAST_SPREAD and not 100 <= (middle := _quantile(sizes, 0.5)) <= DAY_MS / 2:
+        if _rows(sizes) >= MIN_ROWS_OF_QUANTILE and not 100 <= (middle := _quantile(sizes, 0.5)) <= DAY_MS / 2:
             unit = "s" if middle < 100 else "us"
             message = (
                 f"{name} is about {middle:,.3g} ms in the median impression, not plausible for a video; it looks like "
@@ -319,10 +318,10 @@ def _sizes(evidence: Evidence) -> Iterator[Contradiction]:
 
 def _sizes_of_days(evidence: Evidence) -> Iterator[Contradiction]:
     """Find days whose watches are in another unit than those of the other days."""
-    days = {name.removeprefix(ON): counts for name, counts in evidence.items() if name.startswith(ON)}
-    sizes = {day: _quantile(counts, 0.9) for day, counts in sorted(days.items()) if _rows(counts) >= LEAST_SPREAD}
+    days = {name.removeprefix(WATCH_MS_ON): counts for name, counts in evidence.items() if name.startswith(WATCH_MS_ON)}
+    sizes = {day: _quantile(counts, 0.9) for day, counts in sorted(days.items()) if _rows(counts) >= MIN_ROWS_OF_QUANTILE}
     middle = sorted(sizes.values())[len(sizes) // 2] if sizes else 0.0
-    apart = {day: size for day, size in sizes.items() if not 1 / APART < size / middle < APART}
+    apart = {day: size for day, size in sizes.items() if not 1 / MAX_DAY_RATIO < size / middle < MAX_DAY_RATIO}
     if apart:
         day, size = next(iter(apart.items()))
         more = f" and {len(apart) - 1} more days" if len(apart) > 1 else ""
@@ -337,7 +336,7 @@ def _unread(evidence: Evidence) -> Iterator[Contradiction]:
     for table in TABLES:
         counts = evidence.get(f"{UNREAD}{table}", {"rows": 0})
         for reason, count in counts.items():
-            if reason != "rows" and counts["rows"] >= LEAST and count >= TENTH * counts["rows"]:
+            if reason != "rows" and counts["rows"] >= MIN_ROWS and count >= TENTH * counts["rows"]:
                 message = (
                     f"{reason}, in {_part(count, counts['rows'])}: so many are no slips, and the rest is a part of the "
                     "log alone; write the whole column as `python -m watchnext.data describe` says (whole ms for seconds with "
@@ -349,7 +348,7 @@ def _unread(evidence: Evidence) -> Iterator[Contradiction]:
 def _constants(evidence: Evidence) -> Iterator[Contradiction]:
     counts = evidence.get("always", {"rows": 0})
     for name in (*OUTCOMES, "watch_ms"):
-        if counts["rows"] >= LEAST_SPREAD and counts.get(name) == counts["rows"]:
+        if counts["rows"] >= MIN_ROWS_OF_QUANTILE and counts.get(name) == counts["rows"]:
             message = f"{name} is true in all {counts['rows']:,} rows: does the log lack skipped impressions?"
             if name == "watch_ms":
                 message = (
@@ -360,7 +359,7 @@ def _constants(evidence: Evidence) -> Iterator[Contradiction]:
 
 def _waits(evidence: Evidence) -> Iterator[Contradiction]:
     wait = evidence.get("watch_ms of received_ms - time_ms", {})
-    if _rows(wait) >= LEAST_SPREAD and (middle := _quantile(wait, 0.5)) > 30:
+    if _rows(wait) >= MIN_ROWS_OF_QUANTILE and (middle := _quantile(wait, 0.5)) > 30:
         message = (
             f"watch_ms and received_ms contradict each other, factor about {middle:,.0f}: half of the watches are at least so "
             "many times longer than the time from time_ms to received_ms; expected ms in all three"
@@ -390,7 +389,7 @@ def _nearest(ratio: float) -> float:
 def _clock(evidence: Evidence) -> Iterator[Contradiction]:
     """Warn about times that are all whole hours or days."""
     counts = evidence.get("whole hours", {"rows": 0})
-    if counts["rows"] < LEAST or counts["whole"] < (1 - FEW) * counts["rows"]:
+    if counts["rows"] < MIN_ROWS or counts["whole"] < (1 - FEW) * counts["rows"]:
         return
     hours = len({int(step) % 48 for step in evidence.get("clock", {})})
     message = "whole days" if 0 < hours <= 2 else "whole hours"  # two if clocks changed
@@ -422,7 +421,7 @@ def calendar(evidence: Evidence, utc_offset_h: float) -> tuple[float, float, flo
 def offset_hint(evidence: Evidence, utc_offset_h: float) -> str | None:
     """Return a hint if `day` is the calendar date at an offset other than `utc_offset_h`, None otherwise."""
     best, agreeing, configured = calendar(evidence, utc_offset_h)
-    if _rows(evidence.get("clock", {})) < LEAST or agreeing < configured + 0.03:
+    if _rows(evidence.get("clock", {})) < MIN_ROWS or agreeing < configured + 0.03:
         return None
     if agreeing < MOST:
         return (
@@ -443,7 +442,7 @@ def _quantile(histogram: Mapping[str, int], level: float) -> float:
     """Return the middle of the bin that holds the quantile."""
     steps = sorted(map(int, histogram))
     below = np.cumsum([histogram[str(step)] for step in steps])
-    return float(10 ** ((steps[int(np.searchsorted(below, level * below[-1]))] + 0.5) / STEPS))
+    return float(10 ** ((steps[int(np.searchsorted(below, level * below[-1]))] + 0.5) / BINS_PER_DECADE))
 
 
 def _part(count: int, rows: int) -> str:

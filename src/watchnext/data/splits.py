@@ -91,11 +91,6 @@ class TimeSplit:
                 f"{day.n_unique()} days, expected more days than {self} need; lower one of them (data.split.*)"
             )
 
-    def boundaries(self, split: np.ndarray, time_ms: np.ndarray) -> dict[str, int]:
-        """Return the first `time_ms` of each split that has rows, by name."""
-        time_ms = np.asarray(time_ms)
-        return {name: int(time_ms[split == index].min()) for index, name in enumerate(SPLITS) if (split == index).any()}
-
 
 def cold(ids: pl.Series | np.ndarray, split: np.ndarray) -> np.ndarray:
     """Return a mask (N,) of the rows whose user (or video) appears in no training row."""

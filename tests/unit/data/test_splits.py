@@ -94,12 +94,6 @@ def test_who_is_only_seen_while_warming_up_is_cold():
     assert cold(pl.Series(["a", "b", "a", "b"]), np.array([-1, 0, 2, 2])).tolist() == [True, False, True, False]
 
 
-def test_boundaries_are_the_first_times():
-    split = np.array([2, 0, 1, 2, 0], np.int8)
-    boundaries = TimeSplit(valid_days=1, test_days=1).boundaries(split, pl.Series([50, 12, 31, 44, 10]))
-    assert boundaries == {"train": 10, "valid": 31, "test": 44}
-
-
 @pytest.mark.parametrize("ids", [[1, 2, 1, 3, 2], ["a", "b", "a", "c", "b"]])
 def test_cold_means_never_in_training(ids):
     assert cold(pl.Series(ids), np.array([0, 1, 2, 2, 1])).tolist() == [False, True, False, True, True]
