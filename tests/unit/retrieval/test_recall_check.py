@@ -1,4 +1,4 @@
-"""The guard measures what requests will meet, and names what it refuses."""
+"""The recall check measures under the filters of requests, and names the filter that it refuses."""
 
 from types import SimpleNamespace
 
@@ -46,17 +46,17 @@ def test_a_good_index_passes_with_every_figure(kind):
 def test_recall_by_hand():
     index = VideoIndex.build(VECTORS, recipe=Lists(lists=100, compared=1, over=1.0))
     static_mask = dict(static_masks_of(CATALOGUE))["de, mature"]
-    there = np.arange(3_000) % 5 > 0
+    present = np.arange(3_000) % 5 > 0
     live = LiveIndex(index, compact_at=0)
-    live.remove(np.flatnonzero(~there))
+    live.remove(np.flatnonzero(~present))
     hits = 0
     for query, seen in zip(PROBE.queries, PROBE.seen, strict=True):
-        allowed = static_mask.mask & there
+        allowed = static_mask.mask & present
         allowed[seen] = False
-        mine = np.argsort(-np.where(allowed, VECTORS @ query, -9))[:20].tolist()
-        assert mine == brute(VECTORS, query, 20, allowed)
-        hits += len(set(live.search(query[None], 20, PreFilter(static_mask, seen))[0][0].tolist()) & set(mine))
-    found = RecallCheck(k=20, floor=0).recall(live, VECTORS, there, {"x": static_mask}, PROBE)
+        expected = np.argsort(-np.where(allowed, VECTORS @ query, -9))[:20].tolist()
+        assert expected == brute(VECTORS, query, 20, allowed)
+        hits += len(set(live.search(query[None], 20, PreFilter(static_mask, seen))[0][0].tolist()) & set(expected))
+    found = RecallCheck(k=20, floor=0).recall(live, VECTORS, present, {"x": static_mask}, PROBE)
     assert found == {"x": hits / (20 * len(QUERIES))}
     assert 0.3 < found["x"] < 1
 
@@ -70,13 +70,13 @@ def test_a_bad_index_is_refused_by_the_name_of_the_filter():
 def test_an_index_that_loses_what_was_removed_is_refused_after_changes():
     """One that answers at first, and then goes on with an old state of the world: vectors that are not those of the rows."""
     index = VideoIndex.build(VECTORS, recipe=None)
-    guard = RecallCheck(k=20, floor=0.98, removed=0.3)
-    live, (vectors, there) = guard._changed(index, VECTORS)
-    assert int((~there).sum()) == 900
+    check = RecallCheck(k=20, floor=0.98, removed=0.3)
+    live, (vectors, present) = check._changed(index, VECTORS)
+    assert int((~present).sum()) == 900
     assert int((vectors != VECTORS).any(axis=1).sum()) > 800
     masks = dict(static_masks_of(CATALOGUE))
-    assert min(guard.recall(live, vectors, there, masks, PROBE).values()) == 1.0
-    assert max(guard.recall(LiveIndex(index, compact_at=0), vectors, there, masks, PROBE).values()) < 0.9
+    assert min(check.recall(live, vectors, present, masks, PROBE).values()) == 1.0
+    assert max(check.recall(LiveIndex(index, compact_at=0), vectors, present, masks, PROBE).values()) < 0.9
 
 
 def test_either_of_two_videos_with_one_vector_is_right():
