@@ -66,15 +66,14 @@ class VideoFeatures(nn.Module):
     table  builds the table of the codes, including the id
     """
 
-    def __init__(self, *, sizes: InputSizes, dimension: int, id_dropout: float = 0.0, table: partial = FULL) -> None:
+    def __init__(self, *, sizes: InputSizes, dimension: int, table: partial = FULL) -> None:
         super().__init__()
-        self.dropped = IdDropout(column=sizes.video_id, probability=id_dropout)
         self.codes = CodeEmbeddings(sizes=sizes.video_codes, dimension=dimension, table=table)
         self.tags = TagEmbeddings(size=sizes.tags, dimension=dimension)
         self.width = self.codes.width + self.tags.width + sizes.vector
 
     def forward(self, codes: Tensor, tags: Tensor, vector: Tensor) -> Tensor:
-        return torch.cat([self.codes(self.dropped(codes)), self.tags(tags), vector], dim=-1)
+        return torch.cat([self.codes(codes), self.tags(tags), vector], dim=-1)
 
 
 class QueryFeatures(nn.Module):

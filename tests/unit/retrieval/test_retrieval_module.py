@@ -10,7 +10,7 @@ import torch
 from watchnext.retrieval.towers.negatives import Negatives, NegativeSample
 from watchnext.retrieval.towers.objectives import SampledSoftmax
 from watchnext.retrieval.towers.recall import at_once, recall_among_all
-from watchnext.retrieval.towers.retrieval_module import RetrievalModule, nearest_interest
+from watchnext.retrieval.towers.retrieval_module import NEW_MS, RetrievalModule, nearest_interest
 from watchnext.retrieval.towers.two_tower import TwoTower
 
 
@@ -23,6 +23,7 @@ def module_of(features, *, interests: int = 1, popular: int = 8) -> RetrievalMod
         negatives=partial(Negatives, in_batch=True, uniform=8, popular=popular),
         positive="click",
         recall_at=20,
+        hide_new=0.5,
         learning_rate=0.01,
         weight_decay=0.0,
         batch_size=16,
@@ -118,3 +119,36 @@ def test_the_own_positive_and_what_came_later_are_masked_pairs(world_features):
 def test_scores_at_once_are_bounded(videos):
     assert 1 <= at_once(videos) <= 1024
     assert at_once(videos) * videos <= max(2**24, videos)
+
+
+def test_a_new_video_is_placed_without_its_id(world_features):
+    module = module_of(world_features).eval()
+    rows, old, new = torch.arange(6), torch.zeros(6, dtype=torch.bool), torch.ones(6, dtype=torch.bool)
+    with torch.no_grad():
+        module.network.video.new.normal_()
+        before, known = module.videos(rows, new), module.videos(rows, old)
+        module._videos["video_codes"][:, module._id] = 3
+        assert torch.equal(module.videos(rows, new), before)
+        assert not torch.isclose(module.videos(rows, old), known).all(1).any()
+
+
+def test_ids_of_a_share_of_the_young_are_hidden(world_features):
+    """A positive is as old as at its request, another video as at any request of the batch."""
+    module, day_ms = module_of(world_features), NEW_MS
+    module._upload_ms = torch.tensor([0.0, 2.5 * day_ms, float("nan"), 9.5 * day_ms], dtype=torch.float64).repeat(1000)
+    rows, positives = torch.arange(4000), torch.tensor([1, 0])
+    drawn = [module._hidden(rows, positives, torch.tensor([3 * day_ms, 10 * day_ms])) for _ in range(40)]
+    shares = torch.stack(drawn).float()
+    assert not shares[:, 0::4].any()  # old at every request
+    assert not shares[:, 2::4].any()  # of unknown upload
+    assert float(shares[:, 1].mean()) == pytest.approx(0.5, abs=0.25)  # a positive of the first request
+    assert float(shares[:, 5::4].mean()) == pytest.approx(0.25, abs=0.01)  # young at one of two requests
+    assert float(shares[:, 3::4].mean()) == pytest.approx(0.5, abs=0.01)  # uploaded after the first request, young at the other
+
+
+def test_what_is_young_and_unknown_after_training_is_new(world_features):
+    module = module_of(world_features)
+    last_ms = world_features.columns["time_ms"][world_features.rows("train")].max()
+    module._upload_ms[:4] = torch.tensor([last_ms, last_ms, last_ms + NEW_MS, last_ms - 2 * NEW_MS], dtype=torch.float64)
+    module._videos["video_codes"][:4, module._id] = torch.tensor([0, 3, 0, 0], dtype=torch.int32)
+    assert module._new()[:4].tolist() == [True, False, True, False]

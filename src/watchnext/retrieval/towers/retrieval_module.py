@@ -16,6 +16,7 @@ from watchnext.retrieval.towers.objectives import Objective
 from watchnext.retrieval.towers.recall import recall_among_all
 from watchnext.types import TARGETS
 
+NEW_MS = 24 * 3_600_000.0  # a video this young has little or no past
 RECALL_CHECK_QUERIES = 1000  # validation queries for the recall check of the index
 
 
@@ -33,6 +34,7 @@ class RetrievalModule(TrainableModule):
 
     positive     target that defines a positive
     recall_at    K of the validation and test recall, over the whole catalogue
+    hide_new     probability that a video younger than NEW_MS is trained without its id, as new videos are served
     monitor      validation metric that decides the best epoch
     patience     epochs without improvement after which training stops
     """
@@ -46,6 +48,7 @@ class RetrievalModule(TrainableModule):
         negatives: partial,
         positive: str,
         recall_at: int,
+        hide_new: float,
         learning_rate: float,
         weight_decay: float,
         batch_size: int,
@@ -54,9 +57,11 @@ class RetrievalModule(TrainableModule):
     ) -> None:
         super().__init__(monitor=monitor, patience=patience)
         self.features, self.positive, self.recall_at = features, TARGETS.index(positive), recall_at
-        self.learning_rate, self.weight_decay, self.batch_size = learning_rate, weight_decay, batch_size
+        self.hide_new, self.batch_size = hide_new, batch_size
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.recipe = recipe_of(network, features.pipeline.sizes)
         self.network, self.loss = build_network(self.recipe), loss
+        self._id = features.pipeline.sizes.video_id
         self._videos = {name: torch.from_numpy(np.array(values)) for name, values in features.videos.items()}
         self._upload_ms = torch.from_numpy(np.array(features.catalogue.upload_ms))
         counts = np.bincount(features.columns["video_rows"][self._positives("train")], minlength=len(features.catalogue))
@@ -78,15 +83,32 @@ class RetrievalModule(TrainableModule):
         common = {"features": self.features, "rows": rows, "batch_size": self.batch_size, "seed": seed}
         return Batches(shuffle=split == "train", along=("time_ms",), **common).loader()
 
-    def videos(self, rows: Tensor) -> Tensor:
-        """Compute video vectors (N, D) of catalogue rows."""
-        return self.network.video({name: values[rows] for name, values in self._videos.items()})
+    def videos(self, rows: Tensor, new: Tensor) -> Tensor:
+        """Compute video vectors (N, D) of catalogue rows; those that are `new` (N,) have no id."""
+        inputs = {name: values[rows] for name, values in self._videos.items()} | {"video_new": new.float()}
+        if self._id is not None:
+            inputs["video_codes"][new, self._id] = 0
+        return self.network.video(inputs)
+
+    def _hidden(self, rows: Tensor, positives: Tensor, time_ms: Tensor) -> Tensor:
+        """Choose videos (N,) whose id is hidden: a share of the young ones. The positives, by their index in `rows`, are as old
+        as at their requests, the others as at a random one."""
+        at_ms = time_ms[torch.randint(len(time_ms), (len(rows),))]
+        at_ms[positives] = time_ms
+        return (self._upload_ms[rows] > at_ms - NEW_MS) & (torch.rand(len(rows)) < self.hide_new)
+
+    def _new(self) -> Tensor:
+        """Find videos (V,) that are new after the training days: young at their end, and without an id."""
+        last_ms = self.features.columns["time_ms"][self.features.rows("train")].max(initial=-np.inf)
+        young = self._upload_ms > last_ms - NEW_MS
+        return young if self._id is None else young & (self._videos["video_codes"][: len(young), self._id] == 0)
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         positives = batch["video_rows"]
         drawn = self.negatives.draw(positives)
         rows, at = torch.cat([positives, drawn.rows]).unique(return_inverse=True)
-        vectors = self.videos(rows)  # each video once: the same dropout as positive and as negative
+        # Each video once: the same dropout as positive and as negative.
+        vectors = self.videos(rows, self._hidden(rows, at[: len(positives)], batch["time_ms"]))
         positive_vectors, pool = vectors[at[: len(positives)]], vectors[at[len(positives) :]]
         queries = nearest_interest(self.network.query(batch), positive_vectors)
         loss = self.loss(
@@ -124,10 +146,9 @@ class RetrievalModule(TrainableModule):
     @torch.no_grad()
     def embeddings(self, chunk: int = 8192) -> np.ndarray:
         """Compute the vectors of the whole catalogue (V, D) float32."""
-        rows = torch.arange(len(self.features.catalogue))
-        training = self.network.training
+        rows, new, training = torch.arange(len(self.features.catalogue)), self._new(), self.network.training
         self.network.eval()
-        vectors = torch.cat([self.videos(part) for part in rows.split(chunk)]).numpy()
+        vectors = torch.cat([self.videos(part, new[part]) for part in rows.split(chunk)]).numpy()
         self.network.train(training)
         return vectors
 

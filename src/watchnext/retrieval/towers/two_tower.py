@@ -10,25 +10,32 @@ from torch.nn.functional import normalize
 from watchnext.features.encode.encodings import InputSizes
 from watchnext.nn.attention import History, InterestAttention, PooledAttention
 from watchnext.nn.cross import MLP
-from watchnext.nn.embeddings import QueryFeatures, VideoFeatures
+from watchnext.nn.embeddings import IdDropout, QueryFeatures, VideoFeatures
 from watchnext.nn.encoders import encoder_of
 from watchnext.nn.id_tables import FULL
 
 
 class VideoTower(nn.Module):
-    """Encode id, content columns and content vector as unit vectors (N, dimension)."""
+    """Encode id, content columns and content vector as unit vectors (N, dimension).
+
+    An input `video_new` (N,) marks videos that are too new to have an id: a learned vector says so, since a video without an id
+    may also be an old one that nobody watches.
+    """
 
     def __init__(
         self, *, sizes: InputSizes, features: VideoFeatures, hidden: tuple[int, ...], dimension: int, dropout: float
     ) -> None:
         super().__init__()
         self.features = features
+        self.new = nn.Parameter(torch.zeros(features.width))
         self.deep = MLP(inputs=features.width + sizes.video_values, hidden=hidden, dropout=dropout)
         self.out = nn.Linear(hidden[-1], dimension)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        parts = [self.features(inputs["video_codes"], inputs["video_tags"], inputs["video_vector"])]
-        parts += [inputs[name] for name in ("video_values",) if name in inputs]
+        known = self.features(inputs["video_codes"], inputs["video_tags"], inputs["video_vector"])
+        if "video_new" in inputs:
+            known = known + inputs["video_new"].unsqueeze(-1) * self.new
+        parts = [known] + [inputs[name] for name in ("video_values",) if name in inputs]
         return normalize(self.out(self.deep(torch.cat(parts, dim=-1))), dim=-1)
 
 
@@ -74,6 +81,7 @@ class QueryTower(nn.Module):
     ) -> None:
         super().__init__()
         self.features = QueryFeatures(sizes=sizes, dimension=embedding, id_dropout=id_dropout)
+        self.dropped = IdDropout(column=sizes.video_id, probability=id_dropout)
         self.history = History(sizes=sizes, videos=videos, dimension=dimension)
         if encoder == "attention":
             self.attention = PooledAttention(query=self.features.width, dimension=dimension, heads=heads)
@@ -88,7 +96,7 @@ class QueryTower(nn.Module):
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         query, mask = self.features(inputs), inputs["history_mask"]
-        history = self.history(inputs)
+        history = self.history({**inputs, "history_codes": self.dropped(inputs["history_codes"])})
         mean = history.sum(1) / mask.sum(-1, keepdim=True).clamp(min=1.0)
         known = torch.cat([query, self.attention(query, history, mask), mean], dim=-1)
         if self.interests is not None:
@@ -100,7 +108,7 @@ class QueryTower(nn.Module):
 class TwoTower(nn.Module):
     """Two towers that share the video embeddings between candidates and history.
 
-    id_dropout  probability of masking video and viewer ids in training
+    id_dropout  probability of masking the viewer's id and the ids of the history in training
     table       builds the table of a video's codes, one of nn/id_tables.py
     """
 
@@ -121,7 +129,7 @@ class TwoTower(nn.Module):
         table: partial = FULL,
     ) -> None:
         super().__init__()
-        videos = VideoFeatures(sizes=sizes, dimension=embedding, id_dropout=id_dropout, table=table)
+        videos = VideoFeatures(sizes=sizes, dimension=embedding, table=table)
         self.video = VideoTower(sizes=sizes, features=videos, hidden=hidden, dimension=dimension, dropout=dropout)
         self.query = QueryTower(
             sizes=sizes,
