@@ -9,6 +9,10 @@ GAUC weighs viewers with both labels by their positives; nDCG@5 averages over al
 `rows_per_s` is impressions scored a second, encoding included; `train_s` all of the fit. With several seeds figures are means,
 `seeds` lists each, and Parquet holds the mean score. `ranker` is an ensemble that has such trees as `xgboost` among its
 members; `over_xgboost` is what it gains on them: mean over seeds, 95% of 1,000 resamples of viewers.
+
+`gauc_request`, `ndcg@5_request` and `mrr_request` are the order inside slates and sessions, with features of the regime
+`request`: means over the `groups` with both labels, weighted by positives, and `_by_impressions`. `over_video_rate` and
+`over_xgboost` of a model are its gains in them on the video's long-view rate and on the trees.
 """
 
 import argparse
@@ -16,8 +20,10 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +39,7 @@ from watchnext.data.storage import StoredTables, write_tables
 from watchnext.data.tables import DataError
 from watchnext.data.validation import validate
 from watchnext.features.__main__ import builder_of
+from watchnext.features.dataset import freshness
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.features.encode.encodings import PRIOR
 from watchnext.ranking.scoring import scored
@@ -63,15 +70,26 @@ def split_by(days: pl.Series, valid_start: date, test_start: date) -> TimeSplit:
     return TimeSplit(valid_days=(test_start - valid_start).days, test_days=(last - test_start).days + 1)
 
 
-def build(config: DictConfig, work: Path, valid_start: date, test_start: date) -> tuple[StoredTables, FeatureSet]:
+@dataclass(frozen=True)
+class Built:
+    """The log's tables, its features with streaming state, and `requested`, those of the regime `request`."""
+
+    stored: StoredTables
+    features: FeatureSet
+    requested: FeatureSet
+
+
+def build(config: DictConfig, work: Path, valid_start: date, test_start: date) -> Built:
     """Build the log's tables and features below `work`."""
     schema = FeatureSchema.load(f"conf/features/{config.data.features}.yaml")
     tables = validate(instantiate(config.data.loader).read().tables, schema).tables
     split = split_by(tables.impressions["day"].cast(pl.Date), valid_start, test_start)
     write_tables(tables, work / "tables")
     stored = StoredTables.open(work / "tables")
-    builder_of(config, schema, "streaming").build(stored, split, work / "features")
-    return stored, FeatureSet.load(work / "features")
+    folders = {"streaming": work / "features", "request": work / "features_request"}
+    for regime, folder in folders.items():
+        builder_of(config, schema, regime).build(stored, split, folder)
+    return Built(stored, *map(FeatureSet.load, folders.values()))
 
 
 def trained(config: DictConfig, features: FeatureSet, seed: int) -> torch.nn.Module:
@@ -83,32 +101,75 @@ def trained(config: DictConfig, features: FeatureSet, seed: int) -> torch.nn.Mod
     return module.network
 
 
-def figures(label: np.ndarray, score: np.ndarray, users: np.ndarray) -> dict[str, float]:
-    return {
-        "auc": metrics.auc(label, score),
-        "gauc": metrics.gauc(label, score, users),
-        "ndcg@5": metrics.ndcg_at(label, score, users, 5),
-        "logloss": metrics.logloss(label, score),
-        "ece": metrics.ece(label, score),
-    }
+@dataclass(frozen=True)
+class HeldOut:
+    """The held-out rows: long view or not, row of the viewer, and request group, (N,) each."""
+
+    label: np.ndarray
+    users: np.ndarray
+    groups: np.ndarray
+
+    @classmethod
+    def of(cls, built: Built, rows: np.ndarray) -> "HeldOut":
+        columns = built.features.columns
+        impressions, split = built.stored.impressions(built.stored.days), np.asarray(columns["split"])
+        groups = freshness.encoded_with("request", impressions, split)[rows]
+        return cls(columns["targets"][rows, LONG_VIEW].astype(np.int8), columns["user_rows"][rows], groups)
+
+    def order(self, streamed: np.ndarray, requested: np.ndarray) -> dict[str, float]:
+        """Measure the order of scores with the state of each row, and of those `requested` inside request groups."""
+        of_requests = metrics.RequestFigures.of(self.label, requested, self.groups)
+        return {
+            "auc": metrics.auc(self.label, streamed),
+            "gauc": metrics.gauc(self.label, streamed, self.users),
+            "ndcg@5": metrics.ndcg_at(self.label, streamed, self.users, 5),
+            **of_requests.means(),
+        }
+
+    def figures(self, streamed: np.ndarray, requested: np.ndarray) -> dict[str, float]:
+        """Measure probabilities: their order, log loss and calibration error."""
+        fit = {"logloss": metrics.logloss(self.label, streamed), "ece": metrics.ece(self.label, streamed)}
+        return self.order(streamed, requested) | fit
+
+
+def _video_counts(features: FeatureSet, rows: np.ndarray, count: str, half_life_h: float) -> np.ndarray:
+    """Return a decayed count (N,) of each row's video."""
+    state = features.pipeline.schema.state
+    slot = state.counts.index(count) * len(state.half_lives_h) + state.half_lives_h.index(half_life_h)
+    return features.columns["candidate"][rows, 0, slot].astype(float)
+
+
+def popular_now(features: FeatureSet, rows: np.ndarray) -> np.ndarray:
+    """Return the video's long views with the shortest half-life, as the baseline of that name in the evaluation."""
+    return _video_counts(features, rows, "long_view", min(features.pipeline.schema.state.half_lives_h))
 
 
 def baselines_of(features: FeatureSet, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """Score without a model: constant, and smoothed long-view rates of video, creator and viewer."""
+    """Score without a model: constant, and smoothed long-view rates of video, creator and viewer.
+
+    Counts have the longest half-life, those of `decayed_video_rate` the shortest of at least a day.
+    """
     state, columns = features.pipeline.schema.state, features.columns
     slowest = len(state.half_lives_h)
     slots = [state.counts.index(name) * slowest + slowest - 1 for name in ("impression", "long_view")]
     mean = float(columns["targets"][features.rows("train"), LONG_VIEW].mean())
-    counters = {
-        "video": columns["candidate"][rows, 0],
-        "creator": columns["candidate"][rows, 1],
-        "viewer": columns["user"][rows],
+    recent = min((h for h in state.half_lives_h if h >= 24), default=max(state.half_lives_h))
+    counts = {
+        "video": columns["candidate"][rows, 0][:, slots].astype(float).T,
+        "creator": columns["candidate"][rows, 1][:, slots].astype(float).T,
+        "viewer": columns["user"][rows][:, slots].astype(float).T,
+        "decayed_video": [_video_counts(features, rows, name, recent) for name in ("impression", "long_view")],
     }
-    result = {"constant": np.full(len(rows), mean)}
-    for name, values in counters.items():
-        shown, long = values[:, slots].astype(float).T
-        result[f"{name}_rate"] = np.clip((long + PRIOR * mean) / (shown + PRIOR), 0.0, 1.0)
-    return result
+    rates = {f"{name}_rate": np.clip((long + PRIOR * mean) / (shown + PRIOR), 0, 1) for name, (shown, long) in counts.items()}
+    return {"constant": np.full(len(rows), mean), **rates}
+
+
+def baseline_figures(held_out: HeldOut, built: Built, rows: np.ndarray) -> tuple[dict[str, dict], np.ndarray]:
+    """Measure every baseline. Also returns the video's rate in the regime `request`."""
+    streamed, requested = (baselines_of(features, rows) for features in (built.features, built.requested))
+    result = {name: held_out.figures(score, requested[name]) for name, score in streamed.items()}
+    result["popular_now"] = held_out.order(popular_now(built.features, rows), popular_now(built.requested, rows))
+    return result, requested["video_rate"]
 
 
 class Resampled:
@@ -138,17 +199,36 @@ class Resampled:
         weights = np.where(np.isfinite(viewer_auc), np.bincount(self.viewers, self.label), 0.0)
         return _ratio(self.drawn @ (weights * np.nan_to_num(viewer_auc)), self.drawn @ weights)
 
+    def of_rows(self, score: np.ndarray) -> dict[str, np.ndarray]:
+        """Compute AUC and GAUC."""
+        return {"auc": self.auc(score), "gauc": self.gauc(score)}
+
+    def of_requests(self, score: np.ndarray, *, groups: np.ndarray) -> dict[str, np.ndarray]:
+        """Compute the figures inside request groups, named as in `RequestFigures.means`; a viewer is drawn with all groups."""
+        found = metrics.RequestFigures.of(self.label, score, groups)
+        viewers, result = self.viewers[found.first], {}
+        for suffix, weight in (("", found.positives), ("_by_impressions", found.impressions)):
+            of_viewers = partial(np.bincount, viewers, minlength=self.drawn.shape[1])
+            under = self.drawn @ of_viewers(weight)
+            for name, values in found.figures.items():
+                result[f"{name}_request{suffix}"] = _ratio(self.drawn @ of_viewers(weight * values), under)
+        return result
+
 
 def _ratio(over: np.ndarray, under: np.ndarray) -> np.ndarray:
     return np.divide(over, under, out=np.full(len(over), np.nan), where=under > 0)
 
 
-def over(resampled: Resampled, better: list[np.ndarray], other: list[np.ndarray]) -> dict[str, list[float]]:
-    """Compute the gain of scores over others, paired by seed: mean and 95% interval over the resamples; nan if undefined."""
-    result = {}
-    for name in ("auc", "gauc"):
-        figure = getattr(resampled, name)
-        gains = np.mean([figure(a) - figure(b) for a, b in zip(better, other, strict=True)], axis=0)
+def over(
+    resampled: Callable[[np.ndarray], Mapping[str, np.ndarray]], better: list[np.ndarray], other: list[np.ndarray]
+) -> dict[str, list[float]]:
+    """Compute the gain of scores over others, paired by seed: mean and 95% interval over the resamples; nan if undefined.
+
+    `resampled` gives the figures (R,) of a score by name.
+    """
+    pairs, result = [(resampled(a), resampled(b)) for a, b in zip(better, other, strict=True)], {}
+    for name in pairs[0][0]:
+        gains = np.mean([a[name] - b[name] for a, b in pairs], axis=0)
         gains = gains[np.isfinite(gains)] if np.isfinite(gains).any() else np.array([np.nan])
         result[name] = [round(float(value), 5) for value in (gains.mean(), *np.quantile(gains, [0.025, 0.975]))]
     return result
@@ -166,32 +246,40 @@ def keys_of(stored: StoredTables, features: FeatureSet, rows: np.ndarray) -> pl.
     )
 
 
-def measure(configs: Mapping[str, DictConfig], stored: StoredTables, features: FeatureSet, options: argparse.Namespace) -> dict:
+def measure(configs: Mapping[str, DictConfig], built: Built, options: argparse.Namespace) -> dict:
     """Train every preset for every seed and evaluate it on the days `options.held_out`."""
-    rows = features.rows(options.held_out)
-    keys = keys_of(stored, features, rows)
-    label, users = keys["label"].to_numpy(), features.columns["user_rows"][rows]
-    models, scores = {}, {}
+    features, rows = built.features, built.features.rows(options.held_out)
+    keys, held_out = keys_of(built.stored, features, rows), HeldOut.of(built, rows)
+    models, streamed, requested = {}, {}, {}
     for name, config in configs.items():
-        runs, scores[name] = [], []
+        runs, streamed[name], requested[name] = [], [], []
         for seed in range(options.seeds):
             began = time.perf_counter()
             network = trained(config, features, seed)
             train_s, began = time.perf_counter() - began, time.perf_counter()
-            scores[name].append(scored(features, network, rows)[:, LONG_VIEW].astype(np.float64))
+            streamed[name].append(scored(features, network, rows)[:, LONG_VIEW].astype(np.float64))
             rows_per_s = len(rows) / (time.perf_counter() - began)
-            runs.append(figures(label, scores[name][-1], users) | {"rows_per_s": rows_per_s, "train_s": train_s})
+            requested[name].append(scored(built.requested, network, rows)[:, LONG_VIEW].astype(np.float64))
+            figures = held_out.figures(streamed[name][-1], requested[name][-1])
+            runs.append(figures | {"rows_per_s": rows_per_s, "train_s": train_s})
             print(f"{name} seed {seed} {metrics.rounded(runs[-1], 5)}", file=sys.stderr)
         models[name] = {key: float(np.mean([run[key] for run in runs])) for key in runs[0]}
         if options.seeds > 1:
             models[name]["seeds"] = runs
         if options.predictions:
             options.predictions.mkdir(parents=True, exist_ok=True)
-            keys.with_columns(score=np.mean(scores[name], axis=0)).write_parquet(options.predictions / f"{name}.parquet")
-    baselines = {name: figures(label, score, users) for name, score in baselines_of(features, rows).items()}
-    result = {"models": models, "floors": baselines, "held_out": options.held_out, "rows": len(rows)}
-    if {"ranker", "xgboost"} <= scores.keys():
-        result["over_xgboost"] = over(Resampled(label, users), scores["ranker"], scores["xgboost"])
+            keys.with_columns(score=np.mean(streamed[name], axis=0)).write_parquet(options.predictions / f"{name}.parquet")
+    baselines, video_rate = baseline_figures(held_out, built, rows)
+    resampled = Resampled(held_out.label, held_out.users)
+    of_requests = partial(resampled.of_requests, groups=held_out.groups)
+    for name, scores in requested.items():
+        models[name]["over_video_rate"] = over(of_requests, scores, [video_rate] * len(scores))
+        if "xgboost" in requested.keys() - {name}:
+            models[name]["over_xgboost"] = over(of_requests, scores, requested["xgboost"])
+    groups = len(metrics.RequestFigures.of(held_out.label, video_rate, held_out.groups).first)
+    result = {"models": models, "floors": baselines, "held_out": options.held_out, "rows": len(rows), "groups": groups}
+    if {"ranker", "xgboost"} <= streamed.keys():
+        result["over_xgboost"] = over(resampled.of_rows, streamed["ranker"], streamed["xgboost"])
     return metrics.rounded(result, 5)
 
 
@@ -217,8 +305,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         work = options.work or Path(temporary)
         first = next(iter(configs.values()))
-        stored, features = build(first, work, options.valid_start, options.test_start)
-        result = measure(configs, stored, features, options)
+        result = measure(configs, build(first, work, options.valid_start, options.test_start), options)
     print(json.dumps(result))
 
 

@@ -57,7 +57,7 @@ SMALL = {
     ),
     "ranking": Small(
         ["--root", "kuairand", *DAYS, *EPOCH, "--models", "mlp", "xgboost"],
-        {"models", "floors", "held_out", "rows"},
+        {"models", "floors", "held_out", "rows", "groups"},
         "kuairand",
     ),
     "rectools_sasrec": Small(
