@@ -1,6 +1,6 @@
-"""RecTools' SASRec on kept histories, for `python -m benchmarks.training --rectools PYTHON`, which runs this file.
+"""Train RecTools' SASRec on stored histories, for `python -m benchmarks.training --rectools PYTHON`, which runs this file.
 
-It needs an interpreter of its own with `rectools[torch]`, and nothing of watchnext. The last line is one JSON object.
+It runs in an interpreter with `rectools[torch]` and imports nothing of watchnext. The last line is one JSON object.
 """
 
 import argparse
@@ -37,10 +37,10 @@ class StepClock(lightning.Callback):
 
 
 def dataset_of(path: str, users: int) -> Dataset:
-    """The histories of the first `users` viewers; a watch's time is its place."""
-    with np.load(path) as kept:
-        starts = kept["starts"][: users + 1]
-        rows = kept["rows"][: starts[-1]]
+    """Load the histories of the first `users` viewers; the time of a watch is its position."""
+    with np.load(path) as arrays:
+        starts = arrays["starts"][: users + 1]
+        rows = arrays["rows"][: starts[-1]]
     lengths = np.diff(starts)
     return Dataset.construct(
         pd.DataFrame(
@@ -86,7 +86,7 @@ def main() -> None:
     )
     model.fit(dataset)
     (clock,) = (callback for callback in model.fit_trainer.callbacks if isinstance(callback, StepClock))  # it trains on a copy
-    found = {
+    result = {
         "users": options.users,
         "videos": dataset.item_id_map.size,
         "steps": options.steps,
@@ -95,7 +95,7 @@ def main() -> None:
         "examples_per_cpu_s": clock.examples / clock.cpu,
         "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
-    print(json.dumps(found))
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -85,12 +85,12 @@ def main() -> None:
     config = composed(["data=sample", *options.overrides])
     world, outputs = instantiate(composed(["data=world"]).data.loader), Path(config.data.outputs)
     release, tables = Release.load(last_built(config.data.releases, outputs)), read_tables(outputs / "tables")
-    split, everything = FeatureSet.load(outputs / "features").columns["split"], len(release.catalogue)
+    split, catalogue_size = FeatureSet.load(outputs / "features").columns["split"], len(release.catalogue)
     step = max(1, tables.impressions.filter(split == 2)["request_id"].n_unique() // options.requests)
     samples: dict[str, dict[str, list]] = {"retrieved": {}, "drawn": {}}
     replay = Replay(release=release, regime="streaming", slate=20, requests=0, depth=CANDIDATES)
     with replay.opened(tables, split) as (recommender, requests):
-        baselines = Baselines(release, recommender.store, depth=everything)
+        baselines = Baselines(release, recommender.store, depth=catalogue_size)
         for request, _ in islice(requests, 0, None, step):
             lists, viewer = baselines.rank(request), release.user_ids.rows([request.user_id])
             retrieved = recommender.retrieve(request, CANDIDATES).rows[:CANDIDATES]

@@ -273,8 +273,8 @@ def _git() -> dict[str, str]:
 def _git_output(*words: str) -> str | None:
     if not shutil.which("git"):
         return None
-    asked = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
-    return asked.stdout.strip() if asked.returncode == 0 else None
+    result = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
+    return result.stdout.strip() if result.returncode == 0 else None
 
 
 def _defined(values: Mapping[str, float | None]) -> Iterator[tuple[str, float]]:

@@ -119,11 +119,11 @@ class CanonicalTables:
         parts, types = self._unread
         sources = {table: _source(table, parts[table], types[table], self.schema) for table in ("users", "videos")}
         tables = {name: source.rows() for name, source in sources.items()}
-        firsts = [group[0] for group in _groups_of_equal_layout(parts["impressions"])]
-        empty = [_convert(part, "impressions", types["impressions"], self.schema)[0] for part in firsts]
-        _same_types(tuple(part.file for part in firsts), empty)
+        first_parts = [group[0] for group in _groups_of_equal_layout(parts["impressions"])]
+        empty = [_convert(part, "impressions", types["impressions"], self.schema)[0] for part in first_parts]
+        _same_types(tuple(part.file for part in first_parts), empty)
         errors = {}
-        for part, frame in zip(firsts, empty, strict=True):
+        for part, frame in zip(first_parts, empty, strict=True):
             _, faults, _ = sound_columns(Tables(frame, **tables), self.schema)
             for fault in faults:
                 errors.setdefault(fault.message, f"{part.file}: {fault.message}")
@@ -336,8 +336,8 @@ def _contradicting_folder(table: str, values: pl.Series, folder: str | None, one
     return _rows(table, values, differs, f"{one.name} is not that of its folder")
 
 
-def _rows(table: str, values: pl.Series, where: pl.Series, reason: str) -> pl.DataFrame:
-    rows = where.arg_true()
+def _rows(table: str, values: pl.Series, mask: pl.Series, reason: str) -> pl.DataFrame:
+    rows = mask.arg_true()
     bad = values.gather(rows)  # Python has no years above 9999
     shown = bad.cast(pl.String) if bad.dtype.is_temporal() else [str(value) for value in bad]
     columns = {"table": [table] * len(rows), "row": rows.cast(pl.Int64), "reason": [reason] * len(rows), "value": shown}

@@ -129,9 +129,9 @@ def convert(values: pl.Series, kind: pl.DataType, one: Expected, *, is_text: boo
     return Conversion(read.alias(values.name), refused, _reason(one, given.dtype, kind), tuple(notes))
 
 
-def _only(values: pl.Series, where: pl.Series) -> pl.Series:
-    """Keep the values `where` it is true, null elsewhere."""
-    return values if where.all() else values.zip_with(where, pl.repeat(None, len(values), dtype=values.dtype, eager=True))
+def _only(values: pl.Series, mask: pl.Series) -> pl.Series:
+    """Keep the values under `mask`; the others become null."""
+    return values if mask.all() else values.zip_with(mask, pl.repeat(None, len(values), dtype=values.dtype, eager=True))
 
 
 def _reason(one: Expected, before: pl.DataType, kind: pl.DataType) -> str:
@@ -209,8 +209,8 @@ def _text_id(text: pl.Series) -> pl.Series:
 
 
 def _small(text: pl.Series, kind: pl.DataType) -> pl.Series:
-    whole = text.cast(pl.Int64, strict=False)
-    return _only(whole, (whole.abs() <= EXACT).fill_null(False)).cast(kind, strict=False)
+    integers = text.cast(pl.Int64, strict=False)
+    return _only(integers, (integers.abs() <= EXACT).fill_null(False)).cast(kind, strict=False)
 
 
 def _word(text: pl.Series, *, words: Mapping[str, bool]) -> pl.Series:

@@ -64,10 +64,10 @@ def read_csv(file: Path, known: Collection[str]) -> tuple[pl.DataFrame, list[str
         raise DataError(f"{file} names the column {twice[0]!r} twice, expected every column once; remove one")
     frame = pl.from_arrow(table.rename_columns(names))
     is_header = (pl.col(name).str.strip_chars() == name for name in names)
-    again = frame.select(pl.all_horizontal(is_header).fill_null(False)).to_series()
-    if again.any():  # files that were put behind one another
-        frame = frame.filter(~again)
-        notes.append(f"lines that repeat the header are left out ({again.sum():,})")
+    repeated_headers = frame.select(pl.all_horizontal(is_header).fill_null(False)).to_series()
+    if repeated_headers.any():  # files that were put behind one another
+        frame = frame.filter(~repeated_headers)
+        notes.append(f"lines that repeat the header are left out ({repeated_headers.sum():,})")
     return frame, notes
 
 

@@ -128,10 +128,10 @@ def _read_logs(folder: Path, edition: Edition) -> pl.DataFrame:
 def _first_of_each(log: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Split off rows that repeat (user, video, time): a duplicate would read the outcome of the first as a feature."""
     first = log.select(pl.struct(EVENT).is_first_distinct()).to_series()
-    again = log.filter(~first)
+    repeats = log.filter(~first)
     rows = [
         ("impressions", row, "duplicate", f"{file}: user_id={user} video_id={video} time_ms={time}")
-        for row, file, user, video, time in again.select("row", "file", *EVENT).iter_rows()
+        for row, file, user, video, time in repeats.select("row", "file", *EVENT).iter_rows()
     ]
     return log.filter(first), pl.DataFrame(rows, schema=REJECTED, orient="row")
 

@@ -55,8 +55,8 @@ class MovieLens:
         if (root / "ratings.dat").exists():
             return _dat(root / "ratings.dat", RATINGS), _dat(root / "movies.dat", MOVIES), _dat(root / "users.dat", USERS)
         if (root / "ratings.csv").exists():
-            nobody = Parsed(pl.DataFrame(schema=USERS), pl.DataFrame(schema=REJECTED))
-            return _csv(root / "ratings.csv", RATINGS), _csv(root / "movies.csv", MOVIES), nobody
+            no_users = Parsed(pl.DataFrame(schema=USERS), pl.DataFrame(schema=REJECTED))
+            return _csv(root / "ratings.csv", RATINGS), _csv(root / "movies.csv", MOVIES), no_users
         raise DataError(
             f"MovieLens: {root} holds neither ratings.dat (1M) nor ratings.csv (32M); download one from "
             "grouplens.org/datasets/movielens and `export MOVIELENS_ROOT=<the unpacked folder>`"

@@ -79,18 +79,18 @@ def check_stored_columns(features: FeatureSet, rebuild: Rebuild, plain: Arrays) 
 
 def check_fitted_statistics(features: FeatureSet, rebuild: Rebuild) -> CheckResult:
     """Fit with and without the held-out impressions: vocabularies, quantiles, means and rates must be equal."""
-    with_all, (without, removed) = rebuild.fitted(), rebuild.fitted_without_held_out()
+    with_held_out, (without_held_out, removed) = rebuild.fitted(), rebuild.fitted_without_held_out()
     remedy = "fit on rows of split 0 alone (FeatureBuilder.fit)"
     leaks = []
-    for name in sorted(with_all):
-        if not np.array_equal(with_all[name], without.get(name), equal_nan=with_all[name].dtype.kind == "f"):
+    for name in sorted(with_held_out):
+        if not np.array_equal(with_held_out[name], without_held_out.get(name), equal_nan=with_held_out[name].dtype.kind == "f"):
             leaks.append(Leak("fitted on test days", f"{name}, held-out impressions that it depends on", removed, 0, remedy))
-        elif rebuild.is_whole and not same(features.pipeline.fitted.get(name), with_all[name]):
+        elif rebuild.is_whole and not same(features.pipeline.fitted.get(name), with_held_out[name]):
             rerun = "run `dvc repro -f features`; if the leak remains, the stage fits on more than training days"
             leaks.append(
                 Leak("fitted on test days", f"{name} as stored, values that differ from a fit on training days", 1, 0, rerun)
             )
-    return {"fitted": len(with_all), "left_out": removed}, leaks
+    return {"fitted": len(with_held_out), "left_out": removed}, leaks
 
 
 def same(values: np.ndarray | None, others: np.ndarray) -> bool:

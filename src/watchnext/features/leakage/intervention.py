@@ -56,14 +56,14 @@ class Rebuild:
     """Rebuilds the features of every k-th viewer, at most about `limit` rows.
 
     split, visible   of these rows
-    asked            position of the row whose time and context each of them is encoded with
+    context_rows     position of the row whose time and context each of them is encoded with
     """
 
     builder: FeatureBuilder
     tables: Tables
     split: np.ndarray
     visible: np.ndarray
-    asked: np.ndarray
+    context_rows: np.ndarray
     is_whole: bool
     catalogue: Catalogue
     users: Ids
@@ -71,12 +71,12 @@ class Rebuild:
     @classmethod
     def of(cls, builder, tables: Tables, split: np.ndarray, user_rows: np.ndarray, catalogue, *, limit: int) -> "Rebuild":
         visible = freshness.visible_until(builder.regime, tables.impressions, split)
-        asked = freshness.encoded_with(builder.regime, tables.impressions, split)
+        context_rows = freshness.encoded_with(builder.regime, tables.impressions, split)
         numbers = np.flatnonzero(user_rows % -(-len(split) // limit) == 0)
-        asked = np.searchsorted(numbers, asked[numbers])  # a group is of one viewer
+        context_rows = np.searchsorted(numbers, context_rows[numbers])  # a group is of one viewer
         fewer = Tables(tables.impressions[numbers], tables.users, tables.videos)
         users = Ids.of(tables.users["user_id"])
-        return cls(builder, fewer, split[numbers], visible[numbers], asked, len(numbers) == len(split), catalogue, users)
+        return cls(builder, fewer, split[numbers], visible[numbers], context_rows, len(numbers) == len(split), catalogue, users)
 
     @property
     def schema(self) -> FeatureSchema:
@@ -96,11 +96,12 @@ class Rebuild:
 
     def columns(self, impressions: pl.DataFrame, pipeline: FeaturePipeline) -> dict[str, np.ndarray]:
         """Build the as-of input blocks of every row, with `impressions` (the first n rows) as the log."""
-        log, asked = self._log(Tables(impressions, self.tables.users, self.tables.videos)), self.asked[: len(impressions)]
-        as_of = log.time_ms[asked]
+        log = self._log(Tables(impressions, self.tables.users, self.tables.videos))
+        context_rows = self.context_rows[: len(impressions)]
+        as_of = log.time_ms[context_rows]
         reads = self._reads(log, self.visible[: len(impressions)], as_of)
         upload_ms = np.asarray(self.catalogue.upload_ms)[log.video_rows]
-        context = {name: values[asked] for name, values in context_of(impressions, self.schema).items()}
+        context = {name: values[context_rows] for name, values in context_of(impressions, self.schema).items()}
         blocks = pipeline.query(context, as_of, reads)
         return blocks | {"candidate_values": pipeline.candidates(upload_ms, as_of, reads.candidate)}
 

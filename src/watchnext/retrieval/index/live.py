@@ -23,11 +23,11 @@ OVERDUE = 10  # limit of uncompacted videos, as a multiple of `compact_at`
 
 @dataclass(frozen=True)
 class IndexState:
-    """`alive` (words,) uint64 marks the valid positions of `built`; `rows` (n,) int64 and `vectors` (n, D) float32 were added
+    """`valid` (words,) uint64 marks the valid positions of `built`; `rows` (n,) int64 and `vectors` (n, D) float32 were added
     since. A row is valid in at most one of both."""
 
     built: VideoIndex
-    alive: np.ndarray
+    valid: np.ndarray
     rows: np.ndarray
     vectors: np.ndarray
 
@@ -67,14 +67,14 @@ class LiveIndex:
 
     def __len__(self) -> int:
         state = self._state
-        return count_bits(state.alive) + len(state.rows)
+        return count_bits(state.valid) + len(state.rows)
 
     # ---- search ------------------------------------------------------------------------------------------------------
 
     def search(self, queries: np.ndarray, k: int, allowed: PreFilter | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Search like `VideoIndex.search` over the state at the start; additions since the build are compared exactly."""
         state = self._state
-        rows, scores = state.built.search(queries, k, allowed, state.alive)
+        rows, scores = state.built.search(queries, k, allowed, state.valid)
         chosen = slice(None) if allowed is None else allowed.of(state.rows)
         fresh, vectors = state.rows[chosen], state.vectors[chosen]
         if not len(fresh):
@@ -107,7 +107,7 @@ class LiveIndex:
                     f"compaction does not keep up or failed ({self.failure}): build a new index, `dvc repro index`"
                 )
             additions = np.concatenate([state.rows, rows]), np.concatenate([state.vectors, vectors])
-            self._state = IndexState(state.built, state.alive, *additions)
+            self._state = IndexState(state.built, state.valid, *additions)
             self._changed.update(rows.tolist())
         self._compact_when_due()
 
@@ -152,7 +152,7 @@ class LiveIndex:
 
 def _valid_videos(state: IndexState) -> tuple[np.ndarray, np.ndarray]:
     """Return vectors (n, D) float32 and rows (n,) int64 of all valid videos, by row."""
-    counts = np.unpackbits(state.alive.view(np.uint8), bitorder="little", count=len(state.built)).astype(bool)
+    counts = np.unpackbits(state.valid.view(np.uint8), bitorder="little", count=len(state.built)).astype(bool)
     rows = np.concatenate([state.built.rows[counts], state.rows])
     vectors = np.concatenate([state.built.vectors[counts].astype(np.float32, copy=False), state.vectors])
     order = np.argsort(rows, kind="stable")
@@ -166,9 +166,9 @@ def _fresh(built: VideoIndex) -> IndexState:
 
 
 def _without(state: IndexState, rows: np.ndarray) -> IndexState:
-    alive, others = state.alive.copy(), ~np.isin(state.rows, rows)
-    clear_bits(alive, state.built.positions_of(rows))
-    return replace(state, alive=alive, rows=state.rows[others], vectors=state.vectors[others])
+    valid, others = state.valid.copy(), ~np.isin(state.rows, rows)
+    clear_bits(valid, state.built.positions_of(rows))
+    return replace(state, valid=valid, rows=state.rows[others], vectors=state.vectors[others])
 
 
 def _rebased(built: VideoIndex, now: IndexState, changed: np.ndarray) -> IndexState:

@@ -48,11 +48,11 @@ class RecallCheck:
             "as built": self.recall(LiveIndex(index, compact_at=0), vectors, np.ones(len(vectors), bool), masks, probe),
             "after changes": self.recall(live, *now, masks, probe),
         }
-        for when, recalls in results.items():
+        for state, recalls in results.items():
             for name, recall in recalls.items():
                 if not recall >= self.floor:
                     raise VideoIndexError(
-                        f"recall@{self.k} under the filter {name!r}, {when}, is {recall:.4f}, expected at least {self.floor}; "
+                        f"recall@{self.k} under the filter {name!r}, {state}, is {recall:.4f}, expected at least {self.floor}; "
                         "raise the search parameters in conf/index"
                     )
         return results

@@ -100,18 +100,18 @@ class VideoIndex:
     # ---- search ------------------------------------------------------------------------------------------------------
 
     def search(
-        self, queries: np.ndarray, k: int, allowed: PreFilter | None = None, alive: np.ndarray | None = None
+        self, queries: np.ndarray, k: int, allowed: PreFilter | None = None, valid: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Search the best `k` rows (B, k) int64 (padded with -1) and inner products (B, k) float32 (padded with -inf) for
         `queries` (B, D); k is limited by the number of videos.
 
         allowed  pre-filter, None for all; filters that keep less than NARROW of the catalogue are searched exactly
-        alive    (words,) uint64 as from `words`: positions that were not removed
+        valid    (words,) uint64 as from `words`: positions that were not removed
         """
         require_queries(queries, self.dimension)
         if k < 1:
             raise VideoIndexError(f"k is {k}, expected at least 1")
-        words, k = self.words(allowed, alive), min(k, len(self))
+        words, k = self.words(allowed, valid), min(k, len(self))
         rows, scores = np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf, np.float32)
         count = count_bits(words)
         for i, query in enumerate(np.asarray(queries, np.float32)):
@@ -131,10 +131,10 @@ class VideoIndex:
         scores, margin = self.codes.scores(query, positions)
         return positions[best(scores, k, margin)]
 
-    def words(self, allowed: PreFilter | None = None, alive: np.ndarray | None = None) -> np.ndarray:
-        """Combine pre-filter and `alive` into new bits by position (ceil(n / 64),) uint64."""
+    def words(self, allowed: PreFilter | None = None, valid: np.ndarray | None = None) -> np.ndarray:
+        """Combine pre-filter and `valid` into new bits by position (ceil(n / 64),) uint64."""
         words = self._all_words if allowed is None else self._words_of(allowed.static_mask)
-        words = words.copy() if alive is None else words & alive
+        words = words.copy() if valid is None else words & valid
         if allowed is not None:
             clear_bits(words, self.positions_of(allowed.hidden))
         return words

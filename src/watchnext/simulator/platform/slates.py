@@ -76,7 +76,7 @@ class Scratch(NamedTuple):
 def empty_chunk(requests: int) -> Chunk:
     kinds = (np.int64, np.int32, np.int8, np.uint8, np.int16), (np.int32, np.float32, np.int32, np.int32, np.uint8)
     of_requests, of_slots = (
-        [np.empty(size, kind) for kind in of] for size, of in zip((requests, requests * MAX_SLOTS), kinds, strict=True)
+        [np.empty(size, kind) for kind in group] for size, group in zip((requests, requests * MAX_SLOTS), kinds, strict=True)
     )
     return Chunk(*of_requests, *of_slots)
 
@@ -112,11 +112,11 @@ def fill_slate(platform, inventory, memory, scratch, user, time_ms, period, kind
         clusters_into(
             scratch.share, scratch.until, scratch.taste, platform.directions, inventory.mass[period], region, sharpness
         )
-    seen, left, again = memory.seen[user], inventory.allowed[period, region], 0.0
+    seen, left, repeated_mass = memory.seen[user], inventory.allowed[period, region], 0.0
     for video in seen:
         if video >= 0:
             left -= 1
-            again += probability(
+            repeated_mass += probability(
                 inventory, period, videos, region, video, scratch.share, explore, follow, scratch.latest, count
             )
     slots = min(slots, left)
@@ -139,8 +139,8 @@ def fill_slate(platform, inventory, memory, scratch, user, time_ms, period, kind
                 break
         q = probability(inventory, period, videos, region, video, scratch.share, explore, follow, scratch.latest, count)
         scratch.slate[slot] = video
-        out.video[row + slot], out.propensity[row + slot] = video, min(q / (1.0 - again), 1.0)
-        again += q
+        out.video[row + slot], out.propensity[row + slot] = video, min(q / (1.0 - repeated_mass), 1.0)
+        repeated_mass += q
     return slots
 
 
