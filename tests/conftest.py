@@ -154,6 +154,21 @@ def world_tables(world_schema):
 
 
 @pytest.fixture(scope="session")
+def world_one_by_one(world_tables):
+    """The same log as of an app that asks for one video at a time: the videos of a slate follow each other by 20 s."""
+    import polars as pl
+
+    from watchnext.data.tables import Tables, in_order
+
+    later = pl.col("time_ms") + 20_000 * pl.col("position").cast(pl.Int64)
+    day_end = (pl.col("day").cast(pl.Int64) + 1) * 86_400_000 - 1
+    alone = world_tables.impressions.with_columns(
+        time_ms=pl.min_horizontal(later, pl.max_horizontal("time_ms", day_end)), request_id=pl.int_range(pl.len())
+    )
+    return Tables(in_order(alone), world_tables.users, world_tables.videos)
+
+
+@pytest.fixture(scope="session")
 def world_split(world_tables):
     from watchnext.data.splits import TimeSplit
 

@@ -204,23 +204,29 @@ def _minutes(run: Mapping | None) -> str:
 # ---- benchmarks ------------------------------------------------------------------------------------------------------------
 
 RANKED = {"auc": "AUC", "gauc": "GAUC", "ndcg@5": "nDCG@5", "logloss": "log loss", "ece": "calibration error"}
+REQUESTED = {"gauc_request": "GAUC in requests", "ndcg@5_request": "nDCG@5 in requests", "mrr_request": "MRR in requests"}
 
 
 def rankings(figures: Figures) -> str:
     models = {name: each for run in figures.values() for name, each in run["models"].items()}
+    titles = RANKED | {key: title for key, title in REQUESTED.items() if any(key in each for each in models.values())}
     rows = []
     for name, each in models.items():
         runs = each.get("seeds", [each])
-        rows.append([name, *(spread([run[key] for run in runs]) for key in RANKED), str(len(runs))])
+        rows.append([name, *(spread([run.get(key, np.nan) for run in runs]) for key in titles), str(len(runs))])
     for name, title in BASELINES.items():
         for each in [run["floors"][name] for run in figures.values() if name in run["floors"]][:1]:
-            rows.append([f"baseline: {title}", *(number(each[key]) for key in RANKED), ""])
-    return table(["", *RANKED.values(), "seeds"], rows)
+            rows.append([f"baseline: {title}", *(number(each.get(key)) for key in titles), ""])
+    return table(["", *titles.values(), "seeds"], rows)
 
 
 def ranking_gain(figures: Figures) -> str:
     gains = [(figure, each) for run in figures.values() for figure, each in run.get("over_xgboost", {}).items()]
     rows = [[f"ranker over xgboost, {figure.upper()}", *map(number, each)] for figure, each in gains]
+    rankers = [run["models"]["ranker"] for run in figures.values() if "ranker" in run.get("models", {})]
+    for key, other in (("over_xgboost", "xgboost"), ("over_video_rate", BASELINES["video_rate"])):
+        measured = [(title, ranker[key][figure]) for ranker in rankers if key in ranker for figure, title in REQUESTED.items()]
+        rows += [[f"ranker over {other}, {title}", *map(number, each)] for title, each in measured]
     return table(["", "gain", "95% from", "to"], rows)
 
 

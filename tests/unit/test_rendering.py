@@ -65,6 +65,18 @@ def test_rankings_of_several_seeds_have_their_spread_and_floors_stand_once():
     assert [line for line in lines if "baseline" in line] == lines[4:]
 
 
+def test_order_inside_requests_is_a_column_and_a_gain_where_it_was_measured():
+    run = dict.fromkeys(tables.RANKED, 0.5)
+    requested = run | dict.fromkeys(tables.REQUESTED, 0.6)
+    over = {"over_xgboost": {name: [0.01, -0.01, 0.03] for name in tables.REQUESTED}}
+    figures = {"models": {"ranker": requested | over, "mlp": run}, "floors": {"video_rate": requested}}
+    lines = tables.rankings({"ranking": figures}).splitlines()
+    assert lines[0].endswith("| GAUC in requests | nDCG@5 in requests | MRR in requests | seeds |")
+    assert [line.split(" | ")[-2] for line in lines[2:]] == [".6000", "–", ".6000"]
+    gains = tables.ranking_gain({"ranking": figures}).splitlines()
+    assert gains[2:] == [f"| ranker over xgboost, {title} | .0100 | -.0100 | .0300 |" for title in tables.REQUESTED.values()]
+
+
 def write(path: Path, found: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found))

@@ -105,6 +105,13 @@ def test_small_days_are_one_stretch_and_grow_into_the_bytes_of_a_whole_build(reg
         assert [(each.kept, each.folded) for each in found] == [(0, 3), (2, 2), (4, 2), (6, 1), (6, 2), (8, 0)]
 
 
+def test_sessions_grow_into_the_bytes_of_a_whole_build(world_one_by_one, world_schema, tmp_path):
+    for days in (3, 4):
+        build(until(world_one_by_one, days), tmp_path / "grown", world_schema, "request", snapshots=1)
+    build(world_one_by_one, tmp_path / "once", world_schema, "request", snapshots=1)
+    same(tmp_path / "grown" / "features", tmp_path / "once" / "features")
+
+
 def test_small_days_hold_what_days_alone_hold(log, world_schema, tmp_path, monkeypatch):
     build(log, tmp_path / "days", world_schema)
     monkeypatch.setattr(partitions, "PARTITION_ROWS", 1_000)

@@ -81,6 +81,17 @@ def test_an_honest_world_passes(regime, world_schema, world_tables, world_split,
     assert all(0.5 <= best["auc"] < 0.8 for best in checks["single_feature"]["highest"].values())
 
 
+@pytest.mark.parametrize("share", [1, 3])
+def test_an_honest_log_of_sessions_passes_as_of_their_first_impression(share, world_schema, world_one_by_one, tmp_path):
+    features = built(world_schema, world_one_by_one, tmp_path, "request")
+    own_ms, held_out = world_one_by_one.impressions["time_ms"].to_numpy(), np.asarray(features.columns["split"]) > 0
+    earlier = features.columns["time_ms"] < own_ms
+    assert 0.3 < earlier[held_out].mean() < 1
+    assert not earlier[~held_out].any()
+    report, leaks = checked(features, regime="request", rows=len(own_ms) // share)
+    assert [str(leak) for leak in leaks] == report["leaks"] == []
+
+
 def test_every_kth_viewer_of_a_longer_log_is_rebuilt(world_tables, world_split, world_features):
     report, leaks = checked(world_features, rows=len(world_split) // 3)
     assert not leaks
