@@ -4,9 +4,10 @@ It needs the sample after `dvc repro`. Requests of the test day are replayed on 
 taken in two ways: those of retrieval, and a uniform draw of uploaded videos that the viewer has not watched. `World.truth`
 gives the probability of a long view of each, if it is examined, and its expected seconds, which no log shows. `share` is the
 share of the true best 10 by long views among a ranking's first 10, mean over requests with twice the standard error;
-`long_view` and `watch_s` are the truth of these first 10, mean over requests. Rankings: the release's long-view head and its
-value, the order of retrieval, and baselines: long-view rates of videos as they are known, long views with their half-lives, and
-chance. The last line is one JSON object.
+`long_view` and `watch_s` are the truth of these first 10, mean over requests. Rankings: the release's long-view head, its value of an
+impression, the order that it serves and how likely a watch is (`engage`; these two of retrieved candidates alone), retrieval's
+own order, and baselines: long-view rates of videos as they are known, long views with their half-lives, and chance. The last
+line is one JSON object.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from watchnext.features.dataset.batches import FeatureSet
 from watchnext.features.encode.encodings import PRIOR
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.release.release import Release, ReleaseError, last_built
-from watchnext.types import TARGETS, Request
+from watchnext.types import TARGETS, Candidates, Request
 
 CANDIDATES, BEST = 500, 10
 LONG_VIEW = TARGETS.index("long_view")
@@ -58,6 +59,13 @@ def rates(recommender: Recommender, rows: np.ndarray) -> np.ndarray:
     videos = recommender.store.videos
     mean = videos[:, long].sum() / videos[:, shown].sum()
     return (videos[rows, long] + PRIOR * mean) / (videos[rows, shown] + PRIOR)
+
+
+def served(recommender: Recommender, request: Request, candidates: Candidates) -> Rankings:
+    """Score retrieved candidates (C,) as the release orders them, and by `engage` alone where it has one."""
+    scored = recommender.rank(recommender.query(request), candidates)
+    order = {"served": recommender.release.reranker.value.order(scored)}
+    return order if scored.engage is None else order | {"engage": scored.engage}
 
 
 def rankings(recommender: Recommender, request: Request, rows: np.ndarray, baselines: Rankings) -> Rankings:
@@ -93,11 +101,13 @@ def main() -> None:
         baselines = Baselines(release, recommender.store, depth=catalogue_size)
         for request, _ in islice(requests, 0, None, step):
             lists, viewer = baselines.rank(request), release.user_ids.rows([request.user_id])
-            retrieved = recommender.retrieve(request, CANDIDATES).rows[:CANDIDATES]
-            for way, rows in {"retrieved": retrieved, "drawn": lists["random"][:CANDIDATES]}.items():
+            retrieved = recommender.retrieve(request)
+            for way, rows in {"retrieved": retrieved.rows, "drawn": lists["random"][:CANDIDATES]}.items():
                 truth = world.truth(viewer, rows, np.array([request.as_of_ms]))
                 known = truth.probability["long_view"], truth.watch_ms / 1000.0
-                for name, score in rankings(recommender, request, rows, lists).items():
+                scores = rankings(recommender, request, rows, lists)
+                scores |= served(recommender, request, retrieved) if way == "retrieved" else {}
+                for name, score in scores.items():
                     samples[way].setdefault(name, []).append(among_first(score, *known))
     count = len(samples["drawn"]["ranker"])
     figures = {way: {name: summary(each) for name, each in by_name.items()} for way, by_name in samples.items()}

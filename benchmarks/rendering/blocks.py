@@ -114,6 +114,8 @@ def _pipeline(record: str, prefix: str, regime: str) -> dict[str, Block]:
     of = {
         "funnel": (tables.funnel, regime),
         "lost": (tables.lost, regime),
+        "orders": (tables.orders, f"{regime}; validation days"),
+        "verdict": (tables.verdict, f"{regime}; validation days"),
         "sources": (tables.sources, regime),
         "slices": (tables.slices, regime),
         "gain": (tables.gain, regime),

@@ -132,6 +132,29 @@ def gain(figures: Figures) -> str:
     return table(["merged over the best other list", "which", "gain", "95% from", "to"], rows)
 
 
+def orders(figures: Figures) -> str:
+    """Recall of the orders that stage `selection` tried, the chosen one marked."""
+    found = only(figures)["selection"]
+    depths = [*found["slate"]["slate"]]
+    chosen = found["source"] or f"engage {found['engage']:g}"
+    rows = [
+        [f"**{name}**" if name == chosen else name, *(number(each[depth]) for depth in depths)]
+        for name, each in found["orders"].items()
+    ]
+    return table(["order of the candidates", *depths], rows)
+
+
+def verdict(figures: Figures) -> str:
+    """The slate beside the baselines on the validation days."""
+    found = only(figures)["selection"]
+    depths = [*found["slate"]["slate"]]
+    rows = []
+    for name, each in found["slate"].items():
+        gains = ("{} [{}, {}]".format(*map(number, each["gain"][depth])) if "gain" in each else "" for depth in depths)
+        rows.append([name if name == "slate" else f"baseline: {name}", *(number(each[depth]) for depth in depths), *gains])
+    return table(["", *depths, *(f"slate's gain, {depth}" for depth in depths)], rows)
+
+
 def ranking(figures: Figures) -> str:
     regimes = only(figures)["evaluation"]["ranking"]
     rows = [
