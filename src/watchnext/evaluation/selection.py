@@ -131,21 +131,20 @@ def select(requests: Sequence[HeldOut], start: Selection, *, reranker: Reranker,
     merged = [Merged.of(request, merge) for request in requests]
     scored, trees = _cross_fitted(merged, _halves(requests), seed)
     orders = Orders.of(requests, scored, start.value)
-    slates = _slates(requests, scored, reranker, orders.chosen, facts)
-    trade_off = _chosen_trade_off(requests, slates)
-    against = beside_baselines(requests, slates[trade_off], seed)
+    served = _served(requests, scored, orders, reranker, facts, seed)
+    value = served.value
     report = {
         "requests": len(requests),
         "merge": {name: problem.quality(_vector(weights)) for name, weights in _merges(start.merge, merge).items()},
         "weights": merge["weights"],
         "orders": orders.report,
-        "engage": orders.chosen.engage,
-        "source": orders.chosen.source,
-        "trade_off": trade_off,
-        "slate": against,
-        "verdict": verdict(against),
+        "engage": value.engage,
+        "source": value.source,
+        "trade_off": served.trade_off,
+        "slate": served.against,
+        "verdict": served.verdict,
     }
-    return Selection(merge, orders.chosen, trade_off, trees if orders.chosen.engage else None, report)
+    return Selection(merge, value, served.trade_off, trees if value.engage else None, report)
 
 
 # ---- merge -------------------------------------------------------------------------------------------------------------
@@ -223,6 +222,12 @@ class Orders:
         return next(self.values[name] for name, mean in means.items() if mean >= ENOUGH * max(means.values()))
 
     @property
+    def instead(self) -> list[Value]:
+        """Orders that may serve where the slate of the chosen one loses to a baseline: the merge and sources, best first."""
+        means = {name: float(np.nanmean(self.recalls[name])) for name, value in self.values.items() if value.source}
+        return [self.values[name] for name in sorted(means, key=means.__getitem__, reverse=True)]
+
+    @property
     def report(self) -> dict[str, dict[str, float]]:
         return {name: _by_depth(np.nanmean(recalls, axis=0)) for name, recalls in self.recalls.items()}
 
@@ -259,6 +264,41 @@ def _by_depth(values: Sequence) -> dict[str, object]:
     return {f"recall@{k}": value for k, value in zip(DEPTHS, values, strict=True)}
 
 
+@dataclass(frozen=True)
+class Served:
+    """A value with the diversity chosen for it, and its slates beside the baselines."""
+
+    value: Value
+    trade_off: float
+    against: Mapping[str, Mapping]
+
+    @property
+    def verdict(self) -> dict[str, str]:
+        """Baseline > depths at which the slates lose to it beyond the interval."""
+        lost = {
+            name: ", ".join(depth for depth, (_, _, high) in entry["gain"].items() if high < 0)
+            for name, entry in self.against.items()
+            if "gain" in entry
+        }
+        return {name: depths for name, depths in lost.items() if depths}
+
+
+def _served(
+    requests: Sequence[HeldOut], scored: Sequence[Scored], orders: Orders, reranker: Reranker, facts: Catalogue, seed: int
+) -> Served:
+    """Return the chosen order, or where its slates lose to a baseline, the first of `instead` that loses to none."""
+
+    def tried(value: Value) -> Served:
+        slates = _slates(requests, scored, reranker, value, facts)
+        trade_off = _chosen_trade_off(requests, slates)
+        return Served(value, trade_off, beside_baselines(requests, slates[trade_off], seed))
+
+    first = tried(orders.chosen)
+    if not first.verdict:
+        return first
+    return next((each for each in map(tried, orders.instead) if not each.verdict), first)
+
+
 # ---- verdict -----------------------------------------------------------------------------------------------------------
 
 
@@ -273,13 +313,3 @@ def beside_baselines(requests: Sequence[HeldOut], slates: Sequence[np.ndarray], 
         gains = [[float(gain.mean()), *metrics.interval(gain, seed=seed, viewers=viewers)] for gain in (slate - recalls).T]
         report[name] = _by_depth(recalls.mean(axis=0).tolist()) | {"gain": _by_depth(gains)}
     return report
-
-
-def verdict(against: Mapping[str, Mapping]) -> dict[str, str]:
-    """Return baseline > depths at which the slate loses to it beyond the interval; {} where it loses to none."""
-    lost = {
-        name: ", ".join(depth for depth, (_, _, high) in entry["gain"].items() if high < 0)
-        for name, entry in against.items()
-        if "gain" in entry
-    }
-    return {name: depths for name, depths in lost.items() if depths}

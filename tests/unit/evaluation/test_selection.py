@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from queries import query_of
-from watchnext.evaluation.selection import HeldOut, Selection, beside_baselines, recalls_of, select, verdict
+from watchnext.evaluation import selection
+from watchnext.evaluation.selection import HeldOut, Selection, Served, beside_baselines, recalls_of, select
 from watchnext.reranking.slate import Reranker
 from watchnext.types import SOURCES, TARGETS
 
@@ -104,9 +105,20 @@ def test_a_loss_beyond_the_interval_is_named_with_its_depths():
     against = beside_baselines(requests, worst, seed=0)
     assert against["slate"] == {"recall@10": 0.0, "recall@20": 0.0}
     assert against["oracle"]["gain"]["recall@10"] == [-1.0, -1.0, -1.0]
-    assert verdict(against)["oracle"] == "recall@10, recall@20"
+    assert Served(RERANKER.value, 1.0, against).verdict["oracle"] == "recall@10, recall@20"
     best = beside_baselines(requests, [each.watched for each in requests], seed=0)
-    assert verdict(best) == {}
+    assert Served(RERANKER.value, 1.0, best).verdict == {}
+
+
+def test_where_the_chosen_order_loses_the_list_of_a_source_serves(monkeypatch):
+    monkeypatch.setattr(selection, "ENOUGH", 0.0)  # so that the value of an impression is chosen, which knows nothing here
+    requests = [request(number, hint=0, listed=0, predicted=0) for number in range(REQUESTS)]
+    for each in requests:
+        each.ranks[:, GOOD] = np.argsort(np.argsort(~np.isin(each.rows, each.watched), kind="stable"), kind="stable") + 1
+    chosen = select(requests, Selection.start(MERGE, RERANKER), reranker=RERANKER, facts=FACTS, seed=0)
+    assert chosen.value.source in ("trending", "merge")
+    assert chosen.report["verdict"] == {}
+    assert chosen.report["slate"]["slate"]["recall@10"] == 1.0
 
 
 def test_relevant_are_long_views_or_else_all_watches():
