@@ -6,8 +6,8 @@ gives the probability of a long view of each, if it is examined, and its expecte
 share of the true best 10 by long views among a ranking's first 10, mean over requests with twice the standard error;
 `long_view` and `watch_s` are the truth of these first 10, mean over requests. Rankings: the release's long-view head, its value
 of an impression, the order that it serves and how likely a watch is (`engage`; these two of retrieved candidates alone), the
-order of retrieval, and baselines: long-view rates of videos as they are known, long views with their half-lives, and chance. The
-last line is one JSON object.
+order of retrieval, and baselines: long-view rates of videos as they are known, long views with their half-lives, and chance.
+The last line is one JSON object.
 """
 
 import argparse
