@@ -233,7 +233,9 @@ def test_a_missing_file_is_named_with_the_next_step(layout, root):
         path.write_bytes(whole)
 
 
-@pytest.mark.parametrize("layout", [case for case in CASES.values() if not case.overrides], indirect=True, ids=str)
+@pytest.mark.parametrize(
+    "layout", [pytest.param(case, id=name) for name, case in CASES.items() if not case.overrides], indirect=True
+)
 def test_a_log_that_is_nowhere_is_asked_for_by_its_variable(layout, root, monkeypatch):
     monkeypatch.delenv(layout.variable)
     with pytest.raises(DataError, match=rf"`export {layout.variable}="):

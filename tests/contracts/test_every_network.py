@@ -2,6 +2,7 @@
 being there."""
 
 import re
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,7 @@ def _one_thread():
     torch.set_num_threads(threads)
 
 
+@cache
 def configured() -> dict:
     with initialize_config_dir(config_dir=str(CONF), version_base=None):
         presets = {path.stem: [f"model={path.stem}"] for path in sorted((CONF / "model").glob("*.yaml"))}
