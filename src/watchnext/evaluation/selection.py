@@ -7,7 +7,9 @@ viewer: what is fitted on one half orders the requests of the other, so that eve
 
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,7 @@ from watchnext.retrieval.sources.merge import fused
 from watchnext.types import SOURCES, Candidates, Query, Scored
 
 POWERS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 16.0)
-TRADE_OFFS = (0.9, 0.95, 1.0)  # between value and similarity, tried after the configured one
+TRADE_OFFS = (0.9, 0.95)  # between value and similarity, tried after the configured one
 ENOUGH = 0.95  # share of the best recall that an order and a slate must have
 MERGE_DEPTHS = (20, 100)  # of the recall by which the merge is chosen, beside that of all candidates
 DEPTHS = (10, 20)  # of the recall by which the order is chosen and compared with the baselines
@@ -176,10 +178,12 @@ def _halves(requests: Sequence[HeldOut]) -> np.ndarray:
 
 def _cross_fitted(merged: Sequence[Merged], halves: np.ndarray, seed: int) -> tuple[list[Scored], Engage | None]:
     """Score every request with trees of the other half; also return the trees of all. Without enough watches, none."""
-    of_half = [_fitted([each for each, h in zip(merged, halves, strict=True) if h != half], seed) for half in range(HALVES)]
+    parts = [[each for each, half in zip(merged, halves, strict=True) if half != other] for other in range(HALVES)]
+    with ThreadPoolExecutor() as pool:  # each fit has one thread, so that its trees do not depend on the processor
+        *of_half, whole = pool.map(partial(_fitted, seed=seed), [*parts, merged])
     if any(trees is None for trees in of_half):
         return [each.scored(None) for each in merged], None
-    return [each.scored(of_half[half]) for each, half in zip(merged, halves.tolist(), strict=True)], _fitted(merged, seed)
+    return [each.scored(of_half[half]) for each, half in zip(merged, halves.tolist(), strict=True)], whole
 
 
 def _fitted(merged: Sequence[Merged], seed: int) -> Engage | None:
@@ -232,27 +236,30 @@ class Orders:
         return {name: _by_depth(np.nanmean(recalls, axis=0)) for name, recalls in self.recalls.items()}
 
 
-def _slates(
+def _most_diverse(
     requests: Sequence[HeldOut], scored: Sequence[Scored], reranker: Reranker, value: Value, facts: Catalogue
-) -> dict[float, list[np.ndarray]]:
-    """Return trade-off of diversity > the slate of each request; the configured one stands first, 1 (no diversity) last."""
-    configured = reranker.diversity.trade_off
-    slates = {}
-    for trade_off in (configured, *(each for each in TRADE_OFFS if each > configured)):
+) -> tuple[float, list[np.ndarray]]:
+    """Return the trade-off with the most diversity that keeps ENOUGH of the recall without any, and the slate of each request.
+
+    No trade-off has more diversity than the configured one.
+    """
+    relevant = [request.relevant for request in requests]
+
+    def slates(trade_off: float) -> list[np.ndarray]:
         diversity = replace(reranker.diversity, trade_off=trade_off)
         tried = Reranker(value=value, rules=reranker.rules, diversity=diversity, exploration=reranker.exploration)
-        slates[trade_off] = [
+        return [
             each.candidates.rows[tried.rerank(each, request.query, facts=facts, region_bits=facts.region_bits).picked]
             for each, request in zip(scored, requests, strict=True)
         ]
-    return slates
 
-
-def _chosen_trade_off(requests: Sequence[HeldOut], slates: Mapping[float, Sequence[np.ndarray]]) -> float:
-    """Return the first trade-off, so the most diversity, with ENOUGH of the best recall."""
-    relevant = [request.relevant for request in requests]
-    means = {trade_off: float(recalls_of(shown, relevant).mean()) for trade_off, shown in slates.items()}
-    return next(trade_off for trade_off, mean in means.items() if mean >= ENOUGH * max(means.values()))
+    without = slates(1.0)
+    least = ENOUGH * recalls_of(without, relevant).mean()
+    configured = reranker.diversity.trade_off
+    for trade_off in (configured, *(each for each in TRADE_OFFS if each > configured)):
+        if recalls_of(shown := slates(trade_off), relevant).mean() >= least:
+            return trade_off, shown
+    return 1.0, without
 
 
 def recalls_of(ranked: Sequence[np.ndarray], relevant: Sequence[np.ndarray]) -> np.ndarray:
@@ -289,9 +296,8 @@ def _served(
     """Return the chosen order, or where its slates lose to a baseline, the first of `instead` that loses to none."""
 
     def tried(value: Value) -> Served:
-        slates = _slates(requests, scored, reranker, value, facts)
-        trade_off = _chosen_trade_off(requests, slates)
-        return Served(value, trade_off, beside_baselines(requests, slates[trade_off], seed))
+        trade_off, slates = _most_diverse(requests, scored, reranker, value, facts)
+        return Served(value, trade_off, beside_baselines(requests, slates, seed))
 
     first = tried(orders.chosen)
     if not first.verdict:
