@@ -5,8 +5,8 @@ import hashlib
 import numpy as np
 
 from watchnext.features.state import history
-from watchnext.features.state.counters import LN2
-from watchnext.features.state.fold import HOUR_MS
+from watchnext.retrieval.sources.popular import half_lives_of
+from watchnext.retrieval.sources.source import decayed, slot_of
 from watchnext.serving.release.release import Release
 from watchnext.serving.store.store import Store
 from watchnext.types import Request
@@ -25,11 +25,10 @@ class Baselines:
     def __init__(self, release: Release, store: Store, *, depth: int) -> None:
         self._release, self._store, self._depth = release, store, depth
         state = release.pipeline.schema.state
-        self._half_lives = state.half_lives_h
         count = "long_view" if "long_view" in state.counts else state.counts[0]
-        self._first = 1 + state.counts.index(count) * len(self._half_lives)
-        self._popular = self._decayed(release.state.videos, release.as_of_ms, max(self._half_lives))
-        self._recent = min((h for h in self._half_lives if h >= 24), default=max(self._half_lives))
+        self._half_lives = half_lives_of(state)
+        self._slots = {name: 1 + slot_of(state, count, half_life_h) for name, half_life_h in self._half_lives.items()}
+        self._popular = self._decayed("popular", release.state.videos, release.as_of_ms)
         self._upload_ms = np.nan_to_num(np.array(release.catalogue.upload_ms), nan=-np.inf)
 
     def rank(self, request: Request) -> dict[str, np.ndarray]:
@@ -40,15 +39,14 @@ class Baselines:
         seed = int.from_bytes(hashlib.sha256(request.request_id.encode()).digest()[:8], "big")
         values = {
             "popular": self._popular,
-            "recent popular": self._decayed(self._store.videos, request.as_of_ms, self._recent),
-            "popular now": self._decayed(self._store.videos, request.as_of_ms, min(self._half_lives)),
+            "recent popular": self._decayed("popular_recently", self._store.videos, request.as_of_ms),
+            "popular now": self._decayed("popular_now", self._store.videos, request.as_of_ms),
             "random": np.random.default_rng(seed).random(len(allowed)),
         }
         return {name: best(value, allowed, self._depth) for name, value in values.items()}
 
-    def _decayed(self, videos: np.ndarray, as_of_ms: float, half_life_h: float) -> np.ndarray:
-        slot = self._first + self._half_lives.index(half_life_h)
-        return videos[:, slot] * np.exp(-np.maximum(as_of_ms - videos[:, 0], 0.0) * LN2 / (half_life_h * HOUR_MS))
+    def _decayed(self, name: str, videos: np.ndarray, as_of_ms: float) -> np.ndarray:
+        return decayed(videos, self._slots[name], as_of_ms, self._half_lives[name])
 
 
 def best(values: np.ndarray, allowed: np.ndarray, k: int) -> np.ndarray:

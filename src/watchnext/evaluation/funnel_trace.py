@@ -56,17 +56,15 @@ class FunnelTracer:
 
     def trace(self, request: Request, rows: np.ndarray, long_view: np.ndarray) -> FunnelTrace:
         """Trace a request after which its viewer watches `rows` (N,), perhaps repeated, -1 unknown; `long_view` (N,) bool."""
-        age_h = (request.as_of_ms - self._release.catalogue.upload_ms[rows]) / HOUR_MS
-        existing = (rows >= 0) & ~(age_h < 0)
-        watched, first, inverse = np.unique(rows[existing], return_index=True, return_inverse=True)
+        watched, long_view = distinct_watches(rows, long_view, self._release.catalogue.upload_ms, request.as_of_ms)
         record = self._recommender.store.viewer(request.user_id)
         stages, ends = self._stages(request, watched)
         return FunnelTrace(
             user_id=request.user_id,
             watches=int(record[self._release.layout.at_history]),
             watched=watched,
-            long_view=np.bincount(inverse, long_view[existing], minlength=len(watched)) > 0,
-            age_h=age_h[existing][first],
+            long_view=long_view,
+            age_h=(request.as_of_ms - self._release.catalogue.upload_ms[watched]) / HOUR_MS,
             lost_at=ends,
             merged=self._recommender.retrieve(request, self._depth).rows[: self._depth],
             stages=stages,
@@ -81,6 +79,16 @@ class FunnelTracer:
         slate = self._recommender.rerank(query, scored)
         stages = {"retrieval": candidates.rows, "ranking": candidates.rows[order], "slate": candidates.rows[slate.picked]}
         return stages, lost_at(watched, scored, order, slate, self._filters, request.k)
+
+
+def distinct_watches(
+    rows: np.ndarray, long_view: np.ndarray, upload_ms: np.ndarray, as_of_ms: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distinct videos (R,) among `rows` (N,), -1 unknown, that were uploaded by `as_of_ms`, and which were viewed
+    long (R,); `long_view` (N,) bool is of every watch."""
+    existing = (rows >= 0) & ~(upload_ms[rows] > as_of_ms)
+    watched, which = np.unique(rows[existing], return_inverse=True)
+    return watched, np.bincount(which, long_view[existing], minlength=len(watched)) > 0
 
 
 def lost_at(watched: np.ndarray, scored: Scored, order: np.ndarray, slate: Slate, filters: set[str], k: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from watchnext.data.splits import SPLITS
 from watchnext.data.storage import StoredTables
 from watchnext.data.tables import Tables
 from watchnext.evaluation.baselines import Baselines
+from watchnext.evaluation.funnel_trace import distinct_watches
 from watchnext.evaluation.replay import Replay
 from watchnext.evaluation.selection import DEPTHS, HeldOut
 from watchnext.features.state.builder import StateBuilder
@@ -70,10 +71,8 @@ def validation_requests(
         baselines = Baselines(release, recommender.store, depth=depth)
         for request, _ in tqdm(requests, total=valid["request_id"].n_unique(), desc="selection", unit=" requests"):
             positions = np.array(after.get(request.request_id, ()), np.int64)
-            existing = (rows[positions] >= 0) & ~(upload_ms[rows[positions]] > request.as_of_ms)
-            watched, which = np.unique(rows[positions][existing], return_inverse=True)
+            watched, long = distinct_watches(rows[positions], long_view[positions], upload_ms, request.as_of_ms)
             if len(watched):
-                long = np.bincount(which, long_view[positions][existing], minlength=len(watched)) > 0
                 yield _collected(recommender, baselines, request, watched, long)
 
 

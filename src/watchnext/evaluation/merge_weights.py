@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from watchnext.kernels import kernel
-from watchnext.retrieval.sources.merge import shares
+from watchnext.retrieval.sources.merge import shares, vector
 from watchnext.types import SOURCES
 
 GRID = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0)
@@ -78,8 +78,7 @@ def chosen_weights(problem: MergeProblem, start: Mapping[str, float]) -> dict[st
 
     The search begins at the better of `start` and every source alone, and accepts no worse result. Ties keep what stands.
     """
-    begin = np.array([start.get(name, 0.0) for name in SOURCES])
-    best = max([begin, *np.eye(len(SOURCES))], key=problem.quality)
+    best = max([vector(start), *np.eye(len(SOURCES))], key=problem.quality)
     quality = problem.quality(best)
     for _ in range(ROUNDS):
         for column in range(len(SOURCES)):

@@ -21,7 +21,7 @@ from watchnext.ranking.models.trees.boosted import fit_engage
 from watchnext.ranking.models.trees.engage import Engage, evidence
 from watchnext.reranking.slate import Reranker
 from watchnext.reranking.value import MERGE, Value
-from watchnext.retrieval.sources.merge import fused
+from watchnext.retrieval.sources.merge import fused, vector
 from watchnext.types import SOURCES, Candidates, Query, Scored
 
 POWERS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 16.0)
@@ -137,7 +137,7 @@ def select(requests: Sequence[HeldOut], start: Selection, *, reranker: Reranker,
     value = served.value
     report = {
         "requests": len(requests),
-        "merge": {name: problem.quality(_vector(weights)) for name, weights in _merges(start.merge, merge).items()},
+        "merge": {name: problem.quality(vector(weights)) for name, weights in _merges(start.merge, merge).items()},
         "weights": merge["weights"],
         "orders": orders.report,
         "engage": value.engage,
@@ -162,10 +162,6 @@ def _merge_problem(requests: Sequence[HeldOut], merge: Mapping) -> MergeProblem:
 def _merges(start: Mapping, chosen: Mapping) -> dict[str, Mapping[str, float]]:
     """Return name > weights of the merges that the report compares."""
     return {"chosen": chosen["weights"], "start": start["weights"]} | {name: {name: 1.0} for name in SOURCES}
-
-
-def _vector(weights: Mapping[str, float]) -> np.ndarray:
-    return np.array([weights.get(name, 0.0) for name in SOURCES])
 
 
 # ---- order -------------------------------------------------------------------------------------------------------------
@@ -195,8 +191,8 @@ def _fitted(merged: Sequence[Merged], seed: int) -> Engage | None:
 
 @dataclass(frozen=True)
 class Orders:
-    """Orders by name with the recall (R, DEPTHS) of each: powers of `engage`, the merge, and
-    the list of every source that is long enough."""
+    """Orders by name with the recall (R, DEPTHS) of each: powers of `engage`, the merge, and the list of
+    every source that is long enough."""
 
     values: Mapping[str, Value]
     recalls: Mapping[str, np.ndarray] = field(repr=False)
@@ -271,6 +267,9 @@ def _by_depth(values: Sequence) -> dict[str, object]:
     return {f"recall@{k}": value for k, value in zip(DEPTHS, values, strict=True)}
 
 
+# ---- verdict -----------------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Served:
     """A value with the diversity chosen for it, and its slates beside the baselines."""
@@ -303,9 +302,6 @@ def _served(
     if not first.verdict:
         return first
     return next((each for each in map(tried, orders.instead) if not each.verdict), first)
-
-
-# ---- verdict -----------------------------------------------------------------------------------------------------------
 
 
 def beside_baselines(requests: Sequence[HeldOut], slates: Sequence[np.ndarray], seed: int) -> dict[str, dict]:

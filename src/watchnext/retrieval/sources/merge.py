@@ -29,11 +29,16 @@ def ranks_in(lists: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 def fused(rows: np.ndarray, ranks: np.ndarray, *, weights: Mapping[str, float], constant: float, most: int) -> Candidates:
     """Fuse the lists in which `rows` (C,) have the `ranks` (C, SOURCES)."""
-    scores = shares(ranks, constant) @ np.array([weights.get(name, 0.0) for name in SOURCES])
+    scores = shares(ranks, constant) @ vector(weights)
     order = ranked(rows, scores, most)
     ranks = ranks[order]
     sources = (ranks > 0) @ (1 << np.arange(len(SOURCES)))
     return Candidates(rows[order], sources.astype(np.uint16), scores[order].astype(np.float32), ranks)
+
+
+def vector(weights: Mapping[str, float]) -> np.ndarray:
+    """Return the weights (SOURCES,), 0 of a source that is not named."""
+    return np.array([weights.get(name, 0.0) for name in SOURCES])
 
 
 def shares(ranks: np.ndarray, constant: float) -> np.ndarray:

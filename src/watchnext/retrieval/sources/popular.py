@@ -4,13 +4,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from watchnext.features.state.counters import LN2
-from watchnext.features.state.fold import HOUR_MS
-from watchnext.retrieval.sources.source import ranked, slot_of
+from watchnext.retrieval.sources.source import decayed, ranked, slot_of
+from watchnext.retrieval.sources.trending import RANKED
 from watchnext.schema import StateSpec
 from watchnext.types import Query
 
-RANKED = 2_000  # depth of a kept ranking
 DAY_H = 24.0
 
 
@@ -34,7 +32,7 @@ class PopularSource:
         self, *, videos: Callable[[], np.ndarray], state: StateSpec, count: str, half_life_h: float, refresh_s: float
     ) -> None:
         self._videos, self._slot = videos, 1 + slot_of(state, count, half_life_h)
-        self._half_life_ms, self._refresh_ms = half_life_h * HOUR_MS, refresh_s * 1000.0
+        self._half_life_h, self._refresh_ms = half_life_h, refresh_s * 1000.0
         self._ranked: tuple[float, np.ndarray] = (-np.inf, np.zeros(0, np.int64))
 
     def candidates(self, query: Query, k: int) -> np.ndarray:
@@ -45,7 +43,6 @@ class PopularSource:
         return rows[:k]
 
     def _rank(self, as_of_ms: float) -> np.ndarray:
-        videos = self._videos()
-        counts = videos[:, self._slot] * np.exp(-np.maximum(as_of_ms - videos[:, 0], 0.0) * LN2 / self._half_life_ms)
+        counts = decayed(self._videos(), self._slot, as_of_ms, self._half_life_h)
         counted = np.flatnonzero(counts > 0)
         return counted[ranked(counted, counts[counted], RANKED)]

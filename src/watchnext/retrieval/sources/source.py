@@ -52,6 +52,12 @@ def slot_of(state: StateSpec, count: str, half_life_h: float | None = None) -> i
     return state.counts.index(count) * len(state.half_lives_h) + state.half_lives_h.index(wanted)
 
 
+def decayed(records: np.ndarray, slot: int, as_of_ms: float, half_life_h: float) -> np.ndarray:
+    """Read one count (n,) of counter records (n, 1 + block) as of a time; `slot` is its position in a record."""
+    gap_ms = np.maximum(as_of_ms - records[:, 0], 0.0)
+    return records[:, slot] * np.exp(-gap_ms * LN2 / (half_life_h * HOUR_MS))
+
+
 class FreshSource:
     """Propose uploads younger than `max_age_h` with fewer than `min_impressions`, least exposed first; then the newest.
 
@@ -76,7 +82,7 @@ class FreshSource:
         self._rows = known[np.argsort(upload_ms[known], kind="stable")]
         self._upload_ms, self._counters = upload_ms[self._rows], counters
         self._slot = 1 + slot_of(state, "impression")
-        self._half_life_ms = max(state.half_lives_h) * HOUR_MS
+        self._half_life_h = max(state.half_lives_h)
         self._max_age_ms, self._fewest, self._refresh_ms = max_age_h * HOUR_MS, min_impressions, refresh_s * 1000.0
         self._found: tuple[float, np.ndarray] = (-np.inf, np.zeros(0, np.int64))
 
@@ -95,8 +101,7 @@ class FreshSource:
     def _underexposed(self, query: Query) -> np.ndarray:
         young = self._uploaded(query.as_of_ms)[np.searchsorted(self._upload_ms, query.as_of_ms - self._max_age_ms) :][::-1]
         records = self._counters(young)
-        gap_ms = np.maximum(query.as_of_ms - records[:, 0], 0.0)
-        shown = records[:, self._slot] * np.exp(-gap_ms * LN2 / self._half_life_ms)
+        shown = decayed(records, self._slot, query.as_of_ms, self._half_life_h)
         order = np.argsort(shown, kind="stable")  # ties: newer first
         return young[order][shown[order] < self._fewest]
 
