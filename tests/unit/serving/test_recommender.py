@@ -260,6 +260,13 @@ def test_a_broken_ranker_costs_order_and_not_the_slate(release, store):
         Recommender(replace(release, ranker=raising), store).score(ask(release), np.arange(3))
 
 
+def test_broken_evidence_of_engagement_costs_order_and_not_the_slate(release, store):
+    answer = Recommender(replace(release, engage=raising), store).recommend(ask(release))
+    assert answer.degradations == ("the ranker failed: answered in retrieval order",)
+    assert len(answer.ids) == 10
+    assert answer.slate.picked[0] in range(10)
+
+
 def test_a_ranker_of_nan_is_a_broken_one(release, store):
     def nan(inputs):
         return np.full((len(inputs["video_codes"]), len(TARGETS)), np.nan, np.float32)

@@ -36,7 +36,7 @@ class RankingStage:
         self, query: Query, candidates: Candidates, inputs: Mapping[str, np.ndarray], degradations: list[str], *, late: bool
     ) -> Scored:
         """Return the candidates with their predictions; where it is too late or the ranker fails, all nan and a message."""
-        predictions = _unknown(len(candidates))
+        predictions, engage = _unknown(len(candidates)), None
         if self._release.ranker is None:
             return Scored(candidates, predictions)
         if late:
@@ -44,11 +44,13 @@ class RankingStage:
             return Scored(candidates, predictions)
         try:
             predictions = self.predict(query, inputs)
+            engage = self._engage(candidates, inputs["candidate_values"], predictions)
         except Exception:
             log.exception("request %s is answered in retrieval order", query.request.request_id)
+            predictions = _unknown(len(candidates))
         if len(candidates) and not np.isfinite(predictions).any():
             degradations.append("the ranker failed: answered in retrieval order")
-        return Scored(candidates, predictions, self._engage(candidates, inputs["candidate_values"], predictions))
+        return Scored(candidates, predictions, engage)
 
     def _engage(self, candidates: Candidates, values: np.ndarray, predictions: np.ndarray) -> np.ndarray | None:
         engage = self._release.engage
