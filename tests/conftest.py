@@ -223,3 +223,14 @@ def project(empty_store, tmp_path_factory) -> Path:
     from tiny_project import built
 
     return built(tmp_path_factory.mktemp("project"), empty_store)
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Train small networks on one thread: they lose by a second one, and much where other programs run."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -42,13 +42,7 @@ NONE = dict.fromkeys(("user_values", "query_values", "video_values", "candidate_
 BARE = InputSizes(user_codes=(4,), context_codes=(), video_codes=(5,), tags=1, vector=1, **NONE)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Networks this small lose more than they win by a second one, and much where other programs run."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @cache

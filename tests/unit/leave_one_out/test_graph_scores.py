@@ -6,23 +6,16 @@ from benchmarks.leave_one_out.graph import GraphSource
 from benchmarks.leave_one_out.protocol import Sequences
 from benchmarks.leave_one_out.spectral import SpectralStart, _degrees, _times, leading_vectors
 
-from watchnext.retrieval.sources.graph import Edges, co_watches
+from graphs import VIDEOS, dense, random_viewers
+from watchnext.retrieval.sources.graph import co_watches
 
-VIDEOS = 12
 CHOICES = {"window": 3, "distance_power": 0.5, "backward": 0.2, "source_power": 0.4, "target_power": 0.1,
            "neighbours": 100, "last": 3, "decay": 0.7}  # fmt: skip
 
 
 @pytest.fixture
 def viewers() -> list[list[int]]:
-    random = np.random.default_rng(0)
-    return [random.integers(0, VIDEOS - 1, size).tolist() for size in (0, 1, 2, 7, 9, 20)]  # the last row is never watched
-
-
-def dense(edges: Edges) -> np.ndarray:
-    found = np.zeros((len(edges), len(edges)))
-    found[edges.sources, edges.neighbours] = edges.weights
-    return found
+    return random_viewers()
 
 
 def test_scores_are_the_decayed_sum_over_the_last_watches(viewers):

@@ -25,13 +25,7 @@ TABLES = {
 START = SpectralStart(window=5, distance_power=0.5, degree_power=0.35, shift=5.0, noise=0.05, rounds=3, seed=0)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Networks this small lose by a second one, and much where other programs run."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 every_table = pytest.mark.parametrize("kind", TABLES)

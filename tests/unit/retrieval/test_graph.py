@@ -4,21 +4,13 @@ import numpy as np
 import pytest
 from benchmarks.leave_one_out.protocol import Sequences
 
+from graphs import VIDEOS, dense, random_viewers
 from watchnext.retrieval.sources.graph import Edges, co_watches, linked
-
-VIDEOS = 12
 
 
 @pytest.fixture
 def viewers() -> list[list[int]]:
-    random = np.random.default_rng(0)
-    return [random.integers(0, VIDEOS - 1, size).tolist() for size in (0, 1, 2, 7, 9, 20)]  # the last row is never watched
-
-
-def dense(edges: Edges) -> np.ndarray:
-    found = np.zeros((len(edges), len(edges)))
-    found[edges.sources, edges.neighbours] = edges.weights
-    return found
+    return random_viewers()
 
 
 def by_hand(viewers, window, distance_power, backward) -> np.ndarray:
