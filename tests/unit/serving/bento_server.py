@@ -55,9 +55,9 @@ class Server:
                 time.sleep(0.1)
         raise AssertionError(f"not ready within {within_s} s: {self.log.read_text()}")
 
-    def stop(self) -> int:
-        """Ctrl-C; the exit status."""
-        os.killpg(self.process.pid, signal.SIGINT)
+    def stop(self, by: int = signal.SIGINT) -> int:
+        """Ctrl-C, or another signal; the exit status."""
+        os.killpg(self.process.pid, by)
         return self.process.wait(20)
 
     def family(self) -> list[psutil.Process]:

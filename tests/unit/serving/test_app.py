@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from contextlib import closing
 from dataclasses import replace
 
@@ -19,7 +20,6 @@ from watchnext.serving.funnel.precomputed import precompute
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.funnel.served_log import ServedLog
 from watchnext.serving.http.app import Limits, create_app
-from watchnext.serving.store.environment import StoreError
 from watchnext.serving.store.store import Store
 from watchnext.types import TARGETS
 
@@ -65,6 +65,11 @@ class Api:
     def outcome(self, user_id, video_id, key, **outcome) -> httpx.Response:
         event = {"type": "outcome", "user_id": user_id, "video_id": video_id, "key": key, **outcome}
         return self("POST", "/v1/events", body={"events": [event]})
+
+
+def written(api) -> None:
+    """Wait until the impressions of all slates are on disk."""
+    api.app.state.commits.submit([]).result()
 
 
 def app_over(recommender, store, served, **limits):
@@ -159,6 +164,7 @@ def test_context_the_schema_lacks_is_named(api, viewer):
 def test_a_shown_slate_is_counted(api, store, viewer):
     before = store.position
     slate = api.slate(viewer)
+    written(api)
     events = list(store.journal(before))
     assert [(event.kind, event.video_id) for event in events] == [("shown", item["video_id"]) for item in slate["items"]]
     assert {(event.user_id, event.request_id, event.known_at) for event in events} == {
@@ -170,7 +176,7 @@ def test_events_carry_the_surface_they_are_of(api, store, viewer):
     before = store.position
     slate = api("POST", "/v1/recommend", body={"user_id": viewer, "k": 10, "surface": "home"}).json()
     api.outcome(viewer, slate["items"][0]["video_id"], "a", surface="home")
-    api.outcome(viewer, slate["items"][1]["video_id"], "b")
+    api.outcome(viewer, slate["items"][1]["video_id"], "b")  # written after the impressions
     assert [event.surface for event in store.journal(before)] == ["home"] * (len(slate["items"]) + 1) + [""]
 
 
@@ -188,6 +194,7 @@ def test_a_precomputed_slate_answers_until_it_no_longer_holds(api, release, stor
     body = {"user_id": viewer, "k": 5, "mode": "precomputed"}
     ahead = api("POST", "/v1/recommend", body=body).json()
     assert (ahead["mode"], ahead["as_of_ms"], len(ahead["items"])) == ("precomputed", release.as_of_ms, 5)
+    written(api)
     shown = list(store.journal())[-5:]
     assert [event.video_id for event in shown] == [item["video_id"] for item in ahead["items"]]
     assert {event.request_id for event in shown} == {ahead["request_id"]}
@@ -278,6 +285,7 @@ def in_store(store) -> list:
 def test_an_id_of_another_kind_makes_no_new_viewer(api, store, user_id):
     before, length = in_store(store), store.position
     video = api.slate(STRANGER)["items"][0]["video_id"]
+    written(api)
     asked = api("POST", "/v1/recommend", body={"user_id": user_id})
     sent = api.outcome(user_id, video, "k", watch_ms=900)
     for answer, where in ((asked, "body.user_id"), (sent, "body.events.0.user_id")):
@@ -295,7 +303,9 @@ def test_nor_where_ids_are_strings(of_strings, user_id):
 
 
 def test_a_refused_kind_is_named_with_the_release_and_no_event_of_the_call_counts(api, store, viewer, release):
-    video, length = api.slate(viewer)["items"][0]["video_id"], store.position
+    video = api.slate(viewer)["items"][0]["video_id"]
+    written(api)
+    length = store.position
     events = [
         {"type": "outcome", "user_id": user, "video_id": each, "key": "k"} for user, each in ((viewer, video), (viewer, 7))
     ]
@@ -327,8 +337,8 @@ def test_where_the_release_knows_nobody_the_first_viewer_says_the_kind(release, 
         api = Api(app)
         assert len(api.slate(first)["items"]) == 10
         assert api("POST", "/v1/recommend", body={"user_id": second}).status_code == 422
-        assert in_store(store) == [first]
         app.state.close()
+        assert in_store(store) == [first]
 
 
 # ---- refusals ----------------------------------------------------------------------------------------------------------
@@ -387,19 +397,58 @@ def test_other_methods_and_paths(api):
     assert api("GET", "/v1/nothing").json()["error"]["code"] == "http_404"
 
 
-def test_a_store_that_fails_costs_the_count_and_not_the_slate(release, store, served, viewer, monkeypatch):
-    def full(events):
-        raise StoreError("full")
-
-    api = Api(app_over(Recommender(release, store), store, served, timeout_s=20.0))
-    monkeypatch.setattr(store, "apply", full)
-    slate = api.slate(viewer)
+def test_a_store_that_fails_costs_the_count_and_not_the_slate(api, store, viewer, disk_full):
+    """The first slate was answered when its write fails; later none is counted, no event is taken, and health says so."""
+    before = store.viewer(viewer)
+    assert api("GET", "/readyz").status_code == 200
+    with disk_full():
+        assert not api.slate(viewer)["degraded"]
+        slate = api.slate(viewer)
     assert slate["items"]
     assert slate["degraded"]
     assert slate["degraded_why"] == ["impressions were not recorded"]
     answer = api.outcome(viewer, slate["items"][0]["video_id"], "k")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     assert "no events were stored; retry the whole request" in answer.json()["error"]["message"]
+    health = api("GET", "/readyz")
+    assert (health.status_code, health.json()["error"]["code"]) == (503, "store")
+    assert "cannot be written: " in health.json()["error"]["message"]
+    text = api("GET", "/metrics").text
+    assert "watchnext_impressions_lost_total 20.0" in text
+    assert "watchnext_store_failed 1.0" in text
+    np.testing.assert_array_equal(store.viewer(viewer), before)
+
+
+def test_what_finds_the_queue_full_is_lost_or_refused_and_never_waited_for(release, store, served, viewer, monkeypatch):
+    begun, held, apply = threading.Event(), threading.Event(), store.apply
+    monkeypatch.setattr(store, "apply", lambda events: begun.set() or (held.wait(20) and apply(events)))
+    api = Api(app_over(Recommender(release, store), store, served, timeout_s=20.0, waiting_events=25))
+    slates = []
+    for stranger in range(4):  # the impressions of the first are being written, those of the next two wait
+        slates.append(api.slate(STRANGER + stranger))
+        begun.wait(20)
+    assert [slate["degraded_why"] for slate in slates] == [[], [], [], ["impressions were not recorded"]]
+    event = {"type": "outcome", "user_id": viewer, "video_id": slates[0]["items"][0]["video_id"]}
+    refused = api("POST", "/v1/events", body={"events": [event | {"key": f"k{i}"} for i in range(6)]})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
+    held.set()
+    api.app.state.close()
+    assert store.position == 30
+    assert "watchnext_impressions_lost_total 10.0" in api("GET", "/metrics").text
+
+
+def test_what_a_viewer_was_shown_counts_for_the_next_request_also_where_the_disk_is_slow(
+    release, store, served, viewer, monkeypatch
+):
+    apply, recommender, positions = store.apply, Recommender(release, store), []
+    recommend = recommender.recommend
+    monkeypatch.setattr(store, "apply", lambda events: time.sleep(0.03) or apply(events))
+    monkeypatch.setattr(recommender, "recommend", lambda request: positions.append(store.position) or recommend(request))
+    api = Api(app_over(recommender, store, served, timeout_s=20.0))
+    for _ in range(3):
+        api.slate(viewer)
+    assert positions == [0, 10, 20]
+    api.app.state.close()
 
 
 # ---- overload ----------------------------------------------------------------------------------------------------------

@@ -3,10 +3,12 @@
 import itertools
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tomllib
+from contextlib import closing
 
 import httpx
 import polars as pl
@@ -110,7 +112,10 @@ def test_a_day_of_a_server(start, release, tmp_path):
     third = post(again, "/v1/recommend", {"user_id": viewer, "k": 100})
     assert video not in [item["video_id"] for item in third["items"]]
     assert third["as_of_ms"] > second["as_of_ms"]
-    assert again.stop() == 0
+    assert again.stop(signal.SIGTERM) == 0
+    with closing(Store.open(tmp_path / "store", release)) as store:
+        shown = [event.request_id for event in store.journal() if event.kind == "shown"]
+    assert shown == [slate["request_id"] for slate in (first, second, third) for _ in slate["items"]]
 
 
 def refusal(server: Server) -> str:

@@ -65,7 +65,7 @@ def api(release, store, tmp_path):
     log.close()
 
 
-@pytest.mark.parametrize(("title", "path", "most"), [("A request", "/v1/recommend", 7), ("An event", "/v1/events", 6)])
+@pytest.mark.parametrize(("title", "path", "most"), [("A request", "/v1/recommend", 7), ("An event", "/v1/events", 7)])
 def test_a_walk_reaches_its_files_and_never_climbs_back(title, path, most, api, release):
     outcome = {"type": "outcome", "user_id": 105, "video_id": release.video_ids.value(3), "watch_ms": 5_000, "key": "k"}
     calls = calls_of(api, path, {"user_id": 105} if path.endswith("recommend") else {"events": [outcome]})

@@ -12,11 +12,12 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, FastAPI, Query, Response
 
 from watchnext.serving.http import schemas
-from watchnext.serving.http.errors import EXCEPTION_HANDLERS, Json, JsonRoute, json_only, shortened
+from watchnext.serving.http.errors import EXCEPTION_HANDLERS, Json, JsonRoute, json_only, problem, shortened
 from watchnext.serving.http.handlers import Handlers
 from watchnext.serving.http.metrics import ServerMetrics
 from watchnext.serving.http.middleware import RequestMiddleware
 from watchnext.serving.http.worker_pool import WorkerPool
+from watchnext.serving.store.group_commit import GroupCommit
 
 PAGE = Path(__file__).parent / "page"
 PAGE_HEADERS = {
@@ -30,13 +31,15 @@ PAGE_HEADERS = {
 class Limits:
     """Bound the work and the bodies that the app accepts.
 
-    threads, waiting    requests computed at once, and requests that may wait for a thread
+    threads, waiting    slates computed at once, and slates that may wait for a thread
+    waiting_events      events that may wait for the disk
     timeout_s           seconds until a request is answered with 503
     body_bytes, body_s  largest body, and seconds until all of it must have arrived
     """
 
     threads: int = 2
     waiting: int = 32
+    waiting_events: int = 20_000
     timeout_s: float = 2.0
     body_bytes: int = 1_000_000
     body_s: float = 10.0
@@ -49,19 +52,33 @@ _path_errors = {**_read_errors, 404: {"model": schemas.ErrorResponse}}  # a line
 
 
 def create_app(*, recommender, store, served_log, clock: Callable[[], int], limits: Limits) -> FastAPI:
-    """Make the ASGI app of a loaded release. `clock()` returns ms; `app.state.close()` waits for running requests."""
+    """Make the ASGI app of a loaded release. `clock()` returns ms.
+
+    `app.state.close()` waits for running requests, and until all events of `app.state.commits` are on disk; the store and the
+    served log stay open.
+    """
     metrics = ServerMetrics()
     pool = WorkerPool(threads=limits.threads, waiting=limits.waiting)
-    handlers = Handlers(recommender=recommender, store=store, served_log=served_log, clock=clock, metrics=metrics)
+    commits = GroupCommit(store, most_waiting=limits.waiting_events)
+    handlers = Handlers(
+        recommender=recommender, store=store, commits=commits, served_log=served_log, clock=clock, metrics=metrics
+    )
+    metrics.gauge("store_waiting_events", "Events that wait for the disk.", lambda: commits.waiting)
+    metrics.gauge("store_failed", "1 after a failed write: nothing is stored until a restart.", lambda: bool(store.failed))
     metrics.gauge("work_taken", "Requests running or waiting.", lambda: pool.in_use)
     metrics.gauge("served_log_dropped", "Answers that the served log dropped.", lambda: served_log.dropped)
 
     app = FastAPI(title="watchnext", version="1", docs_url=None, redoc_url=None, redirect_slashes=False)
-    app.state.close = pool.close
+
+    def close() -> None:
+        pool.close()
+        commits.close()
+
+    app.state.close, app.state.commits = close, commits
     for kind, handler in EXCEPTION_HANDLERS.items():
         app.add_exception_handler(kind, handler)
     app.include_router(_api(handlers, partial(pool.run, timeout_s=limits.timeout_s), limits.timeout_s))
-    _add_unversioned(app, handlers, metrics)
+    _add_unversioned(app, handlers, store, metrics)
     app.add_middleware(RequestMiddleware, body_bytes=limits.body_bytes, body_s=limits.body_s, observe=metrics.answered)
     return app
 
@@ -77,7 +94,7 @@ def _api(handlers: Handlers, run: Callable, timeout_s: float) -> APIRouter:
 
     @routes.post("/events", response_model=schemas.EventsResponse, responses=_event_errors, **posted)
     async def events(body: schemas.EventsRequest) -> Response:
-        counts, unknown = await run(partial(handlers.outcomes, body))
+        counts, unknown = await handlers.outcomes(body, timeout_s=timeout_s)
         return Json(counts) if not unknown else Json({**counts, "error": _unknown(unknown, handlers.release_id)}, 422)
 
     @routes.get("/viewers", response_model=schemas.ViewersResponse, responses=_read_errors)
@@ -102,13 +119,15 @@ def _unknown(ids: Sequence, release_id: str) -> dict:
     }
 
 
-def _add_unversioned(app: FastAPI, handlers: Handlers, metrics: ServerMetrics) -> None:
+def _add_unversioned(app: FastAPI, handlers: Handlers, store, metrics: ServerMetrics) -> None:
     """Add health checks, metrics and the demo page."""
 
     async def live() -> Response:
         return Json({"status": "live"})
 
     async def ready() -> Response:
+        if store.failed:
+            return problem(503, "store", store.failed)
         return Json({"status": "ready", "release": handlers.release_id})
 
     async def exposition() -> Response:

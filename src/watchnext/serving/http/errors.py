@@ -17,6 +17,7 @@ from watchnext.serving.http.handlers import IdKindError
 from watchnext.serving.http.schemas import KINDS
 from watchnext.serving.http.worker_pool import OverloadedError, TooSlowError
 from watchnext.serving.store.environment import StoreError
+from watchnext.serving.store.group_commit import StoreBusyError
 
 log = logging.getLogger(__name__)
 SHOWN_CHARACTERS = 200  # of a rejected value in an error, and of the path to it
@@ -106,8 +107,8 @@ def _busy(_: Request, error: Exception) -> Response:
 
 def _not_stored(_: Request, error: StoreError) -> Response:
     log.error("no events were stored: %s", error)
-    message = "no events were stored; retry the whole request"
-    return problem(503, "store", message, headers={"Retry-After": "1"})
+    code = "overloaded" if isinstance(error, StoreBusyError) else "store"
+    return problem(503, code, "no events were stored; retry the whole request", headers={"Retry-After": "1"})
 
 
 def _failed(request: Request, error: Exception) -> Response:

@@ -1,11 +1,13 @@
 """Turn API models into domain objects and back: a body > a slate, outcome events > the store, a viewer > past watches."""
 
+import asyncio
 import logging
 import math
 import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import polars as pl
 
@@ -17,6 +19,7 @@ from watchnext.serving.funnel.precomputed import precomputed
 from watchnext.serving.http.metrics import ServerMetrics
 from watchnext.serving.http.schemas import EventsRequest, OutcomeEvent, RecommendRequest
 from watchnext.serving.http.worker_pool import TooSlowError
+from watchnext.serving.store.group_commit import GroupCommit
 from watchnext.serving.store.journal import Event
 from watchnext.serving.store.store import ACCEPTED, DUPLICATE, UNKNOWN, StoreError
 from watchnext.types import TARGETS, Request
@@ -24,6 +27,7 @@ from watchnext.types import TARGETS, Request
 log = logging.getLogger(__name__)
 NUMBER = re.compile(r"0|-?[1-9][0-9]{0,18}")  # in the form that answers echo
 HOUR_MS = 3_600_000
+OWN_IMPRESSIONS_S = 0.1  # a request waits this long at most for the commit of the viewer's last slate
 RESULTS = {"accepted": ACCEPTED, "duplicates": DUPLICATE, "unknown": UNKNOWN}  # key of an EventsResponse > store result
 
 
@@ -38,17 +42,22 @@ class IdKindError(ValueError):
 class Handlers:
     """Answer the requests of the API. `clock()` returns ms, later at every call. Safe to call from any thread."""
 
-    def __init__(self, *, recommender, store, served_log, clock: Callable[[], int], metrics: ServerMetrics) -> None:
+    def __init__(
+        self, *, recommender, store, commits: GroupCommit, served_log, clock: Callable[[], int], metrics: ServerMetrics
+    ) -> None:
         self._recommender, self._release = recommender, recommender.release
-        self._store, self._served_log = store, served_log
+        self._store, self._commits, self._served_log = store, commits, served_log
         self._clock, self._metrics = clock, metrics
+        self._first: list[int | str] = []  # the first viewer of a release that knows none, until the store does
         self.release_id: str = recommender.release.id
 
     # ---- slates ------------------------------------------------------------------------------------------------------
 
     def recommend(self, body: RecommendRequest, *, request_id: str, until: float) -> dict:
-        """Return a RecommendResponse and record its impressions. Raises IdKindError, and TooSlowError after `until`."""
+        """Return a RecommendResponse and queue its impressions. Raises IdKindError, and TooSlowError after `until`."""
         self._require_kind("body.user_id", body.user_id, self._viewer_ids())
+        self._first = self._first or [body.user_id]
+        self._commits.settle(body.user_id, OWN_IMPRESSIONS_S)
         request = Request(request_id, body.user_id, body.k, self._clock(), body.surface, body.region, body.context)
         answer = self._precomputed(request, body.mode) or self._recommender.recommend(request)
         if time.monotonic() > until:  # the client was already answered with an error and will not show this slate
@@ -71,14 +80,17 @@ class Handlers:
             return None
 
     def _record_impressions(self, request: Request, ids: Sequence) -> bool:
-        """Store the impressions of a slate; False where the store fails, as the viewer gets the slate all the same."""
+        """Queue the impressions of a slate for the store; False where they are lost: the viewer gets the slate all the same."""
         shared = {"kind": "shown", "user_id": request.user_id, "known_at": request.as_of_ms, "request_id": request.request_id}
         impressions = [Event(video_id=each, surface=request.surface or "", **shared) for each in ids]
+        began = time.perf_counter()
         try:
-            self._store.apply(impressions)
-        except StoreError:
-            log.exception("the impressions of request %s were not recorded", request.request_id)
+            future = self._commits.submit(impressions, owner=request.user_id)
+        except StoreError as error:
+            log.warning("the impressions of request %s were not recorded: %s", request.request_id, error)
+            self._metrics.impressions_lost(len(impressions))
             return False
+        future.add_done_callback(partial(self._metrics.impressions_written, len(impressions), began))
         return True
 
     def _slate(self, answer: Answer, request_id: str, degradations: list[str]) -> dict:
@@ -124,10 +136,11 @@ class Handlers:
 
     # ---- events ------------------------------------------------------------------------------------------------------
 
-    def outcomes(self, body: EventsRequest) -> tuple[dict[str, int], list]:
-        """Return an EventsResponse and the unknown video ids, whose events were quarantined.
+    async def outcomes(self, body: EventsRequest, *, timeout_s: float) -> tuple[dict[str, int], list]:
+        """Return an EventsResponse and the unknown video ids, whose events were quarantined, once the events are on disk.
 
-        Raises IdKindError or StoreError; then no event was stored.
+        No thread waits for the disk, so as many calls as are under way share one fsync. Raises IdKindError or StoreError; then
+        no event was stored. Raises TooSlowError; then they may be stored, and count once when they are sent again.
         """
         viewer_ids = self._viewer_ids()
         for index, one in enumerate(body.events):
@@ -135,7 +148,12 @@ class Handlers:
             self._require_kind(f"body.events.{index}.video_id", one.video_id, self._release.video_ids)
         known_at = self._clock()
         events = [_event(one, known_at) for one in body.events]
-        results = self._store.apply(events)
+        began = time.perf_counter()
+        try:
+            results = await asyncio.wait_for(asyncio.wrap_future(self._commits.submit(events)), timeout_s)
+        except TimeoutError as error:
+            raise TooSlowError(f"the events were not on disk within {timeout_s:g} s") from error
+        self._metrics.committed(time.perf_counter() - began)
         by_result = Counter(results)
         counts = {name: by_result[result] for name, result in RESULTS.items()}
         self._metrics.events(counts)
@@ -167,7 +185,7 @@ class Handlers:
     def _viewer_ids(self) -> Ids:
         """Return the viewer ids of the release, or one from the store where the release has no viewers."""
         ids = self._release.user_ids
-        return ids if len(ids.ids) else Ids.of(pl.Series(self._store.viewer_ids(1)))
+        return ids if len(ids.ids) else Ids.of(pl.Series(self._store.viewer_ids(1) or self._first))
 
     def _require_kind(self, where: str, given: int | str, ids: Ids) -> None:
         """Raise IdKindError for an id of the other kind: 1 and "1" would be two viewers."""
@@ -185,9 +203,9 @@ class Handlers:
 
 
 def _event(given: OutcomeEvent, known_at: int) -> Event:
-    fields = given.model_dump(exclude={"type", "request_id", "surface"})
+    given_fields = {name: value for name, value in given if name != "type"}
     origin = {"request_id": given.request_id or "", "surface": given.surface or ""}
-    return Event(kind="outcome", known_at=known_at, **origin, **fields)
+    return Event(**given_fields | origin, kind="outcome", known_at=known_at)
 
 
 def _finite(value: float) -> float | None:

@@ -1,6 +1,8 @@
 """Prometheus metrics of the server, for `/metrics`. No label takes values that a client can invent."""
 
+import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -24,6 +26,7 @@ class ServerMetrics:
         self._degraded = Counter("watchnext_degraded_slates", "Slates for which a stage failed.", registry=registry)
         self._videos = Counter("watchnext_slate_videos", "Videos shown.", registry=registry)
         self._removed = Counter("watchnext_removed_candidates", "Candidates that a rule removed.", ["rule"], registry=registry)
+        self._lost = Counter("watchnext_impressions_lost", "Impressions that were not recorded.", registry=registry)
         self._events = Counter("watchnext_events", "Outcome events by result.", ["result"], registry=registry)
 
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
@@ -45,6 +48,19 @@ class ServerMetrics:
     def events(self, counts: Mapping[str, int]) -> None:
         for result, count in counts.items():
             self._events.labels(result).inc(count)
+
+    def impressions_lost(self, count: int) -> None:
+        self._lost.inc(count)
+
+    def impressions_written(self, count: int, began: float, done: Future) -> None:
+        """Observe the end of the write of `count` impressions, which waited from `began` on."""
+        self.committed(time.perf_counter() - began)
+        if done.exception():
+            self.impressions_lost(count)
+
+    def committed(self, seconds: float) -> None:
+        """Observe the time from a call's place in the queue until it was on disk."""
+        self._stages.labels("commit").observe(seconds)
 
     def text(self) -> bytes:
         """Render all metrics in the Prometheus text format."""

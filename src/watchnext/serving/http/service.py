@@ -125,6 +125,10 @@ class Watchnext:
         gc.collect()
         gc.freeze()
 
+    async def __is_ready__(self) -> bool:
+        """Let BentoML's own /readyz answer 503 after a failed write."""
+        return self._store.failed is None
+
     @bentoml.on_shutdown
     def close(self) -> None:
         self._app.state.close()

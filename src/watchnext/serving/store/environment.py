@@ -47,6 +47,10 @@ class StoreHeldError(StoreError):
     """Another process holds the lock."""
 
 
+class StoreFullError(StoreError):
+    """A transaction that does not fit; nothing of it was written, and a smaller one may fit."""
+
+
 def batched(items: Iterable, size: int) -> Iterator[list]:
     """Yield `items` in lists of `size`; the last may be shorter."""
     remaining = iter(items)
@@ -63,10 +67,14 @@ class Environment:
     """The tables of one LMDB environment. Without `durable`, a power cut may lose commits; kill -9 never does.
 
     `readonly` reads beside the writing process without blocking it. A process must not open an environment twice.
+
+    failed  message of the first write or fsync that failed, else None. Nothing is written after it: the kernel may have dropped
+            the pages, and a later fsync that succeeds would not say so
     """
 
     def __init__(self, path: Path, *, durable: bool, map_bytes: int, readonly: bool = False) -> None:
         self.path, self._readonly = Path(path).resolve(), readonly
+        self.failed: str | None = None
         try:
             self._env = lmdb.open(
                 str(self.path),
@@ -89,16 +97,24 @@ class Environment:
 
     @contextmanager
     def write(self) -> Iterator[lmdb.Transaction]:
-        """Open one transaction: all of it is on disk when the block ends, or none of it."""
+        """Open one transaction: all of it is on disk when the block ends, or none of it. Raises StoreError, and after a failed
+        write always."""
+        self.require_writable()
         try:
             with self._env.begin(write=True) as txn:
                 yield txn
         except lmdb.MapFullError as error:
-            raise StoreError(
+            raise StoreFullError(
                 f"the store {self.path} is full at {self._map_bytes} bytes; open it with a larger map_bytes"
             ) from error
         except lmdb.Error as error:
-            raise StoreError(f"the store {self.path} cannot be written: {error}") from error
+            self.failed = f"the store {self.path} cannot be written: {error}; check its disk, then restart the server"
+            raise StoreError(self.failed) from error
+
+    def require_writable(self) -> None:
+        """Raise StoreError after a failed write."""
+        if self.failed:
+            raise StoreError(self.failed)
 
     @contextmanager
     def read(self) -> Iterator[lmdb.Transaction]:

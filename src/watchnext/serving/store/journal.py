@@ -1,7 +1,7 @@
 """Events of viewers and videos, and how the journal stores them."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from hashlib import blake2b
 
 import numpy as np
@@ -62,14 +62,15 @@ class Event:
 
     def to_bytes(self) -> bytes:
         """Encode as JSON without default values, as most flags of most events are false."""
-        fields = asdict(self)
-        return orjson.dumps(
-            {name: value for name, value in fields.items() if value or name in ("user_id", "video_id", "known_at")}
-        )
+        values = [(name, getattr(self, name)) for name in FIELDS]
+        return orjson.dumps({name: value for name, value in values if value or name in ("user_id", "video_id", "known_at")})
 
     @classmethod
     def from_bytes(cls, packed: bytes) -> "Event":
         return cls(**orjson.loads(packed))
+
+
+FIELDS = tuple(field.name for field in fields(Event))
 
 
 def outcome_columns(events: Sequence[Event]) -> dict[str, np.ndarray]:

@@ -106,6 +106,15 @@ class Store:
             if self._lock is not None:
                 self._lock.close()
 
+    @property
+    def failed(self) -> str | None:
+        """Return the message of the write that failed and ended all writing, else None."""
+        return self._environment.failed
+
+    def require_writable(self) -> None:
+        """Raise StoreError after a failed write."""
+        self._environment.require_writable()
+
     def warm(self) -> None:
         """Compile the fold before the first event needs it."""
         item = np.zeros(self.layout.item)
