@@ -14,7 +14,8 @@ from omegaconf import DictConfig
 from watchnext.cli import composed, exits_on, instantiate, plain, write_report
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.metrics import aligned, rounded, shown
-from watchnext.nn.training import NothingToLearnError, Training, built, fit_and_test, tracked
+from watchnext.nn.trainable import NothingToLearnError, Training
+from watchnext.nn.training import built, fit_and_test, tracked
 from watchnext.nn.weights import written_aside
 from watchnext.schema import SchemaError
 

@@ -17,7 +17,8 @@ from watchnext import tracking
 from watchnext.cli import composed, exits_on, instantiate, plain
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.nn.checkpoints import described_folder, settings_of
-from watchnext.nn.training import NothingToLearnError, Training, built
+from watchnext.nn.trainable import NothingToLearnError, Training
+from watchnext.nn.training import built
 from watchnext.schema import SchemaError
 from watchnext.tuning import Study, Trial, overrides_of, space_of
 from watchnext.types import TARGETS

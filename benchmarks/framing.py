@@ -20,7 +20,8 @@ from omegaconf import DictConfig
 from watchnext import metrics
 from watchnext.cli import composed, exits_on, instantiate
 from watchnext.features.dataset.batches import FeatureSet
-from watchnext.nn.training import Trainable, Training, built
+from watchnext.nn.trainable import Trainable, Training
+from watchnext.nn.training import built
 from watchnext.ranking.calibration.curves import fit_calibration
 from watchnext.ranking.heads import WATCH
 from watchnext.ranking.scoring import metrics_of, scored

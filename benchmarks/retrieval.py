@@ -30,7 +30,7 @@ from watchnext.cli import composed, exits_on, instantiate
 from watchnext.data.loaders import sequences
 from watchnext.data.tables import DataError
 from watchnext.metrics import interval, rounded
-from watchnext.nn.training import Training
+from watchnext.nn.trainable import Training
 
 K = 10
 

@@ -1,5 +1,6 @@
 """`python -m watchnext.evaluation replay`: measure the release on held-out days."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,9 @@ from omegaconf import DictConfig
 
 from watchnext import tracking
 from watchnext.cli import dispatch, plain, write_report
+from watchnext.data.splits import SPLITS
 from watchnext.data.storage import read_tables
-from watchnext.data.tables import DataError
+from watchnext.data.tables import DataError, Tables
 from watchnext.evaluation.funnel_trace import funnel_metrics, loss_shares
 from watchnext.evaluation.replay import Replay, ranking_metrics, request_metrics, skew
 from watchnext.evaluation.report_text import table
@@ -29,6 +31,19 @@ def replay_under(regime: str, config: DictConfig, release: Release) -> Replay:
     requests = config.evaluation.requests if regime == config.regime else 0
     options = config.evaluation
     return Replay(release=release, regime=regime, slate=options.slate, requests=requests, depth=max(options.retrieval_k))
+
+
+def replays(config: DictConfig, release: Release, tables: Tables, split: np.ndarray, long_view: np.ndarray) -> dict:
+    """Return regime > ReplayResult; the replays run side by side. Where every impression is scored with its own request,
+    `request` and `streaming` are one replay."""
+    kept = {regime: replay_under(regime, config, release) for regime in REGIMES}
+    test = tables.impressions.filter(pl.Series(split == SPLITS.index("test")))
+    left_out, serves = ("streaming", "request") if config.regime == "request" else ("request", "streaming")
+    if same := np.array_equal(kept[left_out].groups(test), kept[serves].groups(test)):
+        del kept[left_out]
+    with ThreadPoolExecutor() as pool:
+        results = dict(zip(kept, pool.map(lambda each: each.run(tables, split, long_view), kept.values()), strict=True))
+    return results | {left_out: results[serves]} if same else results
 
 
 def empty_report(release: str, regime: str) -> dict:
@@ -62,7 +77,7 @@ def replay(config: DictConfig) -> None:
     split, rows = np.asarray(features.columns["split"]), features.rows("test")
     targets, users = features.columns["targets"][rows], features.columns["user_rows"][rows]
     long_view = features.columns["targets"][:, TARGETS.index("long_view")]
-    results = {regime: replay_under(regime, config, release).run(tables, split, long_view) for regime in REGIMES}
+    results = replays(config, release, tables, split, long_view)
     traced = results[config.regime]
     ranker = Ranker.load(outputs / "ranker", schema=features.pipeline.schema, repair="dvc repro ranker")
     report = {

@@ -10,7 +10,7 @@ from watchnext.evaluation.baselines import Baselines
 from watchnext.features.state.fold import HOUR_MS
 from watchnext.reranking.rules import Filter
 from watchnext.serving.funnel.recommender import Recommender
-from watchnext.types import Request, Scored, Slate
+from watchnext.types import Query, Request, Scored, Slate
 
 # Where a video that is watched later is lost: not retrieved, removed by a filter, valued too low, or valued high enough but
 # kept out of the slate by a cap, diversity or exploration. The last name is for videos in the slate.
@@ -57,28 +57,29 @@ class FunnelTracer:
     def trace(self, request: Request, rows: np.ndarray, long_view: np.ndarray) -> FunnelTrace:
         """Trace a request after which its viewer watches `rows` (N,), perhaps repeated, -1 unknown; `long_view` (N,) bool."""
         watched, long_view = distinct_watches(rows, long_view, self._release.catalogue.upload_ms, request.as_of_ms)
-        record = self._recommender.store.viewer(request.user_id)
-        stages, ends = self._stages(request, watched)
+        query, retrieval = self._recommender.query(request), self._recommender.retrieval
+        sources = retrieval.by_source(query, [], self._depth)
+        stages, ends = self._stages(query, watched)
         return FunnelTrace(
             user_id=request.user_id,
-            watches=int(record[self._release.layout.at_history]),
+            watches=int(query.state[self._release.layout.at_history]),
             watched=watched,
             long_view=long_view,
             age_h=(request.as_of_ms - self._release.catalogue.upload_ms[watched]) / HOUR_MS,
             lost_at=ends,
-            merged=self._recommender.retrieve(request, self._depth).rows[: self._depth],
+            merged=retrieval.merged(sources, self._depth).rows,
             stages=stages,
-            sources=self._recommender.by_source(request, self._depth),
+            sources=sources,
             baselines=self._baselines.rank(request),
         )
 
-    def _stages(self, request: Request, watched: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        candidates, query = self._recommender.retrieve(request), self._recommender.query(request)
+    def _stages(self, query: Query, watched: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        candidates = self._recommender.retrieval.retrieve(query, [])
         scored = self._recommender.rank(query, candidates)
         order = np.argsort(-self._release.reranker.value.order(scored), kind="stable")
         slate = self._recommender.rerank(query, scored)
         stages = {"retrieval": candidates.rows, "ranking": candidates.rows[order], "slate": candidates.rows[slate.picked]}
-        return stages, lost_at(watched, scored, order, slate, self._filters, request.k)
+        return stages, lost_at(watched, scored, order, slate, self._filters, query.request.k)
 
 
 def distinct_watches(

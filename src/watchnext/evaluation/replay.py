@@ -109,7 +109,7 @@ class Replay:
         rows = self.release.video_ids.rows_of(test["video_id"])
         scores = np.full((len(test), len(TARGETS)), np.nan, np.float32)
         watched_after, long_view = self.watched_after(test), long_view[split == self.held_out] > 0
-        groups, title, traces = self._groups(test), f"evaluation: {self.regime}", []
+        groups, title, traces = self.groups(test), f"evaluation: {self.regime}", []
         with self.opened(tables, split) as (recommender, requests):
             tracer = FunnelTracer(recommender, depth=self.depth)
             for request, rows_of_request in tqdm(requests, total=len(np.unique(groups)), desc=title, unit=" requests"):
@@ -141,7 +141,7 @@ class Replay:
             stream.advance(request.as_of_ms)
             yield request, positions
 
-    def _groups(self, test: pl.DataFrame) -> np.ndarray:
+    def groups(self, test: pl.DataFrame) -> np.ndarray:
         """Return the group (N,) of each impression: those of a group are scored together, as the first of them."""
         if self.regime == "request":
             return request_groups(test, day_starts(test))
@@ -150,7 +150,7 @@ class Replay:
     def _requests(self, test: pl.DataFrame) -> Iterator[tuple[Request, np.ndarray]]:
         """Yield (request, its positions in `test`) in time order, with the k of the slates."""
         context = [f.name for f in self.release.pipeline.schema.columns("context")]
-        keyed = test.with_row_index("test_row").group_by(pl.Series("group", self._groups(test)), maintain_order=True)
+        keyed = test.with_row_index("test_row").group_by(pl.Series("group", self.groups(test)), maintain_order=True)
         first = keyed.agg(
             pl.col("request_id", "user_id", "time_ms", "surface").first(),
             pl.col(context).first().name.prefix("context."),

@@ -1,6 +1,6 @@
 """Callbacks and logger of a training with Lightning: repeatable epochs, the best one, checkpoints, progress, metrics."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
@@ -11,8 +11,7 @@ from pytorch_lightning.loggers.logger import Logger
 from torch import Tensor
 
 from watchnext.nn.checkpoints import Checkpoints
-
-Log = Callable[[Mapping[str, float], int], None]  # metrics and their step
+from watchnext.nn.trainable import Log
 
 
 class SeededEpochs(pl.Callback):

@@ -1,14 +1,12 @@
-"""Training: what a model must offer to be trained, and what a Lightning module offers; optimizer, loss check, precision."""
+"""Training with Lightning: a module that fits itself, optimizer, loss check, precision, tracked runs."""
 
 import logging
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import pytorch_lightning as pl
 import torch
@@ -17,54 +15,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from watchnext.features.dataset.batches import FeatureSet
-from watchnext.nn.callbacks import BestWeights, KeptEpochs, Log, NamedBar, SeededEpochs, StepLogger
-from watchnext.nn.checkpoints import Checkpoints, settings_of, unfinished
+from watchnext.nn.callbacks import BestWeights, KeptEpochs, NamedBar, SeededEpochs, StepLogger
+from watchnext.nn.checkpoints import settings_of, unfinished
+from watchnext.nn.trainable import NothingToLearnError, Trainable, Training
 from watchnext.tracking import Run, start_run
 
 UNFINISHED = Path("runs/checkpoints")
-
-
-@dataclass(frozen=True)
-class Training:
-    """Settings of one fit, beside those of the model.
-
-    seed         of weights, batches and dropout
-    trainer      callbacks, logger and other keywords of `pl.Trainer` > trainer
-    name         of the model on its checkpoints and its progress bar
-    checkpoints  of the interrupted training that is resumed; None writes none
-    log          receives metrics while the model is fitted; None also hides the progress bar
-    """
-
-    seed: int
-    trainer: Callable[..., pl.Trainer]
-    name: str = "model"
-    checkpoints: Checkpoints | None = None
-    log: Log | None = None
-
-    def trainer_with(self, *callbacks: pl.Callback) -> pl.Trainer:
-        if self.log is None:
-            return self.trainer(callbacks=list(callbacks), logger=False, enable_progress_bar=False)
-        return self.trainer(callbacks=[*callbacks, NamedBar(self.name)], logger=StepLogger(self.log))
-
-    def of_member(self, index: int, name: str) -> "Training":
-        """Return the training of a member of an ensemble: its own seed, and metrics that bear its name."""
-        log = self.log and (lambda values, step: self.log({f"{name}-{key}": values[key] for key in values}, step))
-        return replace(self, seed=self.seed + index, name=name, log=log)
-
-
-class Trainable(Protocol):
-    """A model as `model.module` of conf/model/ builds it from features: a network, trees, an ensemble, or nothing to fit."""
-
-    features: FeatureSet
-    network: nn.Module
-
-    def fit(self, training: Training) -> dict[str, float]:
-        """Fit; return figures of the fit and metrics of validation days. Raises NothingToLearnError without usable rows."""
-
-    def tested(self) -> dict[str, float]:
-        """Return metrics of test days, none without usable rows."""
-
-    def save(self, folder: Path) -> None: ...
 
 
 def built(make: partial, features: FeatureSet, *, seed: int) -> Trainable:
@@ -78,10 +34,6 @@ def fit_and_test(module: Trainable, training: Training) -> dict[str, float]:
     fitted = module.fit(training)
     undefined = {name.replace("valid/", "test/"): float("nan") for name in fitted if name.startswith("valid/")}
     return undefined | fitted | module.tested()
-
-
-class NothingToLearnError(ValueError):
-    """A split without rows to train or to evaluate on; the message names it."""
 
 
 def adam(network: nn.Module, *, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
@@ -159,6 +111,12 @@ def tracked(
         yield run, Training(seed, trainer, name, kept, run.log_metrics)
 
 
+def trainer_of(training: Training, *callbacks: pl.Callback) -> pl.Trainer:
+    if training.log is None:
+        return training.trainer(callbacks=list(callbacks), logger=False, enable_progress_bar=False)
+    return training.trainer(callbacks=[*callbacks, NamedBar(training.name)], logger=StepLogger(training.log))
+
+
 class TrainableModule(pl.LightningModule, ABC):
     """Lightning module that fits itself: keeps the epoch with the best `monitor`, and stops `patience` epochs after it."""
 
@@ -177,7 +135,7 @@ class TrainableModule(pl.LightningModule, ABC):
         callbacks = [KeptEpochs(checkpoints=kept, name=training.name)] if kept else []
         reached = kept.latest(training.name) if kept else None
         with quiet():
-            trainer = training.trainer_with(SeededEpochs(seed=training.seed), best, *callbacks)
+            trainer = trainer_of(training, SeededEpochs(seed=training.seed), best, *callbacks)
             trainer.fit(self, *loaders, ckpt_path=reached, weights_only=True)
         self.eval()
         return {"best_epoch": float(best.epoch)} | best.metrics

@@ -14,7 +14,7 @@ from watchnext import tracking
 from watchnext.cli import dispatch, instantiate, plain, write_report
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.metrics import rounded
-from watchnext.nn.training import Training
+from watchnext.nn.trainable import Training
 from watchnext.ranking.analysis.ablation import ablation, learning_curve
 from watchnext.ranking.analysis.importance import importance
 from watchnext.ranking.analysis.report_plots import learning_curve_plot, trade_off_plot, worse_plot

@@ -13,7 +13,7 @@ from benchmarks.leave_one_out.spectral import SpectralStart
 from benchmarks.leave_one_out.towers import SequenceTowers
 
 from watchnext.nn.checkpoints import Checkpoints
-from watchnext.nn.training import Training
+from watchnext.nn.trainable import Training
 from watchnext.retrieval.towers.negatives import Negatives
 from watchnext.retrieval.towers.objectives import SampledSoftmax
 

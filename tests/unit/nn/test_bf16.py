@@ -11,7 +11,8 @@ from hydra.utils import instantiate
 from safetensors.torch import load_file
 
 from watchnext.nn import training
-from watchnext.nn.training import Training, built
+from watchnext.nn.trainable import Training
+from watchnext.nn.training import built
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 

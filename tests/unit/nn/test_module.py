@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from watchnext.nn import training
 from watchnext.nn.callbacks import NamedBar
 from watchnext.nn.checkpoints import Checkpoints
-from watchnext.nn.training import Bf16Training, TrainableModule, Training, adam, finite
+from watchnext.nn.trainable import Training
+from watchnext.nn.training import Bf16Training, TrainableModule, adam, finite
 
 
 class Rows(IterableDataset):

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from watchnext.metrics import auc, logloss
 from watchnext.nn.checkpoints import Checkpoints
-from watchnext.nn.training import Training
+from watchnext.nn.trainable import Training
 from watchnext.ranking.feature_mask import masked_columns
 from watchnext.ranking.heads import WATCH
 from watchnext.ranking.models.ensemble import BOUNDS, EnsembleModule, platt, simplex

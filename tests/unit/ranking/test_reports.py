@@ -15,7 +15,8 @@ import torch
 import programs
 from watchnext.cli import composed, instantiate
 from watchnext.metrics import auc, gauc, logloss, rounded
-from watchnext.nn.training import Training, built
+from watchnext.nn.trainable import Training
+from watchnext.nn.training import built
 from watchnext.ranking.analysis.ablation import ablation, latest, learning_curve, without
 from watchnext.ranking.analysis.importance import importance
 from watchnext.ranking.analysis.report_plots import learning_curve_plot, worse_plot

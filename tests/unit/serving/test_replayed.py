@@ -3,13 +3,16 @@
 import numpy as np
 import polars as pl
 import pytest
+from omegaconf import OmegaConf
 
 from watchnext.data.splits import TimeSplit
 from watchnext.data.storage import StoredTables, write_tables
 from watchnext.data.tables import Tables, in_order
+from watchnext.evaluation.__main__ import replays
 from watchnext.evaluation.replay import Replay, skew
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.features.dataset.build import FeatureBuilder
+from watchnext.features.dataset.freshness import REGIMES
 from watchnext.features.dataset.labels import Labels
 from watchnext.features.leakage.intervention import flip_outcomes
 
@@ -72,3 +75,19 @@ def test_a_regime_reads_offline_what_the_replay_serves(regime, built, release, w
         sizes = np.unique(found.groups, return_counts=True)[1]
         assert sizes.max() > 3
         assert len(sizes) > 10
+
+
+@pytest.mark.parametrize("regime", ["streaming", "request"])
+def test_a_log_of_slates_is_replayed_once_for_two_regimes(regime, built, release):
+    slates = built[1].impressions.filter(pl.len().over("request_id") > 1)
+    tables, split = Tables(slates, built[1].users, built[1].videos), TimeSplit(valid_days=1, test_days=1).assign(slates["day"])
+    settings = {"requests": 3, "slate": 5, "retrieval_k": [5]}
+    config = OmegaConf.create({"regime": regime, "evaluation": settings})
+    found = replays(config, release, tables, split, np.zeros(len(split)))
+    assert set(found) == set(REGIMES)
+    assert found["request"] is found["streaming"]
+    assert len(found["request"].traces) == 3
+    other = Replay(release=release, regime=min(REGIMES[2:], key=regime.__eq__), slate=5, requests=0, depth=5)
+    np.testing.assert_array_equal(other.run(tables, split, np.zeros(len(split))).scores, found[regime].scores)
+    alone = replays(config, release, *one_by_one(built[1]), np.zeros(len(built[1].impressions)))
+    assert not np.array_equal(alone["request"].scores, alone["streaming"].scores)

@@ -8,7 +8,8 @@ from math import ceil
 import numpy as np
 
 from watchnext.features.dataset.batches import FeatureSet
-from watchnext.nn.training import Training, built
+from watchnext.nn.trainable import Training
+from watchnext.nn.training import built
 from watchnext.ranking.analysis.importance import Progress
 from watchnext.ranking.heads import outcome
 from watchnext.ranking.input_groups import named_groups

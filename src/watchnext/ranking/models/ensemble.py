@@ -14,7 +14,7 @@ from tqdm import tqdm
 from watchnext import metrics
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.features.encode.encodings import InputSizes
-from watchnext.nn.training import Trainable, Training
+from watchnext.nn.trainable import Trainable, Training
 from watchnext.nn.weights import build_network, save_network
 from watchnext.ranking.heads import WATCH
 from watchnext.ranking.scoring import CHUNK, held_out_metrics, waiting

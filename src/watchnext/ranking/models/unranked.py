@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.features.encode.encodings import InputSizes
-from watchnext.nn.training import Training
+from watchnext.nn.trainable import Training
 from watchnext.nn.weights import build_network, recipe_of, save_network
 from watchnext.types import TARGETS
 

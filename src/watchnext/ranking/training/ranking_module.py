@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader
 
 from watchnext.features.dataset.batches import Batches, FeatureSet
 from watchnext.features.encode.pipeline import FeaturePipeline
-from watchnext.nn.training import NothingToLearnError, TrainableModule, adam, finite
+from watchnext.nn.trainable import NothingToLearnError
+from watchnext.nn.training import TrainableModule, adam, finite
 from watchnext.nn.weights import build_network, recipe_of, save_network
 from watchnext.ranking.feature_mask import FeatureMask, masked_columns
 from watchnext.ranking.heads import WATCH, predictions

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from watchnext.nn.training import NothingToLearnError
+from watchnext.nn.trainable import NothingToLearnError
 from watchnext.ranking.watch_time.expectation import group_of
 
 SHORTEST_S = 1e-3  # shorter durations count as unknown

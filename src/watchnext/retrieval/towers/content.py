@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.features.encode.encodings import InputSizes
-from watchnext.nn.training import Training
+from watchnext.nn.trainable import Training
 from watchnext.nn.weights import build_network, recipe_of, save_network
 from watchnext.retrieval.towers.recall import recall_among_all
 from watchnext.types import TARGETS

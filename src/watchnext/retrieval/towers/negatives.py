@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from watchnext.nn.training import NothingToLearnError
+from watchnext.nn.trainable import NothingToLearnError
 
 
 @dataclass(frozen=True)

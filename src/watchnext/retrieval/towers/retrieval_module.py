@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from watchnext.features.dataset.batches import Batches, FeatureSet
-from watchnext.nn.training import NothingToLearnError, TrainableModule, adam, finite
+from watchnext.nn.trainable import NothingToLearnError
+from watchnext.nn.training import TrainableModule, adam, finite
 from watchnext.nn.weights import build_network, recipe_of, save_network
 from watchnext.retrieval.towers.negatives import NegativeSample
 from watchnext.retrieval.towers.objectives import Objective

@@ -1,6 +1,7 @@
 """Precompute every viewer's slate into the store, and read it back while it is valid."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,11 +33,10 @@ def precompute(
 ) -> PrecomputeReport:
     """Compute every user's slate as of one moment and replace those in the store. No impression is recorded."""
     stored = degraded = short = 0
-    with tqdm(total=len(user_ids), desc="recommendations", unit=" users") as progress:
+    with ThreadPoolExecutor() as pool, tqdm(total=len(user_ids), desc="recommendations", unit=" users") as progress:
         for users in batched(user_ids, SLATES_A_TRANSACTION):
             requests = (Request(f"batch-{recommender.release.id}-{as_of_ms}-{user}", user, k, as_of_ms) for user in users)
-            answers = [recommender.recommend(request) for request in requests]
-            full = [answer for answer in answers if answer.ids]
+            full = [answer for answer in pool.map(recommender.recommend, requests) if answer.ids]
             store.put_slates([(answer.request.user_id, _packed(answer)) for answer in full])
             stored += len(full)
             degraded += sum(answer.degraded for answer in full)

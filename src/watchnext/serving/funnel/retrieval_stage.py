@@ -1,6 +1,7 @@
 """Retrieval with one release: ask every source, leave out what cannot be shown, merge the lists."""
 
 import logging
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -27,8 +28,12 @@ class RetrievalStage:
 
     def retrieve(self, query: Query, degradations: list[str], k: int | None = None) -> Candidates:
         """Merge the lists of all sources; with `k`, each has up to `k` videos instead of its quota, and `k` are kept."""
+        return self.merged(self.by_source(query, degradations, k), k)
+
+    def merged(self, lists: Mapping[str, np.ndarray], k: int | None = None) -> Candidates:
+        """Merge source > rows (n,); `k` as in `retrieve`."""
         settings = self._settings["merge"]
-        return merge(self.by_source(query, degradations, k), **(settings if k is None else {**settings, "most": k}))
+        return merge(lists, **(settings if k is None else {**settings, "most": k}))
 
     def by_source(self, query: Query, degradations: list[str], k: int | None = None) -> dict[str, np.ndarray]:
         """Return source > rows (n,), best first, without seen videos (except for `continue`) and those not uploaded yet.

@@ -10,8 +10,7 @@ import xgboost
 from tqdm import tqdm
 
 from watchnext.features.dataset.batches import FeatureSet
-from watchnext.nn.callbacks import Log
-from watchnext.nn.training import NothingToLearnError, Training
+from watchnext.nn.trainable import Log, NothingToLearnError, Training
 from watchnext.nn.weights import build_network, recipe_of, save_network
 from watchnext.ranking.feature_mask import masked_columns
 from watchnext.ranking.heads import WATCH
