@@ -173,6 +173,10 @@ def test_variables_default_to_the_repository_and_name_a_wrong_one(tmp_path, monk
     monkeypatch.setenv("WATCHNEXT_CLOCK", "now")
     with pytest.raises(SettingsError, match=r"WATCHNEXT_CLOCK is 'now', expected 'release' or 'wall'; change it, or unset it"):
         Settings.from_environment()
+    monkeypatch.delenv("WATCHNEXT_CLOCK")
+    monkeypatch.setenv("WATCHNEXT_VIEWERS_KEPT", "none")
+    with pytest.raises(SettingsError, match=r"WATCHNEXT_VIEWERS_KEPT is 'none', expected a whole number above 0"):
+        Settings.from_environment()
 
 
 @pytest.mark.parametrize("start_ms", [None, 1_700_000_000_000])

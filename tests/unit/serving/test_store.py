@@ -1,4 +1,6 @@
 import os
+import shutil
+import subprocess
 import sys
 import threading
 from contextlib import closing
@@ -16,9 +18,9 @@ from watchnext.features.catalogue import Ids
 from watchnext.features.state.fold import Reads, State, read_candidates, read_viewer
 from watchnext.features.state.fold_log import fold, read_all
 from watchnext.features.state.log_arrays import log_of
-from watchnext.serving.store.environment import StoreError
+from watchnext.serving.store.environment import PURGED, StoreError
 from watchnext.serving.store.journal import Event, id_key, id_of
-from watchnext.serving.store.store import KEYS_KEPT_MS, Store, build_store
+from watchnext.serving.store.store import KEYS_KEPT_MS, Bounds, Store, build_store
 from watchnext.serving.store.trending_now import TrendingNow
 
 NOW = 1_800_000_000_000
@@ -184,10 +186,126 @@ def test_kept_keys_and_events_are_bounded(release, tmp_path, monkeypatch):
     store.close()
 
 
-def test_a_key_is_forgotten_in_time(release, store):
-    assert store.apply([outcome(key="a")]) == ["accepted"]
-    assert store.apply([outcome(key="b", known_at=NOW + KEYS_KEPT_MS + 1)]) == ["accepted"]
-    assert store.apply([outcome(key="a", known_at=NOW + KEYS_KEPT_MS + 2)]) == ["accepted"]
+def test_a_key_is_forgotten_in_time_and_not_because_a_clock_jumps(release, tmp_path, monkeypatch):
+    day_ms = 24 * 3_600_000
+    with closing(Store.open(tmp_path / "store", release, durable=False)) as store:
+        assert store.apply([outcome(key="a"), outcome(key="b", known_at=NOW + 100 * day_ms)]) == ["accepted"] * 2
+    with closing(Store.open(tmp_path / "store", release, durable=False)) as store:
+        later = [outcome(key=str(i), known_at=NOW + i * day_ms) for i in (0, 300, 1)]
+        assert store.apply([*later, outcome(key="a"), outcome(key="b")]) == ["accepted"] * 3 + ["duplicate"] * 2
+    monkeypatch.setattr("watchnext.serving.store.environment.STEP_MS", day_ms)
+    with closing(Store.open(tmp_path / "store", release, durable=False)) as store:
+        for day in range(KEYS_KEPT_MS // day_ms + 1):
+            assert store.apply([outcome(key="a")]) == ["duplicate"]
+            store.apply([outcome(key=f"day {day}", known_at=NOW + (400 + day) * day_ms)])
+        assert store.apply([outcome(key="a"), outcome(key="day 1")]) == ["accepted", "duplicate"]
+
+
+def test_many_old_keys_go_a_few_at_a_time(release, tmp_path, monkeypatch):
+    monkeypatch.setattr("watchnext.serving.store.environment.STEP_MS", 2 * KEYS_KEPT_MS)
+    with closing(Store.open(tmp_path / "store", release, durable=False)) as store:
+        store.apply([outcome(key=str(i)) for i in range(20)])
+        store.apply([outcome(key="new", known_at=NOW + 2 * KEYS_KEPT_MS)])
+        assert store.apply([outcome(key=str(PURGED - 1)), outcome(key="19")]) == ["accepted", "duplicate"]
+
+
+def number_of(store, table: str) -> int:
+    with store._environment.read() as txn:
+        return txn.stat(store.tables[table])["entries"]
+
+
+def test_above_the_bound_the_least_recent_viewers_go(release, tmp_path):
+    bounds = Bounds(viewers=200)
+    with closing(Store.open(tmp_path / "store", empty_of(release), durable=False, bounds=bounds)) as store:
+        for user in range(200):
+            store.apply([outcome(user_id=user, known_at=NOW + user)])
+        store.put_slates([(user, b"{}") for user in range(200)])
+        store.apply([outcome(user_id=user, known_at=NOW + 300 + user) for user in range(0, 200, 10)])
+        for i in range(50):
+            store.apply([replace(outcome(user_id=1_000 + i, known_at=NOW + 600), kind="shown")])
+            assert number_of(store, "viewers") == number_of(store, "viewers_order") == 200
+        kept = [user for user in range(200) if store.viewer(user).any()]
+        assert kept == [user for user in range(200) if user % 10 == 0 or user > 55]
+        assert [user for user in range(200) if store.slate(user)] == kept
+
+
+def test_a_viewer_in_turn_to_go_stays_for_a_later_watch_and_not_for_what_was_shown(release, tmp_path):
+    def shown(user_id, known_at) -> Event:
+        return replace(outcome(user_id=user_id, known_at=known_at), kind="shown")
+
+    with closing(Store.open(tmp_path / "store", empty_of(release), durable=False, bounds=Bounds(viewers=3))) as store:
+        store.apply([outcome(user_id=1), outcome(user_id=2), shown(3, NOW)])
+        store.apply([outcome(user_id=1, known_at=NOW + 1), shown(3, NOW + 1)])
+        for user, left in ((4, [1, 3, 4]), (5, [1, 4, 5]), (6, [1, 5, 6])):
+            store.apply([outcome(user_id=user, known_at=NOW + 2)])
+            assert store.viewer_ids(9) == left
+
+
+def test_the_journal_keeps_its_size_and_whatever_the_release_does_not_hold(release, tmp_path):
+    """A rebuild from the shorter journal gives the same records as from the whole one."""
+    known = [outcome(user_id=i % 7, known_at=release.as_of_ms - 5_000 + i) for i in range(1_500)]
+    later = [outcome(user_id=i % 7, known_at=release.as_of_ms + i) for i in range(300)]
+    kept, records = {}, {}
+    for name, size in (("whole", 1 << 30), ("bounded", 20_000)):
+        folder, bounds = tmp_path / name, Bounds(journal_bytes=size)
+        with closing(Store.open(folder, release, durable=False, bounds=bounds)) as store:
+            for event in [*known, *later]:
+                store.apply([event])
+            kept[name], position = list(store.journal()), store.position
+        build_store(folder, release)
+        with closing(Store.open(folder, release, durable=False, bounds=bounds)) as store:
+            assert store.position == position == 1_800
+            assert store.replay() == 0
+            assert store.apply([outcome(user_id=1, known_at=NOW)]) == ["accepted"]
+            assert store.position == 1_801
+            records[name] = store.videos.copy(), np.array([store.viewer(user) for user in range(7)])
+    assert kept["whole"] == [*known, *later]
+    assert kept["bounded"] == later
+    for one, other in zip(records["whole"], records["bounded"], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_long_traffic_of_strangers_does_not_let_the_file_grow(release, tmp_path, monkeypatch):
+    for name in ("KEYS_KEPT", "SHOWN_KEPT", "QUARANTINE_KEPT"):
+        monkeypatch.setattr(f"watchnext.serving.store.store.{name}", 300)
+    bounds, sizes = Bounds(viewers=100, journal_bytes=100_000), []
+    with closing(Store.open(tmp_path / "store", release, durable=False, bounds=bounds)) as store:
+        for day in range(120):
+            ids = [
+                {"user_id": 10_000 * day + i, "request_id": f"{day}/{i}", "known_at": release.as_of_ms - 1} for i in range(20)
+            ]
+            shown = [Event(kind="shown", video_id=f"v{i:03}", **one) for one in ids for i in range(3)]
+            store.apply(shown + [outcome(video_id="v002", key="k", **one) for one in ids] + [outcome(video_id="v999")] * 9)
+            sizes.append((tmp_path / "store" / "current" / "data.mdb").stat().st_size)
+        assert store.position == 120 * 80
+    assert sizes[-1] < 1.1 * sizes[40]
+
+
+def test_a_reader_that_was_killed_keeps_no_pages(release, tmp_path, monkeypatch):
+    monkeypatch.setattr("watchnext.serving.store.environment.READERS_CHECKED", 4)
+    program = "import lmdb, sys, time; txn = lmdb.open(sys.argv[1]).begin(); print('reads', flush=True); time.sleep(60)"
+    with closing(Store.open(tmp_path / "store", release, durable=False)) as store:
+        command = [sys.executable, "-c", program, str(tmp_path / "store" / "current")]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as reader:
+            reader.stdout.readline()
+            assert str(reader.pid) in store._environment._env.readers()
+            reader.kill()
+        for _ in range(4):
+            store.apply([outcome()])
+        assert str(reader.pid) not in store._environment._env.readers()
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_store_whose_folder_is_gone_acknowledges_nothing(release, tmp_path, replaced):
+    with closing(Store.open(tmp_path / "store", release, durable=False)) as store:
+        store.apply([outcome()])
+        folder = (tmp_path / "store" / "current").resolve()
+        shutil.move(folder, tmp_path / "gone")
+        if replaced:
+            shutil.copytree(tmp_path / "gone", folder)
+        with pytest.raises(StoreError, match="removed or replaced"):
+            store.apply([outcome()])
+        assert "removed or replaced" in store.failed
 
 
 def test_an_impossible_event_counts_none_of_its_call(store):

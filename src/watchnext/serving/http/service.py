@@ -26,7 +26,7 @@ from watchnext.serving.http.clock import Clock
 from watchnext.serving.http.settings import Settings, SettingsError
 from watchnext.serving.release.manifest import ReleaseError
 from watchnext.serving.release.release import Release, current
-from watchnext.serving.store.store import Store, StoreError
+from watchnext.serving.store.store import Bounds, Store, StoreError
 
 SERVED_LOG_BYTES = 1 << 30
 SERVED_LOG_ROWS = 500
@@ -112,7 +112,8 @@ class Watchnext:
     def _open(self) -> None:
         settings = Settings.from_environment()
         release = Release.load(current(settings.releases))
-        store = self._store = Store.open(settings.store, release)
+        bounds = Bounds(viewers=settings.viewers_kept, journal_bytes=settings.journal_bytes)
+        store = self._store = Store.open(settings.store, release, bounds=bounds)
         served_log = self._served_log = ServedLog(settings.served, max_bytes=SERVED_LOG_BYTES, flush_rows=SERVED_LOG_ROWS)
         recommender = Recommender(release, store, budget_ms=BUDGET_MS)
         recommender.warm()

@@ -5,7 +5,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
+from pydantic import PositiveInt, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from watchnext.features.encode.pipeline import FeaturePipeline
@@ -13,7 +13,7 @@ from watchnext.schema import SchemaError
 from watchnext.serving.release.manifest import ReleaseError, verified
 from watchnext.serving.release.release import CLOCKS, current
 from watchnext.serving.store.environment import MAP_BYTES, Environment, locked, state_of
-from watchnext.serving.store.store import misfit
+from watchnext.serving.store.store import JOURNAL_BYTES, VIEWERS_KEPT, misfit
 
 
 class SettingsError(ValueError):
@@ -23,7 +23,8 @@ class SettingsError(ValueError):
 class Settings(BaseSettings):
     """Folders and clock of the server. WATCHNEXT_STORE sets `store`, and so on; an empty variable counts as unset.
 
-    clock  release (time starts where the release's state ends) or wall; None is the clock of the release
+    clock                        release (time starts where the release's state ends) or wall; None is the clock of the release
+    viewers_kept, journal_bytes  as in `Bounds` of the store
     """
 
     model_config = SettingsConfigDict(env_prefix="WATCHNEXT_", env_ignore_empty=True, frozen=True)
@@ -32,6 +33,8 @@ class Settings(BaseSettings):
     store: Path = Path("store")
     served: Path = Path("outputs/served")
     clock: Literal[CLOCKS] | None = None
+    viewers_kept: PositiveInt = VIEWERS_KEPT
+    journal_bytes: PositiveInt = JOURNAL_BYTES
 
     @classmethod
     def from_environment(cls) -> "Settings":
@@ -40,7 +43,8 @@ class Settings(BaseSettings):
             return cls()
         except ValidationError as error:
             wrong = error.errors()[0]
-            variable, expected = f"WATCHNEXT_{wrong['loc'][0].upper()}", wrong["ctx"]["expected"]
+            variable = f"WATCHNEXT_{wrong['loc'][0].upper()}"
+            expected = wrong["ctx"]["expected"] if wrong["type"] == "literal_error" else "a whole number above 0"
             raise SettingsError(f"{variable} is {wrong['input']!r}, expected {expected}; change it, or unset it") from error
 
     def check(self) -> None:

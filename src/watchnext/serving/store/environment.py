@@ -12,21 +12,23 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO
+from typing import IO, NoReturn
 
 import lmdb
 
 from watchnext.files import link
 
 LINKS = ("current", "next", "taking")
-MAP_BYTES = 16 << 30  # address space, not disk: the file grows as it is written
+MAP_BYTES = 64 << 30  # address space, not disk: the file grows as it is written
+READERS_CHECKED = 256  # transactions between two looks for readers that died
+PURGED, STEP_MS = 4, 60_000  # of RecentKeys
 TABLES = (
     "meta",
     "journal",
     "viewers",
+    "viewers_order",
     "videos",
     "creators",
     "keys",
@@ -86,21 +88,33 @@ class Environment:
                 readonly=readonly,
                 create=not readonly,
             )
-            self.tables = {name: self._env.open_db(name.encode(), create=not readonly) for name in TABLES}
-            self._env.reader_check()  # a killed reader would keep every page that it saw
+            self.tables = {name: self._table(name) for name in TABLES}
         except lmdb.Error as error:
             raise StoreError(
                 f"the store {self.path} cannot be opened ({error}); stop its process, or remove it to start again"
             ) from error
-        self._map_bytes = map_bytes
+        self._map_bytes, self._inode = map_bytes, self._inode_of()
+        self._written = 0
         self._closed = False
+
+    def _table(self, name: str) -> object | None:
+        """Open a table; None for one that an older version did not make and a reader may not."""
+        try:
+            return self._env.open_db(name.encode(), create=not self._readonly)
+        except lmdb.NotFoundError:
+            return None
 
     @contextmanager
     def write(self) -> Iterator[lmdb.Transaction]:
         """Open one transaction: all of it is on disk when the block ends, or none of it. Raises StoreError, and after a failed
         write always."""
         self.require_writable()
+        if self._inode_of() != self._inode:
+            self._fail("its file was removed or replaced under the server")
         try:
+            if self._written % READERS_CHECKED == 0:
+                self._env.reader_check()  # a killed reader would keep every page that it saw
+            self._written += 1
             with self._env.begin(write=True) as txn:
                 yield txn
         except lmdb.MapFullError as error:
@@ -108,8 +122,17 @@ class Environment:
                 f"the store {self.path} is full at {self._map_bytes} bytes; open it with a larger map_bytes"
             ) from error
         except lmdb.Error as error:
-            self.failed = f"the store {self.path} cannot be written: {error}; check its disk, then restart the server"
-            raise StoreError(self.failed) from error
+            self._fail(str(error), error)
+
+    def _fail(self, reason: str, error: Exception | None = None) -> NoReturn:
+        self.failed = f"the store {self.path} cannot be written: {reason}; check its disk, then restart the server"
+        raise StoreError(self.failed) from error
+
+    def _inode_of(self) -> int | None:
+        try:
+            return os.stat(self.path / "data.mdb").st_ino
+        except OSError:
+            return None
 
     def require_writable(self) -> None:
         """Raise StoreError after a failed write."""
@@ -141,33 +164,42 @@ def state_of(environment: Environment) -> str:
     return (environment.get("meta", b"state") or b"nothing").decode()
 
 
-@dataclass(frozen=True)
 class RecentKeys:
-    """Remember at most `limit` keys for at most `keep_ms`; the oldest is forgotten first."""
+    """Remember at most `limit` keys for `keep_ms`; the oldest are forgotten first, PURGED at a time.
 
-    table: object
-    order: object
-    limit: int
-    keep_ms: int
+    Time is that of the events. None moves it by more than STEP_MS or back, so that a clock that jumps forgets no key too early.
+    """
 
-    @classmethod
-    def of(cls, environment: Environment, name: str, *, limit: int, keep_ms: int) -> "RecentKeys":
-        return cls(environment.tables[name], environment.tables[f"{name}_order"], limit, keep_ms)
+    def __init__(self, environment: Environment, name: str, *, limit: int, keep_ms: int) -> None:
+        self._table, self._order = environment.tables[name], environment.tables[f"{name}_order"]
+        self._limit, self._keep_ms = limit, keep_ms
+        self._now_ms = self._latest_ms = None
 
     def holds(self, txn: lmdb.Transaction, key: bytes) -> bool:
-        return txn.get(key, db=self.table) is not None
+        return txn.get(key, db=self._table) is not None
 
     def add(self, txn: lmdb.Transaction, key: bytes, at_ms: int) -> None:
-        txn.put(key, number_key(at_ms), db=self.table)
-        append(txn, self.order, key)
-        with txn.cursor(self.order) as cursor:
-            while cursor.first() and self._is_expired(txn, cursor.value(), at_ms):
-                txn.delete(cursor.value(), db=self.table)
+        txn.put(key, number_key(self._time_ms(txn, at_ms)), db=self._table)
+        append(txn, self._order, key)
+        excess = txn.stat(self._table)["entries"] - self._limit
+        with txn.cursor(self._order) as cursor:
+            for i in range(PURGED):
+                if not cursor.first() or not (i < excess or self._added_ms(txn, cursor.value()) < self._now_ms - self._keep_ms):
+                    return
+                txn.delete(cursor.value(), db=self._table)
                 cursor.delete()
 
-    def _is_expired(self, txn: lmdb.Transaction, key: bytes, now_ms: int) -> bool:
-        added_ms = txn.get(key, db=self.table)
-        return txn.stat(self.table)["entries"] > self.limit or int.from_bytes(added_ms or b"", "big") < now_ms - self.keep_ms
+    def _time_ms(self, txn: lmdb.Transaction, at_ms: int) -> int:
+        if self._now_ms is None:
+            with txn.cursor(self._order) as cursor:
+                self._now_ms = self._added_ms(txn, cursor.value()) if cursor.last() else at_ms
+            self._latest_ms = at_ms
+        self._now_ms += min(max(at_ms - self._latest_ms, 0), STEP_MS)
+        self._latest_ms = max(at_ms, self._latest_ms)
+        return self._now_ms
+
+    def _added_ms(self, txn: lmdb.Transaction, key: bytes) -> int:
+        return int.from_bytes(txn.get(key, db=self._table) or b"", "big")
 
 
 def append(txn: lmdb.Transaction, table: object, value: bytes) -> int:
@@ -195,6 +227,12 @@ def locked(folder: Path) -> IO:
     lock.write(str(os.getpid()))
     lock.flush()
     return lock
+
+
+def table_bytes(txn: lmdb.Transaction, table: object) -> int:
+    """Return the size of a table's pages."""
+    stat = txn.stat(table)
+    return stat["psize"] * (stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"])
 
 
 @contextmanager

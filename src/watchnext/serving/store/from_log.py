@@ -149,7 +149,7 @@ def _write(built: Path, folder: Path, release: Release, state: StateBuilder, unt
             put_viewers(environment, state.users, users, viewers)
         put_items(environment, "videos", records.videos)
         put_items(environment, "creators", records.creators)
-        store = Store(environment, release, None)
+        store = Store(environment, release)
         latest = int(max([store.last_known_at, until_ms - 1, *later.tolist()]))
         put_origin(environment, release, since_ms=until_ms)
         put_meta(environment, last_known_at=number_key(latest))
@@ -158,7 +158,7 @@ def _write(built: Path, folder: Path, release: Release, state: StateBuilder, unt
 
 def _known_after(environment: Environment, until_ms: int) -> Iterator[int]:
     with environment.read() as txn:
-        for event in journal_of(txn, environment.tables["journal"], 0):
+        for _, event in journal_of(txn, environment.tables["journal"], 0):
             if event.known_at >= until_ms:
                 yield event.known_at
 

@@ -6,12 +6,17 @@ import lmdb
 import numpy as np
 
 from watchnext.features.state.fold import Layout
-from watchnext.serving.store.environment import number_key
+from watchnext.serving.store.environment import append, number_key
 
 
 def unpacked(packed: bytes | None, width: int) -> np.ndarray:
     """Decode a record for the fold: writable, contiguous float64; zeros for an absent one."""
     return np.zeros(width) if packed is None else np.frombuffer(packed).copy()
+
+
+def queued(key: bytes, record: np.ndarray) -> bytes:
+    """Encode a viewer's place in the queue of those to drop: the time of the last event, and the key."""
+    return number_key(int(record[0])) + key
 
 
 class Records:
@@ -23,6 +28,7 @@ class Records:
         self._txn, self._tables, self._layout = txn, tables, layout
         self._videos, self._creators = videos, creators
         self._changed_viewers: dict[bytes, np.ndarray] = {}
+        self._new_viewers: list[bytes] = []
         self._changed_videos: dict[int, np.ndarray] = {}
         self._changed_creators: dict[int, np.ndarray] = {}
         self._no_creator = np.zeros(layout.item)  # the record for videos without a creator
@@ -30,6 +36,8 @@ class Records:
     def viewer(self, key: bytes) -> np.ndarray:
         if key not in self._changed_viewers:
             packed = self._txn.get(key, db=self._tables["viewers"])
+            if packed is None:
+                self._new_viewers.append(key)
             self._changed_viewers[key] = unpacked(packed, self._layout.viewer)
         return self._changed_viewers[key]
 
@@ -46,7 +54,9 @@ class Records:
         return self._changed_creators[row]
 
     def write(self) -> None:
-        """Write every copy into the transaction."""
+        """Write every copy into the transaction, and queue new viewers."""
+        for key in self._new_viewers:
+            append(self._txn, self._tables["viewers_order"], queued(key, self._changed_viewers[key]))
         items = {"viewers": self._changed_viewers.items()}
         for name, changed in (("videos", self._changed_videos), ("creators", self._changed_creators)):
             items[name] = [(number_key(row), record) for row, record in changed.items()]

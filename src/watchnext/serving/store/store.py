@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import IO
@@ -31,20 +32,34 @@ from watchnext.serving.store.environment import (
     new_environment,
     number_key,
     state_of,
+    table_bytes,
 )
 from watchnext.serving.store.journal import Event, id_key, id_of, outcome_columns
-from watchnext.serving.store.records import Records, unpacked
+from watchnext.serving.store.records import Records, queued, unpacked
 from watchnext.serving.store.trending_now import TrendingNow
 
 log = logging.getLogger(__name__)
 
 ACCEPTED, DUPLICATE, UNKNOWN = "accepted", "duplicate", "unknown"
 HOUR_MS = 3_600_000
-KEYS_KEPT, KEYS_KEPT_MS = 1_000_000, 7 * 24 * HOUR_MS  # a client may repeat an event for this long
+KEYS_KEPT, KEYS_KEPT_MS = 10_000_000, 7 * 24 * HOUR_MS  # a client may repeat an event for this long
 SHOWN_KEPT, SHOWN_KEPT_MS = 1_000_000, 24 * HOUR_MS
+VIEWERS_KEPT, JOURNAL_BYTES = 2_000_000, 4 << 30
 QUARANTINE_KEPT = 10_000
 CATCH_UP_EVENTS = 1_000_000  # of the journal, counted again for trending when a store is opened
 REPAIR = "python -m watchnext.serving build-store"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """Bound what a store keeps.
+
+    viewers        number of records; above it those go that had no event for longest, and of others those without a watch
+    journal_bytes  size of the journal: above it the oldest events go that the release holds; the others always stay
+    """
+
+    viewers: int = VIEWERS_KEPT
+    journal_bytes: int = JOURNAL_BYTES
 
 
 class Store:
@@ -56,8 +71,11 @@ class Store:
     trending                                             counts by surface and region, as of the last commit
     """
 
-    def __init__(self, environment: Environment, release: Release, lock: IO | None) -> None:
-        self._environment, self._lock = environment, lock
+    def __init__(
+        self, environment: Environment, release: Release, lock: IO | None = None, bounds: Bounds | None = None
+    ) -> None:
+        self._environment, self._lock, self._bounds = environment, lock, bounds or Bounds()
+        self._as_of_ms = release.as_of_ms
         self.tables = environment.tables
         self.layout: Layout = release.layout
         self._counts = release.pipeline.schema.state.counts
@@ -66,8 +84,8 @@ class Store:
         self._creator_rows, self._tag_rows = np.array(release.catalogue.creator_rows), np.array(release.catalogue.tag_rows)
         self._duration_ms = np.nan_to_num(release.catalogue.duration_ms)
         self._writing, self._publishing = threading.Lock(), threading.Lock()
-        self._keys = RecentKeys.of(environment, "keys", limit=KEYS_KEPT, keep_ms=KEYS_KEPT_MS)
-        self._shown = RecentKeys.of(environment, "shown", limit=SHOWN_KEPT, keep_ms=SHOWN_KEPT_MS)
+        self._keys = RecentKeys(environment, "keys", limit=KEYS_KEPT, keep_ms=KEYS_KEPT_MS)
+        self._shown = RecentKeys(environment, "shown", limit=SHOWN_KEPT, keep_ms=SHOWN_KEPT_MS)
         self.videos = np.zeros((len(release.catalogue), self.layout.item))
         self.creators = np.zeros((max(len(release.catalogue.creator_names), 1), self.layout.item))
         self.unavailable = np.zeros(len(release.catalogue), bool)
@@ -76,7 +94,15 @@ class Store:
         self._load()
 
     @classmethod
-    def open(cls, folder: Path, release: Release, *, durable: bool = True, map_bytes: int = MAP_BYTES) -> "Store":
+    def open(
+        cls,
+        folder: Path,
+        release: Release,
+        *,
+        durable: bool = True,
+        map_bytes: int = MAP_BYTES,
+        bounds: Bounds | None = None,
+    ) -> "Store":
         """Open the store; take over one that was built beside it for the release, or build the first from the release's state.
 
         Raises StoreError for a store of another schema or catalogue.
@@ -92,7 +118,7 @@ class Store:
             if (held := state_of(environment)) != release.state_fingerprint:
                 environment.close()
                 raise misfit(folder, held, release.id, release.state_fingerprint)
-            store = cls(environment, release, lock)
+            store = cls(environment, release, lock, bounds)
             store._catch_up()
             return store
         except BaseException:
@@ -147,7 +173,11 @@ class Store:
             return [id_of(key) for key, _ in zip(keys, range(limit), strict=False)]
 
     def journal(self, start: int = 0) -> Iterator[Event]:
-        """Yield every accepted event from position `start` on, as of the start of the reading."""
+        """Yield the accepted events from position `start` on that the journal keeps, as of the start of the reading."""
+        for _, event in self._entries(start):
+            yield event
+
+    def _entries(self, start: int) -> Iterator[tuple[int, Event]]:
         with self._environment.read() as txn:
             yield from journal_of(txn, self.tables["journal"], start)
 
@@ -176,6 +206,7 @@ class Store:
                 records = self._fold(txn, accepted, rows[chosen])
                 for event in accepted:
                     append(txn, self.tables["journal"], event.to_bytes())
+                self._drop_excess(txn, len(accepted))
                 latest = max([self.last_known_at, *(event.known_at for event in accepted)])
                 txn.put(b"last_known_at", number_key(latest), db=self.tables["meta"])
             with self._publishing:
@@ -221,6 +252,38 @@ class Store:
         records.write()
         return records
 
+    def _drop_excess(self, txn: lmdb.Transaction, added: int) -> None:
+        """Drop viewers and events above the bounds: a few more than were added, so that no call pays for many others."""
+        self._drop_viewers(txn, 2 * added)
+        with txn.cursor(self.tables["journal"]) as cursor:
+            for _ in range(2 * added):
+                if table_bytes(txn, self.tables["journal"]) <= self._bounds.journal_bytes or not cursor.first():
+                    return
+                if Event.from_bytes(cursor.value()).known_at >= self._as_of_ms:
+                    return
+                cursor.delete()
+
+    def _drop_viewers(self, txn: lmdb.Transaction, most: int) -> None:
+        """Drop viewers above the bound, by the second-chance algorithm (Corbató, 1968).
+
+        They stand in a queue. Who is at its head goes without an event since being queued, or without any watch; others are
+        queued again.
+        """
+        viewers, order = self.tables["viewers"], self.tables["viewers_order"]
+        excess = txn.stat(viewers)["entries"] - self._bounds.viewers
+        with txn.cursor(order) as cursor:
+            for _ in range(most):
+                if excess <= 0 or not cursor.first():
+                    return
+                queued_ms, key = int.from_bytes(cursor.value()[:8], "big"), cursor.value()[8:]
+                record = unpacked(txn.get(key, db=viewers), self.layout.viewer)
+                cursor.delete()
+                if record[0] > queued_ms and record[self.layout.at_history]:
+                    append(txn, order, queued(key, record))
+                else:
+                    excess -= txn.delete(key, db=viewers)
+                    txn.delete(key, db=self.tables["slates"])
+
     def _publish_withdrawals(self, events: Sequence[Event], rows: np.ndarray) -> None:
         for event, row in zip(events, rows, strict=True):
             if event.kind in ("withdrawn", "restored"):
@@ -235,8 +298,20 @@ class Store:
                     array[int.from_bytes(key, "big")] = np.frombuffer(packed)
             withdrawn = self._video_ids.rows([id_of(key) for key, _ in txn.cursor(self.tables["withdrawn"])])
             self.unavailable[withdrawn[withdrawn >= 0]] = True
+        self._queue_viewers()
         self.position = journal_length(self._environment)
         self.last_known_at = meta_number(self._environment, "last_known_at")
+
+    def _queue_viewers(self) -> None:
+        """Queue all viewers of a store that was just built, or by a version that had no queue."""
+        viewers, order = self.tables["viewers"], self.tables["viewers_order"]
+        with self._environment.read() as txn:
+            if txn.stat(viewers)["entries"] == txn.stat(order)["entries"]:
+                return
+        with self._environment.write() as txn, txn.cursor(viewers) as cursor:
+            txn.drop(order, delete=False)
+            for key, packed in cursor:
+                append(txn, order, queued(key, np.frombuffer(packed)))
 
     def _catch_up(self) -> None:
         """Count the recent events of the journal for trending, at most CATCH_UP_EVENTS."""
@@ -253,11 +328,11 @@ class Store:
         events of viewers with the other kind of id. A second call continues after `replayed` in `meta`.
         """
         start, since_ms, folded = meta_number(self._environment, "replayed"), meta_number(self._environment, "since"), 0
-        for part in batched(self.journal(start), CHUNK):
-            events = [event for event in part if event.known_at >= since_ms]
+        for part in batched(self._entries(start), CHUNK):
+            events = [event for _, event in part if event.known_at >= since_ms]
             rows = self._video_ids.rows([event.video_id for event in events])
             known = np.flatnonzero([row >= 0 and self._is_known(event) for event, row in zip(events, rows, strict=True)])
-            start, folded = start + len(part), folded + len(known)
+            start, folded = part[-1][0] + 1, folded + len(known)
             with self._environment.write() as txn:
                 records = self._fold(txn, [events[i] for i in known], rows[known])
                 txn.put(b"replayed", number_key(start), db=self.tables["meta"])
@@ -286,7 +361,7 @@ def _build(folder: Path, release: Release, *, durable: bool, map_bytes: int) -> 
     put_origin(environment, release, since_ms=release.as_of_ms)
     load_state(environment, release)
     carry_current(folder, environment, map_bytes=map_bytes)
-    store = Store(environment, release, None)
+    store = Store(environment, release)
     store.replay()
     store.close()
     link(folder, "current", built.name)
@@ -314,7 +389,7 @@ def _take_over(folder: Path, release: Release, *, durable: bool, map_bytes: int)
         if state_of(environment) != release.state_fingerprint:
             return
         carry_current(folder, environment, map_bytes=map_bytes)
-        Store(environment, release, None).replay()
+        Store(environment, release).replay()
     commit_claim(folder, claimed)
     log.info("the store %s is now %s, built from a log", folder, claimed.name)
 
@@ -324,12 +399,11 @@ def misfit(folder: Path, held: str, release_id: str, needed: str) -> StoreError:
     return StoreError(f"the store {folder} holds state {held}, but release {release_id} needs {needed}; run `{REPAIR}`")
 
 
-def journal_of(txn: lmdb.Transaction, table: object, start: int) -> Iterator[Event]:
-    """Yield the events of a journal from position `start` on."""
+def journal_of(txn: lmdb.Transaction, table: object, start: int) -> Iterator[tuple[int, Event]]:
+    """Yield positions and events of a journal from position `start` on."""
     with txn.cursor(table) as cursor:
-        if cursor.set_range(number_key(start)):
-            for packed in cursor.iternext(keys=False, values=True):
-                yield Event.from_bytes(packed)
+        for key, packed in cursor if cursor.set_range(number_key(start)) else ():
+            yield int.from_bytes(key, "big"), Event.from_bytes(packed)
 
 
 def latest_of(txn: lmdb.Transaction, table: object, since_ms: float, most: int) -> Iterator[Event]:
