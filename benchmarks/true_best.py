@@ -4,31 +4,49 @@ It needs the sample after `dvc repro`. Requests of the test day are replayed on 
 taken in two ways: those of retrieval, and a uniform draw of uploaded videos that the viewer has not watched. `World.truth`
 gives the probability of a long view of each, if it is examined, and its expected seconds, which no log shows. `share` is the
 share of the true best 10 by long views among a ranking's first 10, mean over requests with twice the standard error;
-`long_view` and `watch_s` are the truth of these first 10, mean over requests. Rankings: the release's long-view head, its value
-of an impression, the order that it serves and how likely a watch is (`engage`; these two of retrieved candidates alone), the
-order of retrieval, and baselines: long-view rates of videos as they are known, long views with their half-lives, and chance.
+`long_view` and `watch_s` are the truth of these first 10, mean over requests. Beside them `recall` is what a log can count:
+the share of the videos that the viewer viewed long afterwards on that day (watched, if none was) among the first 10.
+
+Rankings of any candidates: the release's long-view head, its value of an impression, the order of retrieval, and baselines:
+long-view rates of videos as they are known, long views with their half-lives, and chance. Rankings of retrieved candidates
+alone:
+
+    engage   how likely a watch is, by the trees that stage `selection` fitted; `value x engage` multiplies the value by a power
+    served   the order that the release serves, which `selection` chose
+    slate    the first 10 of the slate made of it
+    before   the value of an impression, with nothing chosen on this log: 500 candidates by the weights of conf/retrieval
+
 The last line is one JSON object.
 """
 
 import argparse
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 
 from watchnext import metrics
-from watchnext.cli import composed, exits_on, instantiate
+from watchnext.cli import composed, exits_on, instantiate, plain
 from watchnext.data.storage import read_tables
+from watchnext.data.tables import Tables
 from watchnext.evaluation.baselines import Baselines
+from watchnext.evaluation.funnel_trace import distinct_watches
 from watchnext.evaluation.replay import Replay
+from watchnext.evaluation.selection import HeldOut, Merged, Selection
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.features.encode.encodings import PRIOR
+from watchnext.retrieval.sources.merge import ranks_in
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.release.release import Release, ReleaseError, last_built
-from watchnext.types import TARGETS, Candidates, Request
+from watchnext.simulator.world import World
+from watchnext.types import TARGETS, Request, Scored
 
-CANDIDATES, BEST = 500, 10
+CANDIDATES, BEST, SLATE = 500, 10, 20
+POWERS = (0.25, 1.0, 4.0)  # of engage
 LONG_VIEW = TARGETS.index("long_view")
 Rankings = dict[str, np.ndarray]
 
@@ -45,10 +63,16 @@ def among_first(score: np.ndarray, long_view: np.ndarray, watch_s: np.ndarray) -
     return tuple(float(np.average(truth, weights=first)) for truth in (among_best(long_view), long_view, watch_s))
 
 
-def summary(samples: list[tuple[float, float, float]]) -> dict[str, float | list[float]]:
-    shares, long_view, watch_s = np.array(samples).T
+def recalled(score: np.ndarray, rows: np.ndarray, relevant: np.ndarray) -> float:
+    """Compute the share of the videos `relevant` (R,) among the first BEST of the candidates `rows` (C,); nan of none."""
+    return float(among_best(score)[np.isin(rows, relevant)].sum() / len(relevant)) if len(relevant) else float("nan")
+
+
+def summary(samples: list[tuple[float, float, float, float]]) -> dict[str, float | list[float]]:
+    shares, long_view, watch_s, recall = np.array(samples).T
     return {"share": [float(shares.mean()), 2 * float(shares.std()) / len(shares) ** 0.5],
-            "long_view": float(long_view.mean()), "watch_s": float(watch_s.mean())}  # fmt: skip
+            "long_view": float(long_view.mean()), "watch_s": float(watch_s.mean()),
+            "recall": float(np.nanmean(recall)) if np.isfinite(recall).any() else float("nan")}  # fmt: skip
 
 
 def rates(recommender: Recommender, rows: np.ndarray) -> np.ndarray:
@@ -61,27 +85,110 @@ def rates(recommender: Recommender, rows: np.ndarray) -> np.ndarray:
     return (videos[rows, long] + PRIOR * mean) / (videos[rows, shown] + PRIOR)
 
 
-def served(recommender: Recommender, request: Request, candidates: Candidates) -> Rankings:
-    """Score retrieved candidates (C,) as the release orders them, and by `engage` alone where it has one."""
-    scored = recommender.rank(recommender.query(request), candidates)
-    order = {"served": recommender.release.reranker.value.order(scored)}
-    return order if scored.engage is None else order | {"engage": scored.engage}
+class Measurement:
+    """Rank the candidates of requests in every way, and compare each ranking with the truth of a world.
+
+    start  the merge before anything was chosen on the log
+    """
+
+    def __init__(self, recommender: Recommender, world: World, selection: Selection, start: Mapping) -> None:
+        self.recommender, self.world = recommender, world
+        self._merges = {"chosen": selection.merge, "before": start}
+        self._engage, self._value = selection.trees, recommender.release.reranker.value
+        self._baselines = Baselines(recommender.release, recommender.store, depth=len(recommender.release.catalogue))
+        self.samples: dict[str, dict[str, list]] = {"retrieved": {}, "drawn": {}}
+
+    def add(self, request: Request, watched: np.ndarray, long_view: np.ndarray) -> None:
+        """Measure a request whose viewer watched the videos `watched` (R,) afterwards, those of the mask `long_view` long."""
+        lists = self._baselines.rank(request)
+        held = self._held_out(request, watched, long_view)
+        chosen, before = (Merged.of(held, merge).scored(self._engage) for merge in self._merges.values())
+        drawn = lists["random"][:CANDIDATES]
+        predictions = self.recommender.score(request, drawn)
+        self._sample("retrieved", request, chosen.candidates.rows, self._served(held, chosen), held.relevant)
+        self._sample(
+            "retrieved", request, before.candidates.rows, {"before": self._value.of(before.predictions)}, held.relevant
+        )
+        for way, rows, found in (("retrieved", chosen.candidates.rows, chosen.predictions), ("drawn", drawn, predictions)):
+            self._sample(way, request, rows, self._rankings(rows, found, lists), held.relevant)
+
+    def _held_out(self, request: Request, watched: np.ndarray, long_view: np.ndarray) -> HeldOut:
+        query = self.recommender.query(request)
+        rows, ranks = ranks_in(self.recommender.retrieval.by_source(query, []))
+        inputs, _ = self.recommender.ranking.encode(query, rows)
+        predictions = self.recommender.ranking.predict(query, inputs)
+        return HeldOut(query, watched, long_view, {}, rows, ranks, inputs["candidate_values"], predictions)
+
+    def _sample(self, way: str, request: Request, rows: np.ndarray, rankings: Rankings, relevant: np.ndarray) -> None:
+        viewer = self.recommender.release.user_ids.rows([request.user_id])
+        truth = self.world.truth(viewer, rows, np.array([request.as_of_ms]))
+        known = truth.probability["long_view"], truth.watch_ms / 1000.0
+        for name, score in rankings.items():
+            sample = (*among_first(score, *known), recalled(score, rows, relevant))
+            self.samples[way].setdefault(name, []).append(sample)
+
+    def _served(self, held: HeldOut, scored: Scored) -> Rankings:
+        """Score retrieved candidates (C,) as the release orders them, as its slate does, and by `engage` if there is one."""
+        picked = self.recommender.rerank(held.query, scored).picked
+        slate = np.zeros(len(scored))
+        slate[picked] = len(picked) - np.arange(len(picked))
+        orders = {"served": self._value.order(scored), "slate": slate}
+        if scored.engage is None:
+            return orders
+        powers = {f"value x engage {power:g}": replace(self._value, engage=power, source=None) for power in POWERS}
+        return orders | {"engage": scored.engage} | {name: value.order(scored) for name, value in powers.items()}
+
+    def _rankings(self, rows: np.ndarray, predictions: np.ndarray, baselines: Rankings) -> Rankings:
+        """Score the candidates `rows` (C,) per ranking. Videos that a baseline omits rank behind all it lists."""
+        scores = {
+            "ranker": predictions[:, LONG_VIEW],
+            "value": self._value.of(predictions),
+            "retrieval": -np.arange(len(rows)),
+            "video_rate": rates(self.recommender, rows),
+        }
+        for name, listed in baselines.items():
+            rank = np.full(len(self.recommender.release.catalogue), len(self.recommender.release.catalogue))
+            rank[listed] = np.arange(len(listed))
+            scores[name] = -rank[rows]
+        return scores
+
+    @property
+    def figures(self) -> dict[str, dict[str, dict]]:
+        """Candidates > ranking > figures."""
+        return {way: {name: summary(each) for name, each in rankings.items()} for way, rankings in self.samples.items()}
 
 
-def rankings(recommender: Recommender, request: Request, rows: np.ndarray, baselines: Rankings) -> Rankings:
-    """Score the candidates `rows` (C,) per ranking. Videos that a baseline omits rank behind all it lists."""
-    predictions = recommender.score(request, rows)
-    scores = {
-        "ranker": predictions[:, LONG_VIEW],
-        "value": recommender.release.reranker.value.of(predictions),
-        "retrieval": -np.arange(len(rows)),
-        "video_rate": rates(recommender, rows),
-    }
-    for name, listed in baselines.items():
-        rank = np.full(len(recommender.release.catalogue), len(recommender.release.catalogue))
-        rank[listed] = np.arange(len(listed))
-        scores[name] = -rank[rows]
-    return scores
+class Afterwards:
+    """Tell what a viewer watched on the test day from a time on."""
+
+    def __init__(self, release: Release, tables: Tables, split: np.ndarray, long_view: np.ndarray) -> None:
+        test = pl.Series((split == 2) & (tables.impressions["watch_ms"] > 0).to_numpy())
+        watched = tables.impressions.filter(test)
+        rows, self._upload_ms = release.video_ids.rows_of(watched["video_id"]), np.array(release.catalogue.upload_ms)
+        frame = watched.select("user_id", "time_ms").with_columns(row=rows, long=long_view[test.to_numpy()])
+        self._of = {user: part for (user,), part in frame.partition_by("user_id", as_dict=True).items()}
+
+    def of(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
+        """Return the distinct videos (R,) that the viewer watched, and which of them long (R,)."""
+        if (watched := self._of.get(request.user_id)) is None:
+            return np.zeros(0, np.int64), np.zeros(0, bool)
+        after = watched.filter(pl.col("time_ms") >= request.as_of_ms)
+        return distinct_watches(after["row"].to_numpy(), after["long"].to_numpy(), self._upload_ms, request.as_of_ms)
+
+
+def measured(outputs: Path, releases: Path, world: World, *, start: Mapping, requests: int) -> dict:
+    """Measure the last built release of `outputs` on at most about `requests` requests, evenly spaced over the test day."""
+    release, tables = Release.load(last_built(releases, outputs)), read_tables(outputs / "tables")
+    columns, selection = FeatureSet.load(outputs / "features").columns, Selection.load(outputs / "selection")
+    split, long_view = np.asarray(columns["split"]), columns["targets"][:, LONG_VIEW] > 0
+    step = max(1, tables.impressions.filter(pl.Series(split == 2))["request_id"].n_unique() // requests)
+    after = Afterwards(release, tables, split, long_view)
+    replay = Replay(release=release, regime="streaming", slate=SLATE, requests=0, depth=CANDIDATES)
+    with replay.opened(tables, split) as (recommender, replayed):
+        measurement = Measurement(recommender, world, selection, start)
+        for request, _ in islice(replayed, 0, None, step):
+            measurement.add(request, *after.of(request))
+    return measurement.figures | {"requests": len(measurement.samples["drawn"]["ranker"])}
 
 
 @exits_on(FileNotFoundError, ReleaseError, ValueError)
@@ -91,27 +198,9 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     options = parser.parse_args()
     config = composed(["data=sample", *options.overrides])
-    world, outputs = instantiate(composed(["data=world"]).data.loader), Path(config.data.outputs)
-    release, tables = Release.load(last_built(config.data.releases, outputs)), read_tables(outputs / "tables")
-    split, catalogue_size = FeatureSet.load(outputs / "features").columns["split"], len(release.catalogue)
-    step = max(1, tables.impressions.filter(split == 2)["request_id"].n_unique() // options.requests)
-    samples: dict[str, dict[str, list]] = {"retrieved": {}, "drawn": {}}
-    replay = Replay(release=release, regime="streaming", slate=20, requests=0, depth=CANDIDATES)
-    with replay.opened(tables, split) as (recommender, requests):
-        baselines = Baselines(release, recommender.store, depth=catalogue_size)
-        for request, _ in islice(requests, 0, None, step):
-            lists, viewer = baselines.rank(request), release.user_ids.rows([request.user_id])
-            retrieved = recommender.retrieve(request)
-            for way, rows in {"retrieved": retrieved.rows, "drawn": lists["random"][:CANDIDATES]}.items():
-                truth = world.truth(viewer, rows, np.array([request.as_of_ms]))
-                known = truth.probability["long_view"], truth.watch_ms / 1000.0
-                scores = rankings(recommender, request, rows, lists)
-                scores |= served(recommender, request, retrieved) if way == "retrieved" else {}
-                for name, score in scores.items():
-                    samples[way].setdefault(name, []).append(among_first(score, *known))
-    count = len(samples["drawn"]["ranker"])
-    figures = {way: {name: summary(each) for name, each in by_name.items()} for way, by_name in samples.items()}
-    print(json.dumps(metrics.rounded(figures | {"requests": count}, 4)))
+    world, start = instantiate(composed(["data=world"]).data.loader), plain(config.retrieval.merge)
+    figures = measured(Path(config.data.outputs), Path(config.data.releases), world, start=start, requests=options.requests)
+    print(json.dumps(metrics.rounded(figures, 4)))
 
 
 if __name__ == "__main__":

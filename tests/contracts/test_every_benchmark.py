@@ -5,6 +5,7 @@ import importlib
 import json
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -81,6 +82,12 @@ SMALL = {
     "tables": Small(["--videos", "300", "--steps", "2", "--tables", "full", *NARROW], {"watches", "tables", "billion_gb"}),
     "training": Small(["--users", "50", "--videos", "200", "--days", "2", "--steps", "2", *NARROW], {"watches"} | EXAMPLES),
     "true_best": Small(["--requests", "5", "data=tiny"], {"retrieved", "drawn", "requests"}, "project"),
+    "true_worlds": Small(
+        ["--worlds", "world_popular", "--policies", "weak", "--seeds", "1", "--users", "80", "--videos", "150", "--days", "4",
+         "--requests", "5", *EPOCH, "trainer.log_every_n_steps=1"],
+        {"cells", "worlds", "worst", "gain", "chosen", "seeds", "sizes"},
+        "pipeline",
+    ),
     "worlds": Small(["--root", "kuairand"], {"logs", "users", "videos", "days", "impressions_per_user_day"}, "kuairand"),
     "world": Small(["--impressions", "3000"], {"impressions_per_s", "setup_s", "peak_mb", "file_bytes_per_impression"}),
 }  # fmt: skip
@@ -109,6 +116,16 @@ def bare(tmp_path) -> Path:
     """A folder with the repository's conf/ and nothing else."""
     (tmp_path / "conf").symlink_to(ROOT / "conf")
     return tmp_path
+
+
+@pytest.fixture
+def pipeline(bare, empty_store, monkeypatch) -> Path:
+    """A folder with what the stages of the pipeline read."""
+    for name in ("dvc.yaml", "params.yaml", "train.py"):
+        (bare / name).symlink_to(ROOT / name)
+    shutil.copyfile(empty_store, bare / "mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{bare}/mlflow.db")
+    return bare
 
 
 @pytest.fixture

@@ -83,15 +83,20 @@ class Merged:
 class Selection:
     """The chosen settings of merge, value and diversity, the fitted trees, and how they were chosen.
 
-    engage  None where too little was watched, or where the value does without the trees
+    trees   None where too little was watched
     report  recall of all that was tried, and of the slate beside the baselines, with the `verdict`
     """
 
     merge: Mapping
     value: Value
     trade_off: float
-    engage: Engage | None
+    trees: Engage | None
     report: Mapping
+
+    @property
+    def engage(self) -> Engage | None:
+        """The trees, if the value needs them."""
+        return self.trees if self.value.engage else None
 
     @classmethod
     def start(cls, merge: Mapping, reranker: Reranker) -> "Selection":
@@ -110,8 +115,8 @@ class Selection:
         settings = {"merge": self.merge, "value": asdict(self.value), "trade_off": self.trade_off}
         settings |= {"report": metrics.rounded(self.report, 6)}
         (folder / "selection.json").write_text(json.dumps(settings, indent=1))
-        if self.engage:
-            self.engage.save(folder / "engage")
+        if self.trees:
+            self.trees.save(folder / "engage")
 
     @classmethod
     def load(cls, folder: Path) -> "Selection":
@@ -119,9 +124,9 @@ class Selection:
         path = Path(folder) / "selection.json"
         if not path.exists():
             raise FileNotFoundError(f"{path} is missing; run `dvc repro selection`")
-        settings, trees = json.loads(path.read_text()), Path(folder) / "engage"
-        engage = Engage.load(trees) if trees.exists() else None
-        return cls(settings["merge"], Value(**settings["value"]), settings["trade_off"], engage, settings["report"])
+        settings, fitted = json.loads(path.read_text()), Path(folder) / "engage"
+        trees = Engage.load(fitted) if fitted.exists() else None
+        return cls(settings["merge"], Value(**settings["value"]), settings["trade_off"], trees, settings["report"])
 
 
 def select(requests: Sequence[HeldOut], start: Selection, *, reranker: Reranker, facts: Catalogue, seed: int) -> Selection:
@@ -146,7 +151,7 @@ def select(requests: Sequence[HeldOut], start: Selection, *, reranker: Reranker,
         "slate": served.against,
         "verdict": served.verdict,
     }
-    return Selection(merge, value, served.trade_off, trees if value.engage else None, report)
+    return Selection(merge, value, served.trade_off, trees, report)
 
 
 # ---- merge -------------------------------------------------------------------------------------------------------------
