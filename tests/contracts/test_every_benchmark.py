@@ -125,6 +125,7 @@ def pipeline(bare, empty_store, monkeypatch) -> Path:
         (bare / name).symlink_to(ROOT / name)
     shutil.copyfile(empty_store, bare / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{bare}/mlflow.db")
+    monkeypatch.setattr("benchmarks.true_worlds.commit", lambda: "none")  # the folder is no checkout
     return bare
 
 
