@@ -2,7 +2,7 @@
 
 Each run simulates a log of one world (conf/data/) under a logging policy with half, once or twice its sharpness for taste and
 popularity (`weak`, `configured`, `strong`), and takes it through the stages of dvc.yaml as `python -m watchnext.lifecycle
-pipeline` does, except for those of UNUSED. Then `benchmarks.true_best` measures the release on requests of the test day. Every
+pipeline` does, as far as the release. Then `benchmarks.true_best` measures the release on requests of the test day. Every
 world and policy has its first seed before any has a second. Runs are recorded in `--runs`, and a recorded run is not repeated:
 stop the command at any time (`--minutes` starts no run after so many) and run it again to go on. Delete the folder to measure
 other code.
@@ -21,13 +21,9 @@ Orders and figures are those that `python -m benchmarks.true_best --help` descri
 import argparse
 import json
 import os
-import runpy
-import shlex
 import sys
 import time
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -36,16 +32,15 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from benchmarks.record import commit
 from benchmarks.true_best import POWERS, measured
+from benchmarks.whole.pipeline import build_release
 from benchmarks.worlds import WORLDS
 
 from watchnext.cli import composed, exits_on, instantiate, plain
-from watchnext.lifecycle.dvc_stages import stages
 from watchnext.metrics import rounded
 from watchnext.simulator.platform.logging_policy import Policy
 
 STRENGTHS = {"weak": 0.5, "configured": 1.0, "strong": 2.0}
 SHARPNESS = ("home", "discover", "popularity")  # of the logging policy
-UNUSED = ("tripwire", "evaluation", "store", "recommendations", "drift")
 FIGURES = ("share", "long_view", "watch_s", "recall")
 ORDERS = ("retrieval", "before", "value", "served", "slate", "engage", "ranker",
           *(f"value x engage {power:g}" for power in POWERS), "popular now", "random")  # fmt: skip
@@ -76,39 +71,13 @@ class Run:
         ]
 
 
-def run_stage(command: str, overrides: Sequence[str]) -> None:
-    """Run a command of dvc.yaml in this process, which has the imports. Exits with its status if it fails."""
-    words = [*shlex.split(command)[1:], *overrides]
-    as_module = words[0] == "-m"
-    sys.argv = words[as_module:]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*found in sys.modules", category=RuntimeWarning)  # other imports of it
-        try:
-            (runpy.run_module if as_module else runpy.run_path)(sys.argv[0], run_name="__main__")
-        except SystemExit as end:
-            if end.code:
-                raise
-
-
-def run_pipeline(run: Run, overrides: Sequence[str], folder: Path) -> None:
-    parameters = {"data": run.world, "features": "world", "outputs": str(folder)}
-    before = sys.argv
-    try:
-        for name, command in stages(Path.cwd(), parameters).items():
-            if name not in UNUSED:
-                print(f"{run}: {name}", file=sys.stderr, flush=True)
-                run_stage(command, overrides)
-    finally:
-        sys.argv = before
-
-
 def result_of(run: Run, sizes: Mapping[str, object], words: Sequence[str], requests: int) -> dict:
     """Simulate, train, release and measure."""
     began = time.process_time()
-    with TemporaryDirectory(prefix="watchnext-true-worlds-") as root, redirect_stdout(sys.stderr):
+    with TemporaryDirectory(prefix="watchnext-true-worlds-") as root:
         outputs = Path(root)
         overrides = [*run.overrides(sizes, outputs), *words]
-        run_pipeline(run, overrides, outputs)
+        build_release(run.world, "world", outputs, overrides)
         config = composed([f"data={run.world}", *overrides])
         start, world = plain(config.retrieval.merge), instantiate(config.data.loader)
         figures = measured(outputs, outputs / "releases", world, start=start, requests=requests)
@@ -191,6 +160,7 @@ def summary(records: Sequence[Mapping]) -> dict:
             if order != TODAY
         }
     return {
+        "seeds": counts_of(records),
         "cells": cells,
         "worlds": worlds,
         "worst": {order: {figure: _worst(worlds, order, figure) for figure in FIGURES} for order in ORDERS},
@@ -255,7 +225,7 @@ def main() -> None:
     if not records:
         raise ValueError("there are no runs to summarise; give --minutes enough for one")
     chosen = {f"{each['world']}-{each['policy']}-{each['seed']}": each["chosen"] for each in records}
-    figures = {"seeds": counts_of(records), **settings, "commits": sorted({each["commit"] for each in records})}
+    figures = {**settings, "commits": sorted({each["commit"] for each in records})}
     figures |= {"cpu_s": float(np.median([each["cpu_s"] for each in records])), **summary(records), "chosen": chosen}
     print(json.dumps(rounded(figures, 4)))
 

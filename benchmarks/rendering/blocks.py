@@ -32,8 +32,10 @@ RECORDS = {
     "retrieval-0": f"--label 0 {TOYS} 0",
     "retrieval-1": f"--label 1 {TOYS} 1",
     "retrieval-2": f"--label 2 {TOYS} 2",
+    "global_split": "global_split data.loader.root=$MOVIELENS_ROOT",
     "cold_start": "cold_start",
     "tables": "tables",
+    "true_worlds": "true_worlds --users 1000 --videos 2500 --days 8 trainer.max_epochs=4",
     "index-10m": "--label 10m index --videos 10000000",
     "training": "training --rectools $RECTOOLS_PYTHON",
     "ranking": f"ranking {KUAIRAND} --seeds 5 --models ranker xgboost",
@@ -127,6 +129,7 @@ def _pipeline(record: str, prefix: str, regime: str) -> dict[str, Block]:
 
 
 STREAMING = "seed 0, streaming state"
+WORLDS_ABOUT = "streaming state, mean ± deviation over runs, gains run by run"
 FOR_VALID = "seeds 0 to 2, streaming state, validation days"
 BLOCKS = {
     **_pipeline(SAMPLE, "sample", STREAMING),
@@ -146,6 +149,9 @@ BLOCKS = {
     "learning-curve": Block(tables.learning_curve, ("inputs",), "`model=dcn`, validation days, mean ± deviation over seeds"),
     "debias": Block(tables.debias, ("debias",), "seeds 0 to 2 of training, one log; streaming state"),
     "true-best": Block(tables.true_best, ("true_best",), "seed 0, streaming state, mean ± twice the standard error"),
+    "true-worlds": Block(tables.true_worlds, ("true_worlds",), WORLDS_ABOUT),
+    "true-policies": Block(tables.true_policies, ("true_worlds",), WORLDS_ABOUT),
+    "global-split": Block(tables.global_split, ("global_split",), "seed 0, the state of the start of the test days"),
     "toys": Block(tables.toys, ("retrieval-0", "retrieval-1", "retrieval-2"), "mean ± deviation over seeds"),
     "toys-gain": Block(tables.toys_gain, ("retrieval-0", "retrieval-1", "retrieval-2"), "viewers resampled in pairs"),
     "cold-start": Block(tables.cold_start, ("cold_start",), STREAMING),

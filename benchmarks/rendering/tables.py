@@ -320,6 +320,56 @@ def true_best(figures: Figures) -> str:
     return table(head, rows)
 
 
+def true_worlds(figures: Figures) -> str:
+    """Every world over its runs: what each order finds, and what it gains on the value alone."""
+    run = only(figures)
+    rows = []
+    for world, orders in run["worlds"].items():
+        for order, each in orders.items():
+            gain = run["gain"][world].get(order)
+            rows.append([world, order, *(mean_of(each[figure], digits) for figure, digits in TRUTH.items()), _interval(gain)])
+    head = ["world", "ordered by", "share of the true best 10", "long views of the first 10", "seconds of the first 10",
+            "recall@10 in the log", "share, gain on value, 95%"]  # fmt: skip
+    return table(head, rows)
+
+
+TRUTH = {"share": 3, "long_view": 3, "watch_s": 1, "recall": 3}
+
+
+def _interval(gain: Mapping | None) -> str:
+    return "" if gain is None else "{} [{}, {}]".format(*(number(value, 3) for value in gain["share"]))
+
+
+def true_policies(figures: Figures) -> str:
+    """Share of the true best 10 in every world and logging policy, and the worst world."""
+    run = only(figures)
+    columns = [(world, policy) for world, policies in run["cells"].items() for policy in policies]
+    names = next(iter(run["worlds"].values()))
+    rows = [
+        [order, *(mean_of(run["cells"][world][policy][order]["share"], 3) for world, policy in columns), _worst(run, order)]
+        for order in names
+    ]
+    seeds = ["seeds", *(str(run["seeds"][world][policy]) for world, policy in columns), ""]
+    return table(["ordered by", *(f"{world}, {policy}" for world, policy in columns), "worst world"], [*rows, seeds])
+
+
+def _worst(run: Mapping, order: str) -> str:
+    worst = run["worst"][order]["share"]
+    return f"{number(worst['mean'], 3)} ({worst['world']})" if worst["world"] else "–"
+
+
+def global_split(figures: Figures) -> str:
+    run = only(figures)
+    keys = ("recall@10", "hit@10", "ndcg@10", "ndcg@10_of_10", "coverage@10")
+    rows = [
+        [f"{viewers}, {number(run[viewers]['viewers'])}", name.replace("_", " "), *(number(each[key]) for key in keys)]
+        for viewers in ("all", "warm")
+        for name, each in run[viewers].items()
+        if name != "viewers"
+    ]
+    return table(["viewers", "list", "recall@10", "hit@10", "nDCG@10", "nDCG@10, ideal of 10", "coverage@10"], rows)
+
+
 def toys(figures: Figures) -> str:
     runs = list(figures.values())
     first = runs[0]

@@ -5,12 +5,56 @@ the seconds of all stages, the release, and its `metrics`, except for the commit
 """
 
 import json
+import runpy
+import shlex
 import subprocess
 import sys
 import time
+import warnings
+from collections.abc import Iterable, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from watchnext.cli import composed
+from watchnext.lifecycle.dvc_stages import stages
+
+AFTERWARDS = ("tripwire", "evaluation", "store", "recommendations", "drift")  # stages without which there is a release
+
+
+def build_release(
+    data: str,
+    features: str,
+    outputs: Path,
+    overrides: Sequence[str],
+    *,
+    without: Iterable[str] = AFTERWARDS,
+    ranker: str = "ranker",
+) -> None:
+    """Run the stages of dvc.yaml in this process, which has their imports; what they print goes to stderr.
+
+    `ranker` is the model that is trained as the ranker. Exits with the status of a stage that fails.
+    """
+    parameters, words = {"data": data, "features": features, "outputs": str(outputs)}, sys.argv
+    try:
+        with redirect_stdout(sys.stderr):
+            for name, command in stages(Path.cwd(), parameters).items():
+                if name not in without:
+                    print(f"{data}: {name}", flush=True)
+                    _run([*shlex.split(command.replace("model=ranker", f"model={ranker}"))[1:], *overrides])
+    finally:
+        sys.argv = words
+
+
+def _run(words: Sequence[str]) -> None:
+    as_module = words[0] == "-m"
+    sys.argv = words[as_module:]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*found in sys.modules", category=RuntimeWarning)  # others import it too
+        try:
+            (runpy.run_module if as_module else runpy.run_path)(sys.argv[0], run_name="__main__")
+        except SystemExit as end:
+            if end.code:
+                raise
 
 
 def main() -> None:

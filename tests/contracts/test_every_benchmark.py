@@ -48,6 +48,11 @@ SMALL = {
     "framing": Small(
         ["data=tiny", *EPOCH, "--losses", "multi_task", "--heads", "log_seconds"], {"framing", "watch_time", "rows"}, "project"
     ),
+    "global_split": Small(
+        ["data.loader.root=ml", "data.split.valid_days=40", "data.split.test_days=40", *EPOCH, "trainer.log_every_n_steps=1"],
+        {"all", "warm", "videos", "weights", "valid_days", "test_days"},
+        "movielens",
+    ),
     "index": Small(
         ["--videos", "20000", "--users", "300", "--steps", "2", "--queries", "20", "--lists", "64", "--compared", "2000"],
         {"recall@500", "p50_ms", "p99_ms", "narrow_recall@500", "bytes_per_video", "resident_bytes", "build_s", "peak_mb"},
@@ -96,6 +101,7 @@ WITHOUT_INPUT = {
     "scoring": ([], "dvc repro"),
     "serving": ([], "dvc repro"),
     "true_best": ([], "dvc repro"),
+    "true_worlds": (["--minutes", "0"], "there are no runs to summarise"),
     "ranking": (["--root", "none", *DAYS], "none holds none of .*export KUAIRAND_ROOT"),
     "retrieval": (["--sequences", "none.txt"], "none.txt is not a file"),
 }
@@ -127,6 +133,24 @@ def pipeline(bare, empty_store, monkeypatch) -> Path:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{bare}/mlflow.db")
     monkeypatch.setattr("benchmarks.true_worlds.commit", lambda: "none")  # the folder is no checkout
     return bare
+
+
+@pytest.fixture
+def movielens(pipeline) -> Path:
+    """The published layout in ml/: 60 viewers, 50 films, 1,500 ratings of 200 days."""
+    random = np.random.default_rng(0)
+    (pipeline / "ml").mkdir()
+    ratings = ["userId,movieId,rating,timestamp"]
+    for user in range(60):
+        days = np.sort(random.integers(0, 200, 25))
+        films = random.permutation(50)[:25]
+        ratings += [
+            f"{user},{film},{random.integers(1, 6)},{946_684_800 + 86_400 * day}" for film, day in zip(films, days, strict=True)
+        ]
+    (pipeline / "ml" / "ratings.csv").write_text("\n".join(ratings) + "\n")
+    movies = ["movieId,title,genres", *(f"{film},Film ({1950 + film}),Drama" for film in range(50))]
+    (pipeline / "ml" / "movies.csv").write_text("\n".join(movies) + "\n")
+    return pipeline
 
 
 @pytest.fixture

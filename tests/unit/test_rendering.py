@@ -138,6 +138,12 @@ def test_no_record_names_a_path_of_a_machine():
 # ---- tables of every benchmark ------------------------------------------------------------------------------------------
 
 HEAD = {"mean": 0.5, "spread": 0.1}
+ORDERED = {order: dict.fromkeys(tables.TRUTH, HEAD) for order in ("value", "served")}
+TRUE_WORLDS = {
+    "worlds": {"world": ORDERED}, "cells": {"world": {"weak": ORDERED}}, "seeds": {"world": {"weak": 3}},
+    "worst": {order: {"share": {"world": "world", "mean": 0.5}} for order in ORDERED},
+    "gain": {"world": {"served": {"share": [0.01, -0.01, 0.03]}}},
+}  # fmt: skip
 EXAMPLES = {
     "importance": {"inputs": {"importance": {"worse_by": {"video": dict.fromkeys(tables.HEADED, HEAD)}}}},
     "learning-curve": {"inputs": {"learning_curve": {"sizes": [{"rows": 9, **dict.fromkeys(tables.HEADED, HEAD)}]}}},
@@ -146,6 +152,10 @@ EXAMPLES = {
     "debias": {"debias": {"ways": {"plain": dict.fromkeys(tables.DEBIASED, HEAD)}, "placed": {}}},
     "true-best": {"true_best": {way: {"ranker": {"share": [0.2, 0.1], "long_view": 0.4, "watch_s": 9.0}}
                                 for way in ("retrieved", "drawn")}},
+    "true-worlds": {"true_worlds": TRUE_WORLDS},
+    "true-policies": {"true_worlds": TRUE_WORLDS},
+    "global-split": {"global_split": {viewers: {"viewers": 9, "towers": dict.fromkeys(
+        ("recall@10", "hit@10", "ndcg@10", "ndcg@10_of_10", "coverage@10"), 0.1)} for viewers in ("all", "warm")}},
     "cold-start": {"cold_start": {"recall@500": {
         "by_video_age": {"under 24h": {"fresh": 0.1}, "any age": {"fresh": 0.2}}, "by_watches": {"0": {"fresh": 0.3}}}}},
     "worlds": {"worlds": {"logs": {"world": {"impressions": 1200.0, "click rate": 0.31234}}}},

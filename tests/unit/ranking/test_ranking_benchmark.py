@@ -7,7 +7,6 @@ import numpy as np
 import polars as pl
 import pytest
 from benchmarks.ranking import Resampled, baselines_of, options_of, over, split_by
-from benchmarks.true_best import among_first
 
 from watchnext import metrics
 from watchnext.data.tables import DataError
@@ -75,12 +74,6 @@ def test_request_figures_under_a_resample_are_those_of_the_repeated_groups():
     assert all(gain[1] > 0 for gain in gains.values())
     one_label = Resampled(label * 0, users)
     assert np.isnan(list(over(partial(one_label.of_requests, groups=groups), [score], [score]).values())).all()
-
-
-def test_the_true_best_that_are_found_are_expected_over_ties():
-    long_view, watch_s = np.linspace(1.0, 0.0, 40), np.arange(40.0)
-    assert among_first(np.zeros(40), long_view, watch_s) == pytest.approx((10 / 40, 0.5, 19.5))
-    assert among_first(long_view, long_view, watch_s) == pytest.approx((1.0, long_view[:10].mean(), 4.5))
 
 
 def test_baselines_are_probabilities(world_features):
