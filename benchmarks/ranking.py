@@ -1,11 +1,13 @@
 """Benchmark every ranker on KuaiRand: `python -m benchmarks.ranking --root DIR --valid-start DAY --test-start DAY
 [--predictions DIR]`.
 
-From the published files through loader, validation, tables, the feature stage (streaming state) and every preset of conf/model
-that ranks; `key=value` words override conf/. Days are the log's own `date`. Figures are of `long_view` on the test days, by
-which nothing is chosen (`--held-out valid` gives those of the validation days, to choose by). The last line is one JSON object.
+From the published files through loader, validation, tables, the feature stage and every preset of conf/model that ranks;
+`key=value` words override conf/. Days are the log's own `date`. Figures are of `long_view` on the test days, by which nothing
+is chosen (`--held-out valid` gives those of the validation days, to choose by). The last line is one JSON object.
 
-GAUC weighs viewers with both labels by their positives; nDCG@5 averages over all viewers, 0 where none is positive.
+Epochs and weights are chosen with the state of each request, as in the pipeline. AUC, GAUC, nDCG@5, log loss and calibration
+error are measured with streaming state; GAUC weighs viewers with both labels by their positives, nDCG@5 averages over all
+viewers, 0 where none is positive.
 `rows_per_s` is impressions scored a second, encoding included; `train_s` all of the fit. With several seeds figures are means,
 `seeds` lists each, and Parquet holds the mean score. `ranker` is an ensemble that has such trees as `xgboost` among its
 members; `over_xgboost` is what it gains on them: mean over seeds, 95% of 1,000 resamples of viewers.
@@ -255,7 +257,7 @@ def measure(configs: Mapping[str, DictConfig], built: Built, options: argparse.N
         runs, streamed[name], requested[name] = [], [], []
         for seed in range(options.seeds):
             began = time.perf_counter()
-            network = trained(config, features, seed)
+            network = trained(config, built.requested, seed)
             train_s, began = time.perf_counter() - began, time.perf_counter()
             streamed[name].append(scored(features, network, rows)[:, LONG_VIEW].astype(np.float64))
             rows_per_s = len(rows) / (time.perf_counter() - began)

@@ -130,11 +130,12 @@ def _pipeline(record: str, prefix: str, regime: str) -> dict[str, Block]:
 
 STREAMING = "seed 0, streaming state"
 WORLDS_ABOUT = "streaming state, mean ± deviation over runs, gains run by run"
+OF_REQUEST = "seed 0, state as of each request"
 FOR_VALID = "seeds 0 to 2, streaming state, validation days"
 BLOCKS = {
-    **_pipeline(SAMPLE, "sample", STREAMING),
-    **_pipeline("pipeline-kuairand", "kuairand", STREAMING),
-    "summary": Block(tables.summary, (SAMPLE, "pipeline-kuairand"), STREAMING),
+    **_pipeline(SAMPLE, "sample", OF_REQUEST),
+    **_pipeline("pipeline-kuairand", "kuairand", OF_REQUEST),
+    "summary": Block(tables.summary, (SAMPLE, "pipeline-kuairand"), OF_REQUEST),
     "commands": Block(tables.commands, ("pipeline", "suite"), "", always=True),
     "rankings": Block(
         tables.rankings, ("ranking", "ranking-others"), "streaming state, test days, mean ± deviation over seeds"

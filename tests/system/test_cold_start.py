@@ -142,7 +142,7 @@ def test_the_first_watch_of_a_session_brings_videos_like_it(tables, recommender)
 
 def test_every_stage_says_that_there_is_nothing(project):
     assert metrics(project, "evaluation")["requests"] == 0
-    assert metrics(project, "tripwire") == {"regime": "streaming", "checks": {}, "leaks": []}
+    assert metrics(project, "tripwire") == {"regime": "request", "checks": {}, "leaks": []}
     assert metrics(project, "two_tower") == metrics(project, "ranker") == {}
     assert all(recall == 1.0 for recalls in metrics(project, "index")["recall@100"].values() for recall in recalls.values())
     assert metrics(project, "drift")["verdict"] == "no data"

@@ -54,7 +54,7 @@ def test_a_raw_feature_is_one_line_and_reaches_training_and_drift(project):
 
 def test_every_stage_of_the_funnel_is_measured_beside_its_floors(project):
     found = metrics(project, "evaluation")
-    assert found["regime"] == "streaming"
+    assert found["regime"] == "request"
     assert set(found["funnel"]) == {"retrieval", "ranking", "slate", "popular", "recent popular", "popular now", "random"}
     for stage in found["funnel"].values():
         recalls = [value for name, value in stage.items() if name.startswith("recall@")]

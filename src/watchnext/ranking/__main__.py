@@ -21,7 +21,6 @@ from watchnext.ranking.analysis.report_plots import learning_curve_plot, trade_o
 from watchnext.ranking.analysis.trade_off import Point, markdown, mean_of_top, trade_off
 from watchnext.ranking.scoring import Ranker, held_out_rows
 from watchnext.ranking.target_metrics import markdown_of
-from watchnext.ranking.training.groups import groups_of
 from watchnext.schema import SchemaError
 from watchnext.types import TARGETS
 
@@ -34,7 +33,7 @@ def curve(features: FeatureSet, ranker: Ranker, value: Callable, *, weights: Map
     """
     ranker.require((first, second), by="trade_off")
     rows = held_out_rows(features, split)
-    predictions, groups = ranker.scored(features, rows), groups_of(features, rows, "request")
+    predictions, groups = ranker.scored(features, rows), features.requests(rows)
     targets = features.columns["targets"][rows]
 
     def mean(name: str) -> Callable[[np.ndarray], float]:

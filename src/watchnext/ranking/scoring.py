@@ -51,10 +51,11 @@ def held_out_metrics(features: FeatureSet, network: torch.nn.Module, split: str)
 
 
 def metrics_of(features: FeatureSet, predictions: np.ndarray, split: str) -> dict[str, float]:
-    """Compute the metrics of predictions (n, T) for a split, named `split/metric`."""
-    rows, columns = features.rows(split), features.columns
+    """Compute the metrics of predictions (n, T) for a split, or for its first n rows, named `split/metric`."""
+    rows, columns = features.rows(split)[: len(predictions)], features.columns
     duration_s = features.videos["video_duration_s"][columns["video_rows"][rows], 0]
-    measured = figures(predictions, columns["targets"][rows], columns["user_rows"][rows], duration_s)
+    groups = columns["user_rows"][rows], features.requests(rows)
+    measured = figures(predictions, columns["targets"][rows], *groups, duration_s)
     return {f"{split}/{name}": value for name, value in measured.items()}
 
 

@@ -9,14 +9,18 @@ from watchnext.ranking.calibration.reliability import DURATION_S
 from watchnext.ranking.heads import WATCH
 from watchnext.types import TARGETS
 
-TITLES = {"auc": "AUC", "gauc": "GAUC", "logloss": "log loss"}
+TITLES = {"auc": "AUC", "gauc": "GAUC", "gauc_request": "GAUC in requests", "logloss": "log loss"}
+REQUEST_SHARE = 0.1  # with more of it, weights and epochs cost AUC on KuaiRand (docs/decisions.md, 7.15)
 
 
-def figures(predictions: np.ndarray, targets: np.ndarray, users: np.ndarray, duration_s: np.ndarray) -> dict[str, float]:
-    """Compute AUC, GAUC, nDCG@5, log loss and calibration error of every outcome. Watch time has mean absolute error, XAUC,
-    XAUC among videos of similar duration, and mean predicted over mean watched seconds.
+def figures(
+    predictions: np.ndarray, targets: np.ndarray, users: np.ndarray, requests: np.ndarray, duration_s: np.ndarray
+) -> dict[str, float]:
+    """Compute the figures of `of_head`, nDCG@5 over viewers, calibration error and `objective` of every outcome. Watch time has
+    mean absolute error, XAUC, XAUC among videos of similar duration, and mean predicted over mean watched seconds.
 
-    (N, T) each, `users` (N,) rows, video `duration_s` (N,). Undefined metrics, such as AUC over one class, are nan.
+    (N, T) each; rows of viewers `users` (N,), request groups `requests` (N,), video `duration_s` (N,). Undefined metrics, such
+    as AUC over one class, are nan.
     """
     result = {}
     for column, name in enumerate(TARGETS):
@@ -24,19 +28,30 @@ def figures(predictions: np.ndarray, targets: np.ndarray, users: np.ndarray, dur
         if column == WATCH:
             result |= _of_seconds(score, target, np.searchsorted(DURATION_S, duration_s, side="right"))
             continue
-        result |= {f"{figure}_{name}": value for figure, value in of_head(score, target, users).items()}
-        result[f"ndcg5_{name}"] = metrics.ndcg_at(target, score, users, 5)
-        result[f"ece_{name}"] = metrics.ece(target, score)
+        of_outcome = of_head(score, target, users, requests)
+        of_outcome |= {"ndcg5": metrics.ndcg_at(target, score, users, 5), "ece": metrics.ece(target, score)}
+        result |= {f"{figure}_{name}": value for figure, value in of_outcome.items()}
+        result[f"objective_{name}"] = objective(of_outcome["auc"], of_outcome["gauc_request"])
     return result
 
 
-def of_head(score: np.ndarray, label: np.ndarray, users: np.ndarray) -> dict[str, float]:
-    """Compute AUC, GAUC and log loss of one outcome, (N,) each."""
+def of_head(score: np.ndarray, label: np.ndarray, users: np.ndarray, requests: np.ndarray) -> dict[str, float]:
+    """Compute AUC, GAUC, log loss, and the order inside request groups, of one outcome, (N,) each. Means over groups, which
+    have both labels, are weighted by positives."""
+    of_requests = metrics.RequestFigures.of(label, score, requests).means()
     return {
         "auc": metrics.auc(label, score),
         "gauc": metrics.gauc(label, score, users),
         "logloss": metrics.logloss(label, score),
+        **{name.replace("@", ""): of_requests[name] for name in ("gauc_request", "ndcg@5_request", "mrr_request")},
     }
+
+
+def objective(auc: float, gauc_request: float) -> float:
+    """Weigh what epochs, settings and members of an ensemble are chosen by: AUC, which probabilities need, and the order inside
+    requests, which is served. Alone the latter is too noisy where few requests have both labels; without any it counts as
+    chance. nan where AUC is."""
+    return auc + REQUEST_SHARE * (gauc_request if np.isfinite(gauc_request) else 0.5)
 
 
 def apart(served: np.ndarray, trained: np.ndarray) -> dict[str, float]:
@@ -56,8 +71,8 @@ def mean_and_spread(runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, 
 
 
 def differences(whole: Sequence[Mapping[str, float]], less: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """Measure how much worse `less` is, paired: positive where AUC and GAUC fell and where log loss rose."""
-    signs = {"auc": 1.0, "gauc": 1.0, "logloss": -1.0}
+    """Measure how much worse `less` is, paired: positive where an AUC or GAUC fell and where log loss rose."""
+    signs = {"auc": 1.0, "gauc": 1.0, "gauc_request": 1.0, "logloss": -1.0}
     pairs = zip(whole, less, strict=True)
     return mean_and_spread([{name: sign * (a[name] - b[name]) + 0.0 for name, sign in signs.items()} for a, b in pairs])
 
@@ -84,6 +99,5 @@ def markdown_of(report: Mapping) -> str:
         lines = sorted(report["worse_by"].items(), key=lambda line: -line[1]["auc"]["mean"])
     cells = [f"| {name} | " + " | ".join(_with_spread(result[key]) for key in TITLES) + " |" for name, result in lines]
     heading, sign = ("training impressions", "") if "sizes" in report else ("inputs", " worse by")
-    return "\n".join(
-        [f"| {heading} | {' | '.join(f'{title}{sign}' for title in TITLES.values())} |", "| --- |" + " ---: |" * 3, *cells]
-    )
+    headings = f"| {heading} | {' | '.join(f'{title}{sign}' for title in TITLES.values())} |"
+    return "\n".join([headings, "| --- |" + " ---: |" * len(TITLES), *cells])

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from watchnext.ranking.training.groups import GroupedBatches, groups_of
+from watchnext.ranking.training.groups import GroupedBatches
 
 
 def batches(features, rows, *, seed: int, within: str = "viewer", epochs: int = 1) -> list[list[dict]]:
@@ -22,7 +22,7 @@ def test_rows_are_grouped_by_who_was_shown_them(world_features, within):
     rows = world_features.rows("valid")
     users, times = (world_features.columns[name][rows] for name in ("user_rows", "time_ms"))
     keys = list(zip(users, times, strict=True)) if within == "request" else list(users)
-    groups = groups_of(world_features, rows, within)
+    groups = GroupedBatches(features=world_features, rows=rows, within=within, batch_size=64, seed=0).groups
     for i in range(0, len(rows), 7):
         for j in range(0, len(rows), 5):
             assert (groups[i] == groups[j]) == (keys[i] == keys[j])

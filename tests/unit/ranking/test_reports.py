@@ -93,7 +93,7 @@ def test_the_deciding_group_matters_most_and_an_unread_one_not_at_all(model, pla
     assert worse["gap"]["auc"]["spread"] > 0
     unread = ("history", "user_id") if preset is mlp else ("user_id",)  # more viewers than trees take codes of
     for group in unread:
-        assert worse[group] == {name: {"mean": 0.0, "spread": 0.0} for name in ("auc", "gauc", "logloss")}
+        assert worse[group] == {name: {"mean": 0.0, "spread": 0.0} for name in ("auc", "gauc", "gauc_request", "logloss")}
     assert important(planted, ranker) == found
     assert important(planted, ranker, groups=("gap",))["worse_by"] == {"gap": worse["gap"]}
 
@@ -114,7 +114,9 @@ def test_importance_against_one_impression_at_a_time(model, planted):
             scores.append(ranker.network(inputs)[0, LONG_VIEW].sigmoid().item())
     label, users = planted.columns["targets"][rows, LONG_VIEW], planted.columns["user_rows"][rows]
     score = np.array(scores, np.float32)
-    for name, value in (("auc", auc(label, score)), ("gauc", gauc(label, score, users)), ("logloss", -logloss(label, score))):
+    values = {"auc": auc(label, score), "gauc": gauc(label, score, users), "logloss": -logloss(label, score)}
+    values["gauc_request"] = gauc(label, score, planted.requests(rows))
+    for name, value in values.items():
         whole = found["figures"][name] * (-1 if name == "logloss" else 1)
         assert found["worse_by"]["user_tag_counters"][name]["mean"] == pytest.approx(whole - value, abs=1e-5), name
 
@@ -175,7 +177,7 @@ def test_more_days_teach_more(planted):
     assert all_["rows"] == len(planted.rows("train"))
     assert all_["auc"]["mean"] > few["auc"]["mean"] + 0.1
     alone = ablation(mlp, planted, groups=("context",), seeds=(0, 1), training=training, **ASKED)
-    assert alone["figures"] == {name: all_[name] for name in ("auc", "gauc", "logloss")}
+    assert alone["figures"] == {name: all_[name] for name in alone["figures"]}
 
 
 def test_reports_on_one_class_are_undefined_and_can_be_printed_and_drawn(planted, tmp_path):
@@ -245,6 +247,6 @@ def test_the_commands_write_a_table_json_and_a_picture(world_folder, empty_store
     assert found["importance"]["worse_by"]["history"]["auc"]["mean"] == 0.0
     assert list(found["ablation"]["worse_by"]) == ["age", "history"]
     assert [size["share"] for size in found["learning_curve"]["sizes"]] == [0.5, 1.0]
-    assert done.stdout.count("| inputs | AUC worse by | GAUC worse by | log loss worse by |") == 2
-    assert "| training impressions | AUC | GAUC | log loss |" in done.stdout
+    assert done.stdout.count("| inputs | AUC worse by | GAUC worse by | GAUC in requests worse by | log loss worse by |") == 2
+    assert "| training impressions | AUC | GAUC | GAUC in requests | log loss |" in done.stdout
     assert len(list((tmp_path / "mlruns").glob("*/artifacts/*.png"))) == 3

@@ -73,6 +73,15 @@ class FeatureSet:
         """Return the row numbers of a split, in time order."""
         return np.flatnonzero(self.columns["split"] == SPLITS.index(split))
 
+    def requests(self, rows: np.ndarray) -> np.ndarray:
+        """Number the request group of each of `rows` (N,), from 0 without gaps: rows of a viewer encoded as of one time.
+
+        These are slates, and in the regime `request` sessions of held-out days.
+        """
+        users = np.asarray(self.columns["user_rows"][rows], np.int64)
+        times = np.unique(self.columns["time_ms"][rows], return_inverse=True)[1]
+        return np.unique(users * (int(times.max(initial=0)) + 1) + times, return_inverse=True)[1]
+
     def reads(self, rows: np.ndarray) -> Reads:
         """Return the state that the impressions `rows` read."""
         part = {

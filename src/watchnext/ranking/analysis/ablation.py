@@ -43,7 +43,7 @@ def _measured(make: partial, features: FeatureSet, head: str, split: str, traini
     module = built(make, features, seed=training.seed)
     module.fit(training)
     label, users = features.columns["targets"][rows, column], features.columns["user_rows"][rows]
-    return of_head(scored(features, module.network, rows)[:, column], label, users)
+    return of_head(scored(features, module.network, rows)[:, column], label, users, features.requests(rows))
 
 
 def ablation(

@@ -48,11 +48,11 @@ def importance(
     ranker.require((head,), by="report.head")
     some = held_out_rows(features, split)
     some = some[:: -(-len(some) // rows)]
-    inputs, users = features.batch(some), features.columns["user_rows"][some]
-    label = features.columns["targets"][some, column]
+    inputs, label = features.batch(some), features.columns["targets"][some, column]
+    groups = features.columns["user_rows"][some], features.requests(some)
 
     def figures(seen: Mapping[str, Tensor]) -> dict[str, float]:
-        return of_head(ranker.calibration(predicted(ranker.network, seen))[:, column], label, users)
+        return of_head(ranker.calibration(predicted(ranker.network, seen))[:, column], label, *groups)
 
     whole = figures(inputs)
     orders = [torch.from_numpy(np.random.default_rng((seed, each)).permutation(len(some))) for each in range(repeats)]

@@ -18,6 +18,7 @@ from watchnext.nn.trainable import Trainable, Training
 from watchnext.nn.weights import build_network, save_network
 from watchnext.ranking.heads import WATCH
 from watchnext.ranking.scoring import CHUNK, held_out_metrics, waiting
+from watchnext.ranking.target_metrics import objective
 from watchnext.ranking.watch_time.expectation import from_log
 from watchnext.types import TARGETS
 
@@ -46,15 +47,13 @@ class Ensemble(nn.Module):
 class EnsembleModule:
     """Fit members by their presets, `name > {module}`, then choose the member weights.
 
+    Outcomes are weighed by `target_metrics.objective` on validation days, watch time by the squared error of seconds.
+
     steps  weights are multiples of 1 / steps
-    value  objective on validation days for an outcome: weights of `auc` and `gauc`. AUC compares across viewers, GAUC only
-           within a viewer; raising one may lower the other. For watch time the objective is the squared error of seconds.
     """
 
-    def __init__(self, *, features: FeatureSet, members: Mapping[str, Mapping], steps: int, value: Mapping[str, float]) -> None:
-        if unknown := [name for name in value if name not in ("auc", "gauc")]:
-            raise ValueError(f"the ensemble's value has the unknown key {unknown[0]!r}, expected auc and gauc")
-        self.features, self.steps, self.value = features, steps, dict(value)
+    def __init__(self, *, features: FeatureSet, members: Mapping[str, Mapping], steps: int) -> None:
+        self.features, self.steps = features, steps
         self.members: dict[str, Trainable] = {name: each["module"](features=features) for name, each in members.items()}
         self._compose()
 
@@ -100,23 +99,24 @@ class EnsembleModule:
         batches = (self.features.batch(valid[start : start + CHUNK]) for start in starts)
         parts = [torch.stack([each(batch) for each in network.members]) for batch in batches]
         logits = torch.cat(parts, dim=1).double()
-        targets, users = self.features.columns["targets"][valid], self.features.columns["user_rows"][valid]
+        targets, requests = self.features.columns["targets"][valid], self.features.requests(valid)
         for index in range(len(TARGETS)):
             member_logits, target = logits[:, :, index].numpy(), targets[:, index]
-            objective = partial(_negative_squared_error, target) if index == WATCH else partial(self._value, target, users)
+            objective = partial(_negative_squared_error, target) if index == WATCH else partial(_objective, target, requests)
             candidates = waiting(list(simplex(len(member_logits), self.steps)), desc=f"weights of {TARGETS[index]}")
             weights = max(candidates, key=lambda w, logits=member_logits, objective=objective: objective(w @ logits))
             network.weights[:, index] = torch.from_numpy(weights)
             if index != WATCH:
                 network.scale[index], network.shift[index] = platt(weights @ member_logits, target)
 
-    def _value(self, target: np.ndarray, users: np.ndarray, logit: np.ndarray) -> float:
-        """Evaluate the objective; -inf if validation has one class only, so that the first weights stay."""
-        result = {"auc": metrics.auc(target, logit), "gauc": metrics.gauc(target, logit, users)}
-        return float(np.nan_to_num(sum(weight * result[name] for name, weight in self.value.items()), nan=-np.inf))
-
     def save(self, folder: Path) -> None:
         save_network(folder, self.network, schema=self.features.pipeline.schema, recipe=self.recipe)
+
+
+def _objective(target: np.ndarray, requests: np.ndarray, logit: np.ndarray) -> float:
+    """Evaluate the objective of an outcome; -inf if validation has one class only, so that the first weights stay."""
+    found = objective(metrics.auc(target, logit), metrics.gauc(target, logit, requests))
+    return float(np.nan_to_num(found, nan=-np.inf))
 
 
 def _negative_squared_error(seconds: np.ndarray, logit: np.ndarray) -> float:

@@ -11,24 +11,16 @@ from watchnext.features.dataset.batches import FeatureSet
 GROUPS = ("viewer", "request")
 
 
-def groups_of(features: FeatureSet, rows: np.ndarray, within: str) -> np.ndarray:
-    """Number the group of each row (N,), from 0 without gaps. Impressions of one viewer at one time form a request."""
-    users = np.asarray(features.columns["user_rows"][rows], np.int64)
-    if within == "viewer":
-        return np.unique(users, return_inverse=True)[1]
-    times = np.unique(features.columns["time_ms"][rows], return_inverse=True)[1]
-    return np.unique(users * (int(times.max(initial=0)) + 1) + times, return_inverse=True)[1]
-
-
 class GroupedBatches(IterableDataset):
-    """Yield batches of `rows` with `groups` (N,): whole groups, shuffled by seed and epoch.
+    """Yield batches of `rows` with `groups` (N,), from 0 without gaps: whole groups, shuffled by seed and epoch.
 
     Groups are cut only at batch borders, so a batch has at most two partial groups.
     """
 
     def __init__(self, *, features: FeatureSet, rows: np.ndarray, within: str, batch_size: int, seed: int) -> None:
         self.features, self.rows, self.batch_size = features, rows, batch_size
-        self.groups = groups_of(features, rows, within)
+        users = features.columns["user_rows"][rows]
+        self.groups = np.unique(users, return_inverse=True)[1] if within == "viewer" else features.requests(rows)
         self._seed, self._epoch = seed, 0
 
     def set_epoch(self, epoch: int) -> None:

@@ -16,7 +16,7 @@ from watchnext.nn.weights import build_network, recipe_of, save_network
 from watchnext.ranking.feature_mask import FeatureMask, masked_columns
 from watchnext.ranking.heads import WATCH, predictions
 from watchnext.ranking.models.with_watch_time import WatchTimeNetwork
-from watchnext.ranking.target_metrics import figures
+from watchnext.ranking.scoring import metrics_of
 from watchnext.ranking.training.debias import InversePropensity
 from watchnext.ranking.training.groups import GroupedBatches
 from watchnext.types import TARGETS
@@ -69,7 +69,7 @@ class RankingModule(TrainableModule):
         if inverse_propensity is not None:
             logged = features.columns["propensity"][_sampled(features)]
             self.propensities = InversePropensity(propensities=logged, most=inverse_propensity)
-        self._scored: list[tuple[Tensor, ...]] = []
+        self._predicted: list[Tensor] = []
 
     def loader(self, split: str, *, seed: int) -> DataLoader:
         """Load the impressions of a split; only training rows are shuffled. Raises NothingToLearnError for an empty split."""
@@ -100,8 +100,7 @@ class RankingModule(TrainableModule):
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
-        predicted = predictions(self.network(batch))
-        self._scored.append((predicted, batch["targets"], batch["user_rows"], batch["video_duration_s"][:, 0]))
+        self._predicted.append(predictions(self.network(batch)))
 
     test_step = validation_step
 
@@ -112,10 +111,10 @@ class RankingModule(TrainableModule):
         self._log_metrics("test")
 
     def _log_metrics(self, split: str) -> None:
-        scored = [torch.cat(parts).numpy() for parts in zip(*self._scored, strict=True)]
-        self._scored.clear()
-        for name, value in figures(*scored).items():
-            self.log(f"{split}/{name}", value, prog_bar=name == "auc_long_view")
+        predicted = torch.cat(self._predicted).numpy()
+        self._predicted.clear()
+        for name, value in metrics_of(self.features, predicted, split).items():
+            self.log(name, value, prog_bar=name == f"{split}/auc_long_view")
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return adam(self, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
