@@ -137,7 +137,7 @@ def test_the_printed_command_reaches_the_figure_and_mistakes_are_named(made):
     codes, _ = said(place, *([TRAIN, *shlex.split(each)[2:], f"out={stores[name]}/m"] for name, each in told.items()))
     assert codes == [0, 0]
     for name in told:
-        reached = json.loads((stores[name] / "m/metrics.json").read_text())["valid/auc_long_view"]
+        reached = json.loads((stores[name] / "m/metrics.json").read_text())["valid/objective_long_view"]
         figures = rows_of(stores[name] / "study.db", "select value from trial_values")
         assert reached == pytest.approx(max(value for (value,) in figures), abs=1e-6)
 

@@ -16,8 +16,9 @@ REQUEST_SHARE = 0.1  # with more of it, weights and epochs cost AUC on KuaiRand 
 def figures(
     predictions: np.ndarray, targets: np.ndarray, users: np.ndarray, requests: np.ndarray, duration_s: np.ndarray
 ) -> dict[str, float]:
-    """Compute the figures of `of_head`, nDCG@5 over viewers, calibration error and `objective` of every outcome. Watch time has
-    mean absolute error, XAUC, XAUC among videos of similar duration, and mean predicted over mean watched seconds.
+    """Compute the figures of `of_head` and `in_requests`, nDCG@5 over viewers, calibration error and `objective` of every
+    outcome. Watch time has mean absolute error, XAUC, XAUC among videos of similar duration, and mean predicted over mean
+    watched seconds.
 
     (N, T) each; rows of viewers `users` (N,), request groups `requests` (N,), video `duration_s` (N,). Undefined metrics, such
     as AUC over one class, are nan.
@@ -28,23 +29,27 @@ def figures(
         if column == WATCH:
             result |= _of_seconds(score, target, np.searchsorted(DURATION_S, duration_s, side="right"))
             continue
-        of_outcome = of_head(score, target, users, requests)
+        of_outcome = of_head(score, target, users) | in_requests(score, target, requests)
         of_outcome |= {"ndcg5": metrics.ndcg_at(target, score, users, 5), "ece": metrics.ece(target, score)}
         result |= {f"{figure}_{name}": value for figure, value in of_outcome.items()}
         result[f"objective_{name}"] = objective(of_outcome["auc"], of_outcome["gauc_request"])
     return result
 
 
-def of_head(score: np.ndarray, label: np.ndarray, users: np.ndarray, requests: np.ndarray) -> dict[str, float]:
-    """Compute AUC, GAUC, log loss, and the order inside request groups, of one outcome, (N,) each. Means over groups, which
-    have both labels, are weighted by positives."""
-    of_requests = metrics.RequestFigures.of(label, score, requests).means()
+def of_head(score: np.ndarray, label: np.ndarray, users: np.ndarray) -> dict[str, float]:
+    """Compute AUC, GAUC and log loss of one outcome, (N,) each."""
     return {
         "auc": metrics.auc(label, score),
         "gauc": metrics.gauc(label, score, users),
         "logloss": metrics.logloss(label, score),
-        **{name.replace("@", ""): of_requests[name] for name in ("gauc_request", "ndcg@5_request", "mrr_request")},
     }
+
+
+def in_requests(score: np.ndarray, label: np.ndarray, requests: np.ndarray) -> dict[str, float]:
+    """Compute GAUC, nDCG@5 and MRR inside request groups of one outcome, (N,) each: means over groups with both labels, with
+    their positives as weights."""
+    means = metrics.RequestFigures.of(label, score, requests).means()
+    return {name.replace("@", ""): means[name] for name in ("gauc_request", "ndcg@5_request", "mrr_request")}
 
 
 def objective(auc: float, gauc_request: float) -> float:

@@ -14,7 +14,7 @@ from watchnext.ranking.analysis.importance import Progress
 from watchnext.ranking.heads import outcome
 from watchnext.ranking.input_groups import named_groups
 from watchnext.ranking.scoring import held_out_rows, scored
-from watchnext.ranking.target_metrics import differences, mean_and_spread, of_head
+from watchnext.ranking.target_metrics import differences, in_requests, mean_and_spread, of_head
 
 Preset = Callable[[], partial]  # module of a preset, without features
 TrainingOf = Callable[[int], Training]  # seed > training
@@ -43,7 +43,8 @@ def _measured(make: partial, features: FeatureSet, head: str, split: str, traini
     module = built(make, features, seed=training.seed)
     module.fit(training)
     label, users = features.columns["targets"][rows, column], features.columns["user_rows"][rows]
-    return of_head(scored(features, module.network, rows)[:, column], label, users, features.requests(rows))
+    score = scored(features, module.network, rows)[:, column]
+    return of_head(score, label, users) | in_requests(score, label, features.requests(rows))
 
 
 def ablation(

@@ -14,7 +14,7 @@ from watchnext.features.dataset.batches import FeatureSet
 from watchnext.ranking.heads import outcome
 from watchnext.ranking.input_groups import BlockColumns, named_groups
 from watchnext.ranking.scoring import Ranker, held_out_rows, predicted
-from watchnext.ranking.target_metrics import differences, of_head
+from watchnext.ranking.target_metrics import differences, in_requests, of_head
 
 Progress = Callable[[Iterable, str], Iterable]  # iterable, title > the iterable with a progress bar
 
@@ -49,10 +49,11 @@ def importance(
     some = held_out_rows(features, split)
     some = some[:: -(-len(some) // rows)]
     inputs, label = features.batch(some), features.columns["targets"][some, column]
-    groups = features.columns["user_rows"][some], features.requests(some)
+    users, requests = features.columns["user_rows"][some], features.requests(some)
 
     def figures(seen: Mapping[str, Tensor]) -> dict[str, float]:
-        return of_head(ranker.calibration(predicted(ranker.network, seen))[:, column], label, *groups)
+        score = ranker.calibration(predicted(ranker.network, seen))[:, column]
+        return of_head(score, label, users) | in_requests(score, label, requests)
 
     whole = figures(inputs)
     orders = [torch.from_numpy(np.random.default_rng((seed, each)).permutation(len(some))) for each in range(repeats)]
