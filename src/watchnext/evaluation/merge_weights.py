@@ -66,10 +66,13 @@ def _ranks(scores, starts, wanted, owner):
     """Return the rank (W,), from 0, of each wanted candidate among those of its request; ties by position."""
     ranks = np.zeros(wanted.size, np.int64)
     for i in range(wanted.size):
-        score = scores[wanted[i]]
-        for k in range(starts[owner[i]], starts[owner[i] + 1]):
-            if scores[k] > score or (scores[k] == score and k < wanted[i]):
-                ranks[i] += 1
+        at, score = wanted[i], scores[wanted[i]]
+        rank = 0
+        for k in range(starts[owner[i]], at):  # two loops without a branch, which the processor runs many at a time
+            rank += scores[k] >= score
+        for k in range(at + 1, starts[owner[i] + 1]):
+            rank += scores[k] > score
+        ranks[i] = rank
     return ranks
 
 
@@ -85,6 +88,6 @@ def chosen_weights(problem: MergeProblem, start: Mapping[str, float]) -> dict[st
             for weight in GRID:
                 tried = best.copy()
                 tried[column] = weight
-                if tried.any() and (found := problem.quality(tried)) > quality:
+                if weight != best[column] and tried.any() and (found := problem.quality(tried)) > quality:
                     best, quality = tried, found
     return dict(zip(SOURCES, best.tolist(), strict=True))

@@ -17,7 +17,6 @@ import numpy as np
 from watchnext import metrics
 from watchnext.evaluation.merge_weights import MergeProblem, chosen_weights
 from watchnext.features.catalogue import Catalogue
-from watchnext.ranking.models.trees.boosted import fit_engage
 from watchnext.ranking.models.trees.engage import Engage, evidence
 from watchnext.reranking.slate import Reranker
 from watchnext.reranking.value import MERGE, Value
@@ -191,6 +190,9 @@ def _fitted(merged: Sequence[Merged], seed: int) -> Engage | None:
     watched = np.concatenate([np.zeros(0, bool), *(each.watched for each in merged)])
     if watched.sum() < LEAST_POSITIVES:
         return None
+    # Imported here, as loading a selection fits nothing, and XGBoost takes a second to import.
+    from watchnext.ranking.models.trees.boosted import fit_engage
+
     return fit_engage(np.concatenate([each.columns for each in merged], axis=1), watched, seed=seed)
 
 
@@ -265,7 +267,8 @@ def _most_diverse(
 
 def recalls_of(ranked: Sequence[np.ndarray], relevant: Sequence[np.ndarray]) -> np.ndarray:
     """Return the recall (R, DEPTHS) of each request."""
-    return np.array([[np.isin(wanted, rows[:k]).mean() for k in DEPTHS] for rows, wanted in zip(ranked, relevant, strict=True)])
+    hits = (wanted[:, None] == rows[: max(DEPTHS)] for rows, wanted in zip(ranked, relevant, strict=True))
+    return np.array([[each[:, :k].any(axis=1).mean() for k in DEPTHS] for each in hits])
 
 
 def _by_depth(values: Sequence) -> dict[str, object]:

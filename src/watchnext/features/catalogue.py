@@ -56,7 +56,7 @@ class Ids:
         if self.are_strings != (series.dtype == pl.String):
             return np.full(len(series), -1, np.int64)
         joined = pl.DataFrame({"id": series}).join(self._table, on="id", how="left", maintain_order="left")
-        return joined["row"].fill_null(-1).to_numpy()
+        return joined["row"].fill_null(-1).to_numpy(writable=True)  # a read-only array is another type to numba
 
     @cached_property
     def _table(self) -> pl.DataFrame:

@@ -300,19 +300,17 @@ class FeaturePipeline:
         """Return the blocks of N requests as of their times: context_codes, query_values, history_rows, history_values."""
         columns = self._context_columns(context, as_of_ms, "categorical")
         codes = [encode(values, self.fitted[f"vocabulary.{name}"]) for name, values in columns.items()]
-        bits = reads.history[:, :, 2].astype(np.int64)
-        watches = [
-            np.log1p(reads.history[:, :, 0]) / 10.0,
-            np.log1p(reads.history[:, :, 1]) / 5.0,
-            bits & 1,
-            bits >> 1 & 1,
-            bits >> 2 & 1,
-        ]
+        watches = np.empty((*reads.history.shape[:2], 5), np.float32)
+        watches[:, :, 0] = np.log1p(reads.history[:, :, 0]) / 10.0
+        watches[:, :, 1] = np.log1p(reads.history[:, :, 1]) / 5.0
+        bits = reads.history[:, :, 2].astype(np.uint8)
+        for bit in range(3):
+            watches[:, :, 2 + bit] = bits >> bit & 1
         return {
             "context_codes": np.stack(codes, axis=1) if codes else np.zeros((len(as_of_ms), 0), np.int32),
             "query_values": self._query_values(context, as_of_ms, reads),
             "history_rows": reads.history_rows,
-            "history_values": np.stack(watches, axis=2, dtype=np.float32),
+            "history_values": watches,
         }
 
     def candidates(self, upload_ms: np.ndarray, as_of_ms: np.ndarray, candidate: np.ndarray) -> np.ndarray:
