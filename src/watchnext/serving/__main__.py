@@ -26,7 +26,8 @@ def store(config: DictConfig) -> None:
         Store.open(folder, release).close()
     except StoreError as error:
         print(f"{error}\nrebuilding {folder}")
-        build_store(folder, release)
+        if lost := build_store(folder, release):
+            print(f"{lost:,} events of the journal are damaged and were left out")
     write_report(
         Path(config.data.outputs) / "store.json", {"state": release.state_fingerprint, "schema": release.manifest["schema"]}
     )

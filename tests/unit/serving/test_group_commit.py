@@ -23,6 +23,10 @@ class Held:
     def __init__(self, store) -> None:
         self._store, self.gate, self.sizes = store, threading.Event(), []
 
+    @property
+    def failed(self) -> str | None:
+        return self._store.failed
+
     def require_writable(self) -> None:
         self._store.require_writable()
 

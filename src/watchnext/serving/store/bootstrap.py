@@ -1,6 +1,7 @@
 """Fill a new environment: from the folded state of a release, and with the parts of an older store that stay valid."""
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -8,6 +9,9 @@ from watchnext.features.catalogue import Ids
 from watchnext.serving.release.release import Release
 from watchnext.serving.store.environment import Environment, StoreError, batched, number_key
 from watchnext.serving.store.journal import id_key
+from watchnext.serving.store.seal import SEAL_BYTES, is_intact, sealed, unsealed
+
+log = logging.getLogger(__name__)
 
 CHUNK = 5_000  # records or events a transaction during a build
 CARRIED_TABLES = (
@@ -51,7 +55,7 @@ def put_items(environment: Environment, name: str, records: np.ndarray) -> None:
 def _put(environment: Environment, name: str, records: Iterable[tuple[bytes, np.ndarray]]) -> None:
     for part in batched(records, CHUNK):
         with environment.write() as txn, txn.cursor(environment.tables[name]) as cursor:
-            cursor.putmulti([(key, np.asarray(record).tobytes()) for key, record in part])
+            cursor.putmulti([(key, sealed(key, np.asarray(record).tobytes())) for key, record in part])
 
 
 def put_meta(environment: Environment, **values: bytes) -> None:
@@ -63,7 +67,9 @@ def put_meta(environment: Environment, **values: bytes) -> None:
 def put_origin(environment: Environment, release: Release, *, since_ms: int) -> None:
     """Store the release of the records, and `since_ms`: the folded log holds the events of the journal that were known before,
     and later ones count on top."""
-    put_meta(environment, state=release.state_fingerprint.encode(), release=release.id.encode(), since=number_key(since_ms))
+    put_meta(
+        environment, sealed_state=release.state_fingerprint.encode(), release=release.id.encode(), since=number_key(since_ms)
+    )
 
 
 def meta_number(environment: Environment, name: str) -> int:
@@ -73,7 +79,8 @@ def meta_number(environment: Environment, name: str) -> int:
 
 def carry(old: Environment, new: Environment) -> None:
     """Copy the tables that stay valid under another catalogue, as they hold ids and not row numbers. A second call brings `new`
-    up to date with `old`."""
+    up to date with `old`. Raises StoreDamagedError for a journal that is damaged."""
+    is_sealed = old.get("meta", b"sealed_state") is not None  # the journal of an older version is not
     with old.read() as source:
         for name in CARRIED_TABLES:
             first = (
@@ -84,11 +91,72 @@ def carry(old: Environment, new: Environment) -> None:
                     txn.drop(new.tables[name], delete=False)
             with source.cursor(old.tables[name]) as cursor:
                 for part in batched(cursor, CHUNK) if cursor.set_range(first) else []:
+                    if name == "journal":
+                        part = [
+                            (key, sealed(key, unsealed(name, key, packed) if is_sealed else packed)) for key, packed in part
+                        ]
                     with new.write() as txn, txn.cursor(new.tables[name]) as target:
                         target.putmulti(part)
         latest = int.from_bytes(source.get(b"last_known_at", b"", db=old.tables["meta"]), "big")
     if latest > meta_number(new, "last_known_at"):
         put_meta(new, last_known_at=number_key(latest))
+
+
+def salvage(old: Environment, new: Environment) -> int:
+    """Copy from a store that may be damaged what `carry` copies and is intact; return the number of events left out.
+
+    Events keep their order and close up, so that the journal has no gap.
+    """
+    is_sealed, lost = old.get("meta", b"sealed_state") is not None, 0
+    for name in CARRIED_TABLES:
+        rows = _readable(old, name)
+        if name == "journal":
+            rows = _resealed(rows, is_sealed)
+        for part in batched(rows, CHUNK):
+            with new.write() as txn, txn.cursor(new.tables[name]) as cursor:
+                cursor.putmulti(part)
+        if name == "journal":
+            lost = entries_of(old, name) - entries_of(new, name)
+    put_meta(new, last_known_at=number_key(meta_number(old, "last_known_at")))
+    return lost
+
+
+def _readable(environment: Environment, name: str) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the rows of a table up to the first page that cannot be read, then those behind the last one."""
+    last, tail = b"", []
+    try:
+        with environment.read() as txn, txn.cursor(environment.tables[name]) as cursor:
+            for key, packed in cursor:
+                last = key
+                yield key, packed
+        return
+    except StoreError as error:
+        log.warning("table %s is damaged: %s", name, error)
+    try:
+        with environment.read() as txn, txn.cursor(environment.tables[name]) as cursor:
+            for key, packed in cursor.iterprev() if cursor.last() else ():
+                if key <= last:
+                    break
+                tail.append((key, packed))
+    except StoreError:
+        pass
+    yield from reversed(tail)
+
+
+def _resealed(rows: Iterable[tuple[bytes, bytes]], is_sealed: bool) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the intact events of a journal at consecutive positions, the first at its own."""
+    position = None
+    for key, packed in rows:
+        position = int.from_bytes(key, "big") if position is None else position
+        if not is_sealed or is_intact(key, packed):
+            at = number_key(position)
+            yield at, sealed(at, packed[:-SEAL_BYTES] if is_sealed else packed)
+            position += 1
+
+
+def entries_of(environment: Environment, name: str) -> int:
+    with environment.read() as txn:
+        return txn.stat(environment.tables[name])["entries"]
 
 
 def journal_length(environment: Environment) -> int:

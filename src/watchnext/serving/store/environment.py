@@ -10,8 +10,8 @@ lock  names        locks: held by a server while it runs, and by any process for
 import fcntl
 import os
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import IO, NoReturn
@@ -20,6 +20,7 @@ import lmdb
 
 from watchnext.files import link
 
+REPAIR = "python -m watchnext.serving build-store"
 LINKS = ("current", "next", "taking")
 MAP_BYTES = 64 << 30  # address space, not disk: the file grows as it is written
 READERS_CHECKED = 256  # transactions between two looks for readers that died
@@ -88,6 +89,7 @@ class Environment:
                 readonly=readonly,
                 create=not readonly,
             )
+            self._require_whole()
             self.tables = {name: self._table(name) for name in TABLES}
         except lmdb.Error as error:
             raise StoreError(
@@ -96,6 +98,15 @@ class Environment:
         self._map_bytes, self._inode = map_bytes, self._inode_of()
         self._written = 0
         self._closed = False
+
+    def _require_whole(self) -> None:
+        """Raise StoreError for a file that was cut short: what reads a mapped page beyond its end dies by SIGBUS."""
+        expected, size = bytes_of(self._env), os.stat(self.path / "data.mdb").st_size
+        if size < expected:
+            self._env.close()
+            raise StoreError(
+                f"the store {self.path} is damaged: its file has {size} bytes, expected {expected}; run `{REPAIR}`"
+            )
 
     def _table(self, name: str) -> object | None:
         """Open a table; None for one that an older version did not make and a reader may not."""
@@ -159,9 +170,28 @@ class Environment:
             self._env.close()
 
 
+def bytes_of(env: lmdb.Environment) -> int:
+    """Return the size that the file of an environment has at least."""
+    return (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+
+
+def lengthened(path: Path) -> None:
+    """Give a file that was cut short its size again, so that what is left can be read. No process may hold it open.
+
+    Raises StoreError if it is no store.
+    """
+    try:
+        with closing(lmdb.open(str(path), readonly=True, create=False)) as env:
+            expected = bytes_of(env)
+    except lmdb.Error as error:
+        raise StoreError(f"the store {path} cannot be opened: {error}") from error
+    if os.stat(path / "data.mdb").st_size < expected:
+        os.truncate(path / "data.mdb", expected)
+
+
 def state_of(environment: Environment) -> str:
-    """Return the fingerprint of the state that the records belong to."""
-    return (environment.get("meta", b"state") or b"nothing").decode()
+    """Return the fingerprint of the state that the records belong to; "nothing" for a store without checksums too."""
+    return (environment.get("meta", b"sealed_state") or b"nothing").decode()
 
 
 class RecentKeys:
@@ -202,12 +232,11 @@ class RecentKeys:
         return int.from_bytes(txn.get(key, db=self._table) or b"", "big")
 
 
-def append(txn: lmdb.Transaction, table: object, value: bytes) -> int:
-    """Append `value` to a table; return its position, from 0."""
+def append(txn: lmdb.Transaction, table: object, value: bytes, seal: Callable[[bytes, bytes], bytes] | None = None) -> None:
+    """Append `value`, or what `seal` makes of its key and itself, to a table; keys are positions, from 0."""
     with txn.cursor(table) as cursor:
-        position = int.from_bytes(cursor.key(), "big") + 1 if cursor.last() else 0
-    txn.put(number_key(position), value, db=table, append=True)
-    return position
+        key = number_key(int.from_bytes(cursor.key(), "big") + 1 if cursor.last() else 0)
+    txn.put(key, seal(key, value) if seal else value, db=table, append=True)
 
 
 def locked(folder: Path) -> IO:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 
-from watchnext.serving.store.environment import StoreError, StoreFullError
+from watchnext.serving.store.environment import StoreError
 from watchnext.serving.store.journal import Event
 from watchnext.serving.store.store import Store
 
@@ -88,7 +88,7 @@ class GroupCommit:
         try:
             results = iter(self._store.apply([event for events, _ in group for event in events]))
         except Exception as error:
-            if len(group) > 1 and (isinstance(error, StoreFullError) or not isinstance(error, StoreError)):
+            if len(group) > 1 and not self._store.failed:
                 return False
             for _, future in group:
                 future.set_exception(error)

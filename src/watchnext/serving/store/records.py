@@ -7,11 +7,12 @@ import numpy as np
 
 from watchnext.features.state.fold import Layout
 from watchnext.serving.store.environment import append, number_key
+from watchnext.serving.store.seal import sealed, unsealed
 
 
-def unpacked(packed: bytes | None, width: int) -> np.ndarray:
-    """Decode a record for the fold: writable, contiguous float64; zeros for an absent one."""
-    return np.zeros(width) if packed is None else np.frombuffer(packed).copy()
+def unpacked(table: str, key: bytes, packed: bytes | None, width: int) -> np.ndarray:
+    """Decode a record for the fold: writable, contiguous float64; zeros for an absent one. Raises StoreDamagedError."""
+    return np.zeros(width) if packed is None else np.frombuffer(unsealed(table, key, packed)).copy()
 
 
 def queued(key: bytes, record: np.ndarray) -> bytes:
@@ -38,7 +39,7 @@ class Records:
             packed = self._txn.get(key, db=self._tables["viewers"])
             if packed is None:
                 self._new_viewers.append(key)
-            self._changed_viewers[key] = unpacked(packed, self._layout.viewer)
+            self._changed_viewers[key] = unpacked("viewers", key, packed, self._layout.viewer)
         return self._changed_viewers[key]
 
     def video(self, row: int) -> np.ndarray:
@@ -62,7 +63,7 @@ class Records:
             items[name] = [(number_key(row), record) for row, record in changed.items()]
         for name, records in items.items():
             with self._txn.cursor(self._tables[name]) as cursor:
-                cursor.putmulti([(key, record.tobytes()) for key, record in records])
+                cursor.putmulti([(key, sealed(key, record.tobytes())) for key, record in records])
 
     def publish(self) -> None:
         """Copy the changes to the arrays in memory; call it after the commit."""

@@ -17,9 +17,10 @@ from watchnext.features.state import counters, history
 from watchnext.features.state.fold import OUTCOME, SHOWN, Layout, fold_event, read_candidates
 from watchnext.files import link
 from watchnext.serving.release.release import Release
-from watchnext.serving.store.bootstrap import CHUNK, carry, journal_length, load_state, meta_number, put_origin
+from watchnext.serving.store.bootstrap import CHUNK, carry, journal_length, load_state, meta_number, put_origin, salvage
 from watchnext.serving.store.environment import (
     MAP_BYTES,
+    REPAIR,
     Environment,
     RecentKeys,
     StoreError,
@@ -28,14 +29,17 @@ from watchnext.serving.store.environment import (
     claim_next,
     clear,
     commit_claim,
+    lengthened,
     locked,
     new_environment,
     number_key,
     state_of,
     table_bytes,
 )
+from watchnext.serving.store.integrity import require_sound
 from watchnext.serving.store.journal import Event, id_key, id_of, outcome_columns
 from watchnext.serving.store.records import Records, queued, unpacked
+from watchnext.serving.store.seal import sealed, unsealed
 from watchnext.serving.store.trending_now import TrendingNow
 
 log = logging.getLogger(__name__)
@@ -47,7 +51,6 @@ SHOWN_KEPT, SHOWN_KEPT_MS = 1_000_000, 24 * HOUR_MS
 VIEWERS_KEPT, JOURNAL_BYTES = 2_000_000, 4 << 30
 QUARANTINE_KEPT = 10_000
 CATCH_UP_EVENTS = 1_000_000  # of the journal, counted again for trending when a store is opened
-REPAIR = "python -m watchnext.serving build-store"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +108,8 @@ class Store:
     ) -> "Store":
         """Open the store; take over one that was built beside it for the release, or build the first from the release's state.
 
-        Raises StoreError for a store of another schema or catalogue.
+        Raises StoreError for a store of another schema or catalogue, and StoreDamagedError for a damaged one, if it is to be
+        `durable`; others are not searched for damages.
         """
         folder = Path(folder)
         lock = locked(folder)
@@ -114,6 +118,8 @@ class Store:
             if not os.path.lexists(folder / "current"):
                 log.info("no store in %s yet: building it from the release %s", folder, release.id)
                 _build(folder, release, durable=durable, map_bytes=map_bytes)
+            elif durable:
+                require_sound(folder / "current")
             environment = Environment(folder / "current", durable=durable, map_bytes=map_bytes)
             if (held := state_of(environment)) != release.state_fingerprint:
                 environment.close()
@@ -151,7 +157,8 @@ class Store:
 
     def viewer(self, user_id: int | str) -> np.ndarray:
         """Return a viewer's record (layout.viewer,) float64; zeros for an unknown viewer. Raises StoreError."""
-        return unpacked(self._environment.get("viewers", id_key(user_id)), self.layout.viewer)
+        key = id_key(user_id)
+        return unpacked("viewers", key, self._environment.get("viewers", key), self.layout.viewer)
 
     def counters(self, viewer: np.ndarray, rows: np.ndarray, as_of: float) -> np.ndarray:
         """Return counters (C, 4, block) of the candidates `rows` (C,) for a viewer's record, as of `as_of` and one commit."""
@@ -205,7 +212,7 @@ class Store:
                 accepted = [events[i] for i in chosen]
                 records = self._fold(txn, accepted, rows[chosen])
                 for event in accepted:
-                    append(txn, self.tables["journal"], event.to_bytes())
+                    append(txn, self.tables["journal"], event.to_bytes(), sealed)
                 self._drop_excess(txn, len(accepted))
                 latest = max([self.last_known_at, *(event.known_at for event in accepted)])
                 txn.put(b"last_known_at", number_key(latest), db=self.tables["meta"])
@@ -259,7 +266,7 @@ class Store:
             for _ in range(2 * added):
                 if table_bytes(txn, self.tables["journal"]) <= self._bounds.journal_bytes or not cursor.first():
                     return
-                if Event.from_bytes(cursor.value()).known_at >= self._as_of_ms:
+                if event_of(cursor.key(), cursor.value()).known_at >= self._as_of_ms:
                     return
                 cursor.delete()
 
@@ -276,7 +283,7 @@ class Store:
                 if excess <= 0 or not cursor.first():
                     return
                 queued_ms, key = int.from_bytes(cursor.value()[:8], "big"), cursor.value()[8:]
-                record = unpacked(txn.get(key, db=viewers), self.layout.viewer)
+                record = unpacked("viewers", key, txn.get(key, db=viewers), self.layout.viewer)
                 cursor.delete()
                 if record[0] > queued_ms and record[self.layout.at_history]:
                     append(txn, order, queued(key, record))
@@ -295,7 +302,7 @@ class Store:
         with self._environment.read() as txn:
             for name, array in (("videos", self.videos), ("creators", self.creators)):
                 for key, packed in txn.cursor(self.tables[name]):
-                    array[int.from_bytes(key, "big")] = np.frombuffer(packed)
+                    array[int.from_bytes(key, "big")] = np.frombuffer(unsealed(name, key, packed))
             withdrawn = self._video_ids.rows([id_of(key) for key, _ in txn.cursor(self.tables["withdrawn"])])
             self.unavailable[withdrawn[withdrawn >= 0]] = True
         self._queue_viewers()
@@ -311,7 +318,7 @@ class Store:
         with self._environment.write() as txn, txn.cursor(viewers) as cursor:
             txn.drop(order, delete=False)
             for key, packed in cursor:
-                append(txn, order, queued(key, np.frombuffer(packed)))
+                append(txn, order, queued(key, np.frombuffer(packed, count=1)))
 
     def _catch_up(self) -> None:
         """Count the recent events of the journal for trending, at most CATCH_UP_EVENTS."""
@@ -343,29 +350,37 @@ class Store:
         return event.kind in ("withdrawn", "restored") or self._user_ids.takes(event.user_id)
 
 
-def build_store(folder: Path, release: Release, *, map_bytes: int = MAP_BYTES) -> None:
+def build_store(folder: Path, release: Release, *, map_bytes: int = MAP_BYTES) -> int:
     """Rebuild the store for a release: its folded state, then the journal from its `as_of` on. The old store stays until then.
 
+    The old store may be damaged. Returns the number of its events that are and were left out.
     Raises StoreError while a server holds the store: events that it acknowledges meanwhile would be lost.
     """
     lock = locked(folder)
     try:
-        _build(Path(folder), release, durable=True, map_bytes=map_bytes)
+        return _build(Path(folder), release, durable=True, map_bytes=map_bytes)
     finally:
         lock.close()
 
 
-def _build(folder: Path, release: Release, *, durable: bool, map_bytes: int) -> None:
-    built = new_environment(folder)
+def _build(folder: Path, release: Release, *, durable: bool, map_bytes: int) -> int:
+    lost, built = 0, new_environment(folder)
     environment = Environment(built, durable=False, map_bytes=map_bytes)  # synced once, when it closes
     put_origin(environment, release, since_ms=release.as_of_ms)
     load_state(environment, release)
-    carry_current(folder, environment, map_bytes=map_bytes)
+    if os.path.lexists(folder / "current"):
+        try:
+            lengthened(folder / "current")
+            with closing(Environment(folder / "current", durable=False, map_bytes=map_bytes, readonly=True)) as old:
+                lost = salvage(old, environment)
+        except StoreError as error:
+            log.error("nothing of the old store can be read, the new one holds the release's state alone: %s", error)
     store = Store(environment, release)
     store.replay()
     store.close()
     link(folder, "current", built.name)
     clear(folder)
+    return lost
 
 
 def carry_current(folder: Path, environment: Environment, *, map_bytes: int) -> None:
@@ -403,14 +418,19 @@ def journal_of(txn: lmdb.Transaction, table: object, start: int) -> Iterator[tup
     """Yield positions and events of a journal from position `start` on."""
     with txn.cursor(table) as cursor:
         for key, packed in cursor if cursor.set_range(number_key(start)) else ():
-            yield int.from_bytes(key, "big"), Event.from_bytes(packed)
+            yield int.from_bytes(key, "big"), event_of(key, packed)
+
+
+def event_of(key: bytes, packed: bytes) -> Event:
+    """Decode an event of the journal. Raises StoreDamagedError."""
+    return Event.from_bytes(unsealed("journal", key, packed))
 
 
 def latest_of(txn: lmdb.Transaction, table: object, since_ms: float, most: int) -> Iterator[Event]:
     """Yield at most `most` events of a journal, latest first, until one that was known before `since_ms`."""
     with txn.cursor(table) as cursor:
-        for packed in islice(cursor.iterprev(keys=False, values=True), most) if cursor.last() else ():
-            event = Event.from_bytes(packed)
+        for key, packed in islice(cursor.iterprev(), most) if cursor.last() else ():
+            event = event_of(key, packed)
             if event.known_at < since_ms:
                 return
             yield event

@@ -1,0 +1,64 @@
+"""Check a store in a process of its own: LMDB maps its file, and what is wrong with a page may end the process that reads it.
+
+`python -m watchnext.serving.store.integrity ENVIRONMENT` reads all of a store, also beside its server, and exits with 1 and the
+names of what is damaged. A server that starts reads the CHECKED last values of each table so.
+"""
+
+import signal
+import subprocess
+import sys
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+
+from watchnext.serving.store.environment import MAP_BYTES, REPAIR, Environment, StoreError
+from watchnext.serving.store.seal import SEALED, StoreDamagedError, is_intact
+
+CHECKED = 100_000  # values a table when a store is opened, the latest events among them; others are checked where they are read
+SHOWN = 5  # damaged values that a message names
+
+
+def require_sound(path: Path) -> None:
+    """Raise StoreDamagedError naming what is damaged in the environment at `path`, or the signal in which reading it ends."""
+    command = [sys.executable, "-m", __name__, str(path), str(CHECKED)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        by = f"reading it ends in {signal.Signals(-ended.returncode).name}" if ended.returncode < 0 else ended.stderr.strip()
+        raise StoreDamagedError(f"the store {path} is damaged: {by}; run `{REPAIR}`, which keeps every event that is intact")
+
+
+def damages(environment: Environment, most: int | None = None) -> list[str]:
+    """Return the damaged values among the `most` last of each table, and gaps in the sequence of the journal.
+
+    A store of a version without checksums has none.
+    """
+    found = []
+    if environment.get("meta", b"sealed_state") is None:
+        return found
+    with environment.read() as txn:
+        for name, table in environment.tables.items():
+            with txn.cursor(table) as cursor:
+                for key, packed in islice(cursor.iterprev() if cursor.last() else (), most):
+                    if name in SEALED and not is_intact(key, packed):
+                        found.append(f"{name} {key.hex()}")
+        with txn.cursor(environment.tables["journal"]) as cursor:
+            first, last = (int.from_bytes(cursor.key(), "big") if move() else 0 for move in (cursor.first, cursor.last))
+            entries = txn.stat(environment.tables["journal"])["entries"]
+    if entries and last - first + 1 != entries:
+        found.append(f"the journal has {entries} events at the positions {first} to {last}")
+    return found
+
+
+def main(path: str, most: str | None = None) -> str | None:
+    """Return the damages as the message of the process's end, None without any."""
+    try:
+        with closing(Environment(Path(path), durable=False, map_bytes=MAP_BYTES, readonly=True)) as environment:
+            found = damages(environment, int(most) if most else None)
+    except StoreError as error:
+        return str(error)
+    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    return ", ".join(found[:SHOWN]) + more if found else None
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,146 @@
+"""A store that was damaged is found and named when it is opened, and one command makes a sound one of what is intact."""
+
+import os
+import random
+import shutil
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from watchnext.serving.store.bootstrap import put_meta
+from watchnext.serving.store.environment import MAP_BYTES, Environment, StoreError, number_key
+from watchnext.serving.store.integrity import damages, main, require_sound
+from watchnext.serving.store.journal import Event, id_key
+from watchnext.serving.store.seal import SEAL_BYTES, StoreDamagedError
+from watchnext.serving.store.store import Store, build_store
+
+NOW = 1_800_000_000_000
+EVENTS = [
+    Event(kind="outcome", user_id=100 + i % 40, video_id=f"v{i % 90:03}", known_at=NOW + i, watch_ms=5_000, key=f"key {i:04}")
+    for i in range(400)
+]
+
+
+@pytest.fixture
+def folder(release, tmp_path) -> Path:
+    """A closed store with EVENTS."""
+    with closing(Store.open(tmp_path / "store", release)) as store:
+        store.apply(EVENTS)
+    return tmp_path / "store"
+
+
+def file_of(folder: Path) -> Path:
+    return folder / "current" / "data.mdb"
+
+
+def flip(file: Path, at: int) -> None:
+    with file.open("r+b") as opened:
+        opened.seek(at)
+        byte = opened.read(1)[0]
+        opened.seek(at)
+        opened.write(bytes([byte ^ 4]))
+
+
+def test_a_flipped_bit_of_an_event_is_named_and_the_repair_keeps_all_others(release, folder):
+    flip(file_of(folder), file_of(folder).read_bytes().rindex(b"key 0123"))
+    with pytest.raises(
+        StoreDamagedError, match=f"journal {number_key(123).hex()}; run `python -m watchnext.serving build-store`"
+    ):
+        Store.open(folder, release)
+    assert build_store(folder, release) == 1
+    with closing(Store.open(folder, release)) as store:
+        assert list(store.journal()) == EVENTS[:123] + EVENTS[124:]
+        assert store.position == 399
+        assert store.apply([EVENTS[5]]) == ["duplicate"]
+
+
+def test_a_flipped_bit_of_a_viewer_is_named_at_open_and_where_it_is_read(release, folder):
+    with closing(Store.open(folder, release)) as store:
+        whole, other = store.viewer(107), store.viewer(108)
+    flip(file_of(folder), file_of(folder).read_bytes().rindex(whole.tobytes()) + 24)
+    with pytest.raises(StoreDamagedError, match=f"viewers {id_key(107).hex()}"):
+        Store.open(folder, release)
+    with closing(Store.open(folder, release, durable=False)) as store:
+        np.testing.assert_array_equal(store.viewer(108), other)
+        for use in (lambda: store.viewer(107), lambda: store.apply([replace(EVENTS[7], key="new")])):
+            with pytest.raises(StoreDamagedError, match="build-store"):
+                use()
+        assert store.failed is None
+    assert build_store(folder, release) == 0
+    with closing(Store.open(folder, release)) as store:
+        np.testing.assert_array_equal(store.viewer(107), whole)
+
+
+@pytest.mark.parametrize("share", [0.9, 0.5, 0.2])
+def test_a_file_that_was_cut_short_is_named_and_repaired(release, folder, share):
+    size = file_of(folder).stat().st_size
+    left = int(size * share) // 4096 * 4096
+    os.truncate(file_of(folder), left)
+    with pytest.raises(
+        StoreError, match=f"its file has {left} bytes, expected {size}; run `python -m watchnext.serving build-store`"
+    ):
+        Store.open(folder, release)
+    lost = build_store(folder, release)
+    with closing(Store.open(folder, release)) as store:
+        kept = list(store.journal())
+        assert len(kept) <= len(EVENTS) - lost
+        assert kept == [event for event in EVENTS if event in kept]
+        assert store.apply([EVENTS[-1]]) in (["accepted"], ["duplicate"])
+
+
+def test_no_flipped_bit_passes_unseen(release, folder, tmp_path):
+    """Flip bits anywhere in the file: the store is refused, or all that it holds reads as before."""
+    with closing(Environment(folder / "current", durable=False, map_bytes=MAP_BYTES, readonly=True)) as environment:
+        assert damages(environment) == []
+    with closing(Store.open(folder, release)) as store:
+        before = list(store.journal()), [store.viewer(user).tobytes() for user in range(100, 140)], store.videos.tobytes()
+    draw, refused = random.Random(0), 0
+    for trial in range(12):
+        copy = tmp_path / f"copy-{trial}"
+        shutil.copytree(folder, copy, symlinks=True)
+        flip(file_of(copy), draw.randrange(file_of(copy).stat().st_size))
+        try:
+            require_sound(copy / "current")
+        except StoreDamagedError:
+            refused += 1
+            continue
+        with closing(Store.open(copy, release, durable=False)) as store:
+            after = list(store.journal()), [store.viewer(user).tobytes() for user in range(100, 140)], store.videos.tobytes()
+        assert after == before
+    assert refused > 0
+
+
+def test_a_missing_event_is_a_gap(release, folder):
+    with (
+        closing(Environment(folder / "current", durable=False, map_bytes=MAP_BYTES)) as environment,
+        environment.write() as txn,
+    ):
+        txn.delete(number_key(7), db=environment.tables["journal"])
+    assert main(str(folder / "current")) == "the journal has 399 events at the positions 0 to 399"
+
+
+def test_what_is_no_store_is_named_and_replaced_by_the_releases_state(release, folder):
+    file_of(folder).write_bytes(b"no store" * 4096)
+    with pytest.raises(StoreError, match=r"cannot be opened|is damaged"):
+        Store.open(folder, release)
+    build_store(folder, release)
+    with closing(Store.open(folder, release)) as store:
+        assert store.position == 0
+        np.testing.assert_array_equal(store.videos, release.state.videos)
+
+
+def test_a_store_of_the_version_without_checksums_is_rebuilt_with_all_its_events(release, folder):
+    with closing(Environment(folder / "current", durable=False, map_bytes=MAP_BYTES)) as environment:
+        put_meta(environment, state=release.state_fingerprint.encode())
+        with environment.write() as txn:
+            txn.delete(b"sealed_state", db=environment.tables["meta"])
+            for key, packed in list(txn.cursor(environment.tables["journal"])):
+                txn.put(key, packed[:-SEAL_BYTES], db=environment.tables["journal"])
+    with pytest.raises(StoreError, match=r"holds state nothing.*build-store"):
+        Store.open(folder, release)
+    assert build_store(folder, release) == 0
+    with closing(Store.open(folder, release)) as store:
+        assert list(store.journal()) == EVENTS
