@@ -179,9 +179,13 @@ class Afterwards:
 def measured(outputs: Path, releases: Path, world: World, *, start: Mapping, requests: int) -> dict:
     """Measure the last built release of `outputs` on at most about `requests` requests, evenly spaced over the test day."""
     release, tables = Release.load(last_built(releases, outputs)), read_tables(outputs / "tables")
+    _require_known(release, world)
     columns, selection = FeatureSet.load(outputs / "features").columns, Selection.load(outputs / "selection")
     split, long_view = np.asarray(columns["split"]), columns["targets"][:, LONG_VIEW] > 0
-    step = max(1, tables.impressions.filter(pl.Series(split == 2))["request_id"].n_unique() // requests)
+    held_out = tables.impressions.filter(pl.Series(split == 2))["request_id"].n_unique()
+    if not held_out:
+        raise ValueError(f"{outputs} holds no request of a test day to measure; simulate more days (data.loader.days)")
+    step = max(1, held_out // max(requests, 1))
     after = Afterwards(release, tables, split, long_view)
     replay = Replay(release=release, regime="streaming", slate=SLATE, requests=0, depth=CANDIDATES)
     with replay.opened(tables, split) as (recommender, replayed):
@@ -189,6 +193,16 @@ def measured(outputs: Path, releases: Path, world: World, *, start: Mapping, req
         for request, _ in islice(replayed, 0, None, step):
             measurement.add(request, *after.of(request))
     return measurement.figures | {"requests": len(measurement.samples["drawn"]["ranker"])}
+
+
+def _require_known(release: Release, world: World) -> None:
+    """Raise ValueError unless users and videos of the release may be those of the world, by number."""
+    held, simulated = (len(release.user_ids.ids), len(release.catalogue)), (len(world.viewers), len(world.catalogue))
+    if held != simulated:
+        raise ValueError(
+            f"{release.id} has {held[0]:,} users and {held[1]:,} videos, the world {simulated[0]:,} and {simulated[1]:,}: "
+            "the truth is known of a simulated log alone; give the data.loader of the world that made it"
+        )
 
 
 @exits_on(FileNotFoundError, ReleaseError, ValueError)

@@ -39,6 +39,15 @@ def test_a_request_without_watched_videos_has_no_recall():
     assert empty.quality(vector(**{ONE: 1.0})) == 0.0
 
 
+def test_a_source_that_names_nothing_changes_nothing_and_keeps_its_weight():
+    start = {ONE: 1.0, TWO: 0.5, SOURCES[2]: 0.25}
+    chosen = chosen_weights(problem(), start)
+    assert chosen[SOURCES[2]] == 0.25
+    assert chosen_weights(problem(), {**start, SOURCES[2]: 0.0}) == {**chosen, SOURCES[2]: 0.0}
+    silent = MergeProblem.of([np.zeros((0, len(SOURCES)), np.uint16)], [np.zeros(0, bool)], [2], constant=60.0, depths=(1,))
+    assert chosen_weights(silent, start) == dict.fromkeys(SOURCES, 0.0) | start
+
+
 def test_ranks_are_those_of_the_merge():
     random = np.random.default_rng(0)
     ranks = np.stack([random.permutation(50) + 1 for _ in SOURCES], axis=1).astype(np.uint16)

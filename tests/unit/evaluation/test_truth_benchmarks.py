@@ -2,17 +2,19 @@
 
 import json
 from datetime import date
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 import pytest
 from benchmarks import true_worlds
 from benchmarks.global_split import HeldOutWindow, figures, first_unseen, options_of
-from benchmarks.true_best import among_first, recalled
+from benchmarks.true_best import _require_known, among_first, recalled
 from benchmarks.true_worlds import STRENGTHS, Run, interval, recorded, summary
 
 from watchnext.cli import composed, instantiate
 from watchnext.data.tables import DataError
+from watchnext.simulator.world import World
 
 DAY_MS = 86_400_000
 SIZES = {"users": 40, "videos": 90, "days": 4}
@@ -32,6 +34,12 @@ def test_recall_counts_relevant_videos_that_are_no_candidates_as_missed():
     assert recalled(-np.arange(40.0), rows, np.array([100, 109, 110, 7])) == 0.5
     assert recalled(np.zeros(40), rows, np.array([120])) == 0.25
     assert np.isnan(recalled(np.zeros(40), rows, np.zeros(0, np.int64)))
+
+
+def test_a_release_of_another_log_than_the_world_s_is_refused():
+    release = SimpleNamespace(id="sample-1", user_ids=SimpleNamespace(ids=range(40)), catalogue=range(80))
+    with pytest.raises(ValueError, match="sample-1 has 40 users and 80 videos, the world 40 and 90: the truth is known"):
+        _require_known(release, World(**SIZES))
 
 
 # ---- true_worlds -----------------------------------------------------------------------------------------------------

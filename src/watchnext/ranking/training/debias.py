@@ -43,7 +43,7 @@ class InversePropensity(nn.Module):
     propensities  (N,) probability that the policy showed this video here; nan if not logged: weight 1
     most          clip, as a multiple of the median weight: less variance for some bias
 
-    Raises ValueError for a propensity outside (0, 1].
+    Raises ValueError for a propensity outside (0, 1], and for rows of which none has one.
     """
 
     def __init__(self, *, propensities: np.ndarray, most: float) -> None:
@@ -53,6 +53,11 @@ class InversePropensity(nn.Module):
         outside = logged[~((logged > 0) & (logged <= 1))]
         if len(outside):
             raise ValueError(f"propensity is {outside[0]:g}, expected a value in (0, 1], or null if not logged")
+        if len(propensities) and not len(logged):
+            raise ValueError(
+                f"none of {len(propensities):,} training impressions has a propensity, expected that of the policy in the "
+                "log's column `propensity`; add it, or train without model.module.inverse_propensity"
+            )
         if not most >= 1.0:
             raise ValueError(f"inverse_propensity is {most}, expected a clip of at least 1 times the median weight")
         self.highest = float(most * np.median(1.0 / logged)) if len(logged) else 1.0
