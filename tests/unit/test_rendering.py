@@ -25,7 +25,7 @@ def test_a_drifted_figure_is_written_anew_and_an_absent_one_is_named(tmp_path):
     text = "before\n<!-- results:sample-lost -->\nold\n<!-- /results -->\n<!-- results:world -->\n<!-- /results -->\nafter"
     found = rendered(text, Records(tmp_path))
     assert "| share of long views | .2500 | – |" in found
-    assert "release r1, machine and date not recorded; seed 0, streaming state" in found
+    assert "release r1, machine and date not recorded; seed 0, state as of each request" in found
     assert "Not measured on this commit: `python -m benchmarks.record world --impressions 60000000`." in found
     assert "old" not in found
     assert found.startswith("before\n")
