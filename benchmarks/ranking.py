@@ -9,8 +9,8 @@ Epochs and weights are chosen with the state of each request, as in the pipeline
 error are measured with streaming state; GAUC weighs viewers with both labels by their positives, nDCG@5 averages over all
 viewers, 0 where none is positive.
 `rows_per_s` is impressions scored a second, encoding included; `train_s` all of the fit. With several seeds figures are means,
-`seeds` lists each, and Parquet holds the mean score. `ranker` is an ensemble that has such trees as `xgboost` among its
-members; `over_xgboost` is what it gains on them: mean over seeds, 95% of 1,000 resamples of viewers.
+`seeds` lists each, and Parquet holds the mean score. `ranker` is the student of an `ensemble` that has such trees as
+`xgboost` among its members; `over_xgboost` is what it gains on them: mean over seeds, 95% of 1,000 resamples of viewers.
 
 `gauc_request`, `ndcg@5_request` and `mrr_request` are the order inside slates and sessions, with features of the regime
 `request`: means over the `groups` with both labels, weighted by positives, and `_by_impressions`. `over_video_rate` and
@@ -49,7 +49,7 @@ from watchnext.schema import FeatureSchema
 from watchnext.types import TARGETS
 
 LONG_VIEW = TARGETS.index("long_view")
-MODELS = ("logistic_regression", "factorization_machine", "mlp", "dcn", "mlp_no_history", "xgboost", "ranker")
+MODELS = ("logistic_regression", "factorization_machine", "mlp", "dcn", "mlp_no_history", "xgboost", "ensemble", "ranker")
 PARTS = "watchnext.ranking.models"
 VARIANTS = {  # overrides of presets; those of dcn are trained on request
     "mlp_no_history": ["model=mlp", "model.module.hide=[own_state,user_id]"],

@@ -179,7 +179,7 @@ def seconds(figures: Figures) -> str:
 def parts(figures: Figures) -> str:
     """Tabulate figures of single stages."""
     run = only(figures)
-    weights = {name[7:]: value for name, value in run["ranker"].items() if name.startswith("weight/")}
+    weights = {name.partition("weight/")[2]: value for name, value in run["ranker"].items() if "weight/" in name}
     members = sorted({name.rpartition("/")[0] for name in weights})
     chosen = ", ".join(f"{member} {number(weights.get(f'{member}/long_view'), 1)}" for member in members)
     rows = [

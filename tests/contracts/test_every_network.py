@@ -22,6 +22,7 @@ from watchnext.ranking.models.ensemble import EnsembleModule
 from watchnext.ranking.models.trees.boosted import BoostedModule
 from watchnext.ranking.models.trees.forest import INPUT
 from watchnext.ranking.models.trees.tree_network import forest_of
+from watchnext.ranking.training.distillation import TAUGHT, DistilledModule
 from watchnext.ranking.training.ranking_losses import MultiTask
 from watchnext.ranking.training.ranking_module import RankingModule
 from watchnext.ranking.watch_time.head import WatchTime
@@ -30,7 +31,7 @@ from watchnext.retrieval.towers.negatives import NegativeSample
 from watchnext.retrieval.towers.retrieval_module import RetrievalModule, nearest_interest
 from watchnext.retrieval.towers.two_tower import OneViewer
 from watchnext.schema import FeatureSchema, SchemaError
-from watchnext.serving.release.compiled import CompiledNetwork
+from watchnext.serving.release.compiled import CompiledNetwork, CompiledRanker
 from watchnext.types import TARGETS
 
 FORMS = re.compile(r"\.network\.|\.hide=")  # overrides that change a network
@@ -135,7 +136,7 @@ def evaluated(module, loss_of) -> float:
 
 
 LOSS = MultiTask(weights={"click": 0.5, "long_view": 1.0, "like": 0.5, "watch_s": 0.2})
-RANKERS = [model for kind in (RankingModule, BoostedModule, EnsembleModule) for model in of_kind(kind)]
+RANKERS = [model for kind in (RankingModule, BoostedModule, EnsembleModule, DistilledModule) for model in of_kind(kind)]
 
 
 def overfitted(module, features, rows) -> None:
@@ -150,6 +151,10 @@ def overfitted(module, features, rows) -> None:
     else:
         inputs, targets = inputs_of(features, rows), torch.from_numpy(features.columns["targets"][rows])
         batch = inputs | {"targets": targets, "groups": torch.zeros(len(rows))}
+        if isinstance(module, DistilledModule):
+            overfitted(module.teacher, features, rows)
+            module.learn_from(module.teacher.network)
+            batch[TAUGHT] = torch.no_grad()(module.teacher.network)(inputs)
         with torch.no_grad():
             enough = 0.1 * LOSS(module.network.eval()(inputs), targets)
 
@@ -240,26 +245,46 @@ def test_one_viewer_row_stands_for_all_candidates(ranking, scores):
     torch.testing.assert_close(scores(shared), scores(repeated), rtol=1e-5, atol=1e-5)
 
 
-def test_the_exported_ranker_scores_as_torch_does(ranking, tmp_path):
-    """Any number of candidates of one viewer, whoever it is. The same weights give the same bytes: the ensemble, which has
-    networks of every kind, tells it for all."""
+def exported(ranking, path: Path) -> None:
     module, inputs, _, _ = ranking
-    scorer = torch.no_grad()(Scorer(module.network))
-    forest = forest_of(module.network)
-    answer = (lambda given: {INPUT: forest(given)}) if forest else (lambda given: {})
-    of_video = {name for name in inputs if name.startswith(OF_VIDEO)}
     example = shared_viewer(taken(inputs, slice(0, 3)))
-    example |= {INPUT: torch.zeros(3, len(TARGETS))} if forest else {}
-    again = isinstance(module, EnsembleModule)
-    for name in ("a", "b")[: 1 + again]:
-        export_graph(Scorer(module.network), example, rows_vary={*of_video, INPUT}, path=tmp_path / f"{name}.xml")
-    for ending in ("xml", "bin") if again else ():
-        assert (tmp_path / f"a.{ending}").read_bytes() == (tmp_path / f"b.{ending}").read_bytes()
-    graph = CompiledNetwork(tmp_path / "a.xml")
+    example |= {INPUT: torch.zeros(3, len(TARGETS))} if forest_of(module.network) else {}
+    of_video = {name for name in inputs if name.startswith(OF_VIDEO)}
+    export_graph(Scorer(module.network), example, rows_vary={*of_video, INPUT}, path=path)
+
+
+@pytest.fixture(scope="module")
+def served(ranking, tmp_path_factory):
+    """The exported network and its trees: inputs of one viewer and any number of candidates > predictions."""
+    path = tmp_path_factory.mktemp("exported") / "ranker.xml"
+    exported(ranking, path)
+    return CompiledRanker(CompiledNetwork(path), forest_of(ranking[0].network)), path
+
+
+def test_the_exported_ranker_scores_as_torch_does(ranking, served):
+    """Any number of candidates of one viewer, whoever it is."""
+    scorer = torch.no_grad()(Scorer(ranking[0].network))
     for start, candidates in ((0, 1), (5, 3), (2, 30)):
-        some = shared_viewer(taken(inputs, slice(start, start + candidates)))
-        given = {name: values.numpy() for name, values in some.items()}
-        np.testing.assert_allclose(graph(given | answer(given)), scorer(some).numpy(), **CLOSE)
+        some = shared_viewer(taken(ranking[1], slice(start, start + candidates)))
+        found = served[0]({name: values.numpy() for name, values in some.items()})
+        np.testing.assert_allclose(found, scorer(some).numpy(), **CLOSE)
+
+
+def test_an_exported_score_does_not_hang_on_the_other_candidates(ranking, served):
+    whole = shared_viewer(ranking[1])
+    scores = served[0]({name: values.numpy() for name, values in whole.items()})
+    for some in ([3], [20, 4, 9], list(range(31, 0, -2)), [7] * 500):
+        found = served[0]({name: values.numpy() for name, values in taken(whole, some, OF_VIDEO).items()})
+        np.testing.assert_allclose(found, scores[some], rtol=1e-5, atol=1e-6)
+
+
+def test_the_same_weights_give_the_same_bytes(ranking, served, tmp_path):
+    """The ensemble, which has networks of every kind, tells it for all."""
+    if not isinstance(ranking[0], EnsembleModule):
+        return
+    exported(ranking, tmp_path / "again.xml")
+    for ending in (".xml", ".bin"):
+        assert (tmp_path / "again.xml").with_suffix(ending).read_bytes() == served[1].with_suffix(ending).read_bytes()
 
 
 def test_a_ranker_does_without_optional_features(ranking):

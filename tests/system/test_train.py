@@ -34,7 +34,7 @@ for words in commands:
     print("\\nEXIT " + json.dumps(code), flush=True)
 """
 ONE_EPOCH = ["trainer.max_epochs=1"]
-FEW_TREES = "model.module.members.trees.module.rounds=3"
+FEW_TREES = "model.module.teacher.module.members.trees.module.rounds=3"
 
 
 CUT = ("two_tower", "dcn")
@@ -76,17 +76,17 @@ def place(tmp_path, world_folder, empty_store) -> Path:
 
 def test_training_writes_a_network_and_a_finished_run_and_says_what_is_wrong(place, world_schema):
     """Seven command lines in one process: two equal trainings, two other models, and three mistakes."""
-    (first, again, towers, ensemble, *mistakes), errors = exits(
+    (first, again, towers, student, *mistakes), errors = exits(
         place,
         ["model=dcn", "out=first", *ONE_EPOCH],
         ["model=dcn", "out=again", *ONE_EPOCH],
         ["model=two_tower", "out=towers", "data=world", "data.outputs=outputs", "metrics=figures/towers.json", *ONE_EPOCH],
-        ["model=ranker", "out=ensemble", FEW_TREES, *ONE_EPOCH],
+        ["model=ranker", "out=student", FEW_TREES, *ONE_EPOCH],
         ["trainer.max_epoch=1"],
         ["model=rankr"],
         ["data.outputs=elsewhere"],
     )
-    assert [first, again, towers, ensemble] == [0, 0, 0, 0], errors
+    assert [first, again, towers, student] == [0, 0, 0, 0], errors
 
     plots = [f"reliability_{name}.png" for name in ("click", "like", "long_view")]
     expected = ["calibration", "metrics.json", "model.json", "reliability.json", *plots, "weights.safetensors"]
@@ -99,7 +99,8 @@ def test_training_writes_a_network_and_a_finished_run_and_says_what_is_wrong(pla
         assert (place / "first" / name).read_bytes() == (place / "again" / name).read_bytes()
     assert {"embeddings.npy", "queries.npy"} <= {path.name for path in (place / "towers").iterdir()}
     assert json.loads((place / "figures/towers.json").read_text()) == json.loads((place / "towers/metrics.json").read_text())
-    assert {"weight/trees/long_view", "test/gauc_long_view"} <= json.loads((place / "ensemble/metrics.json").read_text()).keys()
+    figures = json.loads((place / "student/metrics.json").read_text())
+    assert {"teacher/weight/trees/long_view", "teacher/test/gauc_long_view", "test/gauc_long_view"} <= figures.keys()
     names = ("dcn", "dcn", "ranker", "two_tower")
     assert statuses(place) == [(name, "FINISHED") for name in names]
     assert len(list((place / "mlruns").glob("*/artifacts/model/weights.safetensors"))) == 4

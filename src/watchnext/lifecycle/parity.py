@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from watchnext.features.dataset.batches import NO_INPUTS, FeatureSet
+from watchnext.features.dataset.batches import CANDIDATE_INPUTS, NO_INPUTS, FeatureSet
 from watchnext.metrics import rank_correlation
 from watchnext.ranking.heads import Scorer
 from watchnext.ranking.target_metrics import apart
@@ -16,7 +16,6 @@ ROWS, CANDIDATES = 4_000, 100  # held-out impressions that are compared, and how
 LEAST_RANK = 0.999
 MOST_APART = {"probability": 0.01, "watch_s": 0.01}  # for watch_s relative to the seconds
 LEAST_SPREAD = 1e-3  # least variation of a head, relative to its largest value, for an order that is more than rounding
-CANDIDATE_INPUTS = ("video_codes", "video_tags", "video_vector", "video_values", "video_duration_s", "candidate_values")
 
 
 class ParityError(ValueError):

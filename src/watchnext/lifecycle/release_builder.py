@@ -13,8 +13,8 @@ import torch
 from watchnext.data.storage import StoredTables, read_tables
 from watchnext.evaluation.held_out import VALID, before_validation, validation_requests
 from watchnext.evaluation.selection import HeldOut, Selection, select
-from watchnext.features.dataset.batches import FeatureSet
-from watchnext.lifecycle.parity import CANDIDATE_INPUTS, parity, require_parity
+from watchnext.features.dataset.batches import CANDIDATE_INPUTS, FeatureSet
+from watchnext.lifecycle.parity import parity, require_parity
 from watchnext.monitoring.reference import reference
 from watchnext.nn.export import export_graph
 from watchnext.nn.weights import fingerprint, load_network, written_aside

@@ -79,7 +79,6 @@ class TargetAttention(nn.Module):
         self.weigh = nn.Linear(hidden, 1)
 
     def forward(self, candidate: Tensor, history: Tensor, mask: Tensor) -> Tensor:
-        # An exported network always serves one viewer; a trace cannot branch on the shape.
         hidden = (self._of_one_viewer if torch.jit.is_tracing() else self._of_each)(candidate, history)
         weights = self.weigh(self.activate(hidden)).squeeze(-1) * mask
         # Not a softmax: as in DIN, the strength of interest may grow with the number of related watches.
@@ -96,6 +95,22 @@ class TargetAttention(nn.Module):
         return hidden.unflatten(1, (history.shape[1], -1))
 
 
+class ProductAttention(nn.Module):
+    """Pool a history by one product of each candidate with each watch: a cheap `TargetAttention`.
+
+    (C, D) candidates, (B, H, D) history with B = C or B = 1 (one viewer), mask (B, H) > (C, D). The activation unit of DIN is
+    ReLU(candidate * watch + bias of the watch) here, so one viewer's candidates are one matrix product.
+    """
+
+    def __init__(self, *, dimension: int) -> None:
+        super().__init__()
+        self.bias = nn.Linear(dimension, 1)
+
+    def forward(self, candidate: Tensor, history: Tensor, mask: Tensor) -> Tensor:
+        related = _by_viewer(candidate, history.transpose(1, 2)) + self.bias(history).squeeze(-1)
+        return _by_viewer(related.relu() * mask, history) / mask.sum(-1, keepdim=True).clamp(min=1.0).sqrt()
+
+
 class ContentAffinity(nn.Module):
     """Similarity of a candidate's content to the watched videos, without parameters: (C, history values + 1).
 
@@ -104,13 +119,16 @@ class ContentAffinity(nn.Module):
     """
 
     def forward(self, candidate: Tensor, history: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        # The last column flags a present vector and is not part of the direction.
-        cosine = _by_viewer(candidate[:, :-1], history[..., :-1].transpose(1, 2)) * mask
-        weighted = torch.cat([cosine.sum(1, keepdim=True), _by_viewer(cosine, values)], dim=-1)
-        return weighted / mask.sum(-1, keepdim=True).clamp(min=1.0)
+        # A mean of cosines is the cosine with a mean: the viewer's part is computed once. The last column flags a present
+        # vector and is not part of the direction.
+        weights = torch.cat([mask.unsqueeze(-1), values * mask.unsqueeze(-1)], dim=-1)
+        directions = history[..., :-1].transpose(1, 2) @ weights / mask.sum(-1).clamp(min=1.0)[:, None, None]
+        return _by_viewer(candidate[:, :-1], directions)
 
 
 def _by_viewer(rows: Tensor, matrices: Tensor) -> Tensor:
     """Multiply (C, M) rows by the matrix (B, M, N) of their viewer, B = C or 1: (C, N). A batched matrix product avoids an
     intermediate of (C, M, N) numbers."""
+    if torch.jit.is_tracing():  # an exported network always serves one viewer; a trace cannot branch on the shape
+        return rows @ matrices[0]
     return (rows.unsqueeze(1) @ matrices).squeeze(1)

@@ -45,6 +45,14 @@ def predicted(network: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> n
     return np.concatenate([scorer(chunk).numpy() for chunk in chunks])
 
 
+@torch.no_grad()
+def logits_of(features: FeatureSet, network: torch.nn.Module, rows: np.ndarray) -> np.ndarray:
+    """Compute the logits (n, T) of a network for the impressions `rows` (n,)."""
+    starts = waiting(range(0, len(rows), CHUNK), desc="logits")
+    parts = [network(features.batch(rows[start : start + CHUNK])).numpy() for start in starts]
+    return np.concatenate(parts) if parts else np.zeros((0, len(TARGETS)), np.float32)
+
+
 def held_out_metrics(features: FeatureSet, network: torch.nn.Module, split: str) -> dict[str, float]:
     """Compute the metrics of a network on the days of a split, named `split/metric`."""
     return metrics_of(features, scored(features, network, features.rows(split)), split)

@@ -138,11 +138,12 @@ def test_retrained_without_it_only_what_decides_is_missed(preset, planted):
     assert found["figures"]["auc"]["spread"] == pytest.approx(abs(first - other) / np.sqrt(2), abs=1e-6)
 
 
-@pytest.mark.parametrize("name", ["xgboost", "ranker", "dcn"])
+@pytest.mark.parametrize("name", ["xgboost", "ensemble", "ranker", "dcn"])
 def test_a_group_can_be_hidden_from_every_kind_of_ranker(name, world_features):
     """Predictions of a fitted model do not hang on the group that was hidden; on the model that sees all, it does."""
     few = ["model.module.rounds=5"] if name == "xgboost" else []
-    few = ["model.module.members.trees.module.rounds=5"] if name == "ranker" else few
+    few = ["model.module.members.trees.module.rounds=5"] if name == "ensemble" else few
+    few = ["model.module.teacher.module.members.trees.module.rounds=5"] if name == "ranker" else few
     config = composed([f"model={name}", *few], ROOT / "conf")
     batch = world_features.batch(world_features.rows("valid")[:64])
     other = {**batch, "candidate_values": batch["candidate_values"].flip(0)}

@@ -20,6 +20,7 @@ from watchnext.features.state.fold import Layout, Reads
 from watchnext.features.state.history import Watches, gathered
 
 NO_INPUTS = ("targets", "user_rows", "video_rows", "position", "propensity")  # parts of a batch that serving lacks
+CANDIDATE_INPUTS = ("video_codes", "video_tags", "video_vector", "video_values", "video_duration_s", "candidate_values")
 
 
 @dataclass(frozen=True)

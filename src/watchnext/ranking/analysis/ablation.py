@@ -21,7 +21,10 @@ TrainingOf = Callable[[int], Training]  # seed > training
 
 
 def without(module: partial, group: str) -> partial:
-    """Exclude an input group from a module, or from every member of an ensemble."""
+    """Exclude an input group from a module, from every member of an ensemble, and from a teacher."""
+    if "teacher" in module.keywords:
+        taught_by = module.keywords["teacher"]
+        module = partial(module, teacher={**taught_by, "module": without(taught_by["module"], group)})
     if "members" in module.keywords:
         members = module.keywords["members"].items()
         return partial(module, members={name: {**each, "module": without(each["module"], group)} for name, each in members})

@@ -35,6 +35,8 @@ class RankingModule(TrainableModule):
     inverse_propensity  clip of `debias.InversePropensity` weights, as a multiple of the median; None: equal weights
     """
 
+    along: tuple[str, ...] = ()  # further columns of training batches
+
     def __init__(
         self,
         *,
@@ -79,7 +81,9 @@ class RankingModule(TrainableModule):
         common = {"features": self.features, "rows": rows, "batch_size": self.batch_size, "seed": seed}
         if split == "train" and self.loss.within:
             return GroupedBatches(within=self.loss.within, **common).loader()
-        return Batches(shuffle=split == "train", **common).loader()
+        if split == "train":
+            return Batches(shuffle=True, along=self.along, **common).loader()
+        return Batches(shuffle=False, **common).loader()
 
     def objective(self, batch: dict[str, Tensor]) -> Tensor:
         """Compute the training loss of a batch."""
