@@ -1,20 +1,35 @@
 """Cost of one request, and sizes of state and release: `python -m benchmarks.serving --requests 500`.
 
-In process, on `releases/current`, over a fresh durable store in a temporary folder, one request after another, without HTTP.
-The last line is one JSON object: times in ms per request and us per event, sizes in bytes. `load_s` and `open_s` are the two
-parts of a server's start: the release is checked and loaded, then a new store is built and everything is warmed up.
+In process, on `releases/current`, over a fresh durable store in a temporary folder, one request after another,
+without HTTP. The last line is one JSON object: times in ms per request and us per event, sizes in bytes. `load_s` and `open_s`
+are the two parts of a server's start: the release is checked and loaded, then a new store is built and everything is warmed up.
+
+With `--seconds 20`, over HTTP: the real `bentoml serve` on `releases/current` with a fresh store, driven by this process on the
+same machine. Each of these loads lasts that long: slates at `--rate` (p50_ms, p99_ms, stages_ms); slates, and posts of 20
+events, as fast as `--connections` carry them (capacity_rps, events_per_s); precomputed slates at `--precomputed-rate`; and
+slates at `--rate` beside `--posts` posts a second (beside_p99_ms, events_p99_ms). Times count from the moment at which a
+request was due. `stages_ms` are means: the funnel's and `outside` (HTTP, waiting, JSON) sum to the mean of the times; `commit`
+is the time until impressions are on disk, for which no slate waits. `fsync_ms` is one write and fdatasync of a page on the same
+disk, `ready_s` the server's start. `refused` counts answers other than 200.
 """
 
 import argparse
+import asyncio
+import itertools
 import json
+import os
+import random
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from benchmarks.http.load import Answers, Calls, at_capacity, at_rate
+from benchmarks.http.server import Server, serving
 
 from watchnext.cli import exits_on
 from watchnext.serving.funnel.answer import Answer
+from watchnext.serving.funnel.precomputed import precompute
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.funnel.served_log import ServedLog
 from watchnext.serving.release.release import Release, ReleaseError, current
@@ -84,19 +99,122 @@ def sizes(release: Release) -> dict:
     }
 
 
+# ---- over HTTP -----------------------------------------------------------------------------------------------------------
+
+PRECOMPUTED = 200  # viewers with a precomputed slate
+POSTED = 20  # events a post
+
+
+def slates(users: list, k: int, mode: str = "online") -> Calls:
+    draw = random.Random(0)
+    while True:
+        yield "/v1/recommend", {"user_id": draw.choice(users), "k": k, "mode": mode}
+
+
+def posts(users: list, videos: list, name: str) -> Calls:
+    draw = random.Random(0)
+    for post in itertools.count():
+        ids = [{"user_id": draw.choice(users), "video_id": draw.choice(videos)} for _ in range(POSTED)]
+        about = {"type": "outcome", "watch_ms": 5_000, "click": True}
+        yield "/v1/events", {"events": [about | each | {"key": f"{name}/{post}/{i}"} for i, each in enumerate(ids)]}
+
+
+def fsync_ms(folder: Path, times: int = 100) -> float:
+    """Return the median time of a page's write and fdatasync."""
+    taken, page = [], os.urandom(4096)
+    with (folder / "page").open("wb", buffering=0) as file:
+        for _ in range(times):
+            began = time.perf_counter()
+            os.pwrite(file.fileno(), page, 0)
+            os.fdatasync(file.fileno())
+            taken.append(time.perf_counter() - began)
+    return 1e3 * float(np.median(taken))
+
+
+def stages_ms(server: Server, before: dict, answers: Answers) -> dict[str, float]:
+    """Return the mean time of each stage since `before`; `outside` is the rest of the mean of the answers."""
+    after = server.stage_seconds()
+    since = {stage: np.subtract(after[stage], before.get(stage, (0.0, 0.0))) for stage in after}
+    stages = {stage: 1e3 * seconds / times for stage, (seconds, times) in since.items() if times}
+    commit = stages.pop("commit", np.nan)
+    return {**stages, "outside": np.mean(answers.ms) - sum(stages.values()), "commit": commit}
+
+
+async def loads(server: Server, users: list, ahead: list, videos: list, options: argparse.Namespace) -> dict:
+    """Run one load after another and return the figures."""
+    port, seconds, k = server.port, options.seconds, options.k
+    carried = {"connections": options.connections, "seconds": seconds}
+    await at_capacity(port, slates(users, k), connections=2, seconds=min(seconds, 2))  # warm
+    before = server.stage_seconds()
+    steady = await at_rate(port, slates(users, k), per_s=options.rate, seconds=seconds)
+    stages = stages_ms(server, before, steady)
+    most = await at_capacity(port, slates(users, k), **carried)
+    ready = await at_rate(port, slates(ahead, k, "precomputed"), per_s=options.precomputed_rate, seconds=seconds)
+    events = await at_capacity(port, posts(users, videos, "most"), **carried)
+    beside, posted = await asyncio.gather(
+        at_rate(port, slates(users, k), per_s=options.rate, seconds=seconds),
+        at_rate(port, posts(users, videos, "beside"), per_s=options.posts, seconds=seconds),
+    )
+    return {
+        "p50_ms": steady.percentile(50),
+        "p99_ms": steady.percentile(99),
+        "capacity_rps": most.good / most.seconds,
+        "precomputed_p50_ms": ready.percentile(50),
+        "precomputed_p99_ms": ready.percentile(99),
+        "events_per_s": POSTED * events.good / events.seconds,
+        "beside_p99_ms": beside.percentile(99),
+        "events_p50_ms": posted.percentile(50),
+        "events_p99_ms": posted.percentile(99),
+        "stages_ms": stages,
+        "refused": {
+            "slates": len(steady.status) - steady.good,
+            "precomputed": len(ready.status) - ready.good,
+            "beside": len(beside.status) - beside.good,
+            "events": len(posted.status) - posted.good,
+        },
+    }
+
+
+def measure_http(release: Release, folder: Path, options: argparse.Namespace) -> dict:
+    """Precompute some slates, start the server, and drive it."""
+    users = [release.user_ids.value(row) for row in range(len(release.user_ids.ids))]
+    videos = [release.video_ids.value(row) for row in range(len(release.catalogue))]
+    ahead = users[:PRECOMPUTED]
+    store = Store.open(folder / "store", release)
+    # Deeper than asked for: a slate stays valid while its first videos are watched.
+    precompute(Recommender(release, store), ahead, k=5 * options.k, as_of_ms=release.as_of_ms, store=store)
+    store.close()
+    floor = fsync_ms(folder)
+    with serving(options.releases, folder) as server:
+        figures = asyncio.run(loads(server, users, ahead, videos, options))
+        return figures | {"fsync_ms": floor, "rss_mb": server.rss_mb(), "ready_s": server.ready_s}
+
+
 @exits_on(ReleaseError)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=500)
     parser.add_argument("--k", type=int, default=20)
     parser.add_argument("--releases", type=Path, default=Path("releases"))
+    parser.add_argument("--seconds", type=float, help="of each load over HTTP; without it, in process")
+    parser.add_argument("--rate", type=float, default=40.0, help="slates a second")
+    parser.add_argument("--precomputed-rate", type=float, default=200.0, help="precomputed slates a second")
+    parser.add_argument("--posts", type=float, default=50.0, help="posts of 20 events a second")
+    parser.add_argument("--connections", type=int, default=8)
     options = parser.parse_args()
     began = time.perf_counter()
     release = Release.load(current(options.releases))
     load_s = time.perf_counter() - began
     with TemporaryDirectory(prefix="watchnext-benchmark-") as folder:
-        figures = measure(release, Path(folder), requests=options.requests, k=options.k) | sizes(release) | {"load_s": load_s}
-    run = {"release": release.id, "videos": len(release.catalogue), "requests": options.requests}
+        if options.seconds:
+            run, figures = {"seconds": options.seconds, "rate": options.rate}, measure_http(release, Path(folder), options)
+        else:
+            run, figures = (
+                {"requests": options.requests},
+                measure(release, Path(folder), requests=options.requests, k=options.k),
+            )
+            figures |= sizes(release) | {"load_s": load_s}
+    run = {"release": release.id, "videos": len(release.catalogue), **run}
     print(json.dumps(run | rounded(figures)))
 
 

@@ -16,6 +16,7 @@ TOYS = "retrieval --sequences $SEQUENCES_FILE --seed"
 RECORDS = {
     "pipeline": "whole.pipeline",
     "serving": "serving --requests 500",
+    "serving-http": "--label http serving --seconds 20",
     "scoring": "scoring --candidates 500",
     "scoring-avx2": "--label avx2 scoring --candidates 500",
     "features-2m": "--label 2m features --impressions 2000000",
@@ -264,6 +265,27 @@ BLOCKS = {
         ),
         ("serving",),
         "one request after another, without HTTP",
+    ),
+    "serving-http": Block(
+        tables.columns(
+            {
+                "videos": lambda f: f["videos"],
+                "slates a second, given": lambda f: f["rate"],
+                "p50, ms": lambda f: f["p50_ms"],
+                "p99, ms": lambda f: f["p99_ms"],
+                "slates a second, most": lambda f: f["capacity_rps"],
+                "precomputed, p99, ms": lambda f: f["precomputed_p99_ms"],
+                "durable events a second, most": lambda f: f["events_per_s"],
+                "events acknowledged, p99, ms": lambda f: f["events_p99_ms"],
+                "slates beside events, p99, ms": lambda f: f["beside_p99_ms"],
+                "commit, ms": lambda f: f["stages_ms"]["commit"],
+                "one fsync, ms": lambda f: f["fsync_ms"],
+                "memory of the worker, MB": lambda f: f["rss_mb"],
+                "ready after, s": lambda f: f["ready_s"],
+            }
+        ),
+        ("serving-http",),
+        "load and server on the same machine",
     ),
     "ranker-training": Block(
         tables.columns(

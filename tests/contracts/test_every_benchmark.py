@@ -255,6 +255,17 @@ def test_a_small_run_ends_in_one_json_object_with_the_figures(name, request, mon
     assert small.figures <= found.keys()
 
 
+def test_the_server_is_driven_over_http(project, monkeypatch, capsys):
+    """Every kind of request is answered, and the stages of a slate sum to its time."""
+    rates = ["--rate", "20", "--precomputed-rate", "20", "--posts", "10", "--connections", "2"]
+    ran("serving", ["--seconds", "1", "--k", "4", *rates], project, monkeypatch)
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    times = {"p50_ms", "p99_ms", "precomputed_p99_ms", "events_p99_ms", "beside_p99_ms", "fsync_ms"}
+    assert all(found[name] > 0 for name in times | {"capacity_rps", "events_per_s", "rss_mb", "ready_s"})
+    assert {"state", "retrieval", "ranking", "reranking", "outside", "commit"} <= found["stages_ms"].keys()
+    assert found["refused"] == {"slates": 0, "precomputed": 0, "beside": 0, "events": 0}
+
+
 @pytest.mark.parametrize("name", WITHOUT_INPUT)
 def test_without_its_input_it_names_what_is_missing_or_builds_it(name, bare, monkeypatch):
     words, message = WITHOUT_INPUT[name]
