@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from watchnext.cli import dispatch, instantiate, write_report
 from watchnext.data.storage import StoredTables
 from watchnext.data.tables import DataError
+from watchnext.features.dataset.batches import FeatureSet
 from watchnext.features.dataset.build import FeatureBuilder
 from watchnext.features.dataset.labels import Labels
 from watchnext.features.state.fold import Layout
@@ -65,8 +66,7 @@ def _require_long_views(path: Path, labels: Labels) -> None:
 
 def tripwire(config: DictConfig) -> int:
     """Check features for leakage; exit 1 naming feature, figure, threshold and remedy of each leak."""
-    # Imported here because torch slows the start of the other commands.
-    from watchnext.features.dataset.batches import FeatureSet
+    # Imported here, as the stage that builds features does not depend on its checks.
     from watchnext.features.leakage.checks import LeakageChecks
 
     outputs = Path(config.data.outputs)

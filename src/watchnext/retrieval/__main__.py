@@ -10,7 +10,6 @@ from watchnext.data.storage import StoredTables
 from watchnext.data.tables import DataError
 from watchnext.features.arrays import save_arrays
 from watchnext.features.dataset.batches import FeatureSet
-from watchnext.nn.weights import fingerprint
 from watchnext.retrieval.index.recall_check import Probe
 from watchnext.retrieval.index.segments import VideoIndex
 from watchnext.retrieval.index.vectors import VideoIndexError
@@ -30,6 +29,8 @@ def probe_of(towers: Path, features: FeatureSet, limit: int) -> Probe:
 
 def index(config: DictConfig) -> None:
     """Index the trained video vectors and check recall against exact search under real filters and after changes."""
+    from watchnext.nn.weights import fingerprint  # imported here because torch slows the start of the other commands
+
     outputs, options = Path(config.data.outputs), config.index
     towers, folder = outputs / "two_tower", outputs / "index"
     if not (towers / "query_rows.npy").exists():

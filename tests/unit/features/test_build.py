@@ -17,8 +17,9 @@ from watchnext.data.storage import StoredTables, write_tables
 from watchnext.data.tables import OUTCOMES, Tables
 from watchnext.features.arrays import load_arrays
 from watchnext.features.catalogue import Catalogue, Ids
-from watchnext.features.dataset.batches import Batches, FeatureSet
+from watchnext.features.dataset.batches import FeatureSet
 from watchnext.features.dataset.build import FeatureBuilder
+from watchnext.features.dataset.epochs import Batches
 from watchnext.features.dataset.labels import Labels
 from watchnext.features.state.fold import Layout, State
 from watchnext.features.state.fold_log import fold

@@ -1,14 +1,12 @@
 """Feature columns > tensors, batch by batch from the memory map."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, IterableDataset
 
 from watchnext.data.splits import SPLITS
 from watchnext.features.arrays import load_arrays
@@ -18,6 +16,9 @@ from watchnext.features.encode.encodings import joined
 from watchnext.features.encode.pipeline import FeaturePipeline
 from watchnext.features.state.fold import Layout, Reads
 from watchnext.features.state.history import Watches, gathered
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NO_INPUTS = ("targets", "user_rows", "video_rows", "position", "propensity")  # parts of a batch that serving lacks
 CANDIDATE_INPUTS = ("video_codes", "video_tags", "video_vector", "video_values", "video_duration_s", "candidate_values")
@@ -100,7 +101,7 @@ class FeatureSet:
         upload_ms = self._upload_ms[self.columns["video_rows"][rows]]
         return blocks | {"candidate_values": self.pipeline.candidates(upload_ms, as_of, reads.candidate)}
 
-    def newcomers(self, count: int) -> dict[str, torch.Tensor]:
+    def newcomers(self, count: int) -> dict[str, "Tensor"]:
         """Return every input of the first `count` videos for unknown viewers; needs no log."""
         state, as_of = self.pipeline.schema.state, np.full(count, float(self.report["as_of_ms"]))
         reads = Reads.none(Layout.of(state), count)
@@ -112,9 +113,9 @@ class FeatureSet:
         videos = np.arange(count) % len(self.catalogue)
         blocks |= {"candidate_values": self.pipeline.candidates(self._upload_ms[videos], as_of, reads.candidate)}
         inputs = joined(blocks, self.users, self.videos, np.full(count, -1), videos)
-        return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in inputs.items()}
+        return _tensors(inputs)
 
-    def batch(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
+    def batch(self, rows: np.ndarray) -> dict[str, "Tensor"]:
         """Return every input of `rows`, plus the columns of NO_INPUTS, as tensors."""
         blocks = self.blocks(rows)
         user_rows, video_rows = (self.columns[name][rows].astype(np.int64) for name in ("user_rows", "video_rows"))
@@ -122,36 +123,11 @@ class FeatureSet:
         inputs |= {"targets": self.columns["targets"][rows], "user_rows": user_rows, "video_rows": video_rows}
         position, propensity = self.columns["position"][rows].astype(np.int64), self.columns["propensity"][rows]
         inputs |= {"position": position, "propensity": propensity}
-        return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in inputs.items()}
+        return _tensors(inputs)
 
 
-class Batches(IterableDataset):
-    """Batches of `rows`, shuffled by seed and epoch if `shuffle`; the last one may be smaller.
+def _tensors(inputs: dict[str, np.ndarray]) -> dict[str, "Tensor"]:
+    # Imported here, as stages that read columns alone start without torch, a second sooner.
+    from torch import from_numpy
 
-    along  further columns that are added to each batch unchanged
-    """
-
-    def __init__(
-        self, *, features: FeatureSet, rows: np.ndarray, batch_size: int, shuffle: bool, seed: int, along: tuple[str, ...] = ()
-    ) -> None:
-        self.features, self.rows, self.batch_size, self.shuffle = features, rows, batch_size, shuffle
-        self.along = along
-        self._seed, self._epoch = seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        return -(-len(self.rows) // self.batch_size)
-
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        random = np.random.default_rng((self._seed, self._epoch))
-        rows = random.permutation(self.rows) if self.shuffle else self.rows
-        for start in range(0, len(rows), self.batch_size):
-            # Sorted within the batch, so that the gather reads the map forwards.
-            batch_rows = np.sort(rows[start : start + self.batch_size])
-            columns = {name: torch.from_numpy(self.features.columns[name][batch_rows]) for name in self.along}
-            yield self.features.batch(batch_rows) | columns
-
-    def loader(self) -> DataLoader:
-        return DataLoader(self, batch_size=None, num_workers=0)
+    return {name: from_numpy(np.ascontiguousarray(values)) for name, values in inputs.items()}

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from watchnext.features.dataset.batches import Batches, FeatureSet
+from watchnext.features.dataset.batches import FeatureSet
+from watchnext.features.dataset.epochs import Batches
 from watchnext.features.encode.pipeline import FeaturePipeline
 from watchnext.nn.trainable import NothingToLearnError
 from watchnext.nn.training import TrainableModule, adam, finite
