@@ -7,6 +7,7 @@ Videos are catalogue row numbers everywhere inside; ids exist only at the outer 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -29,7 +30,8 @@ TARGETS = ("click", "long_view", "like", "watch_s")  # columns of Scored.predict
 
 @dataclass(frozen=True)
 class Request:
-    """A request for a slate. `as_of_ms` is its time; later events are not read. `region` overrides the user's."""
+    """A request for a slate. `as_of_ms` is its time; later events are not read. `region` overrides the user's; the rows in
+    `exclude` are never proposed."""
 
     request_id: str
     user_id: int | str
@@ -38,6 +40,7 @@ class Request:
     surface: str | None = None
     region: str | None = None
     context: Mapping[str, str | float] = field(default_factory=dict)
+    exclude: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +73,16 @@ class Query:
     @property
     def as_of_ms(self) -> float:
         return float(self.request.as_of_ms)
+
+    @cached_property
+    def excluded(self) -> np.ndarray:
+        """Rows (n,) int64 that the request excludes, sorted."""
+        return np.unique(np.array(self.request.exclude, np.int64))
+
+    @cached_property
+    def hidden(self) -> np.ndarray:
+        """Rows (n,) int64 that were seen or are excluded, sorted."""
+        return np.union1d(self.seen, self.excluded) if len(self.excluded) else self.seen
 
 
 @dataclass(frozen=True)

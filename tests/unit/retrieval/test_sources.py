@@ -239,9 +239,9 @@ def test_fresh_gives_a_new_upload_its_minimum_and_then_lets_it_age():
 def test_eligible_takes_out_padding_the_future_and_the_seen_and_goes_on_behind_them():
     upload_ms = np.array([NOW + 1, NOW, np.nan, NOW + 1, 0.0, 0.0, 0.0])
     rows = np.array([0, -1, 1, 3, 2, 5, 6, 4])
-    found = eligible(rows, 3, seen=np.array([5]), upload_ms=upload_ms, as_of_ms=NOW)
+    found = eligible(rows, 3, hidden=np.array([5]), upload_ms=upload_ms, as_of_ms=NOW)
     assert found.tolist() == [1, 2, 6]
-    assert eligible(rows[:0], 3, seen=np.array([5]), upload_ms=upload_ms, as_of_ms=NOW).tolist() == []
+    assert eligible(rows[:0], 3, hidden=np.array([5]), upload_ms=upload_ms, as_of_ms=NOW).tolist() == []
 
 
 def test_distinct_keeps_the_first_of_each():

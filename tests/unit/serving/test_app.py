@@ -20,7 +20,7 @@ from watchnext.serving.funnel.precomputed import precompute
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.funnel.served_log import ServedLog
 from watchnext.serving.http.app import Limits, create_app
-from watchnext.serving.store.store import Store
+from watchnext.serving.store.store import Store, StoreError
 from watchnext.types import TARGETS
 
 JSON = {"content-type": "application/json"}
@@ -57,8 +57,8 @@ class Api:
                 )
             )
 
-    def slate(self, user_id, k=10) -> dict:
-        answer = self("POST", "/v1/recommend", body={"user_id": user_id, "k": k})
+    def slate(self, user_id, k=10, **fields) -> dict:
+        answer = self("POST", "/v1/recommend", body={"user_id": user_id, "k": k, **fields})
         assert answer.status_code == 200, answer.text
         return answer.json()
 
@@ -201,6 +201,40 @@ def test_a_precomputed_slate_answers_until_it_no_longer_holds(api, release, stor
     assert min(event.known_at for event in shown) > release.as_of_ms
     stranger = api("POST", "/v1/recommend", body={**body, "user_id": STRANGER}).json()
     assert (stranger["mode"], len(stranger["items"])) == ("online", 5)
+
+
+@pytest.mark.parametrize("mode", ["online", "precomputed"])
+def test_excluded_videos_are_replaced_and_the_slate_stays_full(api, release, store, viewer, mode):
+    precompute(Recommender(release, store), [viewer], k=30, as_of_ms=release.as_of_ms, store=store)
+    shown = []
+    for _ in range(3):
+        slate = api.slate(viewer, mode=mode, exclude=[*shown, "no such video"])
+        assert (slate["mode"], slate["degraded"]) == (mode, False)
+        shown += [item["video_id"] for item in slate["items"]]
+    assert len(set(shown)) == 30
+    assert len(api.slate(viewer, mode=mode, exclude=shown)["items"]) == 10  # more than were precomputed
+
+
+def test_excluded_videos_stay_out_of_a_degraded_slate(release, store, served, viewer, monkeypatch):
+    def broken(*_):
+        raise StoreError("gone")
+
+    monkeypatch.setattr(store, "viewer", broken)
+    api = Api(app_over(Recommender(replace(release, ranker=broken), store), store, served, timeout_s=20.0))
+    first = [item["video_id"] for item in api.slate(viewer)["items"]]
+    slate = api.slate(viewer, exclude=first)
+    assert len(slate["degraded_why"]) == 2
+    assert len(slate["items"]) == 10
+    assert not {*first} & {item["video_id"] for item in slate["items"]}
+
+
+@pytest.mark.parametrize(
+    ("exclude", "where"), [([7], "0"), (["v003", True], "1"), ([""], "0"), (["v003"] * 1001, ""), ("v003", ""), (None, "")]
+)
+def test_a_list_of_ids_that_is_too_long_or_of_another_kind_is_refused_by_name(api, viewer, exclude, where):
+    answer = api("POST", "/v1/recommend", body={"user_id": viewer, "exclude": exclude})
+    assert answer.status_code == 422
+    assert answer.json()["error"]["details"][0]["where"] == f"body.exclude.{where}".rstrip(".")
 
 
 # ---- events ------------------------------------------------------------------------------------------------------------

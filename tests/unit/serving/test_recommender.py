@@ -249,6 +249,21 @@ def test_a_withdrawn_video_is_gone_at_once(recommender, release, store):
     assert release.video_ids.rows([first])[0] not in recommender.by_source(ask(release))["two_tower"]
 
 
+def test_an_excluded_video_is_proposed_by_no_source_and_others_fill_its_place(recommender, release, store):
+    left_midway(store, release, 105, *recommender.recommend(ask(release)).rows[:2])
+    request = ask(release, as_of_ms=release.as_of_ms + 2)
+    before = recommender.by_source(request)
+    assert len(before["continue"])
+    exclude = tuple(np.unique(np.concatenate([rows[:1] for rows in before.values()])).tolist())
+    after = recommender.by_source(replace(request, exclude=exclude))
+    for name, rows in after.items():
+        assert not np.isin(rows, exclude).any()
+        others = [row for row in before[name] if row not in exclude]
+        assert rows[: len(others)].tolist() == others
+    assert len(after["two_tower"]) == len(before["two_tower"]) == release.retrieval["quotas"]["two_tower"]
+    assert len(recommender.recommend(replace(request, exclude=exclude)).ids) == request.k
+
+
 def test_a_broken_ranker_costs_order_and_not_the_slate(release, store):
     answer = Recommender(replace(release, ranker=raising), store).recommend(ask(release))
     assert answer.degradations == ("the ranker failed: answered in retrieval order",)

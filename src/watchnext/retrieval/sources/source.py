@@ -19,13 +19,14 @@ class CandidateSource(Protocol):
         """Return at most `k` distinct rows, int64, best first; possibly none."""
 
 
-def eligible(rows: np.ndarray, k: int, *, seen: np.ndarray, upload_ms: np.ndarray, as_of_ms: float) -> np.ndarray:
-    """Return the first `k` of `rows` that are uploaded by `as_of_ms` (or at an unknown time) and not in `seen` (sorted),
+def eligible(rows: np.ndarray, k: int, *, hidden: np.ndarray, upload_ms: np.ndarray, as_of_ms: float) -> np.ndarray:
+    """Return the first `k` of `rows` that are uploaded by `as_of_ms` (or at an unknown time) and not in `hidden`
+    (sorted),
     without the padding -1."""
     rows = rows[rows >= 0]
     out = upload_ms[rows] > as_of_ms
-    if len(seen):
-        out |= seen[np.minimum(np.searchsorted(seen, rows), len(seen) - 1)] == rows
+    if len(hidden):
+        out |= hidden[np.minimum(np.searchsorted(hidden, rows), len(hidden) - 1)] == rows
     return rows[~out][:k]
 
 

@@ -49,7 +49,7 @@ def precomputed(recommender: Recommender, request: Request, *, max_age_ms: int =
     """Return the viewer's precomputed slate for this request, or None where the recommender must compute one.
 
     None is returned if there is no slate, if it is degraded, too old, from another release or from after the request, if the
-    request has a region or a context, or if fewer than k videos are left without those watched or withdrawn since.
+    request has a region or a context, or if fewer than k are left without those excluded, and watched or withdrawn since.
     """
     packed = recommender.store.slate(request.user_id)
     if packed is None or request.region or request.context:
@@ -63,12 +63,13 @@ def precomputed(recommender: Recommender, request: Request, *, max_age_ms: int =
 
 
 def _valid(recommender: Recommender, request: Request, kept: Mapping) -> np.ndarray:
-    """Return the positions of rows neither withdrawn nor watched since. A video to continue had been seen before."""
+    """Return the positions of rows neither excluded, withdrawn nor watched since. A video to continue had been seen before."""
     rows, query = np.array(kept["rows"], np.int64), recommender.query(request)
     since = query.history_rows[query.ago_s <= (request.as_of_ms - kept["as_of_ms"]) / 1000.0]
     midway = np.array(kept["sources"], np.int64) >> SOURCES.index("continue") & 1
     before = (midway > 0) & ~np.isin(rows, since)
-    return np.flatnonzero(~((np.isin(rows, query.seen) & ~before) | recommender.store.unavailable[rows]))
+    out = np.isin(rows, query.excluded) | recommender.store.unavailable[rows]
+    return np.flatnonzero(~((np.isin(rows, query.seen) & ~before) | out))
 
 
 def _packed(answer: Answer) -> bytes:

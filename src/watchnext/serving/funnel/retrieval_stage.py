@@ -36,22 +36,23 @@ class RetrievalStage:
         return merge(lists, **(settings if k is None else {**settings, "most": k}))
 
     def by_source(self, query: Query, degradations: list[str], k: int | None = None) -> dict[str, np.ndarray]:
-        """Return source > rows (n,), best first, without seen videos (except for `continue`) and those not uploaded yet.
+        """Return source > rows (n,), best first, without videos that are excluded, seen (except for `continue`) or not uploaded
+        yet.
 
         A source that fails is left out, with a message in `degradations`.
         """
         lists = {}
         for name, quota in self._settings["quotas"].items():
             most = quota if k is None else k
-            seen = query.seen if name != "continue" else query.seen[:0]
-            wanted = most if name == "two_tower" else most + len(seen)  # the search of vectors leaves out the seen itself
+            hidden = query.hidden if name != "continue" else query.excluded
+            wanted = most if name == "two_tower" else most + len(hidden)  # the search of vectors leaves these out itself
             try:
                 rows = self.sources[name].candidates(query, wanted)
             except Exception:
                 log.exception("request %s is answered without the source %s", query.request.request_id, name)
                 degradations.append(f"the source {name} failed: answered from the others")
             else:
-                lists[name] = eligible(rows, most, seen=seen, upload_ms=self._upload_ms, as_of_ms=query.as_of_ms)
+                lists[name] = eligible(rows, most, hidden=hidden, upload_ms=self._upload_ms, as_of_ms=query.as_of_ms)
         return lists
 
 

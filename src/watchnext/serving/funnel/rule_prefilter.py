@@ -35,7 +35,7 @@ class RulePreFilter:
 
     def of(self, query: Query, *, unavailable: np.ndarray) -> PreFilter:
         """Return the videos that the viewer may get; one uploaded after the request does not exist yet."""
-        excluded = [self._by_upload[np.searchsorted(self._uploads, query.as_of_ms, side="right") :]]
+        excluded = [query.excluded, self._by_upload[np.searchsorted(self._uploads, query.as_of_ms, side="right") :]]
         if self._excludes_unavailable:
             excluded.append(np.flatnonzero(unavailable))
         if self._excludes_seen:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import numpy as np
 import polars as pl
 
 from watchnext.data.tables import OUTCOMES
@@ -58,7 +59,17 @@ class Handlers:
         self._require_kind("body.user_id", body.user_id, self._viewer_ids())
         self._first = self._first or [body.user_id]
         self._commits.settle(body.user_id, OWN_IMPRESSIONS_S)
-        request = Request(request_id, body.user_id, body.k, self._clock(), body.surface, body.region, body.context)
+        exclude = self._rows("body.exclude", body.exclude)
+        request = Request(
+            request_id=request_id,
+            user_id=body.user_id,
+            k=body.k,
+            as_of_ms=self._clock(),
+            surface=body.surface,
+            region=body.region,
+            context=body.context,
+            exclude=tuple(exclude[exclude >= 0].tolist()),
+        )
         answer = self._precomputed(request, body.mode) or self._recommender.recommend(request)
         if time.monotonic() > until:  # the client was already answered with an error and will not show this slate
             raise TooSlowError("the slate took longer than the client waits")
@@ -192,6 +203,12 @@ class Handlers:
         if not ids.takes(given):
             kind = "a string" if ids.are_strings else "a whole number (int64)"
             raise IdKindError(where, given, f"{kind}, like the ids of release {self.release_id}")
+
+    def _rows(self, where: str, video_ids: Sequence) -> np.ndarray:
+        """Return the rows (n,) of videos, -1 for unknown ones. Raises IdKindError."""
+        for index, video_id in enumerate(video_ids):
+            self._require_kind(f"{where}.{index}", video_id, self._release.video_ids)
+        return self._release.video_ids.rows(video_ids)
 
     def _parsed_viewer(self, text: str) -> int | str:
         """Read the viewer id in a path. Raises IdKindError."""

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
 from watchnext.data.tables import ID_BYTES, WATCH_MS
 
 K_DEFAULT, K_MOST = 20, 100
+EXCLUDE_MOST = 1000
 EVENTS_MOST = 1000
 
 
@@ -50,6 +51,11 @@ class RecommendRequest(Strict):
     surface: Word | None = None
     region: Word | None = Field(None, description="overrides the viewer's own")
     context: dict[Word, ContextValue] = Field(default_factory=dict, max_length=32)
+    exclude: list[Id] = Field(
+        default_factory=list,
+        max_length=EXCLUDE_MOST,
+        description="video ids that are not returned, whatever the mode; unknown ones are ignored",
+    )
     mode: Literal["online", "precomputed"] = "online"
 
 
