@@ -1,4 +1,8 @@
+import subprocess
+import sys
+import textwrap
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -109,3 +113,54 @@ def test_the_log_unfolds_into_one_row_a_video_with_its_features(answer):
     assert videos["region"].to_list()[10:] == [None] * 5
     np.testing.assert_array_equal(videos["age_h"].to_numpy()[5:10], given[1].features["age_h"])
     assert set(given[0].features) <= set(videos.columns)
+
+
+LEFT = """
+    import sys, time
+    from watchnext.serving.funnel import served_log
+    from watchnext.serving.funnel.recommender import Recommender
+    from watchnext.serving.release.release import Release
+    from watchnext.serving.store.store import Store
+    from watchnext.types import Request
+    served_log.SYNC_S = 0.05
+    release = Release.load(sys.argv[1])
+    recommender = Recommender(release, Store.open(sys.argv[2] + "/store", release, durable=False))
+    log = served_log.ServedLog(sys.argv[2] + "/served", max_bytes=10**9, flush_rows=500)
+    for i in range(1_000_000):
+        log.append(recommender.recommend(Request(f"q{i}", 105, 5, release.as_of_ms + i)))
+        print(i, flush=True)
+        time.sleep(0.02)
+"""
+
+
+def test_kill_9_loses_only_the_answers_of_the_last_moment(release, tmp_path):
+    command = [sys.executable, "-c", textwrap.dedent(LEFT), str(release.folder), str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        lines = [int(process.stdout.readline()) for _ in range(60)]
+        process.kill()
+        lines += [int(line) for line in process.stdout.read().splitlines()]
+    assert not list((tmp_path / "served").rglob("*.parquet"))
+    with (tmp_path / "served" / "pending.ipc").open("ab") as file:
+        file.write(b"\0" * 7 + b"\xff of which the end is missing")
+    for _ in range(2):  # the second finds nothing pending
+        log = ServedLog(tmp_path / "served", max_bytes=10**9, flush_rows=500)
+        log.close()
+    (part,) = (tmp_path / "served").rglob("*.parquet")
+    kept = pl.read_parquet(part)["request_id"].to_list()
+    assert kept == [f"q{i}" for i in range(len(kept))]
+    assert len(lines) // 2 < len(kept) <= len(lines) + 1
+    assert not (tmp_path / "served" / "pending.ipc").exists()
+
+
+def test_pending_answers_that_are_in_a_part_are_not_logged_again(answer, tmp_path, monkeypatch):
+    monkeypatch.setattr(served_log, "SYNC_S", 0.01)
+    monkeypatch.setattr(served_log.Pending, "clear", lambda self: None)  # as if killed between part and clearing
+    log = ServedLog(tmp_path / "served", max_bytes=10**9, flush_rows=500)
+    log.append(answer(0))
+    while not (tmp_path / "served" / "pending.ipc").exists():
+        time.sleep(0.01)
+    log.close()
+    monkeypatch.undo()
+    ServedLog(tmp_path / "served", max_bytes=10**9, flush_rows=500).close()
+    read = pl.scan_parquet(tmp_path / "served" / "**" / "*.parquet").collect()
+    assert read["request_id"].to_list() == ["q0"]

@@ -1,12 +1,13 @@
 """The served log: every answer as a row of Parquet, by hour, written by a thread so that no answer waits."""
 
+import contextlib
+import io
 import logging
+import os
 import queue
 import threading
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from itertools import groupby
 from pathlib import Path
 
 import polars as pl
@@ -17,7 +18,8 @@ from watchnext.types import TARGETS
 
 log = logging.getLogger(__name__)
 WAITING = 1_000  # answers that may wait for the writer; more are dropped and counted
-FLUSH_S = 30.0  # an answer is on disk after this long at the latest
+SYNC_S = 2.0  # an answer is on disk after this long at the latest
+PART_S = 30.0  # and in a part after this long
 # Ids are always strings here, so that the files of all releases can be read together.
 COLUMNS = {
     "request_id": pl.String,
@@ -45,6 +47,8 @@ _END = object()
 class ServedLog:
     """Write answers to `folder`/hour=YYYYMMDDHH/part-<n>.parquet (UTC, of the request); delete the oldest above `max_bytes`.
 
+    Answers of no part yet lie in `folder`/pending.ipc; a log that is opened after `kill -9` makes a part of them.
+
     flush_rows  largest number of answers in a part
     dropped     answers for which the queue was full
     failed      answers that could not be written
@@ -52,6 +56,7 @@ class ServedLog:
 
     def __init__(self, folder: Path, *, max_bytes: int, flush_rows: int) -> None:
         self._folder, self._max_bytes, self._flush_rows = Path(folder), max_bytes, flush_rows
+        self._pending = Pending(self._folder / "pending.ipc")
         self.dropped = self.failed = 0
         self._queue: queue.Queue = queue.Queue(WAITING)
         self._closed = False
@@ -77,26 +82,54 @@ class ServedLog:
             self._writer.join()
 
     def _run(self) -> None:
-        waiting: list[Answer] = []
-        due, answer = time.monotonic() + FLUSH_S, None
+        self._flush([self._recovered()])
+        waiting, frames, answer = [], [], None
+        sync_due, part_due = time.monotonic() + SYNC_S, time.monotonic() + PART_S
         while answer is not _END:
             try:
-                answer = self._queue.get(timeout=max(due - time.monotonic(), 0.01))
+                answer = self._queue.get(timeout=max(sync_due - time.monotonic(), 0.01))
                 waiting += [answer] if answer is not _END else []
             except queue.Empty:
                 answer = None
-            if answer is _END or len(waiting) >= self._flush_rows or time.monotonic() >= due:
-                self._flush(waiting)
-                waiting, due = [], time.monotonic() + FLUSH_S
+            rows, now = sum(map(len, frames)) + len(waiting), time.monotonic()
+            if answer is _END or rows >= self._flush_rows or now >= part_due:
+                self._flush([*frames, self._frame(waiting)])
+                waiting, frames, sync_due, part_due = [], [], now + SYNC_S, now + PART_S
+            elif now >= sync_due:
+                frames += [self._pending.add(self._frame(waiting))] if waiting else []
+                waiting, sync_due = [], now + SYNC_S
 
-    def _flush(self, answers: list[Answer]) -> None:
-        for hour, part in groupby(sorted(answers, key=_hour), key=_hour):
-            part = list(part)
+    def _frame(self, answers: list[Answer]) -> pl.DataFrame:
+        try:
+            return frame_of(answers)
+        except Exception:
+            self._fail(len(answers))
+            return frame_of([])
+
+    def _recovered(self) -> pl.DataFrame:
+        """Return the pending answers of a log that was not closed, without those that are in a part already."""
+        try:
+            pending = self._pending.read()
+            hours = [self._folder / f"hour={hour}" for hour in _hours(pending).unique().to_list()]
+            parts = [part for hour in hours for part in hour.glob("part-*.parquet")]
+            known = [pl.read_parquet(part, columns=["request_id"]) for part in parts]
+            return pending.join(pl.concat(known), on="request_id", how="anti", maintain_order="left") if known else pending
+        except Exception:
+            log.exception("the pending answers in %s could not be read", self._folder)
+            return frame_of([])
+
+    def _flush(self, frames: list[pl.DataFrame]) -> None:
+        frame = pl.concat(frames)
+        for (hour,), part in frame.group_by(_hours(frame).alias("hour"), maintain_order=True):
             try:
-                self._retain(_write_part(frame_of(part), self._folder / f"hour={hour}"))
+                self._retain(_write_part(part, self._folder / f"hour={hour}"))
             except Exception:  # a full disk must not end the thread: the next part may fit
-                self.failed += len(part)
-                log.exception("%d answers of hour %s could not be logged", len(part), hour)
+                self._fail(len(part))
+        self._pending.clear()
+
+    def _fail(self, answers: int) -> None:
+        self.failed += answers
+        log.exception("%d answers could not be logged", answers)
 
     def _retain(self, newest: Path) -> None:
         """Delete the oldest parts until the others fit; the newest stays."""
@@ -110,6 +143,39 @@ class ServedLog:
             total -= sizes[path]
             if not any(path.parent.iterdir()):
                 path.parent.rmdir()
+
+
+class Pending:
+    """Keep frames in one file, each synced before `add` returns: its length, then an Arrow stream."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def add(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Append a frame and return it; one that cannot be written is only logged, as its part may still be."""
+        stream = io.BytesIO()
+        frame.write_ipc_stream(stream)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("ab") as file:
+                file.write(len(stream.getbuffer()).to_bytes(8, "big") + stream.getvalue())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            log.warning("%d answers are not on disk yet: %s", len(frame), error)
+        return frame
+
+    def read(self) -> pl.DataFrame:
+        """Return all frames as one; what was cut short at the end is left out."""
+        content, frames = self._path.read_bytes() if self._path.exists() else b"", [frame_of([])]
+        while len(content) >= 8 and len(content) >= (end := 8 + int.from_bytes(content[:8], "big")):
+            frames.append(pl.read_ipc_stream(content[8:end]))
+            content = content[end:]
+        return pl.concat(frames)
+
+    def clear(self) -> None:
+        with contextlib.suppress(OSError):  # a file that is left is read again, without those that are in a part
+            self._path.unlink(missing_ok=True)
 
 
 def frame_of(answers: Sequence[Answer]) -> pl.DataFrame:
@@ -156,8 +222,8 @@ def _features(answer: Answer, kind: str) -> list[dict]:
     return [{"name": name, "of": values.tolist()} for name, values in answer.features.items() if values.dtype.kind == kind]
 
 
-def _hour(answer: Answer) -> str:
-    return datetime.fromtimestamp(answer.request.as_of_ms / 1000, UTC).strftime("%Y%m%d%H")
+def _hours(answers: pl.DataFrame) -> pl.Series:
+    return answers["as_of_ms"].cast(pl.Datetime("ms")).dt.strftime("%Y%m%d%H")
 
 
 def _number(part: Path) -> int:

@@ -67,6 +67,7 @@ def create_app(*, recommender, store, served_log, clock: Callable[[], int], limi
     metrics.gauge("store_failed", "1 after a failed write: nothing is stored until a restart.", lambda: bool(store.failed))
     metrics.gauge("work_taken", "Requests running or waiting.", lambda: pool.in_use)
     metrics.gauge("served_log_dropped", "Answers that the served log dropped.", lambda: served_log.dropped)
+    metrics.gauge("served_log_failed", "Answers that the served log could not write.", lambda: served_log.failed)
 
     app = FastAPI(title="watchnext", version="1", docs_url=None, redoc_url=None, redirect_slashes=False)
 
