@@ -31,7 +31,8 @@ TARGETS = ("click", "long_view", "like", "watch_s")  # columns of Scored.predict
 @dataclass(frozen=True)
 class Request:
     """A request for a slate. `as_of_ms` is its time; later events are not read. `region` overrides the user's; the rows in
-    `exclude` are never proposed."""
+    `exclude` are never proposed. A request that is not `personalised` is answered as one of a new viewer: nothing of the user
+    is read."""
 
     request_id: str
     user_id: int | str
@@ -41,6 +42,7 @@ class Request:
     region: str | None = None
     context: Mapping[str, str | float] = field(default_factory=dict)
     exclude: tuple[int, ...] = ()
+    personalised: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

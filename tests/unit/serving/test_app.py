@@ -215,6 +215,20 @@ def test_excluded_videos_are_replaced_and_the_slate_stays_full(api, release, sto
     assert len(api.slate(viewer, mode=mode, exclude=shown)["items"]) == 10  # more than were precomputed
 
 
+def test_a_slate_that_is_not_personalised_shows_what_was_seen_and_counts_its_impressions(api, store, viewer, monkeypatch):
+    for place, item in enumerate(api.slate(viewer, k=30, mode="not_personalised")["items"]):
+        api.outcome(viewer, item["video_id"], f"k{place}", watch_ms=60_000, long_view=True)
+    before, seen = store.position, {event.video_id for event in store.journal() if event.kind == "outcome"}
+    monkeypatch.setattr(store, "viewer", lambda _: pytest.fail("the store was asked for the viewer"))
+    slate = api.slate(viewer, k=30, mode="not_personalised")
+    assert (slate["mode"], slate["degraded"], len(slate["items"])) == ("not_personalised", False, 30)
+    shown = [item["video_id"] for item in slate["items"]]
+    assert seen & {*shown}
+    written(api)
+    events = list(store.journal(before))
+    assert [(event.kind, event.user_id, event.video_id) for event in events] == [("shown", viewer, each) for each in shown]
+
+
 def test_excluded_videos_stay_out_of_a_degraded_slate(release, store, served, viewer, monkeypatch):
     def broken(*_):
         raise StoreError("gone")

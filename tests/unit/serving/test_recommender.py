@@ -330,6 +330,42 @@ def test_a_newcomer_is_named_nothing_by_sources_of_the_past(recommender, release
     assert {name for name, rows in found.items() if len(rows)} == {"two_tower", "trending", "fresh"} | popular
 
 
+def test_a_slate_that_is_not_personalised_is_that_of_a_new_viewer_and_reads_no_state(recommender, release, store, monkeypatch):
+    """The viewer with the longest past gets the slate of a stranger, bit for bit; the store is not asked for either."""
+    user = max(store.viewer_ids(30), key=lambda each: store.viewer(each)[release.layout.at_history])
+    request = ask(release, user_id=user, k=30, region="de")
+    own, stranger = (recommender.recommend(replace(request, user_id=each)) for each in (user, 999_999))
+    assert own.ids != stranger.ids
+
+    def unread(*_):
+        raise AssertionError("the store was asked for a viewer")
+
+    for name in ("viewer", "slate", "viewer_ids"):
+        monkeypatch.setattr(store, name, unread)
+    monkeypatch.setattr(store._environment, "get", unread)
+    answer = recommender.recommend(replace(request, personalised=False))
+    assert (answer.mode, answer.degradations, answer.ids) == ("not_personalised", (), stranger.ids)
+    np.testing.assert_array_equal(answer.scored.candidates.rows, stranger.scored.candidates.rows)
+    np.testing.assert_array_equal(answer.predictions, stranger.predictions)
+    np.testing.assert_array_equal(answer.slate.propensities, stranger.slate.propensities)
+    for name, values in answer.features.items():
+        np.testing.assert_array_equal(values, stranger.features[name], err_msg=name)
+    sentences = {sentence for each in answer.explanations for sentence in each}
+    assert "chosen for new viewers" in sentences
+    assert not [sentence for sentence in sentences if "you " in sentence or sentence.endswith("you")]
+
+
+def test_surface_region_and_context_count_without_a_viewer(recommender, release):
+    base = ask(release, k=100, personalised=False)
+    own = str(release.user_regions[release.user_ids.rows([105])[0]])
+    assert recommender.query(replace(base, region=None)).region is None != own
+    limited = release.catalogue.regions != 0
+    assert limited[recommender.recommend(replace(base, region="de")).rows].any()
+    assert not limited[recommender.recommend(replace(base, region=None)).rows].any()
+    rows = np.arange(4)
+    assert (recommender.score(base, rows) != recommender.score(replace(base, surface="next"), rows)).any()
+
+
 def left_midway(store, release, user_id: int, *rows: int) -> None:
     about = {"kind": "outcome", "user_id": user_id, "known_at": release.as_of_ms + 1, "watch_ms": 5_000}
     store.apply([Event(video_id=release.video_ids.value(row), **about) for row in rows])

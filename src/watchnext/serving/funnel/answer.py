@@ -14,7 +14,8 @@ class Answer:
     """A slate with everything that led to it.
 
     release        id of the release that answered
-    mode           "online", or "precomputed": then `scored` has only the slate's videos, and `funnel` has the original counts
+    mode           "online", "not_personalised", or "precomputed": then `scored` has only the slate's videos, and `funnel` has
+                   the original counts
     as_of_ms       when it was computed
     ids            ids of the slate's videos, best first; everything below is in that order
     explanations   sentences, one list a video

@@ -26,7 +26,8 @@ class Explanations:
         candidates, picked = scored.candidates, slate.picked
         positive = counters[picked][:, :, self._slots].sum(axis=2)
         named_by = {name: candidates.named_by(name)[picked] for name in SOURCES}
-        near = "similar to what you watched" if len(query.history_rows) else "chosen for viewers like you"
+        like_you = "chosen for viewers like you" if query.request.personalised else "chosen for new viewers"
+        near = "similar to what you watched" if len(query.history_rows) else like_you
         facts = {
             # The best video has a propensity of at least 1 - epsilon; one with less was drawn at random.
             "explored at random": slate.propensities < 1.0 - self._epsilon,

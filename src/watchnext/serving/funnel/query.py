@@ -33,7 +33,7 @@ class QueryEncoder:
     def hydrate(self, request: Request, record: np.ndarray) -> Query:
         """Make the query of a request; `record` is the viewer's state. Raises ContextError."""
         layout, as_of = self._layout, float(request.as_of_ms)
-        row = int(self._release.user_ids.rows([request.user_id])[0])
+        row = int(self._release.user_ids.rows([request.user_id])[0]) if request.personalised else -1
         reads = Reads.empty(layout, 1, 0)
         reads.gap_s[0] = read_viewer(layout, record, as_of, reads.user[0], reads.history_rows[0], reads.history[0])
         kept = reads.history_rows[0] >= 0

@@ -63,7 +63,7 @@ class Recommender:
         return Answer(
             request=request,
             release=self.release.id,
-            mode="online",
+            mode="online" if request.personalised else "not_personalised",
             as_of_ms=request.as_of_ms,
             scored=scored,
             slate=slate,
@@ -78,7 +78,7 @@ class Recommender:
 
     def query(self, request: Request) -> Query:
         """Hydrate a request. Raises ContextError and StoreError."""
-        return self._encoder.hydrate(request, self.store.viewer(request.user_id))
+        return self._encoder.hydrate(request, self._read(request))
 
     def retrieve(self, request: Request, k: int | None = None) -> Candidates:
         """Return the merged candidates of a request, before any rule; `k` as in `RetrievalStage`."""
@@ -109,8 +109,14 @@ class Recommender:
 
     def _record(self, request: Request, degradations: list[str]) -> np.ndarray:
         try:
-            return self.store.viewer(request.user_id)
+            return self._read(request)
         except StoreError:
             log.exception("request %s is answered as for a new viewer", request.request_id)
             degradations.append("the store could not be read: answered as for a new viewer")
-            return np.zeros(self.release.layout.viewer)
+            return self._nothing()
+
+    def _read(self, request: Request) -> np.ndarray:
+        return self.store.viewer(request.user_id) if request.personalised else self._nothing()
+
+    def _nothing(self) -> np.ndarray:
+        return np.zeros(self.release.layout.viewer)

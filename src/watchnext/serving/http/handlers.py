@@ -58,7 +58,8 @@ class Handlers:
         """Return a RecommendResponse and queue its impressions. Raises IdKindError, and TooSlowError after `until`."""
         self._require_kind("body.user_id", body.user_id, self._viewer_ids())
         self._first = self._first or [body.user_id]
-        self._commits.settle(body.user_id, OWN_IMPRESSIONS_S)
+        if personalised := body.mode != "not_personalised":
+            self._commits.settle(body.user_id, OWN_IMPRESSIONS_S)
         exclude = self._rows("body.exclude", body.exclude)
         request = Request(
             request_id=request_id,
@@ -69,6 +70,7 @@ class Handlers:
             region=body.region,
             context=body.context,
             exclude=tuple(exclude[exclude >= 0].tolist()),
+            personalised=personalised,
         )
         answer = self._precomputed(request, body.mode) or self._recommender.recommend(request)
         if time.monotonic() > until:  # the client was already answered with an error and will not show this slate

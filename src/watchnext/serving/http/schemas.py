@@ -56,7 +56,11 @@ class RecommendRequest(Strict):
         max_length=EXCLUDE_MOST,
         description="video ids that are not returned, whatever the mode; unknown ones are ignored",
     )
-    mode: Literal["online", "precomputed"] = "online"
+    mode: Literal["online", "precomputed", "not_personalised"] = Field(
+        "online",
+        description="precomputed: the viewer's stored slate while it is valid, else online; not_personalised: as for a new "
+        "viewer, nothing that is known of this one is read, so that videos may have been seen",
+    )
 
 
 class Predictions(Strict):
@@ -93,7 +97,7 @@ class FunnelCounts(Strict):
 class RecommendResponse(Strict):
     request_id: str
     release: str
-    mode: Literal["online", "precomputed"] = Field(
+    mode: Literal["online", "precomputed", "not_personalised"] = Field(
         description="how it was computed: online also where no precomputed slate is available"
     )
     degraded: bool
