@@ -4,7 +4,7 @@ import numpy as np
 from benchmarks.leave_one_out.protocol import Sequences
 
 from watchnext.kernels import kernel
-from watchnext.retrieval.sources.graph import Edges, linked
+from watchnext.retrieval.sources.graph import linked
 
 
 @kernel
@@ -17,28 +17,13 @@ def _walk(starts, neighbours, weights, watched, step_weights, scores):
 class GraphSource:
     """Score videos one edge from a viewer's last watches.
 
-    window, distance_power, backward  edge definition, see watchnext.retrieval.sources.graph
-    source_power, target_power        powers of the degrees that divide an edge
-    neighbours                        strongest edges kept per video
-    last, decay                       the last `last` watches count, the j-th last with weight decay^j
+    last, decay  the last `last` watches count, the j-th last with weight decay^j
+    graph        edges, as `linked` takes them
     """
 
-    def __init__(
-        self,
-        *,
-        window: int,
-        distance_power: float,
-        backward: float,
-        source_power: float,
-        target_power: float,
-        neighbours: int,
-        last: int,
-        decay: float,
-    ) -> None:
-        pairs = {"window": window, "distance_power": distance_power, "backward": backward}
-        self._graph = {**pairs, "source_power": source_power, "target_power": target_power, "neighbours": neighbours}
+    def __init__(self, *, last: int, decay: float, **graph: float) -> None:
         self.last, self.decay = last, decay
-        self.edges: Edges | None = None
+        self._graph, self.edges = graph, None
 
     def fit(self, histories: Sequences) -> "GraphSource":
         self.edges = linked(histories, **self._graph)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from watchnext.nn.training import TrainableModule, finite
-from watchnext.retrieval.towers.objectives import Objective
+from watchnext.retrieval.towers.objectives import SampledSoftmax
 
 VALIDATED = 20_000  # maximum viewers per validation
 
@@ -41,7 +41,7 @@ class SequenceModule(TrainableModule):
         *,
         split: LeaveOneOut,
         network: partial,
-        loss: Objective,
+        loss: SampledSoftmax,
         negatives: partial,
         start: SpectralStart | None,
         learning_rate: float,

@@ -14,7 +14,7 @@ from watchnext.nn.trainable import NothingToLearnError
 from watchnext.nn.training import TrainableModule, adam, finite
 from watchnext.nn.weights import build_network, recipe_of, save_network
 from watchnext.retrieval.towers.negatives import NegativeSample
-from watchnext.retrieval.towers.objectives import Objective
+from watchnext.retrieval.towers.objectives import SampledSoftmax
 from watchnext.retrieval.towers.recall import recall_among_all
 from watchnext.types import TARGETS
 
@@ -46,7 +46,7 @@ class RetrievalModule(TrainableModule):
         *,
         features: FeatureSet,
         network: partial,
-        loss: Objective,
+        loss: SampledSoftmax,
         negatives: partial,
         positive: str,
         recall_at: int,

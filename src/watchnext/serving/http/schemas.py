@@ -6,9 +6,9 @@ Times are UTC milliseconds, ratios in [0, 1].
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, create_model
 
-from watchnext.data.tables import ID_BYTES, WATCH_MS
+from watchnext.data.tables import ID_BYTES, OUTCOMES, WATCH_MS
 
 K_DEFAULT, K_MOST = 20, 100
 EXCLUDE_MOST = 1000
@@ -109,14 +109,7 @@ class RecommendResponse(Strict):
     timings_ms: dict[str, float]
 
 
-class OutcomeFlags(Strict):
-    click: bool = False
-    long_view: bool = False
-    like: bool = False
-    share: bool = False
-    follow: bool = False
-    comment: bool = False
-    hide: bool = False
+OutcomeFlags = create_model("OutcomeFlags", __base__=Strict, **dict.fromkeys(OUTCOMES, (bool, False)))
 
 
 class OutcomeEvent(OutcomeFlags):
