@@ -4,6 +4,9 @@ In process, on `releases/current`, over a fresh durable store in a temporary fol
 without HTTP. The last line is one JSON object: times in ms per request and us per event, sizes in bytes. `load_s` and `open_s`
 are the two parts of a server's start: the release is checked and loaded, then a new store is built and everything is warmed up.
 
+With `--videos 1000000 --viewers 1000000`, on a release of a simulated world of this size, which is built once into
+outputs/benchmark-VIDEOSxVIEWERSxDAYS.
+
 With `--seconds 20`, over HTTP: the real `bentoml serve` on `releases/current` with a fresh store, driven by this process on the
 same machine. Each of these loads lasts that long: slates at `--rate` (p50_ms, p99_ms, stages_ms); slates, and posts of 20
 events, as fast as `--connections` carry them (capacity_rps, events_per_s); precomputed slates at `--precomputed-rate`; and
@@ -26,6 +29,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from benchmarks.http.load import Answers, Calls, at_capacity, at_rate
 from benchmarks.http.server import Server, serving
+from benchmarks.whole.pipeline import build_release
 
 from watchnext.cli import exits_on
 from watchnext.serving.funnel.answer import Answer
@@ -97,6 +101,21 @@ def sizes(release: Release) -> dict:
         "video_state_bytes": 8 * release.layout.item,
         "release_bytes_per_video": {part: size / len(release.catalogue) for part, size in folder.items()},
     }
+
+
+# ---- a release of a given size ----------------------------------------------------------------------------------------------
+
+
+def simulated(videos: int, viewers: int, days: int, words: list[str]) -> Path:
+    """Return the releases of a simulated world of this size; simulate and train once, and reuse it afterwards."""
+    outputs = Path("outputs") / f"benchmark-{videos}x{viewers}x{days}"
+    releases = outputs / "releases"
+    if not (releases / "current").exists():
+        folders = {"outputs": outputs, "releases": releases, "store": outputs / "store"}
+        sizes = {"loader.users": viewers, "loader.videos": videos, "loader.days": days}
+        overrides = [f"data.{key}={value}" for key, value in (folders | sizes).items()]
+        build_release("world", "world", outputs, [*overrides, *words])
+    return releases
 
 
 # ---- over HTTP -----------------------------------------------------------------------------------------------------------
@@ -201,7 +220,13 @@ def main() -> None:
     parser.add_argument("--precomputed-rate", type=float, default=200.0, help="precomputed slates a second")
     parser.add_argument("--posts", type=float, default=50.0, help="posts of 20 events a second")
     parser.add_argument("--connections", type=int, default=8)
+    parser.add_argument("--videos", type=int, help="of a simulated world that is served instead of --releases")
+    parser.add_argument("--viewers", type=int, default=1_600)
+    parser.add_argument("--days", type=int, default=4)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="of every stage that builds that world's release")
     options = parser.parse_args()
+    if options.videos:
+        options.releases = simulated(options.videos, options.viewers, options.days, options.overrides)
     began = time.perf_counter()
     release = Release.load(current(options.releases))
     load_s = time.perf_counter() - began
