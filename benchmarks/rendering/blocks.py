@@ -24,7 +24,7 @@ RECORDS = {
     "worlds": "worlds --root $KUAIRAND_ROOT",
     "features-20m": "--label 20m features --impressions 20000000",
     "ranker_training": "ranker_training",
-    "world": "world --impressions 60000000",
+    "simulator": "simulator --impressions 60000000",
     "index-1m": "--label 1m index --videos 1000000",
     "suite": "whole.suite",
     "features-60m": "--label 60m features --impressions 60000000",
@@ -218,7 +218,7 @@ BLOCKS = {
         ),
         ("tables",),
     ),
-    "world": Block(
+    "simulator": Block(
         tables.columns(
             {
                 "impressions": lambda f: f["impressions"],
@@ -227,7 +227,7 @@ BLOCKS = {
                 "bytes an impression on disk": lambda f: f["file_bytes_per_impression"],
             }
         ),
-        ("world",),
+        ("simulator",),
     ),
     "scoring": Block(
         tables.columns(

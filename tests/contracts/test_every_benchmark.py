@@ -84,6 +84,7 @@ SMALL = {
         {"p50_ms", "p99_ms", "stages_p50_ms", "durable_event_us", "journal_event_bytes", "viewer_state_bytes"},
         "project",
     ),
+    "simulator": Small(["--impressions", "3000"], {"impressions_per_s", "setup_s", "peak_mb", "file_bytes_per_impression"}),
     "tables": Small(["--videos", "300", "--steps", "2", "--tables", "full", *NARROW], {"watches", "tables", "billion_gb"}),
     "training": Small(["--users", "50", "--videos", "200", "--days", "2", "--steps", "2", *NARROW], {"watches"} | EXAMPLES),
     "true_best": Small(["--requests", "5", "data=tiny"], {"retrieved", "drawn", "requests"}, "project"),
@@ -94,7 +95,6 @@ SMALL = {
         "pipeline",
     ),
     "worlds": Small(["--root", "kuairand"], {"logs", "users", "videos", "days", "impressions_per_user_day"}, "kuairand"),
-    "world": Small(["--impressions", "3000"], {"impressions_per_s", "setup_s", "peak_mb", "file_bytes_per_impression"}),
 }  # fmt: skip
 WITHOUT_INPUT = {
     "framing": ([], "dvc repro features"),

@@ -22,11 +22,11 @@ def test_a_block_without_a_source_is_refused_by_name():
 
 def test_a_drifted_figure_is_written_anew_and_an_absent_one_is_named(tmp_path):
     write(tmp_path / "outputs/metrics/evaluation.json", {"release": "r1", "lost": {"retrieval": 0.25, "shown": None}})
-    text = "before\n<!-- results:sample-lost -->\nold\n<!-- /results -->\n<!-- results:world -->\n<!-- /results -->\nafter"
+    text = "before\n<!-- results:sample-lost -->\nold\n<!-- /results -->\n<!-- results:simulator -->\n<!-- /results -->\nafter"
     found = rendered(text, Records(tmp_path))
     assert "| share of long views | .2500 | – |" in found
     assert "release r1, machine and date not recorded; seed 0, state as of each request" in found
-    assert "Not measured on this commit: `python -m benchmarks.record world --impressions 60000000`." in found
+    assert "Not measured on this commit: `python -m benchmarks.record simulator --impressions 60000000`." in found
     assert "old" not in found
     assert found.startswith("before\n")
     assert found.endswith("\nafter")
@@ -42,9 +42,9 @@ def test_the_sample_has_machine_and_date_of_the_recorded_run_of_the_same_release
 
 
 def test_a_record_without_a_figure_of_its_block_names_the_command(tmp_path):
-    write(tmp_path / "benchmarks/results/world.json", recorded({"impressions": 5}))
-    with pytest.raises(RenderError, match=r"run the benchmark again: python -m benchmarks\.record world"):
-        rendered("<!-- results:world -->\n<!-- /results -->", Records(tmp_path))
+    write(tmp_path / "benchmarks/results/simulator.json", recorded({"impressions": 5}))
+    with pytest.raises(RenderError, match=r"run the benchmark again: python -m benchmarks\.record simulator"):
+        rendered("<!-- results:simulator -->\n<!-- /results -->", Records(tmp_path))
 
 
 def test_numbers_and_spreads_are_written_alike_everywhere():

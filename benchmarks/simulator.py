@@ -1,4 +1,4 @@
-"""Time the simulated world, from its parameters to Parquet: `python -m benchmarks.world --impressions 20000000`.
+"""Time the simulated world, from its parameters to Parquet: `python -m benchmarks.simulator --impressions 20000000`.
 
 It has a million viewers and a million videos (fewer below 4 million impressions), and as many days as that takes.
 `impressions_per_s` covers `python -m watchnext.simulator world` without compilation: drawing viewers and videos, the log,
