@@ -109,8 +109,13 @@ def first_unseen(ranked: np.ndarray, seen: np.ndarray, k: int = K) -> np.ndarray
     return np.pad(kept, (0, k - len(kept)), constant_values=-1)
 
 
-def figures(lists: Mapping[object, np.ndarray], wanted: Mapping[object, np.ndarray], catalogue: int) -> dict[str, float]:
-    """Average over the viewers of `wanted`; `lists` have K rows of each viewer, padded with -1."""
+def figures(lists: Mapping[object, np.ndarray], wanted: Mapping[object, np.ndarray], known: np.ndarray) -> dict[str, float]:
+    """Average over the viewers of `wanted`; `lists` have K rows of each viewer, padded with -1.
+
+    Coverage counts the videos `known` (V,).
+    """
+    shown = np.concatenate([lists[viewer] for viewer in wanted])
+    shown = shown[shown >= 0]
     discount = 1.0 / np.log2(np.arange(2, K + 2))
     hits = np.array([np.isin(lists[viewer], rows) for viewer, rows in wanted.items()])
     relevant = np.array([len(rows) for rows in wanted.values()])
@@ -120,7 +125,7 @@ def figures(lists: Mapping[object, np.ndarray], wanted: Mapping[object, np.ndarr
         f"hit@{K}": float(hits.any(axis=1).mean()),
         f"ndcg@{K}": float((gains / ideal).mean()),
         f"ndcg@{K}_of_{K}": float(gains.mean() / discount.sum()),
-        f"coverage@{K}": coverage(np.stack([lists[viewer] for viewer in wanted]), catalogue),
+        f"coverage@{K}": coverage(np.where(known[shown], shown, -1), int(known.sum())),
     }
 
 
@@ -137,7 +142,7 @@ def recommended(release: Release, window: HeldOutWindow) -> dict[str, dict[objec
                 request = Request(f"test-{viewer}", viewer, K, max(window.start_ms, release.as_of_ms))
                 ranked = {
                     "towers": recommender.by_source(request, K + len(seen))["two_tower"],
-                    "merged": recommender.retrieve(request).rows,
+                    "merged": _merged(recommender, request, seen),
                     "popular_7_days": popular,
                 }
                 for name, rows in ranked.items():
@@ -145,6 +150,15 @@ def recommended(release: Release, window: HeldOutWindow) -> dict[str, dict[objec
         finally:
             store.close()
     return lists
+
+
+def _merged(recommender: Recommender, request: Request, seen: np.ndarray) -> np.ndarray:
+    """Return the candidates as they are served, or of longer lists where those hold fewer than K unseen ones: the state
+    remembers the last videos alone."""
+    rows = recommender.retrieve(request).rows
+    return (
+        rows if np.isin(rows, seen, invert=True).sum() >= K else recommender.retrieve(request, K + len(rows) + len(seen)).rows
+    )
 
 
 def measure(outputs: Path, releases: Path, *, days: float) -> dict:
@@ -155,14 +169,13 @@ def measure(outputs: Path, releases: Path, *, days: float) -> dict:
         release.video_ids.rows_of(tables.impressions["video_id"]),
     )
     window = HeldOutWindow.of(tables.impressions, rows, np.asarray(split), videos=len(release.catalogue), days=days)
-    lists, catalogue = recommended(release, window), int(window.known.sum())
-    result = {}
+    lists, result = recommended(release, window), {}
     for name, wanted in {"all": window.wanted, "warm": window.warm()}.items():
         result[name] = {"viewers": len(wanted)}
         if wanted:
-            result[name] |= {each: figures(lists[each], wanted, catalogue) for each in LISTS}
+            result[name] |= {each: figures(lists[each], wanted, window.known) for each in LISTS}
     selection = json.loads((outputs / "metrics" / "selection.json").read_text())
-    return result | {"videos": catalogue, "weights": selection.get("weights")}
+    return result | {"videos": int(window.known.sum()), "weights": selection.get("weights")}
 
 
 def options_of(words: Sequence[str]) -> argparse.Namespace:

@@ -177,13 +177,14 @@ def test_seen_videos_make_room_for_later_ones_and_short_lists_are_padded():
 
 def test_figures_of_two_viewers_by_hand():
     lists = {"a": np.array([3, 0, *[-1] * 8]), "b": np.array([3, 5, *range(20, 28)]), "c": np.array([9, *[-1] * 9])}
-    found = figures(lists, {"a": np.array([0, 1]), "b": np.array([7])}, catalogue=40)
+    known = np.arange(60) < 25
+    found = figures(lists, {"a": np.array([0, 1]), "b": np.array([7])}, known)
     second, ideal = 1 / np.log2(3), 1 + 1 / np.log2(3)
     assert found["recall@10"] == pytest.approx((0.5 + 0) / 2)
     assert found["hit@10"] == 0.5
     assert found["ndcg@10"] == pytest.approx(second / ideal / 2)
     assert found["ndcg@10_of_10"] == pytest.approx(second / (1 / np.log2(np.arange(2, 12))).sum() / 2)
-    assert found["coverage@10"] == 11 / 40  # 0, 3, 5 and eight more; c is not asked for
+    assert found["coverage@10"] == 8 / 25  # 0, 3, 5 and 20 to 24; 25 to 27 are new, and c is not asked for
 
 
 def test_words_are_overrides_wherever_they_stand():
