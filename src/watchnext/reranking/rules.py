@@ -15,6 +15,7 @@ import numpy as np
 from watchnext.reranking.value import RerankingError, require_known, require_number
 
 SAFETY = ("safe", "mature", "unsafe")  # CatalogueFacts.safety is an index into this
+HARD = ("unavailable", "safety", "region")  # filters that hold whatever the viewer has seen
 
 
 class CatalogueFacts(Protocol):

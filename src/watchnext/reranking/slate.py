@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from watchnext.reranking.diversity import Diversity
-from watchnext.reranking.rules import Cap, CatalogueFacts, DuplicateFilter, Filter, Rule, RuleContext, Tally, rule
+from watchnext.reranking.rules import HARD, Cap, CatalogueFacts, DuplicateFilter, Filter, Rule, RuleContext, Tally, rule
 from watchnext.reranking.value import MERGE, RerankingError, Value, require_known, require_number
 from watchnext.types import Query, Scored, Slate
 
@@ -95,7 +95,7 @@ class Reranker:
         continued = rows[scored.candidates.named_by("continue")]
         context = RuleContext(seen=query.seen, region=query.region, facts=facts, region_bits=region_bits,
                               unavailable=unavailable, continued=continued)  # fmt: skip
-        left, removed = self._filtered(order, rows, context)
+        left, removed = _filtered(self._filters, order, rows, context)
         tallies = [cap.tally(rows[left], facts) for cap in self._caps]
         marginal = self.diversity.begin(rows[left], values[left], facts)
         picked, propensities, free = self._fill(min(k, len(left)), marginal, tallies, _random(query.request.request_id))
@@ -106,20 +106,28 @@ class Reranker:
         in_order = {each.name: np.sort(removed.get(each.name, left[:0])) for each in self.rules}
         return Slate(picked=picked, values=values[picked], propensities=propensities, removed=in_order)
 
+    def ordered(
+        self,
+        scored: Scored,
+        query: Query,
+        *,
+        facts: CatalogueFacts,
+        region_bits: Mapping[str, int],
+        unavailable: np.ndarray | None = None,
+    ) -> Slate:
+        """Order all candidates by value without those that a HARD filter removes: no other rule, diversity or exploration."""
+        rows, values = scored.candidates.rows, self._values(scored)
+        context = RuleContext(seen=query.seen, region=query.region, facts=facts, region_bits=region_bits,
+                              unavailable=unavailable)  # fmt: skip
+        hard = [each for each in self._filters if each.name in HARD]
+        picked, removed = _filtered(hard, np.lexsort((rows, -values)), rows, context)
+        return Slate(picked=picked, values=values[picked], propensities=np.ones(len(picked)), removed=removed)
+
     def _values(self, scored: Scored) -> np.ndarray:
         """Return the values (C,) that order candidates; without any prediction, those of the retrieval order."""
         unranked = len(scored) and not np.isfinite(scored.predictions).any()
         value = replace(self.value, source=MERGE) if unranked and self.value.source is None else self.value
         return value.order(scored)
-
-    def _filtered(self, order: np.ndarray, rows: np.ndarray, context: RuleContext) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Return the positions that pass every filter, best first, and the positions each filter removed."""
-        left, removed = order, {}
-        for each in self._filters:
-            out = each.removes(rows[left], context)
-            removed[each.name] = left[out]
-            left = left[~out]
-        return left, removed
 
     def _fill(self, slots: int, marginal, tallies: list[Tally], rng) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Fill the slots one by one; `tallies` keeps the caps that were not relaxed, with their state at the last slot."""
@@ -135,6 +143,18 @@ class Reranker:
             picked[slot], propensities[slot] = self.exploration.choose(best, eligible, draws[slot])
             free[picked[slot]] = False
         return picked, propensities, free
+
+
+def _filtered(
+    filters: Sequence[Filter], order: np.ndarray, rows: np.ndarray, context: RuleContext
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return the positions that pass every filter, best first, and the positions each filter removed."""
+    left, removed = order, {}
+    for each in filters:
+        out = each.removes(rows[left], context)
+        removed[each.name] = left[out]
+        left = left[~out]
+    return left, removed
 
 
 def _random(request_id: str) -> np.random.Generator:

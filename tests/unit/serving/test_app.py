@@ -20,6 +20,7 @@ from watchnext.serving.funnel.precomputed import precompute
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.funnel.served_log import ServedLog
 from watchnext.serving.http.app import Limits, create_app
+from watchnext.serving.store.journal import Event
 from watchnext.serving.store.store import Store, StoreError
 from watchnext.types import TARGETS
 
@@ -249,6 +250,78 @@ def test_a_list_of_ids_that_is_too_long_or_of_another_kind_is_refused_by_name(ap
     answer = api("POST", "/v1/recommend", body={"user_id": viewer, "exclude": exclude})
     assert answer.status_code == 422
     assert answer.json()["error"]["details"][0]["where"] == f"body.exclude.{where}".rstrip(".")
+
+
+# ---- the caller's candidates -------------------------------------------------------------------------------------------
+
+
+def rank(api, user_id, video_ids, **fields) -> dict:
+    answer = api("POST", "/v1/rank", body={"user_id": user_id, "video_ids": video_ids, **fields})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_every_candidate_of_the_caller_is_ranked_removed_or_unknown(api, release, store, viewer):
+    ids, catalogue = [release.video_ids.value(row) for row in range(len(release.catalogue))], release.catalogue
+    rows = np.arange(len(ids))
+    future = catalogue.upload_ms > release.as_of_ms + 1_000_000
+    withdrawn = int(np.flatnonzero((catalogue.safety == 0) & (catalogue.regions == 0) & ~future)[0])
+    store.apply([Event(kind="withdrawn", user_id="", video_id=ids[withdrawn], known_at=release.as_of_ms)])
+    before = store.position
+    answer = rank(api, viewer, [*ids, "no such video", ids[0]], region="fr")
+    shown = [item["video_id"] for item in answer["items"]]
+    assert (answer["release"], answer["degraded"]) == (release.id, False)
+    removed = [each for named in answer["removed"].values() for each in named]
+    assert sorted([*shown, *removed, *answer["unknown"]]) == sorted([*ids, "no such video"])
+    assert {*answer["unknown"]} == {"no such video", *(ids[row] for row in rows[future])}
+    assert future.any()
+    assert answer["removed"]["unavailable"] == [ids[withdrawn]]
+    assert {*answer["removed"]["safety"]} == {ids[row] for row in rows[~future & (catalogue.safety > 0)]}
+    assert answer["removed"]["region"]
+    scores = [item["score"] for item in answer["items"]]
+    assert scores == sorted(scores, reverse=True)
+    assert all(0 <= item["predictions"][name] <= 1 for item in answer["items"] for name in ("click", "long_view", "like"))
+    written(api)
+    assert store.position == before  # nothing was shown
+
+
+def test_what_a_viewer_watched_changes_the_order_but_removes_nothing(api, release, viewer):
+    shown = [item["video_id"] for item in api.slate(viewer, k=30)["items"]]
+    before = rank(api, viewer, shown)
+    for place, video in enumerate(shown[:5]):
+        api.outcome(viewer, video, f"k{place}", watch_ms=60_000, long_view=True)
+    after = rank(api, viewer, shown)
+    assert {item["video_id"] for item in after["items"]} == {*shown}
+    assert [item["video_id"] for item in after["items"]] != [item["video_id"] for item in before["items"]]
+
+
+def test_candidates_none_of_which_is_known_are_named_and_nothing_is_ranked(api, viewer):
+    answer = rank(api, viewer, ["a", "b", "a"])
+    assert (answer["items"], answer["unknown"], answer["degraded"]) == ([], ["a", "b"], False)
+
+
+@pytest.mark.parametrize(
+    ("video_ids", "where"),
+    [([], ""), (["v003"] * 501, ""), ([7], ".0"), (["v003", 7], ".1"), (["v003", None], ".1"), ("v003", ""), (None, "")],
+)
+def test_a_bad_list_of_candidates_is_refused_by_name(api, viewer, video_ids, where):
+    answer = api("POST", "/v1/rank", body={"user_id": viewer, "video_ids": video_ids})
+    assert answer.status_code == 422
+    assert answer.json()["error"]["details"][0]["where"] == f"body.video_ids{where}"
+
+
+@pytest.mark.parametrize(
+    ("body", "where"),
+    [
+        ({"user_id": "100", "video_ids": ["v003"]}, "body.user_id"),
+        ({"video_ids": ["v003"]}, "body.user_id"),
+        ({"user_id": 100}, "body.video_ids"),
+        ({"user_id": 100, "video_ids": ["v003"], "k": 5}, "body.k"),
+    ],
+)
+def test_a_bad_request_for_a_ranking_is_refused_by_name(api, body, where):
+    answer = api("POST", "/v1/rank", body=body)
+    assert (answer.status_code, answer.json()["error"]["details"][0]["where"]) == (422, where)
 
 
 # ---- events ------------------------------------------------------------------------------------------------------------
@@ -578,7 +651,7 @@ def test_the_api_does_what_it_declares(api, mode):
     """Generated calls, good and bad: no 500, nothing undeclared, every answer as declared, every bad call refused."""
     schema = schemathesis.openapi.from_asgi("/openapi.json", api.app)
     operations = [operation.ok() for operation in schema.get_all_operations()]
-    assert len(operations) == 4
+    assert len(operations) == 5
     for operation in operations:
 
         @given(case=operation.as_strategy(generation_mode=mode))

@@ -366,6 +366,47 @@ def test_surface_region_and_context_count_without_a_viewer(recommender, release)
     assert (recommender.score(base, rows) != recommender.score(replace(base, surface="next"), rows)).any()
 
 
+def test_candidates_of_the_caller_are_valued_as_those_of_a_slate(recommender, release):
+    request = ask(release, k=5)
+    answer = recommender.recommend(request)
+    everything = recommender.rank_given(request, np.sort(answer.scored.candidates.rows))
+    values = dict(zip(everything.rows.tolist(), everything.slate.values.tolist(), strict=True))
+    assert [values[row] for row in answer.rows] == pytest.approx(answer.slate.values)
+    assert (np.diff(everything.slate.values) <= 0).all()
+    at = [everything.rows.tolist().index(row) for row in answer.rows]
+    np.testing.assert_allclose(everything.predictions[at], answer.predictions, rtol=1e-5)
+    assert [everything.sources[each] for each in at] == answer.sources
+    few = recommender.rank_given(request, np.sort(answer.rows))  # a value does not depend on the other candidates
+    assert few.rows.tolist() == sorted(answer.rows, key=lambda row: (-values[row], row))
+    np.testing.assert_allclose(few.slate.values, [values[row] for row in few.rows], rtol=1e-5)
+
+
+def test_a_given_video_that_no_source_lists_is_valued_as_the_last_of_the_merge(recommender, release):
+    request = ask(release)
+    listed = recommender.retrieve(request)
+    other = np.setdiff1d(np.arange(len(release.catalogue)), np.concatenate(list(recommender.by_source(request).values())))
+    given = recommender.retrieval.given(recommender.query(request), np.sort(np.append(other, listed.rows[:3])), [])
+    assert given.rows.tolist() == [*listed.rows[:3], *other]
+    np.testing.assert_array_equal(given.scores, [*listed.scores[:3], *[listed.scores[-1]] * len(other)])
+    assert (given.ranks[3:] == 0).all()
+    assert [names for names in recommender.rank_given(request, other).sources if names] == []
+
+
+def test_given_videos_are_answered_where_nothing_can_be_ranked_or_retrieved(release, store, monkeypatch):
+    request, rows = ask(release), np.flatnonzero((release.catalogue.safety == 0) & (release.catalogue.regions == 0))[:9]
+    whole = Recommender(release, store)
+    broken = Recommender(replace(release, ranker=raising), store)
+    answer = broken.rank_given(request, rows)
+    assert answer.degradations == ("the ranker failed: answered in retrieval order",)
+    assert answer.rows.tolist() == whole.retrieval.given(whole.query(request), rows, []).rows.tolist()
+    for source in whole.retrieval.sources.values():
+        monkeypatch.setattr(source, "candidates", raising)
+    answer = whole.rank_given(request, rows)
+    assert len(answer.degradations) == len(SOURCES)
+    assert sorted(answer.rows) == rows.tolist()
+    assert np.isfinite(answer.slate.values).all()
+
+
 def left_midway(store, release, user_id: int, *rows: int) -> None:
     about = {"kind": "outcome", "user_id": user_id, "known_at": release.as_of_ms + 1, "watch_ms": 5_000}
     store.apply([Event(video_id=release.video_ids.value(row), **about) for row in rows])

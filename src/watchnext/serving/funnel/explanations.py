@@ -43,4 +43,7 @@ class Explanations:
             "new upload": (query.as_of_ms - self._upload_ms[candidates.rows[picked]]) / HOUR_MS <= NEW_H,
         }
         chosen = [[sentence for sentence, holds in facts.items() if holds[i]] for i in range(len(picked))]
-        return [sentences or ["among the latest uploads"] for sentences in chosen]  # the only source left is `fresh`
+        last = [
+            ["among the latest uploads"] if fresh else [] for fresh in named_by["fresh"]
+        ]  # a given video may have no source
+        return [sentences or other for sentences, other in zip(chosen, last, strict=True)]

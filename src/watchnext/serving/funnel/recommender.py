@@ -46,15 +46,30 @@ class Recommender:
 
         Raises ContextError for a context that the schema does not declare.
         """
+        return self._answer(request, self.retrieval.retrieve, self.rerank)
+
+    def rank_given(self, request: Request, rows: np.ndarray) -> Answer:
+        """Return the distinct videos `rows` (n,), retrieved or not, by their value for the viewer, as `recommend` values them.
+
+        Only the filters of `Reranker.ordered` remove a video. A part that fails degrades the answer. Raises ContextError.
+        """
+        return self._answer(request, lambda query, degradations: self.retrieval.given(query, rows, degradations), self.order)
+
+    def _answer(
+        self,
+        request: Request,
+        retrieve: Callable[[Query, list[str]], Candidates],
+        rerank: Callable[[Query, Scored], Slate],
+    ) -> Answer:
         timer, degradations = StageTimer(self._timer), []
         query = self._encoder.hydrate(request, self._record(request, degradations))
         timer.stop("state")
-        candidates = self.retrieval.retrieve(query, degradations)
+        candidates = retrieve(query, degradations)
         timer.stop("retrieval")
         inputs, counters = self.ranking.encode(query, candidates.rows)
         scored = self.ranking.rank(query, candidates, inputs, degradations, late=timer.total_ms > self._budget_ms)
         timer.stop("ranking")
-        slate = self.rerank(query, scored)
+        slate = rerank(query, scored)
         timer.stop("reranking")
         picked = {**query.inputs, **{name: values[slate.picked] for name, values in inputs.items()}}
         explanations = self._explanations.explain(query, scored, slate, counters)
@@ -101,6 +116,11 @@ class Recommender:
         """Return the slate of scored candidates."""
         facts, bits = self.release.catalogue, self.release.region_bits
         return self.release.reranker.rerank(scored, query, facts=facts, region_bits=bits, unavailable=self.store.unavailable)
+
+    def order(self, query: Query, scored: Scored) -> Slate:
+        """Return all candidates that may be shown, best first."""
+        facts, bits = self.release.catalogue, self.release.region_bits
+        return self.release.reranker.ordered(scored, query, facts=facts, region_bits=bits, unavailable=self.store.unavailable)
 
     def warm(self) -> None:
         """Compile and load everything that the first request or event would otherwise wait for."""

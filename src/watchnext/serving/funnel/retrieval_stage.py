@@ -2,12 +2,13 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from watchnext.retrieval.index.queries import best_of
 from watchnext.retrieval.sources.co_watch import CoWatchSource
-from watchnext.retrieval.sources.merge import merge
+from watchnext.retrieval.sources.merge import fused, merge, ranks_in
 from watchnext.retrieval.sources.popular import PopularSource, half_lives_of
 from watchnext.retrieval.sources.source import CandidateSource, ContinueSource, FollowedSource, FreshSource, eligible
 from watchnext.retrieval.sources.trending import TrendingSource
@@ -34,6 +35,19 @@ class RetrievalStage:
         """Merge source > rows (n,); `k` as in `retrieve`."""
         settings = self._settings["merge"]
         return merge(lists, **(settings if k is None else {**settings, "most": k}))
+
+    def given(self, query: Query, rows: np.ndarray, degradations: list[str]) -> Candidates:
+        """Return the distinct videos `rows` (C,) as candidates with their ranks in the lists of all sources.
+
+        A video that no source lists scores as much as the last candidate of `retrieve`, the least that the merge can tell.
+        """
+        listed, ranks = ranks_in(self.by_source(query, degradations))
+        known, own = np.isin(rows, listed), np.zeros((len(rows), ranks.shape[1]), ranks.dtype)
+        own[known] = ranks[np.searchsorted(listed, rows[known])]
+        settings = self._settings["merge"]
+        least = fused(listed, ranks, **settings).scores.min(initial=np.inf)
+        candidates = fused(rows, own, **{**settings, "most": len(rows)})
+        return replace(candidates, scores=np.maximum(candidates.scores, least)) if np.isfinite(least) else candidates
 
     def by_source(self, query: Query, degradations: list[str], k: int | None = None) -> dict[str, np.ndarray]:
         """Return source > rows (n,), best first, without videos that are excluded, seen (except for `continue`) or not uploaded

@@ -93,6 +93,10 @@ def _api(handlers: Handlers, run: Callable, timeout_s: float) -> APIRouter:
         call = partial(handlers.recommend, body, request_id=uuid.uuid4().hex, until=time.monotonic() + timeout_s)
         return Json(await run(call))
 
+    @routes.post("/rank", response_model=schemas.RankResponse, responses=_errors, **posted)
+    async def rank(body: schemas.RankRequest) -> Response:
+        return Json(await run(partial(handlers.rank, body, request_id=uuid.uuid4().hex)))
+
     @routes.post("/events", response_model=schemas.EventsResponse, responses=_event_errors, **posted)
     async def events(body: schemas.EventsRequest) -> Response:
         counts, unknown = await handlers.outcomes(body, timeout_s=timeout_s)

@@ -18,7 +18,7 @@ from watchnext.features.state.history import OUTCOME_BITS
 from watchnext.serving.funnel.answer import Answer
 from watchnext.serving.funnel.precomputed import precomputed
 from watchnext.serving.http.metrics import ServerMetrics
-from watchnext.serving.http.schemas import EventsRequest, OutcomeEvent, RecommendRequest
+from watchnext.serving.http.schemas import EventsRequest, OutcomeEvent, RankRequest, RecommendRequest
 from watchnext.serving.http.worker_pool import TooSlowError
 from watchnext.serving.store.group_commit import GroupCommit
 from watchnext.serving.store.journal import Event
@@ -56,8 +56,7 @@ class Handlers:
 
     def recommend(self, body: RecommendRequest, *, request_id: str, until: float) -> dict:
         """Return a RecommendResponse and queue its impressions. Raises IdKindError, and TooSlowError after `until`."""
-        self._require_kind("body.user_id", body.user_id, self._viewer_ids())
-        self._first = self._first or [body.user_id]
+        self._require_viewer(body.user_id)
         if personalised := body.mode != "not_personalised":
             self._commits.settle(body.user_id, OWN_IMPRESSIONS_S)
         exclude = self._rows("body.exclude", body.exclude)
@@ -79,11 +78,33 @@ class Handlers:
         if not self._record_impressions(request, answer.ids):
             degradations.append("impressions were not recorded")
         self._served_log.append(answer)
-        slate = self._slate(answer, request_id, degradations)
+        slate = self._slate(answer, degradations)
         self._metrics.slate(
             videos=len(answer.ids), removed=answer.removed, degraded=bool(degradations), timings_ms=answer.timings_ms
         )
         return slate
+
+    def rank(self, body: RankRequest, *, request_id: str) -> dict:
+        """Return a RankResponse. Nothing is recorded: what is shown of it is the caller's choice. Raises IdKindError."""
+        self._require_viewer(body.user_id)
+        rows = self._rows("body.video_ids", body.video_ids)
+        self._commits.settle(body.user_id, OWN_IMPRESSIONS_S)
+        as_of_ms = self._clock()
+        exist = (rows >= 0) & ~(self._release.catalogue.upload_ms[rows] > as_of_ms)
+        request = Request(
+            request_id=request_id,
+            user_id=body.user_id,
+            k=len(rows),
+            as_of_ms=as_of_ms,
+            surface=body.surface,
+            region=body.region,
+            context=body.context,
+        )
+        answer = self._recommender.rank_given(request, np.unique(rows[exist]))
+        ids, candidates = self._release.video_ids, answer.scored.candidates.rows
+        removed = {name: [ids.value(row) for row in candidates[at]] for name, at in answer.slate.removed.items()}
+        unknown = [video_id for video_id, exists in zip(body.video_ids, exist, strict=True) if not exists]
+        return self._head(answer, answer.degradations) | {"removed": removed, "unknown": list(dict.fromkeys(unknown))}
 
     def _precomputed(self, request: Request, mode: str) -> Answer | None:
         try:
@@ -106,17 +127,17 @@ class Handlers:
         future.add_done_callback(partial(self._metrics.impressions_written, len(impressions), began))
         return True
 
-    def _slate(self, answer: Answer, request_id: str, degradations: list[str]) -> dict:
+    def _slate(self, answer: Answer, degradations: Sequence[str]) -> dict:
+        return self._head(answer, degradations) | {"mode": answer.mode, "removed": answer.removed, "funnel": answer.funnel}
+
+    def _head(self, answer: Answer, degradations: Sequence[str]) -> dict:
         return {
-            "request_id": request_id,
+            "request_id": answer.request.request_id,
             "release": answer.release,
-            "mode": answer.mode,
             "degraded": bool(degradations),
             "degraded_why": degradations,
             "as_of_ms": answer.as_of_ms,
             "items": self._items(answer),
-            "removed": answer.removed,
-            "funnel": answer.funnel,
             "timings_ms": answer.timings_ms,
         }
 
@@ -199,6 +220,11 @@ class Handlers:
         """Return the viewer ids of the release, or one from the store where the release has no viewers."""
         ids = self._release.user_ids
         return ids if len(ids.ids) else Ids.of(pl.Series(self._store.viewer_ids(1) or self._first))
+
+    def _require_viewer(self, user_id: int | str) -> None:
+        """Raise IdKindError for a viewer of the other kind; the first one decides where neither release nor store knows any."""
+        self._require_kind("body.user_id", user_id, self._viewer_ids())
+        self._first = self._first or [user_id]
 
     def _require_kind(self, where: str, given: int | str, ids: Ids) -> None:
         """Raise IdKindError for an id of the other kind: 1 and "1" would be two viewers."""

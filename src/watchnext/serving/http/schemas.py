@@ -12,6 +12,7 @@ from watchnext.data.tables import ID_BYTES, OUTCOMES, WATCH_MS
 
 K_DEFAULT, K_MOST = 20, 100
 EXCLUDE_MOST = 1000
+RANK_MOST = 500
 EVENTS_MOST = 1000
 
 
@@ -106,6 +107,32 @@ class RecommendResponse(Strict):
     items: list[Item]
     removed: dict[str, int] = Field(description="rule > number of candidates it removed")
     funnel: FunnelCounts
+    timings_ms: dict[str, float]
+
+
+class RankRequest(Strict):
+    user_id: Id
+    video_ids: list[Id] = Field(
+        min_length=1, max_length=RANK_MOST, description="the caller's candidates; a repeated one counts once"
+    )
+    surface: Word | None = None
+    region: Word | None = Field(None, description="overrides the viewer's own")
+    context: dict[Word, ContextValue] = Field(default_factory=dict, max_length=32)
+
+
+class RankResponse(Strict):
+    """The candidates by value, best first. Each is an item, removed or unknown. Nothing is recorded as shown."""
+
+    request_id: str
+    release: str
+    degraded: bool
+    degraded_why: list[str]
+    as_of_ms: int
+    items: list[Item] = Field(description="sources is empty for a video that this viewer would not have been retrieved")
+    removed: dict[str, list[Id]] = Field(
+        description="unavailable, safety or region > videos that may not be shown to this viewer; no other rule applies"
+    )
+    unknown: list[Id] = Field(description="videos that the release does not know, or that are uploaded later")
     timings_ms: dict[str, float]
 
 
