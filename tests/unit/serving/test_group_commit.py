@@ -1,6 +1,11 @@
 """Calls of many threads share a transaction, and each gets its own results once they are on disk."""
 
+import random
+import subprocess
+import sys
+import textwrap
 import threading
+import time
 from contextlib import closing
 
 import pytest
@@ -137,3 +142,53 @@ def test_after_a_failed_write_nothing_is_taken_or_acknowledged(store, commits, h
         commits.submit([outcome(key="b")])
     assert store.position == 1
     assert [event.key for event in store.journal()] == ["a"]
+
+
+KILLED = """
+    import itertools, sys, threading
+    from watchnext.serving.release.release import Release
+    from watchnext.serving.store.group_commit import GroupCommit
+    from watchnext.serving.store.journal import Event
+    from watchnext.serving.store.store import Store
+    release, printing = Release.load(sys.argv[1]), threading.Lock()
+    commits = GroupCommit(Store.open(sys.argv[2], release), most_waiting=5_000)
+
+    def post(thread):
+        for i in itertools.count():
+            shared = {"user_id": thread, "video_id": "v001", "known_at": 1_800_000_000_000 + i}
+            outcomes = [Event(kind="outcome", watch_ms=900, key=f"{thread}/{i}/{j}", **shared) for j in range(5)]
+            commits.submit([Event(kind="shown", request_id=f"{thread}/{i}", **shared)])
+            assert commits.submit(outcomes).result() == ["accepted"] * 5
+            with printing:
+                print(f"{thread}/{i}", flush=True)
+
+    for thread in range(1, 6):
+        threading.Thread(target=post, args=(thread,)).start()
+    post(0)
+"""
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_kill_9_loses_no_acknowledged_event_and_counts_none_twice(release, tmp_path, seed):
+    """Six threads post while the process is killed; then each sends its last post again, as a client without an answer does."""
+    command = [sys.executable, "-c", textwrap.dedent(KILLED), str(release.folder), str(tmp_path / "store")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        acknowledged = [process.stdout.readline().strip() for _ in range(30)]
+        time.sleep(random.Random(seed).random() / 10)
+        process.kill()
+        acknowledged += process.stdout.read().split()
+    with closing(Store.open(tmp_path / "store", release)) as store:
+        keys = [event.key for event in store.journal() if event.kind == "outcome"]
+        assert {f"{post}/{j}" for post in acknowledged for j in range(5)} <= set(keys)
+        assert len(keys) == len(set(keys)) <= 5 * (len(acknowledged) + 6)
+        for thread in range(6):
+            posts = [key.split("/")[1] for key in keys if key.startswith(f"{thread}/")]
+            again = [
+                outcome(user_id=thread, key=f"{thread}/{max(map(int, posts), default=0) + step}/{j}")
+                for step in (0, 1)
+                for j in range(5)
+            ]
+            assert store.apply(again) == (["duplicate"] * 5 if posts else ["accepted"] * 5) + ["accepted"] * 5
+        watched = [event for event in store.journal() if event.kind == "outcome"]
+        count = store.layout.at_history
+        assert sum(store.viewer(thread)[count] for thread in range(6)) == len(watched)
