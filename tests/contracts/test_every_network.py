@@ -2,12 +2,12 @@
 being there."""
 
 import re
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
@@ -46,17 +46,24 @@ BARE = InputSizes(user_codes=(4,), context_codes=(), video_codes=(5,), tags=1, v
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@cache
-def configured() -> dict:
-    with initialize_config_dir(config_dir=str(CONF), version_base=None):
-        presets = {path.stem: [f"model={path.stem}"] for path in sorted((CONF / "model").glob("*.yaml"))}
-        others = {" ".join(words): words for words in variants() if FORMS.search(" ".join(words))}
-        return {name: compose("config", words).model for name, words in (presets | others).items()}
+def forms() -> dict[str, list[str]]:
+    """Name > overrides of every preset, and of every printed variant that changes a network."""
+    presets = {path.stem: [f"model={path.stem}"] for path in sorted((CONF / "model").glob("*.yaml"))}
+    return presets | {" ".join(words): words for words in variants() if FORMS.search(" ".join(words))}
 
 
 def of_kind(kind: type) -> list:
+    """Overrides of the models of a kind, read from their presets: composing them all would delay every worker."""
+    presets = {path.stem: yaml.safe_load(path.read_text()) for path in (CONF / "model").glob("*.yaml")}
     target = f"{kind.__module__}.{kind.__qualname__}"
-    return [pytest.param(model, id=name) for name, model in configured().items() if model.module._target_ == target]
+    chosen = {name: words for name, words in forms().items() if target == presets[words[0][6:]]["module"]["_target_"]}
+    return [pytest.param(words, id=name) for name, words in chosen.items()]
+
+
+def configured(words: list[str], features):
+    """The module that the overrides configure."""
+    with initialize_config_dir(config_dir=str(CONF), version_base=None):
+        return instantiate(compose("config", words).model.module)(features=features)
 
 
 def inputs_of(features, rows) -> dict[str, torch.Tensor]:
@@ -136,7 +143,7 @@ def evaluated(module, loss_of) -> float:
 
 
 LOSS = MultiTask(weights={"click": 0.5, "long_view": 1.0, "like": 0.5, "watch_s": 0.2})
-RANKERS = [model for kind in (RankingModule, BoostedModule, EnsembleModule, DistilledModule) for model in of_kind(kind)]
+RANKERS = [words for kind in (RankingModule, BoostedModule, EnsembleModule, DistilledModule) for words in of_kind(kind)]
 
 
 def overfitted(module, features, rows) -> None:
@@ -178,7 +185,7 @@ def missed(found: np.ndarray, targets: np.ndarray) -> list[str]:
 def ranking(request, world_features):
     """A module overfitted to 32 rows, their inputs, and its losses before and after."""
     torch.manual_seed(0)
-    module = instantiate(request.param.module)(features=world_features)
+    module = configured(request.param, world_features)
     rows = mixed_rows(world_features)
     inputs, targets = inputs_of(world_features, rows), torch.from_numpy(world_features.columns["targets"][rows])
     losses = []
@@ -311,7 +318,7 @@ def retrieval(request, world_features):
     """A module overfitted to 32 pairs of different viewers and videos, their inputs, and its losses before and after; content
     has nothing to fit."""
     torch.manual_seed(0)
-    module = instantiate(request.param.module)(features=world_features)
+    module = configured(request.param, world_features)
     rows, users, videos = [], set(), set()
     for row in world_features.rows("train")[::-1]:
         user, video = int(world_features.columns["user_rows"][row]), int(world_features.columns["video_rows"][row])
