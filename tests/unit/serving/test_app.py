@@ -324,6 +324,82 @@ def test_a_bad_request_for_a_ranking_is_refused_by_name(api, body, where):
     assert (answer.status_code, answer.json()["error"]["details"][0]["where"]) == (422, where)
 
 
+# ---- without a viewer --------------------------------------------------------------------------------------------------
+
+
+def similar(api, seed, **fields) -> list[dict]:
+    answer = api("POST", "/v1/similar", body={"seed_video_id": seed, **fields})
+    assert answer.status_code == 200, answer.text
+    return answer.json()["items"]
+
+
+def test_a_withdrawn_video_is_still_a_seed_and_no_longer_similar_or_trending(api, release, store):
+    first = api("GET", "/v1/trending?limit=1").json()["items"][0]["video_id"]
+    near = similar(api, first, k=5)
+    assert len(near) == 5
+    assert [item["score"] for item in near] == sorted((item["score"] for item in near), reverse=True)
+    assert all({*item["sources"]} & {"two_tower", "related"} for item in near)
+    gone = near[0]["video_id"]
+    store.apply([Event(kind="withdrawn", user_id="", video_id=each, known_at=release.as_of_ms) for each in (first, gone)])
+    assert not {first, gone} & {item["video_id"] for item in similar(api, first, k=100)}
+    assert not {first, gone} & {item["video_id"] for item in api("GET", "/v1/trending?limit=100").json()["items"]}
+
+
+def test_what_is_similar_and_what_trends_obeys_safety_and_region(api, release):
+    facts, rows = release.catalogue, release.video_ids.rows
+    trends = [api("GET", f"/v1/trending?limit=100{region}").json()["items"] for region in ("", "&region=de")]
+    seeds = [item["video_id"] for item in trends[0][:2]]
+    near = [[item for seed in seeds for item in similar(api, seed, k=100, region=each)] for each in (None, "de")]
+    for anywhere, germany in (trends, near):
+        found = [rows([item["video_id"] for item in items]) for items in (anywhere, germany)]
+        assert all(len(each) and (facts.safety[each] == 0).all() for each in found)
+        assert not facts.regions[found[0]].any()
+        assert facts.regions[found[1]].any()
+
+
+def test_outcomes_make_a_video_trend_on_their_surface(api, release):
+    facts = release.catalogue
+    allowed = (facts.safety == 0) & (facts.regions == 0) & (facts.fingerprints == 0) & (facts.upload_ms < release.as_of_ms)
+    video = release.video_ids.value(int(np.flatnonzero(allowed)[-1]))
+    about = {"type": "outcome", "video_id": video, "surface": "home", "watch_ms": 60_000, "long_view": True}
+    api("POST", "/v1/events", body={"events": [{**about, "user_id": STRANGER + i, "key": f"k{i}"} for i in range(400)]})
+    answer = api("GET", "/v1/trending?surface=home&limit=3").json()
+    assert answer["release"] == release.id
+    assert (len(answer["items"]), answer["items"][0]["video_id"]) == (3, video)
+    assert set(answer["items"][0]["video"]) == {"creator_id", "tags", "duration_ms", "age_h"}
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "where"),
+    [
+        ({"seed_video_id": "no such video"}, "unknown_video", "body.seed_video_id"),
+        ({"seed_video_id": 7}, "invalid", "body.seed_video_id"),
+        ({"seed_video_id": ["v003"]}, "invalid", "body.seed_video_id"),
+        ({"seed_video_id": ""}, "invalid", "body.seed_video_id"),
+        ({}, "invalid", "body.seed_video_id"),
+        ({"seed_video_id": "v003", "k": 101}, "invalid", "body.k"),
+        ({"seed_video_id": "v003", "user_id": 100}, "invalid", "body.user_id"),
+    ],
+)
+def test_a_bad_seed_is_refused_by_name(api, body, code, where):
+    answer = api("POST", "/v1/similar", body=body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, code)
+    assert answer.json()["error"]["details"][0]["where"] == where
+
+
+def test_a_video_that_is_uploaded_later_is_an_unknown_seed(api, release):
+    later = release.video_ids.value(int(np.argmax(release.catalogue.upload_ms)))
+    answer = api("POST", "/v1/similar", body={"seed_video_id": later})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "unknown_video")
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "surface=", f"region={'x' * 65}", "surface=%00"])
+def test_a_bad_query_for_what_trends_is_refused_by_name(api, query):
+    answer = api("GET", f"/v1/trending?{query}")
+    assert answer.status_code == 422
+    assert answer.json()["error"]["details"][0]["where"] == f"query.{query.partition('=')[0]}"
+
+
 # ---- events ------------------------------------------------------------------------------------------------------------
 
 
@@ -651,7 +727,7 @@ def test_the_api_does_what_it_declares(api, mode):
     """Generated calls, good and bad: no 500, nothing undeclared, every answer as declared, every bad call refused."""
     schema = schemathesis.openapi.from_asgi("/openapi.json", api.app)
     operations = [operation.ok() for operation in schema.get_all_operations()]
-    assert len(operations) == 5
+    assert len(operations) == 7
     for operation in operations:
 
         @given(case=operation.as_strategy(generation_mode=mode))

@@ -49,7 +49,11 @@ def refused(app: FastAPI, path: str, body: object) -> dict:
         ("/recommend", {"user_id": 2**63}, f"body.user_id is {2**63}: Input should be less than or equal to {2**63 - 1}"),
         ("/recommend", {"user_id": 1, "context": {"number": []}}, "body.context.number is []: Input should be a valid string"),
         ("/recommend", {"user_id": 1, "number": 2}, "body.number is 2: Extra inputs are not permitted"),
-        ("/recommend", {"user_id": 1, "mode": "onlin"}, "body.mode is 'onlin': Input should be 'online' or 'precomputed'"),
+        (
+            "/recommend",
+            {"user_id": 1, "mode": "onlin"},
+            "body.mode is 'onlin': Input should be 'online', 'precomputed' or 'not_personalised'",
+        ),
     ],
 )  # fmt: skip
 def test_the_field_is_named_and_not_what_is_around_it(app, path, body, message):

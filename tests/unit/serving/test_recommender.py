@@ -407,6 +407,51 @@ def test_given_videos_are_answered_where_nothing_can_be_ranked_or_retrieved(rele
     assert np.isfinite(answer.slate.values).all()
 
 
+@pytest.mark.parametrize("region", ["de", None])
+@pytest.mark.parametrize("seed", [0, 17, 63, 119])
+def test_similar_videos_are_those_near_the_seed_and_those_watched_with_it(recommender, release, store, seed, region):
+    """Both lists by brute force, and the sum of their reciprocal ranks."""
+    k = 8
+    request = Request("similar", "", k, release.as_of_ms + 1, region=region, personalised=False)
+    withdrawn = [release.video_ids.value(row) for row in (5, 50, 100)]
+    store.apply([Event(kind="withdrawn", user_id="", video_id=each, known_at=release.as_of_ms) for each in withdrawn])
+    allowed = np.setdiff1d(usable(recommender, recommender.query(request)), [seed])
+    vectors, edges = release.index.built.vectors, release.co_watches["related"]
+    nearest = first_of_copies(release, allowed[np.argsort(-(vectors[allowed] @ vectors[seed]), kind="stable")])[: 2 * k]
+    of_seed = slice(edges.starts[seed], edges.starts[seed + 1])
+    weights = dict(zip(edges.neighbours[of_seed].tolist(), edges.weights[of_seed].tolist(), strict=True))
+    related = [row for row in sorted(weights, key=lambda row: (-weights[row], row)) if row in allowed]
+    scores = dict.fromkeys([*nearest, *related], 0.0)
+    for rows in (nearest, related):
+        for rank, row in enumerate(rows, 1):
+            scores[row] += 1 / (release.retrieval["merge"]["constant"] + rank)
+    wanted = first_of_copies(release, np.array([seed, *sorted(scores, key=lambda row: (-scores[row], row))]))[1 : k + 1]
+    found = recommender.similar(request, seed)
+    assert found.rows.tolist() == wanted
+    np.testing.assert_allclose(found.scores, [scores[row] for row in wanted], rtol=1e-6)
+    assert found.named_by("related").tolist() == [row in related for row in wanted]
+
+
+def test_a_video_without_a_vector_is_similar_to_what_is_watched_with_it(recommender, release, monkeypatch):
+    monkeypatch.setattr(release.index, "vector", lambda row: np.zeros((0, release.index.dimension), np.float32))
+    seed = int(np.argmax(np.diff(release.co_watches["related"].starts)))
+    found = recommender.similar(Request("similar", "", 8, release.as_of_ms + 1, personalised=False), seed)
+    assert len(found)
+    assert found.named_by("related").all()
+
+
+def test_trending_is_the_list_of_the_source_under_the_rules(recommender, release, store):
+    request = Request("trending", "", 100, release.as_of_ms + 1, "home", "de", personalised=False)
+    query = recommender.query(request)
+    every = recommender.retrieval.sources["trending"].candidates(query, 2_000)
+    store.apply([Event(kind="withdrawn", user_id="", video_id=release.video_ids.value(every[0]), known_at=release.as_of_ms)])
+    allowed = usable(recommender, query)
+    wanted = first_of_copies(release, np.array([row for row in every if row in allowed]))
+    assert 10 < len(wanted) < len(every) - 1
+    assert recommender.trending(request).tolist() == wanted
+    assert recommender.trending(replace(request, k=3)).tolist() == wanted[:3]
+
+
 def left_midway(store, release, user_id: int, *rows: int) -> None:
     about = {"kind": "outcome", "user_id": user_id, "known_at": release.as_of_ms + 1, "watch_ms": 5_000}
     store.apply([Event(video_id=release.video_ids.value(row), **about) for row in rows])

@@ -84,6 +84,13 @@ class LiveIndex:
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         return np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
 
+    def vector(self, row: int) -> np.ndarray:
+        """Return the vector of a video (1, D) float32, or (0, D) for one without."""
+        state = self._state
+        added = state.vectors[state.rows == row]
+        at = state.built.positions_of(np.array([row]))
+        return added if len(added) else state.built.vectors[at[at >= 0]].astype(np.float32)
+
     # ---- change ------------------------------------------------------------------------------------------------------
 
     def add(self, rows: np.ndarray, vectors: np.ndarray) -> None:

@@ -31,7 +31,10 @@ class CoWatchSource:
         self._steps = decay ** np.arange(last)
 
     def candidates(self, query: Query, k: int) -> np.ndarray:
-        watched = distinct(query.history_rows[query.watch_s > 0])[: len(self._steps)]
+        return self.neighbours(distinct(query.history_rows[query.watch_s > 0])[: len(self._steps)], k)
+
+    def neighbours(self, watched: np.ndarray, k: int) -> np.ndarray:
+        """Return at most `k` rows, best first, for the distinct videos `watched` (n,), latest first, at most `last`."""
         starts = self._starts
         edges = int((starts[watched + 1] - starts[watched]).sum())
         table, sums = (np.zeros(1 << (2 * edges).bit_length(), kind) for kind in (np.int64, np.float64))

@@ -59,8 +59,12 @@ class Answer:
 
     @property
     def sources(self) -> list[list[str]]:
-        bits = self.scored.candidates.sources[self.slate.picked].tolist()
-        return [[name for bit, name in enumerate(SOURCES) if each >> bit & 1] for each in bits]
+        return source_names(self.scored.candidates.sources[self.slate.picked])
+
+
+def source_names(sources: np.ndarray) -> list[list[str]]:
+    """Return the names of the sources that are set as bits in each of `sources` (n,)."""
+    return [[name for bit, name in enumerate(SOURCES) if each >> bit & 1] for each in sources.tolist()]
 
 
 class StageTimer:

@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -94,6 +95,15 @@ class Recommender:
     def query(self, request: Request) -> Query:
         """Hydrate a request. Raises ContextError and StoreError."""
         return self._encoder.hydrate(request, self._read(request))
+
+    def similar(self, request: Request, row: int) -> Candidates:
+        """Return up to `request.k` videos similar to `row`, for a request that is not personalised."""
+        request = replace(request, exclude=(row,))
+        return self.retrieval.similar(self.query(request), row, request.k)
+
+    def trending(self, request: Request) -> np.ndarray:
+        """Return up to `request.k` rows that trend, best first, for a request that is not personalised."""
+        return self.retrieval.trending(self.query(request), request.k)
 
     def retrieve(self, request: Request, k: int | None = None) -> Candidates:
         """Return the merged candidates of a request, before any rule; `k` as in `RetrievalStage`."""

@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from watchnext.retrieval.index.prefilter import PreFilter
 from watchnext.retrieval.index.queries import best_of
 from watchnext.retrieval.sources.co_watch import CoWatchSource
 from watchnext.retrieval.sources.merge import fused, merge, ranks_in
 from watchnext.retrieval.sources.popular import PopularSource, half_lives_of
 from watchnext.retrieval.sources.source import CandidateSource, ContinueSource, FollowedSource, FreshSource, eligible
-from watchnext.retrieval.sources.trending import TrendingSource
+from watchnext.retrieval.sources.trending import RANKED, TrendingSource
 from watchnext.serving.funnel.rule_prefilter import RulePreFilter
 from watchnext.serving.release.release import CO_WATCH_SOURCES, REPAIR, Release, ReleaseError
 from watchnext.serving.store.store import Store
@@ -49,6 +50,26 @@ class RetrievalStage:
         candidates = fused(rows, own, **{**settings, "most": len(rows)})
         return replace(candidates, scores=np.maximum(candidates.scores, least)) if np.isfinite(least) else candidates
 
+    def similar(self, query: Query, row: int, k: int) -> Candidates:
+        """Return at most `k` videos near `row` in the index or watched by the same viewers, without copies.
+
+        Both lists count alike: the weights of the sources are those for a viewer. The query must exclude `row`.
+        """
+        towers, related = self.sources["two_tower"], self.sources["related"]
+        lists = {"two_tower": towers.search(towers.vector(row), query, 2 * k)[0]}
+        neighbours = related.neighbours(np.array([row]), len(self._upload_ms))
+        lists["related"] = neighbours[towers.allowed(query).of(neighbours)]
+        found = merge(lists, weights=dict.fromkeys(lists, 1.0), constant=self._settings["merge"]["constant"], most=3 * k)
+        kept = towers.prefilter.without_copies(np.append(row, found.rows))[1 : k + 1] - 1
+        return Candidates(found.rows[kept], found.sources[kept], found.scores[kept])
+
+    def trending(self, query: Query, k: int) -> np.ndarray:
+        """Return at most `k` rows that trend on the query's surface and in its region, best first, without copies."""
+        towers = self.sources["two_tower"]
+        rows = self.sources["trending"].candidates(query, RANKED)
+        rows = rows[towers.allowed(query).of(rows)]
+        return rows[towers.prefilter.without_copies(rows)[:k]]
+
     def by_source(self, query: Query, degradations: list[str], k: int | None = None) -> dict[str, np.ndarray]:
         """Return source > rows (n,), best first, without videos that are excluded, seen (except for `continue`) or not uploaded
         yet.
@@ -82,10 +103,21 @@ class TwoTowerSource:
 
     def nearest(self, query: Query, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return at most `k` rows and their scores, best first."""
-        vectors = self._query_tower(query.inputs)
+        return self.search(self._query_tower(query.inputs), query, k)
+
+    def vector(self, row: int) -> np.ndarray:
+        """Return the vector of a video (1, D), or (0, D) for one without."""
+        return self._index.vector(row)
+
+    def allowed(self, query: Query) -> PreFilter:
+        """Return the videos that the rules let a query have."""
+        return self.prefilter.of(query, unavailable=self._store.unavailable)
+
+    def search(self, vectors: np.ndarray, query: Query, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return at most `k` rows near any of `vectors` (Q, D), and their scores, best first."""
         if k == 0 or not vectors.any():  # a zero vector is near no video
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
-        allowed = self.prefilter.of(query, unavailable=self._store.unavailable)
+        allowed = self.allowed(query)
         wanted = k
         while True:
             rows, scores = best_of(*self._index.search(vectors, wanted, allowed))

@@ -97,6 +97,18 @@ def _api(handlers: Handlers, run: Callable, timeout_s: float) -> APIRouter:
     async def rank(body: schemas.RankRequest) -> Response:
         return Json(await run(partial(handlers.rank, body, request_id=uuid.uuid4().hex)))
 
+    @routes.post("/similar", response_model=schemas.SimilarResponse, responses=_errors, **posted)
+    async def similar(body: schemas.SimilarRequest) -> Response:
+        return Json(await run(partial(handlers.similar, body)))
+
+    @routes.get("/trending", response_model=schemas.TrendingResponse, responses=_read_errors)
+    async def trending(
+        surface: schemas.Word | None = None,
+        region: schemas.Word | None = None,
+        limit: Annotated[int, Query(ge=1, le=schemas.K_MOST)] = schemas.K_DEFAULT,
+    ) -> Response:
+        return Json(await run(partial(handlers.trending, surface, region, limit)))
+
     @routes.post("/events", response_model=schemas.EventsResponse, responses=_event_errors, **posted)
     async def events(body: schemas.EventsRequest) -> Response:
         counts, unknown = await handlers.outcomes(body, timeout_s=timeout_s)

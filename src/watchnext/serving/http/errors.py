@@ -119,7 +119,7 @@ def _failed(request: Request, error: Exception) -> Response:
 
 def _wrong_id_kind(_: Request, error: IdKindError) -> Response:
     detail = {"where": error.where, "value": shortened(error.value), "expected": error.expected}
-    return problem(422, "invalid", f"{detail['where']} is {detail['value']}: expected {error.expected}", details=[detail])
+    return problem(422, error.code, f"{detail['where']} is {detail['value']}: expected {error.expected}", details=[detail])
 
 
 def _undeclared_context(_: Request, error: ContextError) -> Response:

@@ -15,10 +15,10 @@ import polars as pl
 from watchnext.data.tables import OUTCOMES
 from watchnext.features.catalogue import Ids
 from watchnext.features.state.history import OUTCOME_BITS
-from watchnext.serving.funnel.answer import Answer
+from watchnext.serving.funnel.answer import Answer, source_names
 from watchnext.serving.funnel.precomputed import precomputed
 from watchnext.serving.http.metrics import ServerMetrics
-from watchnext.serving.http.schemas import EventsRequest, OutcomeEvent, RankRequest, RecommendRequest
+from watchnext.serving.http.schemas import EventsRequest, OutcomeEvent, RankRequest, RecommendRequest, SimilarRequest
 from watchnext.serving.http.worker_pool import TooSlowError
 from watchnext.serving.store.group_commit import GroupCommit
 from watchnext.serving.store.journal import Event
@@ -35,9 +35,17 @@ RESULTS = {"accepted": ACCEPTED, "duplicates": DUPLICATE, "unknown": UNKNOWN}  #
 class IdKindError(ValueError):
     """Report an id of another kind than the release's ids: `where` it occurs, its `value`, and the `expected` kind."""
 
+    code = "invalid"
+
     def __init__(self, where: str, value: int | str, expected: str) -> None:
         super().__init__(f"{where} is {value!r}: expected {expected}")
         self.where, self.value, self.expected = where, value, expected
+
+
+class UnknownVideoError(IdKindError):
+    """Report a video that the release does not know."""
+
+    code = "unknown_video"
 
 
 class Handlers:
@@ -90,7 +98,7 @@ class Handlers:
         rows = self._rows("body.video_ids", body.video_ids)
         self._commits.settle(body.user_id, OWN_IMPRESSIONS_S)
         as_of_ms = self._clock()
-        exist = (rows >= 0) & ~(self._release.catalogue.upload_ms[rows] > as_of_ms)
+        exist = self._exist(rows, as_of_ms)
         request = Request(
             request_id=request_id,
             user_id=body.user_id,
@@ -143,17 +151,16 @@ class Handlers:
 
     def _items(self, answer: Answer) -> list[dict]:
         scores, rows = answer.slate.values.tolist(), answer.rows.tolist()
-        parts = (answer.ids, scores, answer.explanations, answer.sources, answer.predictions, rows)
+        parts = (rows, scores, answer.explanations, answer.sources, answer.predictions)
         return [
             {
-                "video_id": video_id,
+                **self._video(row, answer.as_of_ms),
                 "score": score,
                 "reasons": explanations,
                 "sources": sources,
                 "predictions": {name: _finite(value) for name, value in zip(TARGETS, predictions, strict=True)},
-                "video": {**self._facts(row), "age_h": self._age_h(row, answer.as_of_ms)},
             }
-            for video_id, score, explanations, sources, predictions, row in zip(*parts, strict=True)
+            for row, score, explanations, sources, predictions in zip(*parts, strict=True)
         ]
 
     def _facts(self, row: int) -> dict:
@@ -165,8 +172,33 @@ class Handlers:
             "duration_ms": _finite(catalogue.duration_ms[row]),
         }
 
-    def _age_h(self, row: int, as_of_ms: int) -> float | None:
-        return _finite(max((as_of_ms - self._release.catalogue.upload_ms[row]) / HOUR_MS, 0.0))
+    def _video(self, row: int, as_of_ms: int) -> dict:
+        age_h = max((as_of_ms - self._release.catalogue.upload_ms[row]) / HOUR_MS, 0.0)
+        return {"video_id": self._release.video_ids.value(row), "video": {**self._facts(row), "age_h": _finite(age_h)}}
+
+    def _exist(self, rows: np.ndarray, as_of_ms: int) -> np.ndarray:
+        """Return a mask (n,) of the rows that are videos; one uploaded later does not exist yet."""
+        return (rows >= 0) & ~(self._release.catalogue.upload_ms[rows] > as_of_ms)
+
+    # ---- without a viewer --------------------------------------------------------------------------------------------
+
+    def similar(self, body: SimilarRequest) -> dict:
+        """Return a SimilarResponse. Raises IdKindError and UnknownVideoError."""
+        self._require_kind("body.seed_video_id", body.seed_video_id, self._release.video_ids)
+        seed, as_of_ms = self._release.video_ids.rows([body.seed_video_id]), self._clock()
+        if not self._exist(seed, as_of_ms)[0]:
+            raise UnknownVideoError("body.seed_video_id", body.seed_video_id, f"a video of release {self.release_id}")
+        request = Request("similar", "", body.k, as_of_ms, region=body.region, personalised=False)
+        found = self._recommender.similar(request, int(seed[0]))
+        parts = zip(found.rows.tolist(), found.scores.tolist(), source_names(found.sources), strict=True)
+        items = [{**self._video(row, as_of_ms), "score": score, "sources": sources} for row, score, sources in parts]
+        return {"release": self.release_id, "as_of_ms": as_of_ms, "items": items}
+
+    def trending(self, surface: str | None, region: str | None, limit: int) -> dict:
+        """Return a TrendingResponse."""
+        request = Request("trending", "", limit, self._clock(), surface, region, personalised=False)
+        items = [self._video(row, request.as_of_ms) for row in self._recommender.trending(request).tolist()]
+        return {"release": self.release_id, "as_of_ms": request.as_of_ms, "items": items}
 
     # ---- events ------------------------------------------------------------------------------------------------------
 

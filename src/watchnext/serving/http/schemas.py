@@ -80,13 +80,16 @@ class VideoDetails(Strict):
     age_h: float | None
 
 
-class Item(Strict):
+class ListedVideo(Strict):
     video_id: Id
+    video: VideoDetails
+
+
+class Item(ListedVideo):
     score: float
     reasons: list[str]
     sources: list[str]
     predictions: Predictions
-    video: VideoDetails
 
 
 class FunnelCounts(Strict):
@@ -134,6 +137,29 @@ class RankResponse(Strict):
     )
     unknown: list[Id] = Field(description="videos that the release does not know, or that are uploaded later")
     timings_ms: dict[str, float]
+
+
+class SimilarVideo(ListedVideo):
+    score: float
+    sources: list[str] = Field(description="two_tower: near in the index; related: watched by the same viewers")
+
+
+class SimilarRequest(Strict):
+    seed_video_id: Id = Field(description="also one that was withdrawn or may not be shown")
+    k: int = Field(K_DEFAULT, ge=1, le=K_MOST)
+    region: Word | None = Field(None, description="without one, only videos that are allowed everywhere")
+
+
+class SimilarResponse(Strict):
+    release: str
+    as_of_ms: int
+    items: list[SimilarVideo]
+
+
+class TrendingResponse(Strict):
+    release: str
+    as_of_ms: int
+    items: list[ListedVideo]
 
 
 OutcomeFlags = create_model("OutcomeFlags", __base__=Strict, **dict.fromkeys(OUTCOMES, (bool, False)))
