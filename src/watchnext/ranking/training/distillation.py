@@ -54,7 +54,8 @@ class DistilledModule(RankingModule):
 
     teacher  preset of the teacher, `{module}`
     trained  folder of a teacher that `train.py` wrote, in place of one that is fitted here; None: fit `teacher`
-    epochs   passes over the training impressions, fewer where the trainer allows fewer; the learning rate ends at 0
+    epochs   passes over the training impressions, fewer where the trainer allows fewer; the learning rate ends at 0, and the
+             last one is kept
     drawn    pairs that were never shown, per impression: in each batch, viewers with the candidates of other rows, scored by
              the teacher. Counters of a viewer and a candidate together stay those of the candidate's own row.
     hide     input groups to exclude from the network, some of `feature_mask.MASKABLE`; the teacher has its own
@@ -159,7 +160,9 @@ def _rate(step: int, *, steps: int) -> float:
 
 
 def _shortened(trainer: Callable[..., pl.Trainer], epochs: int, **keywords: object) -> pl.Trainer:
-    """Build the trainer for at most `epochs` epochs."""
+    """Build the trainer for at most `epochs` epochs, validated after the last one, at which the learning rate is 0: an earlier
+    one that looks better is noise."""
     shortened = trainer(**keywords)
-    shortened.fit_loop.max_epochs = epochs if shortened.max_epochs in (None, -1) else min(epochs, shortened.max_epochs)
+    last = epochs if shortened.max_epochs in (None, -1) else min(epochs, shortened.max_epochs)
+    shortened.fit_loop.max_epochs = shortened.check_val_every_n_epoch = last
     return shortened
