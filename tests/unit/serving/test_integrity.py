@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import watchnext
 from watchnext.serving.store.bootstrap import put_meta
 from watchnext.serving.store.environment import MAP_BYTES, Environment, StoreError, number_key
 from watchnext.serving.store.integrity import damages, main, require_sound
@@ -144,3 +146,11 @@ def test_a_store_of_the_version_without_checksums_is_rebuilt_with_all_its_events
     assert build_store(folder, release) == 0
     with closing(Store.open(folder, release)) as store:
         assert list(store.journal()) == EVENTS
+
+
+def test_the_check_finds_the_package_where_only_this_process_does(folder, monkeypatch):
+    """A packaged server extends its own search path: the process of the check would otherwise not find the package."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [str(Path(watchnext.__file__).parents[1]), *sys.path])
+    require_sound(folder / "current")

@@ -4,6 +4,7 @@
 names of what is damaged. A server that starts reads the CHECKED last values of each table so.
 """
 
+import os
 import signal
 import subprocess
 import sys
@@ -21,7 +22,8 @@ SHOWN = 5  # damaged values that a message names
 def require_sound(path: Path) -> None:
     """Raise StoreDamagedError naming what is damaged in the environment at `path`, or the signal in which reading it ends."""
     command = [sys.executable, "-m", __name__, str(path), str(CHECKED)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    variables = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # the package may be importable in this process alone
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
     if ended.returncode:
         by = f"reading it ends in {signal.Signals(-ended.returncode).name}" if ended.returncode < 0 else ended.stderr.strip()
         raise StoreDamagedError(f"the store {path} is damaged: {by}; run `{REPAIR}`, which keeps every event that is intact")
