@@ -24,6 +24,14 @@ def found(index: LiveIndex, query: np.ndarray, k: int, allowed: PreFilter | None
     return rows[rows >= 0].tolist()
 
 
+def test_a_vector_is_the_built_one_or_the_one_added_since():
+    index = live(RECIPES["ivf_sq8"])
+    np.testing.assert_array_equal(index.vector(7), VECTORS[[7]])
+    index.add(np.array([7, 3_001]), NEW[:2])
+    np.testing.assert_array_equal(np.vstack([index.vector(7), index.vector(3_001)]), NEW[:2])
+    assert index.vector(8_000).shape == index.vector(3_000).shape == (0, VECTORS.shape[1])
+
+
 def test_an_added_video_is_found_and_a_removed_one_is_not():
     index, vectors, there = live(), np.vstack([VECTORS, NEW]), np.ones(3_600, bool)
     index.add(np.arange(3_000, 3_600), NEW)

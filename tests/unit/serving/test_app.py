@@ -1,10 +1,12 @@
 """The API in process, over the tiny release: real recommender, real store, real served log."""
 
 import asyncio
+import re
 import threading
 import time
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -19,6 +21,7 @@ from watchnext.features.catalogue import Ids
 from watchnext.serving.funnel.precomputed import precompute
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.funnel.served_log import ServedLog
+from watchnext.serving.http import schemas
 from watchnext.serving.http.app import Limits, create_app
 from watchnext.serving.store.journal import Event
 from watchnext.serving.store.store import Store, StoreError
@@ -720,6 +723,25 @@ def test_health_and_page(api, release):
     assert api("GET", "/page.js").headers["content-type"].startswith("text/javascript")
     assert api("HEAD", "/page.css").status_code == 200
     assert api("GET", "/../app.py").status_code == 404
+
+
+def test_every_route_is_documented_and_every_documented_call_fits_its_model(api):
+    """The table of docs/operations.md names the routes; its bodies pass the models, its queries the app."""
+    text = (Path(__file__).resolve().parents[3] / "docs" / "operations.md").read_text()
+    declared = api("GET", "/openapi.json").json()["paths"]
+    routes = {(method.upper(), path.replace(":path", "")) for path, methods in declared.items() for method in methods}
+    assert {*re.findall(r"^\| `(GET|POST) (/v1/\S+)` \|", text, re.MULTILINE)} == routes
+    posted, called = (
+        re.findall(r"^post (\S+) '(.*)'$", text, re.MULTILINE),
+        re.findall(r"^curl -s '\S+?(/v1/\S+)'", text, re.MULTILINE),
+    )
+    assert {path for path, _ in posted} == {path for method, path in routes if method == "POST"}
+    for path, body in posted:
+        model = declared[path]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+        getattr(schemas, model).model_validate_json(body)
+    assert len(called) == len([method for method, _ in routes if method == "GET"])
+    assert [api("GET", each).status_code for each in called] == [200] * len(called)
+    assert all(operation["description"] for methods in declared.values() for operation in methods.values())
 
 
 @pytest.mark.parametrize("mode", GenerationMode)

@@ -90,15 +90,18 @@ def _api(handlers: Handlers, run: Callable, timeout_s: float) -> APIRouter:
 
     @routes.post("/recommend", response_model=schemas.RecommendResponse, responses=_errors, **posted)
     async def recommend(body: schemas.RecommendRequest) -> Response:
+        """Answer with a slate for a viewer, known or not; its videos count as shown."""
         call = partial(handlers.recommend, body, request_id=uuid.uuid4().hex, until=time.monotonic() + timeout_s)
         return Json(await run(call))
 
     @routes.post("/rank", response_model=schemas.RankResponse, responses=_errors, **posted)
     async def rank(body: schemas.RankRequest) -> Response:
+        """Order the caller's candidates by the value that a slate has for a viewer. Nothing counts as shown."""
         return Json(await run(partial(handlers.rank, body, request_id=uuid.uuid4().hex)))
 
     @routes.post("/similar", response_model=schemas.SimilarResponse, responses=_errors, **posted)
     async def similar(body: schemas.SimilarRequest) -> Response:
+        """List videos near one video in the index or watched by the same viewers, under the rules that hold for everyone."""
         return Json(await run(partial(handlers.similar, body)))
 
     @routes.get("/trending", response_model=schemas.TrendingResponse, responses=_read_errors)
@@ -107,20 +110,25 @@ def _api(handlers: Handlers, run: Callable, timeout_s: float) -> APIRouter:
         region: schemas.Word | None = None,
         limit: Annotated[int, Query(ge=1, le=schemas.K_MOST)] = schemas.K_DEFAULT,
     ) -> Response:
+        """List what is watched most on a surface and in a region, by default everywhere; without a region, only videos that are
+        allowed everywhere."""
         return Json(await run(partial(handlers.trending, surface, region, limit)))
 
     @routes.post("/events", response_model=schemas.EventsResponse, responses=_event_errors, **posted)
     async def events(body: schemas.EventsRequest) -> Response:
+        """Store outcomes; the answer means that they are on disk. One counts once, however often its key is sent."""
         counts, unknown = await handlers.outcomes(body, timeout_s=timeout_s)
         return Json(counts) if not unknown else Json({**counts, "error": _unknown(unknown, handlers.release_id)}, 422)
 
     @routes.get("/viewers", response_model=schemas.ViewersResponse, responses=_read_errors)
     async def viewers(limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> Response:
+        """List viewers with a history, in id order."""
         return Json(await run(partial(handlers.viewers, limit)))
 
     # `:path`, because a string id may contain a slash.
     @routes.get("/viewers/{user_id:path}/history", response_model=schemas.HistoryResponse, responses=_path_errors)
     async def history(user_id: schemas.IdWord, limit: Annotated[int, Query(ge=1, le=200)] = 30) -> Response:
+        """List a viewer's last watches, latest first; none for an unknown viewer."""
         return Json(await run(partial(handlers.history, user_id, limit)))
 
     return routes
