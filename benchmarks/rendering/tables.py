@@ -308,16 +308,19 @@ def debias(figures: Figures) -> str:
     return table(["", *DEBIASED.values()], [[title, *(mean_of(each[key], 3) for key in DEBIASED)] for title, each in rows])
 
 
+TRUE_COLUMNS = ("ordered by", "share of the true best 10", "long views of the first 10", "seconds of the first 10",
+                "recall@10 in the log")  # fmt: skip
+
+
 def true_best(figures: Figures) -> str:
     run = only(figures)
     rows = [
         [way, name, " ± ".join(number(value, 3) for value in each["share"]), number(each["long_view"], 3),
-         number(each["watch_s"], 1)]
+         number(each["watch_s"], 1), number(each.get("recall"), 3)]
         for way in ("retrieved", "drawn")
         for name, each in run[way].items()
     ]  # fmt: skip
-    head = ["candidates", "ordered by", "share of the true best 10", "long views of the first 10", "seconds of the first 10"]
-    return table(head, rows)
+    return table(["candidates", *TRUE_COLUMNS], rows)
 
 
 def true_worlds(figures: Figures) -> str:
@@ -328,9 +331,7 @@ def true_worlds(figures: Figures) -> str:
         for order, each in orders.items():
             gain = run["gain"][world].get(order)
             rows.append([world, order, *(mean_of(each[figure], digits) for figure, digits in TRUTH.items()), _interval(gain)])
-    head = ["world", "ordered by", "share of the true best 10", "long views of the first 10", "seconds of the first 10",
-            "recall@10 in the log", "share, gain on value, 95%"]  # fmt: skip
-    return table(head, rows)
+    return table(["world", *TRUE_COLUMNS, "share, gain on value, 95%"], rows)
 
 
 TRUTH = {"share": 3, "long_view": 3, "watch_s": 1, "recall": 3}
