@@ -36,7 +36,7 @@ RECORDS = {
     "global_split": "global_split data.loader.root=$MOVIELENS_ROOT",
     "cold_start": "cold_start",
     "tables": "tables",
-    "true_worlds": "true_worlds --users 1000 --videos 2500 --days 8 trainer.max_epochs=4",
+    "true_worlds": "true_worlds --seeds 3 --users 1000 --videos 2500 --days 8 trainer.max_epochs=4",
     "index-10m": "--label 10m index --videos 10000000",
     "training": "training --rectools $RECTOOLS_PYTHON",
     "ranking": f"ranking {KUAIRAND} --seeds 5 --models ranker xgboost",
