@@ -65,16 +65,21 @@ def api(release, store, tmp_path):
     log.close()
 
 
-@pytest.mark.parametrize(("title", "path", "most"), [("A request", "/v1/recommend", 7), ("An event", "/v1/events", 7)])
+WALKS = [("A request", "/v1/recommend", 7), ("A request", "/v1/rank", 7), ("An event", "/v1/events", 7)]
+
+
+@pytest.mark.parametrize(("title", "path", "most"), WALKS)
 def test_a_walk_reaches_its_files_and_never_climbs_back(title, path, most, api, release):
-    outcome = {"type": "outcome", "user_id": 105, "video_id": release.video_ids.value(3), "watch_ms": 5_000, "key": "k"}
-    calls = calls_of(api, path, {"user_id": 105} if path.endswith("recommend") else {"events": [outcome]})
+    video = release.video_ids.value(3)
+    outcome = {"type": "outcome", "user_id": 105, "video_id": video, "watch_ms": 5_000, "key": "k"}
+    bodies = {"recommend": {"user_id": 105}, "rank": {"user_id": 105, "video_ids": [video]}, "events": {"events": [outcome]}}
+    calls = calls_of(api, path, bodies[path.rpartition("/")[2]])
     files = walk(title)
     step = {file: number for number, file in enumerate(files)}
     assert 4 < len(files) <= most
     assert set(files) - COMPILED <= {called for _, called in calls}
     into = [(caller, called) for caller, called in calls if called in files[1:] and caller]
     assert [(caller, called) for caller, called in into if caller not in step or step[caller] > step[called]] == []
-    if path == "/v1/recommend":  # a stage is done before the next one begins; a transaction goes through its files per event
+    if path != "/v1/events":  # a stage is done before the next one begins; a transaction goes through its files per event
         steps = [step[called] for _, called in into]
         assert steps == sorted(steps)
