@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from watchnext.nn.attention import ContentAffinity, PooledAttention, TargetAttention
+from watchnext.nn.attention import ContentAffinity, PooledAttention, ProductAttention, TargetAttention
 from watchnext.nn.cross import CrossNetwork
 from watchnext.nn.embeddings import CodeEmbeddings, TagEmbeddings
 
@@ -36,6 +36,19 @@ def test_target_attention_weighs_each_watch_by_an_mlp_of_both_and_their_product(
             hidden = [max(float(x), 0.0) for x in weigh @ joint + layer.of_history.bias]
             total += (layer.weigh.weight[0] @ torch.tensor(hidden) + layer.weigh.bias[0]) * watched[i, j]
         torch.testing.assert_close(found[i], total / max(n, 1) ** 0.5, rtol=1e-4, atol=1e-5)
+    assert not found[2].any()
+
+
+def test_product_attention_weighs_each_watch_by_its_product_with_the_candidate():
+    layer, candidates, watched = ProductAttention(dimension=4), torch.randn(3, 4), history(4)
+    found = layer(candidates, watched, MASK)
+    for i in range(3):
+        total, n = torch.zeros(4), int(MASK[i].sum())
+        for j in range(n):
+            related = candidates[i] @ watched[i, j] + layer.bias.weight[0] @ watched[i, j] + layer.bias.bias[0]
+            total += max(float(related), 0.0) * watched[i, j]
+        torch.testing.assert_close(found[i], total / max(n, 1) ** 0.5, rtol=1e-4, atol=1e-5)
+    assert found[0].any()
     assert not found[2].any()
 
 
