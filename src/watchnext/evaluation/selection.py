@@ -133,7 +133,7 @@ def select(requests: Sequence[HeldOut], start: Selection, *, reranker: Reranker,
     if not requests:
         return start
     problem = _merge_problem(requests, start.merge)
-    merge = {**start.merge, "weights": chosen_weights(problem, start.merge["weights"])}
+    merge = {**start.merge, "weights": _weights(requests, problem, start.merge, seed)}
     merged = [Merged.of(request, merge) for request in requests]
     scored, trees = _cross_fitted(merged, _halves(requests), seed)
     orders = Orders.of(requests, scored, start.value)
@@ -163,6 +163,19 @@ def _merge_problem(requests: Sequence[HeldOut], merge: Mapping) -> MergeProblem:
     return MergeProblem.of(ranks, watched, missed, constant=merge["constant"], depths=depths)
 
 
+def _weights(requests: Sequence[HeldOut], problem: MergeProblem, merge: Mapping, seed: int) -> Mapping[str, float]:
+    """Return the weights that the search chose, or those of `merge` where the gain in recall is within noise: that of weights
+    chosen on the viewers of one half for those of the other."""
+    viewers, halves, start = _viewers(requests), _halves(requests), vector(merge["weights"])
+    gains = np.zeros(len(requests))
+    for half in range(HALVES):
+        other = _merge_problem([each for each, at in zip(requests, halves, strict=True) if at != half], merge)
+        gain = problem.recalls(vector(chosen_weights(other, merge["weights"]))) - problem.recalls(start)
+        gains[halves == half] = gain[halves == half]
+    low, _ = metrics.interval(gains, seed=seed, viewers=viewers)
+    return chosen_weights(problem, merge["weights"]) if low > 0 else merge["weights"]
+
+
 def _merges(start: Mapping, chosen: Mapping) -> dict[str, Mapping[str, float]]:
     """Return name > weights of the merges that the report compares."""
     return {"chosen": chosen["weights"], "start": start["weights"]} | {name: {name: 1.0} for name in SOURCES}
@@ -171,9 +184,13 @@ def _merges(start: Mapping, chosen: Mapping) -> dict[str, Mapping[str, float]]:
 # ---- order -------------------------------------------------------------------------------------------------------------
 
 
+def _viewers(requests: Sequence[HeldOut]) -> np.ndarray:
+    return np.array([str(request.query.request.user_id) for request in requests])
+
+
 def _halves(requests: Sequence[HeldOut]) -> np.ndarray:
     """Return the half (R,) of each request; all requests of a viewer are in one."""
-    return np.unique([str(request.query.request.user_id) for request in requests], return_inverse=True)[1] % HALVES
+    return np.unique(_viewers(requests), return_inverse=True)[1] % HALVES
 
 
 def _cross_fitted(merged: Sequence[Merged], halves: np.ndarray, seed: int) -> tuple[list[Scored], Engage | None]:
@@ -315,7 +332,7 @@ def _served(
 def beside_baselines(requests: Sequence[HeldOut], slates: Sequence[np.ndarray], seed: int) -> dict[str, dict]:
     """Return the recall of the slates, and of every baseline with what the slates gain on it: mean and 95% interval over
     viewers."""
-    relevant, viewers = [request.relevant for request in requests], np.array([str(r.query.request.user_id) for r in requests])
+    relevant, viewers = [request.relevant for request in requests], _viewers(requests)
     slate = recalls_of(slates, relevant)
     report = {"slate": _by_depth(slate.mean(axis=0).tolist())}
     for name in requests[0].baselines:

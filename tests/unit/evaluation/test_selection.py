@@ -66,6 +66,14 @@ def test_the_merge_finds_the_source_that_knows():
     assert max(chosen.merge["weights"], key=chosen.merge["weights"].get) == "trending"
 
 
+def test_without_a_gain_for_viewers_of_the_other_half_the_configured_weights_stay():
+    """On the requests themselves a search always finds one."""
+    _, chosen = selected(hint=0, listed=0, predicted=0)
+    assert chosen.merge == MERGE
+    _, found = selected(hint=0, listed=1, predicted=0)
+    assert found.merge["weights"] != MERGE["weights"]
+
+
 def test_trees_find_evidence_that_neither_merge_nor_ranker_has():
     _, chosen = selected(hint=1, listed=0, predicted=0)
     recall = {name: np.mean([*entry.values()]) for name, entry in chosen.report["orders"].items()}

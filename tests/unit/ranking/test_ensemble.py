@@ -180,3 +180,13 @@ def test_only_the_id_is_hidden_of_who_it_is(world_features):
     assert places == {"user_codes": [0]}
     with pytest.raises(ValueError, match="names 'watches', expected some of own_state, user_id, "):
         masked_columns(world_features.pipeline, ("watches",))
+
+
+def test_platt_with_its_slope_at_the_bound_still_fits_the_rate():
+    """A logit that is wrong wants a negative slope; the shift has to fit the least one, or every probability is off."""
+    random = np.random.default_rng(0)
+    logit = random.normal(-2.0, 1.0, 2000)
+    target = (random.random(2000) < 0.2 / (1.0 + np.exp(logit))).astype(np.float64)
+    scale, shift = platt(logit, target)
+    assert scale == BOUNDS[0, 0]
+    assert (1.0 / (1.0 + np.exp(-scale * logit - shift))).mean() == pytest.approx(target.mean(), abs=1e-6)

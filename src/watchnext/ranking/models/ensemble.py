@@ -139,7 +139,10 @@ def platt(logit: np.ndarray, target: np.ndarray) -> tuple[float, float]:
     design, result = np.stack([logit, np.ones_like(logit)], axis=1), np.array([1.0, 0.0])
     for _ in range(NEWTON):
         probability = 1.0 / (1.0 + np.exp(np.clip(-design @ result, -50.0, 50.0)))
-        curvature = (design * (probability * (1.0 - probability))[:, None]).T @ design
-        step = np.linalg.solve(curvature + 1e-9 * np.eye(2), design.T @ (target - probability))
-        result = np.clip(result + np.clip(step, -0.5, 0.5), *BOUNDS)  # full steps from far away overshoot
+        curvature = (design * (probability * (1.0 - probability))[:, None]).T @ design + 1e-9 * np.eye(2)
+        gradient = design.T @ (target - probability)
+        outward = np.where(gradient < 0, result <= BOUNDS[0], result >= BOUNDS[1])
+        free = np.flatnonzero(~outward)  # the other parameter is fitted for the bound that one stands at
+        step = np.linalg.solve(curvature[np.ix_(free, free)], gradient[free])
+        result[free] = np.clip(result[free] + np.clip(step, -0.5, 0.5), *BOUNDS[:, free])  # full steps overshoot from far away
     return float(result[0]), float(result[1])
