@@ -44,7 +44,7 @@ SHARPNESS = ("home", "discover", "popularity")  # of the logging policy
 FIGURES = ("share", "long_view", "watch_s", "recall")
 ORDERS = ("retrieval", "before", "value", "served", "slate", "engage", "ranker",
           *(f"value x engage {power:g}" for power in POWERS), "popular now", "random")  # fmt: skip
-TODAY = "value"  # the order that the others are compared with
+REFERENCE = "value"  # the order that the others are compared with
 
 
 @dataclass(frozen=True)
@@ -155,9 +155,9 @@ def summary(records: Sequence[Mapping]) -> dict:
         table = table_of(of_world)
         worlds[world] = _means(table)
         gains[world] = {
-            order: {figure: interval(table[order][figure] - table[TODAY][figure]) for figure in FIGURES}
+            order: {figure: interval(table[order][figure] - table[REFERENCE][figure]) for figure in FIGURES}
             for order in ORDERS
-            if order != TODAY
+            if order != REFERENCE
         }
     return {
         "seeds": counts_of(records),

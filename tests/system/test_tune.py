@@ -131,7 +131,7 @@ def test_the_printed_command_reaches_the_figure_and_mistakes_are_named(made):
     assert "unknown key 'model.module.learning_rat'; did you mean model.module.learning_rate?" in mistakes[0]
     assert "tune.space.model.module.learning_rate goes from 7 to 0.01" in mistakes[1]
     assert "unknown key 'tune.trails'; did you mean tune.trials?" in mistakes[2]
-    assert "only for dcn, mlp, ranker, two_tower, xgboost" in mistakes[3]
+    assert "only for dcn, ensemble, mlp, ranker, two_tower, xgboost" in mistakes[3]
     assert "tune.monitor is 'valid/auc_longview', expected one of valid/auc_click" in mistakes[4]
 
     codes, _ = said(place, *([TRAIN, *shlex.split(each)[2:], f"out={stores[name]}/m"] for name, each in told.items()))

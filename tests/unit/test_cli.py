@@ -133,7 +133,7 @@ def test_expected_errors_are_their_message_alone_and_others_keep_their_trace(cap
             "trainer.max_epoch=1",
             r"unknown key 'trainer.max_epoch'; did you mean trainer.max_epochs\? Known beside it: trainer\.",
         ),
-        ("model.module.steps_=1", r"did you mean model.module.steps\?"),
+        ("model.module.epochs_=1", r"did you mean model.module.epochs\?"),
         ("zzzzzz=1", r"unknown key 'zzzzzz'\. Known beside it: "),
         ("model=rankr", r"(?s)'model/rankr'.*logistic_regression.*ranker.*two_tower"),
         ("seed", "seed"),

@@ -102,6 +102,12 @@ def test_too_few_watches_leave_the_order_to_value_and_merge():
     assert [name for name in chosen.report["orders"] if name.startswith("engage")] == ["engage 0"]
 
 
+def test_one_viewer_leaves_the_configured_weights():
+    alone = request(0, hint=0, listed=1, predicted=0)
+    chosen = select([alone, alone], Selection.start(MERGE, RERANKER), reranker=RERANKER, facts=FACTS, seed=0)
+    assert chosen.merge == MERGE
+
+
 def test_nothing_to_choose_on_leaves_the_settings():
     start = Selection.start(MERGE, RERANKER)
     assert select([], start, reranker=RERANKER, facts=FACTS, seed=0) is start

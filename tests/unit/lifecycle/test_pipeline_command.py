@@ -45,7 +45,7 @@ def test_overrides_reach_every_stage(piped):
     ("override", "says"),
     [
         ("model=dcn", r"model=dcn: stage two_tower sets model=two_tower"),
-        ("model.module.steps=2", r"model\.module\.steps=2: stage two_tower sets model=two_tower"),
+        ("model.module.epochs=2", r"model\.module\.epochs=2: stage two_tower sets model=two_tower"),
         ("out=elsewhere", r"out=elsewhere: stage two_tower sets out=outputs/two_tower"),
         ("monitoring.window=served", r"stage drift sets monitoring\.window=held_out"),
         ("trainer.max_epoch=2", r"unknown key 'trainer\.max_epoch'; did you mean trainer\.max_epochs\?"),

@@ -1,1 +1,1 @@
-"""Train ranking models: losses, batches, debiasing, the Lightning module."""
+"""Train ranking models: losses, groups, debiasing, the Lightning module, distillation."""

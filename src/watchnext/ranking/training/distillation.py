@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from watchnext.features.dataset.batches import CANDIDATE_INPUTS, FeatureSet
-from watchnext.nn.training import Trainable, Training
+from watchnext.nn.trainable import Trainable, Training
 from watchnext.nn.weights import load_network
 from watchnext.ranking.heads import WATCH
 from watchnext.ranking.models.student import Standardised

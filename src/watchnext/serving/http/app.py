@@ -31,7 +31,7 @@ PAGE_HEADERS = {
 class Limits:
     """Bound the work and the bodies that the app accepts.
 
-    threads, waiting    slates computed at once, and slates that may wait for a thread
+    threads, waiting    requests computed at once, and requests that may wait for a thread; events wait for the disk instead
     waiting_events      events that may wait for the disk
     timeout_s           seconds until a request is answered with 503
     body_bytes, body_s  largest body, and seconds until all of it must have arrived

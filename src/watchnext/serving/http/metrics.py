@@ -21,7 +21,11 @@ class ServerMetrics:
             "watchnext_request_seconds", "Time to answer.", ["route"], buckets=BUCKETS_S, registry=registry
         )
         self._stages = Histogram(
-            "watchnext_stage_seconds", "Time in one stage of a slate.", ["stage"], buckets=BUCKETS_S, registry=registry
+            "watchnext_stage_seconds",
+            "Time in one stage of a slate, and in the commit of events.",
+            ["stage"],
+            buckets=BUCKETS_S,
+            registry=registry,
         )
         self._degraded = Counter("watchnext_degraded_slates", "Slates for which a stage failed.", registry=registry)
         self._videos = Counter("watchnext_slate_videos", "Videos shown.", registry=registry)

@@ -1,1 +1,2 @@
-"""The online store: environment (LMDB), journal of events, records, bootstrap, and a store built from a log."""
+"""The online store: environment (LMDB), journal of events, records, group commit, checksums, bootstrap, and a store built from a
+log."""

@@ -83,9 +83,8 @@ def carry(old: Environment, new: Environment) -> None:
     is_sealed = old.get("meta", b"sealed_state") is not None  # the journal of an older version is not
     with old.read() as source:
         for name in CARRIED_TABLES:
-            first = (
-                b"" if name != "journal" else number_key(journal_length(new))
-            )  # the journal only grows; the other tables also forget
+            # The journal is copied from where the new store ends; the other tables change anywhere.
+            first = b"" if name != "journal" else number_key(journal_length(new))
             if not first:
                 with new.write() as txn:
                     txn.drop(new.tables[name], delete=False)

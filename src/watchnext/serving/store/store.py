@@ -57,7 +57,7 @@ CATCH_UP_EVENTS = 1_000_000  # of the journal, counted again for trending when a
 class Bounds:
     """Bound what a store keeps.
 
-    viewers        number of records; above it those go that had no event for longest, and of others those without a watch
+    viewers        number of records; above it those without a recent event go, and before all others those without a watch
     journal_bytes  size of the journal: above it the oldest events go that the release holds; the others always stay
     """
 
