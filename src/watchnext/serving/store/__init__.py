@@ -1,0 +1,1 @@
+"""The online store: environment (LMDB), journal, records, group commit, checksums, bootstrap, a store built from a log."""
