@@ -2,6 +2,7 @@
 
 import inspect
 import pkgutil
+import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import fields
@@ -13,6 +14,7 @@ import pytest
 import yaml
 
 import watchnext.retrieval.sources
+import watchnext.serving.http
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.funnel.retrieval_stage import TwoTowerSource
 from watchnext.serving.store.journal import Event
@@ -155,3 +157,9 @@ def test_a_stranger_is_answered(name, recommender, requests, lists):
     of_strangers = [by_name[name] for request, by_name in zip(requests, lists, strict=True) if request.user_id == STRANGER]
     past = {"related", "transitions", "followed", "continue"}
     assert [len(rows) > 0 for rows in of_strangers] == [name not in past] * len(of_strangers)
+
+
+def test_the_page_has_words_for_every_source():
+    script = (Path(watchnext.serving.http.__file__).parent / "page" / "page.js").read_text()
+    words = re.search(r"const SOURCES = \{(.*?)\};", script, re.DOTALL).group(1)
+    assert set(re.findall(r"(\w+): \"", words)) == set(SOURCES)

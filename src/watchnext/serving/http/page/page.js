@@ -7,8 +7,9 @@ const ACTIONS = {
   Like: (length) => ({ watch_ms: length, click: true, long_view: true, like: true }),
   Hide: () => ({ watch_ms: 0, click: false, long_view: false, like: false, hide: true }),
 };
-const SOURCES = { two_tower: "taste", trending: "popular videos", fresh: "new uploads", related: "videos watched together",
-  transitions: "videos watched next", followed: "creators you follow or like", continue: "videos you left midway" };
+const SOURCES = { two_tower: "taste", trending: "what trends here", fresh: "new uploads", related: "videos watched together",
+  transitions: "videos watched next", followed: "creators you follow or like", continue: "videos you left midway",
+  popular: "popular all along", popular_recently: "popular lately", popular_now: "popular now" };
 const UNKNOWN_LENGTH_MS = 30_000;
 const state = { viewers: [], shown: null, asking: null };
 
