@@ -211,7 +211,8 @@ def test_an_unknown_viewer_gets_a_full_slate(recommender, release, user_id):
     answer = recommender.recommend(ask(release, user_id=user_id, surface=None))
     assert len(answer.ids) == 10
     assert not answer.degraded
-    assert any("viewers like you" in sentence for sentences in answer.explanations for sentence in sentences)
+    assert any("chosen for new viewers" in sentences for sentences in answer.explanations)
+    assert not any("you " in sentence or sentence.endswith("you") for each in answer.explanations for sentence in each)
 
 
 def test_a_watched_video_is_not_shown_again_and_is_told_in_explanations(recommender, release, store):

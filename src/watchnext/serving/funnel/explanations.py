@@ -3,12 +3,20 @@
 import numpy as np
 
 from watchnext.features.encode.expressions import HOUR_MS
+from watchnext.features.state.history import OUTCOME_BITS
+from watchnext.serving.funnel.answer import source_names
 from watchnext.serving.release.release import Release
 from watchnext.types import SOURCES, Query, Scored, Slate
 
-POSITIVE = ("click", "long_view", "like", "share", "follow", "comment")  # counts of deliberate outcomes
+WATCHED = ("click", "long_view")  # counts of videos that were started or watched long
 ENOUGH = 0.5  # least sum of these counts, decayed at the longest half-life
-NEW_H = 72.0
+NEW_H = 24.0
+POPULAR_RANK, POPULAR_SHARE = 100, 0.05  # a list of popular videos goes far beyond the popular ones of a catalogue
+WEAKER = {
+    "followed": "by a creator you watched before",
+    "fresh": "among the latest uploads",
+    **dict.fromkeys(("trending", "popular", "popular_recently", "popular_now"), "watched by others"),
+}  # source > sentence, for a video that has no better one
 USER_TAG, USER_CREATOR = 2, 3  # indices in the counters of a candidate
 
 
@@ -18,32 +26,46 @@ class Explanations:
     def __init__(self, release: Release) -> None:
         counts, half_lives_ms = release.pipeline.schema.state.counts, release.layout.half_lives_ms
         longest = int(np.argmax(half_lives_ms))
-        self._slots = [count * len(half_lives_ms) + longest for count, name in enumerate(counts) if name in POSITIVE]
-        self._upload_ms, self._epsilon = release.catalogue.upload_ms, release.reranker.exploration.epsilon
+        self._slots = [count * len(half_lives_ms) + longest for count, name in enumerate(counts) if name in WATCHED]
+        self._upload_ms, self._creator_rows = release.catalogue.upload_ms, release.catalogue.creator_rows
+        self._popular = min(POPULAR_RANK, POPULAR_SHARE * len(release.catalogue))
+        self._epsilon = release.reranker.exploration.epsilon
 
     def explain(self, query: Query, scored: Scored, slate: Slate, counters: np.ndarray) -> list[list[str]]:
         """Return one list a video (K) of the slate; `counters` (C, 4, block) are those of all candidates."""
         candidates, picked = scored.candidates, slate.picked
-        positive = counters[picked][:, :, self._slots].sum(axis=2)
+        rows = candidates.rows[picked]
+        watched = counters[picked][:, :, self._slots].sum(axis=2)
         named_by = {name: candidates.named_by(name)[picked] for name in SOURCES}
-        like_you = "chosen for viewers like you" if query.request.personalised else "chosen for new viewers"
-        near = "similar to what you watched" if len(query.history_rows) else like_you
+        ranks = candidates.ranks[picked]
+        first = {name: (ranks[:, i] > 0) & (ranks[:, i] <= self._popular) for i, name in enumerate(SOURCES)}
+        near = "similar to what you watched" if (query.watch_s > 0).any() else "chosen for new viewers"
         facts = {
             # The best video has a propensity of at least 1 - epsilon; one with less was drawn at random.
             "explored at random": slate.propensities < 1.0 - self._epsilon,
             "you left it midway": named_by["continue"],
-            "from a creator you watch": positive[:, USER_CREATOR] >= ENOUGH,
-            "about what you watch": positive[:, USER_TAG] >= ENOUGH,
-            "new from a creator you follow or like": named_by["followed"],
+            "from a creator you watch": watched[:, USER_CREATOR] >= ENOUGH,
+            "about what you watch": watched[:, USER_TAG] >= ENOUGH,
+            "by a creator you follow": np.isin(self._creator_rows[rows], self._followed(query)),
             near: named_by["two_tower"],
-            "often watched together with what you watched": named_by["related"],
-            "often watched next": named_by["transitions"],
-            "popular now": named_by["trending"] | named_by["popular_now"],
-            "popular": named_by["popular"] | named_by["popular_recently"],
-            "new upload": (query.as_of_ms - self._upload_ms[candidates.rows[picked]]) / HOUR_MS <= NEW_H,
+            "watched together with what you watched": named_by["related"],
+            "watched next after what you watched": named_by["transitions"],
+            "popular now": first["trending"] | first["popular_now"],
+            "popular": first["popular"] | first["popular_recently"],
+            "uploaded in the last 24 hours": (query.as_of_ms - self._upload_ms[rows]) / HOUR_MS <= NEW_H,
         }
         chosen = [[sentence for sentence, holds in facts.items() if holds[i]] for i in range(len(picked))]
-        last = [
-            ["among the latest uploads"] if fresh else [] for fresh in named_by["fresh"]
-        ]  # a given video may have no source
-        return [sentences or other for sentences, other in zip(chosen, last, strict=True)]
+        return [
+            sentences or _weaker(sources)
+            for sentences, sources in zip(chosen, source_names(candidates.sources[picked]), strict=True)
+        ]
+
+    def _followed(self, query: Query) -> np.ndarray:
+        """Return the creators (n,) that the viewer follows, as far as the history goes."""
+        creators = self._creator_rows[query.history_rows[query.bits & OUTCOME_BITS["follow"] > 0]]
+        return creators[creators >= 0]
+
+
+def _weaker(sources: list[str]) -> list[str]:
+    """Return a sentence for a video that has no better one; a given video may have no source, and so none."""
+    return [sentence for source, sentence in WEAKER.items() if source in sources][:1]
