@@ -5,7 +5,6 @@ dropped first, so that the slate is not shorter than necessary.
 """
 
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
@@ -130,22 +129,6 @@ class DuplicateFilter(Filter):
         return ~first & (prints != 0)
 
 
-class Tally:
-    """Count the keys in the slate so far. `keys` is (N, J), -1 none; `barred` (N,) marks candidates with an exhausted key."""
-
-    def __init__(self, name: str, keys: np.ndarray, most: int) -> None:
-        self.name, self.most = name, most
-        self.keys = np.ascontiguousarray(keys.T)  # (J, N): numpy reduces few long rows faster than many short ones
-        self.used: Counter[int] = Counter()
-        self.barred = np.zeros(len(keys), bool)
-
-    def take(self, position: int) -> None:
-        for key in set(self.keys[:, position].tolist()) - {-1}:  # a repeated tag counts once
-            self.used[key] += 1
-            if self.used[key] == self.most:
-                self.barred |= (self.keys == key).any(axis=0)
-
-
 class Cap(ABC):
     """Limit a slate to `most` videos per key; videos without a key are not limited."""
 
@@ -160,9 +143,6 @@ class Cap(ABC):
     @abstractmethod
     def keys(self, rows: np.ndarray, facts: CatalogueFacts) -> np.ndarray:
         """Return the keys (N, J) of video rows (N,), -1 none."""
-
-    def tally(self, rows: np.ndarray, facts: CatalogueFacts) -> Tally:
-        return Tally(self.name, self.keys(rows, facts), self.most)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from watchnext.reranking.diversity import Diversity
-from watchnext.reranking.rules import HARD, Cap, CatalogueFacts, DuplicateFilter, Filter, Rule, RuleContext, Tally, rule
+from watchnext.reranking.diversity import Diversity, scaled
+from watchnext.reranking.greedy import Caps, Filled, fill
+from watchnext.reranking.rules import HARD, Cap, CatalogueFacts, DuplicateFilter, Filter, Rule, RuleContext, rule
 from watchnext.reranking.value import MERGE, RerankingError, Value, require_known, require_number
 from watchnext.types import Query, Scored, Slate
 
@@ -20,13 +21,6 @@ class Exploration:
 
     def __post_init__(self) -> None:
         require_number("exploration.epsilon", self.epsilon, low=0, high=1)
-
-    def choose(self, best: int, eligible: np.ndarray, draws: np.ndarray) -> tuple[int, float]:
-        """Choose a position and return its probability; `draws` are two uniforms, for exploring and for the choice."""
-        chosen = best
-        if draws[0] < self.epsilon:
-            chosen = eligible[int(draws[1] * len(eligible))]
-        return int(chosen), (1 - self.epsilon) * (chosen == best) + self.epsilon / len(eligible)
 
 
 PARTS = {"value": Value, "diversity": Diversity, "exploration": Exploration}
@@ -96,13 +90,13 @@ class Reranker:
         context = RuleContext(seen=query.seen, region=query.region, facts=facts, region_bits=region_bits,
                               unavailable=unavailable, continued=continued)  # fmt: skip
         left, removed = _filtered(self._filters, order, rows, context)
-        tallies = [cap.tally(rows[left], facts) for cap in self._caps]
-        marginal = self.diversity.begin(rows[left], values[left], facts)
-        picked, propensities, free = self._fill(min(k, len(left)), marginal, tallies, _random(query.request.request_id))
-        for tally in tallies:
-            removed[tally.name] = left[free & tally.barred]
-            free &= ~tally.barred
-        picked = left[picked]
+        filled, caps = self._filled(min(k, len(left)), rows[left], values[left], facts, query.request.request_id), self._caps
+        free = np.ones(len(left), bool)
+        free[filled.picked] = False
+        for cap, barred in zip(caps[: filled.held], filled.barred, strict=False):
+            removed[cap.name] = left[free & barred]
+            free &= ~barred
+        picked, propensities = left[filled.picked], filled.propensities
         in_order = {each.name: np.sort(removed.get(each.name, left[:0])) for each in self.rules}
         return Slate(picked=picked, values=values[picked], propensities=propensities, removed=in_order)
 
@@ -129,20 +123,12 @@ class Reranker:
         value = replace(self.value, source=MERGE) if unranked and self.value.source is None else self.value
         return value.order(scored)
 
-    def _fill(self, slots: int, marginal, tallies: list[Tally], rng) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Fill the slots one by one; `tallies` keeps the caps that were not relaxed, with their state at the last slot."""
-        free = np.ones(len(marginal.scores), bool)
-        picked, propensities = np.zeros(slots, np.int64), np.zeros(slots)
-        draws = rng.random((slots, 2))
-        for slot in range(slots):
-            if slot:
-                for each in (marginal, *tallies):
-                    each.take(picked[slot - 1])
-            eligible = _eligible(free, tallies)
-            best = eligible[np.argmax(marginal.scores[eligible])]  # ties: higher value, then lower row
-            picked[slot], propensities[slot] = self.exploration.choose(best, eligible, draws[slot])
-            free[picked[slot]] = False
-        return picked, propensities, free
+    def _filled(self, slots: int, rows: np.ndarray, values: np.ndarray, facts: CatalogueFacts, request_id: str) -> Filled:
+        """Fill `slots` of the slate from the eligible videos `rows` (N,), sorted by `values` (N,)."""
+        caps = Caps.joined([cap.keys(rows, facts) for cap in self._caps], [cap.most for cap in self._caps], len(rows))
+        diversity, draws = self.diversity, _random(request_id).random((slots, 2))
+        similarity = diversity.similarity(rows, facts)
+        return fill(scaled(values), similarity, diversity.trade_off, caps, self.exploration.epsilon, draws)
 
 
 def _filtered(
@@ -159,14 +145,3 @@ def _filtered(
 
 def _random(request_id: str) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(hashlib.sha256(request_id.encode()).digest()[:8], "big"))
-
-
-def _eligible(free: np.ndarray, tallies: list[Tally]) -> np.ndarray:
-    """Return positions under all caps. If none are left, drop the last cap permanently, because counts never decrease."""
-    while True:
-        under = free.copy()
-        for tally in tallies:
-            under &= ~tally.barred
-        if under.any() or not tallies:
-            return np.flatnonzero(under)
-        tallies.pop()

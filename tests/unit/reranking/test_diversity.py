@@ -17,30 +17,24 @@ def facts(vectors, creators=None, tags=None):
 
 
 def test_cosine_by_hand():
-    similarity = Similarity(np.arange(3), facts([[2, 0], [3, 3], [0, 5]]))
+    similarity = Similarity.of(np.arange(3), facts([[2, 0], [3, 3], [0, 5]]))
     np.testing.assert_allclose(similarity.to(0), [1, np.sqrt(0.5), 0], atol=1e-6)
 
 
 def test_a_missing_vector_falls_back_to_creator_and_tags():
     tags = [[1, 2, -1, -1], [2, 3, -1, -1], [1, 2, -1, -1], [-1] * 4]
-    similarity = Similarity(np.arange(4), facts([[0, 0], [1, 0], [np.nan, 0], [1, 0]], [5, 5, 6, -1], tags))
+    similarity = Similarity.of(np.arange(4), facts([[0, 0], [1, 0], [np.nan, 0], [1, 0]], [5, 5, 6, -1], tags))
     np.testing.assert_allclose(similarity.to(0), [1.0, 0.5 + 0.5 / 3, 0.5, 0.0])
     np.testing.assert_allclose(similarity.to(3), [0.0, 1.0, 0.0, 1.0])  # to 1 by cosine; without a creator none is shared
 
 
-def test_marginal_by_hand():
-    marginal = Diversity(trade_off=0.5).begin(np.arange(3), np.array([3.0, 2.0, 1.0]), facts([[1, 0], [1, 0], [-1, 0]]))
-    np.testing.assert_allclose(marginal.scores, [0.5, 0.25, 0.0])
-    marginal.take(0)
-    np.testing.assert_allclose(marginal.scores, [0.0, -0.25, 0.0])  # the opposite vector earns nothing
+def test_an_opposite_vector_is_not_similar():
+    assert Similarity.of(np.arange(2), facts([[1, 0], [-1, 0]])).to(0).tolist() == [1.0, 0.0]
 
 
-@pytest.mark.parametrize("trade_off", [0.0, 0.5, 1.0])
-def test_a_sunk_value_stays_sunk_at_every_trade_off(trade_off):
-    marginal = Diversity(trade_off=trade_off).begin(np.arange(2), np.array([1.0, -np.inf]), facts([[1, 0], [0, 1]]))
-    marginal.take(0)
-    assert np.isfinite(marginal.scores[0])
-    assert marginal.scores[1] == -np.inf
+def test_nothing_is_known_where_similarity_does_not_count():
+    assert Diversity(trade_off=1.0).similarity(np.arange(2), facts([[1, 0], [1, 0]])) is None
+    assert Similarity.nothing(2).to(0).tolist() == [0.0, 0.0]
 
 
 def test_scaling_of_degenerate_values():

@@ -82,23 +82,10 @@ def test_unavailable_is_optional():
     assert taken(UnavailableFilter(), situation(unavailable=np.array([0, 1, 0, 0, 1], bool))) == [1, 4]
 
 
-def test_creator_cap_bars_a_creator_once_used_up():
-    tally = CreatorCap(most=2).tally(ROWS, SimpleNamespace(creator_rows=np.array([4, 4, -1, 4, -1])))
-    tally.take(0)
-    tally.take(2)
-    tally.take(4)
-    assert not tally.barred.any()  # videos without a creator are free
-    tally.take(1)
-    assert tally.barred.tolist() == [True, True, False, True, False]
-
-
-def test_tag_cap_counts_every_tag_of_a_video_once():
-    tags = np.array([[1, 1, -1, -1], [2, 1, -1, -1], [2, 3, -1, -1], [-1] * 4, [3, -1, -1, -1]])
-    tally = TagCap(most=2).tally(ROWS, SimpleNamespace(tag_rows=tags))
-    tally.take(0)
-    assert not tally.barred.any()
-    tally.take(1)
-    assert tally.barred.tolist() == [True, True, False, False, False]
+def test_the_keys_of_the_caps():
+    facts = SimpleNamespace(creator_rows=np.array([4, -1]), tag_rows=np.array([[1, 2], [3, -1]]))
+    assert CreatorCap().keys(np.array([1, 0]), facts).tolist() == [[-1], [4]]
+    assert TagCap().keys(np.array([1, 0]), facts).tolist() == [[3, -1], [1, 2]]
 
 
 @pytest.mark.parametrize("most", [0, -1, 1.5, True, None])

@@ -155,7 +155,7 @@ def test_value_alone_sorts_by_value_then_row(seed):
 
 def plain(n, creators=None):
     facts = SimpleNamespace(
-        creator_rows=np.array(creators if creators is not None else [-1] * n),
+        creator_rows=np.array(creators if creators is not None else [-1] * n, np.int64),
         tag_rows=np.full((n, 4), -1),
         regions=np.zeros(n, np.uint64),
         safety=np.zeros(n, np.uint8),
