@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import watchnext.serving.store
-from watchnext.serving.store.environment import StoreError
+from watchnext.serving.store.engines.engine import StoreError
 from watchnext.serving.store.journal import Event
 from watchnext.serving.store.store import Store
 

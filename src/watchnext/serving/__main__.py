@@ -14,7 +14,7 @@ from watchnext.serving.funnel.precomputed import precompute
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.release.manifest import ReleaseError
 from watchnext.serving.release.release import Release, current
-from watchnext.serving.store.environment import StoreError
+from watchnext.serving.store.engines.engine import StoreError
 from watchnext.serving.store.store import Store, build_store
 
 

@@ -23,7 +23,8 @@ from watchnext.data.validation import validate
 from watchnext.features.catalogue import Ids
 from watchnext.serving.http.settings import Settings
 from watchnext.serving.store.bootstrap import meta_number
-from watchnext.serving.store.environment import StoreError, locked
+from watchnext.serving.store.engines.engine import StoreError
+from watchnext.serving.store.engines.folder import locked
 from watchnext.serving.store.from_log import FromLogReport, build_from_log
 from watchnext.serving.store.journal import Event
 from watchnext.serving.store.records import Records
@@ -80,8 +81,8 @@ def build(folder: Path, release, root: Path, *, serves: bool = True, snapshots: 
 
 def records(folder: Path, release) -> dict[str, dict[bytes, bytes]]:
     """Every record of a store, as it is opened."""
-    with closing(Store.open(folder, release)) as store, store._environment.read() as txn:
-        return {name: {bytes(k): bytes(v) for k, v in txn.cursor(store.tables[name])} for name in RECORDS}
+    with closing(Store.open(folder, release)) as store, store._engine.read() as txn:
+        return {name: {bytes(k): bytes(v) for k, v in txn.items(name)} for name in RECORDS}
 
 
 def one_by_one(events: list[Event], release, folder: Path) -> dict:
@@ -234,8 +235,8 @@ def test_beside_a_server_nothing_is_disturbed_and_what_it_acknowledges_beyond_th
         assert [store.apply([event]) for event in (before[0], late)] == [["duplicate"]] * 2
         assert np.flatnonzero(store.unavailable).tolist() == release.video_ids.rows(["v004"]).tolist()
         assert store.last_known_at == until + 3 * DAY_MS
-        assert meta_number(store._environment, "since") == until
-        assert bytes(store._environment.get("meta", b"release")).decode() == release.id
+        assert meta_number(store._engine, "since") == until
+        assert bytes(store._engine.get("meta", b"release")).decode() == release.id
     assert len(list(folder.glob("env-*"))) == 1
     assert not os.path.lexists(folder / "next")
 

@@ -10,7 +10,7 @@ from contextlib import closing
 
 import pytest
 
-from watchnext.serving.store.environment import StoreError, StoreFullError
+from watchnext.serving.store.engines.engine import StoreError, StoreFullError
 from watchnext.serving.store.group_commit import GROUPED, GroupCommit, StoreBusyError
 from watchnext.serving.store.journal import Event
 from watchnext.serving.store.store import Store

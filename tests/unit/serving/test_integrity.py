@@ -13,7 +13,8 @@ import pytest
 
 import watchnext
 from watchnext.serving.store.bootstrap import put_meta
-from watchnext.serving.store.environment import MAP_BYTES, Environment, StoreError, number_key
+from watchnext.serving.store.engines.engine import StoreError, number_key
+from watchnext.serving.store.engines.environment import MAP_BYTES, Environment
 from watchnext.serving.store.integrity import damages, main, require_sound
 from watchnext.serving.store.journal import Event, id_key
 from watchnext.serving.store.seal import SEAL_BYTES, StoreDamagedError
@@ -120,7 +121,7 @@ def test_a_missing_event_is_a_gap(release, folder):
         closing(Environment(folder / "current", durable=False, map_bytes=MAP_BYTES)) as environment,
         environment.write() as txn,
     ):
-        txn.delete(number_key(7), db=environment.tables["journal"])
+        txn.delete("journal", number_key(7))
     assert main(str(folder / "current")) == "the journal has 399 events at the positions 0 to 399"
 
 
@@ -138,9 +139,9 @@ def test_a_store_of_the_version_without_checksums_is_rebuilt_with_all_its_events
     with closing(Environment(folder / "current", durable=False, map_bytes=MAP_BYTES)) as environment:
         put_meta(environment, state=release.state_fingerprint.encode())
         with environment.write() as txn:
-            txn.delete(b"sealed_state", db=environment.tables["meta"])
-            for key, packed in list(txn.cursor(environment.tables["journal"])):
-                txn.put(key, packed[:-SEAL_BYTES], db=environment.tables["journal"])
+            txn.delete("meta", b"sealed_state")
+            for key, packed in list(txn.items("journal")):
+                txn.put("journal", key, packed[:-SEAL_BYTES])
     with pytest.raises(StoreError, match=r"holds state nothing.*build-store"):
         Store.open(folder, release)
     assert build_store(folder, release) == 0

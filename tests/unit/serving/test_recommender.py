@@ -343,7 +343,7 @@ def test_a_slate_that_is_not_personalised_is_that_of_a_new_viewer_and_reads_no_s
 
     for name in ("viewer", "slate", "viewer_ids"):
         monkeypatch.setattr(store, name, unread)
-    monkeypatch.setattr(store._environment, "get", unread)
+    monkeypatch.setattr(store._engine, "get", unread)
     answer = recommender.recommend(replace(request, personalised=False))
     assert (answer.mode, answer.degradations, answer.ids) == ("not_personalised", (), stranger.ids)
     np.testing.assert_array_equal(answer.scored.candidates.rows, stranger.scored.candidates.rows)
@@ -519,7 +519,7 @@ def test_an_unreadable_store_answers_as_for_a_new_viewer(release, store, monkeyp
     def unreadable(*_, **__):
         raise lmdb.Error("gone")
 
-    monkeypatch.setattr(store._environment, "_env", type("Gone", (), {"begin": unreadable, "sync": print, "close": print})())
+    monkeypatch.setattr(store._engine, "_env", type("Gone", (), {"begin": unreadable, "sync": print, "close": print})())
     answer = Recommender(release, store).recommend(ask(release, user_id=555_555))
     assert "new viewer" in answer.degradations[0]
     assert answer.ids == newcomer.ids

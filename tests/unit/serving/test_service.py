@@ -155,8 +155,8 @@ def test_a_store_in_use_or_of_another_catalogue_is_named(release, tmp_path):
     store = Store.open(tmp_path / "store", release)
     with pytest.raises(Exception, match=r"is open in process \d+; stop that server first"):
         variables(tmp_path).check()
-    with store._environment.write() as txn:
-        txn.put(b"sealed_state", b"another", db=store.tables["meta"])
+    with store._engine.write() as txn:
+        txn.put("meta", b"sealed_state", b"another")
     store.close()
     with pytest.raises(Exception, match=f"holds state another, but release {release.id} needs .*build-store"):
         variables(tmp_path).check()

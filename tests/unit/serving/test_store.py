@@ -18,8 +18,9 @@ from watchnext.features.catalogue import Ids
 from watchnext.features.state.fold import Reads, State, read_candidates, read_viewer
 from watchnext.features.state.fold_log import fold, read_all
 from watchnext.features.state.log_arrays import log_of
-from watchnext.serving.store.environment import PURGED, StoreError
+from watchnext.serving.store.engines.engine import StoreError
 from watchnext.serving.store.journal import Event, id_key, id_of
+from watchnext.serving.store.recent_keys import PURGED
 from watchnext.serving.store.store import KEYS_KEPT_MS, Bounds, Store, build_store
 from watchnext.serving.store.trending_now import TrendingNow
 
@@ -193,7 +194,7 @@ def test_a_key_is_forgotten_in_time_and_not_because_a_clock_jumps(release, tmp_p
     with closing(Store.open(tmp_path / "store", release, durable=False)) as store:
         later = [outcome(key=str(i), known_at=NOW + i * day_ms) for i in (0, 300, 1)]
         assert store.apply([*later, outcome(key="a"), outcome(key="b")]) == ["accepted"] * 3 + ["duplicate"] * 2
-    monkeypatch.setattr("watchnext.serving.store.environment.STEP_MS", day_ms)
+    monkeypatch.setattr("watchnext.serving.store.recent_keys.STEP_MS", day_ms)
     with closing(Store.open(tmp_path / "store", release, durable=False)) as store:
         for day in range(KEYS_KEPT_MS // day_ms + 1):
             assert store.apply([outcome(key="a")]) == ["duplicate"]
@@ -202,7 +203,7 @@ def test_a_key_is_forgotten_in_time_and_not_because_a_clock_jumps(release, tmp_p
 
 
 def test_many_old_keys_go_a_few_at_a_time(release, tmp_path, monkeypatch):
-    monkeypatch.setattr("watchnext.serving.store.environment.STEP_MS", 2 * KEYS_KEPT_MS)
+    monkeypatch.setattr("watchnext.serving.store.recent_keys.STEP_MS", 2 * KEYS_KEPT_MS)
     with closing(Store.open(tmp_path / "store", release, durable=False)) as store:
         store.apply([outcome(key=str(i)) for i in range(20)])
         store.apply([outcome(key="new", known_at=NOW + 2 * KEYS_KEPT_MS)])
@@ -210,8 +211,8 @@ def test_many_old_keys_go_a_few_at_a_time(release, tmp_path, monkeypatch):
 
 
 def number_of(store, table: str) -> int:
-    with store._environment.read() as txn:
-        return txn.stat(store.tables[table])["entries"]
+    with store._engine.read() as txn:
+        return txn.count(table)
 
 
 def test_above_the_bound_the_least_recent_viewers_go(release, tmp_path):
@@ -282,17 +283,17 @@ def test_long_traffic_of_strangers_does_not_let_the_file_grow(release, tmp_path,
 
 
 def test_a_reader_that_was_killed_keeps_no_pages(release, tmp_path, monkeypatch):
-    monkeypatch.setattr("watchnext.serving.store.environment.READERS_CHECKED", 4)
+    monkeypatch.setattr("watchnext.serving.store.engines.environment.READERS_CHECKED", 4)
     program = "import lmdb, sys, time; txn = lmdb.open(sys.argv[1]).begin(); print('reads', flush=True); time.sleep(60)"
     with closing(Store.open(tmp_path / "store", release, durable=False)) as store:
         command = [sys.executable, "-c", program, str(tmp_path / "store" / "current")]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as reader:
             reader.stdout.readline()
-            assert str(reader.pid) in store._environment._env.readers()
+            assert str(reader.pid) in store._engine._env.readers()
             reader.kill()
         for _ in range(4):
             store.apply([outcome()])
-        assert str(reader.pid) not in store._environment._env.readers()
+        assert str(reader.pid) not in store._engine._env.readers()
 
 
 @pytest.mark.parametrize("replaced", [False, True])

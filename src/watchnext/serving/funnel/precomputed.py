@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from watchnext.serving.funnel.answer import Answer
 from watchnext.serving.funnel.recommender import Recommender
-from watchnext.serving.store.environment import batched
+from watchnext.serving.store.engines.engine import batched
 from watchnext.serving.store.store import Store
 from watchnext.types import SOURCES, Candidates, Request, Scored, Slate
 

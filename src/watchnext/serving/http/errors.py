@@ -16,7 +16,7 @@ from watchnext.serving.funnel.query import ContextError
 from watchnext.serving.http.handlers import IdKindError
 from watchnext.serving.http.schemas import KINDS
 from watchnext.serving.http.worker_pool import OverloadedError, TooSlowError
-from watchnext.serving.store.environment import StoreError
+from watchnext.serving.store.engines.engine import StoreError
 from watchnext.serving.store.group_commit import StoreBusyError
 
 log = logging.getLogger(__name__)

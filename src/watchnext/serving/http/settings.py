@@ -12,7 +12,9 @@ from watchnext.features.encode.pipeline import FeaturePipeline
 from watchnext.schema import SchemaError
 from watchnext.serving.release.manifest import ReleaseError, verified
 from watchnext.serving.release.release import CLOCKS, current
-from watchnext.serving.store.environment import MAP_BYTES, Environment, locked, state_of
+from watchnext.serving.store.engines.engine import state_of
+from watchnext.serving.store.engines.environment import MAP_BYTES, Environment
+from watchnext.serving.store.engines.folder import locked
 from watchnext.serving.store.store import JOURNAL_BYTES, VIEWERS_KEPT, misfit
 
 

@@ -7,77 +7,66 @@ import numpy as np
 
 from watchnext.features.catalogue import Ids
 from watchnext.serving.release.release import Release
-from watchnext.serving.store.environment import Environment, StoreError, batched, number_key
+from watchnext.serving.store.engines.engine import TABLES, Engine, StoreError, batched, number_key
 from watchnext.serving.store.journal import id_key
 from watchnext.serving.store.seal import SEAL_BYTES, is_intact, sealed, unsealed
 
 log = logging.getLogger(__name__)
 
 CHUNK = 5_000  # records or events a transaction during a build
-CARRIED_TABLES = (
-    "journal",
-    "keys",
-    "keys_order",
-    "shown",
-    "shown_order",
-    "quarantine",
-    "withdrawn",
-)  # keyed by ids, not rows
+CARRIED_TABLES = [name for name, table in TABLES.items() if table.carried]
 
 
-def load_state(environment: Environment, release: Release) -> None:
+def load_state(engine: Engine, release: Release) -> None:
     """Write the folded state of the release."""
     state, layout = release.state, release.layout
     known = np.flatnonzero(state.viewers[:, 0])
     known = known[np.argsort(release.user_ids.ids[known], kind="stable")]  # in the order of their keys
     for first in range(0, len(known), CHUNK):
         users = known[first : first + CHUNK]
-        put_viewers(environment, release.user_ids, users, state.viewers[users])
+        put_viewers(engine, release.user_ids, users, state.viewers[users])
     for name, records in (("videos", state.videos), ("creators", state.creators)):
         if records.shape[1] != layout.item:
             raise StoreError(
                 f"the release {release.id} holds {name} records of {records.shape[1]}, expected {layout.item}; run `dvc repro`"
             )
-        put_items(environment, name, records)
+        put_items(engine, name, records)
 
 
-def put_viewers(environment: Environment, ids: Ids, users: np.ndarray, records: np.ndarray) -> None:
+def put_viewers(engine: Engine, ids: Ids, users: np.ndarray, records: np.ndarray) -> None:
     """Write the non-empty `records` (n, layout.viewer) of the viewers at the rows `users` (n,) of `ids`."""
     keyed = [(id_key(ids.value(int(users[i]))), records[i]) for i in np.flatnonzero(records[:, 0])]
-    _put(environment, "viewers", sorted(keyed, key=lambda item: item[0]))
+    _put(engine, "viewers", sorted(keyed, key=lambda item: item[0]))
 
 
-def put_items(environment: Environment, name: str, records: np.ndarray) -> None:
+def put_items(engine: Engine, name: str, records: np.ndarray) -> None:
     """Write the non-empty `records` (n, layout.item) of videos or creators; row numbers are their keys."""
-    _put(environment, name, [(number_key(int(row)), records[row]) for row in np.flatnonzero(records[:, 0])])
+    _put(engine, name, [(number_key(int(row)), records[row]) for row in np.flatnonzero(records[:, 0])])
 
 
-def _put(environment: Environment, name: str, records: Iterable[tuple[bytes, np.ndarray]]) -> None:
+def _put(engine: Engine, name: str, records: Iterable[tuple[bytes, np.ndarray]]) -> None:
     for part in batched(records, CHUNK):
-        with environment.write() as txn, txn.cursor(environment.tables[name]) as cursor:
-            cursor.putmulti([(key, sealed(key, np.asarray(record).tobytes())) for key, record in part])
+        with engine.write() as txn:
+            txn.put_many(name, [(key, sealed(key, np.asarray(record).tobytes())) for key, record in part])
 
 
-def put_meta(environment: Environment, **values: bytes) -> None:
-    with environment.write() as txn:
-        for name, value in values.items():
-            txn.put(name.encode(), value, db=environment.tables["meta"])
+def put_meta(engine: Engine, **values: bytes) -> None:
+    with engine.write() as txn:
+        txn.put_many("meta", [(name.encode(), value) for name, value in values.items()])
 
 
-def put_origin(environment: Environment, release: Release, *, since_ms: int) -> None:
+def put_origin(engine: Engine, release: Release, *, since_ms: int) -> None:
     """Store the release of the records, and `since_ms`: the folded log holds the events of the journal that were known before,
     and later ones count on top."""
-    put_meta(
-        environment, sealed_state=release.state_fingerprint.encode(), release=release.id.encode(), since=number_key(since_ms)
-    )
+    put_meta(engine, sealed_state=release.state_fingerprint.encode(), release=release.id.encode(), since=number_key(since_ms))
 
 
-def meta_number(environment: Environment, name: str) -> int:
+def meta_number(engine: Engine, name: str) -> int:
     """Read a number in `meta`, 0 if absent."""
-    return int.from_bytes(environment.get("meta", name.encode()) or b"", "big")
+    return int.from_bytes(engine.get("meta", name.encode()) or b"", "big")
 
 
-def carry(old: Environment, new: Environment) -> None:
+def carry(old: Engine, new: Engine) -> None:
     """Copy the tables that stay valid under another catalogue, as they hold ids and not row numbers. A second call brings `new`
     up to date with `old`. Raises StoreDamagedError for a journal that is damaged."""
     is_sealed = old.get("meta", b"sealed_state") is not None  # the journal of an older version is not
@@ -87,21 +76,18 @@ def carry(old: Environment, new: Environment) -> None:
             first = b"" if name != "journal" else number_key(journal_length(new))
             if not first:
                 with new.write() as txn:
-                    txn.drop(new.tables[name], delete=False)
-            with source.cursor(old.tables[name]) as cursor:
-                for part in batched(cursor, CHUNK) if cursor.set_range(first) else []:
-                    if name == "journal":
-                        part = [
-                            (key, sealed(key, unsealed(name, key, packed) if is_sealed else packed)) for key, packed in part
-                        ]
-                    with new.write() as txn, txn.cursor(new.tables[name]) as target:
-                        target.putmulti(part)
-        latest = int.from_bytes(source.get(b"last_known_at", b"", db=old.tables["meta"]), "big")
+                    txn.clear(name)
+            for part in batched(source.items(name, first), CHUNK):
+                if name == "journal":
+                    part = [(key, sealed(key, unsealed(name, key, packed) if is_sealed else packed)) for key, packed in part]
+                with new.write() as txn:
+                    txn.put_many(name, part)
+        latest = int.from_bytes(source.get("meta", b"last_known_at") or b"", "big")
     if latest > meta_number(new, "last_known_at"):
         put_meta(new, last_known_at=number_key(latest))
 
 
-def salvage(old: Environment, new: Environment) -> int:
+def salvage(old: Engine, new: Engine) -> int:
     """Copy from a store that may be damaged what `carry` copies and is intact; return the number of events left out.
 
     Events keep their order and close up, so that the journal has no gap.
@@ -112,28 +98,28 @@ def salvage(old: Environment, new: Environment) -> int:
         if name == "journal":
             rows = _resealed(rows, is_sealed)
         for part in batched(rows, CHUNK):
-            with new.write() as txn, txn.cursor(new.tables[name]) as cursor:
-                cursor.putmulti(part)
+            with new.write() as txn:
+                txn.put_many(name, part)
         if name == "journal":
             lost = entries_of(old, name) - entries_of(new, name)
     put_meta(new, last_known_at=number_key(meta_number(old, "last_known_at")))
     return lost
 
 
-def _readable(environment: Environment, name: str) -> Iterator[tuple[bytes, bytes]]:
+def _readable(engine: Engine, name: str) -> Iterator[tuple[bytes, bytes]]:
     """Yield the rows of a table up to the first page that cannot be read, then those behind the last one."""
     last, tail = b"", []
     try:
-        with environment.read() as txn, txn.cursor(environment.tables[name]) as cursor:
-            for key, packed in cursor:
+        with engine.read() as txn:
+            for key, packed in txn.items(name):
                 last = key
                 yield key, packed
         return
     except StoreError as error:
         log.warning("table %s is damaged: %s", name, error)
     try:
-        with environment.read() as txn, txn.cursor(environment.tables[name]) as cursor:
-            for key, packed in cursor.iterprev() if cursor.last() else ():
+        with engine.read() as txn:
+            for key, packed in txn.items(name, reverse=True):
                 if key <= last:
                     break
                 tail.append((key, packed))
@@ -153,11 +139,11 @@ def _resealed(rows: Iterable[tuple[bytes, bytes]], is_sealed: bool) -> Iterator[
             position += 1
 
 
-def entries_of(environment: Environment, name: str) -> int:
-    with environment.read() as txn:
-        return txn.stat(environment.tables[name])["entries"]
+def entries_of(engine: Engine, name: str) -> int:
+    with engine.read() as txn:
+        return txn.count(name)
 
 
-def journal_length(environment: Environment) -> int:
-    with environment.read() as txn, txn.cursor(environment.tables["journal"]) as cursor:
-        return int.from_bytes(cursor.key(), "big") + 1 if cursor.last() else 0
+def journal_length(engine: Engine) -> int:
+    with engine.read() as txn:
+        return txn.end("journal")

@@ -20,15 +20,9 @@ from watchnext.features.state.partitions import time_partitions
 from watchnext.files import removed
 from watchnext.serving.release.release import Release
 from watchnext.serving.store.bootstrap import put_items, put_meta, put_origin, put_viewers
-from watchnext.serving.store.environment import (
-    MAP_BYTES,
-    Environment,
-    StoreError,
-    StoreHeldError,
-    locked,
-    number_key,
-    publish_next,
-)
+from watchnext.serving.store.engines.engine import StoreError, StoreHeldError, number_key
+from watchnext.serving.store.engines.environment import MAP_BYTES, Environment
+from watchnext.serving.store.engines.folder import locked, publish_next
 from watchnext.serving.store.store import Store, carry_current, journal_of
 
 
@@ -158,7 +152,7 @@ def _write(built: Path, folder: Path, release: Release, state: StateBuilder, unt
 
 def _known_after(environment: Environment, until_ms: int) -> Iterator[int]:
     with environment.read() as txn:
-        for _, event in journal_of(txn, environment.tables["journal"], 0):
+        for _, event in journal_of(txn, 0):
             if event.known_at >= until_ms:
                 yield event.known_at
 

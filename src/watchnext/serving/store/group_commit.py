@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 
-from watchnext.serving.store.environment import StoreError
+from watchnext.serving.store.engines.engine import StoreError
 from watchnext.serving.store.journal import Event
 from watchnext.serving.store.store import Store
 

@@ -12,7 +12,8 @@ from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
-from watchnext.serving.store.environment import MAP_BYTES, REPAIR, Environment, StoreError
+from watchnext.serving.store.engines.engine import REPAIR, TABLES, Engine, StoreError
+from watchnext.serving.store.engines.environment import MAP_BYTES, Environment
 from watchnext.serving.store.seal import SEALED, StoreDamagedError, is_intact
 
 CHECKED = 100_000  # values a table when a store is opened, the latest events among them; others are checked where they are read
@@ -29,23 +30,21 @@ def require_sound(path: Path) -> None:
         raise StoreDamagedError(f"the store {path} is damaged: {by}; run `{REPAIR}`, which keeps every event that is intact")
 
 
-def damages(environment: Environment, most: int | None = None) -> list[str]:
+def damages(engine: Engine, most: int | None = None) -> list[str]:
     """Return the damaged values among the `most` last of each table, and gaps in the sequence of the journal.
 
     A store of a version without checksums has none.
     """
     found = []
-    if environment.get("meta", b"sealed_state") is None:
+    if engine.get("meta", b"sealed_state") is None:
         return found
-    with environment.read() as txn:
-        for name, table in environment.tables.items():
-            with txn.cursor(table) as cursor:
-                for key, packed in islice(cursor.iterprev() if cursor.last() else (), most):
-                    if name in SEALED and not is_intact(key, packed):
-                        found.append(f"{name} {key.hex()}")
-        with txn.cursor(environment.tables["journal"]) as cursor:
-            first, last = (int.from_bytes(cursor.key(), "big") if move() else 0 for move in (cursor.first, cursor.last))
-            entries = txn.stat(environment.tables["journal"])["entries"]
+    with engine.read() as txn:
+        for name in TABLES:
+            for key, packed in islice(txn.items(name, reverse=True), most):
+                if name in SEALED and not is_intact(key, packed):
+                    found.append(f"{name} {key.hex()}")
+        first, last = ([int.from_bytes(key, "big") for key, _ in txn.head("journal", 1)] or [0])[0], txn.end("journal") - 1
+        entries = txn.count("journal")
     if entries and last - first + 1 != entries:
         found.append(f"the journal has {entries} events at the positions {first} to {last}")
     return found

@@ -1,12 +1,9 @@
 """Working copies of the records that one transaction changes; no other thread sees them before the commit."""
 
-from collections.abc import Mapping
-
-import lmdb
 import numpy as np
 
 from watchnext.features.state.fold import Layout
-from watchnext.serving.store.environment import append, number_key
+from watchnext.serving.store.engines.engine import Transaction, number_key
 from watchnext.serving.store.seal import sealed, unsealed
 
 
@@ -23,10 +20,8 @@ def queued(key: bytes, record: np.ndarray) -> bytes:
 class Records:
     """Records by viewer key, video row and creator row, copied when first read."""
 
-    def __init__(
-        self, txn: lmdb.Transaction, tables: Mapping, layout: Layout, videos: np.ndarray, creators: np.ndarray
-    ) -> None:
-        self._txn, self._tables, self._layout = txn, tables, layout
+    def __init__(self, txn: Transaction, layout: Layout, videos: np.ndarray, creators: np.ndarray) -> None:
+        self._txn, self._layout = txn, layout
         self._videos, self._creators = videos, creators
         self._changed_viewers: dict[bytes, np.ndarray] = {}
         self._new_viewers: list[bytes] = []
@@ -36,7 +31,7 @@ class Records:
 
     def viewer(self, key: bytes) -> np.ndarray:
         if key not in self._changed_viewers:
-            packed = self._txn.get(key, db=self._tables["viewers"])
+            packed = self._txn.get("viewers", key)
             if packed is None:
                 self._new_viewers.append(key)
             self._changed_viewers[key] = unpacked("viewers", key, packed, self._layout.viewer)
@@ -57,13 +52,12 @@ class Records:
     def write(self) -> None:
         """Write every copy into the transaction, and queue new viewers."""
         for key in self._new_viewers:
-            append(self._txn, self._tables["viewers_order"], queued(key, self._changed_viewers[key]))
+            self._txn.append("viewers_order", queued(key, self._changed_viewers[key]))
         items = {"viewers": self._changed_viewers.items()}
         for name, changed in (("videos", self._changed_videos), ("creators", self._changed_creators)):
             items[name] = [(number_key(row), record) for row, record in changed.items()]
         for name, records in items.items():
-            with self._txn.cursor(self._tables[name]) as cursor:
-                cursor.putmulti([(key, sealed(key, record.tobytes())) for key, record in records])
+            self._txn.put_many(name, [(key, sealed(key, record.tobytes())) for key, record in records])
 
     def publish(self) -> None:
         """Copy the changes to the arrays in memory; call it after the commit."""

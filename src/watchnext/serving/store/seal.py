@@ -2,7 +2,7 @@
 
 from zlib import crc32
 
-from watchnext.serving.store.environment import REPAIR, StoreError
+from watchnext.serving.store.engines.engine import REPAIR, StoreError
 
 SEALED = ("journal", "viewers", "videos", "creators")  # the tables; the others hold keys, and what can be made again
 SEAL_BYTES = 4

@@ -10,7 +10,6 @@ from itertools import islice
 from pathlib import Path
 from typing import IO
 
-import lmdb
 import numpy as np
 
 from watchnext.features.state import counters, history
@@ -18,26 +17,20 @@ from watchnext.features.state.fold import OUTCOME, SHOWN, Layout, fold_event, re
 from watchnext.files import link
 from watchnext.serving.release.release import Release
 from watchnext.serving.store.bootstrap import CHUNK, carry, journal_length, load_state, meta_number, put_origin, salvage
-from watchnext.serving.store.environment import (
-    MAP_BYTES,
+from watchnext.serving.store.engines.engine import (
     REPAIR,
-    Environment,
-    RecentKeys,
+    Engine,
     StoreError,
-    append,
+    Transaction,
     batched,
-    claim_next,
-    clear,
-    commit_claim,
-    lengthened,
-    locked,
-    new_environment,
     number_key,
     state_of,
-    table_bytes,
 )
+from watchnext.serving.store.engines.environment import MAP_BYTES, Environment, lengthened
+from watchnext.serving.store.engines.folder import claim_next, clear, commit_claim, locked, new_environment
 from watchnext.serving.store.integrity import require_sound
 from watchnext.serving.store.journal import Event, id_key, id_of, outcome_columns
+from watchnext.serving.store.recent_keys import RecentKeys
 from watchnext.serving.store.records import Records, queued, unpacked
 from watchnext.serving.store.seal import sealed, unsealed
 from watchnext.serving.store.trending_now import TrendingNow
@@ -74,12 +67,9 @@ class Store:
     trending                                             counts by surface and region, as of the last commit
     """
 
-    def __init__(
-        self, environment: Environment, release: Release, lock: IO | None = None, bounds: Bounds | None = None
-    ) -> None:
-        self._environment, self._lock, self._bounds = environment, lock, bounds or Bounds()
+    def __init__(self, engine: Engine, release: Release, lock: IO | None = None, bounds: Bounds | None = None) -> None:
+        self._engine, self._lock, self._bounds = engine, lock, bounds or Bounds()
         self._as_of_ms = release.as_of_ms
-        self.tables = environment.tables
         self.layout: Layout = release.layout
         self._counts = release.pipeline.schema.state.counts
         self._user_ids, self._video_ids = release.user_ids, release.video_ids
@@ -87,8 +77,8 @@ class Store:
         self._creator_rows, self._tag_rows = np.array(release.catalogue.creator_rows), np.array(release.catalogue.tag_rows)
         self._duration_ms = np.nan_to_num(release.catalogue.duration_ms)
         self._writing, self._publishing = threading.Lock(), threading.Lock()
-        self._keys = RecentKeys(environment, "keys", limit=KEYS_KEPT, keep_ms=KEYS_KEPT_MS)
-        self._shown = RecentKeys(environment, "shown", limit=SHOWN_KEPT, keep_ms=SHOWN_KEPT_MS)
+        self._keys = RecentKeys("keys", limit=KEYS_KEPT, keep_ms=KEYS_KEPT_MS)
+        self._shown = RecentKeys("shown", limit=SHOWN_KEPT, keep_ms=SHOWN_KEPT_MS)
         self.videos = np.zeros((len(release.catalogue), self.layout.item))
         self.creators = np.zeros((max(len(release.catalogue.creator_names), 1), self.layout.item))
         self.unavailable = np.zeros(len(release.catalogue), bool)
@@ -134,18 +124,18 @@ class Store:
     def close(self) -> None:
         """Release the folder; acknowledged events are on disk already. A second call does nothing."""
         with self._writing:
-            self._environment.close()
+            self._engine.close()
             if self._lock is not None:
                 self._lock.close()
 
     @property
     def failed(self) -> str | None:
         """Return the message of the write that failed and ended all writing, else None."""
-        return self._environment.failed
+        return self._engine.failed
 
     def require_writable(self) -> None:
         """Raise StoreError after a failed write."""
-        self._environment.require_writable()
+        self._engine.require_writable()
 
     def warm(self) -> None:
         """Compile the fold before the first event needs it."""
@@ -158,7 +148,7 @@ class Store:
     def viewer(self, user_id: int | str) -> np.ndarray:
         """Return a viewer's record (layout.viewer,) float64; zeros for an unknown viewer. Raises StoreError."""
         key = id_key(user_id)
-        return unpacked("viewers", key, self._environment.get("viewers", key), self.layout.viewer)
+        return unpacked("viewers", key, self._engine.get("viewers", key), self.layout.viewer)
 
     def counters(self, viewer: np.ndarray, rows: np.ndarray, as_of: float) -> np.ndarray:
         """Return counters (C, 4, block) of the candidates `rows` (C,) for a viewer's record, as of `as_of` and one commit."""
@@ -175,9 +165,8 @@ class Store:
 
     def viewer_ids(self, limit: int) -> list[int | str]:
         """Return the first `limit` known viewers, in id order."""
-        with self._environment.read() as txn, txn.cursor(self.tables["viewers"]) as cursor:
-            keys = (bytes(key) for key in cursor.iternext(keys=True, values=False))
-            return [id_of(key) for key, _ in zip(keys, range(limit), strict=False)]
+        with self._engine.read() as txn:
+            return [id_of(key) for key, _ in txn.head("viewers", limit)]
 
     def journal(self, start: int = 0) -> Iterator[Event]:
         """Yield the accepted events from position `start` on that the journal keeps, as of the start of the reading."""
@@ -185,17 +174,17 @@ class Store:
             yield event
 
     def _entries(self, start: int) -> Iterator[tuple[int, Event]]:
-        with self._environment.read() as txn:
-            yield from journal_of(txn, self.tables["journal"], start)
+        with self._engine.read() as txn:
+            yield from journal_of(txn, start)
 
     def slate(self, user_id: int | str) -> bytes | None:
         """Return the slate that `put_slates` stored for a viewer."""
-        return self._environment.get("slates", id_key(user_id))
+        return self._engine.get("slates", id_key(user_id))
 
     def quarantined(self) -> list[Event]:
         """Return events about videos that the catalogue does not know, oldest first, at most QUARANTINE_KEPT."""
-        with self._environment.read() as txn, txn.cursor(self.tables["quarantine"]) as cursor:
-            return [Event.from_bytes(packed) for packed in cursor.iternext(keys=False, values=True)]
+        with self._engine.read() as txn:
+            return [Event.from_bytes(packed) for _, packed in txn.items("quarantine")]
 
     # ---- write -------------------------------------------------------------------------------------------------------
 
@@ -206,16 +195,16 @@ class Store:
         """
         rows = self._video_ids.rows([event.video_id for event in events])
         with self._writing:
-            with self._environment.write() as txn:
+            with self._engine.write() as txn:
                 results = [self._admit(txn, event, row) for event, row in zip(events, rows, strict=True)]
                 chosen = [i for i, result in enumerate(results) if result == ACCEPTED]
                 accepted = [events[i] for i in chosen]
                 records = self._fold(txn, accepted, rows[chosen])
                 for event in accepted:
-                    append(txn, self.tables["journal"], event.to_bytes(), sealed)
-                self._drop_excess(txn, len(accepted))
+                    txn.append("journal", event.to_bytes(), sealed)
+                self._drop_excess(txn, len(accepted), results.count(UNKNOWN))
                 latest = max([self.last_known_at, *(event.known_at for event in accepted)])
-                txn.put(b"last_known_at", number_key(latest), db=self.tables["meta"])
+                txn.put("meta", b"last_known_at", number_key(latest))
             with self._publishing:
                 records.publish()
             self._publish_withdrawals(accepted, rows[chosen])
@@ -225,15 +214,13 @@ class Store:
 
     def put_slates(self, slates: Sequence[tuple[int | str, bytes]]) -> None:
         """Store precomputed slates, one a viewer."""
-        with self._writing, self._environment.write() as txn:
-            for user_id, packed in slates:
-                txn.put(id_key(user_id), packed, db=self.tables["slates"])
+        with self._writing, self._engine.write() as txn:
+            txn.put_many("slates", [(id_key(user_id), packed) for user_id, packed in slates])
 
-    def _admit(self, txn: lmdb.Transaction, event: Event, row: int) -> str:
+    def _admit(self, txn: Transaction, event: Event, row: int) -> str:
         """Decide whether an event counts, and remember its key."""
         if row < 0:
-            append(txn, self.tables["quarantine"], event.to_bytes())
-            _trim(txn, self.tables["quarantine"], QUARANTINE_KEPT)
+            txn.append("quarantine", event.to_bytes())
             return UNKNOWN
         recent = self._shown if event.kind == "shown" else self._keys
         if (key := event.idempotency_digest) is not None:
@@ -242,15 +229,15 @@ class Store:
             recent.add(txn, key, event.known_at)
         return ACCEPTED
 
-    def _fold(self, txn: lmdb.Transaction, events: Sequence[Event], rows: np.ndarray) -> Records:
+    def _fold(self, txn: Transaction, events: Sequence[Event], rows: np.ndarray) -> Records:
         """Fold events about the videos `rows` into working copies, and write these into the transaction."""
-        records = Records(txn, self.tables, self.layout, self.videos, self.creators)
+        records = Records(txn, self.layout, self.videos, self.creators)
         outcomes = outcome_columns(events) | {"duration_ms": self._duration_ms[rows]}
         amounts = counters.amounts(self._counts, outcomes)
         bits = history.outcome_bits(outcomes)
         for i, (event, row) in enumerate(zip(events, rows.tolist(), strict=True)):
             if event.kind in ("withdrawn", "restored"):
-                _withdraw(txn, self.tables["withdrawn"], event)
+                _withdraw(txn, event)
                 continue
             creator_row, kind = int(self._creator_rows[row]), SHOWN if event.kind == "shown" else OUTCOME
             touched = records.viewer(id_key(event.user_id)), records.video(row), records.creator(creator_row)
@@ -259,37 +246,42 @@ class Store:
         records.write()
         return records
 
-    def _drop_excess(self, txn: lmdb.Transaction, added: int) -> None:
-        """Drop viewers and events above the bounds: a few more than were added, so that no call pays for many others."""
+    def _drop_excess(self, txn: Transaction, added: int, unknown: int) -> None:
+        """Drop what is above the bounds: a few more than were added, so that no call pays for many others."""
+        for recent in (self._keys, self._shown):
+            recent.purge(txn, added)
+        for position, _ in txn.head("quarantine", min(2 * unknown, max(txn.count("quarantine") - QUARANTINE_KEPT, 0))):
+            txn.delete("quarantine", position)
         self._drop_viewers(txn, 2 * added)
-        with txn.cursor(self.tables["journal"]) as cursor:
-            for _ in range(2 * added):
-                if table_bytes(txn, self.tables["journal"]) <= self._bounds.journal_bytes or not cursor.first():
-                    return
-                if event_of(cursor.key(), cursor.value()).known_at >= self._as_of_ms:
-                    return
-                cursor.delete()
+        if txn.size("journal") > self._bounds.journal_bytes:
+            self._drop_events(txn, 2 * added)
 
-    def _drop_viewers(self, txn: lmdb.Transaction, most: int) -> None:
+    def _drop_events(self, txn: Transaction, most: int) -> None:
+        for key, packed in txn.head("journal", most):
+            if txn.size("journal") <= self._bounds.journal_bytes or event_of(key, packed).known_at >= self._as_of_ms:
+                return
+            txn.delete("journal", key)
+
+    def _drop_viewers(self, txn: Transaction, most: int) -> None:
         """Drop viewers above the bound, by the second-chance algorithm (Corbató, 1968).
 
         They stand in a queue. Who is at its head goes without an event since being queued, or without any watch; others are
         queued again.
         """
-        viewers, order = self.tables["viewers"], self.tables["viewers_order"]
-        excess = txn.stat(viewers)["entries"] - self._bounds.viewers
-        with txn.cursor(order) as cursor:
-            for _ in range(most):
-                if excess <= 0 or not cursor.first():
-                    return
-                queued_ms, key = int.from_bytes(cursor.value()[:8], "big"), cursor.value()[8:]
-                record = unpacked("viewers", key, txn.get(key, db=viewers), self.layout.viewer)
-                cursor.delete()
-                if record[0] > queued_ms and record[self.layout.at_history]:
-                    append(txn, order, queued(key, record))
-                else:
-                    excess -= txn.delete(key, db=viewers)
-                    txn.delete(key, db=self.tables["slates"])
+        if (excess := txn.count("viewers") - self._bounds.viewers) <= 0:
+            return
+        queue = [(position, int.from_bytes(value[:8], "big"), value[8:]) for position, value in txn.head("viewers_order", most)]
+        txn.prefetch("viewers", [key for _, _, key in queue])
+        for position, queued_ms, key in queue:
+            record = unpacked("viewers", key, txn.get("viewers", key), self.layout.viewer)
+            txn.delete("viewers_order", position)
+            if record[0] > queued_ms and record[self.layout.at_history]:
+                txn.append("viewers_order", queued(key, record))
+                continue
+            excess -= txn.delete("viewers", key)
+            txn.delete("slates", key)
+            if excess <= 0:
+                return
 
     def _publish_withdrawals(self, events: Sequence[Event], rows: np.ndarray) -> None:
         for event, row in zip(events, rows, strict=True):
@@ -299,32 +291,31 @@ class Store:
     # ---- load --------------------------------------------------------------------------------------------------------
 
     def _load(self) -> None:
-        with self._environment.read() as txn:
+        with self._engine.read() as txn:
             for name, array in (("videos", self.videos), ("creators", self.creators)):
-                for key, packed in txn.cursor(self.tables[name]):
+                for key, packed in txn.items(name):
                     array[int.from_bytes(key, "big")] = np.frombuffer(unsealed(name, key, packed))
-            withdrawn = self._video_ids.rows([id_of(key) for key, _ in txn.cursor(self.tables["withdrawn"])])
+            withdrawn = self._video_ids.rows([id_of(key) for key, _ in txn.items("withdrawn")])
             self.unavailable[withdrawn[withdrawn >= 0]] = True
         self._queue_viewers()
-        self.position = journal_length(self._environment)
-        self.last_known_at = meta_number(self._environment, "last_known_at")
+        self.position = journal_length(self._engine)
+        self.last_known_at = meta_number(self._engine, "last_known_at")
 
     def _queue_viewers(self) -> None:
         """Queue all viewers of a store that was just built, or by a version that had no queue."""
-        viewers, order = self.tables["viewers"], self.tables["viewers_order"]
-        with self._environment.read() as txn:
-            if txn.stat(viewers)["entries"] == txn.stat(order)["entries"]:
+        with self._engine.read() as txn:
+            if txn.count("viewers") == txn.count("viewers_order"):
                 return
-        with self._environment.write() as txn, txn.cursor(viewers) as cursor:
-            txn.drop(order, delete=False)
-            for key, packed in cursor:
-                append(txn, order, queued(key, np.frombuffer(packed, count=1)))
+        with self._engine.write() as txn:
+            txn.clear("viewers_order")
+            for key, packed in txn.items("viewers"):
+                txn.append("viewers_order", queued(key, np.frombuffer(packed, count=1)))
 
     def _catch_up(self) -> None:
         """Count the recent events of the journal for trending, at most CATCH_UP_EVENTS."""
         since_ms = self.trending.since_ms(self.last_known_at)
-        with self._environment.read() as txn:
-            for part in batched(latest_of(txn, self.tables["journal"], since_ms, CATCH_UP_EVENTS), CHUNK):
+        with self._engine.read() as txn:
+            for part in batched(latest_of(txn, since_ms, CATCH_UP_EVENTS), CHUNK):
                 rows = self._video_ids.rows([event.video_id for event in part])
                 self.trending.add([event for event, row in zip(part, rows, strict=True) if row >= 0], rows[rows >= 0])
 
@@ -334,15 +325,15 @@ class Store:
         It skips events known before `since` in `meta`, because the folded log holds them, events about removed videos, and
         events of viewers with the other kind of id. A second call continues after `replayed` in `meta`.
         """
-        start, since_ms, folded = meta_number(self._environment, "replayed"), meta_number(self._environment, "since"), 0
+        start, since_ms, folded = meta_number(self._engine, "replayed"), meta_number(self._engine, "since"), 0
         for part in batched(self._entries(start), CHUNK):
             events = [event for _, event in part if event.known_at >= since_ms]
             rows = self._video_ids.rows([event.video_id for event in events])
             known = np.flatnonzero([row >= 0 and self._is_known(event) for event, row in zip(events, rows, strict=True)])
             start, folded = part[-1][0] + 1, folded + len(known)
-            with self._environment.write() as txn:
+            with self._engine.write() as txn:
                 records = self._fold(txn, [events[i] for i in known], rows[known])
-                txn.put(b"replayed", number_key(start), db=self.tables["meta"])
+                txn.put("meta", b"replayed", number_key(start))
             records.publish()
         return folded
 
@@ -414,11 +405,10 @@ def misfit(folder: Path, held: str, release_id: str, needed: str) -> StoreError:
     return StoreError(f"the store {folder} holds state {held}, but release {release_id} needs {needed}; run `{REPAIR}`")
 
 
-def journal_of(txn: lmdb.Transaction, table: object, start: int) -> Iterator[tuple[int, Event]]:
+def journal_of(txn: Transaction, start: int) -> Iterator[tuple[int, Event]]:
     """Yield positions and events of a journal from position `start` on."""
-    with txn.cursor(table) as cursor:
-        for key, packed in cursor if cursor.set_range(number_key(start)) else ():
-            yield int.from_bytes(key, "big"), event_of(key, packed)
+    for key, packed in txn.items("journal", number_key(start)):
+        yield int.from_bytes(key, "big"), event_of(key, packed)
 
 
 def event_of(key: bytes, packed: bytes) -> Event:
@@ -426,24 +416,17 @@ def event_of(key: bytes, packed: bytes) -> Event:
     return Event.from_bytes(unsealed("journal", key, packed))
 
 
-def latest_of(txn: lmdb.Transaction, table: object, since_ms: float, most: int) -> Iterator[Event]:
+def latest_of(txn: Transaction, since_ms: float, most: int) -> Iterator[Event]:
     """Yield at most `most` events of a journal, latest first, until one that was known before `since_ms`."""
-    with txn.cursor(table) as cursor:
-        for key, packed in islice(cursor.iterprev(), most) if cursor.last() else ():
-            event = event_of(key, packed)
-            if event.known_at < since_ms:
-                return
-            yield event
+    for key, packed in islice(txn.items("journal", reverse=True), most):
+        event = event_of(key, packed)
+        if event.known_at < since_ms:
+            return
+        yield event
 
 
-def _withdraw(txn: lmdb.Transaction, table: object, event: Event) -> None:
+def _withdraw(txn: Transaction, event: Event) -> None:
     if event.kind == "withdrawn":
-        txn.put(id_key(event.video_id), number_key(event.known_at), db=table)
+        txn.put("withdrawn", id_key(event.video_id), number_key(event.known_at))
     else:
-        txn.delete(id_key(event.video_id), db=table)
-
-
-def _trim(txn: lmdb.Transaction, table: object, limit: int) -> None:
-    with txn.cursor(table) as cursor:
-        while txn.stat(table)["entries"] > limit and cursor.first():
-            cursor.delete()
+        txn.delete("withdrawn", id_key(event.video_id))

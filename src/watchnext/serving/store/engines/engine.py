@@ -1,0 +1,154 @@
+"""The key-value engine below a store: named tables, one writer at a time, a transaction is stored whole or not at all."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from enum import Enum
+from itertools import islice
+
+REPAIR = "python -m watchnext.serving build-store"
+
+
+class Order(Enum):
+    """The order in which an engine must keep the keys of a table.
+
+    ANY     none: keys are only looked up, or all read
+    SORTED  as bytes
+    QUEUE   positions (`number_key`) from a first to a last without gaps: values go in at the end and leave at the front
+    """
+
+    ANY = 0
+    SORTED = 1
+    QUEUE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """order    of its keys
+    carried  True where it holds ids and no row numbers, so that it stays valid under another catalogue
+    """
+
+    order: Order = Order.ANY
+    carried: bool = False
+
+
+TABLES = {
+    "meta": Table(),
+    "journal": Table(Order.QUEUE, carried=True),
+    "viewers": Table(Order.SORTED),
+    "viewers_order": Table(Order.QUEUE),
+    "videos": Table(),
+    "creators": Table(),
+    "keys": Table(carried=True),
+    "keys_order": Table(Order.QUEUE, carried=True),
+    "shown": Table(carried=True),
+    "shown_order": Table(Order.QUEUE, carried=True),
+    "slates": Table(),
+    "quarantine": Table(Order.QUEUE, carried=True),
+    "withdrawn": Table(carried=True),
+}
+
+
+class StoreError(RuntimeError):
+    """A store that cannot be opened, read or written; the message names the store and the next command."""
+
+
+class StoreHeldError(StoreError):
+    """Another process holds the lock."""
+
+
+class StoreFullError(StoreError):
+    """A transaction that does not fit; nothing of it was written, and a smaller one may fit."""
+
+
+class Transaction(ABC):
+    """Read tables, and in a write transaction change them; it sees its own changes."""
+
+    @abstractmethod
+    def get(self, table: str, key: bytes) -> bytes | None: ...
+
+    def prefetch(self, table: str, keys: Iterable[bytes]) -> None:  # noqa: B027 (most engines need none)
+        """Announce keys that `get` will read, so that an engine behind a network reads them at once."""
+
+    @abstractmethod
+    def items(self, table: str, start: bytes = b"", *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        """Yield keys and values from the key `start` on, or all from the last back, in the order of the table."""
+
+    @abstractmethod
+    def count(self, table: str) -> int: ...
+
+    @abstractmethod
+    def size(self, table: str) -> int:
+        """Return the bytes that a table takes."""
+
+    @abstractmethod
+    def end(self, table: str) -> int:
+        """Return the position behind the last value of a queue, 0 for one that never had any."""
+
+    def head(self, table: str, most: int) -> list[tuple[bytes, bytes]]:
+        """Return the first `most` items."""
+        return list(islice(self.items(table), most))
+
+    @abstractmethod
+    def put(self, table: str, key: bytes, value: bytes) -> None: ...
+
+    @abstractmethod
+    def append(self, table: str, value: bytes, seal: Callable[[bytes, bytes], bytes] | None = None) -> None:
+        """Add `value`, or what `seal` makes of its key and itself, to the end of a queue."""
+
+    @abstractmethod
+    def put_many(self, table: str, items: Iterable[tuple[bytes, bytes]]) -> None: ...
+
+    @abstractmethod
+    def delete(self, table: str, key: bytes) -> bool:
+        """Remove a key, of a queue the first; return False if there is none."""
+
+    @abstractmethod
+    def clear(self, table: str) -> None: ...
+
+
+class Engine(ABC):
+    """Tables of one store.
+
+    failed  message while nothing can be written, else None
+    """
+
+    failed: str | None
+
+    @abstractmethod
+    def write(self) -> AbstractContextManager[Transaction]:
+        """Open the one write transaction: when the block ends, all of it is stored as durably as the engine was asked to, or
+        StoreError was raised and none of it is. Raises StoreError."""
+
+    @abstractmethod
+    def read(self) -> AbstractContextManager[Transaction]: ...
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        with self.read() as txn:
+            return txn.get(table, key)
+
+    def require_writable(self) -> None:
+        """Raise StoreError while nothing can be written."""
+        if self.failed:
+            raise StoreError(self.failed)
+
+
+def batched(items: Iterable, size: int) -> Iterator[list]:
+    """Yield `items` in lists of `size`; the last may be shorter."""
+    remaining = iter(items)
+    while batch := list(islice(remaining, size)):
+        yield batch
+
+
+def number_key(number: int) -> bytes:
+    """Encode a position or row number as a key: big-endian, so that keys sort like numbers."""
+    return number.to_bytes(8, "big")
+
+
+def state_of(engine: Engine) -> str:
+    """Return the fingerprint of the state that the records belong to; "nothing" for a store without checksums too."""
+    return (engine.get("meta", b"sealed_state") or b"nothing").decode()

@@ -1,0 +1,177 @@
+"""One LMDB environment as an engine."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import NoReturn
+
+import lmdb
+
+from watchnext.serving.store.engines.engine import REPAIR, TABLES, Engine, StoreError, StoreFullError, Transaction, number_key
+
+MAP_BYTES = 64 << 30  # address space, not disk: the file grows as it is written
+READERS_CHECKED = 256  # transactions between two looks for readers that died
+
+
+class LmdbTransaction(Transaction):
+    """A table that an older version did not make is empty for a reader."""
+
+    def __init__(self, txn: lmdb.Transaction, tables: dict[str, object | None]) -> None:
+        self._txn, self._tables = txn, tables
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        return self._txn.get(key, db=opened) if (opened := self._tables[table]) else None
+
+    def items(self, table: str, start: bytes = b"", *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        if not (opened := self._tables[table]):
+            return
+        with self._txn.cursor(opened) as cursor:
+            if reverse:
+                yield from cursor.iterprev() if cursor.last() else ()
+            else:
+                yield from cursor.iternext() if cursor.set_range(start) else ()
+
+    def count(self, table: str) -> int:
+        return self._txn.stat(opened)["entries"] if (opened := self._tables[table]) else 0
+
+    def size(self, table: str) -> int:
+        stat = self._txn.stat(self._tables[table])
+        return stat["psize"] * (stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"])
+
+    def end(self, table: str) -> int:
+        for key, _ in islice(self.items(table, reverse=True), 1):
+            return int.from_bytes(key, "big") + 1
+        return 0
+
+    def put(self, table: str, key: bytes, value: bytes) -> None:
+        self._txn.put(key, value, db=self._tables[table])
+
+    def append(self, table: str, value: bytes, seal: Callable[[bytes, bytes], bytes] | None = None) -> None:
+        key = number_key(self.end(table))
+        self._txn.put(key, seal(key, value) if seal else value, db=self._tables[table], append=True)
+
+    def put_many(self, table: str, items: Iterable[tuple[bytes, bytes]]) -> None:
+        with self._txn.cursor(self._tables[table]) as cursor:
+            cursor.putmulti(items)
+
+    def delete(self, table: str, key: bytes) -> bool:
+        return self._txn.delete(key, db=self._tables[table])
+
+    def clear(self, table: str) -> None:
+        self._txn.drop(self._tables[table], delete=False)
+
+
+class Environment(Engine):
+    """The tables of one LMDB environment. Without `durable`, a power cut may lose commits; kill -9 never does.
+
+    `readonly` reads beside the writing process without blocking it. A process must not open an environment twice.
+
+    failed  message of the first write or fsync that failed, else None. Nothing is written after it: the kernel may have dropped
+            the pages, and a later fsync that succeeds would not say so
+    """
+
+    def __init__(self, path: Path, *, durable: bool, map_bytes: int, readonly: bool = False) -> None:
+        self.path, self._readonly = Path(path).resolve(), readonly
+        self.failed: str | None = None
+        try:
+            self._env = lmdb.open(
+                str(self.path),
+                map_size=map_bytes,
+                max_dbs=len(TABLES),
+                max_readers=512,
+                sync=durable,
+                metasync=durable,
+                readonly=readonly,
+                create=not readonly,
+            )
+            self._require_whole()
+            self._tables = {name: self._table(name) for name in TABLES}
+        except lmdb.Error as error:
+            raise StoreError(
+                f"the store {self.path} cannot be opened ({error}); stop its process, or remove it to start again"
+            ) from error
+        self._map_bytes, self._inode = map_bytes, self._inode_of()
+        self._written = 0
+        self._closed = False
+
+    def _require_whole(self) -> None:
+        """Raise StoreError for a file that was cut short: what reads a mapped page beyond its end dies by SIGBUS."""
+        expected, size = bytes_of(self._env), os.stat(self.path / "data.mdb").st_size
+        if size < expected:
+            self._env.close()
+            raise StoreError(
+                f"the store {self.path} is damaged: its file has {size} bytes, expected {expected}; run `{REPAIR}`"
+            )
+
+    def _table(self, name: str) -> object | None:
+        """Open a table; None for one that an older version did not make and a reader may not."""
+        try:
+            return self._env.open_db(name.encode(), create=not self._readonly)
+        except lmdb.NotFoundError:
+            return None
+
+    @contextmanager
+    def write(self) -> Iterator[LmdbTransaction]:
+        """Open one transaction: all of it is on disk when the block ends, or none of it. Raises StoreError, and after a failed
+        write always."""
+        self.require_writable()
+        if self._inode_of() != self._inode:
+            self._fail("its file was removed or replaced under the server")
+        try:
+            if self._written % READERS_CHECKED == 0:
+                self._env.reader_check()  # a killed reader would keep every page that it saw
+            self._written += 1
+            with self._env.begin(write=True) as txn:
+                yield LmdbTransaction(txn, self._tables)
+        except lmdb.MapFullError as error:
+            raise StoreFullError(
+                f"the store {self.path} is full at {self._map_bytes} bytes; open it with a larger map_bytes"
+            ) from error
+        except lmdb.Error as error:
+            self._fail(str(error), error)
+
+    def _fail(self, reason: str, error: Exception | None = None) -> NoReturn:
+        self.failed = f"the store {self.path} cannot be written: {reason}; check its disk, then restart the server"
+        raise StoreError(self.failed) from error
+
+    def _inode_of(self) -> int | None:
+        try:
+            return os.stat(self.path / "data.mdb").st_ino
+        except OSError:
+            return None
+
+    @contextmanager
+    def read(self) -> Iterator[LmdbTransaction]:
+        try:
+            with self._env.begin() as txn:
+                yield LmdbTransaction(txn, self._tables)
+        except lmdb.Error as error:
+            raise StoreError(f"the store {self.path} cannot be read: {error}") from error
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            if not self._readonly:
+                self._env.sync(True)
+            self._env.close()
+
+
+def bytes_of(env: lmdb.Environment) -> int:
+    """Return the size that the file of an environment has at least."""
+    return (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+
+
+def lengthened(path: Path) -> None:
+    """Give a file that was cut short its size again, so that what is left can be read. No process may hold it open.
+
+    Raises StoreError if it is no store.
+    """
+    try:
+        with closing(lmdb.open(str(path), readonly=True, create=False)) as env:
+            expected = bytes_of(env)
+    except lmdb.Error as error:
+        raise StoreError(f"the store {path} cannot be opened: {error}") from error
+    if os.stat(path / "data.mdb").st_size < expected:
+        os.truncate(path / "data.mdb", expected)
