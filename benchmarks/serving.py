@@ -7,13 +7,14 @@ are the two parts of a server's start: the release is checked and loaded, then a
 With `--videos 1000000 --viewers 1000000`, on a release of a simulated world of this size, which is built once into
 outputs/benchmark-VIDEOSxVIEWERSxDAYS.
 
-With `--seconds 20`, over HTTP: the real `bentoml serve` on `releases/current` with a fresh store, driven by this process on the
-same machine. Each of these loads lasts that long: slates at `--rate` (p50_ms, p99_ms, stages_ms); slates, and posts of 20
-events, as fast as `--connections` carry them (capacity_rps, events_per_s); precomputed slates at `--precomputed-rate`; and
-slates at `--rate` beside `--posts` posts a second (beside_p99_ms, events_p99_ms). Times count from the moment at which a
-request was due. `stages_ms` are means: the funnel's and `outside` (HTTP, waiting, JSON) sum to the mean of the times; `commit`
-is the time until impressions are on disk, for which no slate waits. `fsync_ms` is one write and fdatasync of a page on the same
-disk, `ready_s` the server's start. `refused` counts answers other than 200.
+With `--seconds 20`, over HTTP: the real `bentoml serve`, or with `--shell uvicorn` the same app without BentoML's shell, on
+`releases/current` with a fresh store, driven by this process on the same machine. Each of these loads lasts that long: slates
+at `--rate` (p50_ms, p99_ms, stages_ms); slates, and posts of 20 events, as fast as `--connections` carry them (capacity_rps,
+events_per_s); precomputed slates at `--precomputed-rate`; and slates at `--rate` beside `--posts` posts a second
+(beside_p99_ms, events_p99_ms). Times count from the moment at which a request was due. `stages_ms` are means: the funnel's and
+`outside` (HTTP, waiting, JSON) sum to the mean of the times; `commit` is the time until impressions are on disk, for which no
+slate waits. `fsync_ms` is one write and fdatasync of a page on the same disk, `ready_s` the server's start. `refused` counts
+answers other than 200.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 from benchmarks.http.load import Answers, Calls, at_capacity, at_rate
-from benchmarks.http.server import Server, serving
+from benchmarks.http.server import SHELLS, Server, serving
 from benchmarks.whole.pipeline import build_release
 
 from watchnext.cli import exits_on
@@ -204,7 +205,7 @@ def measure_http(release: Release, folder: Path, options: argparse.Namespace) ->
     precompute(Recommender(release, store), ahead, k=5 * options.k, as_of_ms=release.as_of_ms, store=store)
     store.close()
     floor = fsync_ms(folder)
-    with serving(options.releases, folder) as server:
+    with serving(options.releases, folder, options.shell) as server:
         figures = asyncio.run(loads(server, users, ahead, videos, options))
         return figures | {"fsync_ms": floor, "rss_mb": server.rss_mb(), "ready_s": server.ready_s}
 
@@ -216,6 +217,7 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=20)
     parser.add_argument("--releases", type=Path, default=Path("releases"))
     parser.add_argument("--seconds", type=float, help="of each load over HTTP; without it, in process")
+    parser.add_argument("--shell", choices=SHELLS, default="bentoml", help="that serves the app over HTTP")
     parser.add_argument("--rate", type=float, default=40.0, help="slates a second")
     parser.add_argument("--precomputed-rate", type=float, default=200.0, help="precomputed slates a second")
     parser.add_argument("--posts", type=float, default=50.0, help="posts of 20 events a second")
@@ -232,7 +234,8 @@ def main() -> None:
     load_s = time.perf_counter() - began
     with TemporaryDirectory(prefix="watchnext-benchmark-") as folder:
         if options.seconds:
-            run, figures = {"seconds": options.seconds, "rate": options.rate}, measure_http(release, Path(folder), options)
+            run = {"shell": options.shell, "seconds": options.seconds, "rate": options.rate}
+            figures = measure_http(release, Path(folder), options)
         else:
             run, figures = (
                 {"requests": options.requests},

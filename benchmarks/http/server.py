@@ -14,11 +14,14 @@ from pathlib import Path
 
 import psutil
 
-SERVICE = "watchnext.serving.http.service:Watchnext"
+SHELLS = {
+    "bentoml": ("bentoml", "serve", "watchnext.serving.http.service:Watchnext"),
+    "uvicorn": ("watchnext.serving", "serve"),
+}
 
 
 class Server:
-    """`bentoml serve` on a free port; `ready_s` is the time until it answered."""
+    """A server on a free port; `ready_s` is the time until it answered."""
 
     def __init__(self, process: subprocess.Popen, port: int, log: Path) -> None:
         self.process, self.port, self._log = process, port, log
@@ -54,8 +57,8 @@ class Server:
 
 
 @contextmanager
-def serving(releases: Path, folder: Path) -> Iterator[Server]:
-    """Run a server with its store in `folder`/store; stop it with SIGTERM at the end."""
+def serving(releases: Path, folder: Path, shell: str) -> Iterator[Server]:
+    """Run a server under one of SHELLS with its store in `folder`/store; stop it with SIGTERM at the end."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -66,7 +69,7 @@ def serving(releases: Path, folder: Path) -> Iterator[Server]:
     }
     variables = os.environ | {name: str(path) for name, path in folders.items()} | {"BENTOML_HOME": str(folder / "bentoml")}
     log = folder / "server.log"
-    command = [sys.executable, "-m", "bentoml", "serve", SERVICE, "--port", str(port)]
+    command = [sys.executable, "-m", *SHELLS[shell], "--port", str(port)]
     with log.open("w") as output:
         process = subprocess.Popen(command, env=variables, stdout=output, stderr=output, start_new_session=True)
     try:

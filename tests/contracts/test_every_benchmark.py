@@ -255,10 +255,13 @@ def test_a_small_run_ends_in_one_json_object_with_the_figures(name, request, mon
     assert small.figures <= found.keys()
 
 
-def test_the_server_is_driven_over_http(project, monkeypatch, capsys):
+@pytest.mark.parametrize("shell", ["bentoml", "uvicorn"])
+def test_the_server_is_driven_over_http(project, monkeypatch, capsys, shell):
     """Every kind of request is answered, on a world's release that was built before."""
-    (project / "outputs" / "benchmark-9x9x4").mkdir()
-    (project / "outputs" / "benchmark-9x9x4" / "releases").symlink_to(project / "releases")
+    (project / "outputs" / "benchmark-9x9x4").mkdir(exist_ok=True)
+    releases = project / "outputs" / "benchmark-9x9x4" / "releases"
+    releases.unlink(missing_ok=True)
+    releases.symlink_to(project / "releases")
     rates = [
         "--videos",
         "9",
@@ -273,7 +276,7 @@ def test_the_server_is_driven_over_http(project, monkeypatch, capsys):
         "--connections",
         "2",
     ]
-    ran("serving", ["--seconds", "1", "--k", "4", *rates], project, monkeypatch)
+    ran("serving", ["--shell", shell, "--seconds", "1", "--k", "4", *rates], project, monkeypatch)
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     times = {"p50_ms", "p99_ms", "precomputed_p99_ms", "events_p99_ms", "beside_p99_ms", "fsync_ms"}
     assert all(found[name] > 0 for name in times | {"capacity_rps", "events_per_s", "rss_mb", "ready_s"})

@@ -1,12 +1,14 @@
-"""`python -m watchnext.serving build-store | recommendations | state build`: prepare what the server reads."""
+"""`python -m watchnext.serving serve | build-store | recommendations | state build`: serve, or prepare what a server reads."""
 
+from __future__ import annotations
+
+import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
-
-from watchnext.cli import dispatch, write_report
 from watchnext.data.tables import DataError
 from watchnext.metrics import aligned
 from watchnext.schema import SchemaError
@@ -17,9 +19,21 @@ from watchnext.serving.release.release import Release, current
 from watchnext.serving.store.engines.engine import StoreError
 from watchnext.serving.store.store import Store, build_store
 
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def serve(words: Sequence[str]) -> None:
+    """Serve releases/current without BentoML's supervisor: --host, --port."""
+    from watchnext.serving.http.shell.uvicorn_shell import serve
+
+    serve(words)
+
 
 def store(config: DictConfig) -> None:
     """Build the store of the serving release, or rebuild one of another schema or catalogue."""
+    from watchnext.cli import write_report
+
     release = Release.load(current(Path(config.data.releases)))
     folder = Path(config.data.store)
     try:
@@ -36,6 +50,8 @@ def store(config: DictConfig) -> None:
 
 def recommendations(config: DictConfig) -> None:
     """Precompute every user's slate with the serving release, into its store, for `mode=precomputed`."""
+    from watchnext.cli import write_report
+
     release = Release.load(current(Path(config.data.releases)))
     online_store = Store.open(Path(config.data.store), release)
     try:
@@ -65,5 +81,10 @@ def state_build(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    commands = {"build-store": store, "recommendations": recommendations, "state build": state_build}
-    dispatch("watchnext.serving", commands, (ReleaseError, StoreError, DataError, SchemaError))
+    commands = {"serve": serve, "build-store": store, "recommendations": recommendations, "state build": state_build}
+    if sys.argv[1:2] == ["serve"]:  # without Hydra, which a server need not have
+        serve(sys.argv[2:])
+    else:
+        from watchnext.cli import dispatch
+
+        dispatch("watchnext.serving", commands, (ReleaseError, StoreError, DataError, SchemaError))

@@ -1,4 +1,4 @@
-"""`bentoml serve` in an own process, for the tests that need the real thing."""
+"""The server in an own process, under either shell, for the tests that need the real thing."""
 
 import contextlib
 import os
@@ -13,6 +13,7 @@ import httpx
 import psutil
 
 ROOT = Path(__file__).parents[3]
+SHELLS = {"bentoml": ("-m", "bentoml", "serve"), "uvicorn": ("-m", "watchnext.serving", "serve")}
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
 # Each is tried once and by one worker, so that two servers never have the same one.
 PORTS = iter(range(20_000 + os.getpid() % 1_000 + WORKER % 8 * 1_500, 32_768))
@@ -31,12 +32,14 @@ def free_port() -> int:
 class Server:
     """Started at the repository's root on a free port; store, served log and `server.log` lie in `folder`."""
 
-    def __init__(self, folder: Path, *, releases: Path, clock: str = "", port: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, releases: Path, clock: str = "", port: int | None = None, shell: str = "bentoml"
+    ) -> None:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         variables = {"WATCHNEXT_STORE": str(folder / "store"), "WATCHNEXT_SERVED": str(folder / "served")}
         variables |= {"WATCHNEXT_RELEASES": str(releases), "WATCHNEXT_CLOCK": clock, "BENTOML_HOME": str(folder / "bentoml")}
-        command = [sys.executable, "-m", "bentoml", "serve", "--port", str(self.port)]
+        command = [sys.executable, *SHELLS[shell], "--port", str(self.port)]
         self.log = folder / "server.log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(

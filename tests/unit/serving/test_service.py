@@ -1,4 +1,4 @@
-"""The server as people start it: `bentoml serve` at the root, over the tiny release."""
+"""The server as people start it, under either shell: at the root, over the tiny release."""
 
 import itertools
 import json
@@ -15,7 +15,7 @@ import polars as pl
 import psutil
 import pytest
 import yaml
-from bento_server import ROOT, Server
+from bento_server import ROOT, SHELLS, Server, free_port
 
 from watchnext.serving.http.clock import Clock
 from watchnext.serving.http.settings import Settings, SettingsError
@@ -34,13 +34,18 @@ ABSENT = (
 )
 
 
+@pytest.fixture(params=SHELLS)
+def shell(request) -> str:
+    return request.param
+
+
 @pytest.fixture
-def start(release, tmp_path):
+def start(release, tmp_path, shell):
     """Starts servers over one store, and ends what a test left running."""
     started = []
 
-    def start(clock: str = "") -> Server:
-        started.append(Server(tmp_path, releases=release.folder.parent, clock=clock))
+    def start(clock: str = "", port: int | None = None) -> Server:
+        started.append(Server(tmp_path, releases=release.folder.parent, clock=clock, port=port, shell=shell))
         return started[-1]
 
     yield start
@@ -128,8 +133,9 @@ def refusal(server: Server) -> str:
     return said
 
 
-def test_no_release_ends_at_once_with_the_command_to_run(tmp_path):
-    assert f"no release serves in {tmp_path / 'none'}: run `dvc repro`" in refusal(Server(tmp_path, releases=tmp_path / "none"))
+def test_no_release_ends_at_once_with_the_command_to_run(tmp_path, shell):
+    server = Server(tmp_path, releases=tmp_path / "none", shell=shell)
+    assert f"no release serves in {tmp_path / 'none'}: run `dvc repro`" in refusal(server)
 
 
 def test_a_wrong_clock_is_named(start):
@@ -188,16 +194,38 @@ def test_a_clock_never_gives_a_moment_twice(start_ms):
         assert start_ms <= moments[0] < start_ms + 1000
 
 
-def test_the_serving_process_imports_nothing_of_training(release, tmp_path):
+WORKERS = {
+    "bentoml": """
+from watchnext.serving.http.service import Watchnext
+Watchnext.inner.check()
+Watchnext().close()
+""",
+    "uvicorn": """
+import runpy, threading, urllib.request, os, signal, time
+def stop():
+    while True:
+        try:
+            urllib.request.urlopen("http://127.0.0.1:PORT/readyz")
+            return os.kill(os.getpid(), signal.SIGTERM)
+        except OSError:
+            time.sleep(0.05)
+threading.Thread(target=stop).start()
+sys.argv = ["serving", "serve", "--port", "PORT"]
+try:
+    runpy.run_module("watchnext.serving", run_name="__main__", alter_sys=True)
+except SystemExit as ended:
+    assert ended.code == 0, ended.code
+""",
+}
+
+
+def test_the_serving_process_imports_nothing_of_training(release, tmp_path, shell):
     """Everything that a worker loads, in a fresh interpreter."""
     program = f"""
 import json, os, sys
 os.environ |= {{"WATCHNEXT_RELEASES": {str(release.folder.parent)!r}, "WATCHNEXT_STORE": {str(tmp_path / "store")!r},
                "WATCHNEXT_SERVED": {str(tmp_path / "served")!r}}}
-from watchnext.serving.http.service import Watchnext
-Watchnext.inner.check()
-served = Watchnext()
-served.close()
+{WORKERS[shell].replace("PORT", str(free_port()))}
 print(json.dumps([name for name in {ABSENT!r} if name in sys.modules]))
 """
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
@@ -211,20 +239,18 @@ def test_a_bento_needs_what_the_package_needs():
     assert sorted(bento["python"]["packages"]) == sorted(project["dependencies"])
 
 
-def test_a_taken_port_is_named_before_anything_is_opened(release, tmp_path):
+def test_a_taken_port_is_named_before_anything_is_opened(start, tmp_path, shell):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        second = Server(tmp_path, releases=release.folder.parent, port=port)
-        try:
-            assert second.process.wait(60) == 1
-        finally:
-            second.end()
+        second = start(port=port)
+        assert second.process.wait(60) == 1
     said = second.log.read_text()
     assert "Traceback" not in said
     assert f"port {port} of 127.0.0.1 is taken" in said
-    assert "bentoml serve --port" in said
+    assert f"{' '.join(SHELLS[shell][1:])} --port {port + 1}".removeprefix("watchnext") in said
+    assert not (tmp_path / "store").exists()
 
 
 @pytest.mark.parametrize("damage", ["a part", "the link"])

@@ -1,0 +1,52 @@
+"""`python -m watchnext.serving serve`: the app of `bentoml serve` in one process on uvicorn, without BentoML."""
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+import uvicorn
+
+from watchnext.serving.http.settings import Settings
+from watchnext.serving.http.shell.served_app import HOST, PORT, START_ERRORS, ServedApp, bound
+
+COMMAND = "python -m watchnext.serving serve"
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Limits of a connection. Those of a request's body, and of the work that waits, are in `Limits` of the app.
+CONNECTIONS = {"backlog": 2048, "timeout_keep_alive": 5, "timeout_graceful_shutdown": 30}
+
+
+def serve(words: Sequence[str]) -> None:
+    """Serve releases/current until SIGTERM or Ctrl-C, without BentoML: --host, --port.
+
+    The port opens once everything is loaded. Exits with 1 and one line where the server cannot start.
+    """
+    parser = argparse.ArgumentParser(prog=COMMAND, description=serve.__doc__.splitlines()[0])
+    parser.add_argument("--host", default=HOST)
+    parser.add_argument("--port", type=int, default=PORT)
+    options = parser.parse_args(words)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for number in SIGNALS:
+        signal.signal(number, _stop)  # also process 1 of a container ends by it
+    try:
+        with bound(options.host, options.port, COMMAND) as port:
+            served = ServedApp(Settings.from_environment())
+            try:
+                uvicorn.Server(_configured(served.app)).run(sockets=[port])
+            finally:
+                for number in SIGNALS:
+                    signal.signal(number, signal.SIG_IGN)  # a second one must not end the writing of what was acknowledged
+                served.close()
+    except START_ERRORS as error:
+        sys.exit(str(error))
+
+
+def _configured(app) -> uvicorn.Config:
+    return uvicorn.Config(app, log_config=None, access_log=False, server_header=False, lifespan="off", **CONNECTIONS)
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+    """End with status 0. uvicorn sends a signal again when it has drained."""
+    raise SystemExit(0)
