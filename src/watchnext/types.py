@@ -28,6 +28,23 @@ SOURCES = (
 TARGETS = ("click", "long_view", "like", "watch_s")  # columns of Scored.predictions: three probabilities, then seconds
 
 
+NOBODY = ""  # user_id of a request without a viewer or session
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dials:
+    """Settings of re-ranking for one request, None as in the release.
+
+    weights    target > weight of the value, in place of the release's
+    diversity  in [0, 1]: 0 is value alone, 1 is dissimilarity alone
+    engage     power of how likely a watch is
+    """
+
+    weights: Mapping[str, float] | None = None
+    diversity: float | None = None
+    engage: float | None = None
+
+
 @dataclass(frozen=True)
 class Request:
     """A request for a slate. `as_of_ms` is its time; later events are not read. `region` overrides the user's; the rows in
@@ -43,6 +60,7 @@ class Request:
     context: Mapping[str, str | float] = field(default_factory=dict)
     exclude: tuple[int, ...] = ()
     personalised: bool = True
+    dials: Dials = Dials()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from watchnext.reranking.diversity import Diversity, scaled
 from watchnext.reranking.greedy import Caps, Filled, fill
 from watchnext.reranking.rules import HARD, Cap, CatalogueFacts, DuplicateFilter, Filter, Rule, RuleContext, rule
 from watchnext.reranking.value import MERGE, RerankingError, Value, require_known, require_number
-from watchnext.types import Query, Scored, Slate
+from watchnext.types import Dials, Query, Scored, Slate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +65,19 @@ class Reranker:
             "rules": {each.name: asdict(each) for each in self.rules},
             **{name: asdict(getattr(self, name)) for name in PARTS},
         }
+
+    def turned(self, dials: Dials) -> "Reranker":
+        """Return this re-ranker under the dials of one request. Raises RerankingError for weights that are all 0.
+
+        With weights, candidates are ordered by value also where the release orders them by the list of a source.
+        """
+        if dials == Dials():
+            return self
+        changes = {} if dials.weights is None else {"weights": dials.weights, "source": None}
+        changes |= {} if dials.engage is None else {"engage": dials.engage}
+        diversity = self.diversity if dials.diversity is None else Diversity(trade_off=1.0 - dials.diversity)
+        value = replace(self.value, **changes)
+        return Reranker(value=value, rules=self.rules, diversity=diversity, exploration=self.exploration)
 
     def rerank(
         self,

@@ -2,13 +2,19 @@
 
 import resource
 from collections.abc import Callable
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+import polars as pl
 import pytest
+from api import Api, app_over
 
 import small_release
 from watchnext.data.tables import Tables
+from watchnext.features.catalogue import Ids
+from watchnext.serving.funnel.recommender import Recommender
+from watchnext.serving.funnel.served_log import ServedLog
 from watchnext.serving.store.store import Store
 
 
@@ -44,3 +50,32 @@ def store(release, tmp_path):
     store = Store.open(tmp_path / "store", release, durable=False)
     yield store
     store.close()
+
+
+@pytest.fixture
+def served(tmp_path):
+    log = ServedLog(tmp_path / "served", max_bytes=1 << 24, flush_rows=1)
+    yield log
+    log.close()
+
+
+@pytest.fixture
+def api(release, store, served):
+    app = app_over(Recommender(release, store), store, served, timeout_s=20.0)
+    yield Api(app)
+    app.state.close()
+
+
+@pytest.fixture
+def of_strings(release, tmp_path, served):
+    """The same where viewers' ids are strings."""
+    strings = replace(release, user_ids=Ids.of(pl.Series([str(one) for one in release.user_ids.ids])))
+    with closing(Store.open(tmp_path / "strings", strings, durable=False)) as store:
+        app = app_over(Recommender(strings, store), store, served, timeout_s=20.0)
+        yield Api(app)
+        app.state.close()
+
+
+@pytest.fixture
+def viewer(release) -> int:
+    return release.user_ids.value(0)

@@ -14,6 +14,7 @@ from watchnext.reranking.rules import DuplicateFilter, Filter, RuleContext
 from watchnext.reranking.slate import Reranker
 from watchnext.retrieval.index.vectors import exact
 from watchnext.schema import Feature
+from watchnext.serving.funnel.answer import INDEX_FAILED, RANKER_FAILED, RANKER_LATE, STORE_DOWN
 from watchnext.serving.funnel.query import ContextError, _number, features_by_name
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.release.release import ReleaseError
@@ -267,7 +268,7 @@ def test_an_excluded_video_is_proposed_by_no_source_and_others_fill_its_place(re
 
 def test_a_broken_ranker_costs_order_and_not_the_slate(release, store):
     answer = Recommender(replace(release, ranker=raising), store).recommend(ask(release))
-    assert answer.degradations == ("the ranker failed: answered in retrieval order",)
+    assert answer.degradations == (RANKER_FAILED,)
     assert len(answer.ids) == 10
     assert np.isnan(answer.predictions).all()
     assert answer.slate.picked[0] in range(10)
@@ -278,7 +279,7 @@ def test_a_broken_ranker_costs_order_and_not_the_slate(release, store):
 
 def test_broken_evidence_of_engagement_costs_order_and_not_the_slate(release, store):
     answer = Recommender(replace(release, engage=raising), store).recommend(ask(release))
-    assert answer.degradations == ("the ranker failed: answered in retrieval order",)
+    assert answer.degradations == (RANKER_FAILED,)
     assert len(answer.ids) == 10
     assert answer.slate.picked[0] in range(10)
 
@@ -311,7 +312,8 @@ def test_every_source_is_found_and_merged_with_its_name(recommender, release, st
 def test_one_source_that_fails_is_named_and_the_others_answer(recommender, release, name, monkeypatch):
     monkeypatch.setattr(recommender.retrieval.sources[name], "candidates", raising)
     answer = recommender.recommend(ask(release))
-    assert answer.degradations == (f"the source {name} failed: answered from the others",)
+    assert [each.code for each in answer.degradations] == ["index_failed" if name == "two_tower" else "source_failed"]
+    assert name == "two_tower" or f"the source {name} failed" in answer.degradations[0].text
     assert len(answer.ids) == 10
     assert not any(name in names for names in answer.sources)
     assert name not in recommender.by_source(ask(release))
@@ -398,7 +400,7 @@ def test_given_videos_are_answered_where_nothing_can_be_ranked_or_retrieved(rele
     whole = Recommender(release, store)
     broken = Recommender(replace(release, ranker=raising), store)
     answer = broken.rank_given(request, rows)
-    assert answer.degradations == ("the ranker failed: answered in retrieval order",)
+    assert answer.degradations == (RANKER_FAILED,)
     assert answer.rows.tolist() == whole.retrieval.given(whole.query(request), rows, []).rows.tolist()
     for source in whole.retrieval.sources.values():
         monkeypatch.setattr(source, "candidates", raising)
@@ -508,7 +510,7 @@ def test_a_quota_without_a_weight_or_of_an_unknown_source_is_refused_by_name(rel
 
 def test_a_broken_query_tower_leaves_the_other_sources(release, store):
     answer = Recommender(replace(release, query_tower=raising), store).recommend(ask(release))
-    assert answer.degradations == ("the source two_tower failed: answered from the others",)
+    assert answer.degradations == (INDEX_FAILED,)
     assert answer.ids
     assert not any("two_tower" in names for names in answer.sources)
 
@@ -521,14 +523,14 @@ def test_an_unreadable_store_answers_as_for_a_new_viewer(release, store, monkeyp
 
     monkeypatch.setattr(store._engine, "_env", type("Gone", (), {"begin": unreadable, "sync": print, "close": print})())
     answer = Recommender(release, store).recommend(ask(release, user_id=555_555))
-    assert "new viewer" in answer.degradations[0]
+    assert answer.degradations == (STORE_DOWN,)
     assert answer.ids == newcomer.ids
 
 
 def test_without_time_left_the_ranker_is_passed_over(release, store):
     ticks = iter(np.arange(0.0, 100.0, 0.3))
     answer = Recommender(release, store, timer=lambda: float(next(ticks)), budget_ms=500).recommend(ask(release))
-    assert answer.degradations == ("no time was left to rank: answered in retrieval order",)
+    assert answer.degradations == (RANKER_LATE,)
     assert len(answer.ids) == 10
 
 

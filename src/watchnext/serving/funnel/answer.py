@@ -3,10 +3,26 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
 from watchnext.types import SOURCES, Request, Scored, Slate
+
+
+class Degradation(NamedTuple):
+    """A part of the funnel that failed or was left out: a stable code, and a sentence."""
+
+    code: str
+    text: str
+
+
+STORE_DOWN = Degradation("store_down", "the store could not be read: answered as for a new viewer")
+INDEX_FAILED = Degradation("index_failed", "the search of vectors failed: answered from trending, fresh and the other sources")
+SOURCE_FAILED = Degradation("source_failed", "the source {name} failed: answered from the others")
+RANKER_FAILED = Degradation("ranker_failed", "the ranker failed: answered in retrieval order")
+RANKER_LATE = Degradation("ranker_late", "no time was left to rank: answered in retrieval order")
+IMPRESSIONS_LOST = Degradation("impressions_lost", "impressions were not recorded")
 
 
 @dataclass(frozen=True)
@@ -21,7 +37,7 @@ class Answer:
     explanations   sentences, one list a video
     removed        rule > number of candidates that it removed
     funnel         number of videos retrieved, ranked, and in the slate
-    degradations   one message for each part that failed
+    degradations   one for each part that failed
     name_features  computes `features` when they are first read, as only the log needs them and no viewer waits for them:
                    feature name > (K,) as the ranker saw them, object for categories and float32 for values
     """
@@ -36,7 +52,7 @@ class Answer:
     explanations: Sequence[Sequence[str]]
     removed: Mapping[str, int]
     funnel: Mapping[str, int]
-    degradations: tuple[str, ...] = ()
+    degradations: tuple[Degradation, ...] = ()
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     name_features: Callable[[], Mapping[str, np.ndarray]] = dict
 

@@ -12,7 +12,7 @@ from watchnext.serving.funnel.answer import Answer
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.store.engines.engine import batched
 from watchnext.serving.store.store import Store
-from watchnext.types import SOURCES, Candidates, Request, Scored, Slate
+from watchnext.types import SOURCES, Candidates, Dials, Request, Scored, Slate
 
 SLATES_A_TRANSACTION = 500
 DAY_MS = 86_400_000
@@ -49,10 +49,10 @@ def precomputed(recommender: Recommender, request: Request, *, max_age_ms: int =
     """Return the viewer's precomputed slate for this request, or None where the recommender must compute one.
 
     None is returned if there is no slate, if it is degraded, too old, from another release or from after the request, if the
-    request has a region or a context, or if fewer than k are left without those excluded, and watched or withdrawn since.
+    request has a region, a context or dials, or if fewer than k are left without those excluded, watched or withdrawn since.
     """
     packed = recommender.store.slate(request.user_id)
-    if packed is None or request.region or request.context:
+    if packed is None or request.region or request.context or request.dials != Dials():
         return None
     kept = orjson.loads(packed)
     age_ms = request.as_of_ms - kept["as_of_ms"]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from watchnext.ranking.models.trees.engage import evidence
+from watchnext.serving.funnel.answer import RANKER_FAILED, RANKER_LATE, Degradation
 from watchnext.serving.release.release import Release
 from watchnext.serving.store.store import Store
 from watchnext.types import TARGETS, Candidates, Query, Scored
@@ -33,14 +34,20 @@ class RankingStage:
         return self._release.calibration(self._release.ranker({**query.inputs, **inputs}))
 
     def rank(
-        self, query: Query, candidates: Candidates, inputs: Mapping[str, np.ndarray], degradations: list[str], *, late: bool
+        self,
+        query: Query,
+        candidates: Candidates,
+        inputs: Mapping[str, np.ndarray],
+        degradations: list[Degradation],
+        *,
+        late: bool,
     ) -> Scored:
-        """Return the candidates with their predictions; where it is too late or the ranker fails, all nan and a message."""
+        """Return the candidates with their predictions; where it is too late or the ranker fails, all nan and a degradation."""
         predictions, engage = _unknown(len(candidates)), None
         if self._release.ranker is None:
             return Scored(candidates, predictions)
         if late:
-            degradations.append("no time was left to rank: answered in retrieval order")
+            degradations.append(RANKER_LATE)
             return Scored(candidates, predictions)
         try:
             predictions = self.predict(query, inputs)
@@ -49,7 +56,7 @@ class RankingStage:
             log.exception("request %s is answered in retrieval order", query.request.request_id)
             predictions = _unknown(len(candidates))
         if len(candidates) and not np.isfinite(predictions).any():
-            degradations.append("the ranker failed: answered in retrieval order")
+            degradations.append(RANKER_FAILED)
         return Scored(candidates, predictions, engage)
 
     def _engage(self, candidates: Candidates, values: np.ndarray, predictions: np.ndarray) -> np.ndarray | None:

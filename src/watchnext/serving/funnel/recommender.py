@@ -9,7 +9,8 @@ from functools import partial
 
 import numpy as np
 
-from watchnext.serving.funnel.answer import Answer, StageTimer
+from watchnext.reranking.slate import Reranker
+from watchnext.serving.funnel.answer import STORE_DOWN, Answer, Degradation, StageTimer
 from watchnext.serving.funnel.explanations import Explanations
 from watchnext.serving.funnel.query import QueryEncoder, features_by_name
 from watchnext.serving.funnel.ranking_stage import RankingStage
@@ -59,7 +60,7 @@ class Recommender:
     def _answer(
         self,
         request: Request,
-        retrieve: Callable[[Query, list[str]], Candidates],
+        retrieve: Callable[[Query, list[Degradation]], Candidates],
         rerank: Callable[[Query, Scored], Slate],
     ) -> Answer:
         timer, degradations = StageTimer(self._timer), []
@@ -123,26 +124,31 @@ class Recommender:
         return self.ranking.rank(query, candidates, self.ranking.encode(query, candidates.rows)[0], [], late=False)
 
     def rerank(self, query: Query, scored: Scored) -> Slate:
-        """Return the slate of scored candidates."""
-        facts, bits = self.release.catalogue, self.release.region_bits
-        return self.release.reranker.rerank(scored, query, facts=facts, region_bits=bits, unavailable=self.store.unavailable)
+        """Return the slate of scored candidates. Raises RerankingError for dials that leave no value."""
+        return self._reranker(query).rerank(scored, query, **self._facts())
 
     def order(self, query: Query, scored: Scored) -> Slate:
         """Return all candidates that may be shown, best first."""
+        return self._reranker(query).ordered(scored, query, **self._facts())
+
+    def _reranker(self, query: Query) -> Reranker:
+        return self.release.reranker.turned(query.request.dials)
+
+    def _facts(self) -> dict:
         facts, bits = self.release.catalogue, self.release.region_bits
-        return self.release.reranker.ordered(scored, query, facts=facts, region_bits=bits, unavailable=self.store.unavailable)
+        return {"facts": facts, "region_bits": bits, "unavailable": self.store.unavailable}
 
     def warm(self) -> None:
         """Compile and load everything that the first request or event would otherwise wait for."""
         self.store.warm()
         self.recommend(Request("warm", 0, 20, self.release.as_of_ms))
 
-    def _record(self, request: Request, degradations: list[str]) -> np.ndarray:
+    def _record(self, request: Request, degradations: list[Degradation]) -> np.ndarray:
         try:
             return self._read(request)
         except StoreError:
             log.exception("request %s is answered as for a new viewer", request.request_id)
-            degradations.append("the store could not be read: answered as for a new viewer")
+            degradations.append(STORE_DOWN)
             return self._nothing()
 
     def _read(self, request: Request) -> np.ndarray:

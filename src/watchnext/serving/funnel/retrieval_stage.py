@@ -13,6 +13,7 @@ from watchnext.retrieval.sources.merge import fused, merge, ranks_in
 from watchnext.retrieval.sources.popular import PopularSource, half_lives_of
 from watchnext.retrieval.sources.source import CandidateSource, ContinueSource, FollowedSource, FreshSource, eligible
 from watchnext.retrieval.sources.trending import RANKED, TrendingSource
+from watchnext.serving.funnel.answer import INDEX_FAILED, SOURCE_FAILED, Degradation
 from watchnext.serving.funnel.rule_prefilter import RulePreFilter
 from watchnext.serving.release.release import CO_WATCH_SOURCES, REPAIR, Release, ReleaseError
 from watchnext.serving.store.store import Store
@@ -28,7 +29,7 @@ class RetrievalStage:
         self._settings, self._upload_ms = release.retrieval, np.array(release.catalogue.upload_ms)
         self.sources = sources_of(release, store)
 
-    def retrieve(self, query: Query, degradations: list[str], k: int | None = None) -> Candidates:
+    def retrieve(self, query: Query, degradations: list[Degradation], k: int | None = None) -> Candidates:
         """Merge the lists of all sources; with `k`, each has up to `k` videos instead of its quota, and `k` are kept."""
         return self.merged(self.by_source(query, degradations, k), k)
 
@@ -37,7 +38,7 @@ class RetrievalStage:
         settings = self._settings["merge"]
         return merge(lists, **(settings if k is None else {**settings, "most": k}))
 
-    def given(self, query: Query, rows: np.ndarray, degradations: list[str]) -> Candidates:
+    def given(self, query: Query, rows: np.ndarray, degradations: list[Degradation]) -> Candidates:
         """Return the distinct videos `rows` (C,) as candidates with their ranks in the lists of all sources.
 
         A video that no source lists scores as much as the last candidate of `retrieve`, the least that the merge can tell.
@@ -70,11 +71,11 @@ class RetrievalStage:
         rows = rows[towers.allowed(query).of(rows)]
         return rows[towers.prefilter.without_copies(rows)[:k]]
 
-    def by_source(self, query: Query, degradations: list[str], k: int | None = None) -> dict[str, np.ndarray]:
+    def by_source(self, query: Query, degradations: list[Degradation], k: int | None = None) -> dict[str, np.ndarray]:
         """Return source > rows (n,), best first, without videos that are excluded, seen (except for `continue`) or not uploaded
         yet.
 
-        A source that fails is left out, with a message in `degradations`.
+        A source that fails is left out, and named in `degradations`.
         """
         lists = {}
         for name, quota in self._settings["quotas"].items():
@@ -85,10 +86,14 @@ class RetrievalStage:
                 rows = self.sources[name].candidates(query, wanted)
             except Exception:
                 log.exception("request %s is answered without the source %s", query.request.request_id, name)
-                degradations.append(f"the source {name} failed: answered from the others")
+                degradations.append(_failed(name))
             else:
                 lists[name] = eligible(rows, most, hidden=hidden, upload_ms=self._upload_ms, as_of_ms=query.as_of_ms)
         return lists
+
+
+def _failed(source: str) -> Degradation:
+    return INDEX_FAILED if source == "two_tower" else SOURCE_FAILED._replace(text=SOURCE_FAILED.text.format(name=source))
 
 
 class TwoTowerSource:

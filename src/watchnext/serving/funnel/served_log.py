@@ -8,13 +8,15 @@ import queue
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
+import orjson
 import polars as pl
 
 from watchnext.files import synced
 from watchnext.serving.funnel.answer import Answer
-from watchnext.types import TARGETS
+from watchnext.types import TARGETS, Request
 
 log = logging.getLogger(__name__)
 WAITING = 1_000  # answers that may wait for the writer; more are dropped and counted
@@ -28,6 +30,7 @@ COLUMNS = {
     "user_id": pl.String,
     "as_of_ms": pl.Int64,
     "k": pl.Int32,
+    "asked": pl.String,  # the rest of the request as JSON, without what is left at its default
     "why": pl.List(pl.String),
     "candidate_rows": pl.List(pl.Int32),
     "candidate_sources": pl.List(pl.UInt16),
@@ -41,6 +44,7 @@ COLUMNS = {
     "numbers": pl.List(pl.Struct({"name": pl.String, "of": pl.List(pl.Float32)})),
 }
 SLATE = ("video_ids", "values", "propensities", *(f"predicted_{name}" for name in TARGETS))  # columns with one entry a video
+_PLAIN = Request("", "", 0, 0)  # with every default
 _END = object()
 
 
@@ -171,7 +175,7 @@ class Pending:
         while len(content) >= 8 and len(content) >= (end := 8 + int.from_bytes(content[:8], "big")):
             frames.append(pl.read_ipc_stream(content[8:end]))
             content = content[end:]
-        return pl.concat(frames)
+        return pl.concat(frames, how="diagonal")  # another version may have had other columns
 
     def clear(self) -> None:
         with contextlib.suppress(OSError):  # a file that is left is read again, without those that are in a part
@@ -205,7 +209,8 @@ def _row(answer: Answer) -> dict:
         "user_id": str(answer.request.user_id),
         "as_of_ms": answer.request.as_of_ms,
         "k": answer.request.k,
-        "why": list(answer.degradations),
+        "asked": _asked(answer.request),
+        "why": [each.code for each in answer.degradations],
         "candidate_rows": candidates.rows.tolist(),
         "candidate_sources": candidates.sources.tolist(),
         "candidate_scores": candidates.scores.tolist(),
@@ -216,6 +221,11 @@ def _row(answer: Answer) -> dict:
         "categories": _features(answer, "O"),
         "numbers": _features(answer, "f"),
     }
+
+
+def _asked(request: Request) -> str:
+    given = {each.name: getattr(request, each.name) for each in fields(request) if each.name not in COLUMNS}
+    return orjson.dumps({name: value for name, value in given.items() if value != getattr(_PLAIN, name)}).decode()
 
 
 def _features(answer: Answer, kind: str) -> list[dict]:

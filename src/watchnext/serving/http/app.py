@@ -114,6 +114,11 @@ def _api(handlers: Handlers, run: Callable, timeout_s: float) -> APIRouter:
         allowed everywhere."""
         return Json(await run(partial(handlers.trending, surface, region, limit)))
 
+    @routes.get("/parameters", response_model=schemas.ParametersResponse, responses=_read_errors)
+    async def parameters() -> Response:
+        """State in plain words what decides the slates of the serving release: weights, diversity, sources, rules."""
+        return Json(handlers.parameters())
+
     @routes.post("/events", response_model=schemas.EventsResponse, responses=_event_errors, **posted)
     async def events(body: schemas.EventsRequest) -> Response:
         """Store outcomes; the answer means that they are on disk. One counts once, however often its key is sent."""

@@ -15,15 +15,16 @@ import polars as pl
 from watchnext.data.tables import OUTCOMES
 from watchnext.features.catalogue import Ids
 from watchnext.features.state.history import OUTCOME_BITS
-from watchnext.serving.funnel.answer import Answer, source_names
+from watchnext.serving.funnel.answer import IMPRESSIONS_LOST, Answer, Degradation, source_names
+from watchnext.serving.funnel.parameters import parameters
 from watchnext.serving.funnel.precomputed import precomputed
 from watchnext.serving.http.metrics import ServerMetrics
 from watchnext.serving.http.schemas import EventsRequest, OutcomeEvent, RankRequest, RecommendRequest, SimilarRequest
 from watchnext.serving.http.worker_pool import TooSlowError
 from watchnext.serving.store.group_commit import GroupCommit
-from watchnext.serving.store.journal import Event
+from watchnext.serving.store.journal import Event, session_id
 from watchnext.serving.store.store import ACCEPTED, DUPLICATE, UNKNOWN, StoreError
-from watchnext.types import TARGETS, Request
+from watchnext.types import NOBODY, TARGETS, Dials, Request
 
 log = logging.getLogger(__name__)
 NUMBER = re.compile(r"0|-?[1-9][0-9]{0,18}")  # in the form that answers echo
@@ -64,13 +65,13 @@ class Handlers:
 
     def recommend(self, body: RecommendRequest, *, request_id: str, until: float) -> dict:
         """Return a RecommendResponse and queue its impressions. Raises IdKindError, and TooSlowError after `until`."""
-        self._require_viewer(body.user_id)
-        if personalised := body.mode != "not_personalised":
-            self._commits.settle(body.user_id, OWN_IMPRESSIONS_S)
+        viewer_id = self._viewer_of(body)
+        if personalised := viewer_id != NOBODY and body.mode != "not_personalised":
+            self._commits.settle(viewer_id, OWN_IMPRESSIONS_S)
         exclude = self._rows("body.exclude", body.exclude)
         request = Request(
             request_id=request_id,
-            user_id=body.user_id,
+            user_id=viewer_id,
             k=body.k,
             as_of_ms=self._clock(),
             surface=body.surface,
@@ -78,35 +79,39 @@ class Handlers:
             context=body.context,
             exclude=tuple(exclude[exclude >= 0].tolist()),
             personalised=personalised,
+            dials=Dials(**dict(body.dials)),
         )
         answer = self._precomputed(request, body.mode) or self._recommender.recommend(request)
         if time.monotonic() > until:  # the client was already answered with an error and will not show this slate
             raise TooSlowError("the slate took longer than the client waits")
         degradations = list(answer.degradations)
         if not self._record_impressions(request, answer.ids):
-            degradations.append("impressions were not recorded")
+            degradations.append(IMPRESSIONS_LOST)
         self._served_log.append(answer)
         slate = self._slate(answer, degradations)
         self._metrics.slate(
-            videos=len(answer.ids), removed=answer.removed, degraded=bool(degradations), timings_ms=answer.timings_ms
+            videos=len(answer.ids),
+            removed=answer.removed,
+            degraded=[each.code for each in degradations],
+            timings_ms=answer.timings_ms,
         )
         return slate
 
     def rank(self, body: RankRequest, *, request_id: str) -> dict:
         """Return a RankResponse. Nothing is recorded: what is shown of it is the caller's choice. Raises IdKindError."""
-        self._require_viewer(body.user_id)
-        rows = self._rows("body.video_ids", body.video_ids)
-        self._commits.settle(body.user_id, OWN_IMPRESSIONS_S)
+        viewer_id, rows = self._viewer_of(body), self._rows("body.video_ids", body.video_ids)
+        self._commits.settle(viewer_id, OWN_IMPRESSIONS_S)
         as_of_ms = self._clock()
         exist = self._exist(rows, as_of_ms)
         request = Request(
             request_id=request_id,
-            user_id=body.user_id,
+            user_id=viewer_id,
             k=len(rows),
             as_of_ms=as_of_ms,
             surface=body.surface,
             region=body.region,
             context=body.context,
+            personalised=viewer_id != NOBODY,
         )
         answer = self._recommender.rank_given(request, np.unique(rows[exist]))
         ids, candidates = self._release.video_ids, answer.scored.candidates.rows
@@ -122,7 +127,12 @@ class Handlers:
             return None
 
     def _record_impressions(self, request: Request, ids: Sequence) -> bool:
-        """Queue the impressions of a slate for the store; False where they are lost: the viewer gets the slate all the same."""
+        """Queue the impressions of a slate for the store; False where they are lost: the viewer gets the slate all the same.
+
+        Those of nobody count nowhere: no outcome can follow, so the videos would only lose by them.
+        """
+        if request.user_id == NOBODY:
+            return True
         shared = {"kind": "shown", "user_id": request.user_id, "known_at": request.as_of_ms, "request_id": request.request_id}
         impressions = [Event(video_id=each, surface=request.surface or "", **shared) for each in ids]
         began = time.perf_counter()
@@ -135,15 +145,15 @@ class Handlers:
         future.add_done_callback(partial(self._metrics.impressions_written, len(impressions), began))
         return True
 
-    def _slate(self, answer: Answer, degradations: Sequence[str]) -> dict:
+    def _slate(self, answer: Answer, degradations: Sequence[Degradation]) -> dict:
         return self._head(answer, degradations) | {"mode": answer.mode, "removed": answer.removed, "funnel": answer.funnel}
 
-    def _head(self, answer: Answer, degradations: Sequence[str]) -> dict:
+    def _head(self, answer: Answer, degradations: Sequence[Degradation]) -> dict:
         return {
             "request_id": answer.request.request_id,
             "release": answer.release,
             "degraded": bool(degradations),
-            "degraded_why": degradations,
+            "degraded_why": [each._asdict() for each in degradations],
             "as_of_ms": answer.as_of_ms,
             "items": self._items(answer),
             "timings_ms": answer.timings_ms,
@@ -200,6 +210,10 @@ class Handlers:
         items = [self._video(row, request.as_of_ms) for row in self._recommender.trending(request).tolist()]
         return {"release": self.release_id, "as_of_ms": request.as_of_ms, "items": items}
 
+    def parameters(self) -> dict:
+        """Return a ParametersResponse."""
+        return parameters(self._release, self._recommender.retrieval.sources)
+
     # ---- events ------------------------------------------------------------------------------------------------------
 
     async def outcomes(self, body: EventsRequest, *, timeout_s: float) -> tuple[dict[str, int], list]:
@@ -210,7 +224,8 @@ class Handlers:
         """
         viewer_ids = self._viewer_ids()
         for index, one in enumerate(body.events):
-            self._require_kind(f"body.events.{index}.user_id", one.user_id, viewer_ids)
+            if one.user_id is not None:
+                self._require_kind(f"body.events.{index}.user_id", one.user_id, viewer_ids)
             self._require_kind(f"body.events.{index}.video_id", one.video_id, self._release.video_ids)
         known_at = self._clock()
         events = [_event(one, known_at) for one in body.events]
@@ -253,10 +268,16 @@ class Handlers:
         ids = self._release.user_ids
         return ids if len(ids.ids) else Ids.of(pl.Series(self._store.viewer_ids(1) or self._first))
 
-    def _require_viewer(self, user_id: int | str) -> None:
-        """Raise IdKindError for a viewer of the other kind; the first one decides where neither release nor store knows any."""
-        self._require_kind("body.user_id", user_id, self._viewer_ids())
-        self._first = self._first or [user_id]
+    def _viewer_of(self, body: RecommendRequest | RankRequest) -> int | str:
+        """Return the viewer's id, or else the one of an anonymous session, or NOBODY.
+
+        Raises IdKindError for a viewer of the other kind; the first one decides where neither release nor store knows any.
+        """
+        if body.user_id is None:
+            return session_id(body.session) if body.session else NOBODY
+        self._require_kind("body.user_id", body.user_id, self._viewer_ids())
+        self._first = self._first or [body.user_id]
+        return body.user_id
 
     def _require_kind(self, where: str, given: int | str, ids: Ids) -> None:
         """Raise IdKindError for an id of the other kind: 1 and "1" would be two viewers."""
@@ -280,7 +301,9 @@ class Handlers:
 
 
 def _event(given: OutcomeEvent, known_at: int) -> Event:
-    given_fields = {name: value for name, value in given if name != "type"}
+    given_fields = {name: value for name, value in given if name not in ("type", "session")}
+    if given.user_id is None:
+        given_fields["user_id"] = session_id(given.session)
     origin = {"request_id": given.request_id or "", "surface": given.surface or ""}
     return Event(**given_fields | origin, kind="outcome", known_at=known_at)
 

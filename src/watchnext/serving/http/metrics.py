@@ -1,7 +1,7 @@
 """Prometheus metrics of the server, for `/metrics`. No label takes values that a client can invent."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -28,6 +28,7 @@ class ServerMetrics:
             registry=registry,
         )
         self._degraded = Counter("watchnext_degraded_slates", "Slates for which a stage failed.", registry=registry)
+        self._reasons = Counter("watchnext_degradations", "Parts that failed of slates, by code.", ["code"], registry=registry)
         self._videos = Counter("watchnext_slate_videos", "Videos shown.", registry=registry)
         self._removed = Counter("watchnext_removed_candidates", "Candidates that a rule removed.", ["rule"], registry=registry)
         self._lost = Counter("watchnext_impressions_lost", "Impressions that were not recorded.", registry=registry)
@@ -41,9 +42,13 @@ class ServerMetrics:
         self._requests.labels(route, status).inc()
         self._seconds.labels(route).observe(seconds)
 
-    def slate(self, *, videos: int, removed: Mapping[str, int], degraded: bool, timings_ms: Mapping[str, float]) -> None:
+    def slate(
+        self, *, videos: int, removed: Mapping[str, int], degraded: Sequence[str], timings_ms: Mapping[str, float]
+    ) -> None:
         self._videos.inc(videos)
-        self._degraded.inc(degraded)
+        self._degraded.inc(bool(degraded))
+        for code in degraded:
+            self._reasons.labels(code).inc()
         for rule, count in removed.items():
             self._removed.labels(rule).inc(count)
         for stage, ms in timings_ms.items():

@@ -4,11 +4,15 @@ Ids are int64 or strings of 1 to 64 bytes without surrounding blanks, of the one
 Times are UTC milliseconds, ratios in [0, 1].
 """
 
+from collections.abc import Mapping
+from functools import partial
+from types import NoneType
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, create_model, model_validator
 
 from watchnext.data.tables import ID_BYTES, OUTCOMES, WATCH_MS
+from watchnext.types import TARGETS
 
 K_DEFAULT, K_MOST = 20, 100
 EXCLUDE_MOST = 1000
@@ -38,6 +42,7 @@ def _kind(value: Any) -> str:
 
 
 Id = Annotated[Annotated[Int64, Tag(NUMBER)] | Annotated[IdWord, Tag(STRING)], Discriminator(_kind)]
+_WHO = [{"required": ["user_id"]}, {"required": ["session"]}]
 Phrase = Annotated[str, Field(max_length=256)]
 ContextValue = Annotated[Annotated[float, Tag(NUMBER)] | Annotated[Phrase, Tag(STRING)], Discriminator(_kind)]
 
@@ -46,8 +51,34 @@ class Strict(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
 
 
+def _weighs(weights: Mapping[str, float]) -> Mapping[str, float]:
+    if not any(weights.values()):
+        raise ValueError("expected a weight other than 0")
+    return weights
+
+
+Weight = Annotated[float, Field(ge=-100, le=100)]
+Weights = Annotated[dict[Literal[TARGETS], Weight], Field(min_length=1), AfterValidator(_weighs)]
+
+
+# Null is refused: a client that lost its id is not silently taken for a new viewer.
+Optional = partial(Field, default_factory=NoneType)
+SESSION = "of a viewer without an id: a text of the client's own, under which the server keeps a state"
+
+
+class DialsGiven(Strict):
+    """Settings of re-ranking for this request alone; those that are not given are the release's (`GET /v1/parameters`)."""
+
+    weights: Weights | None = Field(
+        None, description="outcome > weight of its prediction in the value, in place of all weights"
+    )
+    diversity: float | None = Field(None, ge=0, le=1, description="0 is value alone; 1 is unlike the videos above alone")
+    engage: float | None = Field(None, ge=0, le=10, description="power of how likely a watch is; 0 leaves it out")
+
+
 class RecommendRequest(Strict):
-    user_id: Id
+    user_id: Id = Optional(description="without one and without a session, answered as for a new viewer")
+    session: Word = Optional(description=SESSION)
     k: int = Field(K_DEFAULT, ge=1, le=K_MOST, description="number of videos; fewer are returned where too few are left")
     surface: Word | None = None
     region: Word | None = Field(None, description="overrides the viewer's own")
@@ -62,6 +93,12 @@ class RecommendRequest(Strict):
         description="precomputed: the viewer's stored slate while it is valid, else online; not_personalised: as for a new "
         "viewer, nothing that is known of this one is read, so that videos may have been seen",
     )
+    dials: DialsGiven = Field(default_factory=DialsGiven)
+
+
+class Degraded(Strict):
+    code: str = Field(description="stable; docs/operations.md lists them")
+    text: str
 
 
 class Predictions(Strict):
@@ -105,7 +142,7 @@ class RecommendResponse(Strict):
         description="how it was computed: online also where no precomputed slate is available"
     )
     degraded: bool
-    degraded_why: list[str]
+    degraded_why: list[Degraded]
     as_of_ms: int
     items: list[Item]
     removed: dict[str, int] = Field(description="rule > number of candidates it removed")
@@ -114,7 +151,8 @@ class RecommendResponse(Strict):
 
 
 class RankRequest(Strict):
-    user_id: Id
+    user_id: Id = Optional(description="without one and without a session, answered as for a new viewer")
+    session: Word = Optional(description=SESSION)
     video_ids: list[Id] = Field(
         min_length=1, max_length=RANK_MOST, description="the caller's candidates; a repeated one counts once"
     )
@@ -129,7 +167,7 @@ class RankResponse(Strict):
     request_id: str
     release: str
     degraded: bool
-    degraded_why: list[str]
+    degraded_why: list[Degraded]
     as_of_ms: int
     items: list[Item] = Field(description="sources is empty for a video that this viewer would not have been retrieved")
     removed: dict[str, list[Id]] = Field(
@@ -162,19 +200,71 @@ class TrendingResponse(Strict):
     items: list[ListedVideo]
 
 
+class ValueParameters(Strict):
+    weights: dict[str, float] = Field(description="outcome > weight of its prediction; those without one count nothing")
+    watch_half_s: float = Field(description="predicted seconds worth half of the weight of watch_s")
+    engage: float
+    formula: str
+    about: str
+
+
+class DiversityParameters(Strict):
+    dial: float = Field(ge=0, le=1, description="as in the `dials` of a request")
+    about: str
+
+
+class ExplorationParameters(Strict):
+    share: float = Field(description="of the slots that are drawn at random")
+    about: str
+
+
+class SourceParameters(Strict):
+    name: str
+    weight: float = Field(description="in the merge of all sources")
+    quota: int = Field(description="largest number of videos")
+    settings: dict[str, Any]
+    about: str
+
+
+class RuleParameters(Strict):
+    name: str
+    settings: dict[str, Any]
+    about: str
+
+
+class ParametersResponse(Strict):
+    release: str
+    ranked_by: str = Field(description="value, or the source whose list orders the candidates; merge is that of all sources")
+    value: ValueParameters
+    diversity: DiversityParameters
+    exploration: ExplorationParameters
+    sources: list[SourceParameters]
+    candidates: int = Field(description="largest number that the merge leaves to the ranker")
+    rules: list[RuleParameters] = Field(description="in their order; of caps the last is relaxed first")
+
+
 OutcomeFlags = create_model("OutcomeFlags", __base__=Strict, **dict.fromkeys(OUTCOMES, (bool, False)))
 
 
 class OutcomeEvent(OutcomeFlags):
-    """One viewer's outcome for one impression. `key` makes it count once, however often it is sent."""
+    """One viewer's or session's outcome for one impression. `key` makes it count once, however often it is sent."""
+
+    model_config = ConfigDict(json_schema_extra={"anyOf": _WHO})
 
     type: Literal["outcome"]
-    user_id: Id
+    user_id: Id = Optional()
+    session: Word = Optional(description=SESSION)
     video_id: Id
     request_id: Word | None = None
     surface: Word | None = Field(None, description="where the video was shown; counts towards what is trending there")
     watch_ms: int = Field(0, ge=0, le=WATCH_MS)
     key: Word
+
+    @model_validator(mode="after")
+    def _of_somebody(self) -> "OutcomeEvent":
+        if self.user_id is None and self.session is None:
+            raise ValueError("expected a user_id or a session")
+        return self
 
 
 class EventsRequest(Strict):

@@ -12,6 +12,9 @@ from watchnext.data.tables import ID_BYTES, LATEST_MS, OUTCOMES, WATCH_MS
 KINDS = ("shown", "outcome", "withdrawn", "restored")  # the first two at the indices SHOWN and OUTCOME of features.state.fold
 
 
+SESSION_KEYS = (b"s ", b"s!")  # the first key of an anonymous session, and the first behind all of them
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
     """One impression, one outcome, or the withdrawal or restoration of a video (without a user).
@@ -89,6 +92,19 @@ def id_key(given: int | str) -> bytes:
     if not -(2**63) <= given < 2**63:
         raise ValueError(f"the id {given} is not an int64, expected -2**63 to 2**63 - 1")
     return b"i" + (int(given) + 2**63).to_bytes(8, "big")
+
+
+def session_id(session: str) -> str:
+    """Return the viewer id under which an anonymous session has its state.
+
+    It begins with a blank, which no viewer id does in a log or a request, so that both never meet. The session itself, which a
+    client may treat as a secret, is not written down.
+    """
+    return f" {blake2b(session.encode(), digest_size=16).hexdigest()}"
+
+
+def is_session(viewer_id: int | str) -> bool:
+    return str(viewer_id).startswith(" ")
 
 
 def id_of(key: bytes) -> int | str:

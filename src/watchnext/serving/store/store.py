@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice, takewhile
 from pathlib import Path
 from typing import IO
 
@@ -29,7 +29,7 @@ from watchnext.serving.store.engines.engine import (
 from watchnext.serving.store.engines.environment import MAP_BYTES, Environment, lengthened
 from watchnext.serving.store.engines.folder import claim_next, clear, commit_claim, locked, new_environment
 from watchnext.serving.store.integrity import require_sound
-from watchnext.serving.store.journal import Event, id_key, id_of, outcome_columns
+from watchnext.serving.store.journal import SESSION_KEYS, Event, id_key, id_of, is_session, outcome_columns
 from watchnext.serving.store.recent_keys import RecentKeys
 from watchnext.serving.store.records import Records, queued, unpacked
 from watchnext.serving.store.seal import sealed, unsealed
@@ -164,9 +164,11 @@ class Store:
             return self.videos[rows]
 
     def viewer_ids(self, limit: int) -> list[int | str]:
-        """Return the first `limit` known viewers, in id order."""
+        """Return the first `limit` known viewers, in id order, without anonymous sessions."""
+        first, end = SESSION_KEYS
         with self._engine.read() as txn:
-            return [id_of(key) for key, _ in txn.head("viewers", limit)]
+            before = takewhile(lambda item: item[0] < first, txn.items("viewers"))
+            return [id_of(key) for key, _ in islice(chain(before, txn.items("viewers", end)), limit)]
 
     def journal(self, start: int = 0) -> Iterator[Event]:
         """Yield the accepted events from position `start` on that the journal keeps, as of the start of the reading."""
@@ -338,7 +340,8 @@ class Store:
         return folded
 
     def _is_known(self, event: Event) -> bool:
-        return event.kind in ("withdrawn", "restored") or self._user_ids.takes(event.user_id)
+        viewerless = event.kind in ("withdrawn", "restored") or is_session(event.user_id)
+        return viewerless or self._user_ids.takes(event.user_id)
 
 
 def build_store(folder: Path, release: Release, *, map_bytes: int = MAP_BYTES) -> int:
