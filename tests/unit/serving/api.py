@@ -4,6 +4,7 @@ import asyncio
 
 import httpx
 
+from watchnext.serving.http.access.gate import Access
 from watchnext.serving.http.app import Limits, create_app
 
 
@@ -29,7 +30,7 @@ class Api:
 
     async def send(self, calls) -> list[httpx.Response]:
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://watchnext") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             return await asyncio.gather(
                 *(
                     client.request(method, path, json=body, content=content, headers=headers)
@@ -52,11 +53,13 @@ def written(api) -> None:
     api.app.state.commits.submit([]).result()
 
 
-def app_over(recommender, store, served, **limits):
+def app_over(recommender, store, served, *, access=None, **limits):
+    """Make the app; without `access`, as for a demo."""
     return create_app(
         recommender=recommender,
         store=store,
         served_log=served,
         clock=Ticking(recommender.release.as_of_ms),
         limits=Limits(**limits),
+        access=access or Access(demo=True),
     )

@@ -1,8 +1,12 @@
 """The middleware around an app that only echoes."""
 
 import asyncio
+import gzip
+import json
 
-from watchnext.serving.http.middleware import RequestMiddleware
+import pytest
+
+from watchnext.serving.http.middleware import BodyMiddleware, RequestMiddleware
 
 LIMIT = 100
 
@@ -27,9 +31,8 @@ def exchange(chunks, headers=(), *, body_s=5.0, pause_s=0.0):
     async def send(message):
         sent.append(message)
 
-    middleware = RequestMiddleware(
-        echo, body_bytes=LIMIT, body_s=body_s, observe=lambda *observation: observed.append(observation[:2])
-    )
+    bodies = BodyMiddleware(echo, body_bytes=LIMIT, body_s=body_s)
+    middleware = RequestMiddleware(bodies, observe=lambda *observation: observed.append(observation[:2]))
     asyncio.run(middleware({"type": "http", "headers": list(headers), "path": "/"}, receive, send))
     body = b"".join(message.get("body", b"") for message in sent)
     return sent[0]["status"], dict(sent[0]["headers"]), body, taken, observed
@@ -59,3 +62,33 @@ def test_a_body_that_does_not_come_is_given_up():
     status, _, body, _, _ = exchange([b"x"], body_s=0.05, pause_s=5.0)
     assert status == 408
     assert b"within 0.05 s" in body
+
+
+def encoded(body: bytes, encoding: bytes = b"gzip"):
+    status, _, answer, _, _ = exchange([body[:7], body[7:]], [(b"content-encoding", encoding)])
+    return status, answer if status == 200 else json.loads(answer)["error"]["code"]
+
+
+def test_a_compressed_body_is_inflated_up_to_the_limit():
+    assert encoded(gzip.compress(b"a" * LIMIT)) == (200, b"a" * LIMIT)
+    assert encoded(gzip.compress(b"")) == (200, b"")
+    assert encoded(gzip.compress(b"a" * (LIMIT + 1))) == (413, "too_large")
+    assert encoded(b"plain text", b"identity") == (200, b"plain text")
+
+
+def test_a_bomb_is_inflated_no_further_than_the_limit():
+    bomb = gzip.compress(bytes(40_000))
+    assert len(bomb) < LIMIT
+    assert encoded(bomb) == (413, "too_large")
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"not gzip", gzip.compress(b"abc")[:-1], gzip.compress(b"a") + b"b", gzip.compress(b"a") * 2]
+)
+def test_a_body_that_is_not_gzip_to_its_end_is_refused(body):
+    assert encoded(body) == (400, "bad_gzip")
+
+
+@pytest.mark.parametrize("encoding", [b"br", b"deflate", b"gzip, gzip", b"\xff"])
+def test_another_encoding_is_refused_by_name(encoding):
+    assert encoded(b"abc", encoding) == (415, "encoding")

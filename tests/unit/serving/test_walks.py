@@ -11,6 +11,7 @@ from test_app import Api
 import watchnext
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.funnel.served_log import ServedLog
+from watchnext.serving.http.access.gate import Access
 from watchnext.serving.http.app import Limits, create_app
 
 ROOT = f"{Path(watchnext.__file__).parent}/"
@@ -59,7 +60,14 @@ def api(release, store, tmp_path):
     recommender, log = Recommender(release, store), ServedLog(tmp_path / "served", max_bytes=1 << 20, flush_rows=500)
     recommender.warm()
     now = iter(range(release.as_of_ms + 1, release.as_of_ms + 99))
-    app = create_app(recommender=recommender, store=store, served_log=log, clock=now.__next__, limits=Limits(timeout_s=60))
+    app = create_app(
+        recommender=recommender,
+        store=store,
+        served_log=log,
+        clock=now.__next__,
+        limits=Limits(timeout_s=60),
+        access=Access(),
+    )
     yield Api(app)
     app.state.close()
     log.close()

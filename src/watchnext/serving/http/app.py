@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Response
+from starlette.middleware.cors import CORSMiddleware
 
 from watchnext.serving.http import schemas
+from watchnext.serving.http.access.gate import Access, AccessGate
 from watchnext.serving.http.errors import EXCEPTION_HANDLERS, Json, JsonRoute, json_only, problem, shortened
 from watchnext.serving.http.handlers import Handlers
 from watchnext.serving.http.metrics import ServerMetrics
-from watchnext.serving.http.middleware import RequestMiddleware
+from watchnext.serving.http.middleware import BodyMiddleware, RequestMiddleware
 from watchnext.serving.http.worker_pool import WorkerPool
 from watchnext.serving.store.group_commit import GroupCommit
 
@@ -24,6 +26,11 @@ PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-cache",
+}
+CORS = {
+    "allow_methods": ("GET", "POST", "PATCH", "DELETE"),
+    "allow_headers": ("authorization", "content-type", "content-encoding"),
+    "expose_headers": ("retry-after",),
 }
 
 
@@ -51,7 +58,7 @@ _read_errors = {status: _errors[status] for status in (408, 413, 422, 503)}
 _path_errors = {**_read_errors, 404: {"model": schemas.ErrorResponse}}  # a line break in a path matches no route
 
 
-def create_app(*, recommender, store, served_log, clock: Callable[[], int], limits: Limits) -> FastAPI:
+def create_app(*, recommender, store, served_log, clock: Callable[[], int], limits: Limits, access: Access) -> FastAPI:
     """Make the ASGI app of a loaded release. `clock()` returns ms.
 
     `app.state.close()` waits for running requests, and until all events of `app.state.commits` are on disk; the store and the
@@ -80,7 +87,11 @@ def create_app(*, recommender, store, served_log, clock: Callable[[], int], limi
         app.add_exception_handler(kind, handler)
     app.include_router(_api(handlers, partial(pool.run, timeout_s=limits.timeout_s), limits.timeout_s))
     _add_unversioned(app, handlers, store, metrics)
-    app.add_middleware(RequestMiddleware, body_bytes=limits.body_bytes, body_s=limits.body_s, observe=metrics.answered)
+    app.add_middleware(BodyMiddleware, body_bytes=limits.body_bytes, body_s=limits.body_s)
+    app.add_middleware(AccessGate, access=access)
+    if access.origins:  # around the gate, which a browser's preflight brings no key
+        app.add_middleware(CORSMiddleware, allow_origins=access.origins, **CORS)
+    app.add_middleware(RequestMiddleware, observe=metrics.answered)
     return app
 
 

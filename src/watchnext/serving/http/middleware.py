@@ -2,14 +2,16 @@
 
 import asyncio
 import time
+import zlib
 from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from watchnext.serving.http.errors import problem
+from watchnext.serving.http.errors import problem, shortened
 
 HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
 CLOSE = {"connection": "close"}  # of a refused request: the rest of its body is not read
+GZIP = 16 + zlib.MAX_WBITS  # zlib: expect a gzip header
 Observe = Callable[[str, int, float], None]  # route template, status, seconds
 
 
@@ -18,13 +20,10 @@ class _TooLargeError(Exception):
 
 
 class RequestMiddleware:
-    """Read the whole body (at most `body_bytes`, within `body_s`) and pass it on as one message.
+    """Measure every answer, and add the headers that keep a browser from guessing."""
 
-    Without this limit, a chunked body, which declares no length, would fill the memory.
-    """
-
-    def __init__(self, app: ASGIApp, *, body_bytes: int, body_s: float, observe: Observe) -> None:
-        self._app, self._body_bytes, self._body_s, self._observe = app, body_bytes, body_s, observe
+    def __init__(self, app: ASGIApp, *, observe: Observe) -> None:
+        self._app, self._observe = app, observe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -40,11 +39,24 @@ class RequestMiddleware:
             await send(message)
 
         try:
-            await self._bounded(scope, receive, send_counted)
+            await self._app(scope, receive, send_counted)
         finally:
             # The template, never the path: each junk path would stay in /metrics for good.
             route = getattr(scope.get("route"), "path", "unmatched")
             self._observe(route, status, time.perf_counter() - began)
+
+
+class BodyMiddleware:
+    """Read the whole body (at most `body_bytes`, within `body_s`) and pass it on as one message; gzip is inflated.
+
+    Without this limit, a chunked body, which declares no length, would fill the memory.
+    """
+
+    def __init__(self, app: ASGIApp, *, body_bytes: int, body_s: float) -> None:
+        self._app, self._body_bytes, self._body_s = app, body_bytes, body_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await (self._bounded if scope["type"] == "http" else self._app)(scope, receive, send)
 
     async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -57,7 +69,32 @@ class RequestMiddleware:
             await problem(413, "too_large", str(error), headers=CLOSE)(scope, receive, send)
         else:
             if body is not None:
-                await self._app(scope, _replayed(body, receive), send)
+                await self._decoded(body, scope, receive, send)
+
+    async def _decoded(self, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on the body, inflated where it is compressed."""
+        encoding = dict(scope["headers"]).get(b"content-encoding", b"identity").lower()
+        if encoding not in (b"identity", b"gzip"):
+            message = f"Content-Encoding is {shortened(encoding.decode('latin-1'))}, expected gzip, or none"
+            await problem(415, "encoding", message, headers={"Accept-Encoding": "gzip"})(scope, receive, send)
+            return
+        try:
+            body = self._inflated(body) if encoding == b"gzip" else body
+        except _TooLargeError as error:
+            await problem(413, "too_large", f"inflated, the {error}")(scope, receive, send)
+        except zlib.error as error:
+            await problem(400, "bad_gzip", f"request body is not valid gzip ({error}), expected one")(scope, receive, send)
+        else:
+            await self._app(scope, _replayed(body, receive), send)
+
+    def _inflated(self, body: bytes) -> bytes:
+        """Inflate to at most the limit: a few bytes may hold gigabytes. Raises zlib.error, also for what follows the end."""
+        inflater = zlib.decompressobj(wbits=GZIP)
+        inflated = inflater.decompress(body, self._body_bytes + 1)
+        self._check(len(inflated))
+        if not inflater.eof or inflater.unused_data:
+            raise zlib.error("it is cut short, or more follows its end")
+        return inflated
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
         """Return the whole body, or None when the client has disconnected."""

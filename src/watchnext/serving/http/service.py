@@ -23,11 +23,13 @@ from watchnext.serving.http.shell.served_app import HOST, PORT, START_ERRORS, Se
 SUPERVISOR = "_WATCHNEXT_SUPERVISOR"  # environment variable of the workers: id of the process that starts them
 
 
-def require_free_port() -> None:
-    """Raise SettingsError where the port of `bentoml serve --port`, or else the default one, cannot be opened."""
+def check_address(settings: Settings) -> None:
+    """Raise SettingsError where the address of `bentoml serve`, or else the default one, must or can not be opened."""
     context = click.get_current_context(silent=True)
     options = context.params if context else {}
-    bound(options.get("host") or HOST, options.get("port") or PORT, "bentoml serve").close()
+    host, port = options.get("host") or HOST, options.get("port") or PORT
+    settings.check_address(host)
+    bound(host, port, "bentoml serve").close()
 
 
 def end_server(error: Exception) -> None:
@@ -74,8 +76,9 @@ class Watchnext:
     def check() -> None:
         """Exit with one line where the server cannot start; runs once, before a port is opened or a worker started."""
         try:
-            require_free_port()
-            Settings.from_environment().check()
+            settings = Settings.from_environment()
+            check_address(settings)
+            settings.check()
         except START_ERRORS as error:
             raise SystemExit(str(error)) from None
         os.environ[SUPERVISOR] = str(os.getpid())

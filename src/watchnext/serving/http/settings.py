@@ -3,19 +3,30 @@
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import PositiveInt, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, PositiveInt, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from watchnext.features.encode.pipeline import FeaturePipeline
 from watchnext.schema import SchemaError
+from watchnext.serving.http.access.gate import ANY, LOCAL_HOSTS, Access, is_loopback
+from watchnext.serving.http.access.keys import NEW_KEY, Keys, KeysError
 from watchnext.serving.release.manifest import ReleaseError, verified
 from watchnext.serving.release.release import CLOCKS, current
 from watchnext.serving.store.engines.engine import state_of
 from watchnext.serving.store.engines.environment import MAP_BYTES, Environment
 from watchnext.serving.store.engines.folder import locked
 from watchnext.serving.store.store import JOURNAL_BYTES, VIEWERS_KEPT, misfit
+
+EXPECTED = {"bool_parsing": "1 or 0", "int_parsing": "a whole number above 0"}  # by pydantic's type of error
+
+
+def _split(given: object) -> object:
+    return [word.strip().lower() for word in given.split(",") if word.strip()] if isinstance(given, str) else given
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]  # split at commas
 
 
 class SettingsError(ValueError):
@@ -27,6 +38,9 @@ class Settings(BaseSettings):
 
     clock                        release (time starts where the release's state ends) or wall; None is the clock of the release
     viewers_kept, journal_bytes  as in `Bounds` of the store
+    keys                         file of bearer keys; None: this machine only
+    demo                         without keys, viewers are listed; None: where the clock is the release's
+    hosts, origins, rate         as in `Access`
     """
 
     model_config = SettingsConfigDict(env_prefix="WATCHNEXT_", env_ignore_empty=True, frozen=True)
@@ -37,6 +51,11 @@ class Settings(BaseSettings):
     clock: Literal[CLOCKS] | None = None
     viewers_kept: PositiveInt = VIEWERS_KEPT
     journal_bytes: PositiveInt = JOURNAL_BYTES
+    keys: Path | None = None
+    demo: bool | None = None
+    hosts: Names = LOCAL_HOSTS
+    origins: Names = ()
+    rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
     @classmethod
     def from_environment(cls) -> "Settings":
@@ -46,14 +65,34 @@ class Settings(BaseSettings):
         except ValidationError as error:
             wrong = error.errors()[0]
             variable = f"WATCHNEXT_{wrong['loc'][0].upper()}"
-            expected = wrong["ctx"]["expected"] if wrong["type"] == "literal_error" else "a whole number above 0"
+            expected = EXPECTED.get(wrong["type"]) or wrong.get("ctx", {}).get("expected", "a number above 0")
             raise SettingsError(f"{variable} is {wrong['input']!r}, expected {expected}; change it, or unset it") from error
+
+    def access(self, *, clock: str) -> Access:
+        """Return who may call a server with this clock. Raises SettingsError."""
+        if self.keys is None and ANY in self.origins:
+            raise SettingsError(f"WATCHNEXT_ORIGINS is '*', expected names of pages without keys; make one: `{NEW_KEY}`")
+        try:
+            keys = None if self.keys is None else Keys(self.keys)
+        except KeysError as error:
+            raise SettingsError(f"WATCHNEXT_KEYS: {error}") from error
+        demo = clock == "release" if self.demo is None else self.demo
+        return Access(keys=keys, demo=demo, hosts=self.hosts, origins=self.origins, rate_per_s=self.rate)
+
+    def check_address(self, host: str) -> None:
+        """Raise SettingsError for an address that other machines reach, where there are no keys."""
+        if self.keys is None and not is_loopback(host):
+            raise SettingsError(
+                f"the server would listen on {host} without keys, expected a loopback address like 127.0.0.1; make a key: "
+                f"`{NEW_KEY}`, and set WATCHNEXT_KEYS=FILE"
+            )
 
     def check(self) -> None:
         """Check that a server can start: read every byte of the release, load nothing. Raises ReleaseError or StoreError.
 
         A network loaded here would crash the supervisor process when it ends.
         """
+        self.access(clock="wall")
         release = current(self.releases)
         manifest = verified(release)
         try:

@@ -34,8 +34,15 @@ class ServedApp:
         recommender = Recommender(release, store, budget_ms=BUDGET_MS)
         recommender.warm()
         starts_at = max(release.as_of_ms, store.last_known_at + 1)
-        clock = Clock(starts_at if (settings.clock or release.clock) == "release" else None)
-        self.app = create_app(recommender=recommender, store=store, served_log=self._served_log, clock=clock, limits=Limits())
+        kind = settings.clock or release.clock
+        self.app = create_app(
+            recommender=recommender,
+            store=store,
+            served_log=self._served_log,
+            clock=Clock(starts_at if kind == "release" else None),
+            limits=Limits(),
+            access=settings.access(clock=kind),
+        )
         # A full garbage collection would stop the worker for 60 to 160 ms; everything loaded so far stays anyway.
         gc.collect()
         gc.freeze()

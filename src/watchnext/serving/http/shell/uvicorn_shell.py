@@ -31,8 +31,10 @@ def serve(words: Sequence[str]) -> None:
     for number in SIGNALS:
         signal.signal(number, _stop)  # also process 1 of a container ends by it
     try:
+        settings = Settings.from_environment()
+        settings.check_address(options.host)
         with bound(options.host, options.port, COMMAND) as port:
-            served = ServedApp(Settings.from_environment())
+            served = ServedApp(settings)
             try:
                 uvicorn.Server(_configured(served.app)).run(sockets=[port])
             finally:
