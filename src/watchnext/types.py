@@ -152,9 +152,11 @@ class Slate:
     values        (K,) float64, the value of each at its selection
     propensities  (K,) float64, probability of this video at this position given those above it
     removed       rule name > positions of the candidates it removed, each under the first rule that removed it
+    order         (C,) int64, positions of all candidates, best valued first
     """
 
     picked: np.ndarray
     values: np.ndarray
     propensities: np.ndarray
     removed: Mapping[str, np.ndarray] = field(default_factory=dict)
+    order: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))

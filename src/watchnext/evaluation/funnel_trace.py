@@ -10,11 +10,8 @@ from watchnext.evaluation.baselines import Baselines
 from watchnext.features.state.fold import HOUR_MS
 from watchnext.reranking.rules import Filter
 from watchnext.serving.funnel.recommender import Recommender
-from watchnext.types import Query, Request, Scored, Slate
-
-# Where a video that is watched later is lost: not retrieved, removed by a filter, valued too low, or valued high enough but
-# kept out of the slate by a cap, diversity or exploration. The last name is for videos in the slate.
-LOST_AT = ("retrieval", "filters", "ranking", "re-ranking", "shown")
+from watchnext.serving.funnel.trace import LOST_AT, lost_at
+from watchnext.types import Query, Request
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +73,10 @@ class FunnelTracer:
     def _stages(self, query: Query, watched: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
         candidates = self._recommender.retrieval.retrieve(query, [])
         scored = self._recommender.rank(query, candidates)
-        order = np.argsort(-self._release.reranker.value.order(scored), kind="stable")
         slate = self._recommender.rerank(query, scored)
-        stages = {"retrieval": candidates.rows, "ranking": candidates.rows[order], "slate": candidates.rows[slate.picked]}
-        return stages, lost_at(watched, scored, order, slate, self._filters, query.request.k)
+        rows = candidates.rows
+        stages = {"retrieval": rows, "ranking": rows[slate.order], "slate": rows[slate.picked]}
+        return stages, lost_at(watched, scored, slate, self._filters, query.request.k)
 
 
 def distinct_watches(
@@ -90,22 +87,6 @@ def distinct_watches(
     existing = (rows >= 0) & ~(upload_ms[rows] > as_of_ms)
     watched, which = np.unique(rows[existing], return_inverse=True)
     return watched, np.bincount(which, long_view[existing], minlength=len(watched)) > 0
-
-
-def lost_at(watched: np.ndarray, scored: Scored, order: np.ndarray, slate: Slate, filters: set[str], k: int) -> np.ndarray:
-    """Return the index into LOST_AT (R,) of each of `watched` (R,).
-
-    `order` is the candidates' positions, best valued first; `filters` are the names of the rules that are never relaxed.
-    """
-    filtered = np.zeros(len(scored), bool)
-    for name, positions in slate.removed.items():
-        filtered[positions] |= name in filters
-    ends = np.full(len(scored), LOST_AT.index("ranking"))
-    ends[order[~filtered[order]][:k]] = LOST_AT.index("re-ranking")
-    ends[filtered] = LOST_AT.index("filters")
-    ends[slate.picked] = LOST_AT.index("shown")
-    by_row = dict(zip(scored.candidates.rows.tolist(), ends.tolist(), strict=True))
-    return np.array([by_row.get(row, LOST_AT.index("retrieval")) for row in watched.tolist()], np.int64)
 
 
 def loss_shares(traces: Sequence[FunnelTrace]) -> dict[str, float]:

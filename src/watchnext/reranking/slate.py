@@ -97,12 +97,10 @@ class Reranker:
         """
         if (k := query.request.k) < 0:
             raise RerankingError(f"k is {k}, expected 0 or more")
-        rows, values = scored.candidates.rows, self._values(scored)
-        order = np.lexsort((rows, -values))
-        continued = rows[scored.candidates.named_by("continue")]
+        rows = scored.candidates.rows
         context = RuleContext(seen=query.seen, region=query.region, facts=facts, region_bits=region_bits,
-                              unavailable=unavailable, continued=continued)  # fmt: skip
-        left, removed = _filtered(self._filters, order, rows, context)
+                              unavailable=unavailable, continued=rows[scored.candidates.named_by("continue")])  # fmt: skip
+        values, order, left, removed = self._filtered(scored, self._filters, context)
         filled, caps = self._filled(min(k, len(left)), rows[left], values[left], facts, query.request.request_id), self._caps
         free = np.ones(len(left), bool)
         free[filled.picked] = False
@@ -111,7 +109,7 @@ class Reranker:
             free &= ~barred
         picked, propensities = left[filled.picked], filled.propensities
         in_order = {each.name: np.sort(removed.get(each.name, left[:0])) for each in self.rules}
-        return Slate(picked=picked, values=values[picked], propensities=propensities, removed=in_order)
+        return Slate(picked=picked, values=values[picked], propensities=propensities, removed=in_order, order=order)
 
     def ordered(
         self,
@@ -123,12 +121,37 @@ class Reranker:
         unavailable: np.ndarray | None = None,
     ) -> Slate:
         """Order all candidates by value without those that a HARD filter removes: no other rule, diversity or exploration."""
-        rows, values = scored.candidates.rows, self._values(scored)
         context = RuleContext(seen=query.seen, region=query.region, facts=facts, region_bits=region_bits,
                               unavailable=unavailable)  # fmt: skip
         hard = [each for each in self._filters if each.name in HARD]
-        picked, removed = _filtered(hard, np.lexsort((rows, -values)), rows, context)
-        return Slate(picked=picked, values=values[picked], propensities=np.ones(len(picked)), removed=removed)
+        values, order, picked, removed = self._filtered(scored, hard, context)
+        return Slate(picked=picked, values=values[picked], propensities=np.ones(len(picked)), removed=removed, order=order)
+
+    def first_filter(
+        self,
+        row: int,
+        query: Query,
+        *,
+        facts: CatalogueFacts,
+        region_bits: Mapping[str, int],
+        unavailable: np.ndarray | None = None,
+    ) -> str | None:
+        """Return the name of the first filter that removes the video `row` whatever its value, None where it may be shown."""
+        context = RuleContext(seen=query.seen, region=query.region, facts=facts, region_bits=region_bits,
+                              unavailable=unavailable)  # fmt: skip
+        return next((each.name for each in self._filters if each.removes(np.array([row]), context)[0]), None)
+
+    def _filtered(
+        self, scored: Scored, filters: Sequence[Filter], context: RuleContext
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """Return the values (C,), all positions by value, those that pass every filter, and those that each filter removed."""
+        rows, values = scored.candidates.rows, self._values(scored)
+        left, removed = (order := np.lexsort((rows, -values))), {}
+        for each in filters:
+            out = each.removes(rows[left], context)
+            removed[each.name] = left[out]
+            left = left[~out]
+        return values, order, left, removed
 
     def _values(self, scored: Scored) -> np.ndarray:
         """Return the values (C,) that order candidates; without any prediction, those of the retrieval order."""
@@ -142,18 +165,6 @@ class Reranker:
         diversity, draws = self.diversity, _random(request_id).random((slots, 2))
         similarity = diversity.similarity(rows, facts)
         return fill(scaled(values), similarity, diversity.trade_off, caps, self.exploration.epsilon, draws)
-
-
-def _filtered(
-    filters: Sequence[Filter], order: np.ndarray, rows: np.ndarray, context: RuleContext
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Return the positions that pass every filter, best first, and the positions each filter removed."""
-    left, removed = order, {}
-    for each in filters:
-        out = each.removes(rows[left], context)
-        removed[each.name] = left[out]
-        left = left[~out]
-    return left, removed
 
 
 def _random(request_id: str) -> np.random.Generator:

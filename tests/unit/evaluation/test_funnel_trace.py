@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from watchnext.evaluation.baselines import best
-from watchnext.evaluation.funnel_trace import LOST_AT, funnel_metrics, loss_shares, lost_at
+from watchnext.evaluation.funnel_trace import funnel_metrics, loss_shares
+from watchnext.serving.funnel.trace import LOST_AT, lost_at
 from watchnext.types import TARGETS, Candidates, Scored, Slate
 
 
@@ -37,9 +38,10 @@ def test_every_watched_video_ends_somewhere():
         values=np.zeros(2),
         propensities=np.ones(2),
         removed={"seen": np.array([5]), "creator_cap": np.array([4]), "safety": np.array([], np.int64)},
+        order=np.array([5, 4, 3, 2, 1, 0]),
     )
     watched = np.array([10, 11, 13, 14, 15, 99])
-    ends = lost_at(watched, scored, np.array([5, 4, 3, 2, 1, 0]), slate, {"seen", "safety"}, k=2)
+    ends = lost_at(watched, scored, slate, {"seen", "safety"}, k=2)
     assert [LOST_AT[end] for end in ends] == ["shown", "ranking", "shown", "re-ranking", "filters", "retrieval"]
 
 
@@ -48,7 +50,7 @@ def test_nothing_retrieved_is_lost_at_retrieval():
         Candidates(*(np.zeros(0, kind) for kind in (np.int64, np.uint16, np.float32))), np.zeros((0, len(TARGETS)))
     )
     slate = Slate(picked=np.zeros(0, np.int64), values=np.zeros(0), propensities=np.zeros(0))
-    assert lost_at(np.array([3, 4]), nothing, np.zeros(0, np.int64), slate, {"seen"}, k=5).tolist() == [0, 0]
+    assert lost_at(np.array([3, 4]), nothing, slate, {"seen"}, k=5).tolist() == [0, 0]
 
 
 def test_losses_are_shares_of_what_was_watched_long(funnel):

@@ -659,7 +659,7 @@ def test_every_route_is_documented_and_every_documented_call_fits_its_model(api)
     for path, body in posted:
         model = declared[path]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
         getattr(schemas, model).model_validate_json(body)
-    assert len(called) == len([method for method, _ in routes if method == "GET"])
+    assert len(called) == len([path for method, path in routes if method == "GET" and "{request_id}" not in path])
     assert [api("GET", each).status_code for each in called] == [200] * len(called)
     assert all(operation["description"] for methods in declared.values() for operation in methods.values())
 

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from watchnext.data.splits import TimeSplit
-from watchnext.evaluation.funnel_trace import LOST_AT, FunnelTracer
+from watchnext.evaluation.funnel_trace import FunnelTracer
 from watchnext.evaluation.replay import Replay
 from watchnext.serving.funnel.recommender import Recommender
+from watchnext.serving.funnel.trace import LOST_AT
 from watchnext.serving.store.journal import Event
 from watchnext.types import Request
 

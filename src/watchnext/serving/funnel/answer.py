@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from watchnext.types import SOURCES, Request, Scored, Slate
+from watchnext.types import SOURCES, Query, Request, Scored, Slate
 
 
 class Degradation(NamedTuple):
@@ -37,6 +37,7 @@ class Answer:
     explanations   sentences, one list a video
     removed        rule > number of candidates that it removed
     funnel         number of videos retrieved, ranked, and in the slate
+    query          the request hydrated, None of a precomputed slate
     degradations   one for each part that failed
     name_features  computes `features` when they are first read, as only the log needs them and no viewer waits for them:
                    feature name > (K,) as the ranker saw them, object for categories and float32 for values
@@ -52,6 +53,7 @@ class Answer:
     explanations: Sequence[Sequence[str]]
     removed: Mapping[str, int]
     funnel: Mapping[str, int]
+    query: Query | None = None
     degradations: tuple[Degradation, ...] = ()
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     name_features: Callable[[], Mapping[str, np.ndarray]] = dict

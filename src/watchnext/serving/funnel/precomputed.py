@@ -109,7 +109,7 @@ def _answer(recommender: Recommender, request: Request, kept: dict, valid: np.nd
         mode="precomputed",
         as_of_ms=kept["as_of_ms"],
         scored=Scored(candidates, np.array(kept["predictions"], np.float32)[valid]),
-        slate=Slate(np.arange(len(valid)), values, propensities),
+        slate=Slate(np.arange(len(valid)), values, propensities, order=np.arange(len(valid))),
         ids=[recommender.release.video_ids.value(row) for row in candidates.rows],
         explanations=[kept["reasons"][position] for position in valid],
         removed=kept["removed"],

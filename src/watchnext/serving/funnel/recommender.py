@@ -9,12 +9,14 @@ from functools import partial
 
 import numpy as np
 
+from watchnext.reranking.rules import Filter
 from watchnext.reranking.slate import Reranker
 from watchnext.serving.funnel.answer import STORE_DOWN, Answer, Degradation, StageTimer
 from watchnext.serving.funnel.explanations import Explanations
 from watchnext.serving.funnel.query import QueryEncoder, features_by_name
 from watchnext.serving.funnel.ranking_stage import RankingStage
 from watchnext.serving.funnel.retrieval_stage import RetrievalStage
+from watchnext.serving.funnel.trace import trace_of
 from watchnext.serving.release.release import Release
 from watchnext.serving.store.store import Store, StoreError
 from watchnext.types import Candidates, Query, Request, Scored, Slate
@@ -88,6 +90,7 @@ class Recommender:
             explanations=explanations,
             removed={name: len(positions) for name, positions in slate.removed.items()},
             funnel={"retrieved": len(scored), "ranked": len(scored), "slate": len(rows)},
+            query=query,
             degradations=tuple(degradations),
             timings_ms=timer.ms,
             name_features=partial(features_by_name, self.release.pipeline, picked),
@@ -137,6 +140,21 @@ class Recommender:
     def _facts(self) -> dict:
         facts, bits = self.release.catalogue, self.release.region_bits
         return {"facts": facts, "region_bits": bits, "unavailable": self.store.unavailable}
+
+    def trace(self, answer: Answer, row: int) -> dict:
+        """Return the way of the video `row` through the funnel of an answer of this release."""
+        filters = [each.name for each in self.release.reranker.rules if isinstance(each, Filter)]
+        return trace_of(answer, row, filters=filters, barred_by=self._barred_by(answer.query, row))
+
+    def _barred_by(self, query: Query | None, row: int) -> str | None:
+        """Return the name of what keeps a video out of a query's candidates: a part of the request, or a filter."""
+        if query is None:
+            return None
+        if row in query.excluded:
+            return "exclude"
+        if self.release.catalogue.upload_ms[row] > query.as_of_ms:
+            return "upload"
+        return self.release.reranker.first_filter(row, query, **self._facts())
 
     def warm(self) -> None:
         """Compile and load everything that the first request or event would otherwise wait for."""

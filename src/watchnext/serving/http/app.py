@@ -125,6 +125,11 @@ def _api(handlers: Handlers, run: Callable, timeout_s: float) -> APIRouter:
         allowed everywhere."""
         return Json(await run(partial(handlers.trending, surface, region, limit)))
 
+    @routes.get("/trace/{request_id}", response_model=schemas.TraceResponse, responses=_path_errors)
+    async def trace(request_id: schemas.Word, video_id: schemas.IdWord | None = None) -> Response:
+        """Trace one of the last requests through the funnel; with `video_id`, why this video is or is not in the slate."""
+        return Json(await run(partial(handlers.trace, request_id, video_id)))
+
     @routes.get("/parameters", response_model=schemas.ParametersResponse, responses=_read_errors)
     async def parameters() -> Response:
         """State in plain words what decides the slates of the serving release: weights, diversity, sources, rules."""

@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from watchnext.serving.funnel.query import ContextError
-from watchnext.serving.http.handlers import IdKindError
+from watchnext.serving.http.handlers import IdKindError, UnknownRequestError
 from watchnext.serving.http.schemas import KINDS
 from watchnext.serving.http.worker_pool import OverloadedError, TooSlowError
 from watchnext.serving.store.engines.engine import StoreError
@@ -126,6 +126,10 @@ def _undeclared_context(_: Request, error: ContextError) -> Response:
     return problem(422, "invalid", f"body.{error}")
 
 
+def _unknown_request(_: Request, error: UnknownRequestError) -> Response:
+    return problem(404, "unknown_request", str(error))
+
+
 EXCEPTION_HANDLERS = {
     RequestValidationError: _invalid,
     HTTPException: _http_error,
@@ -134,5 +138,6 @@ EXCEPTION_HANDLERS = {
     StoreError: _not_stored,
     ContextError: _undeclared_context,
     IdKindError: _wrong_id_kind,
+    UnknownRequestError: _unknown_request,
     Exception: _failed,
 }

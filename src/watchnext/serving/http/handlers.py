@@ -18,6 +18,7 @@ from watchnext.features.state.history import OUTCOME_BITS
 from watchnext.serving.funnel.answer import IMPRESSIONS_LOST, Answer, Degradation, source_names
 from watchnext.serving.funnel.parameters import parameters
 from watchnext.serving.funnel.precomputed import precomputed
+from watchnext.serving.funnel.trace import KEPT, RecentAnswers, summary
 from watchnext.serving.http.metrics import ServerMetrics
 from watchnext.serving.http.schemas import EventsRequest, OutcomeEvent, RankRequest, RecommendRequest, SimilarRequest
 from watchnext.serving.http.worker_pool import TooSlowError
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 NUMBER = re.compile(r"0|-?[1-9][0-9]{0,18}")  # in the form that answers echo
 HOUR_MS = 3_600_000
 OWN_IMPRESSIONS_S = 0.1  # a request waits this long at most for the commit of the viewer's last slate
+NO_VIDEO = dict.fromkeys(("rule", "merge_rank", "value_rank", "position", "predictions"), None) | {"sources": {}}
 RESULTS = {"accepted": ACCEPTED, "duplicates": DUPLICATE, "unknown": UNKNOWN}  # key of an EventsResponse > store result
 
 
@@ -49,6 +51,10 @@ class UnknownVideoError(IdKindError):
     code = "unknown_video"
 
 
+class UnknownRequestError(LookupError):
+    """Report a request that cannot be traced."""
+
+
 class Handlers:
     """Answer the requests of the API. `clock()` returns ms, later at every call. Safe to call from any thread."""
 
@@ -58,6 +64,7 @@ class Handlers:
         self._recommender, self._release = recommender, recommender.release
         self._store, self._commits, self._served_log = store, commits, served_log
         self._clock, self._metrics = clock, metrics
+        self._recent = RecentAnswers()
         self._first: list[int | str] = []  # the first viewer of a release that knows none, until the store does
         self.release_id: str = recommender.release.id
 
@@ -88,7 +95,8 @@ class Handlers:
         if not self._record_impressions(request, answer.ids):
             degradations.append(IMPRESSIONS_LOST)
         self._served_log.append(answer)
-        slate = self._slate(answer, degradations)
+        self._recent.put(answer)
+        slate = self._slate(answer, degradations) | ({"trace": summary(answer)} if body.explain else {})
         self._metrics.slate(
             videos=len(answer.ids),
             removed=answer.removed,
@@ -114,6 +122,7 @@ class Handlers:
             personalised=viewer_id != NOBODY,
         )
         answer = self._recommender.rank_given(request, np.unique(rows[exist]))
+        self._recent.put(answer)
         ids, candidates = self._release.video_ids, answer.scored.candidates.rows
         removed = {name: [ids.value(row) for row in candidates[at]] for name, at in answer.slate.removed.items()}
         unknown = [video_id for video_id, exists in zip(body.video_ids, exist, strict=True) if not exists]
@@ -214,6 +223,20 @@ class Handlers:
         """Return a ParametersResponse."""
         return parameters(self._release, self._recommender.retrieval.sources)
 
+    def trace(self, request_id: str, video_id: str | None) -> dict:
+        """Return a TraceResponse, with `video` where one is asked for. Raises UnknownRequestError, and errors of its id."""
+        answer = self._recent.get(request_id)
+        if answer is None:
+            raise UnknownRequestError(f"request {request_id} is not among the last {KEPT} of this server's release")
+        return summary(answer) | {"video": None if video_id is None else self._trace_video(answer, video_id)}
+
+    def _trace_video(self, answer: Answer, text: str) -> dict:
+        video_id = self._parsed("query.video_id", text, self._release.video_ids)
+        row = int(self._release.video_ids.rows([video_id])[0])
+        if row < 0:
+            raise UnknownVideoError("query.video_id", video_id, f"a video of release {self.release_id}")
+        return {"video_id": video_id, **NO_VIDEO, **self._recommender.trace(answer, row)}
+
     # ---- events ------------------------------------------------------------------------------------------------------
 
     async def outcomes(self, body: EventsRequest, *, timeout_s: float) -> tuple[dict[str, int], list]:
@@ -250,7 +273,7 @@ class Handlers:
 
     def history(self, text: str, limit: int) -> dict:
         """Return a HistoryResponse, latest watch first; empty for an unknown viewer. `text` is the id in the path."""
-        user_id = self._parsed_viewer(text)
+        user_id = self._parsed("path.user_id", text, self._viewer_ids())
         query = self._recommender.query(Request("history", user_id, 0, self._clock()))
         columns = (query.history_rows, query.ago_s, query.watch_s, query.bits)
         watches = zip(*(column[:limit].tolist() for column in columns), strict=True)
@@ -291,13 +314,12 @@ class Handlers:
             self._require_kind(f"{where}.{index}", video_id, self._release.video_ids)
         return self._release.video_ids.rows(video_ids)
 
-    def _parsed_viewer(self, text: str) -> int | str:
-        """Read the viewer id in a path. Raises IdKindError."""
-        ids = self._viewer_ids()
+    def _parsed(self, where: str, text: str, ids: Ids) -> int | str:
+        """Read the id in a path or query. Raises IdKindError."""
         is_number = NUMBER.fullmatch(text) and not (len(ids.ids) and ids.are_strings)
-        user_id = int(text) if is_number else text
-        self._require_kind("path.user_id", user_id, ids)
-        return user_id
+        given = int(text) if is_number else text
+        self._require_kind(where, given, ids)
+        return given
 
 
 def _event(given: OutcomeEvent, known_at: int) -> Event:

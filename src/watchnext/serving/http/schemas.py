@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, create_model, model_validator
 
 from watchnext.data.tables import ID_BYTES, OUTCOMES, WATCH_MS
+from watchnext.serving.funnel.trace import LOST_AT
 from watchnext.types import TARGETS
 
 K_DEFAULT, K_MOST = 20, 100
@@ -93,6 +94,7 @@ class RecommendRequest(Strict):
         description="precomputed: the viewer's stored slate while it is valid, else online; not_personalised: as for a new "
         "viewer, nothing that is known of this one is read, so that videos may have been seen",
     )
+    explain: bool = Field(False, description="put the trace into the answer, as `GET /v1/trace/{request_id}` gives it")
     dials: DialsGiven = Field(default_factory=DialsGiven)
 
 
@@ -135,6 +137,41 @@ class FunnelCounts(Strict):
     slate: int
 
 
+class StageTrace(Strict):
+    name: str
+    count: int | None = Field(description="videos behind the stage; null where it has to do with none")
+    ms: float
+
+
+class VideoTrace(Strict):
+    """The way of one video through the funnel."""
+
+    video_id: Id
+    end: Literal[LOST_AT] = Field(
+        description="where it was lost: not retrieved, removed by a filter, valued too low, or pushed out"
+    )
+    rule: str | None = Field(description="the rule, or the part of the request, that kept it out")
+    text: str
+    sources: dict[str, int] = Field(description="source > rank in its list")
+    merge_rank: int | None
+    value_rank: int | None
+    position: int | None = Field(description="in the slate")
+    predictions: Predictions | None
+
+
+class Trace(Strict):
+    request_id: str
+    release: str
+    mode: str
+    stages: list[StageTrace]
+    sources: dict[str, int] = Field(description="source > number of candidates that it proposed")
+    removed: dict[str, int]
+
+
+class TraceResponse(Trace):
+    video: VideoTrace | None = Field(description="where `video_id` asks for one")
+
+
 class RecommendResponse(Strict):
     request_id: str
     release: str
@@ -148,6 +185,7 @@ class RecommendResponse(Strict):
     removed: dict[str, int] = Field(description="rule > number of candidates it removed")
     funnel: FunnelCounts
     timings_ms: dict[str, float]
+    trace: Trace | None = Field(None, description="with `explain`")
 
 
 class RankRequest(Strict):
