@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from watchnext.data.splits import TimeSplit
 from watchnext.data.tables import OUTCOMES, Tables
 from watchnext.features.dataset.batches import NO_INPUTS, FeatureSet
+from watchnext.lifecycle.release_builder import sample_inputs
 from watchnext.nn.export import export_graph
 from watchnext.ranking.calibration.calibration import Calibration
 from watchnext.ranking.calibration.curves import Curve
@@ -21,6 +22,7 @@ from watchnext.retrieval.__main__ import graph, trending
 from watchnext.retrieval.index.segments import VideoIndex
 from watchnext.retrieval.towers.two_tower import TwoTower
 from watchnext.schema import FeatureSchema
+from watchnext.serving.release.reference_sample import write_sample
 from watchnext.serving.release.release import Release, assemble, current, publish, staging_folder, switch
 from watchnext.types import SOURCES, TARGETS
 
@@ -146,17 +148,20 @@ class Ranker(torch.nn.Module):
         return projected.mean(1) if projected.dim() == 3 else projected
 
 
-def small_log(feature_stage, once) -> tuple[Path, Tables]:
-    """The feature stage's folder, and the tables it was built from."""
+def small_log(feature_stage, once, *, name: str = "built", videos: int = VIDEOS) -> tuple[Path, Tables]:
+    """The feature stage's folder, and the tables it was built from: all videos, or the first of them."""
     random = np.random.default_rng(3)
-    videos, users = random_videos(random), random_users(random)
-    tables = Tables(impressions=random_impressions(random, users, videos), users=users, videos=videos)
+    catalogue, users = random_videos(random), random_users(random)
+    impressions = random_impressions(random, users, catalogue)
+    catalogue = catalogue.head(videos)
+    impressions = impressions.filter(pl.col("video_id").is_in(catalogue["video_id"].implode()))
+    tables = Tables(impressions=impressions, users=users, videos=catalogue)
     schema, split = FeatureSchema.load(CONF / "features" / "world.yaml"), TimeSplit(valid_days=1, test_days=1)
-    return once("built", lambda folder: feature_stage(schema, tables, split, folder)) / "features", tables
+    return once(name, lambda folder: feature_stage(schema, tables, split, folder)) / "features", tables
 
 
-def exported(built, once) -> Path:
-    return once("exported", lambda folder: export(built, folder))
+def exported(built, once, *, name: str = "exported") -> Path:
+    return once(name, lambda folder: export(built, folder))
 
 
 def export(built, folder: Path) -> None:
@@ -208,6 +213,7 @@ def stage_release(built, exported, root: Path) -> Path:
         selection={},
         reference=exported / "reference.parquet",
     )
+    write_sample(staging, sample_inputs(FeatureSet.load(built[0]), np.arange(IMPRESSIONS)))
     return staging
 
 

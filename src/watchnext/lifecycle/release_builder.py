@@ -13,7 +13,7 @@ import torch
 from watchnext.data.storage import StoredTables, read_tables
 from watchnext.evaluation.held_out import VALID, before_validation, validation_requests
 from watchnext.evaluation.selection import HeldOut, Selection, select
-from watchnext.features.dataset.batches import CANDIDATE_INPUTS, FeatureSet
+from watchnext.features.dataset.batches import CANDIDATE_INPUTS, NO_INPUTS, FeatureSet
 from watchnext.lifecycle.parity import parity, require_parity
 from watchnext.monitoring.reference import reference
 from watchnext.nn.export import export_graph
@@ -26,6 +26,7 @@ from watchnext.ranking.scoring import Ranker
 from watchnext.reranking.slate import Reranker
 from watchnext.retrieval.towers.two_tower import OneViewer
 from watchnext.serving.release.compiled import TREES, CompiledRanker
+from watchnext.serving.release.reference_sample import write_sample
 from watchnext.serving.release.release import Release, assemble, publish, staging_folder
 from watchnext.types import TARGETS
 
@@ -41,6 +42,7 @@ QUERY_INPUTS = (
     "history_mask",
 )
 CONFIGURED = "configured.json"
+SAMPLE_REQUESTS, SAMPLE_CANDIDATES = 4, 64  # of the reference sample that a server computes again
 EXAMPLE = 3  # candidates of the traced example; the exported network takes any number
 
 
@@ -174,6 +176,8 @@ class ReleaseBuilder:
                 selection=selection.report,
                 reference=reference,
             )
+            if reference:
+                write_sample(staging, sample_inputs(self.features, self.features.rows("valid")))
             report = self.features.report
             manifest = {
                 "data": self.data,
@@ -185,3 +189,13 @@ class ReleaseBuilder:
             return publish(staging, root, manifest)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+def sample_inputs(features: FeatureSet, rows: np.ndarray) -> list[dict[str, np.ndarray]]:
+    """Return the inputs of SAMPLE_REQUESTS requests at most, each of one viewer with up to SAMPLE_CANDIDATES of `rows`."""
+    batches = []
+    for first in range(0, min(len(rows), SAMPLE_REQUESTS * SAMPLE_CANDIDATES), SAMPLE_CANDIDATES):
+        batch = features.batch(rows[first : first + SAMPLE_CANDIDATES])
+        inputs = {name: values.numpy() for name, values in batch.items() if name not in NO_INPUTS}
+        batches.append({name: each if name in CANDIDATE_INPUTS else each[:1] for name, each in inputs.items()})
+    return batches

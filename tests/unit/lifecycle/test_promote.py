@@ -19,7 +19,8 @@ def sealed(releases: Path, release_id: str, data: str = "tiny", selection: dict 
     (folder / "part").write_text(release_id)
     (folder / "selection.json").write_text(json.dumps(selection or {}))
     files = {name: sha256_of(folder / name) for name in ("part", "selection.json")}
-    manifest = {"id": release_id, "data": data, "files": files}
+    about = {"as_of_ms": 5, "clock": "release", "schema": "s", "state": "s"}
+    manifest = {"id": release_id, "data": data, "files": files, **about}
     (folder / SEAL).write_text(json.dumps({**manifest, "digest": digest_of(manifest)}))
     return folder
 

@@ -29,6 +29,13 @@ def exported(built, once) -> Path:
     return small_release.exported(built, once)
 
 
+@pytest.fixture(scope="session")
+def another_catalogue(feature_stage, once) -> tuple[tuple[Path, Tables], Path]:
+    """`built` and `exported` of a log with fewer videos."""
+    built = small_release.small_log(feature_stage, once, name="built-fewer", videos=100)
+    return built, small_release.exported(built, once, name="exported-fewer")
+
+
 @pytest.fixture
 def disk_full() -> Callable[[], AbstractContextManager]:
     """While it is entered, no file can be written beyond its first page."""

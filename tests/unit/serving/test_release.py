@@ -10,7 +10,7 @@ from small_release import RETRIEVAL, stage_release
 from watchnext.features.arrays import save_arrays
 from watchnext.serving.release import release as release_module
 from watchnext.serving.release.compiled import CompiledNetwork
-from watchnext.serving.release.manifest import verified
+from watchnext.serving.release.manifest import digest_of, verified
 from watchnext.serving.release.release import Release, ReleaseError, current, publish, switch
 
 MANIFEST = {"data": "tiny", "regime": "streaming", "as_of_ms": 5, "clock": "release", "towers": "tiny"}
@@ -174,3 +174,48 @@ def test_a_graph_names_the_input_it_lacks(published):
     graph = CompiledNetwork(published / "graphs" / "ranker.xml")
     with pytest.raises(KeyError, match="video_codes"):
         graph({})
+
+
+def resealed(folder: Path, change) -> None:
+    """Change the manifest, and give it the digest that fits."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["digest"]
+    change(manifest)
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "digest": digest_of(manifest)}))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda manifest: manifest.pop("files"), "has files None, expected dict"),
+        (lambda manifest: manifest.update(files=["a"]), "expected dict"),
+        (lambda manifest: manifest.update(id=7), "has id 7, expected str"),
+        (lambda manifest: manifest.update(id="../evil"), r"has the id '\.\./evil'"),
+        (lambda manifest: manifest.update(id="another"), r"holds the release 'another', expected 'tiny-.*never renamed"),
+        (lambda manifest: manifest.update(clock="sun"), "the clock 'sun'"),
+        (lambda manifest: manifest["files"].update({"../../secret": "0"}), r"\.\./\.\./secret is missing"),
+    ],
+)
+def test_a_manifest_with_odd_content_is_refused_by_name_though_its_digest_is_right(published, change, message):
+    resealed(published, change)
+    with pytest.raises(ReleaseError, match=message):
+        verified(published)
+
+
+@pytest.mark.parametrize("content", [b"[]", b"7", b'"digest"', b"[" * 200_000, b"\xff\xfe", b"{}", b'{"digest": {}}', b""])
+def test_what_is_no_manifest_is_refused(published, content):
+    (published / "manifest.json").write_bytes(content)
+    with pytest.raises(ReleaseError, match=r"manifest\.json is damaged"):
+        verified(published)
+
+
+@pytest.mark.parametrize("name", ["reranking.json", "manifest.json"])
+def test_a_link_or_a_pipe_in_a_release_is_refused_and_not_read(published, tmp_path, name):
+    (published / name).rename(tmp_path / "elsewhere")
+    (published / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ReleaseError, match=f"{name} is a link or no plain file"):
+        verified(published)
+    (published / name).unlink()
+    os.mkfifo(published / name)
+    with pytest.raises(ReleaseError, match=f"{name} is a link or no plain file"):
+        verified(published)

@@ -6,7 +6,6 @@
 import hashlib
 import json
 import os
-import re
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -31,12 +30,10 @@ from watchnext.retrieval.index.segments import VideoIndex
 from watchnext.retrieval.sources.graph import Edges
 from watchnext.retrieval.sources.trending import TrendingCounts
 from watchnext.serving.release.compiled import TREES, CompiledNetwork, CompiledRanker
-from watchnext.serving.release.manifest import REPAIR, SEAL, ReleaseError, digest_of, verified
+from watchnext.serving.release.manifest import CLOCKS, NAME, REPAIR, SEAL, ReleaseError, digest_of, verified
 
-CLOCKS = ("release", "wall")
 # Keys of the manifest that the caller of `publish` gives; `publish` adds the others.
 GIVEN_KEYS = ("data", "regime", "as_of_ms", "clock", "towers")
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 CO_WATCH_SOURCES = ("related", "transitions")  # each has a graph of this name
 EDGES = ("starts", "neighbours", "weights")
 FEATURE_PARTS = ("pipeline", "catalogue", "users", "user_table", "videos")
@@ -302,13 +299,34 @@ def last_built(root: Path, outputs: Path) -> Path:
 
 
 def current(root: Path) -> Path:
-    """Return the folder of the serving release. Raises ReleaseError where there is none."""
+    """Return the folder of the release that `root/current` names. Raises ReleaseError where there is none in `root`."""
     path = Path(root) / "current"
     if not os.path.lexists(path):
         raise ReleaseError(
             f"no release serves in {root}: run `dvc repro` (or `make demo`), or let one serve with "
             "`python -m watchnext.lifecycle promote`"
         )
+    if not path.is_symlink():
+        raise ReleaseError(f"{path} is no link, expected one to a release; `python -m watchnext.lifecycle promote` makes it")
     if not path.exists():
         raise ReleaseError(f"{path} names {os.readlink(path)}, which is gone; promote another release, or run `dvc repro`")
-    return path.resolve()
+    return release_in(root, path.resolve().name, found=path.resolve())
+
+
+def release_in(root: Path, name: str, *, found: Path | None = None) -> Path:
+    """Return the folder of the release `name` in `root`. Raises ReleaseError for a name that leads elsewhere.
+
+    `found` is the folder that a link leads to.
+    """
+    folder = Path(root).resolve() / name
+    is_here = NAME.fullmatch(name) and name != "current" and folder.is_dir() and not folder.is_symlink()
+    if not is_here or folder != (found or folder):
+        known = ", ".join(releases_in(root)) or "none"
+        raise ReleaseError(f"{str(found or name)!r} is no release of {root}; promote one of {known}")
+    return folder
+
+
+def releases_in(root: Path) -> list[str]:
+    """Return the names of all releases in `root`, verified or not."""
+    folders = (path for path in Path(root).iterdir() if path.is_dir() and not path.is_symlink())
+    return sorted(path.name for path in folders if NAME.fullmatch(path.name) and path.name != "current")

@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 
@@ -58,6 +58,17 @@ class GroupCommit:
         """Wait until the owner's last call is on disk, `timeout_s` at most."""
         if (last := self._last.get(owner)) is not None:
             wait([last], timeout_s)
+
+    def hand_over(self, successor: Callable[[], Store]) -> Future[None]:
+        """Write all later calls to the store that `successor()` returns; no call is written while it runs. Where it raises, the
+        store stays. Raises StoreError after `close`."""
+        try:
+            return self._writer.submit(self._replace, successor)
+        except RuntimeError as error:
+            raise StoreError("the store is closing; it is handed over no more") from error
+
+    def _replace(self, successor: Callable[[], Store]) -> None:
+        self._store = successor()
 
     def _forget(self, owner: int | str, done: Future) -> None:
         with self._lock:

@@ -114,18 +114,34 @@ class Store:
             if (held := state_of(environment)) != release.state_fingerprint:
                 environment.close()
                 raise misfit(folder, held, release.id, release.state_fingerprint)
-            store = cls(environment, release, lock, bounds)
-            store._catch_up()
-            return store
+            return cls._caught_up(environment, release, lock, bounds)
         except BaseException:
             lock.close()
             raise
 
-    def close(self) -> None:
-        """Release the folder; acknowledged events are on disk already. A second call does nothing."""
+    def reopened(self, release: Release) -> "Store":
+        """Return a store over the same records for another release of the same state."""
+        return Store._caught_up(self._engine, release, self._lock, self._bounds)
+
+    def beside(self, environment: Environment, release: Release) -> "Store":
+        """Return a store over another environment of the same folder, which takes its lock over."""
+        return Store._caught_up(environment, release, self._lock, self._bounds)
+
+    @classmethod
+    def _caught_up(cls, engine: Engine, release: Release, lock: IO | None, bounds: Bounds | None) -> "Store":
+        store = cls(engine, release, lock, bounds)
+        store._catch_up()
+        return store
+
+    def close(self, *, successor: "Store | None" = None) -> None:
+        """Release the folder; acknowledged events are on disk already. A second call does nothing.
+
+        What a `successor` uses stays open.
+        """
         with self._writing:
-            self._engine.close()
-            if self._lock is not None:
+            if successor is None or successor._engine is not self._engine:
+                self._engine.close()
+            if self._lock is not None and (successor is None or successor._lock is not self._lock):
                 self._lock.close()
 
     @property
@@ -336,8 +352,58 @@ class Store:
             with self._engine.write() as txn:
                 records = self._fold(txn, [events[i] for i in known], rows[known])
                 txn.put("meta", b"replayed", number_key(start))
-            records.publish()
+            self._publish_replayed(records, [events[i] for i in known], rows[known])
         return folded
+
+    def _publish_replayed(self, records: Records, events: Sequence[Event], rows: np.ndarray) -> None:
+        with self._publishing:
+            records.publish()
+        self._publish_withdrawals(events, rows)
+
+    def follow(self, earlier: "Store") -> int:
+        """Take over what the `earlier` store accepted since this one was opened, or since the last call; return the number of
+        events. Call it until few are left, and once more while nothing is committed."""
+        taken = 0
+        for part in batched(earlier._entries(self.position), CHUNK):
+            events = [event for _, event in part]
+            if self._engine is not earlier._engine:
+                self._copy(part)
+                self.replay()
+            rows = self._video_ids.rows([event.video_id for event in events])
+            self.trending.add([event for event, row in zip(events, rows, strict=True) if row >= 0], rows[rows >= 0])
+            self.position, taken = part[-1][0] + 1, taken + len(part)
+            self.last_known_at = max([self.last_known_at, *(event.known_at for event in events)])
+        if self._engine is earlier._engine:
+            self._mirror(earlier)
+        return taken
+
+    def _copy(self, entries: Sequence[tuple[int, Event]]) -> None:
+        """Append events that another store accepted to the journal, at their positions, and remember their keys."""
+        with self._writing, self._engine.write() as txn:
+            for position, event in entries:
+                self._remember(txn, event)
+                key = number_key(position)
+                txn.put("journal", key, sealed(key, event.to_bytes()))
+            self._drop_excess(txn, len(entries), 0)
+            latest = max([self.last_known_at, *(event.known_at for _, event in entries)])
+            txn.put("meta", b"last_known_at", number_key(latest))
+
+    def _remember(self, txn: Transaction, event: Event) -> None:
+        if (key := event.idempotency_digest) is not None:
+            (self._shown if event.kind == "shown" else self._keys).add(txn, key, event.known_at)
+
+    def _mirror(self, earlier: "Store") -> None:
+        """Copy the arrays of a store over the same records."""
+        with earlier._publishing, self._publishing:
+            for name in ("videos", "creators", "unavailable"):
+                getattr(self, name)[:] = getattr(earlier, name)
+
+    def take_quarantine(self, earlier: "Store") -> None:
+        """Replace the quarantined events by those of the `earlier` store."""
+        if self._engine is not earlier._engine:
+            with earlier._engine.read() as source, self._engine.write() as txn:
+                txn.clear("quarantine")
+                txn.put_many("quarantine", list(source.items("quarantine")))
 
     def _is_known(self, event: Event) -> bool:
         viewerless = event.kind in ("withdrawn", "restored") or is_session(event.user_id)

@@ -103,6 +103,15 @@ def claim_next(folder: Path) -> Path | None:
     return Path(folder) / name if name else None
 
 
+def claim_new(folder: Path) -> Path:
+    """Make an empty folder for an environment that is kept as `claim_next` keeps one. Needs the lock."""
+    with link_lock(folder):
+        path = _next_path(folder)
+        path.mkdir()
+        link(folder, "taking", path.name)
+    return path
+
+
 def commit_claim(folder: Path, claimed: Path) -> None:
     """Make the claimed environment `current`; a `next` that was published meanwhile stays. Needs the lock."""
     with link_lock(folder):

@@ -1,0 +1,105 @@
+"""Hand the viewers over to another release while a server runs: a store for it, beside the one that serves.
+
+`python -m watchnext.serving.store.hand_over RELEASE STORE BUILT` builds the environment BUILT for the folder RELEASE with the
+journal and keys of STORE: a process of its own, so that the server goes on answering.
+"""
+
+import os
+import subprocess
+import sys
+import threading
+from contextlib import closing
+from pathlib import Path
+
+from watchnext.serving.release.manifest import ReleaseError
+from watchnext.serving.release.release import Release
+from watchnext.serving.store.bootstrap import load_state, put_origin
+from watchnext.serving.store.engines.engine import StoreError, state_of
+from watchnext.serving.store.engines.environment import MAP_BYTES, Environment
+from watchnext.serving.store.engines.folder import claim_new, claim_next, commit_claim
+from watchnext.serving.store.store import Store, carry_current
+
+FEW = 500  # events that may be left for the pause
+ROUNDS = 20  # of catching up; events that come faster than that are left for the pause
+
+
+class StoreSuccession:
+    """Make the successor of the store in `folder` for another release: `prepare` beside the serving, then `complete` while
+    nothing is committed. One at a time; `stop` ends a build."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._claimed = Path(folder), None
+        self._process: subprocess.Popen | None = None
+        self._stopping = threading.Event()
+
+    def prepare(self, store: Store, release: Release, held: str) -> Store:
+        """Return the successor, which lacks a few events at most. `held` is the state that `store` holds. Raises StoreError."""
+        self._claimed = None
+        if release.state_fingerprint == held:
+            return store.reopened(release)
+        environment = self._fitting(release) or self._built(release)
+        try:
+            successor = store.beside(environment, release)
+            for _ in range(ROUNDS):
+                if successor.follow(store) <= FEW:
+                    break
+            return successor
+        except BaseException:
+            environment.close()
+            raise
+
+    def complete(self, store: Store, successor: Store) -> None:
+        """Take over the last events; from now on the folder's store is the successor. Raises StoreError."""
+        successor.follow(store)
+        successor.take_quarantine(store)
+        if self._claimed is not None:
+            commit_claim(self._folder, self._claimed)
+
+    def stop(self) -> None:
+        self._stopping.set()
+        if self._process is not None:
+            self._process.kill()
+
+    def _fitting(self, release: Release) -> Environment | None:
+        """Open the environment that `state build` left for the release, if there is one."""
+        if (claimed := claim_next(self._folder)) is None:
+            return None
+        environment = Environment(claimed, durable=True, map_bytes=MAP_BYTES)
+        if state_of(environment) != release.state_fingerprint:
+            environment.close()
+            return None
+        self._claimed = claimed
+        return environment
+
+    def _built(self, release: Release) -> Environment:
+        self._claimed = claim_new(self._folder)
+        command = [sys.executable, "-m", __name__, str(release.folder), str(self._folder), str(self._claimed)]
+        variables = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # the package may be importable here alone
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=variables)
+        if self._stopping.is_set():
+            self._process.kill()
+        _, errors = self._process.communicate()
+        if self._process.returncode:
+            raise StoreError(f"the store for {release.id} could not be built: {errors.strip() or self._process.returncode}")
+        return Environment(self._claimed, durable=True, map_bytes=MAP_BYTES)
+
+
+def build(release: Release, folder: Path, built: Path) -> None:
+    """Fill the environment `built`: the release's folded state, then the journal of the store in `folder` from `as_of` on."""
+    with closing(Environment(built, durable=False, map_bytes=MAP_BYTES)) as environment:  # synced once, when it closes
+        put_origin(environment, release, since_ms=release.as_of_ms)
+        load_state(environment, release)
+        carry_current(folder, environment, map_bytes=MAP_BYTES)
+        Store(environment, release).replay()
+
+
+def main(release: str, folder: str, built: str) -> str | None:
+    os.nice(10)  # requests go first
+    try:
+        build(Release.load(Path(release)), Path(folder), Path(built))
+    except (ReleaseError, StoreError) as error:
+        return str(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,137 @@
+"""A store handed over to another release while threads post: no event is lost, none counts twice."""
+
+import itertools
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from small_release import make_release
+from watchnext.serving.release.release import Release
+from watchnext.serving.store.engines.engine import StoreError
+from watchnext.serving.store.group_commit import GroupCommit
+from watchnext.serving.store.hand_over import StoreSuccession
+from watchnext.serving.store.journal import Event
+from watchnext.serving.store.store import ACCEPTED, DUPLICATE, Store, build_store
+
+
+@pytest.fixture
+def releases(built, exported, another_catalogue, tmp_path) -> dict[str, Release]:
+    root = tmp_path / "releases"
+    as_of_ms = {"as_of_ms": Release.load(make_release(built, exported, root, id="first")).as_of_ms - 1_000}
+    make_release(built, exported, root, id="same", **as_of_ms)
+    make_release(*another_catalogue, root, id="other")
+    return {name: Release.load(root / name) for name in ("first", "same", "other")}
+
+
+def outcomes(release: Release, worker: int, number: int) -> list[Event]:
+    known_at = release.as_of_ms + 1 + 10 * number
+    users, videos = release.user_ids.ids, release.video_ids
+    about = {"kind": "outcome", "known_at": known_at, "watch_ms": 5_000, "click": True, "long_view": True, "surface": "home"}
+    return [
+        Event(
+            user_id=int(users[(worker + i) % 9]),
+            video_id=videos.value((number + i) % 50),
+            key=f"{worker}/{number}/{i}",
+            **about,
+        )
+        for i in range(5)
+    ]
+
+
+def posted_while(commits: GroupCommit, release: Release, act) -> list[Event]:
+    """Post from four threads, each call twice, before, while and after `act()` runs. Returns the acknowledged events."""
+    done, acknowledged = threading.Event(), []
+
+    def post(worker: int) -> None:
+        for number in itertools.count():
+            if done.is_set() and number > 20:
+                return
+            events = outcomes(release, worker, number)
+            first, again = (commits.submit(events) for _ in range(2))
+            assert (set(first.result()), set(again.result())) == ({ACCEPTED}, {DUPLICATE})
+            acknowledged.extend(events)
+
+    with ThreadPoolExecutor(4) as pool:
+        posting = [pool.submit(post, worker) for worker in range(4)]
+        try:
+            act()
+        finally:
+            done.set()
+        [each.result() for each in posting]
+    return acknowledged
+
+
+def in_memory(store: Store) -> list:
+    trending = [each for each in vars(store.trending.counts).values() if isinstance(each, np.ndarray)]
+    return [store.videos, store.creators, store.unavailable, *trending]
+
+
+@pytest.mark.parametrize("name", ["same", "other"])
+def test_no_event_is_lost_or_counts_twice_across_a_hand_over(releases, tmp_path, name):
+    first, second, folder = releases["first"], releases[name], tmp_path / "store"
+    store = Store.open(folder, first)
+    withdrawn = Event(kind="withdrawn", user_id="", video_id=first.video_ids.value(3), known_at=first.as_of_ms + 1)
+    store.apply([withdrawn])
+    commits, succession, serving = GroupCommit(store, most_waiting=10_000), StoreSuccession(folder), []
+
+    def hand_over() -> None:
+        successor = succession.prepare(store, second, first.state_fingerprint)
+
+        def complete() -> Store:
+            succession.complete(store, successor)
+            return successor
+
+        commits.hand_over(complete).result()
+        serving.append(successor)
+
+    acknowledged = posted_while(commits, first, hand_over)
+    commits.close()
+    store.close(successor=serving[0])
+    journal = [event.key for event in serving[0].journal() if event.kind == "outcome"]
+    assert Counter(journal) == Counter(event.key for event in acknowledged)
+    live, viewers = in_memory(serving[0]), {user: serving[0].viewer(user) for user in serving[0].viewer_ids(100)}
+    assert serving[0].position == len(journal) + 1
+    assert serving[0].unavailable[second.video_ids.rows([withdrawn.video_id])[0]]
+    serving[0].close()
+
+    again = Store.open(folder, second)  # what lies on disk is what was in memory
+    assert [np.array_equal(*pair) for pair in zip(live[:3], in_memory(again)[:3], strict=True)] == [True] * 3
+    [np.testing.assert_allclose(*pair, rtol=1e-5) for pair in zip(live[3:], in_memory(again)[3:], strict=True)]
+    assert again.apply(acknowledged[:200]) == [DUPLICATE] * 200
+    again.close()
+    if name == "other":  # and what a rebuild from the release and the journal gives
+        build_store(folder, second)
+        rebuilt = Store.open(folder, second)
+        assert np.array_equal(rebuilt.videos, live[0])
+        assert all(np.array_equal(rebuilt.viewer(user), record) for user, record in viewers.items())
+        rebuilt.close()
+
+
+def test_a_hand_over_that_fails_leaves_the_store_and_a_process_that_died_no_trace(releases, tmp_path):
+    first, other, folder = releases["first"], releases["other"], tmp_path / "store"
+    store = Store.open(folder, first)
+    commits = GroupCommit(store, most_waiting=100)
+
+    def fails() -> Store:
+        raise OSError("no")
+
+    with pytest.raises(OSError, match="no"):
+        commits.hand_over(fails).result()
+    assert commits.submit(outcomes(first, 0, 0)).result() == [ACCEPTED] * 5
+    succession = StoreSuccession(folder)
+    succession.stop()  # the build is killed as it starts
+    with pytest.raises(StoreError, match="the store for other could not be built: -9"):
+        succession.prepare(store, other, first.state_fingerprint)
+    commits.close()
+    store.close()
+    store = Store.open(folder, first)
+    assert store.position == 5
+    store.close()
+    StoreSuccession(folder).prepare(again := Store.open(folder, first), other, first.state_fingerprint).close(successor=again)
+    again.close()
+    Store.open(folder, first).close()
+    with pytest.raises(StoreError, match="is closing"):
+        commits.hand_over(fails)
