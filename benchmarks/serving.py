@@ -107,6 +107,20 @@ def sizes(release: Release) -> dict:
 # ---- a release of a given size ----------------------------------------------------------------------------------------------
 
 
+# A network costs as much to serve after a short training as after a long one, and so does a viewer's state of a short log.
+SHORT = (
+    "data.loader.impressions_per_user_day=1.0",
+    "+data.split.warmup_days=1",
+    "index=ivf_sq8",
+    "selection.requests=50",
+    "trainer.max_epochs=1",
+    "+trainer.limit_train_batches=200",
+    "+trainer.limit_val_batches=2",
+    "+trainer.limit_test_batches=2",
+)
+SHORT_RANKER = "ranker model.module.teacher.module.members.trees.module.rounds=20"
+
+
 def simulated(videos: int, viewers: int, days: int, words: list[str]) -> Path:
     """Return the releases of a simulated world of this size; simulate and train once, and reuse it afterwards."""
     outputs = Path("outputs") / f"benchmark-{videos}x{viewers}x{days}"
@@ -115,7 +129,7 @@ def simulated(videos: int, viewers: int, days: int, words: list[str]) -> Path:
         folders = {"outputs": outputs, "releases": releases, "store": outputs / "store"}
         sizes = {"loader.users": viewers, "loader.videos": videos, "loader.days": days}
         overrides = [f"data.{key}={value}" for key, value in (folders | sizes).items()]
-        build_release("world", "world", outputs, [*overrides, *words])
+        build_release("world", "world", outputs, [*overrides, *SHORT, *words], ranker=SHORT_RANKER)
     return releases
 
 

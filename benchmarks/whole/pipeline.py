@@ -5,6 +5,7 @@ the seconds of all stages, the release, and its `metrics`, except for the commit
 """
 
 import json
+import resource
 import runpy
 import shlex
 import subprocess
@@ -32,7 +33,8 @@ def build_release(
 ) -> None:
     """Run the stages of dvc.yaml in this process, which has their imports; what they print goes to stderr.
 
-    `ranker` is the model that is trained as the ranker. Exits with the status of a stage that fails.
+    `ranker` is the model that is trained as the ranker, perhaps with overrides of that stage. Exits with the status of a stage
+    that fails.
     """
     parameters, words = {"data": data, "features": features, "outputs": str(outputs)}, sys.argv
     try:
@@ -40,9 +42,16 @@ def build_release(
             for name, command in stages(Path.cwd(), parameters).items():
                 if name not in without:
                     print(f"{data}: {name}", flush=True)
+                    began = time.perf_counter()
                     _run([*shlex.split(command.replace("model=ranker", f"model={ranker}"))[1:], *overrides])
+                    print(f"{data}: {name} took {time.perf_counter() - began:.0f} s, {_peak_mb()} MB at most", flush=True)
     finally:
         sys.argv = words
+
+
+def _peak_mb() -> int:
+    """Return the largest resident size of this process so far, mapped files included."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def _run(words: Sequence[str]) -> None:

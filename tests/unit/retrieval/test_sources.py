@@ -79,7 +79,7 @@ class Case:
 
 
 def fresh_source(upload_ms, videos, **settings) -> FreshSource:
-    return FreshSource(upload_ms=upload_ms, counters=videos.__getitem__, state=STATE, **settings)
+    return FreshSource(upload_ms=upload_ms, videos=lambda: videos, state=STATE, **settings)
 
 
 def fresh(random, catalogue) -> Case:

@@ -100,3 +100,17 @@ def test_a_ranking_is_made_anew_after_its_time():
 
 def test_without_counts_nothing_trends():
     assert TrendingSource(trending=trending(), prior=1.0, refresh_s=60.0).candidates(query(), 5).tolist() == []
+
+
+def test_a_refresh_ranks_every_surface_and_region_ahead_of_the_requests(monkeypatch):
+    counts = trending()
+    count(counts, (1, NOW, "home", "de"), (2, NOW, "next", "de"), (2, NOW, "next", "de"), (3, NOW, "home", ""))
+    source, slow = (TrendingSource(trending=counts, prior=1.0, refresh_s=60.0) for _ in range(2))
+    source.refresh(NOW)
+    asked = [
+        query_of(as_of_ms=NOW, surface=surface, region=region) for surface in ("home", "next") for region in ("de", "br", None)
+    ]
+    expected = [slow.candidates(each, 5).tolist() for each in asked]
+    monkeypatch.setattr(Trending, "shares", None)  # no request may count
+    assert [source.candidates(each, 5).tolist() for each in asked] == expected
+    assert expected[0] != expected[3]

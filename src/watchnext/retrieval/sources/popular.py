@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from watchnext.retrieval.sources.refreshed import Refreshed
 from watchnext.retrieval.sources.source import decayed, ranked, slot_of
 from watchnext.retrieval.sources.trending import RANKED
 from watchnext.schema import StateSpec
@@ -32,15 +33,13 @@ class PopularSource:
         self, *, videos: Callable[[], np.ndarray], state: StateSpec, count: str, half_life_h: float, refresh_s: float
     ) -> None:
         self._videos, self._slot = videos, 1 + slot_of(state, count, half_life_h)
-        self._half_life_h, self._refresh_ms = half_life_h, refresh_s * 1000.0
-        self._ranked: tuple[float, np.ndarray] = (-np.inf, np.zeros(0, np.int64))
+        self._half_life_h, self._ranked = half_life_h, Refreshed(self._rank, refresh_s=refresh_s)
 
     def candidates(self, query: Query, k: int) -> np.ndarray:
-        at, rows = self._ranked
-        if not at <= query.as_of_ms < at + self._refresh_ms:
-            rows = self._rank(query.as_of_ms)
-            self._ranked = (query.as_of_ms, rows)
-        return rows[:k]
+        return self._ranked.of(query.as_of_ms)[:k]
+
+    def refresh(self, as_of_ms: float) -> None:
+        self._ranked.refresh(as_of_ms)
 
     def _rank(self, as_of_ms: float) -> np.ndarray:
         counts = decayed(self._videos(), self._slot, as_of_ms, self._half_life_h)

@@ -1,13 +1,14 @@
 """Interface of candidate sources, and sources without a model or graph: fresh uploads, followed creators, continue watching."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from watchnext.features.state.counters import LN2
 from watchnext.features.state.fold import HOUR_MS
 from watchnext.features.state.history import OUTCOME_BITS
+from watchnext.retrieval.sources.refreshed import Refreshed
 from watchnext.schema import StateSpec
 from watchnext.types import Query
 
@@ -17,6 +18,14 @@ class CandidateSource(Protocol):
 
     def candidates(self, query: Query, k: int) -> np.ndarray:
         """Return at most `k` distinct rows, int64, best first; possibly none."""
+
+
+@runtime_checkable
+class RefreshedSource(Protocol):
+    """Rank the whole catalogue now and then. `refresh` does so ahead of the requests, which otherwise wait for it."""
+
+    def refresh(self, as_of_ms: float) -> None:
+        """Rank as of a time."""
 
 
 def eligible(rows: np.ndarray, k: int, *, hidden: np.ndarray, upload_ms: np.ndarray, as_of_ms: float) -> np.ndarray:
@@ -53,10 +62,13 @@ def slot_of(state: StateSpec, count: str, half_life_h: float | None = None) -> i
     return state.counts.index(count) * len(state.half_lives_h) + state.half_lives_h.index(wanted)
 
 
-def decayed(records: np.ndarray, slot: int, as_of_ms: float, half_life_h: float) -> np.ndarray:
-    """Read one count (n,) of counter records (n, 1 + block) as of a time; `slot` is its position in a record."""
-    gap_ms = np.maximum(as_of_ms - records[:, 0], 0.0)
-    return records[:, slot] * np.exp(-gap_ms * LN2 / (half_life_h * HOUR_MS))
+def decayed(
+    records: np.ndarray, slot: int, as_of_ms: float, half_life_h: float, rows: np.ndarray | slice = slice(None)
+) -> np.ndarray:
+    """Read one count (n,) of the counter records (V, 1 + block) of `rows` (n,) as of a time; `slot` is its position in a
+    record."""
+    gap_ms = np.maximum(as_of_ms - records[rows, 0], 0.0)
+    return records[rows, slot] * np.exp(-gap_ms * LN2 / (half_life_h * HOUR_MS))
 
 
 class FreshSource:
@@ -66,14 +78,14 @@ class FreshSource:
     the video's impression counter at its longest half-life, so it decays slowly. The underexposed videos are refreshed every
     `refresh_s`. Videos of unknown upload time are not fresh.
 
-    counters  video rows (n,) > their counters (n, 1 + block), as of now
+    videos  () > the counters of all videos (V, 1 + block), as of now
     """
 
     def __init__(
         self,
         *,
         upload_ms: np.ndarray,
-        counters: Callable[[np.ndarray], np.ndarray],
+        videos: Callable[[], np.ndarray],
         state: StateSpec,
         max_age_h: float,
         min_impressions: float,
@@ -81,28 +93,27 @@ class FreshSource:
     ) -> None:
         known = np.flatnonzero(np.isfinite(upload_ms))
         self._rows = known[np.argsort(upload_ms[known], kind="stable")]
-        self._upload_ms, self._counters = upload_ms[self._rows], counters
+        self._upload_ms, self._videos = upload_ms[self._rows], videos
         self._slot = 1 + slot_of(state, "impression")
         self._half_life_h = max(state.half_lives_h)
-        self._max_age_ms, self._fewest, self._refresh_ms = max_age_h * HOUR_MS, min_impressions, refresh_s * 1000.0
-        self._found: tuple[float, np.ndarray] = (-np.inf, np.zeros(0, np.int64))
+        self._max_age_ms, self._fewest = max_age_h * HOUR_MS, min_impressions
+        self._under = Refreshed(self._underexposed, refresh_s=refresh_s)
 
     def candidates(self, query: Query, k: int) -> np.ndarray:
-        at, under = self._found
-        if not at <= query.as_of_ms < at + self._refresh_ms:
-            under = self._underexposed(query)
-            self._found = (query.as_of_ms, under)
+        under = self._under.of(query.as_of_ms)
         newest = self._uploaded(query.as_of_ms)[: -k - 1 : -1]
         return distinct(np.concatenate([under[:k], newest]))[:k]
+
+    def refresh(self, as_of_ms: float) -> None:
+        self._under.refresh(as_of_ms)
 
     def _uploaded(self, as_of_ms: float) -> np.ndarray:
         """Return rows uploaded strictly before `as_of_ms`, oldest first."""
         return self._rows[: np.searchsorted(self._upload_ms, as_of_ms)]
 
-    def _underexposed(self, query: Query) -> np.ndarray:
-        young = self._uploaded(query.as_of_ms)[np.searchsorted(self._upload_ms, query.as_of_ms - self._max_age_ms) :][::-1]
-        records = self._counters(young)
-        shown = decayed(records, self._slot, query.as_of_ms, self._half_life_h)
+    def _underexposed(self, as_of_ms: float) -> np.ndarray:
+        young = self._uploaded(as_of_ms)[np.searchsorted(self._upload_ms, as_of_ms - self._max_age_ms) :][::-1]
+        shown = decayed(self._videos(), self._slot, as_of_ms, self._half_life_h, young)
         order = np.argsort(shown, kind="stable")  # ties: newer first
         return young[order][shown[order] < self._fewest]
 

@@ -3,10 +3,12 @@
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from watchnext.features.state.fold import HOUR_MS
+from watchnext.retrieval.sources.refreshed import Refreshed
 from watchnext.retrieval.sources.source import ranked
 from watchnext.types import Query
 
@@ -61,6 +63,12 @@ class Trending:
         down = self._regions.get(region), self._segments.get((surface, region))
         return (EVERYWHERE, *(line for line in down if line is not None))
 
+    def all_levels(self) -> set[tuple[int, ...]]:
+        """Return every answer of `levels`."""
+        surfaces = {surface for surface, _ in self._segments}
+        regions = {*self._regions, *(region for _, region in self._segments), None}
+        return {self.levels(surface, region) for surface in (None, *surfaces) for region in regions}
+
     def lines(self, places: Sequence[tuple[str | None, str | None]]) -> np.ndarray:
         """Return `levels` of several (surface, region) pairs: (N, 3), padded with -1."""
         found = [self.levels(*line) for line in places]
@@ -107,15 +115,17 @@ class TrendingSource:
     surfaces and regions fall back to the level above: region, then global."""
 
     def __init__(self, *, trending: Trending, prior: float, refresh_s: float) -> None:
-        self._trending, self._prior, self._refresh_ms = trending, prior, refresh_s * 1000.0
-        self._ranked: dict[tuple[int, ...], tuple[float, np.ndarray]] = {}
+        self._trending, self._prior = trending, prior
+        self._ranked = {each: Refreshed(partial(self._rank, each), refresh_s=refresh_s) for each in trending.all_levels()}
 
     def candidates(self, query: Query, k: int) -> np.ndarray:
-        levels = self._trending.levels(query.request.surface, query.region)
-        at, rows = self._ranked.get(levels, (-np.inf, None))
-        if not at <= query.as_of_ms < at + self._refresh_ms:
-            shares = self._trending.shares(levels, query.as_of_ms, self._prior)
-            watched = np.flatnonzero(shares > 0)
-            rows = watched[ranked(watched, shares[watched], RANKED)]
-            self._ranked[levels] = (query.as_of_ms, rows)
-        return rows[:k]
+        return self._ranked[self._trending.levels(query.request.surface, query.region)].of(query.as_of_ms)[:k]
+
+    def refresh(self, as_of_ms: float) -> None:
+        for each in self._ranked.values():
+            each.refresh(as_of_ms)
+
+    def _rank(self, levels: tuple[int, ...], as_of_ms: float) -> np.ndarray:
+        shares = self._trending.shares(levels, as_of_ms, self._prior)
+        watched = np.flatnonzero(shares > 0)
+        return watched[ranked(watched, shares[watched], RANKED)]

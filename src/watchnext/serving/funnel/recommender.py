@@ -156,9 +156,14 @@ class Recommender:
             return "upload"
         return self.release.reranker.first_filter(row, query, **self._facts())
 
+    def refresh(self, as_of_ms: float) -> None:
+        """Rank the whole catalogue for the sources that do so now and then, before requests would."""
+        self.retrieval.refresh(as_of_ms)
+
     def warm(self) -> None:
         """Compile and load everything that the first request or event would otherwise wait for."""
         self.store.warm()
+        self.refresh(self.release.as_of_ms)
         self.recommend(Request("warm", 0, 20, self.release.as_of_ms))
 
     def _record(self, request: Request, degradations: list[Degradation]) -> np.ndarray:

@@ -11,7 +11,14 @@ from watchnext.retrieval.index.queries import best_of
 from watchnext.retrieval.sources.co_watch import CoWatchSource
 from watchnext.retrieval.sources.merge import fused, merge, ranks_in
 from watchnext.retrieval.sources.popular import PopularSource, half_lives_of
-from watchnext.retrieval.sources.source import CandidateSource, ContinueSource, FollowedSource, FreshSource, eligible
+from watchnext.retrieval.sources.source import (
+    CandidateSource,
+    ContinueSource,
+    FollowedSource,
+    FreshSource,
+    RefreshedSource,
+    eligible,
+)
 from watchnext.retrieval.sources.trending import RANKED, TrendingSource
 from watchnext.serving.funnel.answer import INDEX_FAILED, SOURCE_FAILED, Degradation
 from watchnext.serving.funnel.rule_prefilter import RulePreFilter
@@ -28,6 +35,12 @@ class RetrievalStage:
     def __init__(self, release: Release, store: Store) -> None:
         self._settings, self._upload_ms = release.retrieval, np.array(release.catalogue.upload_ms)
         self.sources = sources_of(release, store)
+
+    def refresh(self, as_of_ms: float) -> None:
+        """Rank the whole catalogue for the sources that do so now and then, before requests would."""
+        for source in self.sources.values():
+            if isinstance(source, RefreshedSource):
+                source.refresh(as_of_ms)
 
     def retrieve(self, query: Query, degradations: list[Degradation], k: int | None = None) -> Candidates:
         """Merge the lists of all sources; with `k`, each has up to `k` videos instead of its quota, and `k` are kept."""
@@ -145,14 +158,16 @@ def sources_of(release: Release, store: Store) -> dict[str, CandidateSource]:
     trending = {name: settings["trending"][name] for name in ("prior", "refresh_s")}
     followed = {name: settings["followed"][name] for name in ("creators", "per_creator")}
     state = release.pipeline.schema.state
-    fresh = settings["fresh"] | {"counters": store.video_records, "state": state}
-    popular = settings["popular"] | {"videos": lambda: store.videos, "state": state}
+    counted = {"videos": lambda: store.videos, "state": state}
     return {
         "two_tower": TwoTowerSource(release, store),
         "trending": TrendingSource(trending=store.trending.counts, **trending),
-        "fresh": FreshSource(upload_ms=upload_ms, **fresh),
+        "fresh": FreshSource(upload_ms=upload_ms, **settings["fresh"], **counted),
         "followed": FollowedSource(creator_rows=np.array(catalogue.creator_rows), upload_ms=upload_ms, **followed),
         "continue": ContinueSource(duration_ms=np.array(catalogue.duration_ms), **settings["continue"]),
         **{name: CoWatchSource(edges=release.co_watches[name], **settings[name]["walk"]) for name in CO_WATCH_SOURCES},
-        **{name: PopularSource(half_life_h=half_life_h, **popular) for name, half_life_h in half_lives_of(state).items()},
+        **{
+            name: PopularSource(half_life_h=hours, **settings["popular"], **counted)
+            for name, hours in half_lives_of(state).items()
+        },
     }

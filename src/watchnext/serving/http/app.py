@@ -9,18 +9,20 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, FastAPI, Query, Response
+from fastapi import APIRouter, FastAPI, Query, Response
 from starlette.middleware.cors import CORSMiddleware
 
+from watchnext.serving.funnel.refresher import Refresher
 from watchnext.serving.http import schemas
 from watchnext.serving.http.access.gate import Access, AccessGate
-from watchnext.serving.http.errors import EXCEPTION_HANDLERS, Json, JsonRoute, json_only, problem, shortened
+from watchnext.serving.http.errors import EXCEPTION_HANDLERS, Json, JsonRoute, problem, shortened
 from watchnext.serving.http.handlers import Handlers
 from watchnext.serving.http.metrics import ServerMetrics
 from watchnext.serving.http.middleware import BodyMiddleware, RequestMiddleware
 from watchnext.serving.http.worker_pool import WorkerPool
 from watchnext.serving.store.group_commit import GroupCommit
 
+REFRESH_S = 20.0  # well within the `refresh_s` of the sources
 PAGE = Path(__file__).parent / "page"
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -78,7 +80,10 @@ def create_app(*, recommender, store, served_log, clock: Callable[[], int], limi
 
     app = FastAPI(title="watchnext", version="1", docs_url=None, redoc_url=None, redirect_slashes=False)
 
+    refresher = Refresher(lambda: recommender.refresh(clock()), every_s=REFRESH_S)
+
     def close() -> None:
+        refresher.close()
         pool.close()
         commits.close()
 
@@ -97,20 +102,19 @@ def create_app(*, recommender, store, served_log, clock: Callable[[], int], limi
 
 def _api(handlers: Handlers, run: Callable, timeout_s: float) -> APIRouter:
     routes = APIRouter(prefix="/v1", route_class=JsonRoute)
-    posted = {"dependencies": [Depends(json_only)]}
 
-    @routes.post("/recommend", response_model=schemas.RecommendResponse, responses=_errors, **posted)
+    @routes.post("/recommend", response_model=schemas.RecommendResponse, responses=_errors)
     async def recommend(body: schemas.RecommendRequest) -> Response:
         """Answer with a slate for a viewer, known or not; its videos count as shown."""
         call = partial(handlers.recommend, body, request_id=uuid.uuid4().hex, until=time.monotonic() + timeout_s)
         return Json(await run(call))
 
-    @routes.post("/rank", response_model=schemas.RankResponse, responses=_errors, **posted)
+    @routes.post("/rank", response_model=schemas.RankResponse, responses=_errors)
     async def rank(body: schemas.RankRequest) -> Response:
         """Order the caller's candidates by the value that a slate has for a viewer. Nothing counts as shown."""
         return Json(await run(partial(handlers.rank, body, request_id=uuid.uuid4().hex)))
 
-    @routes.post("/similar", response_model=schemas.SimilarResponse, responses=_errors, **posted)
+    @routes.post("/similar", response_model=schemas.SimilarResponse, responses=_errors)
     async def similar(body: schemas.SimilarRequest) -> Response:
         """List videos near one video in the index or watched by the same viewers, under the rules that hold for everyone."""
         return Json(await run(partial(handlers.similar, body)))
@@ -135,7 +139,7 @@ def _api(handlers: Handlers, run: Callable, timeout_s: float) -> APIRouter:
         """State in plain words what decides the slates of the serving release: weights, diversity, sources, rules."""
         return Json(handlers.parameters())
 
-    @routes.post("/events", response_model=schemas.EventsResponse, responses=_event_errors, **posted)
+    @routes.post("/events", response_model=schemas.EventsResponse, responses=_event_errors)
     async def events(body: schemas.EventsRequest) -> Response:
         """Store outcomes; the answer means that they are on disk. One counts once, however often its key is sent."""
         counts, unknown = await handlers.outcomes(body, timeout_s=timeout_s)

@@ -35,10 +35,14 @@ class JsonRequest(Request):
 
 
 class JsonRoute(APIRoute):
+    """Take bodies of JSON alone. As a dependency, this would cost each request a thread."""
+
     def get_route_handler(self) -> Callable:
         handle = super().get_route_handler()
 
         async def handler(request: Request) -> Response:
+            if self.body_field is not None:
+                json_only(request)
             return await handle(JsonRequest(request.scope, request.receive))
 
         return handler
