@@ -114,7 +114,7 @@ SHORT = (
     "index=ivf_sq8",
     "selection.requests=50",
     "trainer.max_epochs=1",
-    "+trainer.limit_train_batches=200",
+    "+trainer.limit_train_batches=20",
     "+trainer.limit_val_batches=2",
     "+trainer.limit_test_batches=2",
 )

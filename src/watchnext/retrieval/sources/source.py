@@ -33,10 +33,14 @@ def eligible(rows: np.ndarray, k: int, *, hidden: np.ndarray, upload_ms: np.ndar
     (sorted),
     without the padding -1."""
     rows = rows[rows >= 0]
-    out = upload_ms[rows] > as_of_ms
-    if len(hidden):
-        out |= hidden[np.minimum(np.searchsorted(hidden, rows), len(hidden) - 1)] == rows
-    return rows[~out][:k]
+    return rows[~((upload_ms[rows] > as_of_ms) | among(rows, hidden))][:k]
+
+
+def among(rows: np.ndarray, ascending: np.ndarray) -> np.ndarray:
+    """Return a mask (n,) of `rows` that are in `ascending` (m,); `np.isin` would sort both."""
+    if not len(ascending):
+        return np.zeros(len(rows), bool)
+    return ascending[np.minimum(ascending.searchsorted(rows), len(ascending) - 1)] == rows
 
 
 def ranked(rows: np.ndarray, scores: np.ndarray, k: int) -> np.ndarray:

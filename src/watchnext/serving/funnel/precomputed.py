@@ -1,6 +1,6 @@
 """Precompute every viewer's slate into the store, and read it back while it is valid."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -8,14 +8,25 @@ import numpy as np
 import orjson
 from tqdm import tqdm
 
+from watchnext.retrieval.sources.source import among
 from watchnext.serving.funnel.answer import Answer
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.store.engines.engine import batched
 from watchnext.serving.store.store import Store
-from watchnext.types import SOURCES, Candidates, Dials, Request, Scored, Slate
+from watchnext.types import SOURCES, TARGETS, Candidates, Dials, Request, Scored, Slate
 
 SLATES_A_TRANSACTION = 500
 DAY_MS = 86_400_000
+VIDEO = np.dtype(
+    [
+        ("row", np.int64),
+        ("sources", np.uint16),
+        ("score", np.float32),
+        ("predictions", np.float32, len(TARGETS)),
+        ("value", np.float64),
+        ("propensity", np.float64),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -54,64 +65,68 @@ def precomputed(recommender: Recommender, request: Request, *, max_age_ms: int =
     packed = recommender.store.slate(request.user_id)
     if packed is None or request.region or request.context or request.dials != Dials():
         return None
-    kept = orjson.loads(packed)
+    if packed.startswith(b"{"):  # stored by an older version
+        return None
+    kept, videos = _unpacked(packed)
     age_ms = request.as_of_ms - kept["as_of_ms"]
     if kept["release"] != recommender.release.id or not 0 <= age_ms <= max_age_ms or kept["degraded"]:
         return None
-    valid = _valid(recommender, request, kept)[: request.k]
-    return _answer(recommender, request, kept, valid) if len(valid) == request.k else None
+    valid = _valid(recommender, request, videos, age_ms)[: request.k]
+    return _answer(recommender, request, kept, videos, valid) if len(valid) == request.k else None
 
 
-def _valid(recommender: Recommender, request: Request, kept: Mapping) -> np.ndarray:
-    """Return the positions of rows neither excluded, withdrawn nor watched since. A video to continue had been seen before."""
-    rows, query = np.array(kept["rows"], np.int64), recommender.query(request)
-    since = query.history_rows[query.ago_s <= (request.as_of_ms - kept["as_of_ms"]) / 1000.0]
-    midway = np.array(kept["sources"], np.int64) >> SOURCES.index("continue") & 1
-    before = (midway > 0) & ~np.isin(rows, since)
-    out = np.isin(rows, query.excluded) | recommender.store.unavailable[rows]
-    return np.flatnonzero(~((np.isin(rows, query.seen) & ~before) | out))
+def _valid(recommender: Recommender, request: Request, videos: np.ndarray, age_ms: int) -> np.ndarray:
+    """Return the positions of videos neither excluded, withdrawn nor watched since. One to continue had been seen before."""
+    rows, (seen, watched, ago_s) = videos["row"], recommender.watched(request)
+    out = recommender.store.unavailable[rows]
+    out |= among(rows, seen)
+    midway = np.flatnonzero(out & (videos["sources"] >> SOURCES.index("continue") & 1 > 0))
+    if len(midway):
+        out[midway] = recommender.store.unavailable[rows[midway]] | np.isin(rows[midway], watched[ago_s <= age_ms / 1000.0])
+    if request.exclude:
+        out |= np.isin(rows, request.exclude)
+    return np.flatnonzero(~out)
 
 
 def _packed(answer: Answer) -> bytes:
-    """Pack the arrays that `_answer` needs as JSON; features are left out, as a precomputed slate is logged without them."""
-    candidates = answer.scored.candidates
-    picked = answer.slate.picked
-    arrays = {
-        "rows": candidates.rows[picked],
-        "sources": candidates.sources[picked],
-        "scores": candidates.scores[picked],
-        "predictions": np.ascontiguousarray(answer.predictions),
-        "values": answer.slate.values,
-        "propensities": answer.slate.propensities,
-    }
-    facts = {
-        "release": answer.release,
-        "as_of_ms": answer.as_of_ms,
-        "degraded": answer.degraded,
-        "reasons": answer.explanations,
-    }
-    return orjson.dumps(
-        {**facts, "removed": answer.removed, "funnel": answer.funnel, **arrays}, option=orjson.OPT_SERIALIZE_NUMPY
+    """Pack what `_answer` needs: the length of the facts, the facts as JSON, the videos as an array; features are left out, as
+    a precomputed slate is logged without them."""
+    candidates, picked = answer.scored.candidates, answer.slate.picked
+    videos = np.empty(len(picked), VIDEO)
+    videos["row"], videos["sources"] = candidates.rows[picked], candidates.sources[picked]
+    videos["score"], videos["predictions"] = candidates.scores[picked], answer.predictions
+    videos["value"], videos["propensity"] = answer.slate.values, answer.slate.propensities
+    facts = orjson.dumps(
+        {
+            "release": answer.release,
+            "as_of_ms": answer.as_of_ms,
+            "degraded": answer.degraded,
+            "removed": answer.removed,
+            "funnel": answer.funnel,
+            "reasons": answer.explanations,
+        }
     )
+    return len(facts).to_bytes(4, "big") + facts + videos.tobytes()
 
 
-def _answer(recommender: Recommender, request: Request, kept: dict, valid: np.ndarray) -> Answer:
+def _unpacked(packed: bytes) -> tuple[dict, np.ndarray]:
+    """Return the facts and the videos (n,) that `_packed` took."""
+    behind = 4 + int.from_bytes(packed[:4], "big")
+    return orjson.loads(packed[4:behind]), np.frombuffer(packed, VIDEO, offset=behind)
+
+
+def _answer(recommender: Recommender, request: Request, facts: dict, videos: np.ndarray, valid: np.ndarray) -> Answer:
     """Make an answer of the slate's positions `valid`. Propensities stay those of the original draw."""
-    candidates = Candidates(
-        np.array(kept["rows"], np.int64)[valid],
-        np.array(kept["sources"], np.uint16)[valid],
-        np.array(kept["scores"], np.float32)[valid],
-    )
-    values, propensities = np.array(kept["values"])[valid], np.array(kept["propensities"])[valid]
+    chosen, ids, reasons = videos[valid], recommender.release.video_ids, facts["reasons"]
     return Answer(
         request=request,
-        release=kept["release"],
+        release=facts["release"],
         mode="precomputed",
-        as_of_ms=kept["as_of_ms"],
-        scored=Scored(candidates, np.array(kept["predictions"], np.float32)[valid]),
-        slate=Slate(np.arange(len(valid)), values, propensities, order=np.arange(len(valid))),
-        ids=[recommender.release.video_ids.value(row) for row in candidates.rows],
-        explanations=[kept["reasons"][position] for position in valid],
-        removed=kept["removed"],
-        funnel={**kept["funnel"], "slate": len(valid)},
+        as_of_ms=facts["as_of_ms"],
+        scored=Scored(Candidates(chosen["row"], chosen["sources"], chosen["score"]), chosen["predictions"]),
+        slate=Slate(np.arange(len(valid)), chosen["value"], chosen["propensity"], order=np.arange(len(valid))),
+        ids=[ids.value(row) for row in chosen["row"].tolist()],
+        explanations=[reasons[position] for position in valid.tolist()],
+        removed=facts["removed"],
+        funnel={**facts["funnel"], "slate": len(valid)},
     )

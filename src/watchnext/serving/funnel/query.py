@@ -54,6 +54,15 @@ class QueryEncoder:
             inputs=joined(blocks, self._release.users, self._release.videos, np.array([row]), NO_VIDEOS),
         )
 
+    def watched(self, record: np.ndarray, as_of_ms: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the rows of the videos seen (n,), sorted, and of the last watches (m,) with their ages in s: what of a query a
+        slate needs that was stored."""
+        layout = self._layout
+        rows, values = np.empty(layout.history, np.int32), np.empty((layout.history, 3))
+        history.read(record, layout.at_history, layout.history, as_of_ms, rows, values)
+        kept = rows >= 0
+        return history.seen(record, layout.at_seen, layout.seen), rows[kept], values[kept, 0]
+
     def _context_columns(self, request: Request) -> dict[str, np.ndarray]:
         given = {"surface": request.surface, **request.context}
         for name in request.context:
@@ -95,14 +104,15 @@ def features_by_name(pipeline: FeaturePipeline, inputs: Mapping[str, np.ndarray]
     categories = {"user": schema.columns("user"), "context": schema.of("context"), "video": schema.columns("video")}
     for entity, features in categories.items():
         for index, feature in enumerate(f for f in features if f.kind == "categorical"):
-            codes = np.broadcast_to(inputs[f"{entity}_codes"][:, index], rows)
+            codes = inputs[f"{entity}_codes"][:, index]
             vocabulary = pipeline.fitted[f"vocabulary.{feature.name}"]
-            columns[feature.name] = np.array([str(vocabulary[code - 1]) if code else None for code in codes], object)
+            names = np.array([str(vocabulary[code - 1]) if code else None for code in codes.tolist()], object)
+            columns[feature.name] = names if len(names) == rows else np.repeat(names, rows)
     values = {f"{entity}_values": _logged_names(schema.columns(entity)) for entity in ("user", "video")}
     values |= {block: pipeline.value_names(block) for block in ("query_values", "candidate_values")}
     for block, names in values.items():
-        for index, name in enumerate(names):
-            columns[name] = np.broadcast_to(inputs[block][:, index], rows)
+        values = inputs[block] if len(inputs[block]) == rows else np.repeat(inputs[block], rows, axis=0)
+        columns.update(zip(names, values.T, strict=True))
     return columns
 
 

@@ -100,6 +100,10 @@ class Recommender:
         """Hydrate a request. Raises ContextError and StoreError."""
         return self._encoder.hydrate(request, self._read(request))
 
+    def watched(self, request: Request) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return `QueryEncoder.watched` of a request. Raises StoreError."""
+        return self._encoder.watched(self._read(request), float(request.as_of_ms))
+
     def similar(self, request: Request, row: int) -> Candidates:
         """Return up to `request.k` videos similar to `row`, for a request that is not personalised."""
         request = replace(request, exclude=(row,))

@@ -7,44 +7,18 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 
-import orjson
 import polars as pl
 
 from watchnext.files import synced
 from watchnext.serving.funnel.answer import Answer
-from watchnext.types import TARGETS, Request
+from watchnext.serving.funnel.served_frame import SLATE, frame_of
 
 log = logging.getLogger(__name__)
 WAITING = 1_000  # answers that may wait for the writer; more are dropped and counted
 SYNC_S = 2.0  # an answer is on disk after this long at the latest
 PART_S = 30.0  # and in a part after this long
-# Ids are always strings here, so that the files of all releases can be read together.
-COLUMNS = {
-    "request_id": pl.String,
-    "release": pl.String,
-    "mode": pl.String,
-    "user_id": pl.String,
-    "as_of_ms": pl.Int64,
-    "k": pl.Int32,
-    "asked": pl.String,  # the rest of the request as JSON, without what is left at its default
-    "why": pl.List(pl.String),
-    "candidate_rows": pl.List(pl.Int32),
-    "candidate_sources": pl.List(pl.UInt16),
-    "candidate_scores": pl.List(pl.Float32),
-    "video_ids": pl.List(pl.String),
-    "values": pl.List(pl.Float64),
-    "propensities": pl.List(pl.Float64),
-    **{f"predicted_{name}": pl.List(pl.Float32) for name in TARGETS},
-    # Names are inside the rows: releases differ in their features, but the files must have the same columns.
-    "categories": pl.List(pl.Struct({"name": pl.String, "of": pl.List(pl.String)})),
-    "numbers": pl.List(pl.Struct({"name": pl.String, "of": pl.List(pl.Float32)})),
-}
-SLATE = ("video_ids", "values", "propensities", *(f"predicted_{name}" for name in TARGETS))  # columns with one entry a video
-_PLAIN = Request("", "", 0, 0)  # with every default
 _END = object()
 
 
@@ -182,11 +156,6 @@ class Pending:
             self._path.unlink(missing_ok=True)
 
 
-def frame_of(answers: Sequence[Answer]) -> pl.DataFrame:
-    """Make a table with COLUMNS, one row an answer."""
-    return pl.DataFrame([_row(answer) for answer in answers], schema=COLUMNS, orient="row")
-
-
 def shown_videos(answers: pl.DataFrame) -> pl.DataFrame:
     """Unfold the served log into one row a shown video: ids and time of the answer, `position`, SLATE, and its features."""
     videos = answers.select("request_id", "release", "user_id", "as_of_ms", *SLATE).filter(pl.col("video_ids").list.len() > 0)
@@ -197,39 +166,6 @@ def shown_videos(answers: pl.DataFrame) -> pl.DataFrame:
         wide = values.drop_nulls("position").pivot("name", index=["request_id", "position"], values="of")
         videos = videos.join(wide, on=["request_id", "position"], how="left", maintain_order="left")
     return videos
-
-
-def _row(answer: Answer) -> dict:
-    candidates = answer.scored.candidates
-    predictions = answer.predictions.T.tolist()
-    return {
-        "request_id": answer.request.request_id,
-        "release": answer.release,
-        "mode": answer.mode,
-        "user_id": str(answer.request.user_id),
-        "as_of_ms": answer.request.as_of_ms,
-        "k": answer.request.k,
-        "asked": _asked(answer.request),
-        "why": [each.code for each in answer.degradations],
-        "candidate_rows": candidates.rows.tolist(),
-        "candidate_sources": candidates.sources.tolist(),
-        "candidate_scores": candidates.scores.tolist(),
-        "video_ids": [str(each) for each in answer.ids],
-        "values": answer.slate.values.tolist(),
-        "propensities": answer.slate.propensities.tolist(),
-        **{f"predicted_{name}": column for name, column in zip(TARGETS, predictions, strict=True)},
-        "categories": _features(answer, "O"),
-        "numbers": _features(answer, "f"),
-    }
-
-
-def _asked(request: Request) -> str:
-    given = {each.name: getattr(request, each.name) for each in fields(request) if each.name not in COLUMNS}
-    return orjson.dumps({name: value for name, value in given.items() if value != getattr(_PLAIN, name)}).decode()
-
-
-def _features(answer: Answer, kind: str) -> list[dict]:
-    return [{"name": name, "of": values.tolist()} for name, values in answer.features.items() if values.dtype.kind == kind]
 
 
 def _hours(answers: pl.DataFrame) -> pl.Series:

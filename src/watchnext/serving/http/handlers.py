@@ -170,16 +170,19 @@ class Handlers:
 
     def _items(self, answer: Answer) -> list[dict]:
         scores, rows = answer.slate.values.tolist(), answer.rows.tolist()
-        parts = (rows, scores, answer.explanations, answer.sources, answer.predictions)
+        # One array at a time: a numpy scalar costs as much as all that is done with it.
+        ages_h, predictions = self._ages_h(answer.rows, answer.as_of_ms), answer.predictions
+        predictions = np.where(np.isfinite(predictions), predictions, None).tolist()
+        parts = (rows, ages_h, scores, answer.explanations, answer.sources, predictions)
         return [
             {
-                **self._video(row, answer.as_of_ms),
+                **self._video(row, age_h),
                 "score": score,
                 "reasons": explanations,
                 "sources": sources,
-                "predictions": {name: _finite(value) for name, value in zip(TARGETS, predictions, strict=True)},
+                "predictions": dict(zip(TARGETS, values, strict=True)),
             }
-            for row, score, explanations, sources, predictions in zip(*parts, strict=True)
+            for row, age_h, score, explanations, sources, values in zip(*parts, strict=True)
         ]
 
     def _facts(self, row: int) -> dict:
@@ -191,9 +194,12 @@ class Handlers:
             "duration_ms": _finite(catalogue.duration_ms[row]),
         }
 
-    def _video(self, row: int, as_of_ms: int) -> dict:
-        age_h = max((as_of_ms - self._release.catalogue.upload_ms[row]) / HOUR_MS, 0.0)
-        return {"video_id": self._release.video_ids.value(row), "video": {**self._facts(row), "age_h": _finite(age_h)}}
+    def _ages_h(self, rows: np.ndarray, as_of_ms: int) -> list[float | None]:
+        ages_h = np.maximum((as_of_ms - self._release.catalogue.upload_ms[rows]) / HOUR_MS, 0.0)
+        return np.where(np.isfinite(ages_h), ages_h, None).tolist()
+
+    def _video(self, row: int, age_h: float | None) -> dict:
+        return {"video_id": self._release.video_ids.value(row), "video": {**self._facts(row), "age_h": age_h}}
 
     def _exist(self, rows: np.ndarray, as_of_ms: int) -> np.ndarray:
         """Return a mask (n,) of the rows that are videos; one uploaded later does not exist yet."""
@@ -209,14 +215,17 @@ class Handlers:
             raise UnknownVideoError("body.seed_video_id", body.seed_video_id, f"a video of release {self.release_id}")
         request = Request("similar", "", body.k, as_of_ms, region=body.region, personalised=False)
         found = self._recommender.similar(request, int(seed[0]))
-        parts = zip(found.rows.tolist(), found.scores.tolist(), source_names(found.sources), strict=True)
-        items = [{**self._video(row, as_of_ms), "score": score, "sources": sources} for row, score, sources in parts]
+        ages_h, names = self._ages_h(found.rows, as_of_ms), source_names(found.sources)
+        parts = zip(found.rows.tolist(), ages_h, found.scores.tolist(), names, strict=True)
+        items = [{**self._video(row, age_h), "score": score, "sources": sources} for row, age_h, score, sources in parts]
         return {"release": self.release_id, "as_of_ms": as_of_ms, "items": items}
 
     def trending(self, surface: str | None, region: str | None, limit: int) -> dict:
         """Return a TrendingResponse."""
         request = Request("trending", "", limit, self._clock(), surface, region, personalised=False)
-        items = [self._video(row, request.as_of_ms) for row in self._recommender.trending(request).tolist()]
+        rows = self._recommender.trending(request)
+        parts = zip(rows.tolist(), self._ages_h(rows, request.as_of_ms), strict=True)
+        items = [self._video(row, age_h) for row, age_h in parts]
         return {"release": self.release_id, "as_of_ms": request.as_of_ms, "items": items}
 
     def parameters(self) -> dict:
