@@ -69,8 +69,8 @@ def test_a_long_value_is_cut(app, body):
 
 
 def test_the_first_of_many_items_are_shown(app):
-    message = refused(app, "/events", {"events": [1] * 1001})["message"]
-    assert message == "body.events is [1, 1, 1, 1, 1, 1, ...]: List should have at most 1000 items after validation, not 1001"
+    message = refused(app, "/recommend", {"user_id": 1, "exclude": [1] * 1001})["message"]
+    assert message == "body.exclude is [1, 1, 1, 1, 1, 1, ...]: List should have at most 1000 items after validation, not 1001"
 
 
 def test_an_internal_error_names_the_request_in_answer_and_log(app, caplog):

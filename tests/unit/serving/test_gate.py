@@ -8,12 +8,15 @@ import pytest
 from api import app_over
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
+from pydantic import BaseModel, ValidationError
 
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.funnel.served_log import ServedLog
 from watchnext.serving.http.access.gate import Access, is_loopback
 from watchnext.serving.http.access.keys import Keys, new_key
 from watchnext.serving.http.access.scopes import ADMIN, PUBLIC, SCOPES, rule_of, scope_of
+from watchnext.serving.http.errors import VALUES_MOST
+from watchnext.serving.http.schemas import UNKNOWN_MOST
 from watchnext.serving.http.settings import Settings, SettingsError
 
 
@@ -130,6 +133,7 @@ def test_without_keys_viewers_are_listed_in_a_demo_alone(make, path):
     assert (refused.status_code, code(refused)) == (403, "no_keys")
     assert "WATCHNEXT_DEMO=1" in refused.text
     assert call(make(demo=True), "GET", path).status_code == 200
+    assert call(make(), "GET", f"{path}%0a").status_code == 404  # which routers take for the path itself
 
 
 @pytest.mark.parametrize(
@@ -216,3 +220,31 @@ def test_settings_of_access(tmp_path, monkeypatch):
         monkeypatch.setenv("WATCHNEXT_RATE", wrong)
         with pytest.raises(SettingsError, match=f"WATCHNEXT_RATE is '{wrong}', expected a number above 0"):
             Settings.from_environment()
+
+
+def bodies(app) -> dict[str, type[BaseModel]]:
+    fields = {route.path: route.body_field for route in iter_route_contexts(app.routes) if getattr(route, "body_field", None)}
+    return {path: field.field_info.annotation for path, field in fields.items()}
+
+
+def test_no_body_makes_more_errors_than_the_event_loop_can_write(make):
+    """Each error costs microseconds, in which nothing else is answered: 90,000 of them took 0.2 s."""
+    few = {f"x{i}": None for i in range(UNKNOWN_MOST)}
+    many = {f"x{i}": [] for i in range(VALUES_MOST)}
+    found = bodies(make())
+    assert {"/v1/recommend", "/v1/rank", "/v1/events"} <= found.keys()
+    for path, model in found.items():
+        for body in (
+            many,
+            *({name: value} for name in model.model_fields for value in (many, [few] * 1000, [many], [None] * 1000)),
+        ):
+            with pytest.raises(ValidationError) as refused:
+                model.model_validate(body)
+            assert refused.value.error_count() < 2000, (path, str(body)[:80])
+
+
+def test_a_body_of_too_many_values_is_refused_before_it_is_parsed(make):
+    body = b'{"user_id": 1, "exclude": [' + b"[]," * VALUES_MOST + b"[]]}"
+    answer = call(make(), "POST", "/v1/recommend", content=body, headers={"content-type": "application/json"})
+    assert (answer.status_code, code(answer)) == (413, "http_413")
+    assert "expected at most 50000" in answer.text

@@ -38,12 +38,16 @@ CORS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Bound the work and the bodies that the app accepts.
+    """Bound the work, the bodies and the connections that a server accepts.
 
-    threads, waiting    requests computed at once, and requests that may wait for a thread; events wait for the disk instead
-    waiting_events      events that may wait for the disk
-    timeout_s           seconds until a request is answered with 503
-    body_bytes, body_s  largest body, and seconds until all of it must have arrived
+    threads, waiting      requests computed at once, and requests that may wait for a thread; events wait for the disk instead
+    waiting_events        events that may wait for the disk
+    timeout_s             seconds until a request is answered with 503
+    body_bytes, body_s    largest body, and seconds until all of it must have arrived
+    connections           open at once
+    head_bytes, headers   largest head of a request, and the number of its headers
+    head_s, write_s       seconds until a head must have arrived, and until a client must take its answer
+    pipelined             requests that a connection may send ahead of the answers
     """
 
     threads: int = 2
@@ -52,6 +56,12 @@ class Limits:
     timeout_s: float = 2.0
     body_bytes: int = 1_000_000
     body_s: float = 10.0
+    connections: int = 512
+    head_bytes: int = 16_384
+    headers: int = 100
+    head_s: float = 10.0
+    write_s: float = 30.0
+    pipelined: int = 16
 
 
 _errors = {status: {"model": schemas.ErrorResponse} for status in (400, 408, 413, 415, 422, 503)}
@@ -183,7 +193,7 @@ def _add_unversioned(app: FastAPI, handlers: Handlers, store, metrics: ServerMet
     async def exposition() -> Response:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    routes = {"/livez": live, "/readyz": ready, "/metrics": exposition}
+    routes = {"/livez": live, "/healthz": live, "/readyz": ready, "/metrics": exposition}
     routes |= {"/" if file.name == "index.html" else f"/{file.name}": _page(file) for file in sorted(PAGE.iterdir())}
     for path, endpoint in routes.items():
         app.add_api_route(path, endpoint, methods=["GET", "HEAD"], include_in_schema=False)

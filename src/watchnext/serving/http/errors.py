@@ -21,6 +21,7 @@ from watchnext.serving.store.group_commit import StoreBusyError
 
 log = logging.getLogger(__name__)
 SHOWN_CHARACTERS = 200  # of a rejected value in an error, and of the path to it
+VALUES_MOST = 50_000  # of a JSON body: parsing and checking it holds up the event loop
 SHORT = Repr()
 SHORT.maxstring = SHORT.maxlong = SHORT.maxother = SHOWN_CHARACTERS
 
@@ -31,7 +32,11 @@ class JsonRequest(Request):
     """Parse with orjson: unlike the standard library, it rejects NaN, and lone surrogates that no store could write."""
 
     async def json(self) -> Any:
-        return orjson.loads(await self.body())
+        body = await self.body()
+        values = sum(map(body.count, (b",", b"[", b"{")))  # or more, where texts hold these
+        if values > VALUES_MOST:
+            raise HTTPException(413, f"request body has {values} values, expected at most {VALUES_MOST}")
+        return orjson.loads(body)
 
 
 class JsonRoute(APIRoute):

@@ -9,7 +9,19 @@ from functools import partial
 from types import NoneType
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, create_model, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    FailFast,
+    Field,
+    Tag,
+    create_model,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from watchnext.data.tables import ID_BYTES, OUTCOMES, WATCH_MS
 from watchnext.serving.funnel.trace import LOST_AT
@@ -19,6 +31,8 @@ K_DEFAULT, K_MOST = 20, 100
 EXCLUDE_MOST = 1000
 RANK_MOST = 500
 EVENTS_MOST = 1000
+CONTEXT_MOST = 32
+UNKNOWN_MOST = 16  # keys that no model knows and that an error names one by one
 
 
 def _fits(value: str) -> str:
@@ -48,8 +62,25 @@ Phrase = Annotated[str, Field(max_length=256)]
 ContextValue = Annotated[Annotated[float, Tag(NUMBER)] | Annotated[Phrase, Tag(STRING)], Discriminator(_kind)]
 
 
+def _few(given: Any, most: int) -> Any:
+    """Stop at an object with many keys before each of them makes an error: the loop would stand still meanwhile."""
+    if isinstance(given, dict) and len(given) > most:
+        raise PydanticCustomError(
+            "too_many_keys", "expected at most {most} keys, got {given}", {"most": most, "given": len(given)}
+        )
+    return given
+
+
+Context = Annotated[dict[Word, ContextValue], Field(max_length=CONTEXT_MOST), BeforeValidator(partial(_few, most=CONTEXT_MOST))]
+
+
 class Strict(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bounded(cls, given: Any) -> Any:
+        return _few(given, len(cls.model_fields) + UNKNOWN_MOST)
 
 
 def _weighs(weights: Mapping[str, float]) -> Mapping[str, float]:
@@ -83,7 +114,7 @@ class RecommendRequest(Strict):
     k: int = Field(K_DEFAULT, ge=1, le=K_MOST, description="number of videos; fewer are returned where too few are left")
     surface: Word | None = None
     region: Word | None = Field(None, description="overrides the viewer's own")
-    context: dict[Word, ContextValue] = Field(default_factory=dict, max_length=32)
+    context: Context = Field(default_factory=dict)
     exclude: list[Id] = Field(
         default_factory=list,
         max_length=EXCLUDE_MOST,
@@ -196,7 +227,7 @@ class RankRequest(Strict):
     )
     surface: Word | None = None
     region: Word | None = Field(None, description="overrides the viewer's own")
-    context: dict[Word, ContextValue] = Field(default_factory=dict, max_length=32)
+    context: Context = Field(default_factory=dict)
 
 
 class RankResponse(Strict):
@@ -306,7 +337,7 @@ class OutcomeEvent(OutcomeFlags):
 
 
 class EventsRequest(Strict):
-    events: list[OutcomeEvent] = Field(min_length=1, max_length=EVENTS_MOST)
+    events: Annotated[list[OutcomeEvent], FailFast()] = Field(min_length=1, max_length=EVENTS_MOST)
 
 
 class EventsResponse(Strict):

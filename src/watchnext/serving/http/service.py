@@ -15,9 +15,11 @@ from types import FrameType
 
 import bentoml
 import click
+import uvicorn.config
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from watchnext.serving.http.settings import Settings
+from watchnext.serving.http.shell import connections
 from watchnext.serving.http.shell.served_app import HOST, PORT, START_ERRORS, ServedApp, bound
 
 SUPERVISOR = "_WATCHNEXT_SUPERVISOR"  # environment variable of the workers: id of the process that starts them
@@ -61,6 +63,18 @@ class AppProxy:
 
 
 proxy = AppProxy()
+# BentoML's worker leaves the choice of a protocol to uvicorn, which finds it here.
+uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{connections.__name__}:{connections.BoundedProtocol.__name__}"
+
+
+class AppOnly:
+    """Answer every request with the app: BentoML's own routes before it know neither keys nor the release."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._bento = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await (self._bento if scope["type"] == "lifespan" else proxy)(scope, receive, send)
 
 
 @bentoml.service(
@@ -91,10 +105,9 @@ class Watchnext:
             end_server(error)
         proxy.app = self._served.app
 
-    async def __is_ready__(self) -> bool:
-        """Let BentoML's own /readyz answer 503 after a failed write."""
-        return self._served.failed is None
-
     @bentoml.on_shutdown
     def close(self) -> None:
         self._served.close()
+
+
+Watchnext.add_asgi_middleware(AppOnly)

@@ -47,6 +47,8 @@ class AccessGate:
         await (refusal or self._app)(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> Json | None:
+        if "\n" in scope["path"]:  # a template's end fits before it too, while no rule would
+            return problem(404, "http_404", "Not Found", headers=CLOSE)
         headers = Headers(scope=scope)
         return self._other_host(scope["path"], headers) or (
             self._without_keys(scope) if self._access.keys is None else self._with_keys(scope, headers)

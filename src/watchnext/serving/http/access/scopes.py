@@ -44,4 +44,4 @@ def scope_of(method: str, path: str) -> str:
 
 def lists_viewers(method: str, path: str) -> bool:
     """Say if the answer names viewers or their watches."""
-    return method in READING_METHODS and (path == "/v1/viewers" or path.startswith("/v1/viewers/"))
+    return method in READING_METHODS and path.startswith("/v1/viewers")

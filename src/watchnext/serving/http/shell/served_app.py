@@ -22,8 +22,7 @@ START_ERRORS = (SettingsError, ReleaseError, StoreError)
 class ServedApp:
     """The app of the current release with its store and served log. Raises one of START_ERRORS where it cannot be opened.
 
-    app     ASGI app, ready to answer
-    failed  message of the write that failed and ended all writing, else None
+    `app` is the ASGI app, ready to answer.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -46,10 +45,6 @@ class ServedApp:
         # A full garbage collection would stop the worker for 60 to 160 ms; everything loaded so far stays anyway.
         gc.collect()
         gc.freeze()
-
-    @property
-    def failed(self) -> str | None:
-        return self._store.failed
 
     def close(self) -> None:
         """Wait for running requests, and until every event and answer is on disk."""

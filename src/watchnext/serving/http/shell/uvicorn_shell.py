@@ -10,11 +10,12 @@ from types import FrameType
 import uvicorn
 
 from watchnext.serving.http.settings import Settings
+from watchnext.serving.http.shell.connections import BoundedProtocol
 from watchnext.serving.http.shell.served_app import HOST, PORT, START_ERRORS, ServedApp, bound
 
 COMMAND = "python -m watchnext.serving serve"
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# Limits of a connection. Those of a request's body, and of the work that waits, are in `Limits` of the app.
+# What uvicorn itself bounds; the rest is in `Limits`.
 CONNECTIONS = {"backlog": 2048, "timeout_keep_alive": 5, "timeout_graceful_shutdown": 30}
 
 
@@ -46,7 +47,8 @@ def serve(words: Sequence[str]) -> None:
 
 
 def _configured(app) -> uvicorn.Config:
-    return uvicorn.Config(app, log_config=None, access_log=False, server_header=False, lifespan="off", **CONNECTIONS)
+    quiet = {"log_config": None, "access_log": False, "server_header": False, "lifespan": "off"}
+    return uvicorn.Config(app, http=BoundedProtocol, **quiet, **CONNECTIONS)
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:
