@@ -28,6 +28,7 @@ from watchnext.types import SOURCES, TARGETS
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 START_MS, HOUR_MS = 1_700_000_000_000, 3_600_000
+HOSTILE = '<img src=x onerror="document.title=1"><b>bold</b>'
 USERS, VIDEOS, IMPRESSIONS = 25, 120, 500
 RERANKING = {
     "value": {"weights": {"click": 0.2, "long_view": 1.0, "watch_s": 0.3}, "watch_half_s": 30.0, "engage": 0.5},
@@ -77,6 +78,9 @@ def random_videos(random) -> pl.DataFrame:
             "safety": chosen(random, ["safe", "mature"], VIDEOS, 0.8),
             "fingerprint": chosen(random, [1, 2, 3], VIDEOS, 0.95),
             "vector": [random.normal(size=16).tolist() if random.random() < 0.9 else None for _ in range(VIDEOS)],
+            "title": [(HOSTILE if i % 4 else f"Über den Wolken {i}") if i % 3 else None for i in range(VIDEOS)],
+            "thumbnail_url": [("javascript:alert(1)", None, f"https://pictures.example/{i}.jpg")[i % 3] for i in range(VIDEOS)],
+            "url": [(f"https://videos.example/watch?v={i}", None, "data:text/html,x")[i % 3] for i in range(VIDEOS)],
         },
         schema_overrides={"fingerprint": pl.Int64, "vector": pl.List(pl.Float32), "regions": pl.List(pl.String)},
     )

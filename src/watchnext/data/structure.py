@@ -53,6 +53,11 @@ class Expected:
         return self.nullable or self.name in OUTCOMES
 
     @property
+    def required(self) -> bool:
+        """True for a column that every table has after the checks, of nulls where the log lacks it."""
+        return self.column is None or self.column.required
+
+    @property
     def lows(self) -> set[float]:
         """Inclusive lower bounds."""
         return {self.column and self.column.minimum, self.feature and self.feature.bounds[0]} - {None}
@@ -83,7 +88,7 @@ def expected_columns(table: str, schema: FeatureSchema) -> dict[str, Expected]:
 def sound_columns(tables: Tables, schema: FeatureSchema) -> tuple[dict[str, pl.DataFrame], list[Fault], dict[str, int]]:
     """Check the columns of all tables. Returns frames, faults and filled counts.
 
-    frames  table > its valid columns in declared order; absent optional columns are null, outcomes have no null
+    frames  table > its valid columns in declared order; absent columns are null where required, outcomes have no null
     faults  the errors of all other columns
     filled  "table.column" > number of values that were filled in
     """
@@ -112,12 +117,13 @@ def _completed(
     for one in expected.values():
         if fault := _fault(table, frame, one):
             errors.append(fault)
-        elif frame.schema.get(one.name, pl.Null) == pl.Null:
+        elif frame.schema.get(one.name, pl.Null) == pl.Null and (one.required or one.name in frame.columns):
             filled[f"{table}.{one.name}"] = frame.height
             absent.append(pl.lit(None, dtype=one.types[0]).alias(one.name))
     faults += errors
     at_fault = {fault.column for fault in errors}
-    frame = frame.with_columns(absent).select(name for name in expected if name not in at_fault)
+    frame = frame.with_columns(absent)
+    frame = frame.select(name for name in expected if name in frame.columns and name not in at_fault)
     return _outcomes_filled(frame, filled) if table == "impressions" else frame
 
 

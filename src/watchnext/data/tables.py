@@ -23,7 +23,7 @@ OUTCOMES = ("click", "long_view", "like", "share", "follow", "comment", "hide")
 
 @dataclass(frozen=True)
 class Column:
-    """One structural column: polars types, unit, bounds, and whether null is allowed."""
+    """One structural column: polars types, unit, bounds, null allowed or not; one not `required` is not added where absent."""
 
     types: tuple
     unit: str = ""
@@ -62,6 +62,12 @@ VIDEOS: Mapping[str, Column] = {
     "safety": Column((pl.String,), nullable=True, choices=("safe", "mature", "unsafe")),  # null counts as safe
     "fingerprint": Column((pl.Int64,), "equal for copies of the same content", nullable=True),
     "vector": Column((pl.List(pl.Float32),), "content vector", nullable=True),
+    # For people alone: no model or rule reads these, and no value of theirs rejects a row (features/video_texts.py).
+    "title": Column((pl.String,), "cut to 200 characters where it is longer", nullable=True, required=False),
+    "thumbnail_url": Column(
+        (pl.String,), "http or https, at most 2,000 bytes; others are left out", nullable=True, required=False
+    ),
+    "url": Column((pl.String,), "http or https, at most 2,000 bytes; others are left out", nullable=True, required=False),
 }
 
 TABLES = {"impressions": IMPRESSIONS, "users": USERS, "videos": VIDEOS}

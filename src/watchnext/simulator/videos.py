@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from watchnext.simulator.behaviour import DAY_MS, DIMENSION, HOUR_MS
 from watchnext.simulator.population import LANGUAGES, REGION_SHARES, REGIONS, blocks, unit, words
+from watchnext.simulator.titles import titles
 
 SAFETY = ("safe", "mature", "unsafe")
 COPIES = 1 / 30
@@ -123,6 +124,7 @@ def video_table(videos: np.ndarray, seed: int, size: int, part: slice) -> pa.Tab
             "safety": words(videos["safety"][part], SAFETY),
             "fingerprint": videos["fingerprint"][part],
             "vector": _content_vectors(videos["latent"][part], seed, size, part.start),
+            "title": titles(tags, videos["id"][part]),
         }
     )
 

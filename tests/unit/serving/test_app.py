@@ -289,7 +289,7 @@ def test_outcomes_make_a_video_trend_on_their_surface(api, release):
     answer = api("GET", "/v1/trending?surface=home&limit=3").json()
     assert answer["release"] == release.id
     assert (len(answer["items"]), answer["items"][0]["video_id"]) == (3, video)
-    assert set(answer["items"][0]["video"]) == {"creator_id", "tags", "duration_ms", "age_h"}
+    assert set(answer["items"][0]["video"]) == set(schemas.VideoDetails.model_fields)
 
 
 @pytest.mark.parametrize(
@@ -645,7 +645,7 @@ def test_health_and_page(api, release):
     assert api("GET", "/../app.py").status_code == 404
 
 
-def test_every_route_is_documented_and_every_documented_call_fits_its_model(api):
+def test_every_route_is_documented_and_every_documented_call_fits_its_model(api, release):
     """The table of docs/operations.md names the routes; its bodies pass the models, its queries the app."""
     text = (Path(__file__).resolve().parents[3] / "docs" / "operations.md").read_text()
     declared = api("GET", "/openapi.json").json()["paths"]
@@ -660,7 +660,8 @@ def test_every_route_is_documented_and_every_documented_call_fits_its_model(api)
         model = declared[path]["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
         getattr(schemas, model).model_validate_json(body)
     assert len(called) == len([path for method, path in routes if method == "GET" and "{request_id}" not in path])
-    assert [api("GET", each).status_code for each in called] == [200] * len(called)
+    here = [each.replace("/v1/videos/50004457", f"/v1/videos/{release.video_ids.value(0)}") for each in called]
+    assert [api("GET", each).status_code for each in here] == [200] * len(called)
     assert all(operation["description"] for methods in declared.values() for operation in methods.values())
 
 
@@ -675,8 +676,9 @@ def test_the_api_does_what_it_declares(release, store, served, tmp_path, mode):
     schema = schemathesis.openapi.from_asgi("/openapi.json", app)
     operations = [operation.ok() for operation in schema.get_all_operations()]
     assert len(operations) >= 7
-    if mode is GenerationMode.NEGATIVE:  # a call without any input cannot be a bad one
-        operations = [operation for operation in operations if operation.label != "GET /v1/parameters"]
+    if mode is GenerationMode.NEGATIVE:  # a call without any input cannot be a bad one, nor one with an id in the path alone
+        never_bad = ("GET /v1/parameters", "GET /v1/videos/{video_id}")
+        operations = [operation for operation in operations if operation.label not in never_bad]
     for operation in operations:
 
         @given(case=operation.as_strategy(generation_mode=mode))

@@ -16,6 +16,7 @@ import polars as pl
 from watchnext.data.splits import SPLITS, TimeSplit
 from watchnext.data.storage import StoredTables
 from watchnext.data.tables import Tables
+from watchnext.features import video_texts
 from watchnext.features.arrays import save_arrays
 from watchnext.features.catalogue import Ids
 from watchnext.features.dataset.labels import Labels, rates
@@ -24,6 +25,7 @@ from watchnext.features.encode.context import context_of
 from watchnext.features.encode.pipeline import FeaturePipeline, TrainingCounts
 from watchnext.features.state.event_order import Log
 from watchnext.features.state.fold import Reads
+from watchnext.features.video_texts import VideoTexts
 from watchnext.schema import FeatureSchema
 
 FIT_ROWS = 200_000  # training rows for means and deviations; more rows change them by less than noise
@@ -63,7 +65,8 @@ class FeatureBuilder:
     def build(self, stored: StoredTables, split: TimeSplit, folder: Path) -> BuildResult:
         """Update `folder` to the tables, keeping the valid part of the last build.
 
-        It holds pipeline/, catalogue/, users/, user_table/, videos/, columns/, watches/, context/ and state/.
+        It holds pipeline/, catalogue/, users/, user_table/, videos/, columns/, watches/, context/ and state/, and where
+        the log has titles, thumbnails or links, video_texts/.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -73,10 +76,11 @@ class FeatureBuilder:
         kept = log.build()
         log.state.as_of(log.as_of_ms)  # the initial state of a release
         pipeline = self._fit_stored(log)
-        for part in ("pipeline", "catalogue", "users", "user_table", "videos"):
+        for part in ("pipeline", "catalogue", "users", "user_table", "videos", video_texts.FOLDER):
             shutil.rmtree(folder / part, ignore_errors=True)
         pipeline.save(folder / "pipeline")
         log.catalogue.save(folder / "catalogue")
+        VideoTexts.of(stored.videos).save(folder / video_texts.FOLDER)
         save_arrays(folder / "users", pipeline.users(stored.users))
         save_arrays(folder / "user_table", _user_table(stored.users, log.state.users))
         save_arrays(folder / "videos", pipeline.videos(stored.videos, log.catalogue.vectors))

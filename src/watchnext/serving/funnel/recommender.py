@@ -113,6 +113,10 @@ class Recommender:
         """Return up to `request.k` rows that trend, best first, for a request that is not personalised."""
         return self.retrieval.trending(self.query(request), request.k)
 
+    def allowed(self, request: Request, rows: np.ndarray) -> np.ndarray:
+        """Return those of `rows` (n,) that the rules allow everyone, for a request that is not personalised."""
+        return rows[self.retrieval.sources["two_tower"].allowed(self.query(request)).of(rows)]
+
     def retrieve(self, request: Request, k: int | None = None) -> Candidates:
         """Return the merged candidates of a request, before any rule; `k` as in `RetrievalStage`."""
         return self.retrieval.retrieve(self.query(request), [], k)

@@ -129,7 +129,7 @@ def _api(handlers: Handlers, run: Callable, timeout_s: float) -> APIRouter:
         """List videos near one video in the index or watched by the same viewers, under the rules that hold for everyone."""
         return Json(await run(partial(handlers.similar, body)))
 
-    @routes.get("/trending", response_model=schemas.TrendingResponse, responses=_read_errors)
+    @routes.get("/trending", response_model=schemas.VideosResponse, responses=_read_errors)
     async def trending(
         surface: schemas.Word | None = None,
         region: schemas.Word | None = None,
@@ -148,6 +148,22 @@ def _api(handlers: Handlers, run: Callable, timeout_s: float) -> APIRouter:
     async def parameters() -> Response:
         """State in plain words what decides the slates of the serving release: weights, diversity, sources, rules."""
         return Json(handlers.parameters())
+
+    @routes.get("/videos", response_model=schemas.VideosResponse, responses=_read_errors)
+    async def videos(
+        query: Annotated[str, Query(min_length=1, max_length=schemas.SEARCH_CHARACTERS)],
+        region: schemas.Word | None = None,
+        limit: Annotated[int, Query(ge=1, le=schemas.K_MOST)] = schemas.K_DEFAULT,
+    ) -> Response:
+        """Find videos by words, or parts of words, of their id, title, creator and tags; all of them must occur."""
+        return Json(await run(partial(handlers.search, query, region, limit)))
+
+    # `:path`, because a string id may contain a slash.
+    @routes.get("/videos/{video_id:path}", response_model=schemas.VideoResponse, responses=_path_errors)
+    async def video(video_id: schemas.IdWord) -> Response:
+        """Describe a video, also one that may not be shown."""
+        found = await run(partial(handlers.video, video_id))
+        return Json(found) if found else problem(404, "unknown_video", f"{shortened(video_id)} is no video of this release")
 
     @routes.post("/events", response_model=schemas.EventsResponse, responses=_event_errors)
     async def events(body: schemas.EventsRequest) -> Response:

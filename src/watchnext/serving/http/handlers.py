@@ -19,6 +19,7 @@ from watchnext.serving.funnel.answer import IMPRESSIONS_LOST, Answer, Degradatio
 from watchnext.serving.funnel.parameters import parameters
 from watchnext.serving.funnel.precomputed import precomputed
 from watchnext.serving.funnel.trace import KEPT, RecentAnswers, summary
+from watchnext.serving.funnel.video_search import VideoSearch
 from watchnext.serving.http.metrics import ServerMetrics
 from watchnext.serving.http.schemas import EventsRequest, OutcomeEvent, RankRequest, RecommendRequest, SimilarRequest
 from watchnext.serving.http.worker_pool import TooSlowError
@@ -66,6 +67,7 @@ class Handlers:
         self._clock, self._metrics = clock, metrics
         self._recent = RecentAnswers()
         self._first: list[int | str] = []  # the first viewer of a release that knows none, until the store does
+        self._search = VideoSearch(recommender.release)
         self.release_id: str = recommender.release.id
 
     # ---- slates ------------------------------------------------------------------------------------------------------
@@ -192,6 +194,7 @@ class Handlers:
             "creator_id": str(catalogue.creator_names[creator]) if creator >= 0 else None,
             "tags": [str(catalogue.tag_names[tag]) for tag in catalogue.tag_rows[row] if tag >= 0],
             "duration_ms": _finite(catalogue.duration_ms[row]),
+            **self._release.texts.of_video(row),
         }
 
     def _ages_h(self, rows: np.ndarray, as_of_ms: int) -> list[float | None]:
@@ -221,7 +224,7 @@ class Handlers:
         return {"release": self.release_id, "as_of_ms": as_of_ms, "items": items}
 
     def trending(self, surface: str | None, region: str | None, limit: int) -> dict:
-        """Return a TrendingResponse."""
+        """Return a VideosResponse."""
         request = Request("trending", "", limit, self._clock(), surface, region, personalised=False)
         rows = self._recommender.trending(request)
         parts = zip(rows.tolist(), self._ages_h(rows, request.as_of_ms), strict=True)
@@ -245,6 +248,27 @@ class Handlers:
         if row < 0:
             raise UnknownVideoError("query.video_id", video_id, f"a video of release {self.release_id}")
         return {"video_id": video_id, **NO_VIDEO, **self._recommender.trace(answer, row)}
+
+    def search(self, text: str, region: str | None, limit: int) -> dict:
+        """Return a VideosResponse: the video of this id first, then others, all under the rules that hold for everyone."""
+        request = Request("search", "", limit, self._clock(), region=region, personalised=False)
+        exact = self._release.video_ids.rows([self._parsed_video(text)])
+        rows = np.unique(np.concatenate([exact[exact >= 0], self._search.rows(text)]))
+        rows = self._recommender.allowed(request, rows[self._exist(rows, request.as_of_ms)])
+        rows = rows[np.argsort(~np.isin(rows, exact), kind="stable")][:limit]
+        items = [self._video(*each) for each in zip(rows.tolist(), self._ages_h(rows, request.as_of_ms), strict=True)]
+        return {"release": self.release_id, "as_of_ms": request.as_of_ms, "items": items}
+
+    def video(self, text: str) -> dict | None:
+        """Return a VideoResponse, also of a video that may not be shown; None for an unknown one."""
+        row, as_of_ms = self._release.video_ids.rows([self._parsed_video(text)]), self._clock()
+        if not self._exist(row, as_of_ms)[0]:
+            return None
+        age_h = self._ages_h(row, as_of_ms)[0]
+        return {"release": self.release_id, "as_of_ms": as_of_ms, **self._video(int(row[0]), age_h)}
+
+    def _parsed_video(self, text: str) -> int | str:
+        return text if self._release.video_ids.are_strings or not NUMBER.fullmatch(text) else int(text)
 
     # ---- events ------------------------------------------------------------------------------------------------------
 

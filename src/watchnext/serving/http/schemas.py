@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from watchnext.data.tables import ID_BYTES, OUTCOMES, WATCH_MS
+from watchnext.features.video_texts import TITLE_CHARACTERS, URL_BYTES
 from watchnext.serving.funnel.trace import LOST_AT
 from watchnext.types import TARGETS
 
@@ -33,6 +34,7 @@ RANK_MOST = 500
 EVENTS_MOST = 1000
 CONTEXT_MOST = 32
 UNKNOWN_MOST = 16  # keys that no model knows and that an error names one by one
+SEARCH_CHARACTERS = 100
 
 
 def _fits(value: str) -> str:
@@ -143,7 +145,15 @@ class Predictions(Strict):
     watch_s: float | None
 
 
-class VideoDetails(Strict):
+class VideoTextsShown(Strict):
+    """Null where the log has none."""
+
+    title: str | None = Field(max_length=TITLE_CHARACTERS)
+    thumbnail_url: str | None = Field(max_length=URL_BYTES, description="http or https")
+    url: str | None = Field(max_length=URL_BYTES, description="http or https")
+
+
+class VideoDetails(VideoTextsShown):
     creator_id: str | None
     tags: list[str]
     duration_ms: float | None
@@ -153,6 +163,17 @@ class VideoDetails(Strict):
 class ListedVideo(Strict):
     video_id: Id
     video: VideoDetails
+
+
+class VideosResponse(Strict):
+    release: str
+    as_of_ms: int
+    items: list[ListedVideo]
+
+
+class VideoResponse(ListedVideo):
+    release: str
+    as_of_ms: int
 
 
 class Item(ListedVideo):
@@ -263,12 +284,6 @@ class SimilarResponse(Strict):
     items: list[SimilarVideo]
 
 
-class TrendingResponse(Strict):
-    release: str
-    as_of_ms: int
-    items: list[ListedVideo]
-
-
 class ValueParameters(Strict):
     weights: dict[str, float] = Field(description="outcome > weight of its prediction; those without one count nothing")
     watch_half_s: float = Field(description="predicted seconds worth half of the weight of watch_s")
@@ -356,7 +371,7 @@ class ViewersResponse(Strict):
     viewers: list[ListedViewer]
 
 
-class Watch(OutcomeFlags):
+class Watch(OutcomeFlags, VideoTextsShown):
     video_id: Id
     creator_id: str | None
     tags: list[str]

@@ -15,11 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
+from watchnext.features import video_texts
 from watchnext.features.arrays import load_arrays
 from watchnext.features.catalogue import Catalogue, Ids
 from watchnext.features.encode.pipeline import FeaturePipeline
 from watchnext.features.state.fold import Layout, State
 from watchnext.features.state.snapshots import Snapshots
+from watchnext.features.video_texts import VideoTexts
 from watchnext.files import files_below, link, sha256_of, synced, synced_below
 from watchnext.ranking.calibration.calibration import Calibration
 from watchnext.ranking.models.trees.engage import Engage
@@ -47,6 +49,7 @@ class Release:
     manifest: Mapping
     pipeline: FeaturePipeline
     catalogue: Catalogue
+    texts: VideoTexts  # empty where the log has none
     users: Mapping[str, np.ndarray]
     videos: Mapping[str, np.ndarray]
     user_ids: Ids
@@ -81,6 +84,7 @@ class Release:
             manifest=manifest,
             pipeline=pipeline,
             catalogue=catalogue,
+            texts=VideoTexts.load(folder / video_texts.FOLDER),
             users=load_arrays(folder / "users"),
             videos=load_arrays(folder / "videos"),
             user_ids=Ids(user_table["user_ids"]),
@@ -208,6 +212,8 @@ def assemble(
         _copy(Path(features) / part, staging / part)
     schema = FeaturePipeline.load(staging / "pipeline").schema
     Snapshots.load_as_of(Path(features) / "state", Layout.of(schema.state)).write(staging / "state")
+    if (texts := Path(features) / video_texts.FOLDER).exists():
+        _copy(texts, staging / video_texts.FOLDER)
     if Path(calibration).exists():
         _copy(calibration, staging / "calibration")
     if engage:
