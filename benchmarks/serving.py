@@ -34,7 +34,7 @@ from benchmarks.whole.pipeline import build_release
 
 from watchnext.cli import exits_on
 from watchnext.serving.funnel.answer import Answer
-from watchnext.serving.funnel.precomputed import precompute
+from watchnext.serving.funnel.batch import Batch, answers_of, slates_of
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.funnel.served_log import ServedLog
 from watchnext.serving.release.release import Release, ReleaseError, current
@@ -175,7 +175,7 @@ def stages_ms(server: Server, before: dict, answers: Answers) -> dict[str, float
 
 
 async def loads(server: Server, users: list, ahead: list, videos: list, options: argparse.Namespace) -> dict:
-    """Run one load after another and return the figures."""
+    """Batch one load after another and return the figures."""
     port, seconds, k = server.port, options.seconds, options.k
     carried = {"connections": options.connections, "seconds": seconds}
     await at_capacity(port, slates(users, k), connections=2, seconds=min(seconds, 2))  # warm
@@ -216,7 +216,8 @@ def measure_http(release: Release, folder: Path, options: argparse.Namespace) ->
     ahead = users[:PRECOMPUTED]
     store = Store.open(folder / "store", release)
     # Deeper than asked for: a slate stays valid while its first videos are watched.
-    precompute(Recommender(release, store), ahead, k=5 * options.k, as_of_ms=release.as_of_ms, store=store)
+    run = Batch(release.id, store.slates.store, 5 * options.k, len(users), release.as_of_ms)
+    store.slates.put(slates_of(answers_of(Recommender(release, store), run, ahead)))
     store.close()
     floor = fsync_ms(folder)
     with serving(options.releases, folder, options.shell) as server:

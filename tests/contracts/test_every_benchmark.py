@@ -34,6 +34,7 @@ class Small(NamedTuple):
 
 
 SMALL = {
+    "batch": Small(["--viewers", "10", "--processes", "1"], {"viewers_per_s", "viewers", "slates", "degraded"}, "project"),
     "cold_start": Small(
         ["--users", "60", "--videos", "150", "--days", "4", "--targets", "40", *EPOCH],
         {"recall@500", "targets", "new_share", "fits"},
@@ -97,6 +98,7 @@ SMALL = {
     "worlds": Small(["--root", "kuairand"], {"logs", "users", "videos", "days", "impressions_per_user_day"}, "kuairand"),
 }  # fmt: skip
 WITHOUT_INPUT = {
+    "batch": ([], "dvc repro"),
     "framing": ([], "dvc repro features"),
     "scoring": ([], "dvc repro"),
     "serving": ([], "dvc repro"),

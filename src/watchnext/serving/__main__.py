@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,11 +13,11 @@ from typing import TYPE_CHECKING
 from watchnext.data.tables import DataError
 from watchnext.metrics import aligned
 from watchnext.schema import SchemaError
-from watchnext.serving.funnel.precomputed import precompute
-from watchnext.serving.funnel.recommender import Recommender
+from watchnext.serving.funnel.batch import recommend_all
 from watchnext.serving.release.manifest import ReleaseError
 from watchnext.serving.release.release import Release, current
-from watchnext.serving.store.engines.engine import StoreError
+from watchnext.serving.store.engines.engine import StoreError, StoreHeldError
+from watchnext.serving.store.slate_table import SlateTable
 from watchnext.serving.store.store import Store, build_store
 
 if TYPE_CHECKING:
@@ -49,20 +50,20 @@ def store(config: DictConfig) -> None:
 
 
 def recommendations(config: DictConfig) -> None:
-    """Precompute every user's slate with the serving release, into its store, for `mode=precomputed`."""
+    """Compute every viewer's slate with the serving release, into its store for `mode=precomputed` and as Parquet; a run that
+    was interrupted goes on. A server may run beside it."""
     from watchnext.cli import write_report
 
-    release = Release.load(current(Path(config.data.releases)))
-    online_store = Store.open(Path(config.data.store), release)
-    try:
+    release, folder = Release.load(current(Path(config.data.releases))), Path(config.data.store)
+    with suppress(StoreHeldError):  # the server keeps it open
+        Store.open(folder, release).close()
+    with SlateTable.opened(folder) as slates:
         # A slate is computed as of now, so that it includes all events of the store.
-        now_ms = int(time.time() * 1000) if release.clock == "wall" else max(release.as_of_ms, online_store.last_known_at + 1)
-        users = [release.user_ids.value(row) for row in range(len(release.user_ids.ids))]
-        report = precompute(Recommender(release, online_store), users, k=config.slate_size, as_of_ms=now_ms, store=online_store)
-    finally:
-        online_store.close()
-    write_report(Path(config.data.outputs) / "metrics" / "recommendations.json", {"release": release.id, **asdict(report)})
-    print(f"{release.id}: {report.slates:,} slates for {report.users:,} users")
+        now_ms = int(time.time() * 1000) if release.clock == "wall" else max(release.as_of_ms, slates.last_known_at + 1)
+    outputs = Path(config.data.outputs)
+    report = recommend_all(release, folder, outputs / "recommendations", k=config.slate_size, now_ms=now_ms)
+    write_report(outputs / "metrics" / "recommendations.json", {"release": release.id, **asdict(report)})
+    print(f"{release.id}: {report.slates:,} slates for {report.users:,} users, also in {outputs / 'recommendations'}")
 
 
 def state_build(config: DictConfig) -> None:

@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from batches import precompute
 from watchnext.features.catalogue import Ids
 from watchnext.serving.funnel.answer import IMPRESSIONS_LOST
-from watchnext.serving.funnel.precomputed import precompute
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.http import schemas
 from watchnext.serving.http.access.gate import Access
@@ -112,9 +112,7 @@ def test_an_answer_reaches_the_served_log(api, served, tmp_path, viewer):
 
 
 def test_a_precomputed_slate_answers_until_it_no_longer_holds(api, release, store, viewer):
-    recommender = Recommender(release, store)
-    report = precompute(recommender, [viewer], k=20, as_of_ms=release.as_of_ms, store=store)
-    assert report.slates == 1
+    precompute(Recommender(release, store), [viewer], k=20, as_of_ms=release.as_of_ms)
     body = {"user_id": viewer, "k": 5, "mode": "precomputed"}
     ahead = api("POST", "/v1/recommend", body=body).json()
     assert (ahead["mode"], ahead["as_of_ms"], len(ahead["items"])) == ("precomputed", release.as_of_ms, 5)
@@ -129,7 +127,7 @@ def test_a_precomputed_slate_answers_until_it_no_longer_holds(api, release, stor
 
 @pytest.mark.parametrize("mode", ["online", "precomputed"])
 def test_excluded_videos_are_replaced_and_the_slate_stays_full(api, release, store, viewer, mode):
-    precompute(Recommender(release, store), [viewer], k=30, as_of_ms=release.as_of_ms, store=store)
+    precompute(Recommender(release, store), [viewer], k=30, as_of_ms=release.as_of_ms)
     shown = []
     for _ in range(3):
         slate = api.slate(viewer, mode=mode, exclude=[*shown, "no such video"])

@@ -220,14 +220,14 @@ def test_above_the_bound_the_least_recent_viewers_go(release, tmp_path):
     with closing(Store.open(tmp_path / "store", empty_of(release), durable=False, bounds=bounds)) as store:
         for user in range(200):
             store.apply([outcome(user_id=user, known_at=NOW + user)])
-        store.put_slates([(user, b"{}") for user in range(200)])
+        store.slates.put([(user, b"{}") for user in range(200)])
         store.apply([outcome(user_id=user, known_at=NOW + 300 + user) for user in range(0, 200, 10)])
         for i in range(50):
             store.apply([replace(outcome(user_id=1_000 + i, known_at=NOW + 600), kind="shown")])
             assert number_of(store, "viewers") == number_of(store, "viewers_order") == 200
         kept = [user for user in range(200) if store.viewer(user).any()]
         assert kept == [user for user in range(200) if user % 10 == 0 or user > 55]
-        assert [user for user in range(200) if store.slate(user)] == kept
+        assert [user for user in range(200) if store.slates.get(user)] == kept
 
 
 def test_a_viewer_in_turn_to_go_stays_for_a_later_watch_and_not_for_what_was_shown(release, tmp_path):
@@ -434,6 +434,8 @@ def test_another_catalogue_is_refused_and_the_store_rebuilt_from_the_journal(rel
     other = shrunk(release)
     with pytest.raises(StoreError, match=f"{release.state_fingerprint}.*{other.state_fingerprint}.*build-store"):
         Store.open(folder, other)
+    with pytest.raises(StoreError, match=f"{release.state_fingerprint}.*{other.state_fingerprint}.*build-store"):
+        Store.reader(folder, other)
     build_store(folder, other)
     store = Store.open(folder, other)
     assert list(store.journal()) == [events[0], events[1], events[3]]

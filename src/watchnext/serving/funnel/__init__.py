@@ -1,1 +1,1 @@
-"""A request > a slate: query, pre-filter, both stages, recommender, explanations, answer, precomputed slates, served log."""
+"""A request > a slate: query, pre-filter, both stages, recommender, explanations, answer, slates ahead of time, served log."""

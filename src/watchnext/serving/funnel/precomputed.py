@@ -1,21 +1,13 @@
-"""Precompute every viewer's slate into the store, and read it back while it is valid."""
-
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+"""Pack a slate that was computed ahead of time, and read it back while it is valid."""
 
 import numpy as np
 import orjson
-from tqdm import tqdm
 
 from watchnext.retrieval.sources.source import among
 from watchnext.serving.funnel.answer import Answer
 from watchnext.serving.funnel.recommender import Recommender
-from watchnext.serving.store.engines.engine import batched
-from watchnext.serving.store.store import Store
 from watchnext.types import SOURCES, TARGETS, Candidates, Dials, Request, Scored, Slate
 
-SLATES_A_TRANSACTION = 500
 DAY_MS = 86_400_000
 VIDEO = np.dtype(
     [
@@ -29,45 +21,18 @@ VIDEO = np.dtype(
 )
 
 
-@dataclass(frozen=True)
-class PrecomputeReport:
-    """Number of users, slates stored (an empty one is not), and how many of these are degraded or shorter than k."""
-
-    users: int
-    slates: int
-    degraded: int
-    short: int
-
-
-def precompute(
-    recommender: Recommender, user_ids: Sequence[int | str], *, k: int, as_of_ms: int, store: Store
-) -> PrecomputeReport:
-    """Compute every user's slate as of one moment and replace those in the store. No impression is recorded."""
-    stored = degraded = short = 0
-    with ThreadPoolExecutor() as pool, tqdm(total=len(user_ids), desc="recommendations", unit=" users") as progress:
-        for users in batched(user_ids, SLATES_A_TRANSACTION):
-            requests = (Request(f"batch-{recommender.release.id}-{as_of_ms}-{user}", user, k, as_of_ms) for user in users)
-            full = [answer for answer in pool.map(recommender.recommend, requests) if answer.ids]
-            store.put_slates([(answer.request.user_id, _packed(answer)) for answer in full])
-            stored += len(full)
-            degraded += sum(answer.degraded for answer in full)
-            short += sum(len(answer.ids) < k for answer in full)
-            progress.update(len(users))
-    return PrecomputeReport(users=len(user_ids), slates=stored, degraded=degraded, short=short)
-
-
 def precomputed(recommender: Recommender, request: Request, *, max_age_ms: int = DAY_MS) -> Answer | None:
     """Return the viewer's precomputed slate for this request, or None where the recommender must compute one.
 
     None is returned if there is no slate, if it is degraded, too old, from another release or from after the request, if the
     request has a region, a context or dials, or if fewer than k are left without those excluded, watched or withdrawn since.
     """
-    packed = recommender.store.slate(request.user_id)
-    if packed is None or request.region or request.context or request.dials != Dials():
+    kept_as = recommender.store.slates.get(request.user_id)
+    if kept_as is None or request.region or request.context or request.dials != Dials():
         return None
-    if packed.startswith(b"{"):  # stored by an older version
+    if kept_as.startswith(b"{"):  # stored by an older version
         return None
-    kept, videos = _unpacked(packed)
+    kept, videos = _unpacked(kept_as)
     age_ms = request.as_of_ms - kept["as_of_ms"]
     if kept["release"] != recommender.release.id or not 0 <= age_ms <= max_age_ms or kept["degraded"]:
         return None
@@ -88,7 +53,7 @@ def _valid(recommender: Recommender, request: Request, videos: np.ndarray, age_m
     return np.flatnonzero(~out)
 
 
-def _packed(answer: Answer) -> bytes:
+def packed(answer: Answer) -> bytes:
     """Pack what `_answer` needs: the length of the facts, the facts as JSON, the videos as an array; features are left out, as
     a precomputed slate is logged without them."""
     candidates, picked = answer.scored.candidates, answer.slate.picked
@@ -110,7 +75,7 @@ def _packed(answer: Answer) -> bytes:
 
 
 def _unpacked(packed: bytes) -> tuple[dict, np.ndarray]:
-    """Return the facts and the videos (n,) that `_packed` took."""
+    """Return the facts and the videos (n,) that `packed` took."""
     behind = 4 + int.from_bytes(packed[:4], "big")
     return orjson.loads(packed[4:behind]), np.frombuffer(packed, VIDEO, offset=behind)
 

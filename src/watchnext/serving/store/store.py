@@ -33,6 +33,7 @@ from watchnext.serving.store.journal import SESSION_KEYS, Event, id_key, id_of, 
 from watchnext.serving.store.recent_keys import RecentKeys
 from watchnext.serving.store.records import Records, queued, unpacked
 from watchnext.serving.store.seal import sealed, unsealed
+from watchnext.serving.store.slate_table import SlateTable
 from watchnext.serving.store.trending_now import TrendingNow
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ class Store:
     videos (V, layout.item), creators (R, layout.item)   float64, as of the last commit; other threads read them by `counters`
                                                          and `video_records`, never half of a commit
     unavailable (V,) bool                                withdrawn since the release was built
+    slates                                               computed ahead of time
     trending                                             counts by surface and region, as of the last commit
     """
 
@@ -83,6 +85,7 @@ class Store:
         self.creators = np.zeros((max(len(release.catalogue.creator_names), 1), self.layout.item))
         self.unavailable = np.zeros(len(release.catalogue), bool)
         self.trending = TrendingNow(release)
+        self.slates = SlateTable(engine)
         self.position = self.last_known_at = 0
         self._load()
 
@@ -118,6 +121,18 @@ class Store:
         except BaseException:
             lock.close()
             raise
+
+    @classmethod
+    def reader(cls, folder: Path, release: Release, *, map_bytes: int = MAP_BYTES) -> "Store":
+        """Open the store for reading alone, beside the process that writes it; records of videos and creators stay as of now.
+
+        Raises StoreError for a missing store, or one of another schema or catalogue.
+        """
+        environment = Environment(Path(folder) / "current", durable=False, map_bytes=map_bytes, readonly=True)
+        if (held := state_of(environment)) != release.state_fingerprint:
+            environment.close()
+            raise misfit(folder, held, release.id, release.state_fingerprint)
+        return cls._caught_up(environment, release, None, None)
 
     def reopened(self, release: Release) -> "Store":
         """Return a store over the same records for another release of the same state."""
@@ -195,10 +210,6 @@ class Store:
         with self._engine.read() as txn:
             yield from journal_of(txn, start)
 
-    def slate(self, user_id: int | str) -> bytes | None:
-        """Return the slate that `put_slates` stored for a viewer."""
-        return self._engine.get("slates", id_key(user_id))
-
     def quarantined(self) -> list[Event]:
         """Return events about videos that the catalogue does not know, oldest first, at most QUARANTINE_KEPT."""
         with self._engine.read() as txn:
@@ -229,11 +240,6 @@ class Store:
             self.trending.add(accepted, rows[chosen])
             self.position, self.last_known_at = self.position + len(accepted), latest
         return results
-
-    def put_slates(self, slates: Sequence[tuple[int | str, bytes]]) -> None:
-        """Store precomputed slates, one a viewer."""
-        with self._writing, self._engine.write() as txn:
-            txn.put_many("slates", [(id_key(user_id), packed) for user_id, packed in slates])
 
     def _admit(self, txn: Transaction, event: Event, row: int) -> str:
         """Decide whether an event counts, and remember its key."""
@@ -315,7 +321,8 @@ class Store:
                     array[int.from_bytes(key, "big")] = np.frombuffer(unsealed(name, key, packed))
             withdrawn = self._video_ids.rows([id_of(key) for key, _ in txn.items("withdrawn")])
             self.unavailable[withdrawn[withdrawn >= 0]] = True
-        self._queue_viewers()
+        if not self._engine.readonly:
+            self._queue_viewers()
         self.position = journal_length(self._engine)
         self.last_known_at = meta_number(self._engine, "last_known_at")
 

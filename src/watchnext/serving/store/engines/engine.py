@@ -111,9 +111,13 @@ class Transaction(ABC):
 class Engine(ABC):
     """Tables of one store.
 
-    failed  message while nothing can be written, else None
+    name      which no other build of the store has
+    readonly  True where nothing may be written
+    failed    message while nothing can be written, else None
     """
 
+    name: str
+    readonly: bool
     failed: str | None
 
     @abstractmethod

@@ -73,7 +73,8 @@ class Environment(Engine):
     """
 
     def __init__(self, path: Path, *, durable: bool, map_bytes: int, readonly: bool = False) -> None:
-        self.path, self._readonly = Path(path).resolve(), readonly
+        self.path, self.readonly = Path(path).resolve(), readonly
+        self.name = self.path.name
         self.failed: str | None = None
         try:
             self._env = lmdb.open(
@@ -88,7 +89,7 @@ class Environment(Engine):
             )
             self._require_whole()
             self._tables = {name: self._table(name) for name in TABLES}
-        except lmdb.Error as error:
+        except (lmdb.Error, FileNotFoundError) as error:
             raise StoreError(
                 f"the store {self.path} cannot be opened ({error}); stop its process, or remove it to start again"
             ) from error
@@ -108,7 +109,7 @@ class Environment(Engine):
     def _table(self, name: str) -> object | None:
         """Open a table; None for one that an older version did not make and a reader may not."""
         try:
-            return self._env.open_db(name.encode(), create=not self._readonly)
+            return self._env.open_db(name.encode(), create=not self.readonly)
         except lmdb.NotFoundError:
             return None
 
@@ -153,7 +154,7 @@ class Environment(Engine):
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            if not self._readonly:
+            if not self.readonly:
                 self._env.sync(True)
             self._env.close()
 

@@ -1,0 +1,200 @@
+"""Compute every viewer's slate ahead of time, by several processes, into the store and as Parquet, beside a running server.
+
+A run may be killed at any moment. The next one goes on where it was: as of the same moment, with the parts that are missing.
+"""
+
+import json
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import polars as pl
+from tqdm import tqdm
+
+from watchnext.files import removed, replaced, synced
+from watchnext.serving.funnel.answer import Answer
+from watchnext.serving.funnel.precomputed import DAY_MS, packed
+from watchnext.serving.funnel.recommender import Recommender
+from watchnext.serving.release.release import Release
+from watchnext.serving.store.slate_table import SlateTable
+from watchnext.serving.store.store import Store
+from watchnext.types import Request
+
+VIEWERS_A_PART = 1_000
+RESUMED_MS = DAY_MS // 2  # an older run begins again: its slates would not be valid for long
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch: slates of `k` videos for the `viewers` viewers of a release as of one moment, `part` at a time."""
+
+    release: str
+    store: str
+    k: int
+    viewers: int
+    as_of_ms: int
+    part: int = VIEWERS_A_PART
+
+    @classmethod
+    def begun(cls, run: "Batch", folder: Path) -> "Batch":
+        """Return the run below `folder` that was interrupted and is `run` but for its moment, else begin `run`."""
+        for path in sorted(folder.glob("*/run.json"), reverse=True):
+            kept = cls(**json.loads(path.read_text()))
+            age_ms = run.as_of_ms - kept.as_of_ms
+            if replace(run, as_of_ms=kept.as_of_ms) == kept and 0 <= age_ms <= RESUMED_MS and kept.missing(folder):
+                return kept
+        removed(run.folder(folder))
+        run.folder(folder).mkdir(parents=True)
+        replaced(run.folder(folder) / "run.json", json.dumps(asdict(run), indent=1))
+        return run
+
+    def folder(self, folder: Path) -> Path:
+        return folder / f"{self.release}-{self.as_of_ms}"
+
+    def path(self, folder: Path, part: int) -> Path:
+        return self.folder(folder) / f"part-{part:06d}.parquet"
+
+    def users(self, part: int) -> range:
+        """Return the rows of the viewers of a part."""
+        return range(part * self.part, min((part + 1) * self.part, self.viewers))
+
+    def missing(self, folder: Path) -> list[int]:
+        """Return the numbers of the parts that are not done."""
+        return [part for part in range(-(-self.viewers // self.part)) if not self.path(folder, part).exists()]
+
+    def request(self, user_id: int | str) -> Request:
+        """Make the request for a viewer's slate; what is drawn for it follows from release, moment and viewer."""
+        return Request(f"batch-{self.release}-{self.as_of_ms}-{user_id}", user_id, self.k, self.as_of_ms)
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """Number of viewers, slates stored (an empty one is not), and how many of these are degraded or shorter than k."""
+
+    users: int
+    slates: int
+    degraded: int
+    short: int
+
+    @classmethod
+    def of(cls, run: Batch, folder: Path) -> "BatchReport":
+        """Count the parts of a run."""
+        paths = sorted(run.folder(folder).glob("*.parquet"))
+        short = pl.col("video_ids").list.len() < run.k
+        frames = [pl.read_parquet(path, columns=["video_ids", "degraded"]) for path in paths]
+        counts = [(len(each), each["degraded"].sum(), each.select(short.sum()).item()) for each in frames]
+        return cls(run.viewers, *(sum(column) for column in zip(*counts, (0, 0, 0), strict=False)))
+
+
+class Worker:
+    """Compute parts of a run, each into a file beside its place. No impression is recorded."""
+
+    def __init__(self, recommender: Recommender, run: Batch, folder: Path) -> None:
+        self._recommender, self._run, self._folder = recommender, run, folder
+
+    def __call__(self, part: int) -> tuple[int, list[tuple[int | str, bytes]]]:
+        """Return the part and its slates as the store keeps them."""
+        ids = self._recommender.release.user_ids
+        answers = answers_of(self._recommender, self._run, [ids.value(row) for row in self._run.users(part)])
+        aside = self._run.path(self._folder, part).with_suffix(".new")
+        frame_of(answers).write_parquet(aside)
+        synced(aside)
+        return part, slates_of(answers)
+
+
+def answers_of(recommender: Recommender, run: Batch, users: Sequence[int | str]) -> list[Answer]:
+    """Return the slates of a run for some viewers, without empty ones."""
+    answers = (recommender.recommend(run.request(user)) for user in users)
+    return [answer for answer in answers if answer.ids]
+
+
+def slates_of(answers: Sequence[Answer]) -> list[tuple[int | str, bytes]]:
+    """Return viewers and slates as the store keeps them."""
+    return [(answer.request.user_id, packed(answer)) for answer in answers]
+
+
+def recommend_all(
+    release: Release,
+    store: Path,
+    folder: Path,
+    *,
+    k: int,
+    now_ms: int,
+    viewers: int | None = None,
+    processes: int | None = None,
+    viewers_a_part: int = VIEWERS_A_PART,
+) -> BatchReport:
+    """Compute the slates of a release's viewers into `store` and below `folder`, or what an interrupted run left to do.
+
+    viewers    number of viewers, the first of the release; None is all
+    processes  number of processes that compute; None is one a core
+    Raises StoreError.
+    """
+    viewers = min(viewers or len(release.user_ids.ids), len(release.user_ids.ids))
+    with SlateTable.opened(store) as slates, tqdm(total=viewers, desc="recommendations", unit=" users") as progress:
+        run = Batch.begun(Batch(release.id, slates.store, k, viewers, now_ms, viewers_a_part), folder)
+        missing = run.missing(folder)
+        progress.update(viewers - sum(len(run.users(part)) for part in missing))
+        for part, computed_slates in computed(missing, (release.folder, store, run, folder), processes or os.cpu_count()):
+            slates.put(computed_slates)
+            path = run.path(folder, part)
+            os.replace(path.with_suffix(".new"), path)  # only now is the part done
+            progress.update(len(run.users(part)))
+    for other in folder.iterdir():
+        if other != run.folder(folder):
+            removed(other)
+    return BatchReport.of(run, folder)
+
+
+def computed(parts: Sequence[int], about: tuple, processes: int) -> Iterator[tuple[int, list]]:
+    """Yield the parts as they are computed; few wait for the store at a time."""
+    processes = min(processes, len(parts))
+    if not processes:
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would copy locks that threads of the networks hold
+    with ProcessPoolExecutor(processes, context, _begin, about) as pool:
+        left, running = iter(parts), set[Future]()
+        try:
+            while running := running | {pool.submit(_part, part) for part in islice(left, 2 * processes - len(running))}:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                yield from (each.result() for each in done)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+_worker: Worker | None = None  # of this process
+
+
+def _begin(release: Path, store: Path, run: Batch, folder: Path) -> None:
+    global _worker
+    opened = Release.load(release)
+    _worker = Worker(Recommender(opened, Store.reader(store, opened)), run, folder)
+
+
+def _part(part: int) -> tuple[int, list]:
+    return _worker(part)
+
+
+def frame_of(answers: Sequence[Answer]) -> pl.DataFrame:
+    """Return one row a slate: user_id, release, as_of_ms, degraded, and the lists video_ids and values, best first."""
+    return pl.DataFrame(
+        {
+            "user_id": [answer.request.user_id for answer in answers],
+            "release": [answer.release for answer in answers],
+            "as_of_ms": [answer.as_of_ms for answer in answers],
+            "degraded": [answer.degraded for answer in answers],
+            "video_ids": [list(answer.ids) for answer in answers],
+            "values": [answer.slate.values.tolist() for answer in answers],
+        },
+        schema_overrides={
+            "release": pl.String,
+            "as_of_ms": pl.Int64,
+            "degraded": pl.Boolean,
+            "video_ids": pl.List,
+            "values": pl.List(pl.Float64),
+        },
+    )

@@ -1,0 +1,42 @@
+"""The table of slates that were computed ahead of time, which a batch fills beside the process that holds the store."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from watchnext.serving.store.bootstrap import meta_number
+from watchnext.serving.store.engines.engine import Engine
+from watchnext.serving.store.engines.environment import MAP_BYTES, Environment
+from watchnext.serving.store.journal import id_key
+
+
+class SlateTable:
+    """Slates by viewer. Nothing of them is kept in memory, so that processes need no lock but that of a transaction."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @classmethod
+    @contextmanager
+    def opened(cls, folder: Path, *, map_bytes: int = MAP_BYTES) -> Iterator["SlateTable"]:
+        """Open the slates of the store `folder`, which another process may hold. Raises StoreError where there is no store."""
+        with closing(Environment(Path(folder) / "current", durable=True, map_bytes=map_bytes)) as environment:
+            yield cls(environment)
+
+    @property
+    def store(self) -> str:
+        """Return the name of what holds the tables, which another build of the store does not have."""
+        return self._engine.name
+
+    @property
+    def last_known_at(self) -> int:
+        """Return the time of the last event of the store, in ms."""
+        return meta_number(self._engine, "last_known_at")
+
+    def get(self, user_id: int | str) -> bytes | None:
+        return self._engine.get("slates", id_key(user_id))
+
+    def put(self, slates: Iterable[tuple[int | str, bytes]]) -> None:
+        """Replace the slates of these viewers, in one transaction. Raises StoreError."""
+        with self._engine.write() as txn:
+            txn.put_many("slates", [(id_key(user_id), packed) for user_id, packed in slates])
