@@ -1,4 +1,4 @@
-"""An online store keeps these promises, found through the classes of its package."""
+"""An online store keeps these promises on every engine, found through the classes of its package."""
 
 import inspect
 import pkgutil
@@ -6,37 +6,50 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import cache
 from importlib import import_module
+from itertools import count
+from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.redis_server import RedisServer
 
-import watchnext.serving.store
-from watchnext.serving.store.engines.engine import StoreError
+import watchnext.serving.store.engines
+from watchnext.serving.store.engines.engine import Engine, StoreError
+from watchnext.serving.store.engines.environment import Environment
+from watchnext.serving.store.engines.redis_engine import RedisEngine
 from watchnext.serving.store.journal import Event
 from watchnext.serving.store.store import Store
 
 NOW = 1_800_000_000_000
-# Class > how a test opens it, and the same in a program of its own. A new store takes its line here.
-STORES: dict[type, tuple[Callable, str]] = {
-    Store: (
-        lambda folder, release: Store.open(folder, release, durable=False),
-        "from watchnext.serving.store.store import Store; opened = Store.open(sys.argv[1], release)",
-    )
+DATABASES = count()
+# Engine > location of a new store, from a folder of the test and the Redis of the session. A new engine takes its line here.
+STORES: dict[type, Callable[[Path, RedisServer], Path | str]] = {
+    Environment: lambda folder, redis: folder,
+    RedisEngine: lambda folder, redis: redis.url(next(DATABASES)),
 }
 
 
+@pytest.fixture(scope="module")
+def redis_server(tmp_path_factory) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
 @pytest.fixture(params=STORES, ids=lambda kind: kind.__name__)
-def kind(request) -> type:
-    return request.param
+def locations(request, tmp_path) -> Callable[[str], Path | str]:
+    """Locations of the stores of one test, by name."""
+    redis = request.getfixturevalue("redis_server") if request.param is RedisEngine else None
+    return cache(lambda name: STORES[request.param](tmp_path / name, redis))
 
 
 @pytest.fixture
-def opens(kind, release, tmp_path) -> Callable[[], Store]:
-    """Open the store of one folder, over the same release."""
-    return lambda name="store": closing(STORES[kind][0](tmp_path / name, release))
+def opens(locations, release) -> Callable[[], Store]:
+    """Open the store of one location, over the same release."""
+    return lambda name="store": closing(Store.open(locations(name), release, durable=False))
 
 
 def outcome(user_id=101, video_id="v001", known_at=NOW, **fields) -> Event:
@@ -67,12 +80,11 @@ def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
     return all(values.tobytes() == other[name].tobytes() for name, values in one.items())
 
 
-def test_every_store_class_is_tested_here():
-    folder = watchnext.serving.store
+def test_every_engine_is_tested_here():
+    folder = watchnext.serving.store.engines
     modules = [import_module(f"{folder.__name__}.{found.name}") for found in pkgutil.iter_modules(folder.__path__)]
     classes = {one for module in modules for _, one in inspect.getmembers(module, inspect.isclass)}
-    applied = {one for one in classes if hasattr(one, "apply") and hasattr(one, "viewer")}
-    assert {one for one in applied if not getattr(one, "_is_protocol", False)} == STORES.keys()
+    assert {one for one in classes if issubclass(one, Engine)} - {Engine} == STORES.keys()
 
 
 def test_an_applied_event_is_read_at_once(opens, release):
@@ -155,10 +167,9 @@ def test_a_store_is_opened_as_it_was_closed(opens, release):
         assert not store.unavailable.any()
 
 
-def test_a_closed_store_refuses_and_an_open_one_is_held(opens):
-    with opens() as store, pytest.raises(StoreError), opens():
-        pass
-    store.close()
+def test_a_closed_store_refuses(opens):
+    with opens() as store:
+        store.close()
     for refused in (lambda: store.viewer(101), lambda: store.apply([outcome()]), lambda: list(store.journal())):
         with pytest.raises(StoreError):
             refused()
@@ -170,8 +181,9 @@ KILLED = """
     import sys
     from watchnext.serving.release.release import Release
     from watchnext.serving.store.journal import Event
+    from watchnext.serving.store.store import Store
     release = Release.load(sys.argv[2])
-    {opened}
+    opened = Store.open(sys.argv[1], release)
     for i in range(100_000):
         event = Event(kind="outcome", user_id=i, video_id="v001", known_at=1_800_000_000_000 + i, watch_ms=1_000, key=str(i))
         opened.apply([event])
@@ -179,9 +191,8 @@ KILLED = """
 """
 
 
-def test_an_acknowledged_event_survives_kill_9(kind, opens, release, tmp_path):
-    program = textwrap.dedent(KILLED).format(opened=STORES[kind][1])
-    command = [sys.executable, "-c", program, str(tmp_path / "store"), str(release.folder)]
+def test_an_acknowledged_event_survives_kill_9(locations, opens, release):
+    command = [sys.executable, "-c", textwrap.dedent(KILLED), str(locations("store")), str(release.folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         acknowledged = [int(process.stdout.readline()) for _ in range(40)]
         process.send_signal(signal.SIGKILL)

@@ -17,6 +17,7 @@ from watchnext.serving.funnel.batch import recommend_all
 from watchnext.serving.release.manifest import ReleaseError
 from watchnext.serving.release.release import Release, current
 from watchnext.serving.store.engines.engine import StoreError, StoreHeldError
+from watchnext.serving.store.engines.redis_engine import is_url, location
 from watchnext.serving.store.slate_table import SlateTable
 from watchnext.serving.store.store import Store, build_store
 
@@ -36,7 +37,7 @@ def store(config: DictConfig) -> None:
     from watchnext.cli import write_report
 
     release = Release.load(current(Path(config.data.releases)))
-    folder = Path(config.data.store)
+    folder = location(config.data.store)
     try:
         Store.open(folder, release).close()
     except StoreError as error:
@@ -54,10 +55,10 @@ def recommendations(config: DictConfig) -> None:
     was interrupted goes on. A server may run beside it."""
     from watchnext.cli import write_report
 
-    release, folder = Release.load(current(Path(config.data.releases))), Path(config.data.store)
+    release, folder = Release.load(current(Path(config.data.releases))), location(config.data.store)
     with suppress(StoreHeldError):  # the server keeps it open
         Store.open(folder, release).close()
-    with SlateTable.opened(folder) as slates:
+    with SlateTable.opened(folder, release.state_fingerprint) as slates:
         # A slate is computed as of now, so that it includes all events of the store.
         now_ms = int(time.time() * 1000) if release.clock == "wall" else max(release.as_of_ms, slates.last_known_at + 1)
     outputs = Path(config.data.outputs)
@@ -73,6 +74,8 @@ def state_build(config: DictConfig) -> None:
 
     if config.log is None:
         raise StoreError("log is null, expected a folder; run `python -m watchnext.serving state build --log DIR`")
+    if is_url(config.data.store):
+        raise StoreError(f"data.store is {config.data.store}, expected a folder; `state build` makes stores of LMDB alone")
     releases, folder = Path(config.data.releases), Path(config.data.store)
     release = Release.load(releases / config.release if config.release else current(releases))
     serves = (releases / "current").resolve() == release.folder

@@ -3,10 +3,13 @@
 import itertools
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.redis_server import RedisServer
 
 from small_release import make_release
 from watchnext.serving.release.release import Release
@@ -69,9 +72,18 @@ def in_memory(store: Store) -> list:
     return [store.videos, store.creators, store.unavailable, *trending]
 
 
+@pytest.fixture(params=["folder", "redis"])
+def folder(request, tmp_path) -> Iterator[Path | str]:
+    if request.param == "folder":
+        yield tmp_path / "store"
+    else:
+        with RedisServer(tmp_path / "redis") as server:
+            yield server.url()
+
+
 @pytest.mark.parametrize("name", ["same", "other"])
-def test_no_event_is_lost_or_counts_twice_across_a_hand_over(releases, tmp_path, name):
-    first, second, folder = releases["first"], releases[name], tmp_path / "store"
+def test_no_event_is_lost_or_counts_twice_across_a_hand_over(releases, folder, name):
+    first, second = releases["first"], releases[name]
     store = Store.open(folder, first)
     withdrawn = Event(kind="withdrawn", user_id="", video_id=first.video_ids.value(3), known_at=first.as_of_ms + 1)
     store.apply([withdrawn])

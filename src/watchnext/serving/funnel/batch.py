@@ -119,7 +119,7 @@ def slates_of(answers: Sequence[Answer]) -> list[tuple[int | str, bytes]]:
 
 def recommend_all(
     release: Release,
-    store: Path,
+    store: Path | str,
     folder: Path,
     *,
     k: int,
@@ -135,7 +135,10 @@ def recommend_all(
     Raises StoreError.
     """
     viewers = min(viewers or len(release.user_ids.ids), len(release.user_ids.ids))
-    with SlateTable.opened(store) as slates, tqdm(total=viewers, desc="recommendations", unit=" users") as progress:
+    with (
+        SlateTable.opened(store, release.state_fingerprint) as slates,
+        tqdm(total=viewers, desc="recommendations", unit=" users") as progress,
+    ):
         run = Batch.begun(Batch(release.id, slates.store, k, viewers, now_ms, viewers_a_part), folder)
         missing = run.missing(folder)
         progress.update(viewers - sum(len(run.users(part)) for part in missing))
@@ -169,7 +172,7 @@ def computed(parts: Sequence[int], about: tuple, processes: int) -> Iterator[tup
 _worker: Worker | None = None  # of this process
 
 
-def _begin(release: Path, store: Path, run: Batch, folder: Path) -> None:
+def _begin(release: Path, store: Path | str, run: Batch, folder: Path) -> None:
     global _worker
     opened = Release.load(release)
     _worker = Worker(Recommender(opened, Store.reader(store, opened)), run, folder)

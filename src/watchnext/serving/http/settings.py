@@ -17,6 +17,7 @@ from watchnext.serving.release.release import CLOCKS, current
 from watchnext.serving.store.engines.engine import state_of
 from watchnext.serving.store.engines.environment import MAP_BYTES, Environment
 from watchnext.serving.store.engines.folder import locked
+from watchnext.serving.store.engines.redis_engine import RedisEngine, is_url, location
 from watchnext.serving.store.store import JOURNAL_BYTES, VIEWERS_KEPT, misfit
 
 EXPECTED = {"bool_parsing": "1 or 0", "int_parsing": "a whole number above 0"}  # by pydantic's type of error
@@ -36,6 +37,7 @@ class SettingsError(ValueError):
 class Settings(BaseSettings):
     """Folders and clock of the server. WATCHNEXT_STORE sets `store`, and so on; an empty variable counts as unset.
 
+    store                        a folder, or the URL of a Redis
     clock                        release (time starts where the release's state ends) or wall; None is the clock of the release
     viewers_kept, journal_bytes  as in `Bounds` of the store
     keys                         file of bearer keys; None: this machine only
@@ -46,7 +48,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="WATCHNEXT_", env_ignore_empty=True, frozen=True)
 
     releases: Path = Path("releases")
-    store: Path = Path("store")
+    store: Annotated[Path | str, BeforeValidator(location)] = Path("store")
     served: Path = Path("outputs/served")
     clock: Literal[CLOCKS] | None = None
     viewers_kept: PositiveInt = VIEWERS_KEPT
@@ -99,6 +101,9 @@ class Settings(BaseSettings):
             FeaturePipeline.load(release / "pipeline")
         except SchemaError as error:
             raise ReleaseError(f"{release} cannot serve: {error}") from error
+        if is_url(self.store):
+            RedisEngine(self.store, state=manifest["state"], durable=True).close()
+            return
         lock = locked(self.store)
         try:
             if (self.store / "current").exists():

@@ -9,6 +9,7 @@ from watchnext.features.catalogue import Ids
 from watchnext.serving.release.release import Release
 from watchnext.serving.store.engines.engine import TABLES, Engine, StoreError, batched, number_key
 from watchnext.serving.store.journal import id_key
+from watchnext.serving.store.records import queued
 from watchnext.serving.store.seal import SEAL_BYTES, is_intact, sealed, unsealed
 
 log = logging.getLogger(__name__)
@@ -34,9 +35,14 @@ def load_state(engine: Engine, release: Release) -> None:
 
 
 def put_viewers(engine: Engine, ids: Ids, users: np.ndarray, records: np.ndarray) -> None:
-    """Write the non-empty `records` (n, layout.viewer) of the viewers at the rows `users` (n,) of `ids`."""
+    """Write the non-empty `records` (n, layout.viewer) of the viewers at the rows `users` (n,) of `ids`, and queue them."""
     keyed = [(id_key(ids.value(int(users[i]))), records[i]) for i in np.flatnonzero(records[:, 0])]
-    _put(engine, "viewers", sorted(keyed, key=lambda item: item[0]))
+    keyed.sort(key=lambda item: item[0])
+    _put(engine, "viewers", keyed)
+    for part in batched(keyed, CHUNK):
+        with engine.write() as txn:
+            for key, record in part:
+                txn.append("viewers_order", queued(key, record))
 
 
 def put_items(engine: Engine, name: str, records: np.ndarray) -> None:

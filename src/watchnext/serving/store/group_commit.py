@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 
-from watchnext.serving.store.engines.engine import StoreError
+from watchnext.serving.store.engines.engine import StoreDownError, StoreError
 from watchnext.serving.store.journal import Event
 from watchnext.serving.store.store import Store
 
@@ -99,7 +99,7 @@ class GroupCommit:
         try:
             results = iter(self._store.apply([event for events, _ in group for event in events]))
         except Exception as error:
-            if len(group) > 1 and not self._store.failed:
+            if len(group) > 1 and not self._store.failed and not isinstance(error, StoreDownError):
                 return False
             for _, future in group:
                 future.set_exception(error)

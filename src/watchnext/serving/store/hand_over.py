@@ -17,6 +17,7 @@ from watchnext.serving.store.bootstrap import load_state, put_origin
 from watchnext.serving.store.engines.engine import StoreError, state_of
 from watchnext.serving.store.engines.environment import MAP_BYTES, Environment
 from watchnext.serving.store.engines.folder import claim_new, claim_next, commit_claim
+from watchnext.serving.store.engines.redis_engine import is_url, location
 from watchnext.serving.store.store import Store, carry_current
 
 FEW = 500  # events that may be left for the pause
@@ -25,10 +26,10 @@ ROUNDS = 20  # of catching up; events that come faster than that are left for th
 
 class StoreSuccession:
     """Make the successor of the store in `folder` for another release: `prepare` beside the serving, then `complete` while
-    nothing is committed. One at a time; `stop` ends a build."""
+    nothing is committed. One at a time; `stop` ends a build. In Redis the successor follows the common journal by itself."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._claimed = Path(folder), None
+    def __init__(self, folder: Path | str) -> None:
+        self._folder, self._claimed = location(folder), None
         self._process: subprocess.Popen | None = None
         self._stopping = threading.Event()
 
@@ -37,6 +38,9 @@ class StoreSuccession:
         self._claimed = None
         if release.state_fingerprint == held:
             return store.reopened(release)
+        if is_url(self._folder):
+            self._build(release, self._folder)
+            return store.at(self._folder, release)
         environment = self._fitting(release) or self._built(release)
         try:
             successor = store.beside(environment, release)
@@ -50,6 +54,9 @@ class StoreSuccession:
 
     def complete(self, store: Store, successor: Store) -> None:
         """Take over the last events; from now on the folder's store is the successor. Raises StoreError."""
+        if is_url(self._folder):
+            successor.catch_up()
+            return
         successor.follow(store)
         successor.take_quarantine(store)
         if self._claimed is not None:
@@ -73,7 +80,11 @@ class StoreSuccession:
 
     def _built(self, release: Release) -> Environment:
         self._claimed = claim_new(self._folder)
-        command = [sys.executable, "-m", __name__, str(release.folder), str(self._folder), str(self._claimed)]
+        self._build(release, self._claimed)
+        return Environment(self._claimed, durable=True, map_bytes=MAP_BYTES)
+
+    def _build(self, release: Release, built: Path | str) -> None:
+        command = [sys.executable, "-m", __name__, str(release.folder), str(self._folder), str(built)]
         variables = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # the package may be importable here alone
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=variables)
         if self._stopping.is_set():
@@ -81,7 +92,6 @@ class StoreSuccession:
         _, errors = self._process.communicate()
         if self._process.returncode:
             raise StoreError(f"the store for {release.id} could not be built: {errors.strip() or self._process.returncode}")
-        return Environment(self._claimed, durable=True, map_bytes=MAP_BYTES)
 
 
 def build(release: Release, folder: Path, built: Path) -> None:
@@ -96,7 +106,10 @@ def build(release: Release, folder: Path, built: Path) -> None:
 def main(release: str, folder: str, built: str) -> str | None:
     os.nice(10)  # requests go first
     try:
-        build(Release.load(Path(release)), Path(folder), Path(built))
+        if is_url(built):
+            Store.open(built, Release.load(Path(release))).close()
+        else:
+            build(Release.load(Path(release)), Path(folder), Path(built))
     except (ReleaseError, StoreError) as error:
         return str(error)
 

@@ -58,9 +58,3 @@ class Records:
             items[name] = [(number_key(row), record) for row, record in changed.items()]
         for name, records in items.items():
             self._txn.put_many(name, [(key, sealed(key, record.tobytes())) for key, record in records])
-
-    def publish(self) -> None:
-        """Copy the changes to the arrays in memory; call it after the commit."""
-        for array, changed in ((self._videos, self._changed_videos), (self._creators, self._changed_creators)):
-            for row, record in changed.items():
-                array[row] = record

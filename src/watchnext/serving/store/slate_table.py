@@ -7,6 +7,7 @@ from pathlib import Path
 from watchnext.serving.store.bootstrap import meta_number
 from watchnext.serving.store.engines.engine import Engine
 from watchnext.serving.store.engines.environment import MAP_BYTES, Environment
+from watchnext.serving.store.engines.redis_engine import RedisEngine, is_url
 from watchnext.serving.store.journal import id_key
 
 
@@ -18,10 +19,17 @@ class SlateTable:
 
     @classmethod
     @contextmanager
-    def opened(cls, folder: Path, *, map_bytes: int = MAP_BYTES) -> Iterator["SlateTable"]:
-        """Open the slates of the store `folder`, which another process may hold. Raises StoreError where there is no store."""
-        with closing(Environment(Path(folder) / "current", durable=True, map_bytes=map_bytes)) as environment:
-            yield cls(environment)
+    def opened(cls, store: Path | str, state: str, *, map_bytes: int = MAP_BYTES) -> Iterator["SlateTable"]:
+        """Open the slates of the store at `store` (folder or URL), which other processes may use, for the fingerprint `state`.
+
+        Raises StoreError where there is no store.
+        """
+        if is_url(store):
+            engine = RedisEngine(str(store), state=state, durable=True)
+        else:
+            engine = Environment(Path(store) / "current", durable=True, map_bytes=map_bytes)
+        with closing(engine):
+            yield cls(engine)
 
     @property
     def store(self) -> str:

@@ -3,6 +3,7 @@
 import logging
 import os
 import threading
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,9 +17,20 @@ from watchnext.features.state import counters, history
 from watchnext.features.state.fold import OUTCOME, SHOWN, Layout, fold_event, read_candidates
 from watchnext.files import link
 from watchnext.serving.release.release import Release
-from watchnext.serving.store.bootstrap import CHUNK, carry, journal_length, load_state, meta_number, put_origin, salvage
+from watchnext.serving.store.bootstrap import (
+    CHUNK,
+    carry,
+    journal_length,
+    load_state,
+    meta_number,
+    put_meta,
+    put_origin,
+    salvage,
+)
 from watchnext.serving.store.engines.engine import (
     REPAIR,
+    TABLES,
+    Changes,
     Engine,
     StoreError,
     Transaction,
@@ -28,6 +40,7 @@ from watchnext.serving.store.engines.engine import (
 )
 from watchnext.serving.store.engines.environment import MAP_BYTES, Environment, lengthened
 from watchnext.serving.store.engines.folder import claim_next, clear, commit_claim, locked, new_environment
+from watchnext.serving.store.engines.redis_engine import RedisEngine, is_url
 from watchnext.serving.store.integrity import require_sound
 from watchnext.serving.store.journal import SESSION_KEYS, Event, id_key, id_of, is_session, outcome_columns
 from watchnext.serving.store.recent_keys import RecentKeys
@@ -44,6 +57,7 @@ KEYS_KEPT, KEYS_KEPT_MS = 10_000_000, 7 * 24 * HOUR_MS  # a client may repeat an
 SHOWN_KEPT, SHOWN_KEPT_MS = 1_000_000, 24 * HOUR_MS
 VIEWERS_KEPT, JOURNAL_BYTES = 2_000_000, 4 << 30
 QUARANTINE_KEPT = 10_000
+NO_ROWS = np.zeros(0, np.int64)
 CATCH_UP_EVENTS = 1_000_000  # of the journal, counted again for trending when a store is opened
 
 
@@ -88,22 +102,27 @@ class Store:
         self.slates = SlateTable(engine)
         self.position = self.last_known_at = 0
         self._load()
+        self._loaded = self.position
+        engine.listeners.append(self)
 
     @classmethod
     def open(
         cls,
-        folder: Path,
+        folder: Path | str,
         release: Release,
         *,
         durable: bool = True,
         map_bytes: int = MAP_BYTES,
         bounds: Bounds | None = None,
     ) -> "Store":
-        """Open the store; take over one that was built beside it for the release, or build the first from the release's state.
+        """Open the store in a folder or at a URL of Redis; take over one that was built beside it for the release, or build the
+        first from the release's state.
 
         Raises StoreError for a store of another schema or catalogue, and StoreDamagedError for a damaged one, if it is to be
         `durable`; others are not searched for damages.
         """
+        if is_url(folder):
+            return cls._open_shared(str(folder), release, durable=durable, bounds=bounds)
         folder = Path(folder)
         lock = locked(folder)
         try:
@@ -123,16 +142,35 @@ class Store:
             raise
 
     @classmethod
-    def reader(cls, folder: Path, release: Release, *, map_bytes: int = MAP_BYTES) -> "Store":
+    def reader(cls, folder: Path | str, release: Release, *, map_bytes: int = MAP_BYTES) -> "Store":
         """Open the store for reading alone, beside the process that writes it; records of videos and creators stay as of now.
 
         Raises StoreError for a missing store, or one of another schema or catalogue.
         """
-        environment = Environment(Path(folder) / "current", durable=False, map_bytes=map_bytes, readonly=True)
-        if (held := state_of(environment)) != release.state_fingerprint:
-            environment.close()
+        if is_url(folder):
+            engine = RedisEngine(str(folder), state=release.state_fingerprint, durable=False)
+        else:
+            engine = Environment(Path(folder) / "current", durable=False, map_bytes=map_bytes, readonly=True)
+        if (held := state_of(engine)) != release.state_fingerprint:
+            engine.close()
             raise misfit(folder, held, release.id, release.state_fingerprint)
-        return cls._caught_up(environment, release, None, None)
+        return cls._caught_up(engine, release, None, None)
+
+    @classmethod
+    def _open_shared(cls, url: str, release: Release, *, durable: bool, bounds: Bounds | None) -> "Store":
+        engine = RedisEngine(url, state=release.state_fingerprint, durable=durable)
+        try:
+            if state_of(engine) != release.state_fingerprint:
+                log.info("no state for %s in %s yet: building it", release.id, engine.shown)
+                _build_shared(url, release, durable=durable)
+            store = cls._caught_up(engine, release, None, bounds)
+            engine.follow()
+            store.catch_up()
+            engine.start()
+            return store
+        except BaseException:
+            engine.close()
+            raise
 
     def reopened(self, release: Release) -> "Store":
         """Return a store over the same records for another release of the same state."""
@@ -141,6 +179,10 @@ class Store:
     def beside(self, environment: Environment, release: Release) -> "Store":
         """Return a store over another environment of the same folder, which takes its lock over."""
         return Store._caught_up(environment, release, self._lock, self._bounds)
+
+    def at(self, url: str, release: Release) -> "Store":
+        """Return a store in the same Redis for a release of another state."""
+        return Store.open(url, release, bounds=self._bounds)
 
     @classmethod
     def _caught_up(cls, engine: Engine, release: Release, lock: IO | None, bounds: Bounds | None) -> "Store":
@@ -154,6 +196,8 @@ class Store:
         What a `successor` uses stays open.
         """
         with self._writing:
+            if self in self._engine.listeners:
+                self._engine.listeners.remove(self)
             if successor is None or successor._engine is not self._engine:
                 self._engine.close()
             if self._lock is not None and (successor is None or successor._lock is not self._lock):
@@ -223,23 +267,31 @@ class Store:
         When it returns, they are on disk. When it raises StoreError, none was stored.
         """
         rows = self._video_ids.rows([event.video_id for event in events])
-        with self._writing:
-            with self._engine.write() as txn:
-                results = [self._admit(txn, event, row) for event, row in zip(events, rows, strict=True)]
-                chosen = [i for i, result in enumerate(results) if result == ACCEPTED]
-                accepted = [events[i] for i in chosen]
-                records = self._fold(txn, accepted, rows[chosen])
-                for event in accepted:
-                    txn.append("journal", event.to_bytes(), sealed)
-                self._drop_excess(txn, len(accepted), results.count(UNKNOWN))
-                latest = max([self.last_known_at, *(event.known_at for event in accepted)])
-                txn.put("meta", b"last_known_at", number_key(latest))
-            with self._publishing:
-                records.publish()
-            self._publish_withdrawals(accepted, rows[chosen])
-            self.trending.add(accepted, rows[chosen])
-            self.position, self.last_known_at = self.position + len(accepted), latest
+        with self._writing, self._engine.write() as txn:
+            self._prefetch(txn, events)
+            results = [self._admit(txn, event, row) for event, row in zip(events, rows, strict=True)]
+            chosen = [i for i, result in enumerate(results) if result == ACCEPTED]
+            accepted = [events[i] for i in chosen]
+            late = self._fold_behind(txn, accepted, rows[chosen])
+            for event in accepted:
+                txn.append("journal", event.to_bytes(), sealed)
+            self._drop_excess(txn, len(accepted) + late, results.count(UNKNOWN))
+            if accepted:
+                self._mark_folded(txn, accepted, txn.end("journal"))
         return results
+
+    def _prefetch(self, txn: Transaction, events: Sequence[Event]) -> None:
+        digests = [(event.kind, event.idempotency_digest) for event in events]
+        txn.prefetch("shown", [digest for kind, digest in digests if digest and kind == "shown"])
+        txn.prefetch("keys", [digest for kind, digest in digests if digest and kind != "shown"])
+        txn.prefetch("viewers", [id_key(event.user_id) for event in events])
+
+    def _mark_folded(self, txn: Transaction, events: Sequence[Event], end: int) -> None:
+        """Remember the time of the latest of `events`, and where the journal is shared, the `end` of what is folded."""
+        before = int.from_bytes(txn.get("meta", b"last_known_at") or b"", "big")
+        txn.put("meta", b"last_known_at", number_key(max([before, *(event.known_at for event in events)])))
+        if self._engine.is_shared:
+            txn.put("meta", b"folded", number_key(end))
 
     def _admit(self, txn: Transaction, event: Event, row: int) -> str:
         """Decide whether an event counts, and remember its key."""
@@ -253,7 +305,7 @@ class Store:
             recent.add(txn, key, event.known_at)
         return ACCEPTED
 
-    def _fold(self, txn: Transaction, events: Sequence[Event], rows: np.ndarray) -> Records:
+    def _fold(self, txn: Transaction, events: Sequence[Event], rows: np.ndarray) -> None:
         """Fold events about the videos `rows` into working copies, and write these into the transaction."""
         records = Records(txn, self.layout, self.videos, self.creators)
         outcomes = outcome_columns(events) | {"duration_ms": self._duration_ms[rows]}
@@ -268,7 +320,6 @@ class Store:
             details = self._tag_rows[row], amounts[i], float(event.watch_ms), float(bits[i])
             fold_event(self.layout, *touched, kind, float(event.known_at), row, creator_row, *details)
         records.write()
-        return records
 
     def _drop_excess(self, txn: Transaction, added: int, unknown: int) -> None:
         """Drop what is above the bounds: a few more than were added, so that no call pays for many others."""
@@ -307,10 +358,37 @@ class Store:
             if excess <= 0:
                 return
 
-    def _publish_withdrawals(self, events: Sequence[Event], rows: np.ndarray) -> None:
-        for event, row in zip(events, rows, strict=True):
+    def publish(self, changes: Changes) -> None:
+        """Bring the memory up to date with one commit, of this process or of another that shares the store."""
+        records = [
+            (array, int.from_bytes(key, "big"), np.frombuffer(unsealed(name, key, packed)))
+            for name, array in (("videos", self.videos), ("creators", self.creators))
+            for key, packed in changes.get(name, ())
+        ]
+        with self._publishing:
+            for array, row, record in records:
+                array[row] = record
+        positions = [(int.from_bytes(key, "big"), key, packed) for key, packed in changes.get("journal", ())]
+        if journal := [(key, packed) for position, key, packed in positions if position >= self.position]:
+            if (first := int.from_bytes(journal[0][0], "big")) > self.position:  # made while this store was loading
+                self._count_until(first)
+            self._count([event_of(key, packed) for key, packed in journal])
+            self.position = int.from_bytes(journal[-1][0], "big") + 1
+
+    def _count_until(self, end: int) -> None:
+        missed = (event for at, event in self._entries(self.position) if at < end)
+        for part in batched(missed, CHUNK):
+            self._count(part)
+
+    def _count(self, events: Sequence[Event]) -> None:
+        """Let events of the journal act on what is available and trending."""
+        rows = self._video_ids.rows([event.video_id for event in events])
+        known = [(event, row) for event, row in zip(events, rows.tolist(), strict=True) if row >= 0]
+        for event, row in known:
             if event.kind in ("withdrawn", "restored"):
                 self.unavailable[row] = event.kind == "withdrawn"
+        self.trending.add([event for event, _ in known], rows[rows >= 0])
+        self.last_known_at = max(self.last_known_at, *(event.known_at for event in events))
 
     # ---- load --------------------------------------------------------------------------------------------------------
 
@@ -320,7 +398,7 @@ class Store:
                 for key, packed in txn.items(name):
                     array[int.from_bytes(key, "big")] = np.frombuffer(unsealed(name, key, packed))
             withdrawn = self._video_ids.rows([id_of(key) for key, _ in txn.items("withdrawn")])
-            self.unavailable[withdrawn[withdrawn >= 0]] = True
+            self.unavailable[:] = np.isin(np.arange(len(self.unavailable)), withdrawn)
         if not self._engine.readonly:
             self._queue_viewers()
         self.position = journal_length(self._engine)
@@ -336,11 +414,19 @@ class Store:
             for key, packed in txn.items("viewers"):
                 txn.append("viewers_order", queued(key, np.frombuffer(packed, count=1)))
 
+    def reload(self) -> None:
+        """Load everything again, and count the events of the journal that came meanwhile."""
+        position = self.position
+        self._load()
+        self.position, end = position, self.position
+        self._count_until(end)
+        self.position = end
+
     def _catch_up(self) -> None:
         """Count the recent events of the journal for trending, at most CATCH_UP_EVENTS."""
         since_ms = self.trending.since_ms(self.last_known_at)
         with self._engine.read() as txn:
-            for part in batched(latest_of(txn, since_ms, CATCH_UP_EVENTS), CHUNK):
+            for part in batched(latest_of(txn, self._loaded, since_ms, CATCH_UP_EVENTS), CHUNK):
                 rows = self._video_ids.rows([event.video_id for event in part])
                 self.trending.add([event for event, row in zip(part, rows, strict=True) if row >= 0], rows[rows >= 0])
 
@@ -350,38 +436,36 @@ class Store:
         It skips events known before `since` in `meta`, because the folded log holds them, events about removed videos, and
         events of viewers with the other kind of id. A second call continues after `replayed` in `meta`.
         """
-        start, since_ms, folded = meta_number(self._engine, "replayed"), meta_number(self._engine, "since"), 0
+        start, folded = meta_number(self._engine, "replayed"), 0
         for part in batched(self._entries(start), CHUNK):
-            events = [event for _, event in part if event.known_at >= since_ms]
-            rows = self._video_ids.rows([event.video_id for event in events])
-            known = np.flatnonzero([row >= 0 and self._is_known(event) for event, row in zip(events, rows, strict=True)])
-            start, folded = part[-1][0] + 1, folded + len(known)
             with self._engine.write() as txn:
-                records = self._fold(txn, [events[i] for i in known], rows[known])
-                txn.put("meta", b"replayed", number_key(start))
-            self._publish_replayed(records, [events[i] for i in known], rows[known])
+                events, rows = self._foldable(txn, [event for _, event in part])
+                self._fold(txn, events, rows)
+                end = part[-1][0] + 1
+                txn.put("meta", b"replayed", number_key(end))
+                self._mark_folded(txn, [event for _, event in part], end)
+            folded += len(events)
         return folded
 
-    def _publish_replayed(self, records: Records, events: Sequence[Event], rows: np.ndarray) -> None:
-        with self._publishing:
-            records.publish()
-        self._publish_withdrawals(events, rows)
+    def _foldable(self, txn: Transaction, events: Sequence[Event]) -> tuple[list[Event], np.ndarray]:
+        """Return those of the journal's `events` that the state lacks and can hold, and the rows of their videos."""
+        since_ms = int.from_bytes(txn.get("meta", b"since") or b"", "big")
+        events = [event for event in events if event.known_at >= since_ms]
+        rows = self._video_ids.rows([event.video_id for event in events])
+        known = np.flatnonzero([row >= 0 and self._is_known(event) for event, row in zip(events, rows, strict=True)])
+        return [events[i] for i in known], rows[known]
 
     def follow(self, earlier: "Store") -> int:
         """Take over what the `earlier` store accepted since this one was opened, or since the last call; return the number of
         events. Call it until few are left, and once more while nothing is committed."""
+        if self._engine is earlier._engine:  # which hands every commit to both
+            self._mirror(earlier)
+            return 0
         taken = 0
         for part in batched(earlier._entries(self.position), CHUNK):
-            events = [event for _, event in part]
-            if self._engine is not earlier._engine:
-                self._copy(part)
-                self.replay()
-            rows = self._video_ids.rows([event.video_id for event in events])
-            self.trending.add([event for event, row in zip(events, rows, strict=True) if row >= 0], rows[rows >= 0])
-            self.position, taken = part[-1][0] + 1, taken + len(part)
-            self.last_known_at = max([self.last_known_at, *(event.known_at for event in events)])
-        if self._engine is earlier._engine:
-            self._mirror(earlier)
+            self._copy(part)
+            self.replay()
+            taken += len(part)
         return taken
 
     def _copy(self, entries: Sequence[tuple[int, Event]]) -> None:
@@ -392,8 +476,7 @@ class Store:
                 key = number_key(position)
                 txn.put("journal", key, sealed(key, event.to_bytes()))
             self._drop_excess(txn, len(entries), 0)
-            latest = max([self.last_known_at, *(event.known_at for _, event in entries)])
-            txn.put("meta", b"last_known_at", number_key(latest))
+            self._mark_folded(txn, [event for _, event in entries], entries[-1][0] + 1)
 
     def _remember(self, txn: Transaction, event: Event) -> None:
         if (key := event.idempotency_digest) is not None:
@@ -401,7 +484,7 @@ class Store:
 
     def _mirror(self, earlier: "Store") -> None:
         """Copy the arrays of a store over the same records."""
-        with earlier._publishing, self._publishing:
+        with self._engine.sequence, earlier._publishing, self._publishing:
             for name in ("videos", "creators", "unavailable"):
                 getattr(self, name)[:] = getattr(earlier, name)
 
@@ -413,16 +496,48 @@ class Store:
                 txn.put_many("quarantine", list(source.items("quarantine")))
 
     def _is_known(self, event: Event) -> bool:
-        viewerless = event.kind in ("withdrawn", "restored") or is_session(event.user_id)
-        return viewerless or self._user_ids.takes(event.user_id)
+        if event.kind in ("withdrawn", "restored"):
+            return not self._engine.is_shared  # there the table is common to all catalogues, and up to date
+        return is_session(event.user_id) or self._user_ids.takes(event.user_id)
+
+    def catch_up(self) -> None:
+        """Fold the events of the journal that servers of another catalogue wrote to the store that they share."""
+        while self._engine.is_shared and meta_number(self._engine, "folded") < journal_length(self._engine):
+            with self._writing, self._engine.write() as txn:
+                self._drop_viewers(txn, 2 * self._fold_behind(txn))
+
+    def _fold_behind(self, txn: Transaction, events: Sequence[Event] = (), rows: np.ndarray = NO_ROWS) -> int:
+        """Fold `events` about the videos `rows`, and before them those that servers of another catalogue wrote to the journal.
+
+        Returns the number of the latter. Raises StoreError where they are too many for a transaction with others.
+        """
+        late, late_rows = [], NO_ROWS
+        start, end = int.from_bytes(txn.get("meta", b"folded") or b"", "big"), txn.end("journal")
+        if self._engine.is_shared and start < end:
+            part = list(islice(journal_of(txn, start), CHUNK))
+            first, until = (part[0][0], part[-1][0] + 1) if part else (end, end)
+            if 0 < start < first:
+                raise StoreError(f"the journal dropped {first - start} events that the records lack; run `{REPAIR}`")
+            if events and until < end:
+                raise StoreError(
+                    f"the records lack {end - start} events that other servers wrote; they are being folded, retry"
+                )
+            late, late_rows = self._foldable(txn, [event for _, event in part])
+            self._mark_folded(txn, late, until)
+        self._fold(txn, [*late, *events], np.concatenate([late_rows, rows]))
+        return len(late)
 
 
-def build_store(folder: Path, release: Release, *, map_bytes: int = MAP_BYTES) -> int:
+def build_store(folder: Path | str, release: Release, *, map_bytes: int = MAP_BYTES) -> int:
     """Rebuild the store for a release: its folded state, then the journal from its `as_of` on. The old store stays until then.
 
     The old store may be damaged. Returns the number of its events that are and were left out.
-    Raises StoreError while a server holds the store: events that it acknowledges meanwhile would be lost.
+    Raises StoreError while a server holds the store: events that it acknowledges meanwhile would be lost. Servers that share a
+    Redis go on: those of the same state answer cold slates, and 503 to events, until it is built.
     """
+    if is_url(folder):
+        _build_shared(str(folder), release, durable=True)
+        return 0
     lock = locked(folder)
     try:
         return _build(Path(folder), release, durable=True, map_bytes=map_bytes)
@@ -448,6 +563,22 @@ def _build(folder: Path, release: Release, *, durable: bool, map_bytes: int) -> 
     link(folder, "current", built.name)
     clear(folder)
     return lost
+
+
+def _build_shared(url: str, release: Release, *, durable: bool) -> None:
+    """Build the records of a release in Redis, unless another process does; journal and keys are common to all releases."""
+    engine = RedisEngine(url, state=release.state_fingerprint, durable=durable, builds=True)
+    with closing(engine), engine.building() as is_needed:
+        if not is_needed:
+            return
+        with engine.write() as txn:
+            for name, table in TABLES.items():
+                if not table.carried:
+                    txn.clear(name)
+        put_meta(engine, since=number_key(release.as_of_ms), built=uuid.uuid4().hex.encode())
+        load_state(engine, release)
+        Store(engine, release).replay()
+        put_origin(engine, release, since_ms=release.as_of_ms)  # from here on servers take it
 
 
 def carry_current(folder: Path, environment: Environment, *, map_bytes: int) -> None:
@@ -492,9 +623,11 @@ def event_of(key: bytes, packed: bytes) -> Event:
     return Event.from_bytes(unsealed("journal", key, packed))
 
 
-def latest_of(txn: Transaction, since_ms: float, most: int) -> Iterator[Event]:
-    """Yield at most `most` events of a journal, latest first, until one that was known before `since_ms`."""
+def latest_of(txn: Transaction, end: int, since_ms: float, most: int) -> Iterator[Event]:
+    """Yield at most `most` events of a journal before the position `end`, latest first, until one known before `since_ms`."""
     for key, packed in islice(txn.items("journal", reverse=True), most):
+        if key >= number_key(end):
+            continue
         event = event_of(key, packed)
         if event.known_at < since_ms:
             return

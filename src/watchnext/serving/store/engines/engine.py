@@ -1,11 +1,13 @@
 """The key-value engine below a store: named tables, one writer at a time, a transaction is stored whole or not at all."""
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
 from itertools import islice
+from typing import Protocol
 
 REPAIR = "python -m watchnext.serving build-store"
 
@@ -25,21 +27,26 @@ class Order(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """order    of its keys
-    carried  True where it holds ids and no row numbers, so that it stays valid under another catalogue
+    """order     of its keys
+    carried   True where it holds ids and no row numbers, so that it stays valid under another catalogue
+    followed  True where a store keeps the values in memory, so that the engine hands it each change
+    small     True for a few values that every write transaction needs
     """
 
     order: Order = Order.ANY
     carried: bool = False
+    followed: bool = False
+    small: bool = False
 
 
 TABLES = {
-    "meta": Table(),
-    "journal": Table(Order.QUEUE, carried=True),
+    "meta": Table(small=True),
+    "clocks": Table(carried=True, small=True),
+    "journal": Table(Order.QUEUE, carried=True, followed=True),
     "viewers": Table(Order.SORTED),
     "viewers_order": Table(Order.QUEUE),
-    "videos": Table(),
-    "creators": Table(),
+    "videos": Table(followed=True),
+    "creators": Table(followed=True),
     "keys": Table(carried=True),
     "keys_order": Table(Order.QUEUE, carried=True),
     "shown": Table(carried=True),
@@ -48,6 +55,10 @@ TABLES = {
     "quarantine": Table(Order.QUEUE, carried=True),
     "withdrawn": Table(carried=True),
 }
+
+
+FOLLOWED = tuple(name for name, table in TABLES.items() if table.followed)
+Changes = dict[str, list[tuple[bytes, bytes]]]  # table > keys and new values of one commit
 
 
 class StoreError(RuntimeError):
@@ -60,6 +71,10 @@ class StoreHeldError(StoreError):
 
 class StoreFullError(StoreError):
     """A transaction that does not fit; nothing of it was written, and a smaller one may fit."""
+
+
+class StoreDownError(StoreError):
+    """The engine does not answer. A transaction that was under way may be stored or not."""
 
 
 class Transaction(ABC):
@@ -98,7 +113,7 @@ class Transaction(ABC):
         """Add `value`, or what `seal` makes of its key and itself, to the end of a queue."""
 
     @abstractmethod
-    def put_many(self, table: str, items: Iterable[tuple[bytes, bytes]]) -> None: ...
+    def put_many(self, table: str, items: list[tuple[bytes, bytes]]) -> None: ...
 
     @abstractmethod
     def delete(self, table: str, key: bytes) -> bool:
@@ -108,17 +123,44 @@ class Transaction(ABC):
     def clear(self, table: str) -> None: ...
 
 
+class Listener(Protocol):
+    """Keeps in memory what an engine stores."""
+
+    def publish(self, changes: Changes) -> None:
+        """Take the changes of FOLLOWED tables by one commit, of this process or of another."""
+
+    def reload(self) -> None:
+        """Load everything again: commits were missed."""
+
+    def catch_up(self) -> None:
+        """Fold the events that servers of another catalogue wrote to the journal."""
+
+
 class Engine(ABC):
     """Tables of one store.
 
-    name      which no other build of the store has
-    readonly  True where nothing may be written
-    failed    message while nothing can be written, else None
+    name       which no other build of the store has
+    readonly   True where nothing may be written
+    failed     message while nothing can be written, else None
+    is_shared  True where other processes write too, also for other catalogues: the carried tables are common to all
+    listeners  that every commit is handed to, in the order of the commits
+    sequence   lock that is held meanwhile
     """
 
     name: str
     readonly: bool
     failed: str | None
+    is_shared = False
+
+    def __init__(self) -> None:
+        self.listeners: list[Listener] = []
+        self.sequence = threading.RLock()
+
+    def publish(self, changes: Changes) -> None:
+        """Hand a commit to the listeners."""
+        with self.sequence:
+            for listener in self.listeners:
+                listener.publish(changes)
 
     @abstractmethod
     def write(self) -> AbstractContextManager[Transaction]:

@@ -1,7 +1,7 @@
 """One LMDB environment as an engine."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
@@ -9,7 +9,17 @@ from typing import NoReturn
 
 import lmdb
 
-from watchnext.serving.store.engines.engine import REPAIR, TABLES, Engine, StoreError, StoreFullError, Transaction, number_key
+from watchnext.serving.store.engines.engine import (
+    FOLLOWED,
+    REPAIR,
+    TABLES,
+    Changes,
+    Engine,
+    StoreError,
+    StoreFullError,
+    Transaction,
+    number_key,
+)
 
 MAP_BYTES = 64 << 30  # address space, not disk: the file grows as it is written
 READERS_CHECKED = 256  # transactions between two looks for readers that died
@@ -20,6 +30,7 @@ class LmdbTransaction(Transaction):
 
     def __init__(self, txn: lmdb.Transaction, tables: dict[str, object | None]) -> None:
         self._txn, self._tables = txn, tables
+        self.changes: Changes = {}
 
     def get(self, table: str, key: bytes) -> bytes | None:
         return self._txn.get(key, db=opened) if (opened := self._tables[table]) else None
@@ -46,15 +57,22 @@ class LmdbTransaction(Transaction):
         return 0
 
     def put(self, table: str, key: bytes, value: bytes) -> None:
-        self._txn.put(key, value, db=self._tables[table])
+        self.put_many(table, [(key, value)])
 
     def append(self, table: str, value: bytes, seal: Callable[[bytes, bytes], bytes] | None = None) -> None:
         key = number_key(self.end(table))
-        self._txn.put(key, seal(key, value) if seal else value, db=self._tables[table], append=True)
+        value = seal(key, value) if seal else value
+        self._txn.put(key, value, db=self._tables[table], append=True)
+        self._follow(table, [(key, value)])
 
-    def put_many(self, table: str, items: Iterable[tuple[bytes, bytes]]) -> None:
+    def put_many(self, table: str, items: list[tuple[bytes, bytes]]) -> None:
         with self._txn.cursor(self._tables[table]) as cursor:
             cursor.putmulti(items)
+        self._follow(table, items)
+
+    def _follow(self, table: str, items: list[tuple[bytes, bytes]]) -> None:
+        if table in FOLLOWED:
+            self.changes.setdefault(table, []).extend(items)
 
     def delete(self, table: str, key: bytes) -> bool:
         return self._txn.delete(key, db=self._tables[table])
@@ -73,6 +91,7 @@ class Environment(Engine):
     """
 
     def __init__(self, path: Path, *, durable: bool, map_bytes: int, readonly: bool = False) -> None:
+        super().__init__()
         self.path, self.readonly = Path(path).resolve(), readonly
         self.name = self.path.name
         self.failed: str | None = None
@@ -125,13 +144,14 @@ class Environment(Engine):
                 self._env.reader_check()  # a killed reader would keep every page that it saw
             self._written += 1
             with self._env.begin(write=True) as txn:
-                yield LmdbTransaction(txn, self._tables)
+                yield (transaction := LmdbTransaction(txn, self._tables))
         except lmdb.MapFullError as error:
             raise StoreFullError(
                 f"the store {self.path} is full at {self._map_bytes} bytes; open it with a larger map_bytes"
             ) from error
         except lmdb.Error as error:
             self._fail(str(error), error)
+        self.publish(transaction.changes)
 
     def _fail(self, reason: str, error: Exception | None = None) -> NoReturn:
         self.failed = f"the store {self.path} cannot be written: {reason}; check its disk, then restart the server"

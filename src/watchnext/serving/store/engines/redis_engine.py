@@ -1,0 +1,315 @@
+"""Redis as an engine: server processes on one or more machines share the state.
+
+Every commit appends one entry to the stream `watchnext:changes`: its number, its id, the id of the one before, and the new
+values of what processes hold in memory. A commit is a script that does nothing unless the last entry is the one that the writer
+had seen, so a writer that lost its lock stores nothing. All processes follow the stream.
+"""
+
+import logging
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import chain
+from pathlib import Path
+from struct import Struct
+from urllib.parse import urlsplit
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError, LockError, OutOfMemoryError, RedisError, TimeoutError
+from redis.lock import Lock
+from redis.retry import Retry
+
+from watchnext.serving.store.engines.engine import (
+    FOLLOWED,
+    REPAIR,
+    TABLES,
+    Changes,
+    Engine,
+    StoreDownError,
+    StoreError,
+    StoreFullError,
+    state_of,
+)
+from watchnext.serving.store.engines.redis_transaction import Names, RedisTransaction
+
+log = logging.getLogger(__name__)
+
+READ_S, WRITE_S = 0.5, 5.0  # longest wait for an answer of Redis
+LOCK_S = 2.0  # a writer that was killed holds up the others for this long; one that takes longer stores nothing
+BUILD_S = 120.0  # likewise a build, which renews its lock at every commit
+FOLLOW_MS = 100  # longest wait for a commit, after which the connection is checked
+RETRY_S = 0.1
+CHANGES_KEPT = 1_000  # commits; a process that was away for more loads everything again
+LENGTHS = Struct(">II")
+NOTHING = (0, b"")  # number and id before the first commit
+COMMIT = """
+local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+if (last and last[1] or '0-0') ~= ARGV[1] then return 0 end
+local at = 2
+while at <= #ARGV do
+  local length = tonumber(ARGV[at])
+  redis.call(unpack(ARGV, at + 1, at + length))
+  at = at + length + 1
+end
+return 1
+"""
+
+
+def is_url(location: object) -> bool:
+    """Return True for a store in Redis, False for a folder."""
+    return str(location).startswith(("redis://", "rediss://"))
+
+
+def location(given: object) -> Path | str:
+    """Return a URL of Redis as it is, anything else as a folder."""
+    return str(given) if is_url(given) else Path(str(given))
+
+
+def packed(items: list[tuple[bytes, bytes]]) -> bytes:
+    """Join keys and values to one value of the stream."""
+    return b"".join(chain.from_iterable((LENGTHS.pack(len(key), len(value)), key, value) for key, value in items))
+
+
+def unpacked_items(joined: bytes) -> list[tuple[bytes, bytes]]:
+    """Split what `packed` joined."""
+    items, at = [], 0
+    while at < len(joined):
+        of_key, of_value = LENGTHS.unpack_from(joined, at)
+        middle, at = at + LENGTHS.size + of_key, at + LENGTHS.size + of_key + of_value
+        items.append((joined[middle - of_key : middle], joined[middle:at]))
+    return items
+
+
+class RedisEngine(Engine):
+    """Tables of one state in one database of Redis.
+
+    With `durable`, it refuses a Redis that does not write its log, and warns of one that does not sync it before it answers.
+    `builds` writes a state that nobody reads yet.
+    """
+
+    is_shared, readonly = True, False
+
+    def __init__(self, url: str, *, state: str, durable: bool, builds: bool = False) -> None:
+        super().__init__()
+        parts = urlsplit(url)
+        self.shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()  # without the password
+        self._names, self._builds = Names(state), builds
+        self._reader, self._writer = (self._client(url, timeout_s) for timeout_s in (READ_S, WRITE_S))
+        self._commit = self._writer.register_script(COMMIT)
+        self._seen, self._down, self._closed = NOTHING, None, threading.Event()
+        self._is_behind = False
+        self._thread: threading.Thread | None = None
+        self._build_lock: Lock | None = None
+        with self._answers():
+            if not builds:
+                self._require_safe(durable)
+            self._seen = self._last(self._writer)
+
+    def _client(self, url: str, timeout_s: float) -> Redis:
+        try:
+            # A command that is sent again after a lost answer could count twice.
+            return Redis.from_url(
+                url, socket_timeout=timeout_s, socket_connect_timeout=READ_S, retry=Retry(NoBackoff(), 0), protocol=2
+            )
+        except ValueError as error:
+            raise StoreError(f"the store {self.shown} is not a URL of Redis ({error}), expected redis://host:6379/0") from error
+
+    def _require_safe(self, durable: bool) -> None:
+        """Raise StoreError where Redis would drop what it acknowledged."""
+        settings = {}
+        try:
+            for pattern in ("appendonly", "appendfsync", "maxmemory-policy"):
+                settings |= self._writer.config_get(pattern)
+        except RedisError as error:
+            if isinstance(error, ConnectionError | TimeoutError):
+                raise
+            log.warning("the settings of %s cannot be read (%s): docs/operations.md lists those it needs", self.shown, error)
+            return
+        if settings["maxmemory-policy"] != "noeviction":
+            raise StoreError(
+                f"the store {self.shown} has maxmemory-policy {settings['maxmemory-policy']}, which drops records, expected "
+                "noeviction; run `redis-cli config set maxmemory-policy noeviction`"
+            )
+        if durable and settings["appendonly"] != "yes":
+            raise StoreError(
+                f"the store {self.shown} has appendonly {settings['appendonly']}, which keeps nothing after a restart, "
+                "expected yes; run `redis-cli config set appendonly yes`"
+            )
+        if durable and settings["appendfsync"] != "always":
+            log.warning(
+                "the store %s has appendfsync %s: a power cut may lose the last second of acknowledged events; "
+                "`redis-cli config set appendfsync always` loses none",
+                self.shown,
+                settings["appendfsync"],
+            )
+
+    # ---- state -------------------------------------------------------------------------------------------------------
+
+    @property
+    def failed(self) -> str | None:
+        """Return why Redis cannot be used at the moment; it is tried again until it answers."""
+        return self._down
+
+    @property
+    def name(self) -> str:
+        """Return the id of the build of the state, after its fingerprint."""
+        return f"{self._names.state}-{(self.get('meta', b'built') or b'').decode()}"
+
+    @contextmanager
+    def _answers(self) -> Iterator[None]:
+        """Raise StoreError for errors of Redis."""
+        if self._closed.is_set():
+            raise StoreError(f"the store {self.shown} is closed")
+        try:
+            yield
+        except (ConnectionError, TimeoutError) as error:
+            self._down = f"the store {self.shown} does not answer ({error}); start its Redis, which is tried again until then"
+            raise StoreDownError(self._down) from error
+        except OutOfMemoryError as error:
+            raise StoreFullError(f"the store {self.shown} is full ({error}); raise its maxmemory") from error
+        except RedisError as error:
+            raise StoreError(f"the store {self.shown} refused ({error}); look at its log") from error
+
+    @contextmanager
+    def read(self) -> Iterator[RedisTransaction]:
+        self.require_writable()  # who finds Redis silent does not wait for it again
+        with self._answers():
+            yield RedisTransaction(self._reader, self._names)
+
+    @contextmanager
+    def write(self) -> Iterator[RedisTransaction]:
+        self.require_writable()
+        with self._answers():
+            lock = self._writer.lock(self._names.writer, timeout=LOCK_S, sleep=0.002, thread_local=False)
+            if not lock.acquire(blocking_timeout=WRITE_S):
+                raise StoreError(f"the store {self.shown} was not free within {WRITE_S:g} s; retry")
+            try:
+                before = self.follow()
+                txn = RedisTransaction(self._writer, self._names, writes=True)
+                txn.read_ahead()
+                if not self._builds and txn.get("meta", b"sealed_state") is None:
+                    raise self._misses_state()
+                yield txn
+                self._store(txn, before)
+            finally:
+                with suppress(LockError, ConnectionError, TimeoutError):
+                    lock.release()
+
+    def _store(self, txn: RedisTransaction, before: tuple[int, bytes]) -> None:
+        """Commit, unless another process did since the commit `before`."""
+        if not (commands := list(txn.commands())):
+            return
+        if self._build_lock is not None:
+            self._build_lock.reacquire()
+        with self.sequence:
+            seen, changes = (before[0] + 1, uuid.uuid4().bytes), txn.changes()
+            entry = {b"id": seen[1], b"before": before[1], b"state": self._names.state}
+            entry |= {b"builds": b""} if self._builds else {name: packed(items) for name, items in changes.items()}
+            fields = chain.from_iterable(entry.items())
+            add = ["XADD", self._names.changes, "MAXLEN", CHANGES_KEPT, f"{seen[0]}-0", *fields]
+            arguments = chain.from_iterable([len(command), *command] for command in (*commands, add))
+            if not self._commit(keys=[self._names.changes], args=[f"{before[0]}-0", *arguments]):
+                raise StoreError(f"another server wrote to {self.shown} while this one held its lock too long; retry")
+            self._seen = seen
+            self.publish(changes)
+
+    # ---- follow ------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Follow the commits of other processes from now on."""
+        self._thread = threading.Thread(target=self._run, name="store-follows", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._closed.is_set():
+            try:
+                with self._answers():
+                    self._writer.xread({self._names.changes: f"{self._seen[0]}-0"}, count=1, block=FOLLOW_MS)
+                    self.follow()
+                self._down = None
+                if self._is_behind:
+                    self._is_behind = False
+                    for listener in list(self.listeners):
+                        listener.catch_up()
+            except StoreError as error:
+                if not self._closed.is_set():
+                    log.warning("%s", error)
+                    self._closed.wait(RETRY_S)
+            except Exception:  # whatever a commit holds, the next one is followed
+                log.exception("a commit in %s could not be followed", self.shown)
+                self._closed.wait(RETRY_S)
+
+    def follow(self) -> tuple[int, bytes]:
+        """Hand on the commits of other processes up to the last, and return its number and id."""
+        with self.sequence:
+            pipe = self._writer.pipeline()  # of one moment
+            pipe.xrange(self._names.changes, min=f"({self._seen[0]}-0")
+            pipe.xrevrange(self._names.changes, count=1)
+            entries, last = pipe.execute()
+            for key, entry in entries:
+                if not self._takes(int(key.partition(b"-")[0]), entry):
+                    break
+            if _seen(last) != self._seen:
+                self._reset(_seen(last))
+            return self._seen
+
+    def _takes(self, number: int, entry: dict[bytes, bytes]) -> bool:
+        """Hand on one commit; return False where one before it is missing, or the state is being built again."""
+        is_own = entry[b"state"].decode() == self._names.state
+        if (number - 1, entry[b"before"]) != self._seen or (is_own and b"builds" in entry and not self._builds):
+            return False
+        self._seen = (number, entry[b"id"])
+        tables = [name for name in FOLLOWED if name.encode() in entry and (is_own or TABLES[name].carried)]
+        changes: Changes = {name: unpacked_items(entry[name.encode()]) for name in tables}
+        self._is_behind |= not is_own and "journal" in changes
+        self.publish(changes)
+        return True
+
+    def _reset(self, seen: tuple[int, bytes]) -> None:
+        if self._builds:
+            self._seen = seen
+            return
+        transaction = RedisTransaction(self._writer, self._names)
+        if transaction.get("meta", b"sealed_state") is None:
+            self._down = str(self._misses_state())
+            raise self._misses_state()
+        if self._thread is not None:
+            log.warning("commits in the store %s were missed or lost; everything is loaded again", self.shown)
+        self._seen, self._down = seen, None
+        for listener in self.listeners:
+            listener.reload()
+
+    def _misses_state(self) -> StoreError:
+        return StoreError(f"the store {self.shown} does not hold the state {self._names.state} (yet); run `{REPAIR}`")
+
+    def _last(self, client: Redis) -> tuple[int, bytes]:
+        return _seen(client.xrevrange(self._names.changes, count=1))
+
+    # ---- life --------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def building(self) -> Iterator[bool]:
+        """Let one process at a time build the state; yield False where another one did meanwhile."""
+        with self._answers():
+            self._build_lock = self._writer.lock(self._names.build, timeout=BUILD_S, sleep=0.1, thread_local=False)
+            waited = not self._build_lock.acquire(blocking=False) and self._build_lock.acquire()
+            try:
+                yield not (waited and state_of(self) == self._names.state)
+            finally:
+                with suppress(LockError, ConnectionError, TimeoutError):
+                    self._build_lock.release()
+                self._build_lock = None
+
+    def close(self) -> None:
+        self._closed.set()
+        if self._thread is not None:
+            self._thread.join(2 * FOLLOW_MS / 1000)
+        self._reader.close()
+        self._writer.close()
+
+
+def _seen(last: list) -> tuple[int, bytes]:
+    """Return number and id of the last entry, which XREVRANGE found."""
+    return (int(last[0][0].partition(b"-")[0]), last[0][1][b"id"]) if last else NOTHING
