@@ -19,6 +19,8 @@ from watchnext.serving.http.errors import EXCEPTION_HANDLERS, Json, JsonRoute, p
 from watchnext.serving.http.handlers import Handlers
 from watchnext.serving.http.metrics import ServerMetrics
 from watchnext.serving.http.middleware import BodyMiddleware, RequestMiddleware
+from watchnext.serving.http.openapi.docs_page import rendered
+from watchnext.serving.http.openapi.document import complete
 from watchnext.serving.http.worker_pool import WorkerPool
 from watchnext.serving.store.group_commit import GroupCommit
 
@@ -102,6 +104,7 @@ def create_app(*, recommender, store, served_log, clock: Callable[[], int], limi
         app.add_exception_handler(kind, handler)
     app.include_router(_api(handlers, partial(pool.run, timeout_s=limits.timeout_s), limits.timeout_s))
     _add_unversioned(app, handlers, store, metrics)
+    complete(app)
     app.add_middleware(BodyMiddleware, body_bytes=limits.body_bytes, body_s=limits.body_s)
     app.add_middleware(AccessGate, access=access)
     if access.origins:  # around the gate, which a browser's preflight brings no key
@@ -196,7 +199,7 @@ def _unknown(ids: Sequence, release_id: str) -> dict:
 
 
 def _add_unversioned(app: FastAPI, handlers: Handlers, store, metrics: ServerMetrics) -> None:
-    """Add health checks, metrics and the demo page."""
+    """Add health checks, metrics, the page of the API and the demo page."""
 
     async def live() -> Response:
         return Json({"status": "live"})
@@ -209,7 +212,10 @@ def _add_unversioned(app: FastAPI, handlers: Handlers, store, metrics: ServerMet
     async def exposition() -> Response:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    routes = {"/livez": live, "/healthz": live, "/readyz": ready, "/metrics": exposition}
+    async def docs() -> Response:
+        return Response(rendered(app.openapi()), media_type="text/html", headers=PAGE_HEADERS)
+
+    routes = {"/docs": docs, "/livez": live, "/healthz": live, "/readyz": ready, "/metrics": exposition}
     routes |= {"/" if file.name == "index.html" else f"/{file.name}": _page(file) for file in sorted(PAGE.iterdir())}
     for path, endpoint in routes.items():
         app.add_api_route(path, endpoint, methods=["GET", "HEAD"], include_in_schema=False)
