@@ -48,7 +48,8 @@ class Scoring:
     def __call__(self, request: Request, rows: np.ndarray) -> tuple[np.ndarray, float, float]:
         """Return predictions (C, T), and milliseconds for features and model."""
         began = time.perf_counter()
-        query = self._encoder.hydrate(request, self._store.viewer(request.user_id))
+        seen = self._store.seen(request.user_id).rows
+        query = self._encoder.hydrate(request, self._store.viewer(request.user_id), seen)
         inputs = {**query.inputs, **self._ranking.encode(query, rows)[0]}
         encoded = time.perf_counter()
         predictions = self._release.calibration(self._ranker(inputs))

@@ -25,6 +25,7 @@ SOURCES = (
     "popular_recently",
     "popular_now",
 )
+AGAIN = 15  # bit of Candidates.sources: seen before, and back because too little unseen is left. No source proposes it
 TARGETS = ("click", "long_view", "like", "watch_s")  # columns of Scored.predictions: three probabilities, then seconds
 
 
@@ -102,7 +103,16 @@ class Query:
     @cached_property
     def hidden(self) -> np.ndarray:
         """Rows (n,) int64 that were seen or are excluded, sorted."""
-        return np.union1d(self.seen, self.excluded) if len(self.excluded) else self.seen
+        if not len(self.excluded):
+            return self.seen
+        return np.sort(np.concatenate([self.seen, self.excluded]), kind="stable")  # two runs, which a stable sort merges
+
+
+def among(rows: np.ndarray, ascending: np.ndarray) -> np.ndarray:
+    """Return a mask (n,) of `rows` that are in `ascending` (m,); `np.isin` would sort both."""
+    if not len(ascending):
+        return np.zeros(len(rows), bool)
+    return ascending[np.minimum(ascending.searchsorted(rows), len(ascending) - 1)] == rows
 
 
 @dataclass(frozen=True)
@@ -126,6 +136,15 @@ class Candidates:
     def named_by(self, source: str) -> np.ndarray:
         """Return a mask (C,) of the candidates that a source returned."""
         return (self.sources >> SOURCES.index(source) & 1).astype(bool)
+
+    def take(self, positions: np.ndarray) -> "Candidates":
+        """Return the candidates at `positions` (n,), in that order."""
+        return Candidates(*(values[positions] for values in vars(self).values()))
+
+    @property
+    def again(self) -> np.ndarray:
+        """Mask (C,) of those that were seen before and are back."""
+        return (self.sources >> AGAIN & 1).astype(bool)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ import hashlib
 
 import numpy as np
 
-from watchnext.features.state import history
 from watchnext.retrieval.sources.popular import half_lives_of
 from watchnext.retrieval.sources.source import decayed, slot_of
 from watchnext.serving.release.release import Release
@@ -33,9 +32,8 @@ class Baselines:
 
     def rank(self, request: Request) -> dict[str, np.ndarray]:
         """Return baseline name > rows (at most depth,), best first."""
-        layout = self._release.layout
         allowed = self._upload_ms <= request.as_of_ms
-        allowed[history.seen(self._store.viewer(request.user_id), layout.at_seen, layout.seen)] = False
+        allowed[self._store.seen(request.user_id).rows] = False
         seed = int.from_bytes(hashlib.sha256(request.request_id.encode()).digest()[:8], "big")
         values = {
             "popular": self._popular,

@@ -19,6 +19,7 @@ from watchnext.evaluation.selection import DEPTHS, HeldOut
 from watchnext.features.state.builder import StateBuilder
 from watchnext.features.state.fold import State
 from watchnext.features.state.partitions import time_partitions
+from watchnext.features.state.seen import SeenSets
 from watchnext.retrieval.sources.log_counts import counted
 from watchnext.retrieval.sources.merge import ranks_in
 from watchnext.serving.funnel.recommender import Recommender
@@ -44,11 +45,12 @@ def before_validation(release: Release, stored: StoredTables, start_ms: int) -> 
         folded = builder.as_of(start_ms)
         for users, records in folded.viewers.all():
             viewers[users] = records
+        seen = SeenSets.of(0, len(viewers), folded.seen.parts)
         builder.close()
     state = State(viewers=viewers, videos=folded.videos, creators=folded.creators)
     settings = {name: release.retrieval["trending"][name] for name in ("count", "half_life_h", "segments")}
     trending = counted(stored, release.video_ids, until_ms=start_ms, **settings)
-    return replace(release, state=state, trending=trending, manifest={**release.manifest, "as_of_ms": start_ms})
+    return replace(release, state=state, seen=seen, trending=trending, manifest={**release.manifest, "as_of_ms": start_ms})
 
 
 def validation_requests(

@@ -12,6 +12,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from watchnext.reranking.value import RerankingError, require_known, require_number
+from watchnext.types import among
 
 SAFETY = ("safe", "mature", "unsafe")  # CatalogueFacts.safety is an index into this
 HARD = ("unavailable", "safety", "region")  # filters that hold whatever the viewer has seen
@@ -31,8 +32,8 @@ class CatalogueFacts(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class RuleContext:
-    """Inputs of a filter besides the rows. `seen` (n,) are the viewer's rows; `region_bits` maps a region to its bit *number*;
-    `unavailable` is (V,) bool; `continued` (n,) are rows of seen videos that the source `continue` proposed."""
+    """Inputs of a filter besides the rows. `seen` (n,) are the viewer's rows, sorted; `region_bits` maps a region to its bit
+    *number*; `unavailable` is (V,) bool; `continued` (n,) are rows of seen videos that the source `continue` proposed."""
 
     seen: np.ndarray
     region: str | None
@@ -104,7 +105,7 @@ class SeenFilter(Filter):
         require_number("rules.seen.continued", self.continued, low=0)
 
     def removes(self, rows: np.ndarray, context: RuleContext) -> np.ndarray:
-        seen = np.isin(rows, context.seen)
+        seen = among(rows, context.seen)
         midway = np.isin(rows, context.continued)
         return seen & ~(midway & (np.cumsum(midway) <= self.continued))
 
@@ -121,8 +122,8 @@ class DuplicateFilter(Filter):
         prints = context.facts.fingerprints[rows]
         of_seen = np.zeros(len(rows), bool)
         if self.of_seen:
-            seen = context.facts.fingerprints[np.asarray(context.seen, np.int64)]
-            of_seen = np.isin(prints, seen) & ~np.isin(rows, context.continued)
+            seen = np.sort(context.facts.fingerprints[np.asarray(context.seen, np.int64)])
+            of_seen = among(prints, seen) & ~np.isin(rows, context.continued)
         left = np.flatnonzero(~of_seen)
         first = np.zeros(len(rows), bool)
         first[left[np.unique(prints[left], return_index=True)[1]]] = True  # keep the best valued copy

@@ -153,6 +153,12 @@ class Reranker:
             left = left[~out]
         return values, order, left, removed
 
+    def allowed(self, rows: np.ndarray, context: RuleContext) -> np.ndarray:
+        """Return those of `rows` (n,) that pass every filter, in their order."""
+        for each in self._filters:
+            rows = rows[~each.removes(rows, context)]
+        return rows
+
     def _values(self, scored: Scored) -> np.ndarray:
         """Return the values (C,) that order candidates; without any prediction, those of the retrieval order."""
         unranked = len(scored) and not np.isfinite(scored.predictions).any()

@@ -343,7 +343,7 @@ def test_a_slate_that_is_not_personalised_is_that_of_a_new_viewer_and_reads_no_s
     def unread(*_):
         raise AssertionError("the store was asked for a viewer")
 
-    for name in ("viewer", "slate", "viewer_ids"):
+    for name in ("viewer", "seen", "viewer_ids"):
         monkeypatch.setattr(store, name, unread)
     monkeypatch.setattr(store._engine, "get", unread)
     answer = recommender.recommend(replace(request, personalised=False))

@@ -18,6 +18,7 @@ from watchnext.features.catalogue import Ids
 from watchnext.features.state.fold import Reads, State, read_candidates, read_viewer
 from watchnext.features.state.fold_log import fold, read_all
 from watchnext.features.state.log_arrays import log_of
+from watchnext.features.state.seen import SeenSets, added
 from watchnext.serving.store.engines.engine import StoreError
 from watchnext.serving.store.journal import Event, id_key, id_of
 from watchnext.serving.store.recent_keys import PURGED
@@ -44,7 +45,11 @@ def reads(layout, viewer, videos, creators, as_of, release):
 def empty_of(release):
     """The same release with nothing folded yet."""
     state = State(*(np.zeros_like(values) for values in vars(release.state).values()))
-    return replace(release, state=state)
+    return replace(release, state=state, seen=SeenSets.of(0, len(release.user_ids.ids), []))
+
+
+def seen_in(release, log, until) -> SeenSets:
+    return SeenSets.of(0, len(release.user_ids.ids), [added(log, until)])
 
 
 @pytest.mark.parametrize("batch", [1, 7])
@@ -68,8 +73,10 @@ def test_events_one_by_one_give_the_bits_of_the_folded_log(built, release, tmp_p
         fold(layout, state, log, as_of)
         np.testing.assert_array_equal(store.videos, state.videos)
         np.testing.assert_array_equal(store.creators, state.creators)
+        seen = seen_in(release, log, as_of)
         for row in range(0, len(state.viewers), 5):
             viewer = store.viewer(release.user_ids.value(row))
+            assert store.seen(release.user_ids.value(row)).to_bytes() == seen.viewer(row).to_bytes()
             np.testing.assert_array_equal(viewer, state.viewers[row])
             np.testing.assert_array_equal(
                 reads(layout, viewer, store.videos, store.creators, as_of, release),
@@ -122,8 +129,10 @@ def test_every_impression_reads_from_the_store_the_bits_that_training_reads(seed
 
 def test_a_new_store_holds_the_releases_state_and_the_rest_of_the_log_brings_it_up_to_date(built, release, store):
     log = log_of(built[1], release.catalogue, release.user_ids, release.pipeline.schema)
+    seen = seen_in(release, log, release.as_of_ms)
     for row in range(len(release.state.viewers)):
         np.testing.assert_array_equal(store.viewer(release.user_ids.value(row)), release.state.viewers[row])
+        assert store.seen(release.user_ids.value(row)).to_bytes() == seen.viewer(row).to_bytes()
     np.testing.assert_array_equal(store.videos, release.state.videos)
     store.apply(events_of(built[1].impressions, release.as_of_ms))
     state = State.empty(

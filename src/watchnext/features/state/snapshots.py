@@ -1,11 +1,12 @@
 """Snapshots of the folded state on disk, one at the end of each of the last partitions of the log.
 
-    base-00004/   records of all viewers after the first 4 partitions: viewers.npy (U, layout.viewer), sparse for new viewers
-    00004/        the records that partition 4 changed: users.npy (n,), viewers.npy (n, layout.viewer)
-    as_of/        the records that changed between the start of a partition and a time within it, and facts.json
+    base-00004/   records of all viewers after the first 4 partitions: viewers.npy (U, layout.viewer), sparse for new viewers,
+                  and what each of these partitions added to the seen videos: seen-00000/, ..., seen-00003/
+    00004/        the records that partition 4 changed: users.npy (n,), viewers.npy (n, layout.viewer), and seen/
+    as_of/        the records that changed between the start of a partition and a time within it, seen/, and facts.json
 
 Each also holds all videos.npy, creators.npy, and `pending`: the impressions whose outcomes were not known yet. A viewer's
-record is read from the latest partition that has it, else from the base.
+record is read from the latest partition that has it, else from the base; a set of seen videos is merged from all partitions.
 """
 
 import json
@@ -23,10 +24,12 @@ from watchnext.features.state.event_order import PER_ROW, Log, no_rows
 from watchnext.features.state.fold import Layout
 from watchnext.features.state.fold_log import CHUNK_VIEWERS, ReadBuffers, replay
 from watchnext.features.state.history import Watches
+from watchnext.features.state.seen import SeenParts, added
 from watchnext.files import removed
 from watchnext.kernels import kernel
 
 AS_OF = "as_of"
+SEEN = "seen"
 
 
 @kernel
@@ -71,13 +74,15 @@ class ViewerRecords:
 
 @dataclass
 class Snapshot:
-    """The state at one time: viewers on disk, videos and creators in memory, and the impressions with pending outcomes."""
+    """The state at one time: viewers on disk, videos and creators in memory, the impressions with pending outcomes, and what
+    viewers have seen; the last of its parts is that of `fold`."""
 
     layout: Layout
     viewers: ViewerRecords
     videos: np.ndarray
     creators: np.ndarray
     pending: dict[str, np.ndarray]  # a Log's columns
+    seen: SeenParts
 
     def fold(
         self,
@@ -100,14 +105,16 @@ class Snapshot:
         reads = {"visible": visible, "as_of": as_of, "out": out, "watched": watched}
         yield from replay(self.layout, log, until=until, **reads, pool=pool, **tables)
         self.pending = log.take(np.flatnonzero(log.known_at >= until)).columns
+        self.seen.parts.append(added(log, until))
 
     def write(self, folder: Path) -> None:
-        """Write all records as whole arrays: viewers.npy (U, layout.viewer), videos.npy, creators.npy."""
+        """Write all records as whole arrays: viewers.npy (U, layout.viewer), videos.npy, creators.npy; and seen/."""
         files = ColumnFiles(folder, self.viewers.base.kinds)
         files.resize(self.viewers.count)
         for users, records in self.viewers.all():
             files.append(int(users[0]), {"viewers": records})
         save_arrays(folder, {"videos": self.videos, "creators": self.creators})
+        self.seen.write(folder / SEEN)
 
 
 class Snapshots:
@@ -141,17 +148,19 @@ class Snapshots:
         if not kept:
             no_items, no_viewers = np.zeros((0, self.layout.item)), ViewerRecords(self._base, [], 0)
             pending = no_rows(len(self.layout.shown))
-            self.save(self._base.folder, Snapshot(self.layout, no_viewers, no_items, no_items, pending))
+            self.save(self._base.folder, Snapshot(self.layout, no_viewers, no_items, no_items, pending, SeenParts([], 0)))
         self._base.resize(self._sizes["users"])
 
     def load(self, partition: int, *then: Path) -> Snapshot:
         """Load the state at the start of `partition`, or after the snapshot `then`; new entities have empty records."""
         later = [*map(self.of, range(self.through, partition)), *then]
+        parts = [*sorted(self._base.folder.glob(f"{SEEN}-*")), *(folder / SEEN for folder in later)]
+        seen = SeenParts([load_arrays(folder) for folder in parts], self._sizes["users"])
         arrays = load_arrays(later[-1] if later else self._base.folder)
         changed = [(np.load(folder / "users.npy"), folder / "viewers.npy") for folder in later]
         items = (_grown(arrays[name], self._sizes[name]) for name in ("videos", "creators"))
         pending = {name: np.array(arrays[f"pending.{name}"]) for name in PER_ROW}
-        return Snapshot(self.layout, ViewerRecords(self._base, changed, self._sizes["users"]), *items, pending)
+        return Snapshot(self.layout, ViewerRecords(self._base, changed, self._sizes["users"]), *items, pending, seen)
 
     def open(self, folder: Path) -> ColumnFiles:
         """Open the files of changed viewers in `folder`."""
@@ -160,9 +169,11 @@ class Snapshots:
         return files
 
     def save(self, folder: Path, snapshot: Snapshot) -> None:
-        """Save all of `snapshot` but its viewers, which are in files of `open`."""
+        """Save all of `snapshot` but its viewers, which are in files of `open`, and of what was seen the last part."""
         pending = {f"pending.{name}": values for name, values in snapshot.pending.items()}
         save_arrays(folder, {"videos": snapshot.videos, "creators": snapshot.creators, **pending})
+        for part in snapshot.seen.parts[-1:]:
+            save_arrays(folder / SEEN, part)
 
     def save_as_of(self, partition: int, snapshot: Snapshot) -> None:
         """Save `snapshot` as that of a time within `partition`."""
@@ -184,6 +195,8 @@ class Snapshots:
             _copy(_mapped(folder / "viewers.npy"), first + np.arange(len(users)), target, users - users[0])
         for name in arrays:
             shutil.copyfile(folder / f"{name}.npy", base.folder / f"{name}.npy")
+        if (folder / SEEN).exists():
+            (folder / SEEN).rename(base.folder / f"{SEEN}-{folder.name}")
         removed(folder.rename(self.folder / "merged"))  # in one step: half a partition could not be moved again
 
     @property

@@ -10,7 +10,7 @@ from watchnext.features.state.fold import HOUR_MS
 from watchnext.features.state.history import OUTCOME_BITS
 from watchnext.retrieval.sources.refreshed import Refreshed
 from watchnext.schema import StateSpec
-from watchnext.types import Query
+from watchnext.types import Query, among
 
 
 class CandidateSource(Protocol):
@@ -34,13 +34,6 @@ def eligible(rows: np.ndarray, k: int, *, hidden: np.ndarray, upload_ms: np.ndar
     without the padding -1."""
     rows = rows[rows >= 0]
     return rows[~((upload_ms[rows] > as_of_ms) | among(rows, hidden))][:k]
-
-
-def among(rows: np.ndarray, ascending: np.ndarray) -> np.ndarray:
-    """Return a mask (n,) of `rows` that are in `ascending` (m,); `np.isin` would sort both."""
-    if not len(ascending):
-        return np.zeros(len(rows), bool)
-    return ascending[np.minimum(ascending.searchsorted(rows), len(ascending) - 1)] == rows
 
 
 def ranked(rows: np.ndarray, scores: np.ndarray, k: int) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from watchnext.types import SOURCES, Query, Request, Scored, Slate
+from watchnext.types import AGAIN, SOURCES, Query, Request, Scored, Slate
 
 
 class Degradation(NamedTuple):
@@ -81,8 +81,9 @@ class Answer:
 
 
 def source_names(sources: np.ndarray) -> list[list[str]]:
-    """Return the names of the sources that are set as bits in each of `sources` (n,)."""
-    return [[name for bit, name in enumerate(SOURCES) if each >> bit & 1] for each in sources.tolist()]
+    """Return the names of the sources that are set as bits in each of `sources` (n,); "again" of a seen video that is back."""
+    names = {**dict(enumerate(SOURCES)), AGAIN: "again"}
+    return [[name for bit, name in names.items() if each >> bit & 1] for each in sources.tolist()]
 
 
 class StageTimer:

@@ -44,6 +44,7 @@ class Explanations:
             # The best video has a propensity of at least 1 - epsilon; one with less was drawn at random.
             "explored at random": slate.propensities < 1.0 - self._epsilon,
             "you left it midway": named_by["continue"],
+            "shown to you before: nothing new is left": candidates.again[picked],
             "from a creator you watch": watched[:, USER_CREATOR] >= ENOUGH,
             "about what you watch": watched[:, USER_TAG] >= ENOUGH,
             "by a creator you follow": np.isin(self._creator_rows[rows], self._followed(query)),

@@ -3,10 +3,9 @@
 import numpy as np
 import orjson
 
-from watchnext.retrieval.sources.source import among
 from watchnext.serving.funnel.answer import Answer
 from watchnext.serving.funnel.recommender import Recommender
-from watchnext.types import SOURCES, TARGETS, Candidates, Dials, Request, Scored, Slate
+from watchnext.types import SOURCES, TARGETS, Candidates, Dials, Request, Scored, Slate, among
 
 DAY_MS = 86_400_000
 VIDEO = np.dtype(
@@ -25,7 +24,7 @@ def precomputed(recommender: Recommender, request: Request, *, max_age_ms: int =
     """Return the viewer's precomputed slate for this request, or None where the recommender must compute one.
 
     None is returned if there is no slate, if it is degraded, too old, from another release or from after the request, if the
-    request has a region, a context or dials, or if fewer than k are left without those excluded, watched or withdrawn since.
+    request has a region, a context or dials, or if fewer than k are left without those excluded, seen or withdrawn since.
     """
     kept_as = recommender.store.slates.get(request.user_id)
     if kept_as is None or request.region or request.context or request.dials != Dials():
@@ -41,7 +40,7 @@ def precomputed(recommender: Recommender, request: Request, *, max_age_ms: int =
 
 
 def _valid(recommender: Recommender, request: Request, videos: np.ndarray, age_ms: int) -> np.ndarray:
-    """Return the positions of videos neither excluded, withdrawn nor watched since. One to continue had been seen before."""
+    """Return the positions of videos neither excluded, withdrawn nor seen. One to continue had been seen before."""
     rows, (seen, watched, ago_s) = videos["row"], recommender.watched(request)
     out = recommender.store.unavailable[rows]
     out |= among(rows, seen)

@@ -30,8 +30,11 @@ class QueryEncoder:
         self._follow_slot = slot_of(self._pipeline.schema.state, release.retrieval["followed"]["count"])
         self._context = {feature.name: feature for feature in self._pipeline.schema.columns("context")}
 
-    def hydrate(self, request: Request, record: np.ndarray) -> Query:
-        """Make the query of a request; `record` is the viewer's state. Raises ContextError."""
+    def hydrate(self, request: Request, record: np.ndarray, seen: np.ndarray) -> Query:
+        """Make the query of a request; `record` is the viewer's state, and `seen` (n,) the sorted rows of what they have seen.
+
+        Raises ContextError.
+        """
         layout, as_of = self._layout, float(request.as_of_ms)
         row = int(self._release.user_ids.rows([request.user_id])[0]) if request.personalised else -1
         reads = Reads.empty(layout, 1, 0)
@@ -44,7 +47,7 @@ class QueryEncoder:
             request=request,
             region=request.region or (str(self._release.user_regions[row]) if row >= 0 else "") or None,
             state=record,
-            seen=history.seen(record, layout.at_seen, layout.seen),
+            seen=seen,
             history_rows=reads.history_rows[0][kept].astype(np.int64),
             ago_s=ago_s,
             watch_s=watch_s,
@@ -54,14 +57,13 @@ class QueryEncoder:
             inputs=joined(blocks, self._release.users, self._release.videos, np.array([row]), NO_VIDEOS),
         )
 
-    def watched(self, record: np.ndarray, as_of_ms: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the rows of the videos seen (n,), sorted, and of the last watches (m,) with their ages in s: what of a query a
-        slate needs that was stored."""
+    def watched(self, record: np.ndarray, as_of_ms: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows of the last watches (m,) with their ages in s."""
         layout = self._layout
         rows, values = np.empty(layout.history, np.int32), np.empty((layout.history, 3))
         history.read(record, layout.at_history, layout.history, as_of_ms, rows, values)
         kept = rows >= 0
-        return history.seen(record, layout.at_seen, layout.seen), rows[kept], values[kept, 0]
+        return rows[kept], values[kept, 0]
 
     def _context_columns(self, request: Request) -> dict[str, np.ndarray]:
         given = {"surface": request.surface, **request.context}

@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 
+from watchnext.features.state.seen import SeenSet
 from watchnext.reranking.rules import Filter
 from watchnext.reranking.slate import Reranker
 from watchnext.serving.funnel.answer import STORE_DOWN, Answer, Degradation, StageTimer
@@ -16,6 +17,7 @@ from watchnext.serving.funnel.explanations import Explanations
 from watchnext.serving.funnel.query import QueryEncoder, features_by_name
 from watchnext.serving.funnel.ranking_stage import RankingStage
 from watchnext.serving.funnel.retrieval_stage import RetrievalStage
+from watchnext.serving.funnel.supply import Supply
 from watchnext.serving.funnel.trace import trace_of
 from watchnext.serving.release.release import Release
 from watchnext.serving.store.store import Store, StoreError
@@ -43,14 +45,15 @@ class Recommender:
         self._timer, self._budget_ms = timer, budget_ms
         self._encoder = QueryEncoder(release)
         self.retrieval, self.ranking = RetrievalStage(release, store), RankingStage(release, store)
-        self._explanations = Explanations(release)
+        self._explanations, self._supply = Explanations(release), Supply(release, store)
 
     def recommend(self, request: Request) -> Answer:
         """Return a slate of `request.k` videos, or of fewer where fewer are allowed. A part that fails degrades the answer.
 
-        Raises ContextError for a context that the schema does not declare.
+        Where too little unseen is left, seen videos return as `Supply` says; their sources name "again". Raises ContextError
+        for a context that the schema does not declare.
         """
-        return self._answer(request, self.retrieval.retrieve, self.rerank)
+        return self._answer(request, self.retrieval.retrieve, self.rerank, refills=True)
 
     def rank_given(self, request: Request, rows: np.ndarray) -> Answer:
         """Return the distinct videos `rows` (n,), retrieved or not, by their value for the viewer, as `recommend` values them.
@@ -64,16 +67,25 @@ class Recommender:
         request: Request,
         retrieve: Callable[[Query, list[Degradation]], Candidates],
         rerank: Callable[[Query, Scored], Slate],
+        *,
+        refills: bool = False,
     ) -> Answer:
         timer, degradations = StageTimer(self._timer), []
-        query = self._encoder.hydrate(request, self._record(request, degradations))
+        record, seen = self._state(request, degradations)
+        query = self._encoder.hydrate(request, record, seen.rows)
         timer.stop("state")
         candidates = retrieve(query, degradations)
         timer.stop("retrieval")
-        inputs, counters = self.ranking.encode(query, candidates.rows)
-        scored = self.ranking.rank(query, candidates, inputs, degradations, late=timer.total_ms > self._budget_ms)
+        late = timer.total_ms > self._budget_ms
+        inputs, counters, scored = self._ranked(query, candidates, degradations, late=late)
         timer.stop("ranking")
         slate = rerank(query, scored)
+        retrieved, removed = len(candidates), slate.removed
+        if refills and len(slate.picked) < request.k:
+            again = self._supply.again(query, seen, candidates.rows[slate.picked])
+            refilled, candidates = self._supply.refilled(query, seen, candidates, slate.picked, again)
+            inputs, counters, scored = self._ranked(refilled, candidates, degradations, late=late)
+            slate = rerank(refilled, scored)
         timer.stop("reranking")
         picked = {**query.inputs, **{name: values[slate.picked] for name, values in inputs.items()}}
         explanations = self._explanations.explain(query, scored, slate, counters)
@@ -88,21 +100,24 @@ class Recommender:
             slate=slate,
             ids=[self.release.video_ids.value(row) for row in rows],
             explanations=explanations,
-            removed={name: len(positions) for name, positions in slate.removed.items()},
-            funnel={"retrieved": len(scored), "ranked": len(scored), "slate": len(rows)},
+            removed={name: len(positions) for name, positions in removed.items()},
+            funnel={"retrieved": retrieved, "ranked": retrieved, "slate": len(rows)},
             query=query,
-            degradations=tuple(degradations),
+            degradations=tuple(dict.fromkeys(degradations)),
             timings_ms=timer.ms,
             name_features=partial(features_by_name, self.release.pipeline, picked),
         )
 
     def query(self, request: Request) -> Query:
         """Hydrate a request. Raises ContextError and StoreError."""
-        return self._encoder.hydrate(request, self._read(request))
+        record, seen = self._read(request)
+        return self._encoder.hydrate(request, record, seen.rows)
 
     def watched(self, request: Request) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return `QueryEncoder.watched` of a request. Raises StoreError."""
-        return self._encoder.watched(self._read(request), float(request.as_of_ms))
+        """Return the rows of the videos seen (n,), sorted, and of the last watches (m,) with their ages in s: what of a query a
+        slate needs that was stored. Raises StoreError."""
+        record, seen = self._read(request)
+        return seen.rows, *self._encoder.watched(record, float(request.as_of_ms))
 
     def similar(self, request: Request, row: int) -> Candidates:
         """Return up to `request.k` videos similar to `row`, for a request that is not personalised."""
@@ -132,7 +147,11 @@ class Recommender:
 
     def rank(self, query: Query, candidates: Candidates) -> Scored:
         """Return the candidates with their predictions."""
-        return self.ranking.rank(query, candidates, self.ranking.encode(query, candidates.rows)[0], [], late=False)
+        return self._ranked(query, candidates, [], late=False)[2]
+
+    def _ranked(self, query: Query, candidates: Candidates, degradations: list[Degradation], *, late: bool) -> tuple:
+        inputs, counters = self.ranking.encode(query, candidates.rows)
+        return inputs, counters, self.ranking.rank(query, candidates, inputs, degradations, late=late)
 
     def rerank(self, query: Query, scored: Scored) -> Slate:
         """Return the slate of scored candidates. Raises RerankingError for dials that leave no value."""
@@ -174,7 +193,7 @@ class Recommender:
         self.refresh(self.release.as_of_ms)
         self.recommend(Request("warm", 0, 20, self.release.as_of_ms))
 
-    def _record(self, request: Request, degradations: list[Degradation]) -> np.ndarray:
+    def _state(self, request: Request, degradations: list[Degradation]) -> tuple[np.ndarray, SeenSet]:
         try:
             return self._read(request)
         except StoreError:
@@ -182,8 +201,10 @@ class Recommender:
             degradations.append(STORE_DOWN)
             return self._nothing()
 
-    def _read(self, request: Request) -> np.ndarray:
-        return self.store.viewer(request.user_id) if request.personalised else self._nothing()
+    def _read(self, request: Request) -> tuple[np.ndarray, SeenSet]:
+        if not request.personalised:
+            return self._nothing()
+        return self.store.viewer(request.user_id), self.store.seen(request.user_id)
 
-    def _nothing(self) -> np.ndarray:
-        return np.zeros(self.release.layout.viewer)
+    def _nothing(self) -> tuple[np.ndarray, SeenSet]:
+        return np.zeros(self.release.layout.viewer), SeenSet.empty()

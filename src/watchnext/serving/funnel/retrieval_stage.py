@@ -94,15 +94,23 @@ class RetrievalStage:
         for name, quota in self._settings["quotas"].items():
             most = quota if k is None else k
             hidden = query.hidden if name != "continue" else query.excluded
-            wanted = most if name == "two_tower" else most + len(hidden)  # the search of vectors leaves these out itself
+            hides = 0 if name == "two_tower" else len(hidden)  # the search of vectors leaves these out itself
             try:
-                rows = self.sources[name].candidates(query, wanted)
+                lists[name] = self._left(name, query, most, hidden, most + hides)
             except Exception:
                 log.exception("request %s is answered without the source %s", query.request.request_id, name)
                 degradations.append(_failed(name))
-            else:
-                lists[name] = eligible(rows, most, hidden=hidden, upload_ms=self._upload_ms, as_of_ms=query.as_of_ms)
         return lists
+
+    def _left(self, name: str, query: Query, most: int, hidden: np.ndarray, limit: int) -> np.ndarray:
+        """Return the first `most` videos of a source without the `hidden`; it is asked for more until it has given `limit`."""
+        wanted = min(2 * most, limit)
+        while True:
+            rows = self.sources[name].candidates(query, wanted)
+            left = eligible(rows, most, hidden=hidden, upload_ms=self._upload_ms, as_of_ms=query.as_of_ms)
+            if len(left) == most or len(rows) < wanted or wanted == limit:
+                return left
+            wanted = min(2 * wanted, limit)
 
 
 def _failed(source: str) -> Degradation:

@@ -41,7 +41,9 @@ class RulePreFilter:
         if self._excludes_seen:
             excluded.append(query.seen)
         if self._excludes_copies_of_seen:
-            excluded += [self._copies.of(query.seen), query.seen[self._facts.fingerprints[query.seen] != 0]]
+            excluded.append(self._copies.of(query.seen))
+            if not self._excludes_seen:
+                excluded.append(query.seen[self._facts.fingerprints[query.seen] != 0])
         return PreFilter(self._static_mask(query.region), np.concatenate(excluded).astype(np.int64))
 
     def without_copies(self, rows: np.ndarray) -> np.ndarray:
@@ -72,8 +74,9 @@ class Copies:
 
     def of(self, rows: np.ndarray) -> np.ndarray:
         """Return all copies of `rows` (n,), the rows themselves included."""
-        groups = np.unique(self._group[rows])
-        return np.concatenate([NOBODY, *(self._rows[self._starts[g] : self._starts[g + 1]] for g in groups[groups >= 0])])
+        groups = self._group[rows]
+        groups = np.unique(groups[groups >= 0])
+        return np.concatenate([NOBODY, *(self._rows[self._starts[g] : self._starts[g + 1]] for g in groups)])
 
     def first(self, rows: np.ndarray) -> np.ndarray:
         """Return the positions in `rows`, ascending, whose content does not repeat an earlier one."""

@@ -20,7 +20,8 @@ from watchnext.features.arrays import load_arrays
 from watchnext.features.catalogue import Catalogue, Ids
 from watchnext.features.encode.pipeline import FeaturePipeline
 from watchnext.features.state.fold import Layout, State
-from watchnext.features.state.snapshots import Snapshots
+from watchnext.features.state.seen import SeenSets
+from watchnext.features.state.snapshots import SEEN, Snapshots
 from watchnext.features.video_texts import VideoTexts
 from watchnext.files import files_below, link, sha256_of, synced, synced_below
 from watchnext.ranking.calibration.calibration import Calibration
@@ -56,6 +57,7 @@ class Release:
     user_regions: np.ndarray
     video_ids: Ids
     state: State
+    seen: SeenSets
     query_tower: CompiledNetwork
     ranker: CompiledRanker | None  # None: the release answers in retrieval order
     calibration: Calibration
@@ -78,6 +80,7 @@ class Release:
         _require_parts(folder, manifest)
         pipeline, catalogue = FeaturePipeline.load(folder / "pipeline"), Catalogue.load(folder / "catalogue")
         user_table = load_arrays(folder / "user_table")
+        state = State(**load_arrays(folder / "state"))
         counted = {name: load_arrays(folder / name) for name in (*CO_WATCH_SOURCES, "trending")}
         release = cls(
             folder=folder,
@@ -90,7 +93,8 @@ class Release:
             user_ids=Ids(user_table["user_ids"]),
             user_regions=user_table["regions"],
             video_ids=Ids(catalogue.video_ids),
-            state=State(**load_arrays(folder / "state")),
+            state=state,
+            seen=_seen_of(folder, state, Layout.of(pipeline.schema.state)),
             query_tower=CompiledNetwork(folder / "graphs" / "query_tower.xml"),
             ranker=CompiledRanker.load(folder / "graphs") if "graphs/ranker.xml" in manifest["files"] else None,
             calibration=Calibration.load(folder / "calibration"),
@@ -149,6 +153,12 @@ class Release:
     @cached_property
     def state_fingerprint(self) -> str:
         return state_fingerprint(self.pipeline, self.catalogue)
+
+
+def _seen_of(folder: Path, state: State, layout: Layout) -> SeenSets:
+    """Load what viewers have seen; a release of a version without it has the videos that the records name."""
+    path = folder / "state" / SEEN
+    return SeenSets(**load_arrays(path)) if path.exists() else SeenSets.of_records(state.viewers, layout)
 
 
 def _require_parts(folder: Path, manifest: Mapping) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from watchnext.features.catalogue import Ids
+from watchnext.features.state.seen import SeenSets
 from watchnext.serving.release.release import Release
 from watchnext.serving.store.engines.engine import TABLES, Engine, StoreError, batched, number_key
 from watchnext.serving.store.journal import id_key
@@ -26,6 +27,8 @@ def load_state(engine: Engine, release: Release) -> None:
     for first in range(0, len(known), CHUNK):
         users = known[first : first + CHUNK]
         put_viewers(engine, release.user_ids, users, state.viewers[users])
+    for first in range(0, len(release.seen), CHUNK):
+        put_seen(engine, release.user_ids, first, release.seen.part(first, first + CHUNK))
     for name, records in (("videos", state.videos), ("creators", state.creators)):
         if records.shape[1] != layout.item:
             raise StoreError(
@@ -38,22 +41,28 @@ def put_viewers(engine: Engine, ids: Ids, users: np.ndarray, records: np.ndarray
     """Write the non-empty `records` (n, layout.viewer) of the viewers at the rows `users` (n,) of `ids`, and queue them."""
     keyed = [(id_key(ids.value(int(users[i]))), records[i]) for i in np.flatnonzero(records[:, 0])]
     keyed.sort(key=lambda item: item[0])
-    _put(engine, "viewers", keyed)
+    _put(engine, "viewers", [(key, record.tobytes()) for key, record in keyed])
     for part in batched(keyed, CHUNK):
         with engine.write() as txn:
             for key, record in part:
                 txn.append("viewers_order", queued(key, record))
 
 
+def put_seen(engine: Engine, ids: Ids, first: int, sets: SeenSets) -> None:
+    """Write the non-empty sets of the viewers from row `first` of `ids` on."""
+    users = np.flatnonzero(np.diff(sets.starts)).tolist()
+    _put(engine, "seen", sorted((id_key(ids.value(first + user)), sets.viewer(user).to_bytes()) for user in users))
+
+
 def put_items(engine: Engine, name: str, records: np.ndarray) -> None:
     """Write the non-empty `records` (n, layout.item) of videos or creators; row numbers are their keys."""
-    _put(engine, name, [(number_key(int(row)), records[row]) for row in np.flatnonzero(records[:, 0])])
+    _put(engine, name, [(number_key(int(row)), records[row].tobytes()) for row in np.flatnonzero(records[:, 0])])
 
 
-def _put(engine: Engine, name: str, records: Iterable[tuple[bytes, np.ndarray]]) -> None:
+def _put(engine: Engine, name: str, records: Iterable[tuple[bytes, bytes]]) -> None:
     for part in batched(records, CHUNK):
         with engine.write() as txn:
-            txn.put_many(name, [(key, sealed(key, np.asarray(record).tobytes())) for key, record in part])
+            txn.put_many(name, [(key, sealed(key, record)) for key, record in part])
 
 
 def put_meta(engine: Engine, **values: bytes) -> None:
@@ -64,7 +73,13 @@ def put_meta(engine: Engine, **values: bytes) -> None:
 def put_origin(engine: Engine, release: Release, *, since_ms: int) -> None:
     """Store the release of the records, and `since_ms`: the folded log holds the events of the journal that were known before,
     and later ones count on top."""
-    put_meta(engine, sealed_state=release.state_fingerprint.encode(), release=release.id.encode(), since=number_key(since_ms))
+    put_meta(
+        engine,
+        sealed_state=release.state_fingerprint.encode(),
+        has_seen=b"1",
+        release=release.id.encode(),
+        since=number_key(since_ms),
+    )
 
 
 def meta_number(engine: Engine, name: str) -> int:

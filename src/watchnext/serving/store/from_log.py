@@ -19,7 +19,7 @@ from watchnext.features.state.builder import StateBuilder
 from watchnext.features.state.partitions import time_partitions
 from watchnext.files import removed
 from watchnext.serving.release.release import Release
-from watchnext.serving.store.bootstrap import put_items, put_meta, put_origin, put_viewers
+from watchnext.serving.store.bootstrap import put_items, put_meta, put_origin, put_seen, put_viewers
 from watchnext.serving.store.engines.engine import StoreError, StoreHeldError, number_key
 from watchnext.serving.store.engines.environment import MAP_BYTES, Environment
 from watchnext.serving.store.engines.folder import locked, publish_next
@@ -141,6 +141,8 @@ def _write(built: Path, folder: Path, release: Release, state: StateBuilder, unt
         later, records = later[later < first], state.as_of(first)
         for users, viewers in records.viewers.all():
             put_viewers(environment, state.users, users, viewers)
+        for row, sets in records.seen.all():
+            put_seen(environment, state.users, row, sets)
         put_items(environment, "videos", records.videos)
         put_items(environment, "creators", records.creators)
         store = Store(environment, release)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from watchnext.features.state.fold import Layout
+from watchnext.features.state.seen import SeenSet
 from watchnext.serving.store.engines.engine import Transaction, number_key
 from watchnext.serving.store.seal import sealed, unsealed
 
@@ -10,6 +11,11 @@ from watchnext.serving.store.seal import sealed, unsealed
 def unpacked(table: str, key: bytes, packed: bytes | None, width: int) -> np.ndarray:
     """Decode a record for the fold: writable, contiguous float64; zeros for an absent one. Raises StoreDamagedError."""
     return np.zeros(width) if packed is None else np.frombuffer(unsealed(table, key, packed)).copy()
+
+
+def seen_of(key: bytes, packed: bytes | None) -> SeenSet:
+    """Decode what a viewer has seen; nothing for an absent one. Raises StoreDamagedError."""
+    return SeenSet.empty() if packed is None else SeenSet.from_bytes(unsealed("seen", key, packed))
 
 
 def queued(key: bytes, record: np.ndarray) -> bytes:
@@ -25,6 +31,7 @@ class Records:
         self._videos, self._creators = videos, creators
         self._changed_viewers: dict[bytes, np.ndarray] = {}
         self._new_viewers: list[bytes] = []
+        self._seen: dict[bytes, list[tuple[int, int]]] = {}
         self._changed_videos: dict[int, np.ndarray] = {}
         self._changed_creators: dict[int, np.ndarray] = {}
         self._no_creator = np.zeros(layout.item)  # the record for videos without a creator
@@ -36,6 +43,10 @@ class Records:
                 self._new_viewers.append(key)
             self._changed_viewers[key] = unpacked("viewers", key, packed, self._layout.viewer)
         return self._changed_viewers[key]
+
+    def see(self, key: bytes, seen_key: int, day: int) -> None:
+        """Add a key of `features.state.seen` to what the viewer has seen."""
+        self._seen.setdefault(key, []).append((seen_key, day))
 
     def video(self, row: int) -> np.ndarray:
         if row not in self._changed_videos:
@@ -58,3 +69,9 @@ class Records:
             items[name] = [(number_key(row), record) for row, record in changed.items()]
         for name, records in items.items():
             self._txn.put_many(name, [(key, sealed(key, record.tobytes())) for key, record in records])
+        self._txn.put_many("seen", [(key, sealed(key, self._seen_after(key))) for key in self._seen])
+
+    def _seen_after(self, key: bytes) -> bytes:
+        keys, days = zip(*self._seen[key], strict=True)
+        before = seen_of(key, self._txn.get("seen", key))
+        return before.with_events(np.array(keys, np.uint32), np.array(days, np.uint16)).to_bytes()

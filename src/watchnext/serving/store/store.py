@@ -15,6 +15,7 @@ import numpy as np
 
 from watchnext.features.state import counters, history
 from watchnext.features.state.fold import OUTCOME, SHOWN, Layout, fold_event, read_candidates
+from watchnext.features.state.seen import SeenSet, days_of, keys_of
 from watchnext.files import link
 from watchnext.serving.release.release import Release
 from watchnext.serving.store.bootstrap import (
@@ -44,7 +45,7 @@ from watchnext.serving.store.engines.redis_engine import RedisEngine, is_url
 from watchnext.serving.store.integrity import require_sound
 from watchnext.serving.store.journal import SESSION_KEYS, Event, id_key, id_of, is_session, outcome_columns
 from watchnext.serving.store.recent_keys import RecentKeys
-from watchnext.serving.store.records import Records, queued, unpacked
+from watchnext.serving.store.records import Records, queued, seen_of, unpacked
 from watchnext.serving.store.seal import sealed, unsealed
 from watchnext.serving.store.slate_table import SlateTable
 from watchnext.serving.store.trending_now import TrendingNow
@@ -216,6 +217,7 @@ class Store:
         """Compile the fold before the first event needs it."""
         item = np.zeros(self.layout.item)
         viewer, amounts = np.zeros(self.layout.viewer), np.zeros(len(self._counts))
+        SeenSet.empty().with_events(np.zeros(1, np.uint32), np.zeros(1, np.uint16))
         fold_event(self.layout, viewer, item, item.copy(), SHOWN, 0.0, 0, -1, self._tag_rows[0], amounts, 0.0, 0.0)
 
     # ---- read --------------------------------------------------------------------------------------------------------
@@ -224,6 +226,11 @@ class Store:
         """Return a viewer's record (layout.viewer,) float64; zeros for an unknown viewer. Raises StoreError."""
         key = id_key(user_id)
         return unpacked("viewers", key, self._engine.get("viewers", key), self.layout.viewer)
+
+    def seen(self, user_id: int | str) -> SeenSet:
+        """Return what a viewer has seen; nothing for an unknown viewer. Raises StoreError."""
+        key = id_key(user_id)
+        return seen_of(key, self._engine.get("seen", key))
 
     def counters(self, viewer: np.ndarray, rows: np.ndarray, as_of: float) -> np.ndarray:
         """Return counters (C, 4, block) of the candidates `rows` (C,) for a viewer's record, as of `as_of` and one commit."""
@@ -311,6 +318,8 @@ class Store:
         outcomes = outcome_columns(events) | {"duration_ms": self._duration_ms[rows]}
         amounts = counters.amounts(self._counts, outcomes)
         bits = history.outcome_bits(outcomes)
+        seen_keys = keys_of(rows, outcomes["watch_ms"], bits).tolist()
+        days = days_of(np.array([event.known_at for event in events], np.int64)).tolist()
         for i, (event, row) in enumerate(zip(events, rows.tolist(), strict=True)):
             if event.kind in ("withdrawn", "restored"):
                 _withdraw(txn, event)
@@ -319,6 +328,7 @@ class Store:
             touched = records.viewer(id_key(event.user_id)), records.video(row), records.creator(creator_row)
             details = self._tag_rows[row], amounts[i], float(event.watch_ms), float(bits[i])
             fold_event(self.layout, *touched, kind, float(event.known_at), row, creator_row, *details)
+            records.see(id_key(event.user_id), seen_keys[i], days[i])
         records.write()
 
     def _drop_excess(self, txn: Transaction, added: int, unknown: int) -> None:
@@ -354,6 +364,7 @@ class Store:
                 txn.append("viewers_order", queued(key, record))
                 continue
             excess -= txn.delete("viewers", key)
+            txn.delete("seen", key)
             txn.delete("slates", key)
             if excess <= 0:
                 return

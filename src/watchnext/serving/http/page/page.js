@@ -9,7 +9,7 @@ const ACTIONS = {
 };
 const SOURCES = { two_tower: "taste", trending: "what trends here", fresh: "new uploads", related: "videos watched together",
   transitions: "videos watched next", followed: "creators you follow or like", continue: "videos you left midway",
-  popular: "popular all along", popular_recently: "popular lately", popular_now: "popular now" };
+  popular: "popular all along", popular_recently: "popular lately", popular_now: "popular now", again: "what you have seen" };
 const UNKNOWN_LENGTH_MS = 30_000;
 const state = { viewers: [], shown: null, asking: null };
 

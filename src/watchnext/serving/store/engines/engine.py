@@ -45,6 +45,7 @@ TABLES = {
     "journal": Table(Order.QUEUE, carried=True, followed=True),
     "viewers": Table(Order.SORTED),
     "viewers_order": Table(Order.QUEUE),
+    "seen": Table(),
     "videos": Table(followed=True),
     "creators": Table(followed=True),
     "keys": Table(carried=True),
@@ -196,5 +197,7 @@ def number_key(number: int) -> bytes:
 
 
 def state_of(engine: Engine) -> str:
-    """Return the fingerprint of the state that the records belong to; "nothing" for a store without checksums too."""
-    return (engine.get("meta", b"sealed_state") or b"nothing").decode()
+    """Return the fingerprint of the state that the records belong to; "nothing" for a store of a version without checksums, or
+    without the sets of seen videos."""
+    fingerprint = engine.get("meta", b"sealed_state") if engine.get("meta", b"has_seen") else None
+    return (fingerprint or b"nothing").decode()
