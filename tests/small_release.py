@@ -183,6 +183,13 @@ def export(built, folder: Path) -> None:
     videos = {name: torch.from_numpy(np.array(values[:-1])) for name, values in features.videos.items()}
     with torch.no_grad():
         vectors = towers.video(videos).numpy()
+    video = {name: values for name, values in one.items() if name.startswith("video_") and name != "video_duration_s"}
+    export_graph(
+        towers.video,
+        video | {"video_new": torch.zeros(len(video["video_tags"]))},
+        rows_vary={*video, "video_new"},
+        path=folder / "video_tower.xml",
+    )
     curve = Curve(np.array([0.0, 0.4, 1.0]), np.array([0.05, 0.3, 0.9]))
     Calibration({"long_view": curve, "watch_s": Curve(np.array([0.0, 1e4]), np.array([1.0, 2e4]))}).save(folder / "calibration")
     VideoIndex.build(vectors, recipe=None, towers="tiny").save(folder / "index")
@@ -206,6 +213,7 @@ def stage_release(built, exported, root: Path) -> Path:
         staging,
         features=built[0],
         query_tower=exported / "query_tower.xml",
+        video_tower=exported / "video_tower.xml",
         ranker=exported / "ranker.xml",
         calibration=exported / "calibration",
         index=exported / "index",

@@ -41,6 +41,7 @@ QUERY_INPUTS = (
     "history_values",
     "history_mask",
 )
+VIDEO_INPUTS = ("video_codes", "video_tags", "video_values", "video_vector")
 CONFIGURED = "configured.json"
 SAMPLE_REQUESTS, SAMPLE_CANDIDATES = 4, 64  # of the reference sample that a server computes again
 EXAMPLE = 3  # candidates of the traced example; the exported network takes any number
@@ -142,6 +143,8 @@ class ReleaseBuilder:
         inputs = self.features.newcomers(EXAMPLE)
         query = {name: inputs[name][:1] for name in QUERY_INPUTS}
         export_graph(OneViewer(towers.query), query, rows_vary=set(), path=work / "query_tower.xml")
+        video = {name: inputs[name] for name in VIDEO_INPUTS} | {"video_new": torch.zeros(EXAMPLE)}
+        export_graph(towers.video, video, rows_vary={*video}, path=work / "video_tower.xml")
         if isinstance(ranker, Unranked):
             return
         example = query | {name: inputs[name] for name in CANDIDATE_INPUTS}
@@ -165,6 +168,7 @@ class ReleaseBuilder:
                 staging,
                 features=self.features.folder,
                 query_tower=networks / "query_tower.xml",
+                video_tower=networks / "video_tower.xml",
                 ranker=exported if (exported := networks / "ranker.xml").exists() else None,
                 calibration=self.outputs / "ranker" / "calibration",
                 engage=selection.engage,

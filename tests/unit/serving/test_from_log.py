@@ -23,7 +23,7 @@ from watchnext.data.validation import validate
 from watchnext.features.catalogue import Ids
 from watchnext.serving.http.settings import Settings
 from watchnext.serving.store.bootstrap import meta_number
-from watchnext.serving.store.engines.engine import StoreError
+from watchnext.serving.store.engines.engine import StoreError, number_key
 from watchnext.serving.store.engines.folder import locked
 from watchnext.serving.store.from_log import FromLogReport, build_from_log
 from watchnext.serving.store.journal import Event
@@ -111,6 +111,21 @@ def test_days_one_after_another_give_the_records_of_all_at_once_and_of_event_by_
     assert result == one_by_one(events_in(log, release), release, tmp_path / "events")
     assert min(len(each) for each in result.values()) > 10
     assert len(list(grown.glob("env-*"))) == 1
+
+
+def test_posted_videos_of_a_log_count_as_in_a_server_that_saw_every_event(log, release, tmp_path):
+    given = log.videos.row(0, named=True)
+    as_posted = pl.when(pl.col("video_id") == given["video_id"]).then(pl.lit("posted")).otherwise("video_id").alias("video_id")
+    videos = pl.concat([log.videos, log.videos.head(1).with_columns(as_posted)])
+    renamed = Tables(log.impressions.with_columns(as_posted), log.users, videos)
+    metadata = {name: value for name, value in given.items() if name != "video_id"}
+    post = Event(kind="posted", user_id="", video_id="posted", known_at=release.as_of_ms - 1, metadata=metadata)
+    with closing(Store.open(tmp_path / "store", release, durable=False)) as store:
+        store.apply([post])
+    assert build(tmp_path / "store", release, written(renamed, tmp_path / "log")).left_out == 0
+    found = records(tmp_path / "store", release)
+    assert found == one_by_one([post, *events_in(renamed, release)], release, tmp_path / "events")
+    assert number_key(len(release.catalogue)) in found["videos"]
 
 
 def test_nothing_new_folds_nothing_and_a_corrected_day_replays_from_the_snapshot_before_it(log, release, tmp_path):

@@ -44,6 +44,17 @@ def outcomes(release: Release, worker: int, number: int) -> list[Event]:
     ]
 
 
+def posted(video_id: str, release: Release, **metadata) -> Event:
+    metadata = {"creator_id": "c3", "tags": ["tag1", "new"], "upload_ms": release.as_of_ms, **metadata}
+    return Event(kind="posted", user_id="", video_id=video_id, known_at=release.as_of_ms + 2, metadata=metadata)
+
+
+def columns(store: Store, video_ids: list[str]) -> list[bytes]:
+    rows, catalogue = store.catalogue.ids.rows(video_ids), store.catalogue
+    values = [catalogue.creator_rows[rows], catalogue.tag_rows[rows], *(column[rows] for column in catalogue.inputs.values())]
+    return [each.tobytes() for each in values]
+
+
 def posted_while(commits: GroupCommit, release: Release, act) -> list[Event]:
     """Post from four threads, each call twice, before, while and after `act()` runs. Returns the acknowledged events."""
     done, acknowledged = threading.Event(), []
@@ -87,10 +98,12 @@ def test_no_event_is_lost_or_counts_twice_across_a_hand_over(releases, folder, n
     store = Store.open(folder, first)
     withdrawn = Event(kind="withdrawn", user_id="", video_id=first.video_ids.value(3), known_at=first.as_of_ms + 1)
     store.apply([withdrawn])
+    store.apply([posted("posted before", first)])
     commits, succession, serving = GroupCommit(store, most_waiting=10_000), StoreSuccession(folder), []
 
     def hand_over() -> None:
         successor = succession.prepare(store, second, first.state_fingerprint)
+        commits.submit([posted("posted meanwhile", first), posted("posted before", first, tags=["tag3"])]).result()
 
         def complete() -> Store:
             succession.complete(store, successor)
@@ -105,11 +118,15 @@ def test_no_event_is_lost_or_counts_twice_across_a_hand_over(releases, folder, n
     journal = [event.key for event in serving[0].journal() if event.kind == "outcome"]
     assert Counter(journal) == Counter(event.key for event in acknowledged)
     live, viewers = in_memory(serving[0]), {user: serving[0].viewer(user) for user in serving[0].viewer_ids(100)}
-    assert serving[0].position == len(journal) + 1
+    assert serving[0].position == len(journal) + 4
+    videos = ["posted before", "posted meanwhile"]
+    assert serving[0].catalogue.ids.rows(videos).tolist() == [len(second.catalogue), len(second.catalogue) + 1]
+    of_catalogue = columns(serving[0], videos)
     assert serving[0].unavailable[second.video_ids.rows([withdrawn.video_id])[0]]
     serving[0].close()
 
     again = Store.open(folder, second)  # what lies on disk is what was in memory
+    assert columns(again, videos) == of_catalogue
     assert [np.array_equal(*pair) for pair in zip(live[:3], in_memory(again)[:3], strict=True)] == [True] * 3
     [np.testing.assert_allclose(*pair, rtol=1e-5) for pair in zip(live[3:], in_memory(again)[3:], strict=True)]
     assert again.apply(acknowledged[:200]) == [DUPLICATE] * 200

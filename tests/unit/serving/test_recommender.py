@@ -150,7 +150,7 @@ def test_two_tower_candidates_are_the_exact_nearest_of_what_the_rules_let_throug
     )
     query = recommender.query(ask(release, user_id=user_id, region=region))
     vector = release.query_tower(query.inputs)
-    rows, vectors = usable(recommender, query), release.index.built.vectors
+    rows, vectors = usable(recommender, query), release.index.vectors
     assert 3 < len(rows) < len(vectors) - 3
     nearest = rows[exact(vectors[rows], vector, len(rows))[0][0]]
     wanted = first_of_copies(release, nearest)
@@ -166,7 +166,7 @@ def test_several_query_vectors_keep_each_videos_best_score(release, store):
     vectors = np.vstack([release.query_tower(query.inputs), -np.eye(8, dtype=np.float32)[:2]])
     several = Recommender(replace(release, query_tower=lambda _: vectors), store)
     rows = usable(recommender, query)
-    best = (release.index.built.vectors[rows] @ vectors.T).max(1)
+    best = (release.index.vectors[rows] @ vectors.T).max(1)
     wanted = first_of_copies(release, rows[np.argsort(-best, kind="stable")])
     found, scores = several.retrieval.sources["two_tower"].nearest(query, 30)
     assert found.tolist() == wanted[:30]
@@ -419,7 +419,7 @@ def test_similar_videos_are_those_near_the_seed_and_those_watched_with_it(recomm
     withdrawn = [release.video_ids.value(row) for row in (5, 50, 100)]
     store.apply([Event(kind="withdrawn", user_id="", video_id=each, known_at=release.as_of_ms) for each in withdrawn])
     allowed = np.setdiff1d(usable(recommender, recommender.query(request)), [seed])
-    vectors, edges = release.index.built.vectors, release.co_watches["related"]
+    vectors, edges = release.index.vectors, release.co_watches["related"]
     nearest = first_of_copies(release, allowed[np.argsort(-(vectors[allowed] @ vectors[seed]), kind="stable")])[: 2 * k]
     of_seed = slice(edges.starts[seed], edges.starts[seed + 1])
     weights = dict(zip(edges.neighbours[of_seed].tolist(), edges.weights[of_seed].tolist(), strict=True))
@@ -436,7 +436,7 @@ def test_similar_videos_are_those_near_the_seed_and_those_watched_with_it(recomm
 
 
 def test_a_video_without_a_vector_is_similar_to_what_is_watched_with_it(recommender, release, monkeypatch):
-    monkeypatch.setattr(release.index, "vector", lambda row: np.zeros((0, release.index.dimension), np.float32))
+    monkeypatch.setattr(recommender.catalogue.index, "vector", lambda row: np.zeros((0, release.index.dimension), np.float32))
     seed = int(np.argmax(np.diff(release.co_watches["related"].starts)))
     found = recommender.similar(Request("similar", "", 8, release.as_of_ms + 1, personalised=False), seed)
     assert len(found)

@@ -3,11 +3,12 @@ import pytest
 
 from watchnext.serving.funnel import video_search
 from watchnext.serving.funnel.video_search import VideoSearch
+from watchnext.serving.release.live_catalogue import LiveCatalogue
 
 
 @pytest.fixture
 def search(release):
-    return VideoSearch(release)
+    return VideoSearch(release, LiveCatalogue(release, room=0))
 
 
 def words(release, row: int) -> str:

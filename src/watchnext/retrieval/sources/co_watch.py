@@ -34,8 +34,12 @@ class CoWatchSource:
         return self.neighbours(distinct(query.history_rows[query.watch_s > 0])[: len(self._steps)], k)
 
     def neighbours(self, watched: np.ndarray, k: int) -> np.ndarray:
-        """Return at most `k` rows, best first, for the distinct videos `watched` (n,), latest first, at most `last`."""
+        """Return at most `k` rows, best first, for the distinct videos `watched` (n,), latest first, at most `last`.
+
+        A video that was posted after the graph was built has no neighbours yet.
+        """
         starts = self._starts
+        watched = watched[watched < len(starts) - 1]
         edges = int((starts[watched + 1] - starts[watched]).sum())
         table, sums = (np.zeros(1 << (2 * edges).bit_length(), kind) for kind in (np.int64, np.float64))
         _walk(starts, self._neighbours, self._weights, watched, self._steps, table, sums)

@@ -8,6 +8,7 @@ import numpy as np
 from watchnext.features.state.counters import LN2
 from watchnext.features.state.fold import HOUR_MS
 from watchnext.features.state.history import OUTCOME_BITS
+from watchnext.retrieval.sources.changes import ByUpload, CatalogueChanges, last, unchanged
 from watchnext.retrieval.sources.refreshed import Refreshed
 from watchnext.schema import StateSpec
 from watchnext.types import Query, among
@@ -68,14 +69,19 @@ def decayed(
     return records[rows, slot] * np.exp(-gap_ms * LN2 / (half_life_h * HOUR_MS))
 
 
+NOTICED_S = 0.5  # a posted video may wait this long for its place in a list that is kept
+
+
 class FreshSource:
     """Propose uploads younger than `max_age_h` with fewer than `min_impressions`, least exposed first; then the newest.
 
     Every upload is proposed until it has that many impressions; ranking and re-ranking decide whether to show it. Exposure is
     the video's impression counter at its longest half-life, so it decays slowly. The underexposed videos are refreshed every
-    `refresh_s`. Videos of unknown upload time are not fresh.
+    `refresh_s`; those that were posted or changed come first, and are refreshed every NOTICED_S. Videos of unknown upload time
+    are not fresh.
 
-    videos  () > the counters of all videos (V, 1 + block), as of now
+    videos   () > the counters of all videos (V, 1 + block), as of now
+    changes  () > the videos that were posted or changed
     """
 
     def __init__(
@@ -87,29 +93,32 @@ class FreshSource:
         max_age_h: float,
         min_impressions: float,
         refresh_s: float,
+        changes: Callable[[], CatalogueChanges] = unchanged,
     ) -> None:
-        known = np.flatnonzero(np.isfinite(upload_ms))
-        self._rows = known[np.argsort(upload_ms[known], kind="stable")]
-        self._upload_ms, self._videos = upload_ms[self._rows], videos
+        self._by_upload, self._videos, self._changes = ByUpload(upload_ms, changes), videos, changes
         self._slot = 1 + slot_of(state, "impression")
         self._half_life_h = max(state.half_lives_h)
         self._max_age_ms, self._fewest = max_age_h * HOUR_MS, min_impressions
-        self._under = Refreshed(self._underexposed, refresh_s=refresh_s)
+        self._under = Refreshed(lambda at: self._underexposed(self._young(at), at), refresh_s=refresh_s)
+        self._posted = Refreshed(lambda at: self._underexposed(self._young_posted(at), at), refresh_s=min(NOTICED_S, refresh_s))
 
     def candidates(self, query: Query, k: int) -> np.ndarray:
-        under = self._under.of(query.as_of_ms)
-        newest = self._uploaded(query.as_of_ms)[: -k - 1 : -1]
-        return distinct(np.concatenate([under[:k], newest]))[:k]
+        under, posted = self._under.of(query.as_of_ms), self._posted.of(query.as_of_ms)
+        newest = self._by_upload.between(-np.inf, query.as_of_ms, most=k)[::-1]
+        return distinct(np.concatenate([posted[:k], under[:k], newest]))[:k]
 
     def refresh(self, as_of_ms: float) -> None:
         self._under.refresh(as_of_ms)
 
-    def _uploaded(self, as_of_ms: float) -> np.ndarray:
-        """Return rows uploaded strictly before `as_of_ms`, oldest first."""
-        return self._rows[: np.searchsorted(self._upload_ms, as_of_ms)]
+    def _young(self, as_of_ms: float) -> np.ndarray:
+        return self._by_upload.between(as_of_ms - self._max_age_ms, as_of_ms)
 
-    def _underexposed(self, as_of_ms: float) -> np.ndarray:
-        young = self._uploaded(as_of_ms)[np.searchsorted(self._upload_ms, as_of_ms - self._max_age_ms) :][::-1]
+    def _young_posted(self, as_of_ms: float) -> np.ndarray:
+        return self._changes().between(as_of_ms - self._max_age_ms, as_of_ms)
+
+    def _underexposed(self, young: np.ndarray, as_of_ms: float) -> np.ndarray:
+        """Return those of the rows `young` (n,), oldest first, that have too few impressions, least exposed first."""
+        young = young[::-1]
         shown = decayed(self._videos(), self._slot, as_of_ms, self._half_life_h, young)
         order = np.argsort(shown, kind="stable")  # ties: newer first
         return young[order][shown[order] < self._fewest]
@@ -120,23 +129,36 @@ class FollowedSource:
 
     At most `creators` creators with `per_creator` videos each, newest first. Videos of unknown creator or upload time are
     excluded.
+
+    changes  () > the videos that were posted or changed
     """
 
-    def __init__(self, *, creator_rows: np.ndarray, upload_ms: np.ndarray, per_creator: int, creators: int) -> None:
-        known = np.flatnonzero((creator_rows >= 0) & np.isfinite(upload_ms))
+    def __init__(
+        self,
+        *,
+        creator_rows: np.ndarray,
+        upload_ms: np.ndarray,
+        per_creator: int,
+        creators: int,
+        changes: Callable[[], CatalogueChanges] = unchanged,
+    ) -> None:
+        released = slice(changes().released)
+        known = np.flatnonzero((creator_rows[released] >= 0) & np.isfinite(upload_ms[released]))
         order = known[np.lexsort((-known, upload_ms[known], creator_rows[known]))]  # oldest first
         self._rows, self._uploads = order, upload_ms[order]
-        self._starts = np.searchsorted(creator_rows[order], np.arange(creator_rows.max(initial=-1) + 2))
-        self._creator_rows = creator_rows
+        self._starts = np.searchsorted(creator_rows[order], np.arange(creator_rows[order].max(initial=-1) + 2))
+        self._creator_rows, self._upload_ms, self._changes = creator_rows, upload_ms, changes
         self._per_creator, self._creators = per_creator, creators
 
     def candidates(self, query: Query, k: int) -> np.ndarray:
-        creators = self._chosen(query)
-        places = [self._newest(creator, query.as_of_ms) for creator in creators.tolist()]
-        if not places:
-            return np.zeros(0, np.int64)
-        places = np.concatenate(places)
-        return self._rows[places[np.lexsort((self._rows[places], -self._uploads[places]))]][:k]
+        changes = self._changes()
+        later = changes.rows[: np.searchsorted(changes.uploads, query.as_of_ms)]
+        of = self._creator_rows[later]
+        lists = [
+            self._newest(creator, query.as_of_ms, later[of == creator], changes) for creator in self._chosen(query).tolist()
+        ]
+        rows = np.concatenate([np.zeros(0, np.int64), *lists])
+        return rows[np.lexsort((rows, -self._upload_ms[rows]))][:k]
 
     def _chosen(self, query: Query) -> np.ndarray:
         """Return followed creators, latest first, then the most liked."""
@@ -145,13 +167,15 @@ class FollowedSource:
         best = query.creators[liked][np.argsort(-query.engagement[liked], kind="stable")]
         return distinct(np.concatenate([followed[followed >= 0], best]))[: self._creators]
 
-    def _newest(self, creator: int, as_of_ms: float) -> np.ndarray:
-        """Return the positions of a creator's last uploads strictly before `as_of_ms`."""
-        if creator + 1 >= len(self._starts):
-            return np.zeros(0, np.int64)
-        first, last = self._starts[creator], self._starts[creator + 1]
-        end = first + np.searchsorted(self._uploads[first:last], as_of_ms)
-        return np.arange(max(end - self._per_creator, first), end)
+    def _newest(self, creator: int, as_of_ms: float, later: np.ndarray, changes: CatalogueChanges) -> np.ndarray:
+        """Return a creator's last uploads strictly before `as_of_ms`; `later` (n,) are those that were posted or changed."""
+        first, end = self._starts[min(creator, len(self._starts) - 1)], self._starts[min(creator + 1, len(self._starts) - 1)]
+        uploaded = self._rows[first : first + np.searchsorted(self._uploads[first:end], as_of_ms)]
+        rows = last(uploaded, self._per_creator + changes.replaced)
+        if len(changes.rows):
+            rows = np.concatenate([rows[~changes.changed[rows]], later])
+            rows = rows[np.lexsort((-rows, self._upload_ms[rows]))]
+        return last(rows, self._per_creator)
 
 
 class ContinueSource:
@@ -159,13 +183,14 @@ class ContinueSource:
     at most `max_age_h` ago. The latest watch of a video counts. Hidden videos and videos of unknown duration are excluded."""
 
     def __init__(self, *, duration_ms: np.ndarray, min_s: float, max_share: float, max_age_h: float) -> None:
-        self._duration_s = np.nan_to_num(duration_ms) / 1000.0
+        self._duration_ms = duration_ms
         self._min_s, self._max_share, self._max_age_s = min_s, max_share, max_age_h * 3600.0
 
     def candidates(self, query: Query, k: int) -> np.ndarray:
         watches = np.flatnonzero(query.watch_s > 0)
         last = watches[np.sort(np.unique(query.history_rows[watches], return_index=True)[1])]
         rows, watch_s = query.history_rows[last], query.watch_s[last]
-        midway = (watch_s >= self._min_s) & (watch_s < self._max_share * self._duration_s[rows])
+        duration_s = np.nan_to_num(self._duration_ms[rows]) / 1000.0
+        midway = (watch_s >= self._min_s) & (watch_s < self._max_share * duration_s)
         hidden = np.isin(rows, query.history_rows[query.bits.astype(np.int64) & OUTCOME_BITS["hide"] > 0])
         return rows[midway & ~hidden & (query.ago_s[last] <= self._max_age_s)][:k]

@@ -41,16 +41,18 @@ class TrendingCounts:
 
 
 class Trending:
-    """Live trending counts and their ranking.
+    """Live trending counts and their ranking, with `room` for videos that are posted later.
 
     Counts decay by a landmark (forward decay: Cormode, Shkapenyuk, Srivastava and Xu, ICDE 2009): an event at t adds
     2^((t - landmark) / half-life) and nothing else changes, so late events and rankings need no correction. float32: a
     count stops growing near 16 million decayed events.
     """
 
-    def __init__(self, counted: TrendingCounts) -> None:
+    def __init__(self, counted: TrendingCounts, *, room: int = 0) -> None:
         self._names = counted.regions, counted.segments
-        self._table = np.array(counted.table, np.float32)
+        lines, videos = counted.table.shape
+        self._table = np.zeros((lines, videos + room), np.float32)
+        self._table[:, :videos] = counted.table
         self._landmark_ms, self.half_life_ms = float(counted.landmark_ms[0]), float(counted.half_life_h[0]) * HOUR_MS
         regions = 1 + len(counted.regions)
         self._regions = {str(region): line for line, region in enumerate(counted.regions, 1)}

@@ -4,6 +4,7 @@ import numpy as np
 
 from watchnext.features.encode.expressions import HOUR_MS
 from watchnext.features.state.history import OUTCOME_BITS
+from watchnext.reranking.rules import CatalogueFacts
 from watchnext.serving.funnel.answer import source_names
 from watchnext.serving.release.release import Release
 from watchnext.types import SOURCES, Query, Scored, Slate
@@ -23,11 +24,11 @@ USER_TAG, USER_CREATOR = 2, 3  # indices in the counters of a candidate
 class Explanations:
     """Write sentences for the videos of a slate."""
 
-    def __init__(self, release: Release) -> None:
+    def __init__(self, release: Release, facts: CatalogueFacts) -> None:
         counts, half_lives_ms = release.pipeline.schema.state.counts, release.layout.half_lives_ms
         longest = int(np.argmax(half_lives_ms))
         self._slots = [count * len(half_lives_ms) + longest for count, name in enumerate(counts) if name in WATCHED]
-        self._upload_ms, self._creator_rows = release.catalogue.upload_ms, release.catalogue.creator_rows
+        self._upload_ms, self._creator_rows = facts.upload_ms, facts.creator_rows
         self._popular = min(POPULAR_RANK, POPULAR_SHARE * len(release.catalogue))
         self._epsilon = release.reranker.exploration.epsilon
 

@@ -40,13 +40,15 @@ def precomputed(recommender: Recommender, request: Request, *, max_age_ms: int =
 
 
 def _valid(recommender: Recommender, request: Request, videos: np.ndarray, age_ms: int) -> np.ndarray:
-    """Return the positions of videos neither excluded, withdrawn nor seen. One to continue had been seen before."""
+    """Return the positions of videos neither excluded, withdrawn, forbidden nor seen. One to continue had been seen before."""
     rows, (seen, watched, ago_s) = videos["row"], recommender.watched(request)
     out = recommender.store.unavailable[rows]
     out |= among(rows, seen)
     midway = np.flatnonzero(out & (videos["sources"] >> SOURCES.index("continue") & 1 > 0))
     if len(midway):
         out[midway] = recommender.store.unavailable[rows[midway]] | np.isin(rows[midway], watched[ago_s <= age_ms / 1000.0])
+    if recommender.catalogue.changes.changed[rows].any():
+        out |= ~recommender.may_be_shown(request, rows)
     if request.exclude:
         out |= np.isin(rows, request.exclude)
     return np.flatnonzero(~out)
@@ -81,7 +83,7 @@ def _unpacked(packed: bytes) -> tuple[dict, np.ndarray]:
 
 def _answer(recommender: Recommender, request: Request, facts: dict, videos: np.ndarray, valid: np.ndarray) -> Answer:
     """Make an answer of the slate's positions `valid`. Propensities stay those of the original draw."""
-    chosen, ids, reasons = videos[valid], recommender.release.video_ids, facts["reasons"]
+    chosen, ids, reasons = videos[valid], recommender.catalogue.ids, facts["reasons"]
     return Answer(
         request=request,
         release=facts["release"],

@@ -11,6 +11,7 @@ from watchnext.features.state import history
 from watchnext.features.state.fold import Reads, creators_of, read_viewer
 from watchnext.retrieval.sources.source import slot_of
 from watchnext.schema import Feature
+from watchnext.serving.release.live_catalogue import Overlay
 from watchnext.serving.release.release import Release
 from watchnext.types import Query, Request
 
@@ -24,8 +25,8 @@ class ContextError(ValueError):
 class QueryEncoder:
     """Hydrate requests: read a viewer's state as of the request, and encode it for networks."""
 
-    def __init__(self, release: Release) -> None:
-        self._release = release
+    def __init__(self, release: Release, videos: Mapping[str, Overlay]) -> None:
+        self._release, self._videos = release, videos
         self._pipeline, self._layout = release.pipeline, release.layout
         self._follow_slot = slot_of(self._pipeline.schema.state, release.retrieval["followed"]["count"])
         self._context = {feature.name: feature for feature in self._pipeline.schema.columns("context")}
@@ -45,7 +46,7 @@ class QueryEncoder:
         blocks = self._pipeline.query(self._context_columns(request), np.array([as_of]), reads)
         return Query(
             request=request,
-            region=request.region or (str(self._release.user_regions[row]) if row >= 0 else "") or None,
+            region=self.region(request),
             state=record,
             seen=seen,
             history_rows=reads.history_rows[0][kept].astype(np.int64),
@@ -54,8 +55,13 @@ class QueryEncoder:
             bits=bits.astype(np.int64),
             creators=creators,
             engagement=engagement,
-            inputs=joined(blocks, self._release.users, self._release.videos, np.array([row]), NO_VIDEOS),
+            inputs=joined(blocks, self._release.users, self._videos, np.array([row]), NO_VIDEOS),
         )
+
+    def region(self, request: Request) -> str | None:
+        """Return the region of a request, or else the viewer's own; None unknown."""
+        row = int(self._release.user_ids.rows([request.user_id])[0]) if request.personalised else -1
+        return request.region or (str(self._release.user_regions[row]) if row >= 0 else "") or None
 
     def watched(self, record: np.ndarray, as_of_ms: float) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows of the last watches (m,) with their ages in s."""

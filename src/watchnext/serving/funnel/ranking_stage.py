@@ -18,14 +18,15 @@ class RankingStage:
     """Score candidates by the ranker of a release. Safe to call from any thread."""
 
     def __init__(self, release: Release, store: Store) -> None:
-        self._release, self._store = release, store
-        self._upload_ms = np.array(release.catalogue.upload_ms)
+        self._release, self._store, self._catalogue = release, store, store.catalogue
 
     def encode(self, query: Query, rows: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Return the inputs of the videos `rows` (C,) for the viewer, and the counters (C, 4, block) among them."""
         counters = self._store.counters(query.state, rows, query.as_of_ms)
-        values = self._release.pipeline.candidates(self._upload_ms[rows], np.full(len(rows), query.as_of_ms), counters)
-        return {name: values[rows] for name, values in self._release.videos.items()} | {"candidate_values": values}, counters
+        values = self._release.pipeline.candidates(
+            self._catalogue.upload_ms[rows], np.full(len(rows), query.as_of_ms), counters
+        )
+        return {name: values[rows] for name, values in self._catalogue.inputs.items()} | {"candidate_values": values}, counters
 
     def predict(self, query: Query, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return predictions (C, T) for encoded candidates; nan without a ranker."""

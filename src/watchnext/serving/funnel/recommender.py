@@ -41,11 +41,11 @@ class Recommender:
         timer: Callable[[], float] = time.perf_counter,
         budget_ms: float = math.inf,
     ) -> None:
-        self.release, self.store = release, store
+        self.release, self.store, self.catalogue = release, store, store.catalogue
         self._timer, self._budget_ms = timer, budget_ms
-        self._encoder = QueryEncoder(release)
+        self._encoder = QueryEncoder(release, self.catalogue.inputs)
         self.retrieval, self.ranking = RetrievalStage(release, store), RankingStage(release, store)
-        self._explanations, self._supply = Explanations(release), Supply(release, store)
+        self._explanations, self._supply = Explanations(release, self.catalogue), Supply(release, store)
 
     def recommend(self, request: Request) -> Answer:
         """Return a slate of `request.k` videos, or of fewer where fewer are allowed. A part that fails degrades the answer.
@@ -98,7 +98,7 @@ class Recommender:
             as_of_ms=request.as_of_ms,
             scored=scored,
             slate=slate,
-            ids=[self.release.video_ids.value(row) for row in rows],
+            ids=[self.catalogue.ids.value(row) for row in rows],
             explanations=explanations,
             removed={name: len(positions) for name, positions in removed.items()},
             funnel={"retrieved": retrieved, "ranked": retrieved, "slate": len(rows)},
@@ -165,7 +165,7 @@ class Recommender:
         return self.release.reranker.turned(query.request.dials)
 
     def _facts(self) -> dict:
-        facts, bits = self.release.catalogue, self.release.region_bits
+        facts, bits = self.catalogue, self.catalogue.region_bits
         return {"facts": facts, "region_bits": bits, "unavailable": self.store.unavailable}
 
     def trace(self, answer: Answer, row: int) -> dict:
@@ -179,9 +179,13 @@ class Recommender:
             return None
         if row in query.excluded:
             return "exclude"
-        if self.release.catalogue.upload_ms[row] > query.as_of_ms:
+        if self.catalogue.upload_ms[row] > query.as_of_ms:
             return "upload"
         return self.release.reranker.first_filter(row, query, **self._facts())
+
+    def may_be_shown(self, request: Request, rows: np.ndarray) -> np.ndarray:
+        """Return a mask (n,) of `rows` that pass the rules that hold for everyone in the region of a request."""
+        return self.retrieval.may_be_shown(self._encoder.region(request), rows)
 
     def refresh(self, as_of_ms: float) -> None:
         """Rank the whole catalogue for the sources that do so now and then, before requests would."""

@@ -33,8 +33,8 @@ class RetrievalStage:
     """Retrieve candidates from the sources of a release. Safe to call from any thread."""
 
     def __init__(self, release: Release, store: Store) -> None:
-        self._settings, self._upload_ms = release.retrieval, np.array(release.catalogue.upload_ms)
-        self.sources = sources_of(release, store)
+        self._settings, self._upload_ms = release.retrieval, store.catalogue.upload_ms
+        self._store, self.sources = store, sources_of(release, store)
 
     def refresh(self, as_of_ms: float) -> None:
         """Rank the whole catalogue for the sources that do so now and then, before requests would."""
@@ -71,7 +71,7 @@ class RetrievalStage:
         """
         towers, related = self.sources["two_tower"], self.sources["related"]
         lists = {"two_tower": towers.search(towers.vector(row), query, 2 * k)[0]}
-        neighbours = related.neighbours(np.array([row]), len(self._upload_ms))
+        neighbours = related.neighbours(np.array([row]), len(self._store.catalogue))
         lists["related"] = neighbours[towers.allowed(query).of(neighbours)]
         found = merge(lists, weights=dict.fromkeys(lists, 1.0), constant=self._settings["merge"]["constant"], most=3 * k)
         kept = towers.prefilter.without_copies(np.append(row, found.rows))[1 : k + 1] - 1
@@ -83,6 +83,10 @@ class RetrievalStage:
         rows = self.sources["trending"].candidates(query, RANKED)
         rows = rows[towers.allowed(query).of(rows)]
         return rows[towers.prefilter.without_copies(rows)[:k]]
+
+    def may_be_shown(self, region: str | None, rows: np.ndarray) -> np.ndarray:
+        """Return a mask (n,) of `rows` that pass the rules that hold for everyone in a region."""
+        return self.sources["two_tower"].prefilter.static_mask(region).mask[rows]
 
     def by_source(self, query: Query, degradations: list[Degradation], k: int | None = None) -> dict[str, np.ndarray]:
         """Return source > rows (n,), best first, without videos that are excluded, seen (except for `continue`) or not uploaded
@@ -121,8 +125,11 @@ class TwoTowerSource:
     """Propose the videos nearest to any of the viewer's query vectors, pre-filtered; of copies, the nearest."""
 
     def __init__(self, release: Release, store: Store) -> None:
-        self._query_tower, self._index, self._store = release.query_tower, release.index, store
-        self.prefilter = RulePreFilter(release.reranker.rules, release.catalogue, release.region_bits)
+        catalogue = store.catalogue
+        self._query_tower, self._index, self._store = release.query_tower, catalogue.index, store
+        self.prefilter = RulePreFilter(
+            release.reranker.rules, catalogue, catalogue.region_bits, changes=lambda: catalogue.changes
+        )
 
     def candidates(self, query: Query, k: int) -> np.ndarray:
         return self.nearest(query, k)[0]
@@ -155,14 +162,14 @@ class TwoTowerSource:
 
 def sources_of(release: Release, store: Store) -> dict[str, CandidateSource]:
     """Return source name > source. Raises ReleaseError for an unknown source, or one without a quota or a weight."""
-    settings, catalogue = release.retrieval, release.catalogue
+    settings, catalogue = release.retrieval, store.catalogue
     quotas, weights = settings["quotas"].keys(), settings["merge"]["weights"].keys()
     if wrong := sorted((quotas ^ weights) | (quotas - {*SOURCES})):
         raise ReleaseError(
             f"{release.folder}: sources {', '.join(wrong)} are unknown, or lack a quota or a weight; expected some of "
             f"{', '.join(SOURCES)}, each with both; fix conf/retrieval and run `{REPAIR}`"
         )
-    upload_ms = np.array(catalogue.upload_ms)
+    upload = {"upload_ms": catalogue.upload_ms, "changes": lambda: catalogue.changes}
     trending = {name: settings["trending"][name] for name in ("prior", "refresh_s")}
     followed = {name: settings["followed"][name] for name in ("creators", "per_creator")}
     state = release.pipeline.schema.state
@@ -170,9 +177,9 @@ def sources_of(release: Release, store: Store) -> dict[str, CandidateSource]:
     return {
         "two_tower": TwoTowerSource(release, store),
         "trending": TrendingSource(trending=store.trending.counts, **trending),
-        "fresh": FreshSource(upload_ms=upload_ms, **settings["fresh"], **counted),
-        "followed": FollowedSource(creator_rows=np.array(catalogue.creator_rows), upload_ms=upload_ms, **followed),
-        "continue": ContinueSource(duration_ms=np.array(catalogue.duration_ms), **settings["continue"]),
+        "fresh": FreshSource(**upload, **settings["fresh"], **counted),
+        "followed": FollowedSource(creator_rows=catalogue.creator_rows, **upload, **followed),
+        "continue": ContinueSource(duration_ms=catalogue.duration_ms, **settings["continue"]),
         **{name: CoWatchSource(edges=release.co_watches[name], **settings[name]["walk"]) for name in CO_WATCH_SOURCES},
         **{
             name: PopularSource(half_life_h=hours, **settings["popular"], **counted)

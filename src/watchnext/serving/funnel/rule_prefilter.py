@@ -1,14 +1,17 @@
 """Pre-filter the vector search by the rules of re-ranking, so that all the videos it returns are usable.
 
-The rules still decide in re-ranking. Rules that depend only on the region are evaluated once, over the whole catalogue.
+The rules still decide in re-ranking. Rules that depend only on the region are evaluated once, over the whole catalogue, and
+again for videos that are posted or changed.
 """
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from watchnext.reranking.rules import CatalogueFacts, Rule, RuleContext
 from watchnext.retrieval.index.prefilter import PreFilter, StaticMask
+from watchnext.retrieval.sources.changes import ByUpload, CatalogueChanges, unchanged
 from watchnext.types import Query
 
 NOBODY = np.zeros(0, np.int64)
@@ -17,71 +20,99 @@ NOBODY = np.zeros(0, np.int64)
 class RulePreFilter:
     """Compute which videos a viewer may get. Safe to call from any thread.
 
-    rules  as configured; a rule that is not among them excludes nothing
+    rules    as configured; a rule that is not among them excludes nothing
+    changes  () > the videos that were posted or changed; `facts` has room for them
     """
 
-    def __init__(self, rules: Sequence[Rule], facts: CatalogueFacts, region_bits: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        rules: Sequence[Rule],
+        facts: CatalogueFacts,
+        region_bits: Mapping[str, int],
+        *,
+        changes: Callable[[], CatalogueChanges] = unchanged,
+    ) -> None:
         by_name = {rule.name: rule for rule in rules}
         self._static_rules = [by_name[name] for name in ("safety", "region") if name in by_name]
         self._excludes_unavailable, self._excludes_seen = "unavailable" in by_name, "seen" in by_name
         duplicate = by_name.get("duplicate")
         self._excludes_copies_of_seen = duplicate is not None and duplicate.of_seen
-        self._copies = Copies(facts.fingerprints if duplicate else NOBODY)
-        self._facts, self._region_bits = facts, region_bits
-        self._upload_ms = np.nan_to_num(np.asarray(facts.upload_ms, np.float64), nan=-np.inf)
-        self._by_upload = np.argsort(self._upload_ms, kind="stable")
-        self._uploads = self._upload_ms[self._by_upload]
+        self._copies = Copies(facts.fingerprints if duplicate else NOBODY, changes if duplicate else unchanged)
+        self._facts, self._region_bits, self._changes = facts, region_bits, changes
+        self._by_upload = ByUpload(facts.upload_ms, changes)
         self._static_masks: dict[str | None, StaticMask] = {}
+        self._version, self._updating = changes().version, threading.Lock()
 
     def of(self, query: Query, *, unavailable: np.ndarray) -> PreFilter:
         """Return the videos that the viewer may get; one uploaded after the request does not exist yet."""
-        excluded = [query.excluded, self._by_upload[np.searchsorted(self._uploads, query.as_of_ms, side="right") :]]
+        excluded = [query.excluded, self._by_upload.between(np.nextafter(query.as_of_ms, np.inf), np.inf)]
         if self._excludes_unavailable:
             excluded.append(np.flatnonzero(unavailable))
         if self._excludes_seen:
             excluded.append(query.seen)
         if self._excludes_copies_of_seen:
             excluded.append(self._copies.of(query.seen))
-            if not self._excludes_seen:
-                excluded.append(query.seen[self._facts.fingerprints[query.seen] != 0])
-        return PreFilter(self._static_mask(query.region), np.concatenate(excluded).astype(np.int64))
+        return PreFilter(self.static_mask(query.region), np.concatenate(excluded).astype(np.int64))
 
     def without_copies(self, rows: np.ndarray) -> np.ndarray:
         """Return the positions in `rows` (n,), best first, without copies of better ones if a rule excludes copies."""
         return self._copies.first(rows)
 
-    def _static_mask(self, region: str | None) -> StaticMask:
+    def static_mask(self, region: str | None) -> StaticMask:
+        """Return the videos that the rules allow to everyone in a region; videos that are changed later change it in place."""
         region = region if region in self._region_bits else None
-        if region not in self._static_masks:
-            rows = np.arange(len(self._upload_ms))
-            context = RuleContext(seen=NOBODY, region=region, facts=self._facts, region_bits=self._region_bits)
-            removed = [rule.removes(rows, context) for rule in self._static_rules]
-            self._static_masks[region] = StaticMask(~np.any(removed, axis=0) if removed else np.ones(len(rows), bool))
+        if region not in self._static_masks or self._version != self._changes().version:
+            with self._updating:
+                self._update()
+                if region not in self._static_masks:
+                    self._static_masks[region] = StaticMask(self._allowed(region, np.arange(len(self._facts.upload_ms))))
         return self._static_masks[region]
+
+    def _update(self) -> None:
+        """Evaluate the rules again for the videos that changed. The index compares these one by one, by the mask itself."""
+        changes = self._changes()
+        rows = changes.latest if changes.version == self._version + 1 else changes.rows
+        for region, static in self._static_masks.items():
+            static.mask[rows] = self._allowed(region, rows)
+        self._version = changes.version
+
+    def _allowed(self, region: str | None, rows: np.ndarray) -> np.ndarray:
+        context = RuleContext(seen=NOBODY, region=region, facts=self._facts, region_bits=self._region_bits)
+        removed = [rule.removes(rows, context) for rule in self._static_rules]
+        return ~np.any(removed, axis=0) if removed else np.ones(len(rows), bool)
 
 
 class Copies:
-    """Groups of videos with the same fingerprint; 0 is none. Few videos of a large catalogue are in one."""
+    """Videos by fingerprint (V,), equal for copies of the same content; 0 is none."""
 
-    def __init__(self, fingerprints: np.ndarray) -> None:
-        prints, counts = np.unique(fingerprints, return_counts=True)
-        self._prints = prints[(counts > 1) & (prints != 0)]
-        rows = np.flatnonzero(np.isin(fingerprints, self._prints))
+    def __init__(self, fingerprints: np.ndarray, changes: Callable[[], CatalogueChanges] = unchanged) -> None:
+        self._fingerprints, self._changes = fingerprints, changes
+        rows = np.flatnonzero(fingerprints[: changes().released])
         self._rows = rows[np.argsort(fingerprints[rows], kind="stable")]
-        self._starts = np.append(np.searchsorted(fingerprints[self._rows], self._prints), len(self._rows))
-        self._group = np.full(len(fingerprints), -1, np.int32)
-        self._group[self._rows] = np.searchsorted(self._prints, fingerprints[self._rows])
+        self._prints = fingerprints[self._rows]
 
     def of(self, rows: np.ndarray) -> np.ndarray:
-        """Return all copies of `rows` (n,), the rows themselves included."""
-        groups = self._group[rows]
-        groups = np.unique(groups[groups >= 0])
-        return np.concatenate([NOBODY, *(self._rows[self._starts[g] : self._starts[g + 1]] for g in groups)])
+        """Return all videos with the content of one of `rows` (n,), the rows themselves included; of those without a
+        fingerprint nothing is known."""
+        changes = self._changes()
+        if not len(self._fingerprints) or not len(prints := self._known(rows)):
+            return NOBODY
+        spans = zip(*(np.searchsorted(self._prints, prints, side) for side in ("left", "right")), strict=True)
+        found = np.concatenate([NOBODY, *(self._rows[first:end] for first, end in spans)])
+        if not len(changes.rows):
+            return found
+        later = changes.rows[np.isin(self._fingerprints[changes.rows], prints)]
+        return np.concatenate([found[~changes.changed[found]], later])
+
+    def _known(self, rows: np.ndarray) -> np.ndarray:
+        prints = np.unique(self._fingerprints[rows])
+        return prints[prints != 0]
 
     def first(self, rows: np.ndarray) -> np.ndarray:
         """Return the positions in `rows`, ascending, whose content does not repeat an earlier one."""
-        if not len(self._rows):
+        if not len(self._fingerprints):
             return np.arange(len(rows))
-        groups = self._group[rows]
-        keys = np.where(groups < 0, -1 - np.arange(len(rows)), groups)
-        return np.sort(np.unique(keys, return_index=True)[1])
+        prints = self._fingerprints[rows]
+        is_first = np.zeros(len(rows), bool)
+        is_first[np.unique(prints, return_index=True)[1]] = True
+        return np.flatnonzero(is_first | (prints == 0))

@@ -25,8 +25,8 @@ class Supply:
         context = RuleContext(
             seen=seen.resting(query.as_of_ms),
             region=query.region,
-            facts=self._release.catalogue,
-            region_bits=self._release.region_bits,
+            facts=self._store.catalogue,
+            region_bits=self._store.catalogue.region_bits,
             unavailable=self._store.unavailable,
             continued=slate,
         )

@@ -13,7 +13,7 @@ from fastapi import APIRouter, FastAPI, Query, Response
 from starlette.middleware.cors import CORSMiddleware
 
 from watchnext.serving.funnel.refresher import Refresher
-from watchnext.serving.http import schemas
+from watchnext.serving.http import schemas, video_calls
 from watchnext.serving.http.access.gate import Access, AccessGate
 from watchnext.serving.http.errors import EXCEPTION_HANDLERS, Json, JsonRoute, problem, shortened
 from watchnext.serving.http.handlers import Handlers
@@ -68,6 +68,7 @@ class Limits:
 
 _errors = {status: {"model": schemas.ErrorResponse} for status in (400, 408, 413, 415, 422, 503)}
 _event_errors = {**_errors, 422: {"model": schemas.EventsProblem | schemas.ErrorResponse}}
+_video_errors = {**_errors, 507: {"model": schemas.ErrorResponse}}
 _read_errors = {status: _errors[status] for status in (408, 413, 422, 503)}
 _path_errors = {**_read_errors, 404: {"model": schemas.ErrorResponse}}  # a line break in a path matches no route
 
@@ -102,6 +103,9 @@ def create_app(*, recommender, store, served_log, clock: Callable[[], int], limi
     app.state.close, app.state.commits = close, commits
     for kind, handler in EXCEPTION_HANDLERS.items():
         app.add_exception_handler(kind, handler)
+    metrics.gauge("live_videos", "Videos that were posted or changed, of WATCHNEXT_LIVE_VIDEOS.", lambda: store.catalogue.slots)
+    calls = {"handlers": handlers, "store": store, "commits": commits, "clock": clock, "metrics": metrics}
+    app.include_router(_videos(video_calls.VideoHandlers(**calls, timeout_s=limits.timeout_s)))
     app.include_router(_api(handlers, partial(pool.run, timeout_s=limits.timeout_s), limits.timeout_s))
     _add_unversioned(app, handlers, store, metrics)
     complete(app)
@@ -184,6 +188,29 @@ def _api(handlers: Handlers, run: Callable, timeout_s: float) -> APIRouter:
     async def history(user_id: schemas.IdWord, limit: Annotated[int, Query(ge=1, le=200)] = 30) -> Response:
         """List a viewer's last watches, latest first; none for an unknown viewer."""
         return Json(await run(partial(handlers.history, user_id, limit)))
+
+    return routes
+
+
+def _videos(handlers: video_calls.VideoHandlers) -> APIRouter:
+    routes = APIRouter(prefix="/v1", route_class=JsonRoute)
+    one, unknown = "/videos/{video_id:path}", {404: {"model": schemas.ErrorResponse}}
+
+    @routes.post("/videos", response_model=video_calls.PostedResponse, responses=_video_errors)
+    async def post(body: video_calls.VideosRequest) -> Response:
+        """Add videos, or replace all that is known of videos; they can be shown from now on, withdrawn ones too. The answer
+        means that they are on disk."""
+        return Json(await handlers.post(body))
+
+    @routes.patch(one, response_model=video_calls.AvailableVideo, responses=_video_errors | unknown)
+    async def change(video_id: schemas.IdWord, body: video_calls.VideoPatch) -> Response:
+        """Change what is named of a video; `available` withdraws it or brings it back."""
+        return Json(await handlers.change(video_id, body))
+
+    @routes.delete(one, response_model=video_calls.AvailableVideo, responses=_read_errors | unknown)
+    async def withdraw(video_id: schemas.IdWord) -> Response:
+        """Withdraw a video: from now on it is in no answer. It stays known, its events count, and it can be brought back."""
+        return Json(await handlers.withdraw(video_id))
 
     return routes
 

@@ -18,6 +18,7 @@ from watchnext.serving.http.schemas import KINDS
 from watchnext.serving.http.worker_pool import OverloadedError, TooSlowError
 from watchnext.serving.store.engines.engine import StoreError
 from watchnext.serving.store.group_commit import StoreBusyError
+from watchnext.serving.store.live_videos import CatalogueFullError
 
 log = logging.getLogger(__name__)
 SHOWN_CHARACTERS = 200  # of a rejected value in an error, and of the path to it
@@ -120,6 +121,10 @@ def _not_stored(_: Request, error: StoreError) -> Response:
     return problem(503, code, "no events were stored; retry the whole request", headers={"Retry-After": "1"})
 
 
+def _catalogue_full(_: Request, error: CatalogueFullError) -> Response:
+    return problem(507, "catalogue_full", str(error))
+
+
 def _failed(request: Request, error: Exception) -> Response:
     request_id = uuid.uuid4().hex  # the traceback follows in the log
     log.error("internal error at %s %s (request id %s): %r", request.method, shortened(request.url.path), request_id, error)
@@ -128,7 +133,8 @@ def _failed(request: Request, error: Exception) -> Response:
 
 def _wrong_id_kind(_: Request, error: IdKindError) -> Response:
     detail = {"where": error.where, "value": shortened(error.value), "expected": error.expected}
-    return problem(422, error.code, f"{detail['where']} is {detail['value']}: expected {error.expected}", details=[detail])
+    message = f"{detail['where']} is {detail['value']}: expected {error.expected}"
+    return problem(error.status, error.code, message, details=[detail])
 
 
 def _undeclared_context(_: Request, error: ContextError) -> Response:
@@ -145,6 +151,7 @@ EXCEPTION_HANDLERS = {
     OverloadedError: _busy,
     TooSlowError: _busy,
     StoreError: _not_stored,
+    CatalogueFullError: _catalogue_full,
     ContextError: _undeclared_context,
     IdKindError: _wrong_id_kind,
     UnknownRequestError: _unknown_request,

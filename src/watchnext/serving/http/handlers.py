@@ -23,6 +23,7 @@ from watchnext.serving.funnel.video_search import VideoSearch
 from watchnext.serving.http.metrics import ServerMetrics
 from watchnext.serving.http.schemas import EventsRequest, OutcomeEvent, RankRequest, RecommendRequest, SimilarRequest
 from watchnext.serving.http.worker_pool import TooSlowError
+from watchnext.serving.release.live_catalogue import LiveIds
 from watchnext.serving.store.group_commit import GroupCommit
 from watchnext.serving.store.journal import Event, session_id
 from watchnext.serving.store.store import ACCEPTED, DUPLICATE, UNKNOWN, StoreError
@@ -37,13 +38,13 @@ RESULTS = {"accepted": ACCEPTED, "duplicates": DUPLICATE, "unknown": UNKNOWN}  #
 
 
 class IdKindError(ValueError):
-    """Report an id of another kind than the release's ids: `where` it occurs, its `value`, and the `expected` kind."""
+    """Report an id or a value that the release does not take: `where` it occurs, its `value`, and what was `expected`."""
 
     code = "invalid"
 
-    def __init__(self, where: str, value: int | str, expected: str) -> None:
+    def __init__(self, where: str, value: object, expected: str, *, status: int = 422) -> None:
         super().__init__(f"{where} is {value!r}: expected {expected}")
-        self.where, self.value, self.expected = where, value, expected
+        self.where, self.value, self.expected, self.status = where, value, expected, status
 
 
 class UnknownVideoError(IdKindError):
@@ -56,6 +57,26 @@ class UnknownRequestError(LookupError):
     """Report a request that cannot be traced."""
 
 
+def require_kind(where: str, given: int | str, ids: Ids | LiveIds, release_id: str) -> None:
+    """Raise IdKindError for an id of the other kind: 1 and "1" would be two viewers."""
+    if not ids.takes(given):
+        kind = "a string" if ids.are_strings else "a whole number (int64)"
+        raise IdKindError(where, given, f"{kind}, like the ids of release {release_id}")
+
+
+def parsed_id(text: str, ids: Ids | LiveIds) -> int | str:
+    """Read an id in a path or query as a number where `ids` take it as one."""
+    return int(text) if NUMBER.fullmatch(text) and ids.takes(int(text)) else text
+
+
+async def committed(commits: GroupCommit, events: Sequence[Event], timeout_s: float) -> list[str]:
+    """Return the results of `events` once they are on disk. Raises StoreError, and TooSlowError where they may still follow."""
+    try:
+        return await asyncio.wait_for(asyncio.wrap_future(commits.submit(events)), timeout_s)
+    except TimeoutError as error:
+        raise TooSlowError(f"the events were not on disk within {timeout_s:g} s") from error
+
+
 class Handlers:
     """Answer the requests of the API. `clock()` returns ms, later at every call. Safe to call from any thread."""
 
@@ -64,10 +85,11 @@ class Handlers:
     ) -> None:
         self._recommender, self._release = recommender, recommender.release
         self._store, self._commits, self._served_log = store, commits, served_log
+        self._catalogue = store.catalogue
         self._clock, self._metrics = clock, metrics
         self._recent = RecentAnswers()
         self._first: list[int | str] = []  # the first viewer of a release that knows none, until the store does
-        self._search = VideoSearch(recommender.release)
+        self._search = VideoSearch(recommender.release, store.catalogue)
         self.release_id: str = recommender.release.id
 
     # ---- slates ------------------------------------------------------------------------------------------------------
@@ -125,7 +147,7 @@ class Handlers:
         )
         answer = self._recommender.rank_given(request, np.unique(rows[exist]))
         self._recent.put(answer)
-        ids, candidates = self._release.video_ids, answer.scored.candidates.rows
+        ids, candidates = self._catalogue.ids, answer.scored.candidates.rows
         removed = {name: [ids.value(row) for row in candidates[at]] for name, at in answer.slate.removed.items()}
         unknown = [video_id for video_id, exists in zip(body.video_ids, exist, strict=True) if not exists]
         return self._head(answer, answer.degradations) | {"removed": removed, "unknown": list(dict.fromkeys(unknown))}
@@ -188,32 +210,36 @@ class Handlers:
         ]
 
     def _facts(self, row: int) -> dict:
-        catalogue = self._release.catalogue
+        catalogue = self._catalogue
         creator = int(catalogue.creator_rows[row])
         return {
-            "creator_id": str(catalogue.creator_names[creator]) if creator >= 0 else None,
-            "tags": [str(catalogue.tag_names[tag]) for tag in catalogue.tag_rows[row] if tag >= 0],
+            "creator_id": catalogue.creator_names[creator] if creator >= 0 else None,
+            "tags": [catalogue.tag_names[tag] for tag in catalogue.tag_rows[row] if tag >= 0],
             "duration_ms": _finite(catalogue.duration_ms[row]),
-            **self._release.texts.of_video(row),
+            **self._catalogue.texts_of(row),
         }
 
     def _ages_h(self, rows: np.ndarray, as_of_ms: int) -> list[float | None]:
-        ages_h = np.maximum((as_of_ms - self._release.catalogue.upload_ms[rows]) / HOUR_MS, 0.0)
+        ages_h = np.maximum((as_of_ms - self._catalogue.upload_ms[rows]) / HOUR_MS, 0.0)
         return np.where(np.isfinite(ages_h), ages_h, None).tolist()
 
+    def listed(self, row: int, as_of_ms: int) -> dict:
+        """Return a ListedVideo."""
+        return self._video(row, self._ages_h(np.array([row]), as_of_ms)[0])
+
     def _video(self, row: int, age_h: float | None) -> dict:
-        return {"video_id": self._release.video_ids.value(row), "video": {**self._facts(row), "age_h": age_h}}
+        return {"video_id": self._catalogue.ids.value(row), "video": {**self._facts(row), "age_h": age_h}}
 
     def _exist(self, rows: np.ndarray, as_of_ms: int) -> np.ndarray:
         """Return a mask (n,) of the rows that are videos; one uploaded later does not exist yet."""
-        return (rows >= 0) & ~(self._release.catalogue.upload_ms[rows] > as_of_ms)
+        return (rows >= 0) & ~(self._catalogue.upload_ms[rows] > as_of_ms)
 
     # ---- without a viewer --------------------------------------------------------------------------------------------
 
     def similar(self, body: SimilarRequest) -> dict:
         """Return a SimilarResponse. Raises IdKindError and UnknownVideoError."""
-        self._require_kind("body.seed_video_id", body.seed_video_id, self._release.video_ids)
-        seed, as_of_ms = self._release.video_ids.rows([body.seed_video_id]), self._clock()
+        self._require_kind("body.seed_video_id", body.seed_video_id, self._catalogue.ids)
+        seed, as_of_ms = self._catalogue.ids.rows([body.seed_video_id]), self._clock()
         if not self._exist(seed, as_of_ms)[0]:
             raise UnknownVideoError("body.seed_video_id", body.seed_video_id, f"a video of release {self.release_id}")
         request = Request("similar", "", body.k, as_of_ms, region=body.region, personalised=False)
@@ -243,8 +269,8 @@ class Handlers:
         return summary(answer) | {"video": None if video_id is None else self._trace_video(answer, video_id)}
 
     def _trace_video(self, answer: Answer, text: str) -> dict:
-        video_id = self._parsed("query.video_id", text, self._release.video_ids)
-        row = int(self._release.video_ids.rows([video_id])[0])
+        video_id = self._parsed("query.video_id", text, self._catalogue.ids)
+        row = int(self._catalogue.ids.rows([video_id])[0])
         if row < 0:
             raise UnknownVideoError("query.video_id", video_id, f"a video of release {self.release_id}")
         return {"video_id": video_id, **NO_VIDEO, **self._recommender.trace(answer, row)}
@@ -252,7 +278,7 @@ class Handlers:
     def search(self, text: str, region: str | None, limit: int) -> dict:
         """Return a VideosResponse: the video of this id first, then others, all under the rules that hold for everyone."""
         request = Request("search", "", limit, self._clock(), region=region, personalised=False)
-        exact = self._release.video_ids.rows([self._parsed_video(text)])
+        exact = self._catalogue.ids.rows([parsed_id(text, self._catalogue.ids)])
         rows = np.unique(np.concatenate([exact[exact >= 0], self._search.rows(text)]))
         rows = self._recommender.allowed(request, rows[self._exist(rows, request.as_of_ms)])
         rows = rows[np.argsort(~np.isin(rows, exact), kind="stable")][:limit]
@@ -261,14 +287,11 @@ class Handlers:
 
     def video(self, text: str) -> dict | None:
         """Return a VideoResponse, also of a video that may not be shown; None for an unknown one."""
-        row, as_of_ms = self._release.video_ids.rows([self._parsed_video(text)]), self._clock()
+        row, as_of_ms = self._catalogue.ids.rows([parsed_id(text, self._catalogue.ids)]), self._clock()
         if not self._exist(row, as_of_ms)[0]:
             return None
         age_h = self._ages_h(row, as_of_ms)[0]
         return {"release": self.release_id, "as_of_ms": as_of_ms, **self._video(int(row[0]), age_h)}
-
-    def _parsed_video(self, text: str) -> int | str:
-        return text if self._release.video_ids.are_strings or not NUMBER.fullmatch(text) else int(text)
 
     # ---- events ------------------------------------------------------------------------------------------------------
 
@@ -282,14 +305,11 @@ class Handlers:
         for index, one in enumerate(body.events):
             if one.user_id is not None:
                 self._require_kind(f"body.events.{index}.user_id", one.user_id, viewer_ids)
-            self._require_kind(f"body.events.{index}.video_id", one.video_id, self._release.video_ids)
+            self._require_kind(f"body.events.{index}.video_id", one.video_id, self._catalogue.ids)
         known_at = self._clock()
         events = [_event(one, known_at) for one in body.events]
         began = time.perf_counter()
-        try:
-            results = await asyncio.wait_for(asyncio.wrap_future(self._commits.submit(events)), timeout_s)
-        except TimeoutError as error:
-            raise TooSlowError(f"the events were not on disk within {timeout_s:g} s") from error
+        results = await committed(self._commits, events, timeout_s)
         self._metrics.committed(time.perf_counter() - began)
         by_result = Counter(results)
         counts = {name: by_result[result] for name, result in RESULTS.items()}
@@ -315,7 +335,7 @@ class Handlers:
     def _watch(self, row: int, ago_s: float, watch_s: float, bits: int) -> dict:
         flags = {name: bool(bits & OUTCOME_BITS[name]) for name in OUTCOMES}
         watched = {"watch_ms": 1000.0 * watch_s, "ago_s": ago_s}
-        return {"video_id": self._release.video_ids.value(row), **self._facts(row), **watched, **flags}
+        return {"video_id": self._catalogue.ids.value(row), **self._facts(row), **watched, **flags}
 
     # ---- id kinds ----------------------------------------------------------------------------------------------------
 
@@ -335,22 +355,18 @@ class Handlers:
         self._first = self._first or [body.user_id]
         return body.user_id
 
-    def _require_kind(self, where: str, given: int | str, ids: Ids) -> None:
-        """Raise IdKindError for an id of the other kind: 1 and "1" would be two viewers."""
-        if not ids.takes(given):
-            kind = "a string" if ids.are_strings else "a whole number (int64)"
-            raise IdKindError(where, given, f"{kind}, like the ids of release {self.release_id}")
+    def _require_kind(self, where: str, given: int | str, ids: Ids | LiveIds) -> None:
+        require_kind(where, given, ids, self.release_id)
 
     def _rows(self, where: str, video_ids: Sequence) -> np.ndarray:
         """Return the rows (n,) of videos, -1 for unknown ones. Raises IdKindError."""
         for index, video_id in enumerate(video_ids):
-            self._require_kind(f"{where}.{index}", video_id, self._release.video_ids)
-        return self._release.video_ids.rows(video_ids)
+            self._require_kind(f"{where}.{index}", video_id, self._catalogue.ids)
+        return self._catalogue.ids.rows(video_ids)
 
-    def _parsed(self, where: str, text: str, ids: Ids) -> int | str:
+    def _parsed(self, where: str, text: str, ids: Ids | LiveIds) -> int | str:
         """Read the id in a path or query. Raises IdKindError."""
-        is_number = NUMBER.fullmatch(text) and not (len(ids.ids) and ids.are_strings)
-        given = int(text) if is_number else text
+        given = parsed_id(text, ids)
         self._require_kind(where, given, ids)
         return given
 

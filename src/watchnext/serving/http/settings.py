@@ -18,7 +18,7 @@ from watchnext.serving.store.engines.engine import state_of
 from watchnext.serving.store.engines.environment import MAP_BYTES, Environment
 from watchnext.serving.store.engines.folder import locked
 from watchnext.serving.store.engines.redis_engine import RedisEngine, is_url, location
-from watchnext.serving.store.store import JOURNAL_BYTES, VIEWERS_KEPT, misfit
+from watchnext.serving.store.store import JOURNAL_BYTES, LIVE_VIDEOS, VIEWERS_KEPT, misfit
 
 EXPECTED = {"bool_parsing": "1 or 0", "int_parsing": "a whole number above 0"}  # by pydantic's type of error
 
@@ -39,7 +39,7 @@ class Settings(BaseSettings):
 
     store                        a folder, or the URL of a Redis
     clock                        release (time starts where the release's state ends) or wall; None is the clock of the release
-    viewers_kept, journal_bytes  as in `Bounds` of the store
+    viewers_kept, journal_bytes, live_videos  as in `Bounds` of the store
     keys                         file of bearer keys; None: this machine only
     demo                         without keys, viewers are listed; None: where the clock is the release's
     hosts, origins, rate         as in `Access`
@@ -53,6 +53,7 @@ class Settings(BaseSettings):
     clock: Literal[CLOCKS] | None = None
     viewers_kept: PositiveInt = VIEWERS_KEPT
     journal_bytes: PositiveInt = JOURNAL_BYTES
+    live_videos: PositiveInt = LIVE_VIDEOS
     keys: Path | None = None
     demo: bool | None = None
     hosts: Names = LOCAL_HOSTS

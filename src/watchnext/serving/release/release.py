@@ -28,7 +28,6 @@ from watchnext.ranking.calibration.calibration import Calibration
 from watchnext.ranking.models.trees.engage import Engage
 from watchnext.ranking.models.trees.forest import Splits
 from watchnext.reranking.slate import Reranker
-from watchnext.retrieval.index.live import LiveIndex
 from watchnext.retrieval.index.segments import VideoIndex
 from watchnext.retrieval.sources.graph import Edges
 from watchnext.retrieval.sources.trending import TrendingCounts
@@ -38,6 +37,7 @@ from watchnext.serving.release.manifest import CLOCKS, NAME, REPAIR, SEAL, Relea
 # Keys of the manifest that the caller of `publish` gives; `publish` adds the others.
 GIVEN_KEYS = ("data", "regime", "as_of_ms", "clock", "towers")
 CO_WATCH_SOURCES = ("related", "transitions")  # each has a graph of this name
+VIDEO_TOWER = "graphs/video_tower.xml"
 EDGES = ("starts", "neighbours", "weights")
 FEATURE_PARTS = ("pipeline", "catalogue", "users", "user_table", "videos")
 
@@ -59,10 +59,11 @@ class Release:
     state: State
     seen: SeenSets
     query_tower: CompiledNetwork
+    video_tower: CompiledNetwork | None  # None: an older release; what is posted is then in no vector search
     ranker: CompiledRanker | None  # None: the release answers in retrieval order
     calibration: Calibration
     engage: Engage | None  # None: candidates are ordered by the value of an impression alone
-    index: LiveIndex
+    index: VideoIndex
     co_watches: Mapping[str, Edges]
     trending: TrendingCounts
     reranker: Reranker
@@ -96,10 +97,11 @@ class Release:
             state=state,
             seen=_seen_of(folder, state, Layout.of(pipeline.schema.state)),
             query_tower=CompiledNetwork(folder / "graphs" / "query_tower.xml"),
+            video_tower=CompiledNetwork(folder / VIDEO_TOWER) if VIDEO_TOWER in manifest["files"] else None,
             ranker=CompiledRanker.load(folder / "graphs") if "graphs/ranker.xml" in manifest["files"] else None,
             calibration=Calibration.load(folder / "calibration"),
             engage=Engage.load(folder / "engage") if (folder / "engage").exists() else None,
-            index=LiveIndex(VideoIndex.load(folder / "index", verified=True)),
+            index=VideoIndex.load(folder / "index", verified=True),
             co_watches={
                 name: Edges(*(arrays[part] for part in EDGES)) for name, arrays in counted.items() if name in CO_WATCH_SOURCES
             },
@@ -197,6 +199,7 @@ def assemble(
     *,
     features: Path,
     query_tower: Path,
+    video_tower: Path,
     ranker: Path | None,
     calibration: Path,
     engage: Engage | None,
@@ -211,7 +214,7 @@ def assemble(
     """Copy the parts of a release to `staging`.
 
     features              folder of the feature stage
-    query_tower, ranker   networks (.xml, .bin, and perhaps a folder `trees` beside); the ranker may be None
+    query_tower, video_tower, ranker   networks (.xml, .bin, and perhaps a folder `trees` beside); the ranker may be None
     calibration           folder; may be missing
     graph                 folder with one graph for each of CO_WATCH_SOURCES
     reranking, retrieval  settings
@@ -232,7 +235,7 @@ def assemble(
     for name, folder in folders.items():
         _copy(folder, staging / name)
     (staging / "graphs").mkdir()
-    for name, network in (("query_tower", query_tower), ("ranker", ranker)):
+    for name, network in (("query_tower", query_tower), ("video_tower", video_tower), ("ranker", ranker)):
         for suffix in (".xml", ".bin") if network else ():
             shutil.copyfile(Path(network).with_suffix(suffix), staging / "graphs" / f"{name}{suffix}")
     if ranker and (trees := Path(ranker).with_name(TREES)).exists():

@@ -8,10 +8,10 @@ import numpy as np
 from watchnext.features.catalogue import Ids
 from watchnext.features.state.seen import SeenSets
 from watchnext.serving.release.release import Release
-from watchnext.serving.store.engines.engine import TABLES, Engine, StoreError, batched, number_key
+from watchnext.serving.store.engines.engine import TABLES, Engine, Order, StoreError, batched, number_key
 from watchnext.serving.store.journal import id_key
 from watchnext.serving.store.records import queued
-from watchnext.serving.store.seal import SEAL_BYTES, is_intact, sealed, unsealed
+from watchnext.serving.store.seal import SEAL_BYTES, SEALED, is_intact, sealed, unsealed
 
 log = logging.getLogger(__name__)
 
@@ -116,8 +116,10 @@ def salvage(old: Engine, new: Engine) -> int:
     is_sealed, lost = old.get("meta", b"sealed_state") is not None, 0
     for name in CARRIED_TABLES:
         rows = _readable(old, name)
-        if name == "journal":
+        if TABLES[name].order is Order.QUEUE and name in SEALED:
             rows = _resealed(rows, is_sealed)
+        elif name in SEALED:
+            rows = ((key, packed) for key, packed in rows if is_intact(key, packed))
         for part in batched(rows, CHUNK):
             with new.write() as txn:
                 txn.put_many(name, part)
@@ -150,7 +152,7 @@ def _readable(engine: Engine, name: str) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _resealed(rows: Iterable[tuple[bytes, bytes]], is_sealed: bool) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the intact events of a journal at consecutive positions, the first at its own."""
+    """Yield the intact values of a queue at consecutive positions, the first at its own."""
     position = None
     for key, packed in rows:
         position = int.from_bytes(key, "big") if position is None else position

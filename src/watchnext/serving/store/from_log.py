@@ -4,6 +4,7 @@ In the store's folder, state/<state fingerprint>/ holds the validated tables of 
 that one more day costs the fold of that day and the writing of all records.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from watchnext.data.loaders.canonical import CanonicalTables
 from watchnext.data.stage import write_stage
 from watchnext.data.storage import StoredTables
 from watchnext.data.tables import DataError
+from watchnext.features.catalogue import Catalogue
 from watchnext.features.state.builder import StateBuilder
 from watchnext.features.state.partitions import time_partitions
 from watchnext.files import removed
@@ -23,6 +25,7 @@ from watchnext.serving.store.bootstrap import put_items, put_meta, put_origin, p
 from watchnext.serving.store.engines.engine import StoreError, StoreHeldError, number_key
 from watchnext.serving.store.engines.environment import MAP_BYTES, Environment
 from watchnext.serving.store.engines.folder import locked, publish_next
+from watchnext.serving.store.live_videos import live_catalogue
 from watchnext.serving.store.store import Store, carry_current, journal_of
 
 
@@ -69,7 +72,8 @@ def build_from_log(
         rejected = write_stage(_loader(root, release), release.pipeline.schema, work / "tables").report["rejected"]
         stored = StoredTables.open(work / "tables", repair=_command(root))
         _require_sound(stored, release, root)
-        days, known = time_partitions(stored), {"schema": release.pipeline.schema, "catalogue": release.catalogue}
+        catalogue = _catalogue(folder, release, map_bytes)
+        days, known = time_partitions(stored), {"schema": release.pipeline.schema, "catalogue": catalogue}
         state = StateBuilder(work / "fold", stored, days, **known, settings={}, through=len(days) - snapshots)
         kept, because = state.plan()
         state.fold()
@@ -96,6 +100,14 @@ def build_from_log(
         replayed=replayed,
         switched=serves and _switched(folder, release, map_bytes),
     )
+
+
+def _catalogue(folder: Path, release: Release, map_bytes: int) -> Catalogue:
+    """Return the videos of the release and those that were posted to the serving store."""
+    if not os.path.lexists(folder / "current"):
+        return release.catalogue
+    with closing(Environment(folder / "current", durable=False, map_bytes=map_bytes, readonly=True)) as serving:
+        return live_catalogue(serving, release, room=0).merged()
 
 
 def _command(root: Path) -> str:

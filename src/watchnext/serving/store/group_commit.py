@@ -8,6 +8,7 @@ from functools import partial
 
 from watchnext.serving.store.engines.engine import StoreDownError, StoreError
 from watchnext.serving.store.journal import Event
+from watchnext.serving.store.live_videos import changes_catalogue
 from watchnext.serving.store.store import Store
 
 GROUPED = 1_000  # events a transaction, unless one call has more: the first of a group waits for the fold of them all
@@ -88,11 +89,16 @@ class GroupCommit:
     def _taken(self) -> list[tuple[Sequence[Event], Future]]:
         taken, size = [], 0
         with self._lock:
-            while self._calls and (not taken or size + len(self._calls[0][0]) <= GROUPED):
+            while self._calls and (not taken or self._fit(taken[-1][0], self._calls[0][0], size)):
                 taken.append(self._calls.popleft())
                 size += len(taken[-1][0])
             self.waiting -= size
         return taken
+
+    @staticmethod
+    def _fit(last: Sequence[Event], events: Sequence[Event], size: int) -> bool:
+        """Return True if `events` may join a group of `size` that ends with `last`; those that change videos stay alone."""
+        return size + len(events) <= GROUPED and not changes_catalogue(last) and not changes_catalogue(events)
 
     def _applied(self, group: list[tuple[Sequence[Event], Future]]) -> bool:
         """Apply the calls of a group in one transaction. Returns False where they may still be applied one by one."""

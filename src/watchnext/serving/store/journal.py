@@ -1,6 +1,6 @@
 """Events of viewers and videos, and how the journal stores them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from hashlib import blake2b
 
@@ -9,7 +9,8 @@ import orjson
 
 from watchnext.data.tables import ID_BYTES, LATEST_MS, OUTCOMES, WATCH_MS
 
-KINDS = ("shown", "outcome", "withdrawn", "restored")  # the first two at the indices SHOWN and OUTCOME of features.state.fold
+# The first two at the indices SHOWN and OUTCOME of features.state.fold.
+KINDS = ("shown", "outcome", "withdrawn", "restored", "posted", "changed")
 
 
 SESSION_KEYS = (b"s ", b"s!")  # the first key of an anonymous session, and the first behind all of them
@@ -17,12 +18,13 @@ SESSION_KEYS = (b"s ", b"s!")  # the first key of an anonymous session, and the 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """One impression, one outcome, or the withdrawal or restoration of a video (without a user).
+    """One impression, one outcome, or (without a user) a video that is withdrawn, restored, posted or changed.
 
     known_at    ms UTC, when the server learned of it
     request_id  of the answer with the impression; "" unknown
     surface     where the video was shown; "" unknown
     key         idempotency key; without one, an outcome counts once for a request and video
+    metadata    of a video that is posted: all; of one that is changed: what has another value now
     """
 
     kind: str
@@ -40,6 +42,7 @@ class Event:
     request_id: str = ""
     surface: str = ""
     key: str = ""
+    metadata: Mapping | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -52,7 +55,7 @@ class Event:
     @property
     def idempotency_digest(self) -> bytes | None:
         """Digest the identity of an event that may count only once: its key, else the video in its request, else None."""
-        if self.kind in ("withdrawn", "restored"):
+        if self.kind not in ("shown", "outcome"):
             return None
         if self.key and self.kind == "outcome":
             scope = ("key", self.key, b"")

@@ -4,7 +4,7 @@ from zlib import crc32
 
 from watchnext.serving.store.engines.engine import REPAIR, StoreError
 
-SEALED = ("journal", "viewers", "seen", "videos", "creators")  # the tables; the others hold keys, and what can be made again
+SEALED = ("journal", "viewers", "seen", "videos", "creators", "live", "names")  # others: keys, or made again
 SEAL_BYTES = 4
 
 

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import chain, islice, takewhile
+from itertools import chain, groupby, islice, takewhile
 from pathlib import Path
 from typing import IO
 
@@ -44,6 +44,7 @@ from watchnext.serving.store.engines.folder import claim_next, clear, commit_cla
 from watchnext.serving.store.engines.redis_engine import RedisEngine, is_url
 from watchnext.serving.store.integrity import require_sound
 from watchnext.serving.store.journal import SESSION_KEYS, Event, id_key, id_of, is_session, outcome_columns
+from watchnext.serving.store.live_videos import LiveDraft, changes_catalogue, live_catalogue, take_changes
 from watchnext.serving.store.recent_keys import RecentKeys
 from watchnext.serving.store.records import Records, queued, seen_of, unpacked
 from watchnext.serving.store.seal import sealed, unsealed
@@ -52,11 +53,11 @@ from watchnext.serving.store.trending_now import TrendingNow
 
 log = logging.getLogger(__name__)
 
-ACCEPTED, DUPLICATE, UNKNOWN = "accepted", "duplicate", "unknown"
+ACCEPTED, DUPLICATE, UNKNOWN, CREATED = "accepted", "duplicate", "unknown", "created"
 HOUR_MS = 3_600_000
 KEYS_KEPT, KEYS_KEPT_MS = 10_000_000, 7 * 24 * HOUR_MS  # a client may repeat an event for this long
 SHOWN_KEPT, SHOWN_KEPT_MS = 1_000_000, 24 * HOUR_MS
-VIEWERS_KEPT, JOURNAL_BYTES = 2_000_000, 4 << 30
+VIEWERS_KEPT, JOURNAL_BYTES, LIVE_VIDEOS = 2_000_000, 4 << 30, 100_000
 QUARANTINE_KEPT = 10_000
 NO_ROWS = np.zeros(0, np.int64)
 CATCH_UP_EVENTS = 1_000_000  # of the journal, counted again for trending when a store is opened
@@ -68,15 +69,18 @@ class Bounds:
 
     viewers        number of records; above it those without a recent event go, and before all others those without a watch
     journal_bytes  size of the journal: above it the oldest events go that the release holds; the others always stay
+    live_videos    number of videos that are posted or changed between two releases; more are refused
     """
 
     viewers: int = VIEWERS_KEPT
     journal_bytes: int = JOURNAL_BYTES
+    live_videos: int = LIVE_VIDEOS
 
 
 class Store:
     """Records, journal, and the keys that keep events from counting twice; made by `Store.open`. Any thread may call it.
 
+    catalogue                                            the videos of the release, and those that were posted since
     videos (V, layout.item), creators (R, layout.item)   float64, as of the last commit; other threads read them by `counters`
                                                          and `video_records`, never half of a commit
     unavailable (V,) bool                                withdrawn since the release was built
@@ -89,20 +93,21 @@ class Store:
         self._as_of_ms = release.as_of_ms
         self.layout: Layout = release.layout
         self._counts = release.pipeline.schema.state.counts
-        self._user_ids, self._video_ids = release.user_ids, release.video_ids
-        # Writable copies, for which the fold was compiled: a read-only map is another type to numba.
-        self._creator_rows, self._tag_rows = np.array(release.catalogue.creator_rows), np.array(release.catalogue.tag_rows)
-        self._duration_ms = np.nan_to_num(release.catalogue.duration_ms)
+        self._user_ids, position = release.user_ids, journal_length(engine)
+        self.catalogue = live_catalogue(engine, release, room=self._bounds.live_videos)
         self._writing, self._publishing = threading.Lock(), threading.Lock()
         self._keys = RecentKeys("keys", limit=KEYS_KEPT, keep_ms=KEYS_KEPT_MS)
         self._shown = RecentKeys("shown", limit=SHOWN_KEPT, keep_ms=SHOWN_KEPT_MS)
-        self.videos = np.zeros((len(release.catalogue), self.layout.item))
-        self.creators = np.zeros((max(len(release.catalogue.creator_names), 1), self.layout.item))
-        self.unavailable = np.zeros(len(release.catalogue), bool)
-        self.trending = TrendingNow(release)
+        # Rows that no video or creator has yet take no memory.
+        room, creators = self.catalogue.room, max(len(release.catalogue.creator_names), 1)
+        self._videos = np.zeros((len(release.catalogue) + room, self.layout.item))
+        self._creators = np.zeros((creators + room, self.layout.item))
+        self._unavailable = np.zeros(len(self._videos), bool)
+        self.trending = TrendingNow(release, room=room)
         self.slates = SlateTable(engine)
         self.position = self.last_known_at = 0
         self._load()
+        self._follow_catalogue([event for at, event in self._entries(position) if at < self.position])  # made meanwhile
         self._loaded = self.position
         engine.listeners.append(self)
 
@@ -213,12 +218,24 @@ class Store:
         """Raise StoreError after a failed write."""
         self._engine.require_writable()
 
+    @property
+    def videos(self) -> np.ndarray:
+        return self._videos[: len(self.catalogue)]
+
+    @property
+    def creators(self) -> np.ndarray:
+        return self._creators[: max(len(self.catalogue.creator_names), 1)]
+
+    @property
+    def unavailable(self) -> np.ndarray:
+        return self._unavailable[: len(self.catalogue)]
+
     def warm(self) -> None:
         """Compile the fold before the first event needs it."""
         item = np.zeros(self.layout.item)
         viewer, amounts = np.zeros(self.layout.viewer), np.zeros(len(self._counts))
         SeenSet.empty().with_events(np.zeros(1, np.uint32), np.zeros(1, np.uint16))
-        fold_event(self.layout, viewer, item, item.copy(), SHOWN, 0.0, 0, -1, self._tag_rows[0], amounts, 0.0, 0.0)
+        fold_event(self.layout, viewer, item, item.copy(), SHOWN, 0.0, 0, -1, self.catalogue.tag_rows[0], amounts, 0.0, 0.0)
 
     # ---- read --------------------------------------------------------------------------------------------------------
 
@@ -234,16 +251,16 @@ class Store:
 
     def counters(self, viewer: np.ndarray, rows: np.ndarray, as_of: float) -> np.ndarray:
         """Return counters (C, 4, block) of the candidates `rows` (C,) for a viewer's record, as of `as_of` and one commit."""
-        out, creator_rows = np.empty((len(rows), 4, self.layout.block)), self._creator_rows[rows]
+        out, creator_rows = np.empty((len(rows), 4, self.layout.block)), self.catalogue.creator_rows[rows]
         with self._publishing:
-            videos, creators = self.videos[rows], self.creators[creator_rows]
-        read_candidates(self.layout, viewer, videos, creators, as_of, creator_rows, self._tag_rows[rows], out)
+            videos, creators = self._videos[rows], self._creators[creator_rows]
+        read_candidates(self.layout, viewer, videos, creators, as_of, creator_rows, self.catalogue.tag_rows[rows], out)
         return out
 
     def video_records(self, rows: np.ndarray) -> np.ndarray:
         """Return records (n, layout.item) of the videos `rows` (n,), as of one commit."""
         with self._publishing:
-            return self.videos[rows]
+            return self._videos[rows]
 
     def viewer_ids(self, limit: int) -> list[int | str]:
         """Return the first `limit` known viewers, in id order, without anonymous sessions."""
@@ -271,9 +288,12 @@ class Store:
     def apply(self, events: Sequence[Event]) -> list[str]:
         """Fold `events` in their order, in one transaction: ACCEPTED, DUPLICATE or UNKNOWN (video) for each.
 
-        When it returns, they are on disk. When it raises StoreError, none was stored.
+        When it returns, they are on disk. When it raises StoreError, none was stored. Events that post or change videos come in
+        calls of their own, perhaps with withdrawals and restorations: CREATED for a video that was not known.
         """
-        rows = self._video_ids.rows([event.video_id for event in events])
+        if changes_catalogue(events):
+            return self._apply_to_catalogue(events)
+        rows = self.catalogue.ids.rows([event.video_id for event in events])
         with self._writing, self._engine.write() as txn:
             self._prefetch(txn, events)
             results = [self._admit(txn, event, row) for event, row in zip(events, rows, strict=True)]
@@ -285,6 +305,32 @@ class Store:
             self._drop_excess(txn, len(accepted) + late, results.count(UNKNOWN))
             if accepted:
                 self._mark_folded(txn, accepted, txn.end("journal"))
+        return results
+
+    def _apply_to_catalogue(self, events: Sequence[Event]) -> list[str]:
+        self.catch_up()
+        with self._writing, self._engine.write() as txn:
+            self._fold_behind(txn)
+            results = self._fold_catalogue(txn, events)
+            accepted = [event for event, result in zip(events, results, strict=True) if result != UNKNOWN]
+            for event in accepted:
+                txn.append("journal", event.to_bytes(), sealed)
+            if accepted:
+                self._mark_folded(txn, accepted, txn.end("journal"))
+        return results
+
+    def _fold_catalogue(self, txn: Transaction, events: Sequence[Event]) -> list[str]:
+        """Write what events about videos alone say into the transaction; return what each was: ACCEPTED, CREATED or UNKNOWN."""
+        draft, results = LiveDraft(txn, self.catalogue, self._as_of_ms), []
+        for event in events:
+            known = draft.knows(event.video_id)
+            results.append(ACCEPTED if known else CREATED if event.kind == "posted" else UNKNOWN)
+            if results[-1] == UNKNOWN:
+                continue
+            if event.kind in ("posted", "changed"):
+                draft.change(event)
+            _withdraw(txn, event)
+        draft.write()
         return results
 
     def _prefetch(self, txn: Transaction, events: Sequence[Event]) -> None:
@@ -314,8 +360,8 @@ class Store:
 
     def _fold(self, txn: Transaction, events: Sequence[Event], rows: np.ndarray) -> None:
         """Fold events about the videos `rows` into working copies, and write these into the transaction."""
-        records = Records(txn, self.layout, self.videos, self.creators)
-        outcomes = outcome_columns(events) | {"duration_ms": self._duration_ms[rows]}
+        records, catalogue = Records(txn, self.layout, self._videos, self._creators), self.catalogue
+        outcomes = outcome_columns(events) | {"duration_ms": np.nan_to_num(catalogue.duration_ms[rows])}
         amounts = counters.amounts(self._counts, outcomes)
         bits = history.outcome_bits(outcomes)
         seen_keys = keys_of(rows, outcomes["watch_ms"], bits).tolist()
@@ -324,9 +370,9 @@ class Store:
             if event.kind in ("withdrawn", "restored"):
                 _withdraw(txn, event)
                 continue
-            creator_row, kind = int(self._creator_rows[row]), SHOWN if event.kind == "shown" else OUTCOME
+            creator_row, kind = int(catalogue.creator_rows[row]), SHOWN if event.kind == "shown" else OUTCOME
             touched = records.viewer(id_key(event.user_id)), records.video(row), records.creator(creator_row)
-            details = self._tag_rows[row], amounts[i], float(event.watch_ms), float(bits[i])
+            details = catalogue.tag_rows[row], amounts[i], float(event.watch_ms), float(bits[i])
             fold_event(self.layout, *touched, kind, float(event.known_at), row, creator_row, *details)
             records.see(id_key(event.user_id), seen_keys[i], days[i])
         records.write()
@@ -373,7 +419,7 @@ class Store:
         """Bring the memory up to date with one commit, of this process or of another that shares the store."""
         records = [
             (array, int.from_bytes(key, "big"), np.frombuffer(unsealed(name, key, packed)))
-            for name, array in (("videos", self.videos), ("creators", self.creators))
+            for name, array in (("videos", self._videos), ("creators", self._creators))
             for key, packed in changes.get(name, ())
         ]
         with self._publishing:
@@ -392,28 +438,38 @@ class Store:
             self._count(part)
 
     def _count(self, events: Sequence[Event]) -> None:
-        """Let events of the journal act on what is available and trending."""
-        rows = self._video_ids.rows([event.video_id for event in events])
+        """Let events of the journal act on the catalogue, and on what is available and trending."""
+        self._follow_catalogue(events)
+        rows = self.catalogue.ids.rows([event.video_id for event in events])
         known = [(event, row) for event, row in zip(events, rows.tolist(), strict=True) if row >= 0]
         for event, row in known:
-            if event.kind in ("withdrawn", "restored"):
-                self.unavailable[row] = event.kind == "withdrawn"
+            if event.kind in ("withdrawn", "restored", "posted"):
+                self._unavailable[row] = event.kind == "withdrawn"
         self.trending.add([event for event, _ in known], rows[rows >= 0])
         self.last_known_at = max(self.last_known_at, *(event.known_at for event in events))
+
+    def _follow_catalogue(self, events: Sequence[Event]) -> None:
+        """Let the catalogue follow what `events` of the journal posted and changed in the tables."""
+        if changed := [event.video_id for event in events if event.kind in ("posted", "changed")]:
+            with self._engine.read() as txn:
+                take_changes(txn, self.catalogue, changed, self._as_of_ms)
 
     # ---- load --------------------------------------------------------------------------------------------------------
 
     def _load(self) -> None:
         with self._engine.read() as txn:
-            for name, array in (("videos", self.videos), ("creators", self.creators)):
+            for name, array in (("videos", self._videos), ("creators", self._creators)):
                 for key, packed in txn.items(name):
                     array[int.from_bytes(key, "big")] = np.frombuffer(unsealed(name, key, packed))
-            withdrawn = self._video_ids.rows([id_of(key) for key, _ in txn.items("withdrawn")])
-            self.unavailable[:] = np.isin(np.arange(len(self.unavailable)), withdrawn)
+            self._load_withdrawn(txn)
         if not self._engine.readonly:
             self._queue_viewers()
         self.position = journal_length(self._engine)
         self.last_known_at = meta_number(self._engine, "last_known_at")
+
+    def _load_withdrawn(self, txn: Transaction) -> None:
+        withdrawn = self.catalogue.ids.rows([id_of(key) for key, _ in txn.items("withdrawn")])
+        self.unavailable[:] = np.isin(np.arange(len(self.unavailable)), withdrawn)
 
     def _queue_viewers(self) -> None:
         """Queue all viewers of a store that was just built, or by a version that had no queue."""
@@ -438,7 +494,7 @@ class Store:
         since_ms = self.trending.since_ms(self.last_known_at)
         with self._engine.read() as txn:
             for part in batched(latest_of(txn, self._loaded, since_ms, CATCH_UP_EVENTS), CHUNK):
-                rows = self._video_ids.rows([event.video_id for event in part])
+                rows = self.catalogue.ids.rows([event.video_id for event in part])
                 self.trending.add([event for event, row in zip(part, rows, strict=True) if row >= 0], rows[rows >= 0])
 
     def replay(self) -> int:
@@ -449,21 +505,33 @@ class Store:
         """
         start, folded = meta_number(self._engine, "replayed"), 0
         for part in batched(self._entries(start), CHUNK):
-            with self._engine.write() as txn:
-                events, rows = self._foldable(txn, [event for _, event in part])
-                self._fold(txn, events, rows)
-                end = part[-1][0] + 1
-                txn.put("meta", b"replayed", number_key(end))
-                self._mark_folded(txn, [event for _, event in part], end)
-            folded += len(events)
+            for changes, run in groupby(part, key=lambda entry: changes_catalogue([entry[1]])):
+                positions, events = zip(*run, strict=True)
+                folded += self._replay(events, positions[-1] + 1, changes_videos=changes)
         return folded
+
+    def _replay(self, events: Sequence[Event], end: int, *, changes_videos: bool) -> int:
+        """Fold events of the journal before position `end`; return the number of those that count."""
+        with self._engine.write() as txn:
+            foldable, rows = self._foldable(txn, events)
+            if changes_videos:
+                self._fold_catalogue(txn, foldable)
+            else:
+                self._fold(txn, foldable, rows)
+            txn.put("meta", b"replayed", number_key(end))
+            self._mark_folded(txn, events, end)
+        if changes_videos:
+            self._follow_catalogue(foldable)
+            with self._engine.read() as txn:
+                self._load_withdrawn(txn)
+        return len(foldable)
 
     def _foldable(self, txn: Transaction, events: Sequence[Event]) -> tuple[list[Event], np.ndarray]:
         """Return those of the journal's `events` that the state lacks and can hold, and the rows of their videos."""
         since_ms = int.from_bytes(txn.get("meta", b"since") or b"", "big")
         events = [event for event in events if event.known_at >= since_ms]
-        rows = self._video_ids.rows([event.video_id for event in events])
-        known = np.flatnonzero([row >= 0 and self._is_known(event) for event, row in zip(events, rows, strict=True)])
+        rows = self.catalogue.ids.rows([event.video_id for event in events])
+        known = np.flatnonzero([self._is_known(event, row) for event, row in zip(events, rows, strict=True)])
         return [events[i] for i in known], rows[known]
 
     def follow(self, earlier: "Store") -> int:
@@ -497,7 +565,8 @@ class Store:
         """Copy the arrays of a store over the same records."""
         with self._engine.sequence, earlier._publishing, self._publishing:
             for name in ("videos", "creators", "unavailable"):
-                getattr(self, name)[:] = getattr(earlier, name)
+                mine, theirs = getattr(self, name), getattr(earlier, name)
+                mine[: len(theirs)] = theirs[: len(mine)]
 
     def take_quarantine(self, earlier: "Store") -> None:
         """Replace the quarantined events by those of the `earlier` store."""
@@ -506,10 +575,11 @@ class Store:
                 txn.clear("quarantine")
                 txn.put_many("quarantine", list(source.items("quarantine")))
 
-    def _is_known(self, event: Event) -> bool:
-        if event.kind in ("withdrawn", "restored"):
-            return not self._engine.is_shared  # there the table is common to all catalogues, and up to date
-        return is_session(event.user_id) or self._user_ids.takes(event.user_id)
+    def _is_known(self, event: Event, row: int) -> bool:
+        if event.kind not in ("shown", "outcome"):
+            # A shared table is common to all catalogues, and up to date.
+            return not self._engine.is_shared and (row >= 0 or event.kind == "posted")
+        return row >= 0 and (is_session(event.user_id) or self._user_ids.takes(event.user_id))
 
     def catch_up(self) -> None:
         """Fold the events of the journal that servers of another catalogue wrote to the store that they share."""
@@ -648,5 +718,5 @@ def latest_of(txn: Transaction, end: int, since_ms: float, most: int) -> Iterato
 def _withdraw(txn: Transaction, event: Event) -> None:
     if event.kind == "withdrawn":
         txn.put("withdrawn", id_key(event.video_id), number_key(event.known_at))
-    else:
+    elif event.kind in ("restored", "posted"):
         txn.delete("withdrawn", id_key(event.video_id))

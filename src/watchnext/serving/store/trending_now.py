@@ -12,14 +12,14 @@ HALF_LIVES = 8.0  # an older event counts less than 1/256 and is not read
 
 
 class TrendingNow:
-    """Trending counts of a release and of later events.
+    """Trending counts of a release and of later events, with `room` for videos that are posted.
 
     An event counts for its surface and the viewer's own region. Without a surface, or for an unknown viewer, it counts only at
     the levels that are known.
     """
 
-    def __init__(self, release: Release) -> None:
-        self.counts = Trending(release.trending)
+    def __init__(self, release: Release, *, room: int) -> None:
+        self.counts = Trending(release.trending, room=room)
         self._outcome = release.retrieval["trending"]["count"]
         self._user_ids, self._regions, self._as_of_ms = release.user_ids, release.user_regions, release.as_of_ms
 

@@ -27,7 +27,8 @@ class ServedApp:
 
     def __init__(self, settings: Settings) -> None:
         release = Release.load(current(settings.releases))
-        bounds = Bounds(viewers=settings.viewers_kept, journal_bytes=settings.journal_bytes)
+        kept = {"viewers": settings.viewers_kept, "live_videos": settings.live_videos}
+        bounds = Bounds(**kept, journal_bytes=settings.journal_bytes)
         store = self._store = Store.open(settings.store, release, bounds=bounds)
         self._served_log = ServedLog(settings.served, max_bytes=SERVED_LOG_BYTES, flush_rows=SERVED_LOG_ROWS)
         recommender = Recommender(release, store, budget_ms=BUDGET_MS)

@@ -55,6 +55,8 @@ TABLES = {
     "slates": Table(),
     "quarantine": Table(Order.QUEUE, carried=True),
     "withdrawn": Table(carried=True),
+    "live": Table(Order.SORTED, carried=True),
+    "names": Table(Order.QUEUE, carried=True),
 }
 
 
