@@ -92,12 +92,12 @@ def make_catalogue(work: Path, videos: int, folder: Path) -> None:
 
 
 def build(catalogue: Path, folder: Path, lists: int, compared: int, report: Path) -> None:
-    from watchnext.retrieval.index.lists import Lists
     from watchnext.retrieval.index.segments import VideoIndex
+    from watchnext.retrieval.index.vectors import FaissRecipe
 
     vectors = np.load(catalogue / "vectors.npy", mmap_mode="r")
     began, cpu = time.perf_counter(), time.process_time()
-    index = VideoIndex.build(vectors, recipe=Lists(lists=lists, compared=compared))
+    index = VideoIndex.build(vectors, recipe=FaissRecipe(factory="IVF{lists},SQ8", lists=lists, compared=compared, over=1.2))
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
     index.save(folder)
     sizes = {path.name: path.stat().st_size for path in folder.rglob("*") if path.is_file()}

@@ -2,12 +2,11 @@
 
 import numpy as np
 
-from watchnext.retrieval.index.lists import Lists
 from watchnext.retrieval.index.vectors import FaissRecipe
 
 RECIPES = {
     "exact": None,
-    "ivf_sq8": Lists(lists=32, compared=1500),
+    "ivf_sq8": FaissRecipe(factory="IVF{lists},SQ8", lists=32, compared=1500, over=1.2),
     "hnsw": FaissRecipe(factory="HNSW16,SQfp16", parameters="efSearch=300", over=1.2),
     "ivf_pq": FaissRecipe(factory="IVF16,PQ16x4fs", parameters="nprobe=12", over=8.0),
 }

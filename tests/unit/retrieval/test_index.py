@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from index_data import QUERIES, RECIPES, VECTORS, brute, clustered, found_share, unit
 
-from watchnext.retrieval.index.lists import Lists
 from watchnext.retrieval.index.prefilter import PreFilter, StaticMask
-from watchnext.retrieval.index.queries import best_of
+from watchnext.retrieval.index.queries import best, best_of
 from watchnext.retrieval.index.segments import VideoIndex
 from watchnext.retrieval.index.vectors import FaissRecipe, VideoIndexError, exact
 
@@ -101,7 +100,7 @@ def test_the_same_vectors_give_the_same_files_and_a_loaded_index_the_same_answer
     index.save(tmp_path / "a")
     VideoIndex.build(VECTORS, recipe=RECIPES[kind], towers="abc").save(tmp_path / "b")
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file())
-    assert len(files) >= 5
+    assert len(files) >= 3
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
     again = VideoIndex.load(tmp_path / "a")
@@ -110,7 +109,6 @@ def test_the_same_vectors_give_the_same_files_and_a_loaded_index_the_same_answer
         for one, other in zip(index.search(QUERIES, 20, allowed), again.search(QUERIES, 20, allowed), strict=True):
             np.testing.assert_array_equal(one, other)
     assert isinstance(again.vectors.base, np.memmap)  # mapped, not read
-    assert isinstance(again.codes.values.base, np.memmap)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -119,7 +117,7 @@ def test_a_loaded_index_is_mapped_from_its_files(index, tmp_path):
     again = VideoIndex.load(tmp_path / "index")
     with open("/proc/self/maps") as maps:
         mapped = {line.split()[-1] for line in maps if str(tmp_path) in line}
-    expected = {"vectors.npy", "codes.npy"} | ({"videos.faiss"} if isinstance(again.recipe, FaissRecipe) else set())
+    expected = {"vectors.npy"} | ({"videos.faiss"} if isinstance(again.recipe, FaissRecipe) else set())
     assert expected <= {path.rsplit("/", 1)[1] for path in mapped}
 
 
@@ -153,7 +151,7 @@ def test_a_truncated_flipped_missing_or_foreign_file_is_named(index, tmp_path):
 def test_verified_files_are_not_read_twice(index, tmp_path):
     index.save(tmp_path)
     meta = json.loads((tmp_path / "index.json").read_text())
-    meta["files"]["codes.npy"] = "0" * 64
+    meta["files"]["vectors.npy"] = "0" * 64
     (tmp_path / "index.json").write_text(json.dumps(meta))
     assert len(VideoIndex.load(tmp_path, verified=True)) == 3_000
 
@@ -177,8 +175,6 @@ def test_vectors_that_cannot_be_indexed_are_refused():
     broken[3, 2] = np.inf
     with pytest.raises(VideoIndexError, match="the vector of video 13 holds nan or infinity"):
         VideoIndex.build(broken, recipe=None, rows=np.arange(10, 15))
-    with pytest.raises(VideoIndexError, match="2049 wide, expected at most 2048"):
-        VideoIndex.build(np.zeros((2, 2049), np.float32), recipe=None)
     with pytest.raises(VideoIndexError, match="'bfloat16', expected one of float32, float16"):
         VideoIndex.build(VECTORS, recipe=None, precision="bfloat16")
 
@@ -203,16 +199,16 @@ def test_half_precision_takes_half_and_changes_little(tmp_path):
     assert found_share(wanted, half.search(QUERIES, 50)[0]) > 0.95
 
 
-def test_lists_are_built_alike_by_any_number_of_threads():
+def test_lists_are_built_alike_by_any_number_of_threads(tmp_path):
     import faiss
 
     built = []
     for threads in (1, 2):
         faiss.omp_set_num_threads(threads)
-        built.append(VideoIndex.build(clustered(7, 20_000), recipe=Lists(lists=64, compared=2_000)))
-    faiss.omp_set_num_threads(2)
-    np.testing.assert_array_equal(built[0].rows, built[1].rows)
-    np.testing.assert_array_equal(built[0].codes.values, built[1].codes.values)
+        index = VideoIndex.build(clustered(7, 20_000), recipe=FaissRecipe(factory="IVF{lists},SQ8", lists=64, compared=2_000))
+        index.save(tmp_path / str(threads))
+        built.append((tmp_path / str(threads) / "videos.faiss").read_bytes())
+    assert built[0] == built[1]
 
 
 def test_each_video_has_its_best_score_of_several_queries():
@@ -226,5 +222,28 @@ def test_each_video_has_its_best_score_of_several_queries():
 
 
 def test_more_lists_than_videos_are_not_made():
-    index = VideoIndex.build(unit(1, 10), recipe=Lists(lists=2048, compared=5))
+    index = VideoIndex.build(unit(1, 10), recipe=FaissRecipe(factory="IVF{lists},SQ8", lists=2048, compared=5))
     assert index.search(unit(2, 1), 10)[0][0].tolist() == brute(unit(1, 10), unit(2, 1)[0], 10)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.2, 0.24, 0.9])
+def test_a_narrow_mask_has_lists_of_its_own_that_find_what_the_whole_ones_find(share, tmp_path):
+    vectors, query = clustered(3, 60_000), QUERIES[:1]
+    index = VideoIndex.build(vectors, recipe=FaissRecipe(factory="IVF{lists},SQ8", lists=128, compared=6_000, over=1.2))
+    index.save(tmp_path)
+    mask = np.random.default_rng(4).random(len(vectors)) < share
+    static_mask, near = StaticMask(mask), np.array(brute(vectors, query[0], 400, mask))
+    for each in (index, VideoIndex.load(tmp_path)):
+        found = each.search(query, 100, PreFilter(static_mask, near[::2]))[0][0]
+        assert found_share([near[1::2][:100]], [found]) >= 0.98
+        part = each._of(static_mask)[1]
+        assert (part is each.approximate) == (share > 0.25)
+        held = sum(part._index.invlists.list_size(number) for number in range(128))
+        assert held == (mask.sum() if share < 0.25 else len(vectors))
+
+
+def test_the_best_of_scores_are_ordered_and_ties_follow_their_positions():
+    scores = np.array([3.0, 5.0, 1.0, 5.0, 3.0, 3.0], np.float32)
+    assert best(scores, 4).tolist() == [1, 3, 0, 4]
+    assert best(scores, 9).tolist() == [1, 3, 0, 4, 5, 2]
+    assert best(scores[:0], 3).tolist() == []

@@ -11,25 +11,13 @@ def test_bits_by_hand(n):
     assert len(words) == -(-n // 64)
     assert count_bits(words) == mask.sum()
     assert [p for p in range(n) if int(words[p // 64]) >> p % 64 & 1] == np.flatnonzero(mask).tolist()
-    assert set_positions(words, np.array([0, n]), np.zeros(1, np.int64), n).tolist() == np.flatnonzero(mask).tolist()
+    assert set_positions(words, n).tolist() == np.flatnonzero(mask).tolist()
 
 
 def test_cleared_bits_are_gone_and_negative_positions_ignored():
     words = pack_bits(np.ones(130, bool))
     clear_bits(words, np.array([0, 63, 64, 129, 64, -1]))
     assert np.flatnonzero(np.unpackbits(words.view(np.uint8), bitorder="little", count=130) == 0).tolist() == [0, 63, 64, 129]
-
-
-def test_set_positions_follow_lists_in_their_order_until_there_are_enough():
-    random, starts = np.random.default_rng(3), np.array([0, 5, 5, 70, 200, 331])
-    mask = random.random(331) < 0.5
-    words, lists = pack_bits(mask), np.array([3, 1, 0, 4])
-    positions = [p for each in lists for p in range(starts[each], starts[each + 1]) if mask[p]]
-    assert set_positions(words, starts, lists, 10_000).tolist() == positions
-    of_first = int(mask[70:200].sum())
-    assert set_positions(words, starts, lists, 1).tolist() == positions[:of_first]  # lists are read to their end
-    assert set_positions(words, starts, lists, of_first + 1).tolist() == positions[: of_first + int(mask[:5].sum())]
-    assert set_positions(words, starts, lists[:0], 5).tolist() == []
 
 
 def test_rows_behind_the_mask_and_hidden_ones_are_not_allowed():

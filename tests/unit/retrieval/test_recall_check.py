@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from index_data import QUERIES, RECIPES, VECTORS, brute
 
-from watchnext.retrieval.index.lists import Lists
 from watchnext.retrieval.index.live import LiveIndex
 from watchnext.retrieval.index.prefilter import PreFilter
 from watchnext.retrieval.index.recall_check import Probe, RecallCheck, static_masks_of
@@ -44,7 +43,7 @@ def test_a_good_index_passes_with_every_figure(kind):
 
 
 def test_recall_by_hand():
-    index = VideoIndex.build(VECTORS, recipe=Lists(lists=100, compared=1, over=1.0))
+    index = VideoIndex.build(VECTORS, recipe=FaissRecipe(factory="IVF{lists},SQ8", lists=100, compared=1))
     static_mask = dict(static_masks_of(CATALOGUE))["de, mature"]
     present = np.arange(3_000) % 5 > 0
     live = LiveIndex(index, compact_at=0)

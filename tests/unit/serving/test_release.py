@@ -48,7 +48,7 @@ def test_one_flipped_byte_in_any_file_is_refused_by_name(published):
     Release.load(published)
 
 
-@pytest.mark.parametrize("name", ["graphs/ranker.bin", "index/codes.npy", "manifest.json"])
+@pytest.mark.parametrize("name", ["graphs/ranker.bin", "index/vectors.npy", "manifest.json"])
 def test_a_missing_or_truncated_file_is_refused_by_name(published, name):
     whole = (published / name).read_bytes()
     (published / name).write_bytes(whole[:-1])

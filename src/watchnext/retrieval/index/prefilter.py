@@ -4,10 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from watchnext.kernels import kernel
-
-ONE, SIX, LAST = np.uint64(1), np.uint64(6), np.uint64(63)
-
 
 @dataclass(frozen=True, eq=False)
 class StaticMask:
@@ -41,37 +37,12 @@ def count_bits(words: np.ndarray) -> int:
     return int(np.bitwise_count(words).sum())
 
 
-@kernel(boundscheck=False)
-def clear_bits(words, positions):
+def clear_bits(words: np.ndarray, positions: np.ndarray) -> None:
     """Clear the bits of `positions` (n,) in `words`; negative positions are ignored."""
-    for i in range(positions.size):
-        if positions[i] >= 0:
-            p = np.uint64(positions[i])
-            words[p >> SIX] &= ~(ONE << (p & LAST))
+    chosen = positions[positions >= 0].astype(np.uint64)
+    np.bitwise_and.at(words, chosen >> np.uint64(6), ~(np.uint64(1) << (chosen & np.uint64(63))))
 
 
-@kernel(boundscheck=False)
-def _set_positions(words, starts, lists, most, positions):
-    n = np.uint64(0)
-    for j in range(lists.size):
-        if n >= most:
-            break
-        p, end = np.uint64(starts[lists[j]]), np.uint64(starts[lists[j] + 1])
-        while p < end:
-            word = words[p >> SIX] >> (p & LAST)
-            until = min(end, (p | LAST) + ONE)
-            if word:
-                for x in range(p, until):  # without a branch, which would be mispredicted
-                    positions[n] = np.int32(x)
-                    n += word & ONE
-                    word >>= ONE
-            p = until
-    return n
-
-
-def set_positions(words: np.ndarray, starts: np.ndarray, lists: np.ndarray, most: int) -> np.ndarray:
-    """Return positions (n,) int32 of the bits set in `lists`, in list order until there are `most`; list l spans starts[l] to
-    starts[l + 1]."""
-    room = int(min(most, count_bits(words)) + np.diff(starts).max(initial=0) + 1)  # one is written ahead
-    positions = np.empty(room, np.int32)
-    return positions[: _set_positions(words, starts, lists, most, positions)]
+def set_positions(words: np.ndarray, n: int) -> np.ndarray:
+    """Return the positions below `n` whose bits are set, ascending."""
+    return np.flatnonzero(np.unpackbits(words.view(np.uint8), bitorder="little", count=n))

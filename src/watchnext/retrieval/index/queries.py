@@ -17,6 +17,14 @@ def best_of(rows: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return rows[first], scores[first]
 
 
+def best(scores: np.ndarray, k: int) -> np.ndarray:
+    """Return the positions of the best `k` of `scores` (n,), best first, ties by position, without sorting all."""
+    positions = np.arange(len(scores))
+    if 0 < k < len(scores):
+        positions = np.flatnonzero(scores >= np.partition(scores, len(scores) - k)[len(scores) - k])
+    return positions[np.argsort(-scores[positions], kind="stable")][:k]
+
+
 def require_finite(vectors: np.ndarray, subject: str, names: np.ndarray) -> None:
     for at in range(0, len(vectors), CHUNK):
         good = np.isfinite(vectors[at : at + CHUNK]).all(axis=1)

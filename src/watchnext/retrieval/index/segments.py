@@ -1,5 +1,5 @@
-"""Built index: exact vectors, their codes, and an approximate index. A *row* is a catalogue number, a *position* the index of
-a vector in storage."""
+"""Built index: exact vectors, and an approximate index of them. A *row* is a catalogue number, a *position* the index of a
+vector in storage."""
 
 import json
 import shutil
@@ -12,25 +12,23 @@ import numpy as np
 
 from watchnext.features.arrays import load_arrays, save_arrays
 from watchnext.files import files_below, sha256_of
-from watchnext.retrieval.index.codes import WIDEST, Codes, best
-from watchnext.retrieval.index.lists import ListIndex, Lists
 from watchnext.retrieval.index.prefilter import PreFilter, StaticMask, clear_bits, count_bits, pack_bits, set_positions
-from watchnext.retrieval.index.queries import CHUNK, require_finite, require_queries
+from watchnext.retrieval.index.queries import best, require_finite, require_queries
 from watchnext.retrieval.index.sealed import SEAL, require_whole
 from watchnext.retrieval.index.vectors import FaissIndex, FaissRecipe, VideoIndexError
 
-NARROW = 0.1  # filters that keep a smaller share are searched exactly
-KINDS: Mapping[str, type[Lists | FaissRecipe]] = {"lists": Lists, "library": FaissRecipe}
+NARROW, FEW = 0.1, 2_000  # a filter that keeps a smaller share, and not more videos than these, is searched exactly
+PARTITIONED = 0.25  # a static mask that keeps a smaller share gets lists of its own
+KINDS: Mapping[str, type[FaissRecipe]] = {"library": FaissRecipe}
 PRECISIONS = ("float32", "float16")
 
 
 class VideoIndex:
     """Immutable, thread-safe index.
 
-    vectors      (n, D) float32 or float16, by position; final scores are computed from them
-    codes        codes of the vectors, for exact search
+    vectors      (n, D) float32 or float16, by position; every score is computed from them
     rows         (n,) int32, the row at each position
-    approximate  index for wide filters; None searches all allowed videos
+    approximate  index for wide filters; None compares all allowed videos
     towers       fingerprint of the towers of the vectors
     """
 
@@ -38,59 +36,46 @@ class VideoIndex:
         self,
         *,
         vectors: np.ndarray,
-        codes: Codes,
         rows: np.ndarray,
-        approximate: ListIndex | FaissIndex | None,
-        recipe: Lists | FaissRecipe | None,
+        approximate: FaissIndex | None,
+        recipe: FaissRecipe | None,
         towers: str,
     ) -> None:
-        self.vectors, self.codes, self.rows, self.approximate = vectors, codes, rows, approximate
+        self.vectors, self.rows, self.approximate = vectors, rows, approximate
         self.recipe, self.towers = recipe, towers
         self._positions = np.full(int(rows.max(initial=-1)) + 1, -1, np.int32)
         self._positions[rows] = np.arange(len(rows), dtype=np.int32)
         self._all_words = pack_bits(np.ones(len(rows), bool))
-        self._packed: WeakKeyDictionary[StaticMask, np.ndarray] = WeakKeyDictionary()
+        self._packed: WeakKeyDictionary[StaticMask, tuple[np.ndarray, FaissIndex | None]] = WeakKeyDictionary()
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @property
     def dimension(self) -> int:
-        return len(self.codes.scale)
+        return self.vectors.shape[1]
 
     @classmethod
     def build(
         cls,
         vectors: np.ndarray,
         *,
-        recipe: Lists | FaissRecipe | None,
+        recipe: FaissRecipe | None,
         rows: np.ndarray | None = None,
         precision: str = "float32",
         towers: str = "",
     ) -> "VideoIndex":
         """Build from `vectors` (n, D) float32 of `rows` (n,), by default the first n. Deterministic.
 
-        Raises VideoIndexError for vectors that are not finite or wider than WIDEST.
+        Raises VideoIndexError for vectors that are not finite.
         """
         if precision not in PRECISIONS:
             raise VideoIndexError(f"index.precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
-        if vectors.shape[1] > WIDEST:
-            raise VideoIndexError(f"the vectors are {vectors.shape[1]} wide, expected at most {WIDEST}")
         rows = np.arange(len(vectors)) if rows is None else np.asarray(rows)
         require_finite(vectors, "the vector of video", rows)
         approximate = recipe.build(vectors) if recipe is not None and len(vectors) else None
-        order = np.arange(len(rows)) if approximate is None or approximate.order is None else approximate.order
-        stored = np.empty(vectors.shape, precision)
-        for at in range(0, len(stored), CHUNK):  # avoid a second full copy
-            stored[at : at + CHUNK] = vectors[order[at : at + CHUNK]]
-        return cls(
-            vectors=stored,
-            codes=Codes.of(stored),
-            rows=rows[order].astype(np.int32),
-            approximate=approximate,
-            recipe=recipe,
-            towers=towers,
-        )
+        stored, numbers = np.array(vectors, precision), rows.astype(np.int32)
+        return cls(vectors=stored, rows=numbers, approximate=approximate, recipe=recipe, towers=towers)
 
     def rebuilt(self, vectors: np.ndarray, rows: np.ndarray) -> "VideoIndex":
         """Build an index of other videos from the same towers with the same recipe."""
@@ -105,7 +90,7 @@ class VideoIndex:
         """Search the best `k` rows (B, k) int64 (padded with -1) and inner products (B, k) float32 (padded with -inf) for
         `queries` (B, D); k is limited by the number of videos.
 
-        allowed  pre-filter, None for all; filters that keep less than NARROW of the catalogue are searched exactly
+        allowed  pre-filter, None for all; one that keeps few is searched exactly
         valid    (words,) uint64 as from `words`: positions that were not removed
         """
         require_queries(queries, self.dimension)
@@ -113,27 +98,33 @@ class VideoIndex:
             raise VideoIndexError(f"k is {k}, expected at least 1")
         words, k = self.words(allowed, valid), min(k, len(self))
         rows, scores = np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf, np.float32)
-        count = count_bits(words)
+        count, approximate = count_bits(words), self.approximate if allowed is None else self._of(allowed.static_mask)[1]
         for i, query in enumerate(np.asarray(queries, np.float32)):
-            positions = self._candidates(query, k, words, count)
-            exact = self.vectors[positions].astype(np.float32, copy=False) @ query
-            order = np.argsort(-exact, kind="stable")[:k]
+            positions = self._candidates(query, k, words, count, approximate)
+            exact = self._scores(positions, query)
+            order = best(exact, k)
             rows[i, : len(order)], scores[i, : len(order)] = self.rows[positions[order]], exact[order]
         return rows, scores
 
-    def _candidates(self, query: np.ndarray, k: int, words: np.ndarray, count: int) -> np.ndarray:
-        """Return positions (n,) that contain the best `k`; all of them for exact search."""
-        if self.approximate is not None and count >= NARROW * len(self):
-            positions = self.approximate.candidates(query, k, words, self.codes)
+    def _candidates(
+        self, query: np.ndarray, k: int, words: np.ndarray, count: int, approximate: FaissIndex | None
+    ) -> np.ndarray:
+        """Return positions (n,) that contain the best `k`; all that are allowed for exact search."""
+        if approximate is not None and count > min(NARROW * len(self), FEW):
+            positions = approximate.candidates(query, k, words, count)
             if len(positions) >= min(k, count):
                 return positions
-        positions = set_positions(words, np.array([0, len(self)]), np.zeros(1, np.int64), count)
-        scores, margin = self.codes.scores(query, positions)
-        return positions[best(scores, k, margin)]
+        return set_positions(words, len(self))
+
+    def _scores(self, positions: np.ndarray, query: np.ndarray) -> np.ndarray:
+        """Return the inner products (n,) float32 of the vectors at `positions` (n,); most of all vectors are not copied."""
+        if 2 * len(positions) > len(self) and self.vectors.dtype == np.float32:
+            return (self.vectors @ query)[positions]
+        return self.vectors[positions].astype(np.float32, copy=False) @ query
 
     def words(self, allowed: PreFilter | None = None, valid: np.ndarray | None = None) -> np.ndarray:
         """Combine pre-filter and `valid` into new bits by position (ceil(n / 64),) uint64."""
-        words = self._all_words if allowed is None else self._words_of(allowed.static_mask)
+        words = self._all_words if allowed is None else self._of(allowed.static_mask)[0]
         words = words.copy() if valid is None else words & valid
         if allowed is not None:
             clear_bits(words, self.positions_of(allowed.hidden))
@@ -144,11 +135,14 @@ class VideoIndex:
         known = (rows >= 0) & (rows < len(self._positions))
         return np.where(known, self._positions[np.where(known, rows, 0)], -1) if len(self) else np.full(len(rows), -1, np.int32)
 
-    def _words_of(self, static_mask: StaticMask) -> np.ndarray:
-        words = self._packed.get(static_mask)
-        if words is None:
-            self._packed[static_mask] = words = pack_bits(PreFilter(static_mask, np.zeros(0, np.int64)).of(self.rows))
-        return words
+    def _of(self, static_mask: StaticMask) -> tuple[np.ndarray, FaissIndex | None]:
+        """Return the bits of a static mask, and the approximate index for it; made once a mask."""
+        made = self._packed.get(static_mask)
+        if made is None:
+            mask = PreFilter(static_mask, np.zeros(0, np.int64)).of(self.rows)
+            narrow = self.approximate is not None and mask.mean() < PARTITIONED
+            self._packed[static_mask] = made = pack_bits(mask), self.approximate.part(mask) if narrow else self.approximate
+        return made
 
     # ---- files -------------------------------------------------------------------------------------------------------
 
@@ -156,8 +150,7 @@ class VideoIndex:
         """Write to `folder`, replacing its content."""
         folder = Path(folder)
         shutil.rmtree(folder, ignore_errors=True)
-        arrays = {"vectors": self.vectors, "codes": self.codes.values, "scale": self.codes.scale, "rows": self.rows}
-        save_arrays(folder, arrays)
+        save_arrays(folder, {"vectors": self.vectors, "rows": self.rows})
         if self.approximate is not None:
             self.approximate.save(folder)
         kind = next((name for name, recipe in KINDS.items() if isinstance(self.recipe, recipe)), "exact")
@@ -167,8 +160,6 @@ class VideoIndex:
             "towers": self.towers,
             "videos": len(self),
             "dimension": self.dimension,
-            "residual": self.codes.residual,
-            "reach": self.codes.reach,
             "files": {name: sha256_of(folder / name) for name in files_below(folder, but=SEAL)},
         }
         (folder / SEAL).write_text(json.dumps(meta, indent=1))
@@ -184,15 +175,9 @@ class VideoIndex:
                 require_whole(folder, meta["files"])
             recipe = None if meta["kind"] == "exact" else KINDS[meta["kind"]](**meta["options"])
             arrays = load_arrays(folder)
-            codes = Codes(arrays["codes"], np.array(arrays["scale"]), meta["residual"], meta["reach"])
             approximate = recipe.load(folder) if recipe is not None and meta["videos"] else None
         except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise VideoIndexError(f"{folder} holds no readable index ({error!r}); run `dvc repro index`") from error
         return cls(
-            vectors=arrays["vectors"],
-            codes=codes,
-            rows=arrays["rows"],
-            approximate=approximate,
-            recipe=recipe,
-            towers=meta["towers"],
+            vectors=arrays["vectors"], rows=arrays["rows"], approximate=approximate, recipe=recipe, towers=meta["towers"]
         )
