@@ -194,8 +194,8 @@ class Recommender:
     def warm(self) -> None:
         """Compile and load everything that the first request or event would otherwise wait for."""
         self.store.warm()
-        self.refresh(self.release.as_of_ms)
-        self.recommend(Request("warm", 0, 20, self.release.as_of_ms))
+        for region in (None, *self.release.region_bits):  # a region's first search packs its filter
+            self.recommend(Request("warm", 0, 20, self.release.as_of_ms, region=region))
 
     def _state(self, request: Request, degradations: list[Degradation]) -> tuple[np.ndarray, SeenSet]:
         try:

@@ -92,7 +92,6 @@ def create_app(*, recommender, store, served_log, clock: Callable[[], int], limi
     metrics.gauge("served_log_failed", "Answers that the served log could not write.", lambda: served_log.failed)
 
     app = FastAPI(title="watchnext", version="1", docs_url=None, redoc_url=None, redirect_slashes=False)
-
     refresher = Refresher(lambda: recommender.refresh(clock()), every_s=REFRESH_S)
 
     def close() -> None:

@@ -366,11 +366,12 @@ class Store:
         bits = history.outcome_bits(outcomes)
         seen_keys = keys_of(rows, outcomes["watch_ms"], bits).tolist()
         days = days_of(np.array([event.known_at for event in events], np.int64)).tolist()
-        for i, (event, row) in enumerate(zip(events, rows.tolist(), strict=True)):
+        of_creators = catalogue.creator_rows[rows].tolist()
+        for i, (event, row, creator_row) in enumerate(zip(events, rows.tolist(), of_creators, strict=True)):
             if event.kind in ("withdrawn", "restored"):
                 _withdraw(txn, event)
                 continue
-            creator_row, kind = int(catalogue.creator_rows[row]), SHOWN if event.kind == "shown" else OUTCOME
+            kind = SHOWN if event.kind == "shown" else OUTCOME
             touched = records.viewer(id_key(event.user_id)), records.video(row), records.creator(creator_row)
             details = catalogue.tag_rows[row], amounts[i], float(event.watch_ms), float(bits[i])
             fold_event(self.layout, *touched, kind, float(event.known_at), row, creator_row, *details)
@@ -459,8 +460,10 @@ class Store:
     def _load(self) -> None:
         with self._engine.read() as txn:
             for name, array in (("videos", self._videos), ("creators", self._creators)):
-                for key, packed in txn.items(name):
-                    array[int.from_bytes(key, "big")] = np.frombuffer(unsealed(name, key, packed))
+                for part in batched(txn.items(name), CHUNK):
+                    rows = [int.from_bytes(key, "big") for key, _ in part]
+                    records = b"".join(unsealed(name, key, packed) for key, packed in part)
+                    array[rows] = np.frombuffer(records).reshape(len(part), -1)
             self._load_withdrawn(txn)
         if not self._engine.readonly:
             self._queue_viewers()

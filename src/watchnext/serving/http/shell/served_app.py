@@ -35,11 +35,13 @@ class ServedApp:
         recommender.warm()
         starts_at = max(release.as_of_ms, store.last_known_at + 1)
         kind = settings.clock or release.clock
+        clock = Clock(starts_at if kind == "release" else None)
+        recommender.refresh(clock())
         self.app = create_app(
             recommender=recommender,
             store=store,
             served_log=self._served_log,
-            clock=Clock(starts_at if kind == "release" else None),
+            clock=clock,
             limits=Limits(),
             access=settings.access(clock=kind),
         )

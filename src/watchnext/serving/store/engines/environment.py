@@ -31,6 +31,7 @@ class LmdbTransaction(Transaction):
     def __init__(self, txn: lmdb.Transaction, tables: dict[str, object | None]) -> None:
         self._txn, self._tables = txn, tables
         self.changes: Changes = {}
+        self._ends: dict[str, int] = {}  # of the queues that this transaction appended to
 
     def get(self, table: str, key: bytes) -> bytes | None:
         return self._txn.get(key, db=opened) if (opened := self._tables[table]) else None
@@ -60,7 +61,8 @@ class LmdbTransaction(Transaction):
         self.put_many(table, [(key, value)])
 
     def append(self, table: str, value: bytes, seal: Callable[[bytes, bytes], bytes] | None = None) -> None:
-        key = number_key(self.end(table))
+        position = self._ends[table] if table in self._ends else self.end(table)
+        self._ends[table], key = position + 1, number_key(position)
         value = seal(key, value) if seal else value
         self._txn.put(key, value, db=self._tables[table], append=True)
         self._follow(table, [(key, value)])
@@ -78,6 +80,7 @@ class LmdbTransaction(Transaction):
         return self._txn.delete(key, db=self._tables[table])
 
     def clear(self, table: str) -> None:
+        self._ends.pop(table, None)
         self._txn.drop(self._tables[table], delete=False)
 
 
