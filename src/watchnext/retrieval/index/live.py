@@ -75,6 +75,8 @@ class LiveIndex:
         """Search like `VideoIndex.search` over the state at the start; additions since the build are compared exactly."""
         state = self._state
         rows, scores = state.built.search(queries, k, allowed, state.valid)
+        if not len(state.rows):
+            return rows, scores
         chosen = slice(None) if allowed is None else allowed.of(state.rows)
         fresh, vectors = state.rows[chosen], state.vectors[chosen]
         if not len(fresh):

@@ -34,8 +34,13 @@ class CompiledNetwork:
         """Return the first output. Inputs that the network lacks are ignored; a missing one raises KeyError."""
         if missing := self._types.keys() - inputs.keys():
             raise KeyError(f"the network needs {', '.join(sorted(missing))}, but got {', '.join(sorted(inputs))}")
-        fed = {name: np.ascontiguousarray(inputs[name], dtype) for name, dtype in self._types.items()}
-        return self._request().infer(fed, share_inputs=True)[0].copy()  # the request's buffer is overwritten by its next call
+        request = self._request()
+        # `infer(inputs)` finds out about every input again, which takes as long as a tenth of the ranker.
+        fed = [np.require(inputs[name], dtype, ("C", "W")) for name, dtype in self._types.items()]
+        for position, values in enumerate(fed):
+            request.set_input_tensor(position, ov.Tensor(values, shared_memory=True))
+        request.infer()
+        return request.get_output_tensor(0).data.copy()  # the request's buffer is overwritten by its next call
 
     def _request(self) -> ov.InferRequest:
         if not hasattr(self._local, "request"):
