@@ -73,7 +73,8 @@ def records(store, release) -> dict[str, np.ndarray]:
     """All that is folded, of viewers, videos and creators."""
     users = [*(release.user_ids.value(row) for row in range(len(release.user_ids.ids))), 7_000_001, 7_000_002]
     viewers, videos = np.array([store.viewer(user) for user in users]), store.video_records(np.arange(len(release.catalogue)))
-    return {"viewers": viewers, "videos": videos, "creators": store.creators.copy()}
+    seen = np.frombuffer(b"".join(store.seen(user).to_bytes() for user in users), np.uint8)
+    return {"viewers": viewers, "seen": seen, "videos": videos, "creators": store.creators.copy()}
 
 
 def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
@@ -204,3 +205,23 @@ def test_an_acknowledged_event_survives_kill_9(locations, opens, release):
             assert store.viewer(user).any()
             assert store.apply([outcome(user_id=user, key=str(user))]) == ["duplicate"]
         assert store.video_records(release.video_ids.rows(["v001"]))[0, 0] == NOW + store.position - 1
+
+
+def test_an_erased_viewer_leaves_tombstones_at_their_positions_and_others_all_they_had(opens, release):
+    events, gone, kept = random_events(release), 7_000_001, 7_000_002
+    with opens() as store:
+        store.apply(events)
+        store.apply([outcome(user_id=gone, video_id="v-unknown")])
+        before = [store.viewer(kept).tobytes(), store.seen(kept).to_bytes(), store.videos.tobytes()]
+        mine = [event.user_id == gone for event in events]
+        removed = store.erase(gone, NOW).removed
+        assert (removed["viewers"], removed["journal"], removed["quarantine"]) == (1, sum(mine), 1)
+    with opens() as store:
+        assert [store.viewer(kept).tobytes(), store.seen(kept).to_bytes(), store.videos.tobytes()] == before
+        assert not store.viewer(gone).any()
+        assert not len(store.seen(gone).keys)
+        assert gone not in store.viewer_ids(1000)
+        expected = [(event.known_at, "" if own else event.user_id) for event, own in zip(events, mine, strict=True)]
+        assert [(event.known_at, event.user_id) for event in store.journal()] == expected
+        store.apply([outcome(user_id=kept, known_at=NOW + 1, key="later")])
+        assert len(list(store.journal())) == len(events) + 1

@@ -1,5 +1,7 @@
-"""`python -m watchnext.data tables | compare | check | describe`: commands on raw logs."""
+"""`python -m watchnext.data tables | compare | check | describe | erase`: commands on raw logs, and erasure."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -97,8 +99,14 @@ def describe(config: DictConfig) -> None:
     print(describe_tables(schema_of(config)))
 
 
+def erase(config: DictConfig) -> int:
+    """Erase user=ID everywhere that the project keeps them, by `python -m watchnext.lifecycle erase`; print the receipts."""
+    # A process of its own, as what serves and trains knows of data, and not the other way round.
+    return subprocess.run([sys.executable, "-m", "watchnext.lifecycle", "erase", *sys.argv[2:]], check=False).returncode
+
+
 if __name__ == "__main__":
-    commands = {"tables": tables, "compare": compare, "check": check, "describe": describe}
+    commands = {"tables": tables, "compare": compare, "check": check, "describe": describe, "erase": erase}
     dispatch(
         "watchnext.data",
         commands,

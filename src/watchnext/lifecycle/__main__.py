@@ -1,9 +1,10 @@
-"""`python -m watchnext.lifecycle select | release | promote | pipeline`: choose settings, build a release, let one serve, or
-run all stages."""
+"""`python -m watchnext.lifecycle select | release | promote | pipeline | erase`: choose settings, build a release, let one
+serve, run all stages, or erase a user."""
 
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -83,7 +84,20 @@ def pipeline(config: DictConfig) -> None:
     run_stages(Path.cwd(), chosen, overrides)
 
 
-COMMANDS = {"select": select, "release": release, "promote": promote_release, "pipeline": pipeline}
+def erase(config: DictConfig) -> None:
+    """Erase the user=ID from store, served log, slates and tables; print a JSON receipt for each place, and what stays."""
+    from watchnext.lifecycle.erase_user import erase_everywhere  # the other commands need no store
+
+    if config.user is None:
+        raise ValueError("user is null, expected an id; run `python -m watchnext.data erase user=ID`")
+    folders = {name: Path(config.data[name]) for name in ("outputs", "releases")}
+    folders["store"] = config.data.store  # or an address
+    folders["served"] = Path(config.monitoring.served)
+    for receipt in erase_everywhere(str(config.user), source=config.data.loader.get("root"), **folders):
+        print(json.dumps(asdict(receipt)))
+
+
+COMMANDS = {"select": select, "release": release, "promote": promote_release, "pipeline": pipeline, "erase": erase}
 ERRORS = (SchemaError, ReleaseError, ValueError, FileNotFoundError, LookupError, subprocess.CalledProcessError)
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
+from watchnext.kernels import kernel
 from watchnext.reranking.value import RerankingError, require_known, require_number
 from watchnext.types import among
 
@@ -41,6 +42,32 @@ class RuleContext:
     region_bits: Mapping[str, int]
     unavailable: np.ndarray | None = None
     continued: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+
+
+@kernel
+def _copied(fingerprints, seen, prints):
+    """Mark the `prints` (N,) that a video of `seen` (n,) has; 0 is none. A table of the few prints meets the many seen once."""
+    mask = (1 << 11) - 1
+    while mask < 4 * prints.size:
+        mask = 2 * mask + 1
+    table, met, out = np.zeros(mask + 1, np.int64), np.zeros(mask + 1, np.bool_), np.zeros(prints.size, np.bool_)
+    for i in range(prints.size):
+        at = (prints[i] * 2654435761 >> 13) & mask  # Knuth's multiplicative hash
+        while table[at] != 0 and table[at] != prints[i]:
+            at = (at + 1) & mask
+        table[at] = prints[i]
+    for i in range(seen.size):
+        own = fingerprints[seen[i]]
+        at = (own * 2654435761 >> 13) & mask
+        while table[at] != 0 and table[at] != own:
+            at = (at + 1) & mask
+        met[at] |= table[at] == own
+    for i in range(prints.size):
+        at = (prints[i] * 2654435761 >> 13) & mask
+        while table[at] != prints[i]:
+            at = (at + 1) & mask
+        out[i] = met[at] and prints[i] != 0
+    return out
 
 
 class Filter(ABC):
@@ -122,8 +149,7 @@ class DuplicateFilter(Filter):
         prints = context.facts.fingerprints[rows]
         of_seen = np.zeros(len(rows), bool)
         if self.of_seen:
-            seen = np.sort(context.facts.fingerprints[np.asarray(context.seen, np.int64)])
-            of_seen = among(prints, seen) & ~np.isin(rows, context.continued)
+            of_seen = _copied(context.facts.fingerprints, context.seen, prints) & ~np.isin(rows, context.continued)
         left = np.flatnonzero(~of_seen)
         first = np.zeros(len(rows), bool)
         first[left[np.unique(prints[left], return_index=True)[1]]] = True  # keep the best valued copy

@@ -18,6 +18,7 @@ from watchnext.features.state.event_order import Log
 from watchnext.features.state.fold import Layout
 from watchnext.features.state.history import OUTCOME_BITS
 from watchnext.kernels import kernel
+from watchnext.types import among
 
 SHOWN, WATCHED, HIDDEN = 0, 1, 2  # kinds: a video that was shown and left within SKIP_MS, without a flag, is only SHOWN
 KEPT = 8_192  # keys a kind
@@ -53,18 +54,18 @@ class SeenSet(NamedTuple):
     @property
     def rows(self) -> np.ndarray:
         """The video rows (n,) int64, sorted and distinct."""
-        rows = (self.keys >> 2).astype(np.int64)
-        return rows[np.append(True, rows[1:] != rows[:-1])] if len(rows) else rows
+        return _rows(self.keys)
 
     def again(self, as_of_ms: float) -> np.ndarray:
         """Return the rows (n,) that may return where nothing unseen is left: shown but not watched ones, the oldest first, then
         those watched REST_DAYS ago or before, the oldest first. What was hidden never returns."""
         shown, watched, hidden = (self._of(kind) for kind in (SHOWN, WATCHED, HIDDEN))
-        skipped = shown[0][~np.isin(shown[0], watched[0])], shown[1][~np.isin(shown[0], watched[0])]
+        left = ~among(shown[0], watched[0])
+        skipped = shown[0][left], shown[1][left]
         rested = watched[1] + REST_DAYS <= as_of_ms // DAY_MS
         parts = (skipped, (watched[0][rested], watched[1][rested]))
         rows = np.concatenate([rows[np.argsort(days, kind="stable")] for rows, days in parts])
-        return rows[~np.isin(rows, hidden[0])]
+        return rows[~among(rows, hidden[0])]
 
     def resting(self, as_of_ms: float) -> np.ndarray:
         """Return the seen rows (n,), sorted, that may not return."""
@@ -85,6 +86,17 @@ def keys_of(video_rows: np.ndarray, watch_ms: np.ndarray, bits: np.ndarray) -> n
 def days_of(known_at: np.ndarray) -> np.ndarray:
     """Return the days (N,) uint16 of times in ms."""
     return np.clip(known_at // DAY_MS, 0, 65_535).astype(np.uint16)
+
+
+@kernel
+def _rows(keys):
+    rows, n = np.empty(keys.size, np.int64), 0
+    for i in range(keys.size):
+        row = np.int64(keys[i] >> 2)
+        if n == 0 or rows[n - 1] != row:
+            rows[n] = row
+            n += 1
+    return rows[:n].copy()
 
 
 @kernel

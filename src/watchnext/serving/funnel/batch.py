@@ -107,8 +107,8 @@ class Worker:
 
 
 def answers_of(recommender: Recommender, run: Batch, users: Sequence[int | str]) -> list[Answer]:
-    """Return the slates of a run for some viewers, without empty ones."""
-    answers = (recommender.recommend(run.request(user)) for user in users)
+    """Return the slates of a run for some viewers, without empty ones and those of viewers who were erased."""
+    answers = (recommender.recommend(run.request(user)) for user in users if not recommender.store.is_erased(user))
     return [answer for answer in answers if answer.ids]
 
 

@@ -7,6 +7,8 @@ import os
 import queue
 import threading
 import time
+from collections.abc import Iterable
+from concurrent.futures import Future
 from pathlib import Path
 
 import polars as pl
@@ -19,6 +21,7 @@ log = logging.getLogger(__name__)
 WAITING = 1_000  # answers that may wait for the writer; more are dropped and counted
 SYNC_S = 2.0  # an answer is on disk after this long at the latest
 PART_S = 30.0  # and in a part after this long
+ERASE_S = 600.0  # a viewer's answers are erased after this long at the latest
 _END = object()
 
 
@@ -59,6 +62,20 @@ class ServedLog:
             self._queue.put(_END)
             self._writer.join()
 
+    def erase(self, user_id: int | str) -> int:
+        """Erase a viewer's answers, those that wait included; return their number. Raises what stops it, as a full disk."""
+        if self._closed:
+            return erase_answers(self._folder, [user_id])
+        done: Future[int] = Future()
+        self._queue.put((user_id, done))
+        return done.result(ERASE_S)
+
+    def _erase(self, user_id: int | str, done: Future) -> None:
+        try:
+            done.set_result(erase_answers(self._folder, [user_id]))
+        except Exception as error:
+            done.set_exception(error)
+
     def _run(self) -> None:
         self._flush([self._recovered()])
         waiting, frames, answer = [], [], None
@@ -66,13 +83,15 @@ class ServedLog:
         while answer is not _END:
             try:
                 answer = self._queue.get(timeout=max(sync_due - time.monotonic(), 0.01))
-                waiting += [answer] if answer is not _END else []
+                waiting += [answer] if isinstance(answer, Answer) else []
             except queue.Empty:
                 answer = None
             rows, now = sum(map(len, frames)) + len(waiting), time.monotonic()
-            if answer is _END or rows >= self._flush_rows or now >= part_due:
+            if answer is _END or isinstance(answer, tuple) or rows >= self._flush_rows or now >= part_due:
                 self._flush([*frames, self._frame(waiting)])
                 waiting, frames, sync_due, part_due = [], [], now + SYNC_S, now + PART_S
+                if isinstance(answer, tuple):
+                    self._erase(*answer)
             elif now >= sync_due:
                 frames += [self._pending.add(self._frame(waiting))] if waiting else []
                 waiting, sync_due = [], now + SYNC_S
@@ -121,6 +140,28 @@ class ServedLog:
             total -= sizes[path]
             if not any(path.parent.iterdir()):
                 path.parent.rmdir()
+
+
+def erase_answers(folder: Path, user_ids: Iterable[int | str]) -> int:
+    """Erase the answers of viewers from a log that nobody writes; return their number. Parts are written anew."""
+    names, removed = [str(user_id) for user_id in user_ids], 0
+    pending = Pending(Path(folder) / "pending.ipc")
+    if len(left := pending.read()):
+        removed += int(left["user_id"].is_in(names).sum())
+        pending.clear()
+        pending.add(left.filter(~pl.col("user_id").is_in(names)))
+    for part in sorted(Path(folder).glob("hour=*/part-*.parquet")):
+        answers = pl.read_parquet(part, hive_partitioning=False)
+        left = answers.filter(~pl.col("user_id").is_in(names))
+        if len(left) == len(answers):
+            continue
+        removed += len(answers) - len(left)
+        if len(left):
+            _write_aside(left, part)
+        else:
+            part.unlink()
+        synced(part.parent)
+    return removed
 
 
 class Pending:
@@ -181,10 +222,14 @@ def _write_part(frame: pl.DataFrame, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     number = max((_number(path) for path in folder.glob("part-*.parquet")), default=-1) + 1
     part = folder / f"part-{number}.parquet"
+    _write_aside(frame, part)
+    for each in (folder, folder.parent):
+        synced(each)
+    return part
+
+
+def _write_aside(frame: pl.DataFrame, part: Path) -> None:
     temporary = part.with_suffix(".writing")
     frame.write_parquet(temporary, compression="zstd")
     synced(temporary)
     temporary.rename(part)
-    for each in (folder, folder.parent):
-        synced(each)
-    return part

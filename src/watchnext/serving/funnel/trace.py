@@ -107,5 +107,13 @@ class RecentAnswers:
             if len(self._answers) > self._most:
                 self._answers.popitem(last=False)
 
+    def erase(self, user_id: int | str) -> int:
+        """Forget a viewer's answers; return their number."""
+        with self._lock:
+            found = [name for name, answer in self._answers.items() if answer.request.user_id == user_id]
+            for name in found:
+                del self._answers[name]
+        return len(found)
+
     def get(self, request_id: str) -> Answer | None:
         return self._answers.get(request_id)

@@ -1,5 +1,6 @@
 """Define the routes of the HTTP API. `handlers.py` computes the answers; this file holds no other logic."""
 
+import asyncio
 import mimetypes
 import time
 import uuid
@@ -117,7 +118,7 @@ def create_app(*, recommender, store, served_log, clock: Callable[[], int], limi
 
 
 def _api(handlers: Handlers, run: Callable, timeout_s: float) -> APIRouter:
-    routes = APIRouter(prefix="/v1", route_class=JsonRoute)
+    routes, erasing = APIRouter(prefix="/v1", route_class=JsonRoute), asyncio.Lock()
 
     @routes.post("/recommend", response_model=schemas.RecommendResponse, responses=_errors)
     async def recommend(body: schemas.RecommendRequest) -> Response:
@@ -187,6 +188,12 @@ def _api(handlers: Handlers, run: Callable, timeout_s: float) -> APIRouter:
     async def history(user_id: schemas.IdWord, limit: Annotated[int, Query(ge=1, le=200)] = 30) -> Response:
         """List a viewer's last watches, latest first; none for an unknown viewer."""
         return Json(await run(partial(handlers.history, user_id, limit)))
+
+    @routes.delete("/viewers/{user_id:path}", response_model=schemas.ErasureResponse, responses=_path_errors)
+    async def erase(user_id: schemas.IdWord) -> Response:
+        """Erase a viewer from the store, precomputed slates, served log and traces; the receipt says what stays, until when."""
+        async with erasing:  # one at a time, beside the pool: it reads the whole journal and log
+            return Json(await asyncio.to_thread(handlers.erase, user_id))
 
     return routes
 

@@ -7,6 +7,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 
 import numpy as np
@@ -24,6 +25,7 @@ from watchnext.serving.http.metrics import ServerMetrics
 from watchnext.serving.http.schemas import EventsRequest, OutcomeEvent, RankRequest, RecommendRequest, SimilarRequest
 from watchnext.serving.http.worker_pool import TooSlowError
 from watchnext.serving.release.live_catalogue import LiveIds
+from watchnext.serving.store.erasure import ERASE_COMMAND, Receipt
 from watchnext.serving.store.group_commit import GroupCommit
 from watchnext.serving.store.journal import Event, session_id
 from watchnext.serving.store.store import ACCEPTED, DUPLICATE, UNKNOWN, StoreError
@@ -34,6 +36,7 @@ NUMBER = re.compile(r"0|-?[1-9][0-9]{0,18}")  # in the form that answers echo
 HOUR_MS = 3_600_000
 OWN_IMPRESSIONS_S = 0.1  # a request waits this long at most for the commit of the viewer's last slate
 NO_VIDEO = dict.fromkeys(("rule", "merge_rank", "value_rank", "position", "predictions"), None) | {"sources": {}}
+ERASE_S = 10.0  # the viewer's last impressions are on disk by then, or lost
 RESULTS = {"accepted": ACCEPTED, "duplicates": DUPLICATE, "unknown": UNKNOWN}  # key of an EventsResponse > store result
 
 
@@ -331,6 +334,18 @@ class Handlers:
         columns = (query.history_rows, query.ago_s, query.watch_s, query.bits)
         watches = zip(*(column[:limit].tolist() for column in columns), strict=True)
         return {"user_id": user_id, "history": [self._watch(*watch) for watch in watches]}
+
+    def erase(self, text: str) -> dict:
+        """Erase a viewer from what the server owns, and return an ErasureResponse. `text` is the id in the path."""
+        user_id = self._parsed("path.user_id", text, self._viewer_ids())
+        self._commits.settle(user_id, ERASE_S)
+        receipts = [
+            self._store.erase(user_id, self._clock()),
+            Receipt("served_log", {"answers": self._served_log.erase(user_id)}),
+            Receipt("traces", {"answers": self._recent.erase(user_id)}),
+            Receipt("tables, features and releases", {}, "what a training read", f"`{ERASE_COMMAND} user={user_id}`"),
+        ]
+        return {"receipts": [asdict(receipt) for receipt in receipts]}
 
     def _watch(self, row: int, ago_s: float, watch_s: float, bits: int) -> dict:
         flags = {name: bool(bits & OUTCOME_BITS[name]) for name in OUTCOMES}

@@ -385,6 +385,19 @@ class HistoryResponse(Strict):
     history: list[Watch]
 
 
+class ErasedFrom(Strict):
+    """One place: rows removed by kind; what stays and until when, null where nothing does."""
+
+    place: str
+    removed: dict[str, int]
+    stays: str | None
+    until: str | None
+
+
+class ErasureResponse(Strict):
+    receipts: list[ErasedFrom]
+
+
 class Detail(Strict):
     where: str
     value: str

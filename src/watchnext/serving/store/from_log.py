@@ -25,6 +25,7 @@ from watchnext.serving.store.bootstrap import put_items, put_meta, put_origin, p
 from watchnext.serving.store.engines.engine import StoreError, StoreHeldError, number_key
 from watchnext.serving.store.engines.environment import MAP_BYTES, Environment
 from watchnext.serving.store.engines.folder import locked, publish_next
+from watchnext.serving.store.erasure import drop_erased
 from watchnext.serving.store.live_videos import live_catalogue
 from watchnext.serving.store.store import Store, carry_current, journal_of
 
@@ -157,6 +158,7 @@ def _write(built: Path, folder: Path, release: Release, state: StateBuilder, unt
             put_seen(environment, state.users, row, sets)
         put_items(environment, "videos", records.videos)
         put_items(environment, "creators", records.creators)
+        drop_erased(environment, state.users, until_ms)
         store = Store(environment, release)
         latest = int(max([store.last_known_at, until_ms - 1, *later.tolist()]))
         put_origin(environment, release, since_ms=until_ms)

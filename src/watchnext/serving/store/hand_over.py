@@ -18,6 +18,7 @@ from watchnext.serving.store.engines.engine import StoreError, state_of
 from watchnext.serving.store.engines.environment import MAP_BYTES, Environment
 from watchnext.serving.store.engines.folder import claim_new, claim_next, commit_claim
 from watchnext.serving.store.engines.redis_engine import is_url, location
+from watchnext.serving.store.erasure import drop_erased
 from watchnext.serving.store.store import Store, carry_current
 
 FEW = 500  # events that may be left for the pause
@@ -100,6 +101,7 @@ def build(release: Release, folder: Path, built: Path) -> None:
         put_origin(environment, release, since_ms=release.as_of_ms)
         load_state(environment, release)
         carry_current(folder, environment, map_bytes=MAP_BYTES)
+        drop_erased(environment, release.user_ids, release.as_of_ms)
         Store(environment, release).replay()
 
 

@@ -12,7 +12,8 @@ import orjson
 from watchnext.data.tables import ID_BYTES, LATEST_MS, OUTCOMES, WATCH_MS
 
 # The first two at the indices SHOWN and OUTCOME of features.state.fold.
-KINDS = ("shown", "outcome", "withdrawn", "restored", "posted", "changed")
+KINDS = ("shown", "outcome", "withdrawn", "restored", "posted", "changed", "erased")
+VIEWERLESS = KINDS[2:]
 
 
 SESSION_KEYS = (b"s ", b"s!")  # the first key of an anonymous session, and the first behind all of them
@@ -22,7 +23,8 @@ ALWAYS = ("user_id", "video_id", "known_at")  # encoded also where they are 0 or
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """One impression, one outcome, or (without a user) a video that is withdrawn, restored, posted or changed.
+    """One impression, one outcome, or (without a user) a video that is withdrawn, restored, posted or changed, or what
+    is left of an event of a viewer who was erased.
 
     known_at    ms UTC, when the server learned of it
     request_id  of the answer with the impression; "" unknown
@@ -59,7 +61,7 @@ class Event:
     @property
     def idempotency_digest(self) -> bytes | None:
         """Digest the identity of an event that may count only once: its key, else the video in its request, else None."""
-        if self.kind not in ("shown", "outcome"):
+        if self.kind in VIEWERLESS:
             return None
         if self.key and self.kind == "outcome":
             scope = ("key", self.key, b"")

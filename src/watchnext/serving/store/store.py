@@ -42,8 +42,17 @@ from watchnext.serving.store.engines.engine import (
 from watchnext.serving.store.engines.environment import MAP_BYTES, Environment, lengthened
 from watchnext.serving.store.engines.folder import claim_next, clear, commit_claim, locked, new_environment
 from watchnext.serving.store.engines.redis_engine import RedisEngine, is_url
+from watchnext.serving.store.erasure import (
+    KEYS_STAY,
+    PAGES_STAY,
+    UNTIL_COMPACTED,
+    Receipt,
+    drop_erased,
+    erase_viewer,
+    is_erased,
+)
 from watchnext.serving.store.integrity import require_sound
-from watchnext.serving.store.journal import SESSION_KEYS, Event, id_key, id_of, is_session, outcome_columns
+from watchnext.serving.store.journal import SESSION_KEYS, VIEWERLESS, Event, id_key, id_of, is_session, outcome_columns
 from watchnext.serving.store.live_videos import LiveDraft, changes_catalogue, live_catalogue, take_changes
 from watchnext.serving.store.recent_keys import RecentKeys
 from watchnext.serving.store.records import Records, queued, seen_of, unpacked
@@ -337,7 +346,8 @@ class Store:
         digests = [(event.kind, event.idempotency_digest) for event in events]
         txn.prefetch("shown", [digest for kind, digest in digests if digest and kind == "shown"])
         txn.prefetch("keys", [digest for kind, digest in digests if digest and kind != "shown"])
-        txn.prefetch("viewers", [id_key(event.user_id) for event in events])
+        for table in ("viewers", "seen"):
+            txn.prefetch(table, [id_key(event.user_id) for event in events])
 
     def _mark_folded(self, txn: Transaction, events: Sequence[Event], end: int) -> None:
         """Remember the time of the latest of `events`, and where the journal is shared, the `end` of what is folded."""
@@ -345,6 +355,16 @@ class Store:
         txn.put("meta", b"last_known_at", number_key(max([before, *(event.known_at for event in events)])))
         if self._engine.is_shared:
             txn.put("meta", b"folded", number_key(end))
+
+    def erase(self, user_id: int | str, now_ms: int) -> Receipt:
+        """Erase a viewer: record, what they have seen, slate, and who the events were about. Raises StoreError."""
+        stays = f"{KEYS_STAY}; {PAGES_STAY}"
+        return Receipt("store", erase_viewer(self._engine, [user_id], now_ms), stays, UNTIL_COMPACTED)
+
+    def is_erased(self, user_id: int | str) -> bool:
+        """Return True for a viewer who was erased and has not come back. Raises StoreError."""
+        with self._engine.read() as txn:
+            return is_erased(txn, id_key(user_id))
 
     def _admit(self, txn: Transaction, event: Event, row: int) -> str:
         """Decide whether an event counts, and remember its key."""
@@ -368,7 +388,7 @@ class Store:
         days = days_of(np.array([event.known_at for event in events], np.int64)).tolist()
         of_creators = catalogue.creator_rows[rows].tolist()
         for i, (event, row, creator_row) in enumerate(zip(events, rows.tolist(), of_creators, strict=True)):
-            if event.kind in ("withdrawn", "restored"):
+            if event.kind in VIEWERLESS:
                 _withdraw(txn, event)
                 continue
             kind = SHOWN if event.kind == "shown" else OUTCOME
@@ -403,8 +423,11 @@ class Store:
         if (excess := txn.count("viewers") - self._bounds.viewers) <= 0:
             return
         queue = [(position, int.from_bytes(value[:8], "big"), value[8:]) for position, value in txn.head("viewers_order", most)]
-        txn.prefetch("viewers", [key for _, _, key in queue])
+        txn.prefetch("viewers", [key for _, _, key in queue if key])
         for position, queued_ms, key in queue:
+            if not key:  # of a viewer who was erased
+                txn.delete("viewers_order", position)
+                continue
             record = unpacked("viewers", key, txn.get("viewers", key), self.layout.viewer)
             txn.delete("viewers_order", position)
             if record[0] > queued_ms and record[self.layout.at_history]:
@@ -641,6 +664,7 @@ def _build(folder: Path, release: Release, *, durable: bool, map_bytes: int) -> 
                 lost = salvage(old, environment)
         except StoreError as error:
             log.error("nothing of the old store can be read, the new one holds the release's state alone: %s", error)
+    drop_erased(environment, release.user_ids, release.as_of_ms)
     store = Store(environment, release)
     store.replay()
     store.close()

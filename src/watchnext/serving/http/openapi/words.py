@@ -100,4 +100,8 @@ WORDS: Mapping[str, tuple[str, Any]] = {
     "watches": ("number of watches in the viewer's record", 17),
     "history": ("watches, latest first", None),
     "ago_s": ("seconds since the watch was known", 86400.0),
+    "receipts": ("places that were gone through", None),
+    "place": ("where", "store"),
+    "stays": ("what stays there; null where nothing does", None),
+    "until": ("until when it stays", None),
 }

@@ -57,6 +57,7 @@ TABLES = {
     "withdrawn": Table(carried=True),
     "live": Table(Order.SORTED, carried=True),
     "names": Table(Order.QUEUE, carried=True),
+    "erased": Table(carried=True),
 }
 
 
@@ -117,6 +118,10 @@ class Transaction(ABC):
 
     @abstractmethod
     def put_many(self, table: str, items: list[tuple[bytes, bytes]]) -> None: ...
+
+    @abstractmethod
+    def replace(self, table: str, key: bytes, value: bytes) -> bool:
+        """Change a value of a queue in its place; return False where it is gone."""
 
     @abstractmethod
     def delete(self, table: str, key: bytes) -> bool:

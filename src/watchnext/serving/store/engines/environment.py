@@ -76,6 +76,12 @@ class LmdbTransaction(Transaction):
         if table in FOLLOWED:
             self.changes.setdefault(table, []).extend(items)
 
+    def replace(self, table: str, key: bytes, value: bytes) -> bool:
+        if self.get(table, key) is None:
+            return False
+        self.put(table, key, value)
+        return True
+
     def delete(self, table: str, key: bytes) -> bool:
         return self._txn.delete(key, db=self._tables[table])
 
@@ -173,6 +179,13 @@ class Environment(Engine):
                 yield LmdbTransaction(txn, self._tables)
         except lmdb.Error as error:
             raise StoreError(f"the store {self.path} cannot be read: {error}") from error
+
+    def copy(self, path: Path) -> None:
+        """Copy what the tables hold to a new environment in the empty folder `path`, without freed pages. Raises StoreError."""
+        try:
+            self._env.copy(str(path), compact=True)
+        except lmdb.Error as error:
+            raise StoreError(f"the store {self.path} cannot be copied to {path}: {error}") from error
 
     def close(self) -> None:
         if not self._closed:

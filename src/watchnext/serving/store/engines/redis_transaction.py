@@ -44,6 +44,7 @@ class Queue:
     def __init__(self, packed: bytes | None) -> None:
         self.first, self.end, self.size = QUEUE.unpack(packed) if packed else (0, 0, 0)
         self.stored, self.added, self.is_cleared = (self.first, self.end), [], False
+        self.replaced: dict[int, bytes] = {}
 
     def packed(self) -> bytes:
         return QUEUE.pack(self.first, self.end, self.size)
@@ -54,7 +55,7 @@ class Queue:
         self.stored = (position, position)
 
     def is_changed(self) -> bool:
-        return self.is_cleared or bool(self.added) or self.stored[0] != self.first
+        return self.is_cleared or bool(self.added) or bool(self.replaced) or self.stored[0] != self.first
 
 
 class RedisTransaction(Transaction):
@@ -232,6 +233,15 @@ class RedisTransaction(Transaction):
         queue.added.append(value)
         queue.end, queue.size = queue.end + 1, queue.size + len(value)
 
+    def replace(self, table: str, key: bytes, value: bytes) -> bool:
+        self._require_writes()
+        queue, position = self._queue(table), int.from_bytes(key, "big")
+        if not queue.first <= position < queue.stored[1]:
+            return False
+        before = queue.replaced.get(position) or self._page(table, position, position + 1)[0][1]
+        queue.replaced[position], queue.size = value, queue.size + len(value) - len(before)
+        return True
+
     def delete(self, table: str, key: bytes) -> bool:
         self._require_writes()
         if TABLES[table].order is Order.QUEUE:
@@ -300,6 +310,8 @@ class RedisTransaction(Transaction):
                 yield ["ZREM", self._names.sorted(table), *part]
 
     def _queue_commands(self, table: str, queue: Queue) -> Iterator[list]:
+        for position, value in queue.replaced.items():
+            yield ["LSET", self._names.table(table), position - queue.stored[0], value]
         for part in _parts(queue.added):
             yield ["RPUSH", self._names.table(table), *part]
         if taken := queue.first - queue.stored[0]:

@@ -1,0 +1,130 @@
+"""Erase a viewer from a store. Of each event a tombstone stays, without the viewer, so that the journal has no gap."""
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from hashlib import blake2b
+from pathlib import Path
+
+import orjson
+
+from watchnext.features.catalogue import Ids
+from watchnext.files import link
+from watchnext.serving.store.engines.engine import Engine, Transaction, batched, number_key
+from watchnext.serving.store.engines.environment import MAP_BYTES, Environment
+from watchnext.serving.store.engines.folder import LINKS, clear, locked, new_environment
+from watchnext.serving.store.engines.redis_engine import is_url
+from watchnext.serving.store.journal import VIEWERLESS, Event, id_key
+from watchnext.serving.store.seal import SEALED, sealed, unsealed
+
+BATCH = 1_000
+OF_VIEWER = ("viewers", "seen", "slates")  # tables with the viewer's key
+KEYS_STAY = "idempotency keys, as digests that name nobody"
+PAGES_STAY = "freed pages of the store's file"
+ERASE_COMMAND = "python -m watchnext.data erase"
+UNTIL_COMPACTED = (
+    f"the pages until they are written over, or `{ERASE_COMMAND}` with the server stopped; the keys for seven days"
+)
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """Where a viewer was erased: `removed` counts by kind; what `stays` there, and `until` when; None where nothing stays."""
+
+    place: str
+    removed: dict[str, int] = field(default_factory=dict)
+    stays: str | None = None
+    until: str | None = None
+
+
+def digest_of(key: bytes) -> bytes:
+    """Digest a viewer's key, so that a store knows whom it erased without naming them."""
+    return blake2b(b"erased\0" + key, digest_size=16).digest()
+
+
+def is_erased(txn: Transaction, key: bytes) -> bool:
+    """Return True for a viewer who was erased and has not come back."""
+    return txn.get("erased", digest_of(key)) is not None and txn.get("viewers", key) is None
+
+
+def erase_viewer(engine: Engine, user_ids: Iterable[int | str], now_ms: int) -> dict[str, int]:
+    """Erase viewers; return the number of rows of each table that held them. Events that arrive later make new viewers.
+
+    Their counts in the records of videos and creators stay, as they name nobody. Raises StoreError.
+    """
+    users, removed = list(user_ids), Counter()
+    keys = {id_key(user_id) for user_id in users}
+    with engine.write() as txn:  # first of all, so that a rebuild brings nobody back
+        txn.put_many("erased", [(digest_of(key), number_key(now_ms)) for key in keys])
+        for name in OF_VIEWER:
+            removed[name] = sum(txn.delete(name, key) for key in keys)
+    removed["viewers_order"] = _replace(engine, "viewers_order", lambda _, value: value[:8] if value[8:] in keys else None)
+    names = [orjson.dumps(user_id) for user_id in users]
+    for table in ("journal", "quarantine"):
+        removed[table] = _replace(engine, table, partial(_tombstone, table, users, names))
+    return dict(removed)
+
+
+def _tombstone(table: str, users: Sequence, names: Sequence[bytes], key: bytes, packed: bytes) -> bytes | None:
+    if not any(name in packed for name in names):  # most events are of others: they are not decoded
+        return None
+    is_sealed = table in SEALED
+    event = Event.from_bytes(unsealed(table, key, packed) if is_sealed else packed)
+    if event.kind in VIEWERLESS or event.user_id not in users:
+        return None
+    tombstone = Event(kind="erased", user_id="", video_id=event.video_id, known_at=event.known_at).to_bytes()
+    return sealed(key, tombstone) if is_sealed else tombstone
+
+
+def _replace(engine: Engine, table: str, change: Callable[[bytes, bytes], bytes | None]) -> int:
+    """Put `change(key, value)` in the place of each value for which it is not None, a batch a transaction."""
+    with engine.read() as txn:
+        found = [(key, changed) for key, value in txn.items(table) if (changed := change(key, value)) is not None]
+    for part in batched(found, BATCH):
+        with engine.write() as txn:
+            for key, changed in part:
+                txn.replace(table, key, changed)
+    return len(found)
+
+
+def drop_erased(engine: Engine, ids: Ids, until_ms: int) -> None:
+    """Remove from a store that was just built the viewers of `ids` who were erased at `until_ms` or later: the release or log
+    that it was built from still has them."""
+    with engine.read() as txn:
+        erased = {digest for digest, at in txn.items("erased") if int.from_bytes(at, "big") >= until_ms}
+    if not erased:
+        return
+    keys = (id_key(ids.value(row)) for row in range(len(ids.ids)))
+    for part in batched((key for key in keys if digest_of(key) in erased), BATCH):
+        with engine.write() as txn:
+            for key in part:
+                for name in OF_VIEWER:
+                    txn.delete(name, key)
+
+
+def erase_from_folder(folder: Path | str, user_ids: Sequence[int | str], now_ms: int, *, map_bytes: int = MAP_BYTES) -> Receipt:
+    """Erase viewers from the store in `folder`, which no server may hold, and write its file anew without freed pages.
+
+    What `state build` keeps there to go on from, and a store that waits for its server, are removed: they are built again.
+    Raises StoreError.
+    """
+    if is_url(folder):
+        return Receipt("the store in Redis", {}, "all, as servers share it", "`DELETE /v1/viewers/ID` of one of them")
+    folder, removed = Path(folder), {}
+    if not os.path.lexists(folder / "current"):
+        return Receipt(str(folder))
+    with closing(locked(folder)):
+        for name in LINKS[1:]:
+            (folder / name).unlink(missing_ok=True)
+        shutil.rmtree(folder / "state", ignore_errors=True)
+        path = new_environment(folder)
+        with closing(Environment(folder / "current", durable=True, map_bytes=map_bytes)) as environment:
+            removed = erase_viewer(environment, user_ids, now_ms)
+            environment.copy(path)
+        link(folder, "current", path.name)
+        clear(folder)
+    return Receipt(str(folder), removed, stays=KEYS_STAY, until="seven days after each")
