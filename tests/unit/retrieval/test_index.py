@@ -236,7 +236,7 @@ def test_a_narrow_mask_has_lists_of_its_own_that_find_what_the_whole_ones_find(s
     for each in (index, VideoIndex.load(tmp_path)):
         found = each.search(query, 100, PreFilter(static_mask, near[::2]))[0][0]
         assert found_share([near[1::2][:100]], [found]) >= 0.98
-        part = each._of(static_mask)[1]
+        part = each._part_of(static_mask)
         assert (part is each.approximate) == (share > 0.25)
         held = sum(part._index.invlists.list_size(number) for number in range(128))
         assert held == (mask.sum() if share < 0.25 else len(vectors))

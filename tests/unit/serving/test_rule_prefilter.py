@@ -52,3 +52,14 @@ def test_copies_by_hand():
     assert copies.of(np.zeros(0, np.int64)).tolist() == []
     assert copies.first(np.array([4, 6, 5, 1, 0, 3, 7])).tolist() == [0, 1, 2, 3, 6]
     assert Copies(np.zeros(0, np.int64)).first(np.array([3, 3])).tolist() == [0, 1]
+
+
+def test_what_is_not_uploaded_yet_is_marked_now_and_then_and_only_the_next_minutes_are_hidden_one_by_one():
+    facts = SimpleNamespace(**{**vars(FACTS), "upload_ms": 100_000.0 * FACTS.upload_ms})  # within 2.8 hours
+    prefilter = RulePreFilter([], facts, BITS)
+    for as_of_ms in (0.0, 1e5, 3.9e5, 4e5, 3.99e5, 5e6, 2e6, 1e7, 1e8):  # forward, and back
+        allowed = prefilter.of(query_of(as_of_ms=as_of_ms), unavailable=UNAVAILABLE)
+        np.testing.assert_array_equal(allowed.of(EVERY), ~(facts.upload_ms > as_of_ms))
+        assert len(allowed.hidden) <= 4 * 8  # uploads of 300 s, of 4 videos each 100 s
+    first = prefilter.refresh(5e6)
+    assert prefilter.of(query_of(as_of_ms=5.2e6), unavailable=UNAVAILABLE).also is first.also

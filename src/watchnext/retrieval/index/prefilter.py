@@ -12,18 +12,24 @@ class StaticMask:
 
     mask: np.ndarray
 
+    def of(self, rows: np.ndarray) -> np.ndarray:
+        """Return the mask (n,) of `rows` (n,)."""
+        known = rows < len(self.mask)
+        return known & self.mask[np.where(known, rows, 0)]
+
 
 @dataclass(frozen=True)
 class PreFilter:
-    """Allow the videos of a static mask except the rows `hidden` (n,): seen, withdrawn or not yet uploaded."""
+    """Allow the videos of a static mask, and of `also`, except the rows `hidden` (n,): seen, withdrawn or not yet uploaded."""
 
     static_mask: StaticMask
     hidden: np.ndarray
+    also: StaticMask | None = None
 
     def of(self, rows: np.ndarray) -> np.ndarray:
         """Return a mask (n,) bool of the allowed rows among `rows` (n,)."""
-        known = rows < len(self.static_mask.mask)
-        return known & self.static_mask.mask[np.where(known, rows, 0)] & ~np.isin(rows, self.hidden)
+        allowed = self.static_mask.of(rows) & ~np.isin(rows, self.hidden)
+        return allowed if self.also is None else allowed & self.also.of(rows)
 
 
 def pack_bits(mask: np.ndarray) -> np.ndarray:

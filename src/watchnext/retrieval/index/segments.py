@@ -46,7 +46,8 @@ class VideoIndex:
         self._positions = np.full(int(rows.max(initial=-1)) + 1, -1, np.int32)
         self._positions[rows] = np.arange(len(rows), dtype=np.int32)
         self._all_words = pack_bits(np.ones(len(rows), bool))
-        self._packed: WeakKeyDictionary[StaticMask, tuple[np.ndarray, FaissIndex | None]] = WeakKeyDictionary()
+        self._packed: WeakKeyDictionary[StaticMask, np.ndarray] = WeakKeyDictionary()
+        self._parts: WeakKeyDictionary[StaticMask, FaissIndex | None] = WeakKeyDictionary()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -98,7 +99,7 @@ class VideoIndex:
             raise VideoIndexError(f"k is {k}, expected at least 1")
         words, k = self.words(allowed, valid), min(k, len(self))
         rows, scores = np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf, np.float32)
-        count, approximate = count_bits(words), self.approximate if allowed is None else self._of(allowed.static_mask)[1]
+        count, approximate = count_bits(words), self.approximate if allowed is None else self._part_of(allowed.static_mask)
         for i, query in enumerate(np.asarray(queries, np.float32)):
             positions = self._candidates(query, k, words, count, approximate)
             exact = self._scores(positions, query)
@@ -124,9 +125,11 @@ class VideoIndex:
 
     def words(self, allowed: PreFilter | None = None, valid: np.ndarray | None = None) -> np.ndarray:
         """Combine pre-filter and `valid` into new bits by position (ceil(n / 64),) uint64."""
-        words = self._all_words if allowed is None else self._of(allowed.static_mask)[0]
+        words = self._all_words if allowed is None else self._bits_of(allowed.static_mask)
         words = words.copy() if valid is None else words & valid
         if allowed is not None:
+            if allowed.also is not None:
+                words &= self._bits_of(allowed.also)
             clear_bits(words, self.positions_of(allowed.hidden))
         return words
 
@@ -135,14 +138,22 @@ class VideoIndex:
         known = (rows >= 0) & (rows < len(self._positions))
         return np.where(known, self._positions[np.where(known, rows, 0)], -1) if len(self) else np.full(len(rows), -1, np.int32)
 
-    def _of(self, static_mask: StaticMask) -> tuple[np.ndarray, FaissIndex | None]:
-        """Return the bits of a static mask, and the approximate index for it; made once a mask."""
-        made = self._packed.get(static_mask)
-        if made is None:
-            mask = PreFilter(static_mask, np.zeros(0, np.int64)).of(self.rows)
-            narrow = self.approximate is not None and mask.mean() < PARTITIONED
-            self._packed[static_mask] = made = pack_bits(mask), self.approximate.part(mask) if narrow else self.approximate
-        return made
+    def _bits_of(self, static_mask: StaticMask) -> np.ndarray:
+        """Return the bits of a static mask; packed once a mask."""
+        words = self._packed.get(static_mask)
+        if words is None:
+            self._packed[static_mask] = words = pack_bits(static_mask.of(self.rows))
+        return words
+
+    def _part_of(self, static_mask: StaticMask) -> FaissIndex | None:
+        """Return the approximate index for a static mask; made once a mask."""
+        if self.approximate is None:
+            return None
+        part = self._parts.get(static_mask)
+        if part is None:
+            mask = static_mask.of(self.rows)
+            self._parts[static_mask] = part = self.approximate.part(mask) if mask.mean() < PARTITIONED else self.approximate
+        return part
 
     # ---- files -------------------------------------------------------------------------------------------------------
 

@@ -138,6 +138,10 @@ class TwoTowerSource:
         """Return at most `k` rows and their scores, best first."""
         return self.search(self._query_tower(query.inputs), query, k)
 
+    def refresh(self, as_of_ms: float) -> None:
+        """Mark anew what is uploaded, and let the index pack it."""
+        self._index.search(np.zeros((1, self._index.dimension), np.float32), 1, self.prefilter.refresh(as_of_ms))
+
     def vector(self, row: int) -> np.ndarray:
         """Return the vector of a video (1, D), or (0, D) for one without."""
         return self._index.vector(row)

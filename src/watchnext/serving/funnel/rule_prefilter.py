@@ -12,9 +12,11 @@ import numpy as np
 from watchnext.reranking.rules import CatalogueFacts, Rule, RuleContext
 from watchnext.retrieval.index.prefilter import PreFilter, StaticMask
 from watchnext.retrieval.sources.changes import ByUpload, CatalogueChanges, unchanged
+from watchnext.retrieval.sources.refreshed import Refreshed
 from watchnext.types import Query
 
 NOBODY = np.zeros(0, np.int64)
+UPLOADED_S = 300.0  # after which what is uploaded is marked anew
 
 
 class RulePreFilter:
@@ -40,19 +42,32 @@ class RulePreFilter:
         self._copies = Copies(facts.fingerprints if duplicate else NOBODY, changes if duplicate else unchanged)
         self._facts, self._region_bits, self._changes = facts, region_bits, changes
         self._by_upload = ByUpload(facts.upload_ms, changes)
+        self._uploaded = Refreshed(self._uploaded_by, refresh_s=UPLOADED_S)
         self._static_masks: dict[str | None, StaticMask] = {}
         self._version, self._updating = changes().version, threading.Lock()
 
     def of(self, query: Query, *, unavailable: np.ndarray) -> PreFilter:
         """Return the videos that the viewer may get; one uploaded after the request does not exist yet."""
-        excluded = [query.excluded, self._by_upload.between(np.nextafter(query.as_of_ms, np.inf), np.inf)]
+        until_ms, uploaded = self._uploaded.of(query.as_of_ms)
+        soon = self._by_upload.between(np.nextafter(query.as_of_ms, np.inf), np.nextafter(until_ms, np.inf))
+        excluded = [query.excluded, soon, self._changes().between(np.nextafter(until_ms, np.inf), np.inf)]
         if self._excludes_unavailable:
             excluded.append(np.flatnonzero(unavailable))
         if self._excludes_seen:
             excluded.append(query.seen)
         if self._excludes_copies_of_seen:
             excluded.append(self._copies.of(query.seen))
-        return PreFilter(self.static_mask(query.region), np.concatenate(excluded).astype(np.int64))
+        return PreFilter(self.static_mask(query.region), np.concatenate(excluded).astype(np.int64), uploaded)
+
+    def refresh(self, as_of_ms: float) -> PreFilter:
+        """Mark anew what is uploaded, before a request would, and return the videos that everyone may get."""
+        return PreFilter(self.static_mask(None), NOBODY, self._uploaded.refresh(as_of_ms)[1])
+
+    def _uploaded_by(self, as_of_ms: float) -> tuple[float, StaticMask | None]:
+        """Return a time, and the videos uploaded by then, None for all. A request hides those between its time and that one."""
+        until_ms = as_of_ms + 1000.0 * UPLOADED_S
+        later = self._facts.upload_ms > until_ms
+        return until_ms, StaticMask(~later) if later.any() else None
 
     def without_copies(self, rows: np.ndarray) -> np.ndarray:
         """Return the positions in `rows` (n,), best first, without copies of better ones if a rule excludes copies."""
