@@ -168,6 +168,30 @@ def test_a_store_is_opened_as_it_was_closed(opens, release):
         assert not store.unavailable.any()
 
 
+def about_video(kind: str, video_id: str, known_at: int, **metadata) -> Event:
+    return Event(kind=kind, user_id="", video_id=video_id, known_at=known_at, metadata=metadata)
+
+
+def test_posted_and_changed_videos_are_there_when_the_store_is_opened_again(opens, release):
+    metadata = {"creator_id": "someone new", "tags": ["tag1", "new"], "duration_ms": 30_000, "upload_ms": NOW}
+    with opens() as store:
+        assert store.apply([about_video("posted", "z1", NOW, **metadata), about_video("posted", "z2", NOW)]) == ["created"] * 2
+        store.apply([outcome(video_id="z1", known_at=NOW + 1), outcome(video_id="v001", known_at=NOW + 2)])
+        store.apply([about_video("changed", "z1", NOW + 3, tags=["tag2"]), about_video("withdrawn", "z2", NOW + 3)])
+        store.apply([outcome(video_id="z1", known_at=NOW + 4)])
+        before = state_of_videos(store), records(store, release)
+    with opens() as store:
+        assert state_of_videos(store) == before[0]
+        assert same(records(store, release), before[1])
+
+
+def state_of_videos(store) -> list[bytes]:
+    rows, catalogue = store.catalogue.ids.rows(["z1", "z2"]), store.catalogue
+    assert (rows >= 0).all()
+    columns = [catalogue.creator_rows, catalogue.tag_rows, store.videos, store.unavailable, *catalogue.inputs.values()]
+    return [column[rows].tobytes() for column in columns]
+
+
 def test_a_closed_store_refuses(opens):
     with opens() as store:
         store.close()

@@ -82,6 +82,23 @@ def test_what_one_store_takes_the_others_have(opens, url, release):
     assert one.slates.get(101) == b"{}"
 
 
+def test_a_video_that_one_server_posts_the_others_know(opens, url):
+    one, other = opens(url), opens(url)
+    post = {"kind": "posted", "user_id": "", "metadata": {"creator_id": "new", "tags": ["new"], "upload_ms": NOW}}
+    one.apply([Event(video_id="z1", known_at=NOW, **post)])
+    until(lambda: other.catalogue.ids.rows(["z1"])[0] >= 0)
+    assert other.apply([outcome(video_id="z1", known_at=NOW + 1)]) == ["accepted"]
+    other.apply([Event(video_id="z2", known_at=NOW + 2, **post)])
+    one.apply([Event(kind="withdrawn", user_id="", video_id="z1", known_at=NOW + 3)])
+    until(lambda: one.position == other.position)
+    for store in (one, other):
+        rows = store.catalogue.ids.rows(["z1", "z2"])
+        assert (rows - store.catalogue.released).tolist() == [0, 1]
+        assert store.unavailable[rows].tolist() == [True, False]
+    assert one.videos.tobytes() == other.videos.tobytes()
+    assert one.creators.tobytes() == other.creators.tobytes()
+
+
 def test_records_are_those_of_lmdb_byte_for_byte(opens, url, tmp_path, monkeypatch):
     """Two stores take turns, with bounds that drop viewers and keys; LMDB folds the same events."""
     monkeypatch.setattr("watchnext.serving.store.store.KEYS_KEPT", 30)

@@ -48,6 +48,7 @@ class LiveIndex:
     ) -> None:
         self._compact_at, self._build = compact_at, build or built.rebuilt
         self._state = _fresh(built)
+        self._room = self._state.rows, self._state.vectors  # arrays behind the additions, with room for more
         self._changing, self._compacting = threading.Lock(), threading.Lock()
         self._changed: set[int] = set()  # rows that changed since the last compaction began
         self._thread: threading.Thread | None = None
@@ -77,12 +78,8 @@ class LiveIndex:
         rows, scores = state.built.search(queries, k, allowed, state.valid)
         if not len(state.rows):
             return rows, scores
-        chosen = slice(None) if allowed is None else allowed.of(state.rows)
-        fresh, vectors = state.rows[chosen], state.vectors[chosen]
-        if not len(fresh):
-            return rows, scores
-        rows = np.hstack([rows, np.broadcast_to(fresh, (len(queries), len(fresh)))])
-        scores = np.hstack([scores, np.asarray(queries, np.float32) @ vectors.T])
+        added, of_added = _best_added(state, queries, k, allowed)
+        rows, scores = np.hstack([rows, added]), np.hstack([scores, of_added])
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         return np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
 
@@ -115,10 +112,18 @@ class LiveIndex:
                     f"{len(state.rows)} videos stand beside the built index, expected at most {OVERDUE * self._compact_at}; "
                     f"compaction does not keep up or failed ({self.failure}): build a new index, `dvc repro index`"
                 )
-            additions = np.concatenate([state.rows, rows]), np.concatenate([state.vectors, vectors])
-            self._state = IndexState(state.built, state.valid, *additions)
+            self._state = IndexState(state.built, state.valid, *self._appended(state, rows, vectors))
             self._changed.update(rows.tolist())
         self._compact_when_due()
+
+    def _appended(self, state: IndexState, rows: np.ndarray, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the additions of a state and more behind them, in room that no earlier state reads."""
+        n, end = len(state.rows), len(state.rows) + len(rows)
+        if state.rows.base is not self._room[0] or end > len(self._room[0]):
+            self._room = np.empty(2 * end, np.int64), np.empty((2 * end, self.dimension), np.float32)
+            self._room[0][:n], self._room[1][:n] = state.rows, state.vectors
+        self._room[0][n:end], self._room[1][n:end] = rows, vectors
+        return self._room[0][:end], self._room[1][:end]
 
     def remove(self, rows: np.ndarray) -> None:
         """Remove `rows` (n,) from all searches that start later; unknown rows are ignored."""
@@ -174,9 +179,25 @@ def _fresh(built: VideoIndex) -> IndexState:
     )
 
 
+def _best_added(state: IndexState, queries: np.ndarray, k: int, allowed: PreFilter | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the best `k` rows (B, k) among the additions, by position, and their scores (B, k); row -1 is none."""
+    scores = np.asarray(queries, np.float32) @ state.vectors.T
+    rows = np.broadcast_to(state.rows, scores.shape)
+    if allowed is not None:
+        out = ~allowed.of(state.rows)
+        scores[:, out] = -np.inf
+        rows = np.where(out, -1, rows)
+    if k < scores.shape[1]:
+        best = np.sort(np.argpartition(-scores, k - 1, axis=1)[:, :k], axis=1)
+        rows, scores = np.take_along_axis(rows, best, 1), np.take_along_axis(scores, best, 1)
+    return rows, scores
+
+
 def _without(state: IndexState, rows: np.ndarray) -> IndexState:
     valid, others = state.valid.copy(), ~np.isin(state.rows, rows)
     clear_bits(valid, state.built.positions_of(rows))
+    if others.all():
+        return replace(state, valid=valid)
     return replace(state, valid=valid, rows=state.rows[others], vectors=state.vectors[others])
 
 

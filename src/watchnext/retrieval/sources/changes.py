@@ -34,13 +34,15 @@ class CatalogueChanges:
     def with_rows(self, rows: np.ndarray, upload_ms: np.ndarray) -> "CatalogueChanges":
         """Return the state after a change of the distinct `rows` (m,); `upload_ms` (V,) are the times of all videos."""
         kept = ~np.isin(self.rows, rows) if self.changed[rows].any() else np.ones(len(self.rows), bool)
-        every = np.concatenate([self.rows[kept], rows])
-        uploads = np.concatenate([self.uploads[kept], upload_ms[rows]])
-        order = np.lexsort((every, uploads))
+        added = rows[np.lexsort((rows, upload_ms[rows]))]
+        before = self.uploads[kept]
+        at = np.searchsorted(before, upload_ms[added], side="right")
+        every = np.insert(self.rows[kept], at, added)
+        uploads = np.insert(before, at, upload_ms[added])
         changed = self.changed.copy()
         changed[rows] = True
         replaced = int(np.count_nonzero(every < self.released))
-        return CatalogueChanges(self.version + 1, self.released, every[order], uploads[order], replaced, changed, rows)
+        return CatalogueChanges(self.version + 1, self.released, every, uploads, replaced, changed, rows)
 
 
 def no_changes(released: int | None = None, room: int = 0) -> CatalogueChanges:
