@@ -5,6 +5,7 @@ Videos are catalogue row numbers everywhere inside; ids exist only at the outer 
 [0, 1].
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -46,11 +47,20 @@ class Dials:
     engage: float | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class VideoFilter:
+    """The videos that a request may get: those with one name of each list; an empty list lets all through."""
+
+    tags: tuple[str, ...] = ()
+    creators: tuple[str, ...] = ()
+    language: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class Request:
     """A request for a slate. `as_of_ms` is its time; later events are not read. `region` overrides the user's; the rows in
     `exclude` are never proposed. A request that is not `personalised` is answered as one of a new viewer: nothing of the user
-    is read."""
+    is read. Videos beside the row `seed` join the candidates. `budget_ms` may shorten that of the recommender."""
 
     request_id: str
     user_id: int | str
@@ -62,6 +72,9 @@ class Request:
     exclude: tuple[int, ...] = ()
     personalised: bool = True
     dials: Dials = Dials()
+    filter: VideoFilter = VideoFilter()
+    seed: int | None = None
+    budget_ms: float = math.inf
 
 
 @dataclass(frozen=True, kw_only=True)

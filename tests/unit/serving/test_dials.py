@@ -40,7 +40,7 @@ def test_the_stated_parameters_are_dials_that_change_nothing(api, release):
 
 
 def test_dials_reach_the_served_log_and_pass_the_precomputed_slate_by(api, served, tmp_path, viewer):
-    api.slate(viewer, dials={"weights": {"click": 1.0}, "diversity": 0.5}, surface="home", mode="precomputed")
+    api.slate(viewer, dials={"weights": {"click": 1.0}, "diversity": 0.5}, surface="home", mode="auto")
     api.slate(viewer)
     served.close()
     asked = [orjson.loads(each) for each in pl.read_parquet(tmp_path / "served" / "*" / "*.parquet")["asked"]]

@@ -14,7 +14,7 @@ from watchnext.reranking.rules import DuplicateFilter, Filter, RuleContext
 from watchnext.reranking.slate import Reranker
 from watchnext.retrieval.index.vectors import exact
 from watchnext.schema import Feature
-from watchnext.serving.funnel.answer import INDEX_FAILED, RANKER_FAILED, RANKER_LATE, STORE_DOWN
+from watchnext.serving.funnel.answer import INDEX_FAILED, RANKER_FAILED, RANKER_LATE, SOURCES_LATE, STORE_DOWN
 from watchnext.serving.funnel.query import ContextError, _number, features_by_name
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.release.release import ReleaseError
@@ -530,7 +530,8 @@ def test_an_unreadable_store_answers_as_for_a_new_viewer(release, store, monkeyp
 def test_without_time_left_the_ranker_is_passed_over(release, store):
     ticks = iter(np.arange(0.0, 100.0, 0.3))
     answer = Recommender(release, store, timer=lambda: float(next(ticks)), budget_ms=500).recommend(ask(release))
-    assert answer.degradations == (RANKER_LATE,)
+    assert answer.degradations == (SOURCES_LATE, RANKER_LATE)
+    assert {name for names in answer.sources for name in names} == {"trending", "fresh"}
     assert len(answer.ids) == 10
 
 

@@ -37,6 +37,25 @@ def test_refuses_what_does_not_fit_and_recovers(pool):
     assert pool.in_use == 0
 
 
+def test_the_queue_is_closed_to_low_priority_first_and_to_high_last():
+    pool, gate = WorkerPool(threads=1, waiting=4), threading.Event()
+    priorities = ["normal", "low", "low", "low", "normal", "low", "normal", "normal", "low", "high", "high"]
+
+    async def crowd():
+        held = []
+        for priority in priorities:
+            held.append(asyncio.ensure_future(pool.run(gate.wait, timeout_s=10, priority=priority)))
+            await asyncio.sleep(0)
+        gate.set()
+        return await asyncio.gather(*held, return_exceptions=True)
+
+    refused = [isinstance(each, OverloadedError) for each in asyncio.run(crowd())]
+    pool.close()
+    # One runs; of the four places low may take two, normal all, and high has one more.
+    taken = [priority for priority, no in zip(priorities, refused, strict=True) if not no]
+    assert taken == ["normal", "low", "low", "normal", "normal", "high"]
+
+
 def test_slow_work_holds_its_place_after_its_asker_left(pool):
     gate = threading.Event()
 

@@ -33,6 +33,10 @@ class CoWatchSource:
     def candidates(self, query: Query, k: int) -> np.ndarray:
         return self.neighbours(distinct(query.history_rows[query.watch_s > 0])[: len(self._steps)], k)
 
+    def beside(self, row: int, query: Query, k: int) -> np.ndarray:
+        """Return at most `k` rows that were watched with a video."""
+        return self.neighbours(np.array([row]), k)
+
     def neighbours(self, watched: np.ndarray, k: int) -> np.ndarray:
         """Return at most `k` rows, best first, for the distinct videos `watched` (n,), latest first, at most `last`.
 

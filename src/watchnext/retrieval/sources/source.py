@@ -50,6 +50,13 @@ def distinct(rows: np.ndarray) -> np.ndarray:
     return rows[np.sort(np.unique(rows, return_index=True)[1])]
 
 
+def interleaved(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Take rows of two lists in turn, each row once."""
+    both = np.full((max(len(first), len(second)), 2), -1, np.int64)
+    both[: len(first), 0], both[: len(second), 1] = first, second
+    return distinct(both[both >= 0])
+
+
 def slot_of(state: StateSpec, count: str, half_life_h: float | None = None) -> int:
     """Return the slot of a count in a counter block, by default at the longest half-life. Raises ValueError if absent."""
     wanted = max(state.half_lives_h) if half_life_h is None else half_life_h

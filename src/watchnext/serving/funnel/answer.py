@@ -20,8 +20,12 @@ class Degradation(NamedTuple):
 STORE_DOWN = Degradation("store_down", "the store could not be read: answered as for a new viewer")
 INDEX_FAILED = Degradation("index_failed", "the search of vectors failed: answered from trending, fresh and the other sources")
 SOURCE_FAILED = Degradation("source_failed", "the source {name} failed: answered from the others")
+SOURCES_LATE = Degradation(
+    "sources_late", "no time was left to ask every source: answered from trending, fresh and some others"
+)
 RANKER_FAILED = Degradation("ranker_failed", "the ranker failed: answered in retrieval order")
 RANKER_LATE = Degradation("ranker_late", "no time was left to rank: answered in retrieval order")
+NOT_PRECOMPUTED = Degradation("not_precomputed", "no precomputed slate is valid: answered from trending and fresh, unranked")
 IMPRESSIONS_LOST = Degradation("impressions_lost", "impressions were not recorded")
 
 
@@ -86,18 +90,22 @@ def source_names(sources: np.ndarray) -> list[list[str]]:
     return [[name for bit, name in names.items() if each >> bit & 1] for each in sources.tolist()]
 
 
-class StageTimer:
-    """Measure the milliseconds of each stage."""
+# Share of the budget after which a stage is cut short: no further source is asked, and ranking does not begin.
+LATEST = {"retrieval": 0.4, "ranking": 0.6}
 
-    def __init__(self, timer: Callable[[], float]) -> None:
-        self._timer, self._last = timer, timer()
+
+class StageTimer:
+    """Measure the milliseconds of each stage, and say when it is late for one."""
+
+    def __init__(self, timer: Callable[[], float], budget_ms: float) -> None:
+        self._timer, self._budget_ms = timer, budget_ms
+        self._began = self._last = timer()
         self.ms: dict[str, float] = {}
+
+    def is_late(self, stage: str) -> bool:
+        return 1000.0 * (self._timer() - self._began) >= LATEST[stage] * self._budget_ms
 
     def stop(self, stage: str) -> None:
         now = self._timer()
         self.ms[stage] = 1000.0 * (now - self._last)
         self._last = now
-
-    @property
-    def total_ms(self) -> float:
-        return sum(self.ms.values())

@@ -5,7 +5,7 @@ import orjson
 
 from watchnext.serving.funnel.answer import Answer
 from watchnext.serving.funnel.recommender import Recommender
-from watchnext.types import SOURCES, TARGETS, Candidates, Dials, Request, Scored, Slate, among
+from watchnext.types import SOURCES, TARGETS, Candidates, Request, Scored, Slate, among
 
 DAY_MS = 86_400_000
 VIDEO = np.dtype(
@@ -18,16 +18,18 @@ VIDEO = np.dtype(
         ("propensity", np.float64),
     ]
 )
+PLAIN = Request("", "", 0, 0)
+UNKNOWN_AHEAD = ("region", "context", "dials", "filter", "seed")  # fields of a request that no stored slate was made for
 
 
 def precomputed(recommender: Recommender, request: Request, *, max_age_ms: int = DAY_MS) -> Answer | None:
     """Return the viewer's precomputed slate for this request, or None where the recommender must compute one.
 
     None is returned if there is no slate, if it is degraded, too old, from another release or from after the request, if the
-    request has a region, a context or dials, or if fewer than k are left without those excluded, seen or withdrawn since.
+    request has one of UNKNOWN_AHEAD, or if fewer than k are left without those excluded, seen or withdrawn since.
     """
     kept_as = recommender.store.slates.get(request.user_id)
-    if kept_as is None or request.region or request.context or request.dials != Dials():
+    if kept_as is None or any(getattr(request, name) != getattr(PLAIN, name) for name in UNKNOWN_AHEAD):
         return None
     if kept_as.startswith(b"{"):  # stored by an older version
         return None

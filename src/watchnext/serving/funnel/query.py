@@ -18,7 +18,11 @@ from watchnext.types import Query, Request
 NO_VIDEOS = np.zeros(0, np.int64)
 
 
-class ContextError(ValueError):
+class FieldError(ValueError):
+    """A field of a request that the release has no use for; the message begins with its name."""
+
+
+class ContextError(FieldError):
     """A request's context that the schema does not declare; the message names the declared keys or bounds."""
 
 

@@ -30,7 +30,7 @@ class Recommender:
     """Recommend videos of one release to the viewers of one store. Safe to call from any thread.
 
     timer      returns seconds; only for the timings of the stages
-    budget_ms  a request that has taken longer before ranking is answered in retrieval order
+    budget_ms  a request that has used up a part of it (`answer.LATEST`) asks no further source, and is not ranked
     """
 
     def __init__(
@@ -60,29 +60,33 @@ class Recommender:
 
         Only the filters of `Reranker.ordered` remove a video. A part that fails degrades the answer. Raises ContextError.
         """
-        return self._answer(request, lambda query, degradations: self.retrieval.given(query, rows, degradations), self.order)
+        return self._answer(
+            request, lambda query, degradations, late: self.retrieval.given(query, rows, degradations, late=late), self.order
+        )
 
     def _answer(
         self,
         request: Request,
-        retrieve: Callable[[Query, list[Degradation]], Candidates],
+        retrieve: Callable[..., Candidates],
         rerank: Callable[[Query, Scored], Slate],
         *,
         refills: bool = False,
     ) -> Answer:
-        timer, degradations = StageTimer(self._timer), []
+        timer, degradations = StageTimer(self._timer, min(self._budget_ms, request.budget_ms)), []
         record, seen = self._state(request, degradations)
         query = self._encoder.hydrate(request, record, seen.rows)
         timer.stop("state")
-        candidates = retrieve(query, degradations)
+        candidates = retrieve(query, degradations, late=partial(timer.is_late, "retrieval"))
         timer.stop("retrieval")
-        late = timer.total_ms > self._budget_ms
+        late = timer.is_late("ranking")
         inputs, counters, scored = self._ranked(query, candidates, degradations, late=late)
         timer.stop("ranking")
         slate = rerank(query, scored)
         retrieved, removed = len(candidates), slate.removed
         if refills and len(slate.picked) < request.k:
-            again = self._supply.again(query, seen, candidates.rows[slate.picked])
+            again = self._supply.again(
+                query, seen, candidates.rows[slate.picked], passing=partial(self.retrieval.passing, query)
+            )
             refilled, candidates = self._supply.refilled(query, seen, candidates, slate.picked, again)
             inputs, counters, scored = self._ranked(refilled, candidates, degradations, late=late)
             slate = rerank(refilled, scored)

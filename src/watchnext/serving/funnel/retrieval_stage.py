@@ -1,7 +1,7 @@
 """Retrieval with one release: ask every source, leave out what cannot be shown, merge the lists."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -17,16 +17,29 @@ from watchnext.retrieval.sources.source import (
     FollowedSource,
     FreshSource,
     RefreshedSource,
+    distinct,
     eligible,
+    interleaved,
 )
 from watchnext.retrieval.sources.trending import RANKED, TrendingSource
-from watchnext.serving.funnel.answer import INDEX_FAILED, SOURCE_FAILED, Degradation
+from watchnext.serving.funnel.answer import INDEX_FAILED, SOURCE_FAILED, SOURCES_LATE, Degradation
 from watchnext.serving.funnel.rule_prefilter import RulePreFilter
+from watchnext.serving.funnel.video_filter import VideoFilters
 from watchnext.serving.release.release import CO_WATCH_SOURCES, REPAIR, Release, ReleaseError
 from watchnext.serving.store.store import Store
-from watchnext.types import SOURCES, Candidates, Query
+from watchnext.types import SOURCES, Candidates, Query, VideoFilter
 
 log = logging.getLogger(__name__)
+
+FALLBACKS = ("trending", "fresh")  # lists that are at hand, whatever the time
+BESIDE = ("two_tower", *CO_WATCH_SOURCES)  # sources that know what is beside a video
+
+
+NO_ROWS = np.zeros(0, np.int64)
+
+
+def never() -> bool:
+    return False
 
 
 class RetrievalStage:
@@ -42,21 +55,25 @@ class RetrievalStage:
             if isinstance(source, RefreshedSource):
                 source.refresh(as_of_ms)
 
-    def retrieve(self, query: Query, degradations: list[Degradation], k: int | None = None) -> Candidates:
+    def retrieve(
+        self, query: Query, degradations: list[Degradation], k: int | None = None, *, late: Callable[[], bool] = never
+    ) -> Candidates:
         """Merge the lists of all sources; with `k`, each has up to `k` videos instead of its quota, and `k` are kept."""
-        return self.merged(self.by_source(query, degradations, k), k)
+        return self.merged(self.by_source(query, degradations, k, late=late), k)
 
     def merged(self, lists: Mapping[str, np.ndarray], k: int | None = None) -> Candidates:
         """Merge source > rows (n,); `k` as in `retrieve`."""
         settings = self._settings["merge"]
         return merge(lists, **(settings if k is None else {**settings, "most": k}))
 
-    def given(self, query: Query, rows: np.ndarray, degradations: list[Degradation]) -> Candidates:
+    def given(
+        self, query: Query, rows: np.ndarray, degradations: list[Degradation], *, late: Callable[[], bool] = never
+    ) -> Candidates:
         """Return the distinct videos `rows` (C,) as candidates with their ranks in the lists of all sources.
 
         A video that no source lists scores as much as the last candidate of `retrieve`, the least that the merge can tell.
         """
-        listed, ranks = ranks_in(self.by_source(query, degradations))
+        listed, ranks = ranks_in(self.by_source(query, degradations, late=late))
         known, own = np.isin(rows, listed), np.zeros((len(rows), ranks.shape[1]), ranks.dtype)
         own[known] = ranks[np.searchsorted(listed, rows[known])]
         settings = self._settings["merge"]
@@ -70,8 +87,8 @@ class RetrievalStage:
         Both lists count alike: the weights of the sources are those for a viewer. The query must exclude `row`.
         """
         towers, related = self.sources["two_tower"], self.sources["related"]
-        lists = {"two_tower": towers.search(towers.vector(row), query, 2 * k)[0]}
-        neighbours = related.neighbours(np.array([row]), len(self._store.catalogue))
+        lists = {"two_tower": towers.beside(row, query, 2 * k)}
+        neighbours = related.beside(row, query, len(self._store.catalogue))
         lists["related"] = neighbours[towers.allowed(query).of(neighbours)]
         found = merge(lists, weights=dict.fromkeys(lists, 1.0), constant=self._settings["merge"]["constant"], most=3 * k)
         kept = towers.prefilter.without_copies(np.append(row, found.rows))[1 : k + 1] - 1
@@ -88,33 +105,67 @@ class RetrievalStage:
         """Return a mask (n,) of `rows` that pass the rules that hold for everyone in a region."""
         return self.sources["two_tower"].prefilter.static_mask(region).mask[rows]
 
-    def by_source(self, query: Query, degradations: list[Degradation], k: int | None = None) -> dict[str, np.ndarray]:
-        """Return source > rows (n,), best first, without videos that are excluded, seen (except for `continue`) or not uploaded
-        yet.
+    def by_source(
+        self, query: Query, degradations: list[Degradation], k: int | None = None, *, late: Callable[[], bool] = never
+    ) -> dict[str, np.ndarray]:
+        """Return source > rows (n,), best first, without videos that are excluded, seen (except for `continue`), not uploaded
+        yet, or not in the request's filter.
 
-        A source that fails is left out, and named in `degradations`.
+        A source that fails is left out, and named in `degradations`; when it is `late`, only FALLBACKS are asked. Raises
+        FieldError for a filter by what the videos of the release do not have.
         """
-        lists = {}
+        lists, allowed = {}, self._filter(query)
         for name, quota in self._settings["quotas"].items():
-            most = quota if k is None else k
-            hidden = query.hidden if name != "continue" else query.excluded
-            hides = 0 if name == "two_tower" else len(hidden)  # the search of vectors leaves these out itself
+            if name not in FALLBACKS and late():
+                degradations += [] if SOURCES_LATE in degradations else [SOURCES_LATE]
+                continue
             try:
-                lists[name] = self._left(name, query, most, hidden, most + hides)
+                lists[name] = self._left(name, query, quota if k is None else k, allowed)
             except Exception:
                 log.exception("request %s is answered without the source %s", query.request.request_id, name)
                 degradations.append(_failed(name))
-        return lists
+        return lists if allowed is None else self._filled(lists, allowed)
 
-    def _left(self, name: str, query: Query, most: int, hidden: np.ndarray, limit: int) -> np.ndarray:
-        """Return the first `most` videos of a source without the `hidden`; it is asked for more until it has given `limit`."""
+    def _filter(self, query: Query) -> PreFilter | None:
+        """Return the videos of the request's filter, as far as the rules let the query have them; None without a filter."""
+        return None if query.request.filter == VideoFilter() else self.sources["two_tower"].allowed(query)
+
+    def passing(self, query: Query, rows: np.ndarray) -> np.ndarray:
+        """Return those of `rows` (n,) that pass the request's filter."""
+        allowed = self._filter(query)
+        return rows if allowed is None else rows[allowed.static_mask.mask[rows]]
+
+    def _left(self, name: str, query: Query, most: int, allowed: PreFilter | None) -> np.ndarray:
+        """Return the first `most` videos of a source that are left; it is asked for more until these are enough.
+
+        The search of vectors leaves out itself what is hidden or filtered.
+        """
+        hidden, limit = query.hidden if name != "continue" else query.excluded, most
+        if name != "two_tower":
+            limit = len(hidden) + (most if allowed is None else max(most, RANKED))
         wanted = min(2 * most, limit)
         while True:
-            rows = self.sources[name].candidates(query, wanted)
-            left = eligible(rows, most, hidden=hidden, upload_ms=self._upload_ms, as_of_ms=query.as_of_ms)
+            rows = self._proposed(name, query, wanted)
+            passed = rows if allowed is None else rows[allowed.static_mask.mask[rows]]
+            left = eligible(passed, most, hidden=hidden, upload_ms=self._upload_ms, as_of_ms=query.as_of_ms)
             if len(left) == most or len(rows) < wanted or wanted == limit:
                 return left
             wanted = min(2 * wanted, limit)
+
+    def _proposed(self, name: str, query: Query, k: int) -> np.ndarray:
+        source, seed = self.sources[name], query.request.seed
+        rows = source.candidates(query, k)
+        return interleaved(source.beside(seed, query, k), rows) if seed is not None and name in BESIDE else rows
+
+    def _filled(self, lists: dict[str, np.ndarray], allowed: PreFilter) -> dict[str, np.ndarray]:
+        """Let the newest of the allowed videos join those of `fresh`, where all sources together know too few."""
+        most = self._settings["merge"]["most"]
+        if len(np.unique(np.concatenate([NO_ROWS, *lists.values()]))) < most:
+            rows = np.flatnonzero(allowed.static_mask.mask)
+            rows = rows[allowed.of(rows)]
+            newest = rows[np.argsort(-self._upload_ms[rows], kind="stable")]  # nan, an unknown time, comes last
+            lists["fresh"] = distinct(np.concatenate([lists.get("fresh", NO_ROWS), newest]))[:most]
+        return lists
 
 
 def _failed(source: str) -> Degradation:
@@ -127,6 +178,7 @@ class TwoTowerSource:
     def __init__(self, release: Release, store: Store) -> None:
         catalogue = store.catalogue
         self._query_tower, self._index, self._store = release.query_tower, catalogue.index, store
+        self.filters = VideoFilters(release, catalogue)
         self.prefilter = RulePreFilter(
             release.reranker.rules, catalogue, catalogue.region_bits, changes=lambda: catalogue.changes
         )
@@ -146,9 +198,16 @@ class TwoTowerSource:
         """Return the vector of a video (1, D), or (0, D) for one without."""
         return self._index.vector(row)
 
+    def beside(self, row: int, query: Query, k: int) -> np.ndarray:
+        """Return at most `k` rows near a video."""
+        return self.search(self.vector(row), query, k)[0]
+
     def allowed(self, query: Query) -> PreFilter:
-        """Return the videos that the rules let a query have."""
-        return self.prefilter.of(query, unavailable=self._store.unavailable)
+        """Return the videos that the rules and the request's filter let a query have."""
+        allowed, wanted = self.prefilter.of(query, unavailable=self._store.unavailable), query.request.filter
+        if wanted == VideoFilter():
+            return allowed
+        return replace(allowed, static_mask=self.filters.within(allowed.static_mask, wanted))
 
     def search(self, vectors: np.ndarray, query: Query, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return at most `k` rows near any of `vectors` (Q, D), and their scores, best first."""

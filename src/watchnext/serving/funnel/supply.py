@@ -1,5 +1,6 @@
 """Refill a slate from what the viewer has seen, in a stated order, where nothing unseen is left."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -17,10 +18,15 @@ class Supply:
     def __init__(self, release: Release, store: Store) -> None:
         self._release, self._store = release, store
 
-    def again(self, query: Query, seen: SeenSet, slate: np.ndarray) -> np.ndarray:
-        """Return the rows (n,) that fill the places which the rows `slate` (K,) leave empty, first those that return first."""
+    def again(
+        self, query: Query, seen: SeenSet, slate: np.ndarray, *, passing: Callable[[np.ndarray], np.ndarray]
+    ) -> np.ndarray:
+        """Return the rows (n,) that fill the places which the rows `slate` (K,) leave empty, first those that return first.
+
+        `passing` keeps those of some rows that pass the request's filter.
+        """
         known = np.concatenate([slate, query.excluded])
-        rows = seen.again(query.as_of_ms)
+        rows = passing(seen.again(query.as_of_ms))
         rows = np.concatenate([slate, rows[~np.isin(rows, known)]])
         context = RuleContext(
             seen=seen.resting(query.as_of_ms),

@@ -124,7 +124,7 @@ def _api(handlers: Handlers, run: Callable, timeout_s: float) -> APIRouter:
     async def recommend(body: schemas.RecommendRequest) -> Response:
         """Answer with a slate for a viewer, known or not; its videos count as shown."""
         call = partial(handlers.recommend, body, request_id=uuid.uuid4().hex, until=time.monotonic() + timeout_s)
-        return Json(await run(call))
+        return Json(await run(call, priority=body.priority))
 
     @routes.post("/rank", response_model=schemas.RankResponse, responses=_errors)
     async def rank(body: schemas.RankRequest) -> Response:

@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
-from watchnext.serving.funnel.query import ContextError
+from watchnext.serving.funnel.query import FieldError
 from watchnext.serving.http.handlers import IdKindError, UnknownRequestError
 from watchnext.serving.http.schemas import KINDS
 from watchnext.serving.http.worker_pool import OverloadedError, TooSlowError
@@ -137,7 +137,7 @@ def _wrong_id_kind(_: Request, error: IdKindError) -> Response:
     return problem(error.status, error.code, message, details=[detail])
 
 
-def _undeclared_context(_: Request, error: ContextError) -> Response:
+def _useless_field(_: Request, error: FieldError) -> Response:
     return problem(422, "invalid", f"body.{error}")
 
 
@@ -152,7 +152,7 @@ EXCEPTION_HANDLERS = {
     TooSlowError: _busy,
     StoreError: _not_stored,
     CatalogueFullError: _catalogue_full,
-    ContextError: _undeclared_context,
+    FieldError: _useless_field,
     IdKindError: _wrong_id_kind,
     UnknownRequestError: _unknown_request,
     Exception: _failed,

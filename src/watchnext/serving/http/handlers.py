@@ -7,7 +7,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 import numpy as np
@@ -16,7 +16,7 @@ import polars as pl
 from watchnext.data.tables import OUTCOMES
 from watchnext.features.catalogue import Ids
 from watchnext.features.state.history import OUTCOME_BITS
-from watchnext.serving.funnel.answer import IMPRESSIONS_LOST, Answer, Degradation, source_names
+from watchnext.serving.funnel.answer import IMPRESSIONS_LOST, NOT_PRECOMPUTED, Answer, Degradation, source_names
 from watchnext.serving.funnel.parameters import parameters
 from watchnext.serving.funnel.precomputed import precomputed
 from watchnext.serving.funnel.trace import KEPT, RecentAnswers, summary
@@ -29,7 +29,7 @@ from watchnext.serving.store.erasure import ERASE_COMMAND, Receipt
 from watchnext.serving.store.group_commit import GroupCommit
 from watchnext.serving.store.journal import Event, session_id
 from watchnext.serving.store.store import ACCEPTED, DUPLICATE, UNKNOWN, StoreError
-from watchnext.types import NOBODY, TARGETS, Dials, Request
+from watchnext.types import NOBODY, TARGETS, Dials, Request, VideoFilter
 
 log = logging.getLogger(__name__)
 NUMBER = re.compile(r"0|-?[1-9][0-9]{0,18}")  # in the form that answers echo
@@ -102,20 +102,24 @@ class Handlers:
         viewer_id = self._viewer_of(body)
         if personalised := viewer_id != NOBODY and body.mode != "not_personalised":
             self._commits.settle(viewer_id, OWN_IMPRESSIONS_S)
-        exclude = self._rows("body.exclude", body.exclude)
+        exclude, as_of_ms = self._rows("body.exclude", body.exclude), self._clock()
+        seed = () if body.seed_video_id is None else (self._seed(body.seed_video_id, as_of_ms),)
         request = Request(
             request_id=request_id,
             user_id=viewer_id,
             k=body.k,
-            as_of_ms=self._clock(),
+            as_of_ms=as_of_ms,
             surface=body.surface,
             region=body.region,
             context=body.context,
-            exclude=tuple(exclude[exclude >= 0].tolist()),
+            exclude=(*exclude[exclude >= 0].tolist(), *seed),
             personalised=personalised,
             dials=Dials(**dict(body.dials)),
+            filter=VideoFilter(**{name: tuple(map(str, values)) for name, values in body.filter}),
+            seed=seed[0] if seed else None,
+            budget_ms=math.inf if body.budget_ms is None else body.budget_ms,
         )
-        answer = self._precomputed(request, body.mode) or self._recommender.recommend(request)
+        answer = self._answer(request, body.mode)
         if time.monotonic() > until:  # the client was already answered with an error and will not show this slate
             raise TooSlowError("the slate took longer than the client waits")
         degradations = list(answer.degradations)
@@ -155,9 +159,26 @@ class Handlers:
         unknown = [video_id for video_id, exists in zip(body.video_ids, exist, strict=True) if not exists]
         return self._head(answer, answer.degradations) | {"removed": removed, "unknown": list(dict.fromkeys(unknown))}
 
-    def _precomputed(self, request: Request, mode: str) -> Answer | None:
+    def _answer(self, request: Request, mode: str) -> Answer:
+        if mode not in ("precomputed", "auto") or not request.personalised:
+            return self._recommender.recommend(request)
+        stored = self._precomputed(request)
+        if stored or mode == "auto":
+            return stored or self._recommender.recommend(request)
+        answer = self._recommender.recommend(replace(request, budget_ms=0.0))
+        return replace(answer, degradations=(NOT_PRECOMPUTED, *answer.degradations))
+
+    def _seed(self, video_id: int | str, as_of_ms: int) -> int:
+        """Return the row of the video that others are to be beside. Raises IdKindError and UnknownVideoError."""
+        self._require_kind("body.seed_video_id", video_id, self._catalogue.ids)
+        rows = self._catalogue.ids.rows([video_id])
+        if not self._exist(rows, as_of_ms)[0]:
+            raise UnknownVideoError("body.seed_video_id", video_id, f"a video of release {self.release_id}")
+        return int(rows[0])
+
+    def _precomputed(self, request: Request) -> Answer | None:
         try:
-            return precomputed(self._recommender, request) if mode == "precomputed" else None
+            return precomputed(self._recommender, request)
         except StoreError:
             log.exception("the precomputed slate for request %s could not be read", request.request_id)
             return None
@@ -241,12 +262,10 @@ class Handlers:
 
     def similar(self, body: SimilarRequest) -> dict:
         """Return a SimilarResponse. Raises IdKindError and UnknownVideoError."""
-        self._require_kind("body.seed_video_id", body.seed_video_id, self._catalogue.ids)
-        seed, as_of_ms = self._catalogue.ids.rows([body.seed_video_id]), self._clock()
-        if not self._exist(seed, as_of_ms)[0]:
-            raise UnknownVideoError("body.seed_video_id", body.seed_video_id, f"a video of release {self.release_id}")
+        as_of_ms = self._clock()
+        seed = self._seed(body.seed_video_id, as_of_ms)
         request = Request("similar", "", body.k, as_of_ms, region=body.region, personalised=False)
-        found = self._recommender.similar(request, int(seed[0]))
+        found = self._recommender.similar(request, seed)
         ages_h, names = self._ages_h(found.rows, as_of_ms), source_names(found.sources)
         parts = zip(found.rows.tolist(), ages_h, found.scores.tolist(), names, strict=True)
         items = [{**self._video(row, age_h), "score": score, "sources": sources} for row, age_h, score, sources in parts]

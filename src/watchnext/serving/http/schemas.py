@@ -26,11 +26,13 @@ from pydantic_core import PydanticCustomError
 from watchnext.data.tables import ID_BYTES, OUTCOMES, WATCH_MS
 from watchnext.features.video_texts import TITLE_CHARACTERS, URL_BYTES
 from watchnext.serving.funnel.trace import LOST_AT
+from watchnext.serving.http.worker_pool import PRIORITIES
 from watchnext.types import TARGETS
 
 K_DEFAULT, K_MOST = 20, 100
 EXCLUDE_MOST = 1000
 RANK_MOST = 500
+FILTER_MOST = 50
 EVENTS_MOST = 1000
 CONTEXT_MOST = 32
 UNKNOWN_MOST = 16  # keys that no model knows and that an error names one by one
@@ -110,6 +112,18 @@ class DialsGiven(Strict):
     engage: float | None = Field(None, ge=0, le=10, description="power of how likely a watch is; 0 leaves it out")
 
 
+class FilterGiven(Strict):
+    """Videos that have one name of each list that is given; the slate is full where enough are left."""
+
+    tags: list[Word] = Field(default_factory=list, max_length=FILTER_MOST)
+    creators: list[Id] = Field(
+        default_factory=list, max_length=FILTER_MOST, description="as `creator_id` of an answer, or its number"
+    )
+    language: list[Word] = Field(
+        default_factory=list, max_length=FILTER_MOST, description="where the data set's videos have one"
+    )
+
+
 class RecommendRequest(Strict):
     user_id: Id = Optional(description="without one and without a session, answered as for a new viewer")
     session: Word = Optional(description=SESSION)
@@ -122,11 +136,23 @@ class RecommendRequest(Strict):
         max_length=EXCLUDE_MOST,
         description="video ids that are not returned, whatever the mode; unknown ones are ignored",
     )
-    mode: Literal["online", "precomputed", "not_personalised"] = Field(
-        "online",
-        description="precomputed: the viewer's stored slate while it is valid, else online; not_personalised: as for a new "
-        "viewer, nothing that is known of this one is read, so that videos may have been seen",
+    filter: FilterGiven = Field(default_factory=FilterGiven)
+    seed_video_id: Id = Optional(
+        description="what is near this video, or watched with it, joins the candidates; it is not shown"
     )
+    mode: Literal["online", "auto", "precomputed", "not_personalised"] = Field(
+        "online",
+        description="auto: the viewer's stored slate while it is valid, else online; precomputed: the stored slate, else one "
+        "of trending and fresh videos, and nothing is ranked; not_personalised: as for a new viewer, nothing that is known of "
+        "this one is read, so that videos may have been seen",
+    )
+    budget_ms: float | None = Field(
+        None,
+        ge=0,
+        le=60_000,
+        description="time for this slate; the server has a bound of its own. Parts that would be late are left out",
+    )
+    priority: Literal[PRIORITIES] = Field("normal", description="under overload, low is refused first and high last")
     explain: bool = Field(False, description="put the trace into the answer, as `GET /v1/trace/{request_id}` gives it")
     dials: DialsGiven = Field(default_factory=DialsGiven)
 

@@ -17,19 +17,25 @@ class TooSlowError(Exception):
     """The call did not end in time; it occupies its slot until it does."""
 
 
+# Priority > share of the waiting places that its calls may fill: low is refused first, high last.
+WAITING_SHARE = {"low": 0.5, "normal": 1.0, "high": 1.25}
+PRIORITIES = tuple(WAITING_SHARE)
+
+
 class WorkerPool:
-    """Run at most `threads` calls at once, while at most `waiting` more wait."""
+    """Run at most `threads` calls at once, while at most `waiting` more wait; of other priorities by WAITING_SHARE."""
 
     def __init__(self, *, threads: int, waiting: int) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="watchnext")
-        self._capacity = threads + waiting
+        self._capacity = {priority: threads + int(share * waiting) for priority, share in WAITING_SHARE.items()}
         self._lock = threading.Lock()
         self.in_use = 0
 
-    def _submit(self, call: Callable[[], T]) -> Future[T]:
+    def _submit(self, call: Callable[[], T], priority: str) -> Future[T]:
+        most = self._capacity[priority]
         with self._lock:
-            if self.in_use >= self._capacity:
-                raise OverloadedError(f"{self.in_use} requests are running or waiting, expected at most {self._capacity}")
+            if self.in_use >= most:
+                raise OverloadedError(f"{self.in_use} requests are running or waiting, expected at most {most}")
             self.in_use += 1
         try:
             future = self._pool.submit(call)
@@ -44,10 +50,10 @@ class WorkerPool:
         with self._lock:
             self.in_use -= 1
 
-    async def run(self, call: Callable[[], T], *, timeout_s: float) -> T:
+    async def run(self, call: Callable[[], T], *, timeout_s: float, priority: str = "normal") -> T:
         """Return the result of `call()` in a thread of the pool. Raises OverloadedError and TooSlowError."""
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(self._submit(call)), timeout_s)
+            return await asyncio.wait_for(asyncio.wrap_future(self._submit(call, priority)), timeout_s)
         except TimeoutError as error:
             raise TooSlowError(f"no answer within {timeout_s:g} s") from error
 
