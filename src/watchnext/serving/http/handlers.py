@@ -22,6 +22,7 @@ from watchnext.serving.funnel.precomputed import precomputed
 from watchnext.serving.funnel.trace import KEPT, RecentAnswers, summary
 from watchnext.serving.funnel.video_search import VideoSearch
 from watchnext.serving.http.metrics import ServerMetrics
+from watchnext.serving.http.pages import shown_before, token_of
 from watchnext.serving.http.schemas import EventsRequest, OutcomeEvent, RankRequest, RecommendRequest, SimilarRequest
 from watchnext.serving.http.worker_pool import TooSlowError
 from watchnext.serving.release.live_catalogue import LiveIds
@@ -102,7 +103,9 @@ class Handlers:
         viewer_id = self._viewer_of(body)
         if personalised := viewer_id != NOBODY and body.mode != "not_personalised":
             self._commits.settle(viewer_id, OWN_IMPRESSIONS_S)
-        exclude, as_of_ms = self._rows("body.exclude", body.exclude), self._clock()
+        paged = shown_before(body.page_token, viewer_id) if body.page_token else []
+        exclude = np.concatenate([self._rows("body.exclude", body.exclude), self._rows("body.page_token", paged)])
+        as_of_ms = self._clock()
         seed = () if body.seed_video_id is None else (self._seed(body.seed_video_id, as_of_ms),)
         request = Request(
             request_id=request_id,
@@ -128,6 +131,7 @@ class Handlers:
         self._served_log.append(answer)
         self._recent.put(answer)
         slate = self._slate(answer, degradations) | ({"trace": summary(answer)} if body.explain else {})
+        slate["page_token"] = token_of(viewer_id, [*paged, *answer.ids]) if len(answer.ids) == body.k else None
         self._metrics.slate(
             videos=len(answer.ids),
             removed=answer.removed,

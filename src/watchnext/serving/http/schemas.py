@@ -26,6 +26,7 @@ from pydantic_core import PydanticCustomError
 from watchnext.data.tables import ID_BYTES, OUTCOMES, WATCH_MS
 from watchnext.features.video_texts import TITLE_CHARACTERS, URL_BYTES
 from watchnext.serving.funnel.trace import LOST_AT
+from watchnext.serving.http.pages import TOKEN_MOST
 from watchnext.serving.http.worker_pool import PRIORITIES
 from watchnext.types import TARGETS
 
@@ -112,6 +113,9 @@ class DialsGiven(Strict):
     engage: float | None = Field(None, ge=0, le=10, description="power of how likely a watch is; 0 leaves it out")
 
 
+Token = Annotated[str, Field(min_length=1, max_length=TOKEN_MOST, pattern="^[A-Za-z0-9_=-]*$")]
+
+
 class FilterGiven(Strict):
     """Videos that have one name of each list that is given; the slate is full where enough are left."""
 
@@ -137,6 +141,7 @@ class RecommendRequest(Strict):
         description="video ids that are not returned, whatever the mode; unknown ones are ignored",
     )
     filter: FilterGiven = Field(default_factory=FilterGiven)
+    page_token: Token | None = Field(None, description="of the page before; without one, a first page")
     seed_video_id: Id = Optional(
         description="what is near this video, or watched with it, joins the candidates; it is not shown"
     )
@@ -263,6 +268,7 @@ class RecommendResponse(Strict):
     removed: dict[str, int] = Field(description="rule > number of candidates it removed")
     funnel: FunnelCounts
     timings_ms: dict[str, float]
+    page_token: str | None = Field(description="asks for the next page; null where the feed ends")
     trace: Trace | None = Field(None, description="with `explain`")
 
 
