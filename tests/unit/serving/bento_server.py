@@ -30,14 +30,22 @@ def free_port() -> int:
 
 
 class Server:
-    """Started at the repository's root on a free port; store, served log and `server.log` lie in `folder`."""
+    """Started at the repository's root on a free port; served log, `server.log` and, without the URL of a `store`, the store
+    lie in `folder`."""
 
     def __init__(
-        self, folder: Path, *, releases: Path, clock: str = "", port: int | None = None, shell: str = "bentoml"
+        self,
+        folder: Path,
+        *,
+        releases: Path,
+        clock: str = "",
+        port: int | None = None,
+        shell: str = "bentoml",
+        store: str | None = None,
     ) -> None:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        variables = {"WATCHNEXT_STORE": str(folder / "store"), "WATCHNEXT_SERVED": str(folder / "served")}
+        variables = {"WATCHNEXT_STORE": store or str(folder / "store"), "WATCHNEXT_SERVED": str(folder / "served")}
         variables |= {"WATCHNEXT_RELEASES": str(releases), "WATCHNEXT_CLOCK": clock, "BENTOML_HOME": str(folder / "bentoml")}
         command = [sys.executable, *SHELLS[shell], "--port", str(self.port)]
         self.log = folder / "server.log"

@@ -87,7 +87,7 @@ def create_app(*, recommender, store, served_log, clock: Callable[[], int], limi
         recommender=recommender, store=store, commits=commits, served_log=served_log, clock=clock, metrics=metrics
     )
     metrics.gauge("store_waiting_events", "Events that wait for the disk.", lambda: commits.waiting)
-    metrics.gauge("store_failed", "1 after a failed write: nothing is stored until a restart.", lambda: bool(store.failed))
+    metrics.gauge("store_failed", "1 while nothing can be stored: /readyz says why.", lambda: bool(store.failed))
     metrics.gauge("work_taken", "Requests running or waiting.", lambda: pool.in_use)
     metrics.gauge("served_log_dropped", "Answers that the served log dropped.", lambda: served_log.dropped)
     metrics.gauge("served_log_failed", "Answers that the served log could not write.", lambda: served_log.failed)

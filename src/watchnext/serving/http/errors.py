@@ -16,7 +16,7 @@ from watchnext.serving.funnel.query import FieldError
 from watchnext.serving.http.handlers import IdKindError, UnknownRequestError
 from watchnext.serving.http.schemas import KINDS
 from watchnext.serving.http.worker_pool import OverloadedError, TooSlowError
-from watchnext.serving.store.engines.engine import StoreError
+from watchnext.serving.store.engines.engine import StoreDownError, StoreError
 from watchnext.serving.store.group_commit import StoreBusyError
 from watchnext.serving.store.live_videos import CatalogueFullError
 
@@ -118,7 +118,9 @@ def _busy(_: Request, error: Exception) -> Response:
 def _not_stored(_: Request, error: StoreError) -> Response:
     log.error("no events were stored: %s", error)
     code = "overloaded" if isinstance(error, StoreBusyError) else "store"
-    return problem(503, code, "no events were stored; retry the whole request", headers={"Retry-After": "1"})
+    unknown = "whether the events were stored is not known; retry the whole request: those with a key count once"
+    message = unknown if isinstance(error, StoreDownError) else "no events were stored; retry the whole request"
+    return problem(503, code, message, headers={"Retry-After": "1"})
 
 
 def _catalogue_full(_: Request, error: CatalogueFullError) -> Response:
