@@ -15,6 +15,8 @@ events_per_s); precomputed slates at `--precomputed-rate`; and slates at `--rate
 `outside` (HTTP, waiting, JSON) sum to the mean of the times; `commit` is the time until impressions are on disk, for which no
 slate waits. `fsync_ms` is one write and fdatasync of a page on the same disk, `ready_s` the server's start. `refused` counts
 answers other than 200.
+
+With WATCHNEXT_STORE=redis://host:port/db, on the store in that Redis instead of a fresh one; its database should be empty.
 """
 
 import argparse
@@ -29,7 +31,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 from benchmarks.http.load import Answers, Calls, at_capacity, at_rate
-from benchmarks.http.server import SHELLS, Server, serving
+from benchmarks.http.server import SHELLS, Server, serving, store_of
 from benchmarks.whole.pipeline import build_release
 
 from watchnext.cli import exits_on
@@ -58,7 +60,7 @@ def events_of(answer: Answer) -> list[Event]:
 def measure(release: Release, folder: Path, *, requests: int, k: int) -> dict:
     """Recommend, count and log for `requests` known viewers in turn."""
     began = time.perf_counter()
-    store = Store.open(folder / "store", release)
+    store = Store.open(store_of(folder), release)
     served = ServedLog(folder / "served", max_bytes=1 << 30, flush_rows=requests)
     recommender = Recommender(release, store)
     recommender.warm()
@@ -216,7 +218,7 @@ def measure_http(release: Release, folder: Path, options: argparse.Namespace) ->
     users = [release.user_ids.value(row) for row in range(len(release.user_ids.ids))]
     videos = [release.video_ids.value(row) for row in range(len(release.catalogue))]
     ahead = users[:PRECOMPUTED]
-    store = Store.open(folder / "store", release)
+    store = Store.open(store_of(folder), release)
     # Deeper than asked for: a slate stays valid while its first videos are watched.
     run = Batch(release.id, store.slates.store, 5 * options.k, len(users), release.as_of_ms)
     store.slates.put(slates_of(answers_of(Recommender(release, store), run, ahead)))

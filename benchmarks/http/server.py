@@ -14,6 +14,8 @@ from pathlib import Path
 
 import psutil
 
+from watchnext.serving.store.engines.redis_engine import is_url
+
 SHELLS = {
     "bentoml": ("bentoml", "serve", "watchnext.serving.http.service:Watchnext"),
     "uvicorn": ("watchnext.serving", "serve"),
@@ -56,15 +58,22 @@ class Server:
         return {stage: (values["sum"], values["count"]) for stage, values in found.items()}
 
 
+def store_of(folder: Path) -> Path | str:
+    """Return WATCHNEXT_STORE if it is the URL of a Redis, else a new store in `folder`."""
+    given = os.environ.get("WATCHNEXT_STORE", "")
+    return given if is_url(given) else folder / "store"
+
+
 @contextmanager
 def serving(releases: Path, folder: Path, shell: str) -> Iterator[Server]:
-    """Run a server under one of SHELLS with its store in `folder`/store; stop it with SIGTERM at the end."""
+    """Run a server under one of SHELLS with the store of WATCHNEXT_STORE, if it is a URL, else in `folder`/store; stop it with
+    SIGTERM at the end."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     folders = {
         "WATCHNEXT_RELEASES": releases.resolve(),
-        "WATCHNEXT_STORE": folder / "store",
+        "WATCHNEXT_STORE": store_of(folder),
         "WATCHNEXT_SERVED": folder / "served",
     }
     variables = os.environ | {name: str(path) for name, path in folders.items()} | {"BENTOML_HOME": str(folder / "bentoml")}

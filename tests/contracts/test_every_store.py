@@ -70,7 +70,7 @@ def random_events(release, n: int = 60) -> list[Event]:
 
 
 def records(store, release) -> dict[str, np.ndarray]:
-    """All that is folded, of viewers, videos and creators."""
+    """All that is folded, of viewers, what they have seen, videos and creators."""
     users = [*(release.user_ids.value(row) for row in range(len(release.user_ids.ids))), 7_000_001, 7_000_002]
     viewers, videos = np.array([store.viewer(user) for user in users]), store.video_records(np.arange(len(release.catalogue)))
     seen = np.frombuffer(b"".join(store.seen(user).to_bytes() for user in users), np.uint8)

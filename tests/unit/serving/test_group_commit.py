@@ -10,7 +10,7 @@ from contextlib import closing
 
 import pytest
 
-from watchnext.serving.store.engines.engine import StoreError, StoreFullError
+from watchnext.serving.store.engines.engine import StoreDownError, StoreError, StoreFullError
 from watchnext.serving.store.group_commit import GROUPED, GroupCommit, StoreBusyError
 from watchnext.serving.store.journal import Event
 from watchnext.serving.store.store import Store
@@ -23,10 +23,10 @@ def outcome(user_id=101, video_id="v001", **fields) -> Event:
 
 
 class Held:
-    """A store that notes the size of every transaction and waits at a gate before each."""
+    """A store that notes the size of every transaction, waits at a gate before each, and raises `error`, if it is set."""
 
     def __init__(self, store) -> None:
-        self._store, self.gate, self.sizes = store, threading.Event(), []
+        self._store, self.gate, self.sizes, self.error = store, threading.Event(), [], None
 
     @property
     def failed(self) -> str | None:
@@ -38,6 +38,8 @@ class Held:
     def apply(self, events):
         self.sizes.append(len(events))
         self.gate.wait(20)
+        if self.error:
+            raise self.error
         return self._store.apply(events)
 
 
@@ -114,6 +116,17 @@ def test_an_owner_waits_for_its_last_call_alone(held, commits):
     commits.settle(7, 20)
     assert first.done()
     assert last.done()
+
+
+def test_no_call_is_written_again_where_it_is_not_known_whether_it_was(store, held, commits):
+    begun(held, commits)
+    futures = [commits.submit([outcome(user_id=i)]) for i in range(3)]
+    held.error = StoreDownError("no answer")
+    held.gate.set()
+    for future in futures:
+        with pytest.raises(StoreDownError):
+            future.result(20)
+    assert held.sizes == [1, 3]
 
 
 def test_a_call_that_does_not_fit_costs_only_itself(release, tmp_path):

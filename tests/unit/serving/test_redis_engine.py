@@ -9,11 +9,14 @@ from itertools import count
 
 import numpy as np
 import pytest
+from bento_server import ROOT
 from redis.connection import Connection
 from redis.exceptions import TimeoutError
 from tests.redis_server import RedisServer
 from tests.unit.serving.test_store import shrunk, trending_of
 
+import programs
+from watchnext.serving.http.settings import Settings
 from watchnext.serving.store.engines import redis_engine
 from watchnext.serving.store.engines.engine import StoreDownError, StoreError, StoreFullError
 from watchnext.serving.store.engines.redis_engine import packed, unpacked_items
@@ -58,6 +61,7 @@ def same(one: Store, other: Store, users: list) -> None:
     np.testing.assert_array_equal(one.videos, other.videos)
     np.testing.assert_array_equal(one.creators, other.creators)
     np.testing.assert_array_equal([one.viewer(user) for user in users], [other.viewer(user) for user in users])
+    assert [one.seen(user).to_bytes() for user in users] == [other.seen(user).to_bytes() for user in users]
 
 
 @contextmanager
@@ -328,6 +332,29 @@ def test_a_redis_that_syncs_late_is_named_and_a_full_one_keeps_what_it_has(relea
         client.config_set("maxmemory", 0)
         assert store.failed is None
         assert store.apply([outcome(2)]) == ["accepted"]
+
+
+def test_a_server_is_set_to_a_redis_by_its_url(url, release, monkeypatch):
+    monkeypatch.setenv("WATCHNEXT_STORE", url)
+    monkeypatch.setenv("WATCHNEXT_RELEASES", str(release.folder.parent))
+    settings = Settings.from_environment()
+    assert settings.store == url
+    settings.check()
+    monkeypatch.setenv("WATCHNEXT_STORE", "redis://127.0.0.1:1/0")
+    with pytest.raises(StoreError, match="does not answer"):
+        Settings.from_environment().check()
+
+
+def test_the_commands_fill_a_redis(url, release, tmp_path):
+    settings = [f"data.releases={release.folder.parent}", f"data.store={url}", f"data.outputs={tmp_path}"]
+    for word in ("build-store", "recommendations"):
+        done = programs.run("-m", "watchnext.serving", word, *settings, folder=ROOT)
+        assert done.returncode == 0, done.stderr
+    with closing(Store.open(url, release)) as store:
+        np.testing.assert_array_equal(store.videos, release.state.videos)
+        assert store.slates.get(store.viewer_ids(1)[0])
+    done = programs.run("-m", "watchnext.serving", "state", "build", "--log", "logs", *settings, folder=ROOT)
+    assert "expected a folder" in done.stderr
 
 
 def test_changes_are_unpacked_as_they_were_packed():

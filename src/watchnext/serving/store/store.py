@@ -44,6 +44,7 @@ from watchnext.serving.store.engines.folder import claim_next, clear, commit_cla
 from watchnext.serving.store.engines.redis_engine import RedisEngine, is_url
 from watchnext.serving.store.erasure import (
     KEYS_STAY,
+    OF_VIEWER,
     PAGES_STAY,
     UNTIL_COMPACTED,
     Receipt,
@@ -423,7 +424,8 @@ class Store:
         if (excess := txn.count("viewers") - self._bounds.viewers) <= 0:
             return
         queue = [(position, int.from_bytes(value[:8], "big"), value[8:]) for position, value in txn.head("viewers_order", most)]
-        txn.prefetch("viewers", [key for _, _, key in queue if key])
+        for table in OF_VIEWER:
+            txn.prefetch(table, [key for _, _, key in queue if key])
         for position, queued_ms, key in queue:
             if not key:  # of a viewer who was erased
                 txn.delete("viewers_order", position)
