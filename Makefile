@@ -76,13 +76,15 @@ serve-kuairand: setup ## serve what `make kuairand` built
 
 # Locked versions are kept where pyproject.toml allows them; remove requirements.lock for the newest. It has the hashes of all
 # files of a version, so that it works on other processors too. Dependencies of PyTorch's CUDA builds are left out.
-lock: ## write requirements.lock from pyproject.toml, with hashes
+lock: ## write requirements.lock and its part for serving from pyproject.toml, with hashes
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) uv
 	@$(BIN)/uv pip compile --quiet pyproject.toml --all-extras --generate-hashes --no-header --no-annotate --no-emit-package torch \
 	  --python $(BIN)/python --output-file requirements.lock
 	@awk '/^[^ ]/ { kept = !/^(nvidia-|triton|cuda)/ || /^nvidia-ml-py==/ } kept' requirements.lock > requirements.lock.new
 	@mv requirements.lock.new requirements.lock
+	@$(BIN)/uv pip compile --quiet pyproject.toml --generate-hashes --no-header --no-annotate --python $(BIN)/python \
+	  --constraints <(grep -oE '^[^ ]+==[^ ]+' requirements.lock) --output-file deploy/requirements-serving.lock
 
 clean: ## remove everything built, with .venv and runs; data and history stay
 	rm -rf $(VENV) outputs releases store runs mlruns mlflow.db mlflow.db.lock .dvc/cache .dvc/tmp

@@ -43,7 +43,6 @@ def refused(app: FastAPI, path: str, body: object) -> dict:
 @pytest.mark.parametrize(
     ("path", "body", "message"),
     [
-        ("/recommend", {"k": 5, "surface": "home"}, "body.user_id is missing: Field required"),
         ("/events", {"events": [{"type": "outcome", "user_id": 1}]}, "body.events.0.video_id is missing: Field required"),
         ("/recommend", {"user_id": None}, "body.user_id is None: Input should be a valid string"),
         ("/recommend", {"user_id": 2**63}, f"body.user_id is {2**63}: Input should be less than or equal to {2**63 - 1}"),

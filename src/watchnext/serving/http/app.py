@@ -3,7 +3,6 @@
 import asyncio
 import mimetypes
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +18,7 @@ from watchnext.serving.http.access.gate import Access, AccessGate
 from watchnext.serving.http.errors import EXCEPTION_HANDLERS, Json, JsonRoute, problem, shortened
 from watchnext.serving.http.handlers import Handlers
 from watchnext.serving.http.metrics import ServerMetrics
-from watchnext.serving.http.middleware import BodyMiddleware, RequestMiddleware
+from watchnext.serving.http.middleware import BodyMiddleware, RequestMiddleware, request_id
 from watchnext.serving.http.openapi.docs_page import rendered
 from watchnext.serving.http.openapi.document import complete
 from watchnext.serving.http.worker_pool import WorkerPool
@@ -123,13 +122,13 @@ def _api(handlers: Handlers, run: Callable, timeout_s: float) -> APIRouter:
     @routes.post("/recommend", response_model=schemas.RecommendResponse, responses=_errors)
     async def recommend(body: schemas.RecommendRequest) -> Response:
         """Answer with a slate for a viewer, known or not; its videos count as shown."""
-        call = partial(handlers.recommend, body, request_id=uuid.uuid4().hex, until=time.monotonic() + timeout_s)
+        call = partial(handlers.recommend, body, request_id=request_id(), until=time.monotonic() + timeout_s)
         return Json(await run(call, priority=body.priority))
 
     @routes.post("/rank", response_model=schemas.RankResponse, responses=_errors)
     async def rank(body: schemas.RankRequest) -> Response:
         """Order the caller's candidates by the value that a slate has for a viewer. Nothing counts as shown."""
-        return Json(await run(partial(handlers.rank, body, request_id=uuid.uuid4().hex)))
+        return Json(await run(partial(handlers.rank, body, request_id=request_id())))
 
     @routes.post("/similar", response_model=schemas.SimilarResponse, responses=_errors)
     async def similar(body: schemas.SimilarRequest) -> Response:
@@ -203,18 +202,18 @@ def _videos(handlers: video_calls.VideoHandlers) -> APIRouter:
     one, unknown = "/videos/{video_id:path}", {404: {"model": schemas.ErrorResponse}}
 
     @routes.post("/videos", response_model=video_calls.PostedResponse, responses=_video_errors)
-    async def post(body: video_calls.VideosRequest) -> Response:
+    async def add_videos(body: video_calls.VideosRequest) -> Response:
         """Add videos, or replace all that is known of videos; they can be shown from now on, withdrawn ones too. The answer
         means that they are on disk."""
         return Json(await handlers.post(body))
 
     @routes.patch(one, response_model=video_calls.AvailableVideo, responses=_video_errors | unknown)
-    async def change(video_id: schemas.IdWord, body: video_calls.VideoPatch) -> Response:
+    async def change_video(video_id: schemas.IdWord, body: video_calls.VideoPatch) -> Response:
         """Change what is named of a video; `available` withdraws it or brings it back."""
         return Json(await handlers.change(video_id, body))
 
     @routes.delete(one, response_model=video_calls.AvailableVideo, responses=_read_errors | unknown)
-    async def withdraw(video_id: schemas.IdWord) -> Response:
+    async def withdraw_video(video_id: schemas.IdWord) -> Response:
         """Withdraw a video: from now on it is in no answer. It stays known, its events count, and it can be brought back."""
         return Json(await handlers.withdraw(video_id))
 

@@ -128,7 +128,7 @@ def _catalogue_full(_: Request, error: CatalogueFullError) -> Response:
 
 
 def _failed(request: Request, error: Exception) -> Response:
-    request_id = uuid.uuid4().hex  # the traceback follows in the log
+    request_id = request.scope.get("state", {}).get("request_id") or uuid.uuid4().hex  # the traceback follows in the log
     log.error("internal error at %s %s (request id %s): %r", request.method, shortened(request.url.path), request_id, error)
     return problem(500, "failed", f"internal error; see the server log (request id {request_id})")
 

@@ -132,12 +132,8 @@ class Handlers:
         self._recent.put(answer)
         slate = self._slate(answer, degradations) | ({"trace": summary(answer)} if body.explain else {})
         slate["page_token"] = token_of(viewer_id, [*paged, *answer.ids]) if len(answer.ids) == body.k else None
-        self._metrics.slate(
-            videos=len(answer.ids),
-            removed=answer.removed,
-            degraded=[each.code for each in degradations],
-            timings_ms=answer.timings_ms,
-        )
+        creators = len({*self._release.catalogue.creator_rows[answer.rows].tolist()})
+        self._metrics.slate(answer, degraded=[each.code for each in degradations], creators=creators)
         return slate
 
     def rank(self, body: RankRequest, *, request_id: str) -> dict:

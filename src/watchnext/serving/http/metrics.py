@@ -1,11 +1,19 @@
 """Prometheus metrics of the server, for `/metrics`. No label takes values that a client can invent."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 
+import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from watchnext.serving.funnel.answer import Answer
+from watchnext.types import SOURCES, TARGETS
+
+PROBABILITIES = TARGETS[:3]  # the others are seconds
+RATIOS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+VALUES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
@@ -31,6 +39,17 @@ class ServerMetrics:
         self._reasons = Counter("watchnext_degradations", "Parts that failed of slates, by code.", ["code"], registry=registry)
         self._videos = Counter("watchnext_slate_videos", "Videos shown.", registry=registry)
         self._removed = Counter("watchnext_removed_candidates", "Candidates that a rule removed.", ["rule"], registry=registry)
+        self._candidates = Counter(
+            "watchnext_candidates", "Candidates that a source proposed; several may propose one.", ["source"], registry=registry
+        )
+        self._shown = Counter("watchnext_shown", "Videos shown that a source proposed.", ["source"], registry=registry)
+        self._creators = Histogram(
+            "watchnext_slate_creators", "Distinct creators of a slate, of its videos.", buckets=RATIOS, registry=registry
+        )
+        self._value = Histogram("watchnext_slate_value", "Mean value of a slate.", buckets=VALUES, registry=registry)
+        self._predicted = Histogram(
+            "watchnext_slate_prediction", "Mean prediction of a slate.", ["target"], buckets=RATIOS, registry=registry
+        )
         self._lost = Counter("watchnext_impressions_lost", "Impressions that were not recorded.", registry=registry)
         self._events = Counter("watchnext_events", "Outcome events by result.", ["result"], registry=registry)
 
@@ -42,17 +61,30 @@ class ServerMetrics:
         self._requests.labels(route, status).inc()
         self._seconds.labels(route).observe(seconds)
 
-    def slate(
-        self, *, videos: int, removed: Mapping[str, int], degraded: Sequence[str], timings_ms: Mapping[str, float]
-    ) -> None:
-        self._videos.inc(videos)
+    def slate(self, answer: Answer, *, degraded: Sequence[str], creators: int) -> None:
+        """Count an answer; `degraded` are the codes of its parts that failed, `creators` the number of different ones."""
         self._degraded.inc(bool(degraded))
         for code in degraded:
             self._reasons.labels(code).inc()
-        for rule, count in removed.items():
+        for rule, count in answer.removed.items():
             self._removed.labels(rule).inc(count)
-        for stage, ms in timings_ms.items():
+        for stage, ms in answer.timings_ms.items():
             self._stages.labels(stage).observe(ms / 1000.0)
+        if videos := len(answer.ids):
+            self._videos.inc(videos)
+            self._composition(answer, creators / videos)
+
+    def _composition(self, answer: Answer, creators: float) -> None:
+        """Observe where candidates and slate come from, how different and how good the slate is."""
+        bits = answer.scored.candidates.sources
+        for counter, sources in ((self._candidates, bits), (self._shown, bits[answer.slate.picked])):
+            for bit, name in enumerate(SOURCES):
+                counter.labels(name).inc(int(np.count_nonzero(sources >> bit & 1)))
+        self._creators.observe(creators)
+        self._value.observe(float(answer.slate.values.mean()))
+        for target, mean in zip(TARGETS, answer.predictions.mean(axis=0).tolist(), strict=True):
+            if math.isfinite(mean) and target in PROBABILITIES:  # nan where the ranker did not run
+                self._predicted.labels(target).observe(mean)
 
     def events(self, counts: Mapping[str, int]) -> None:
         for result, count in counts.items():

@@ -1,9 +1,12 @@
 """Bound the size and time of request bodies, and count every answer by route: the outermost ASGI layer."""
 
 import asyncio
+import logging
 import time
+import uuid
 import zlib
 from collections.abc import Callable
+from contextvars import ContextVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -12,6 +15,8 @@ from watchnext.serving.http.errors import problem, shortened
 HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
 CLOSE = {"connection": "close"}  # of a refused request: the rest of its body is not read
 GZIP = 16 + zlib.MAX_WBITS  # zlib: expect a gzip header
+ACCESS = logging.getLogger("watchnext.answers")
+_REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
 Observe = Callable[[str, int, float], None]  # route template, status, seconds
 
 
@@ -19,8 +24,13 @@ class _TooLargeError(Exception):
     """A body above the limit."""
 
 
+def request_id() -> str | None:
+    """Return the id of the request that this code runs for, None outside of one."""
+    return _REQUEST_ID.get()
+
+
 class RequestMiddleware:
-    """Measure every answer, and add the headers that keep a browser from guessing."""
+    """Give every request an id, measure its answer, and add the headers that keep a browser from guessing."""
 
     def __init__(self, app: ASGIApp, *, observe: Observe) -> None:
         self._app, self._observe = app, observe
@@ -30,12 +40,15 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         began, status = time.perf_counter(), 500
+        named = uuid.uuid4().hex
+        _REQUEST_ID.set(named)
+        scope.setdefault("state", {})["request_id"] = named
 
         async def send_counted(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), *HEADERS]
+                message["headers"] = [*message.get("headers", ()), *HEADERS, (b"x-request-id", named.encode())]
             await send(message)
 
         try:
@@ -43,7 +56,11 @@ class RequestMiddleware:
         finally:
             # The template, never the path: each junk path would stay in /metrics for good.
             route = getattr(scope.get("route"), "path", "unmatched")
-            self._observe(route, status, time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            self._observe(route, status, seconds)
+            if ACCESS.isEnabledFor(logging.INFO):
+                facts = {"route": route, "method": scope["method"], "status": status, "ms": round(1000 * seconds, 3)}
+                ACCESS.info("answered", extra={"answer": facts | {"key": scope.get("state", {}).get("key")}})
 
 
 class BodyMiddleware:

@@ -67,7 +67,7 @@ Phrase = Annotated[str, Field(max_length=256)]
 ContextValue = Annotated[Annotated[float, Tag(NUMBER)] | Annotated[Phrase, Tag(STRING)], Discriminator(_kind)]
 
 
-def _few(given: Any, most: int) -> Any:
+def few_keys(given: Any, most: int) -> Any:
     """Stop at an object with many keys before each of them makes an error: the loop would stand still meanwhile."""
     if isinstance(given, dict) and len(given) > most:
         raise PydanticCustomError(
@@ -76,7 +76,9 @@ def _few(given: Any, most: int) -> Any:
     return given
 
 
-Context = Annotated[dict[Word, ContextValue], Field(max_length=CONTEXT_MOST), BeforeValidator(partial(_few, most=CONTEXT_MOST))]
+Context = Annotated[
+    dict[Word, ContextValue], Field(max_length=CONTEXT_MOST), BeforeValidator(partial(few_keys, most=CONTEXT_MOST))
+]
 
 
 class Strict(BaseModel):
@@ -85,7 +87,7 @@ class Strict(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _bounded(cls, given: Any) -> Any:
-        return _few(given, len(cls.model_fields) + UNKNOWN_MOST)
+        return few_keys(given, len(cls.model_fields) + UNKNOWN_MOST)
 
 
 def _weighs(weights: Mapping[str, float]) -> Mapping[str, float]:

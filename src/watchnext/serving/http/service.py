@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from watchnext.serving.http.settings import Settings
 from watchnext.serving.http.shell import connections
+from watchnext.serving.http.shell.logs import configure
 from watchnext.serving.http.shell.served_app import HOST, PORT, START_ERRORS, ServedApp, bound
 
 SUPERVISOR = "_WATCHNEXT_SUPERVISOR"  # environment variable of the workers: id of the process that starts them
@@ -100,7 +101,9 @@ class Watchnext:
 
     def __init__(self) -> None:
         try:
-            self._served = ServedApp(Settings.from_environment())
+            settings = Settings.from_environment()
+            configure(settings.log)
+            self._served = ServedApp(settings)
         except Exception as error:
             end_server(error)
         proxy.app = self._served.app

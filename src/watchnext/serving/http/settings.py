@@ -43,6 +43,7 @@ class Settings(BaseSettings):
     keys                         file of bearer keys; None: this machine only
     demo                         without keys, viewers are listed; None: where the clock is the release's
     hosts, origins, rate         as in `Access`
+    log                          text, or JSON with a line for each answer
     """
 
     model_config = SettingsConfigDict(env_prefix="WATCHNEXT_", env_ignore_empty=True, frozen=True)
@@ -58,6 +59,7 @@ class Settings(BaseSettings):
     demo: bool | None = None
     hosts: Names = LOCAL_HOSTS
     origins: Names = ()
+    log: Literal["text", "json"] = "text"
     rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
     @classmethod

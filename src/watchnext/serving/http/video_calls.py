@@ -3,22 +3,27 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from watchnext.data.tables import DURATION_MS, LATEST_MS
 from watchnext.features.catalogue import SAFETY
 from watchnext.features.video_texts import TITLE_CHARACTERS, URL, URL_BYTES
 from watchnext.serving.http.handlers import Handlers, IdKindError, UnknownVideoError, committed, parsed_id, require_kind
 from watchnext.serving.http.metrics import ServerMetrics
-from watchnext.serving.http.schemas import ContextValue, Id, Int64, ListedVideo, Strict, Word
+from watchnext.serving.http.schemas import ContextValue, Id, Int64, ListedVideo, Strict, Word, few_keys
 from watchnext.serving.release.video_encoder import MetadataError
 from watchnext.serving.store.group_commit import GroupCommit
 from watchnext.serving.store.journal import Event
 from watchnext.serving.store.store import CREATED, Store
 
 VIDEOS_MOST = 100
+FEATURES_MOST = 64
+VideoFeatures = Annotated[
+    dict[Word, ContextValue | None], Field(max_length=FEATURES_MOST), BeforeValidator(partial(few_keys, most=FEATURES_MOST))
+]
 Component = Annotated[float, Field(ge=-1e18, le=1e18)]
 
 
@@ -37,8 +42,8 @@ class VideoMetadata(Strict):
     title: str | None = Field(None, max_length=TITLE_CHARACTERS, description="for people, as the addresses")
     thumbnail_url: str | None = Field(None, max_length=URL_BYTES, pattern=URL)
     url: str | None = Field(None, max_length=URL_BYTES, pattern=URL)
-    features: dict[Word, ContextValue | None] = Field(
-        default_factory=dict, max_length=64, description="further columns of videos that the feature schema declares"
+    features: VideoFeatures = Field(
+        default_factory=dict, description="further columns of videos that the feature schema declares"
     )
 
 

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -38,7 +39,7 @@ class WorkerPool:
                 raise OverloadedError(f"{self.in_use} requests are running or waiting, expected at most {most}")
             self.in_use += 1
         try:
-            future = self._pool.submit(call)
+            future = self._pool.submit(copy_context().run, call)  # with the id of the request, for the log
         except RuntimeError as error:  # shut down in the meantime
             self._free(None)
             raise OverloadedError("the server is stopping") from error

@@ -126,7 +126,7 @@ def main(arguments: Sequence[str]) -> str | None:
         expected = f"a name of letters, digits, '.', '_' and '-', and scopes of {', '.join(SCOPES)}"
         return f"{name!r} with the scopes {scopes!r} makes no key, expected {expected}"
     print(line)
-    print(f"{key}\nThis key is shown once. Send it as `Authorization: Bearer ...`.", file=sys.stderr)
+    print(key, file=sys.stderr)
     return None
 
 

@@ -21,6 +21,7 @@ WORDS: Mapping[str, tuple[str, Any]] = {
     "query": ("words, or parts of words", "guitar"),
     "context": ("values of the context that the schema of the data declares", {}),
     "exclude": ("videos that are not returned", [50008000]),
+    "filter": ("what the videos of the slate must have", {}),
     "mode": ("how the slate is computed", "online"),
     "explain": ("add the trace", False),
     "dials": ("settings of re-ranking for this request", {"diversity": 0.3}),

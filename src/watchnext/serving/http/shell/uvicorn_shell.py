@@ -1,7 +1,6 @@
 """`python -m watchnext.serving serve`: the app of `bentoml serve` in one process on uvicorn, without BentoML."""
 
 import argparse
-import logging
 import signal
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ import uvicorn
 
 from watchnext.serving.http.settings import Settings
 from watchnext.serving.http.shell.connections import BoundedProtocol
+from watchnext.serving.http.shell.logs import configure
 from watchnext.serving.http.shell.served_app import HOST, PORT, START_ERRORS, ServedApp, bound
 
 COMMAND = "python -m watchnext.serving serve"
@@ -28,11 +28,11 @@ def serve(words: Sequence[str]) -> None:
     parser.add_argument("--host", default=HOST)
     parser.add_argument("--port", type=int, default=PORT)
     options = parser.parse_args(words)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for number in SIGNALS:
         signal.signal(number, _stop)  # also process 1 of a container ends by it
     try:
         settings = Settings.from_environment()
+        configure(settings.log)
         settings.check_address(options.host)
         with bound(options.host, options.port, COMMAND) as port:
             served = ServedApp(settings)
