@@ -27,8 +27,9 @@ def load_state(engine: Engine, release: Release) -> None:
     for first in range(0, len(known), CHUNK):
         users = known[first : first + CHUNK]
         put_viewers(engine, release.user_ids, users, state.viewers[users])
-    for first in range(0, len(release.seen), CHUNK):
-        put_seen(engine, release.user_ids, first, release.seen.part(first, first + CHUNK))
+    users = len(release.user_ids.ids)
+    for first in range(0, users, CHUNK):
+        put_seen(engine, release.user_ids, first, release.seen.part(first, min(first + CHUNK, users)))
     for name, records in (("videos", state.videos), ("creators", state.creators)):
         if records.shape[1] != layout.item:
             raise StoreError(
