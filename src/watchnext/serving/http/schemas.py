@@ -142,7 +142,7 @@ class RecommendRequest(Strict):
         max_length=EXCLUDE_MOST,
         description="video ids that are not returned, whatever the mode; unknown ones are ignored",
     )
-    filter: FilterGiven = Field(default_factory=FilterGiven)
+    filter: FilterGiven = Field(default_factory=FilterGiven, description="only videos that pass it; the slate stays full")
     page_token: Token | None = Field(None, description="of the page before; without one, a first page")
     seed_video_id: Id = Optional(
         description="what is near this video, or watched with it, joins the candidates; it is not shown"
