@@ -48,12 +48,13 @@ class _Routes(Generic[R]):
         budget_ms: float | None = None,
         priority: str | None = None,
         explain: bool | None = None,
+        preview: bool | None = None,
         dials: Mapping[str, Any] | None = None,
     ) -> R:
-        """Ask for a slate; its videos count as shown."""
+        """Ask for a slate; its videos count as shown, but those of a preview."""
         about = _given(user_id=user_id, session=session, k=k, surface=surface, region=region, context=context)
         which = _given(exclude=exclude, filter=filter, page_token=page_token, seed_video_id=seed_video_id)
-        how = _given(mode=mode, budget_ms=budget_ms, priority=priority, explain=explain, dials=dials)
+        how = _given(mode=mode, budget_ms=budget_ms, priority=priority, explain=explain, preview=preview, dials=dials)
         return self._send("POST", "/v1/recommend", body=about | which | how)
 
     def rank(
@@ -111,6 +112,10 @@ class _Routes(Generic[R]):
     def parameters(self) -> R:
         """Ask what decides the slates, in plain words."""
         return self._send("GET", "/v1/parameters")
+
+    def status(self) -> R:
+        """Ask what serves: the release with its verdict, and the last report of drift."""
+        return self._send("GET", "/v1/status")
 
     def viewers(self, *, limit: int | None = None) -> R:
         """List viewers with a history."""

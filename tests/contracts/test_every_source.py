@@ -160,6 +160,6 @@ def test_a_stranger_is_answered(name, recommender, requests, lists):
 
 
 def test_the_page_has_words_for_every_source():
-    script = (Path(watchnext.serving.http.__file__).parent / "page" / "page.js").read_text()
+    script = (Path(watchnext.serving.http.__file__).parent / "page" / "elements.js").read_text()
     words = re.search(r"const SOURCES = \{(.*?)\};", script, re.DOTALL).group(1)
     assert set(re.findall(r"(\w+): \"", words)) == {*SOURCES, "again"}

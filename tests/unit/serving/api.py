@@ -1,6 +1,7 @@
 """Call an app in process, without a network."""
 
 import asyncio
+from pathlib import Path
 
 import httpx
 
@@ -53,7 +54,7 @@ def written(api) -> None:
     api.app.state.commits.submit([]).result()
 
 
-def app_over(recommender, store, served, *, access=None, **limits):
+def app_over(recommender, store, served, *, access=None, drift=Path("no report"), **limits):
     """Make the app; without `access`, as for a demo."""
     return create_app(
         recommender=recommender,
@@ -62,4 +63,5 @@ def app_over(recommender, store, served, *, access=None, **limits):
         clock=Ticking(recommender.release.as_of_ms),
         limits=Limits(**limits),
         access=access or Access(demo=True),
+        drift=drift,
     )

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
@@ -42,10 +43,12 @@ class Server:
         port: int | None = None,
         shell: str = "bentoml",
         store: str | None = None,
+        variables: Mapping[str, str] | None = None,
     ) -> None:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        variables = {"WATCHNEXT_STORE": store or str(folder / "store"), "WATCHNEXT_SERVED": str(folder / "served")}
+        variables = dict(variables or {})
+        variables |= {"WATCHNEXT_STORE": store or str(folder / "store"), "WATCHNEXT_SERVED": str(folder / "served")}
         variables |= {"WATCHNEXT_RELEASES": str(releases), "WATCHNEXT_CLOCK": clock, "BENTOML_HOME": str(folder / "bentoml")}
         command = [sys.executable, *SHELLS[shell], "--port", str(self.port)]
         self.log = folder / "server.log"

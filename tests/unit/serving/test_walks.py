@@ -67,6 +67,7 @@ def api(release, store, tmp_path):
         clock=now.__next__,
         limits=Limits(timeout_s=60),
         access=Access(),
+        drift=Path("no report"),
     )
     yield Api(app)
     app.state.close()

@@ -28,7 +28,7 @@ REFRESH_S = 20.0  # well within the `refresh_s` of the sources
 PAGE = Path(__file__).parent / "page"
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; img-src 'self' data:",
     "Cache-Control": "no-cache",
 }
 CORS = {
@@ -73,8 +73,10 @@ _read_errors = {status: _errors[status] for status in (408, 413, 422, 503)}
 _path_errors = {**_read_errors, 404: {"model": schemas.ErrorResponse}}  # a line break in a path matches no route
 
 
-def create_app(*, recommender, store, served_log, clock: Callable[[], int], limits: Limits, access: Access) -> FastAPI:
-    """Make the ASGI app of a loaded release. `clock()` returns ms.
+def create_app(
+    *, recommender, store, served_log, clock: Callable[[], int], limits: Limits, access: Access, drift: Path
+) -> FastAPI:
+    """Make the ASGI app of a loaded release. `clock()` returns ms, `drift` is the report of drift that `GET /v1/status` reads.
 
     `app.state.close()` waits for running requests, and until all events of `app.state.commits` are on disk; the store and the
     served log stay open.
@@ -105,7 +107,7 @@ def create_app(*, recommender, store, served_log, clock: Callable[[], int], limi
     metrics.gauge("live_videos", "Videos that were posted or changed, of WATCHNEXT_LIVE_VIDEOS.", lambda: store.catalogue.slots)
     calls = {"handlers": handlers, "store": store, "commits": commits, "clock": clock, "metrics": metrics}
     app.include_router(_videos(video_calls.VideoHandlers(**calls, timeout_s=limits.timeout_s)))
-    app.include_router(_api(handlers, partial(pool.run, timeout_s=limits.timeout_s), limits.timeout_s))
+    app.include_router(_api(handlers, partial(pool.run, timeout_s=limits.timeout_s), limits.timeout_s, drift))
     _add_unversioned(app, handlers, store, metrics)
     complete(app)
     app.add_middleware(BodyMiddleware, body_bytes=limits.body_bytes, body_s=limits.body_s)
@@ -116,7 +118,7 @@ def create_app(*, recommender, store, served_log, clock: Callable[[], int], limi
     return app
 
 
-def _api(handlers: Handlers, run: Callable, timeout_s: float) -> APIRouter:
+def _api(handlers: Handlers, run: Callable, timeout_s: float, drift: Path) -> APIRouter:
     routes, erasing = APIRouter(prefix="/v1", route_class=JsonRoute), asyncio.Lock()
 
     @routes.post("/recommend", response_model=schemas.RecommendResponse, responses=_errors)
@@ -154,6 +156,11 @@ def _api(handlers: Handlers, run: Callable, timeout_s: float) -> APIRouter:
     async def parameters() -> Response:
         """State in plain words what decides the slates of the serving release: weights, diversity, sources, rules."""
         return Json(handlers.parameters())
+
+    @routes.get("/status", response_model=schemas.StatusResponse, responses=_read_errors)
+    async def status() -> Response:
+        """State what serves: the release and its verdict, surfaces and regions, and the last report of drift."""
+        return Json(await run(partial(handlers.status, drift)))
 
     @routes.get("/videos", response_model=schemas.VideosResponse, responses=_read_errors)
     async def videos(
@@ -248,15 +255,17 @@ def _add_unversioned(app: FastAPI, handlers: Handlers, store, metrics: ServerMet
         return Response(rendered(app.openapi()), media_type="text/html", headers=PAGE_HEADERS)
 
     routes = {"/docs": docs, "/livez": live, "/healthz": live, "/readyz": ready, "/metrics": exposition}
-    routes |= {"/" if file.name == "index.html" else f"/{file.name}": _page(file) for file in sorted(PAGE.iterdir())}
+    routes |= {"/" if file.name == "index.html" else f"/{file.name}": _page(file, handlers) for file in sorted(PAGE.iterdir())}
     for path, endpoint in routes.items():
         app.add_api_route(path, endpoint, methods=["GET", "HEAD"], include_in_schema=False)
 
 
-def _page(file: Path) -> Callable:
+def _page(file: Path, handlers: Handlers) -> Callable:
+    """Return the endpoint of a file. Pictures from elsewhere are allowed where the release names some, over https alone."""
     content, kind = file.read_bytes(), mimetypes.guess_type(file.name)[0]
 
     async def page() -> Response:
-        return Response(content, media_type=kind, headers=PAGE_HEADERS)
+        policy = PAGE_HEADERS["Content-Security-Policy"] + (" https:" if handlers.has_thumbnails else "")
+        return Response(content, media_type=kind, headers={**PAGE_HEADERS, "Content-Security-Policy": policy})
 
     return page

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -24,6 +25,7 @@ from watchnext.serving.funnel.video_search import VideoSearch
 from watchnext.serving.http.metrics import ServerMetrics
 from watchnext.serving.http.pages import shown_before, token_of
 from watchnext.serving.http.schemas import EventsRequest, OutcomeEvent, RankRequest, RecommendRequest, SimilarRequest
+from watchnext.serving.http.status import status
 from watchnext.serving.http.worker_pool import TooSlowError
 from watchnext.serving.release.live_catalogue import LiveIds
 from watchnext.serving.store.erasure import ERASE_COMMAND, Receipt
@@ -126,9 +128,10 @@ class Handlers:
         if time.monotonic() > until:  # the client was already answered with an error and will not show this slate
             raise TooSlowError("the slate took longer than the client waits")
         degradations = list(answer.degradations)
-        if not self._record_impressions(request, answer.ids):
-            degradations.append(IMPRESSIONS_LOST)
-        self._served_log.append(answer)
+        if not body.preview:
+            if not self._record_impressions(request, answer.ids):
+                degradations.append(IMPRESSIONS_LOST)
+            self._served_log.append(answer)
         self._recent.put(answer)
         slate = self._slate(answer, degradations) | ({"trace": summary(answer)} if body.explain else {})
         slate["page_token"] = token_of(viewer_id, [*paged, *answer.ids]) if len(answer.ids) == body.k else None
@@ -296,6 +299,14 @@ class Handlers:
         if row < 0:
             raise UnknownVideoError("query.video_id", video_id, f"a video of release {self.release_id}")
         return {"video_id": video_id, **NO_VIDEO, **self._recommender.trace(answer, row)}
+
+    def status(self, drift: Path) -> dict:
+        """Return a StatusResponse; `drift` is the file of the report."""
+        return status(self._release, self._viewer_ids(), drift)
+
+    @property
+    def has_thumbnails(self) -> bool:
+        return self._release.texts.has_thumbnails
 
     def search(self, text: str, region: str | None, limit: int) -> dict:
         """Return a VideosResponse: the video of this id first, then others, all under the rules that hold for everyone."""

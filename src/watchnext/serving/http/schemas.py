@@ -161,6 +161,9 @@ class RecommendRequest(Strict):
     )
     priority: Literal[PRIORITIES] = Field("normal", description="under overload, low is refused first and high last")
     explain: bool = Field(False, description="put the trace into the answer, as `GET /v1/trace/{request_id}` gives it")
+    preview: bool = Field(
+        False, description="the slate is looked at and not shown: nothing is recorded, so that its videos do not become seen"
+    )
     dials: DialsGiven = Field(default_factory=DialsGiven)
 
 
@@ -359,6 +362,31 @@ class ParametersResponse(Strict):
     sources: list[SourceParameters]
     candidates: int = Field(description="largest number that the merge leaves to the ranker")
     rules: list[RuleParameters] = Field(description="in their order; of caps the last is relaxed first")
+
+
+class ReleaseStatus(Strict):
+    id: str
+    data: str
+    as_of_ms: int = Field(description="where its state ends")
+    videos: int
+    viewers: int = Field(description="number of viewers in the log", examples=[1600])
+    lost_to: dict[str, str] = Field(description="baseline > depths at which its slates lost on the validation days")
+
+
+class DriftStatus(Strict):
+    verdict: str = Field(description="none, drift or no data")
+    rows: int = Field(description="served videos that were compared")
+    columns: int
+    drifted: list[str]
+    reported_ms: int
+
+
+class StatusResponse(Strict):
+    release: ReleaseStatus
+    viewer_ids: Literal[NUMBER, STRING] | None = Field(description="kind of the viewers' ids; null while none is known")
+    surfaces: list[str] = Field(description="of the most active ones")
+    regions: list[str]
+    drift: DriftStatus | None = Field(description="last report of `python -m watchnext.monitoring drift`; null without one")
 
 
 OutcomeFlags = create_model("OutcomeFlags", __base__=Strict, **dict.fromkeys(OUTCOMES, (bool, False)))

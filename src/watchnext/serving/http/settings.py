@@ -39,6 +39,7 @@ class Settings(BaseSettings):
 
     store                        a folder, or the URL of a Redis
     clock                        release (time starts where the release's state ends) or wall; None is the clock of the release
+    drift                        report of `python -m watchnext.monitoring drift` that the status of the page reads
     viewers_kept, journal_bytes, live_videos  as in `Bounds` of the store
     keys                         file of bearer keys; None: this machine only
     demo                         without keys, viewers are listed; None: where the clock is the release's
@@ -51,6 +52,7 @@ class Settings(BaseSettings):
     releases: Path = Path("releases")
     store: Annotated[Path | str, BeforeValidator(location)] = Path("store")
     served: Path = Path("outputs/served")
+    drift: Path = Path("outputs/drift/served/drift.json")
     clock: Literal[CLOCKS] | None = None
     viewers_kept: PositiveInt = VIEWERS_KEPT
     journal_bytes: PositiveInt = JOURNAL_BYTES

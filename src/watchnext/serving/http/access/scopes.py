@@ -24,6 +24,7 @@ RULES = (
     ("/v1/trending", READ),
     ("/v1/trace", READ),
     ("/v1/parameters", READ),
+    ("/v1/status", READ),
 )
 
 

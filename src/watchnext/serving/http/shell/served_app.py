@@ -44,6 +44,7 @@ class ServedApp:
             clock=clock,
             limits=Limits(),
             access=settings.access(clock=kind),
+            drift=settings.drift,
         )
         # A full garbage collection would stop the worker for 60 to 160 ms; everything loaded so far stays anyway.
         gc.collect()
