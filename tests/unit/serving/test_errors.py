@@ -51,7 +51,7 @@ def refused(app: FastAPI, path: str, body: object) -> dict:
         (
             "/recommend",
             {"user_id": 1, "mode": "onlin"},
-            "body.mode is 'onlin': Input should be 'online', 'precomputed' or 'not_personalised'",
+            "body.mode is 'onlin': Input should be 'online', 'auto', 'precomputed' or 'not_personalised'",
         ),
     ],
 )  # fmt: skip

@@ -135,7 +135,7 @@ class Handlers:
         self._recent.put(answer)
         slate = self._slate(answer, degradations) | ({"trace": summary(answer)} if body.explain else {})
         slate["page_token"] = token_of(viewer_id, [*paged, *answer.ids]) if len(answer.ids) == body.k else None
-        creators = len({*self._release.catalogue.creator_rows[answer.rows].tolist()})
+        creators = len({*self._catalogue.creator_rows[answer.rows].tolist()})
         self._metrics.slate(answer, degraded=[each.code for each in degradations], creators=creators)
         return slate
 
