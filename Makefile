@@ -18,7 +18,7 @@ export BENTOML_DO_NOT_TRACK := True
 export MLFLOW_DISABLE_TELEMETRY := true
 ACTIVATE := source $(BIN)/activate
 
-.PHONY: help setup demo test lint bench docs serve ui kuairand serve-kuairand lock clean
+.PHONY: help setup demo test test-full lint bench docs serve ui kuairand serve-kuairand lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -49,6 +49,9 @@ serve: setup ## serve releases/current
 # `pytest` without -n is one process: for one file, or a debugger. What runs where and in which order is in tests/conftest.py.
 test: lint ## run lint and all tests
 	@$(ACTIVATE) && python -m pytest -n $(WORKERS)
+
+test-full: setup ## run the tests that take minutes: faults by the hundred, under load
+	@$(ACTIVATE) && python -m pytest -m full
 
 lint: setup ## check style and import rules
 	@$(ACTIVATE) && ruff check . && ruff format --check . && lint-imports

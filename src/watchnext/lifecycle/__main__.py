@@ -74,7 +74,7 @@ def promote_release(config: DictConfig) -> None:
         raise LookupError(f"there is no challenger of {name!r}; choose a release with release=ID, or run `dvc repro`")
     previous = serving_id(Path(config.data.releases))
     promote(Path(config.data.releases), chosen, data=config.data.name, force=config.force)
-    print(f"{chosen} serves instead of {previous or 'none'}; restart a running server to load it")
+    print(f"{chosen} serves instead of {previous or 'none'}; a running server follows within seconds")
 
 
 def pipeline(config: DictConfig) -> None:

@@ -633,8 +633,9 @@ def test_metrics_name_routes_and_never_paths(api, viewer):
 
 
 def test_health_and_page(api, release):
-    assert api("GET", "/livez").json() == {"status": "live"}
-    assert api("GET", "/readyz").json() == {"status": "ready", "release": release.id}
+    for path in ("/livez", "/healthz"):
+        assert api("GET", path).json() == {"status": "live", "release": release.id}
+    assert api("GET", "/readyz").json() == {"status": "ready", "release": release.id, "refused": None}
     page = api("GET", "/")
     assert page.headers["content-type"].startswith("text/html")
     assert "script-src 'self'" in page.headers["content-security-policy"]

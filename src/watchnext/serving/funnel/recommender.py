@@ -195,11 +195,12 @@ class Recommender:
         """Rank the whole catalogue for the sources that do so now and then, before requests would."""
         self.retrieval.refresh(as_of_ms)
 
-    def warm(self) -> None:
-        """Compile and load everything that the first request or event would otherwise wait for."""
+    def warm(self) -> Answer:
+        """Compile and load everything that the first request or event would otherwise wait for; return the answer."""
         self.store.warm()
-        for region in (None, *self.release.region_bits):  # a region's first search packs its filter
+        for region in self.release.region_bits:  # a region's first search packs its filter
             self.recommend(Request("warm", 0, 20, self.release.as_of_ms, region=region))
+        return self.recommend(Request("warm", 0, 20, self.release.as_of_ms))
 
     def _state(self, request: Request, degradations: list[Degradation]) -> tuple[np.ndarray, SeenSet]:
         try:

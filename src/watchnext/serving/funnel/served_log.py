@@ -55,6 +55,11 @@ class ServedLog:
             return False
         return True
 
+    @property
+    def waiting(self) -> int:
+        """Number of answers that wait for the writer."""
+        return self._queue.qsize()
+
     def close(self) -> None:
         """Write the queued answers, then stop; a second call does nothing."""
         if not self._closed:

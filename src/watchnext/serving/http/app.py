@@ -21,6 +21,7 @@ from watchnext.serving.http.metrics import ServerMetrics
 from watchnext.serving.http.middleware import BodyMiddleware, RequestMiddleware, request_id
 from watchnext.serving.http.openapi.docs_page import rendered
 from watchnext.serving.http.openapi.document import complete
+from watchnext.serving.http.swap.serving import Serving
 from watchnext.serving.http.worker_pool import WorkerPool
 from watchnext.serving.store.group_commit import GroupCommit
 
@@ -79,36 +80,38 @@ def create_app(
     """Make the ASGI app of a loaded release. `clock()` returns ms, `drift` is the report of drift that `GET /v1/status` reads.
 
     `app.state.close()` waits for running requests, and until all events of `app.state.commits` are on disk; the store and the
-    served log stay open.
+    served log stay open. `app.state.serving` lets another release serve, `app.state.pool` runs the requests.
     """
     metrics = ServerMetrics()
     pool = WorkerPool(threads=limits.threads, waiting=limits.waiting)
     commits = GroupCommit(store, most_waiting=limits.waiting_events)
-    handlers = Handlers(
-        recommender=recommender, store=store, commits=commits, served_log=served_log, clock=clock, metrics=metrics
-    )
+    shared = {"commits": commits, "clock": clock, "metrics": metrics}
+    make = partial(Handlers, **shared, served_log=served_log)
+    make_videos = partial(video_calls.VideoHandlers, **shared, timeout_s=limits.timeout_s)
+    serving = Serving(make, make_videos, recommender=recommender, store=store)
     metrics.gauge("store_waiting_events", "Events that wait for the disk.", lambda: commits.waiting)
-    metrics.gauge("store_failed", "1 while nothing can be stored: /readyz says why.", lambda: bool(store.failed))
+    metrics.gauge("store_failed", "1 while nothing can be stored: /readyz says why.", lambda: bool(serving.store.failed))
+    metrics.gauge("release_refused", "1 while a release that was to serve is refused.", lambda: bool(serving.refused))
+    live = "Videos that were posted or changed, of WATCHNEXT_LIVE_VIDEOS."
+    metrics.gauge("live_videos", live, lambda: serving.store.catalogue.slots)
     metrics.gauge("work_taken", "Requests running or waiting.", lambda: pool.in_use)
     metrics.gauge("served_log_dropped", "Answers that the served log dropped.", lambda: served_log.dropped)
     metrics.gauge("served_log_failed", "Answers that the served log could not write.", lambda: served_log.failed)
 
     app = FastAPI(title="watchnext", version="1", docs_url=None, redoc_url=None, redirect_slashes=False)
-    refresher = Refresher(lambda: recommender.refresh(clock()), every_s=REFRESH_S)
+    refresher = Refresher(lambda: serving.recommender.refresh(clock()), every_s=REFRESH_S)
 
     def close() -> None:
         refresher.close()
         pool.close()
         commits.close()
 
-    app.state.close, app.state.commits = close, commits
+    app.state.close, app.state.commits, app.state.serving, app.state.pool = close, commits, serving, pool
     for kind, handler in EXCEPTION_HANDLERS.items():
         app.add_exception_handler(kind, handler)
-    metrics.gauge("live_videos", "Videos that were posted or changed, of WATCHNEXT_LIVE_VIDEOS.", lambda: store.catalogue.slots)
-    calls = {"handlers": handlers, "store": store, "commits": commits, "clock": clock, "metrics": metrics}
-    app.include_router(_videos(video_calls.VideoHandlers(**calls, timeout_s=limits.timeout_s)))
-    app.include_router(_api(handlers, partial(pool.run, timeout_s=limits.timeout_s), limits.timeout_s, drift))
-    _add_unversioned(app, handlers, store, metrics)
+    app.include_router(_videos(serving))
+    app.include_router(_api(serving, partial(pool.run, timeout_s=limits.timeout_s), limits.timeout_s, drift))
+    _add_unversioned(app, serving, metrics)
     complete(app)
     app.add_middleware(BodyMiddleware, body_bytes=limits.body_bytes, body_s=limits.body_s)
     app.add_middleware(AccessGate, access=access)
@@ -118,7 +121,7 @@ def create_app(
     return app
 
 
-def _api(handlers: Handlers, run: Callable, timeout_s: float, drift: Path) -> APIRouter:
+def _api(handlers: Serving, run: Callable, timeout_s: float, drift: Path) -> APIRouter:
     routes, erasing = APIRouter(prefix="/v1", route_class=JsonRoute), asyncio.Lock()
 
     @routes.post("/recommend", response_model=schemas.RecommendResponse, responses=_errors)
@@ -204,7 +207,7 @@ def _api(handlers: Handlers, run: Callable, timeout_s: float, drift: Path) -> AP
     return routes
 
 
-def _videos(handlers: video_calls.VideoHandlers) -> APIRouter:
+def _videos(serving: Serving) -> APIRouter:
     routes = APIRouter(prefix="/v1", route_class=JsonRoute)
     one, unknown = "/videos/{video_id:path}", {404: {"model": schemas.ErrorResponse}}
 
@@ -212,17 +215,17 @@ def _videos(handlers: video_calls.VideoHandlers) -> APIRouter:
     async def add_videos(body: video_calls.VideosRequest) -> Response:
         """Add videos, or replace all that is known of videos; they can be shown from now on, withdrawn ones too. The answer
         means that they are on disk."""
-        return Json(await handlers.post(body))
+        return Json(await serving.videos.post(body))
 
     @routes.patch(one, response_model=video_calls.AvailableVideo, responses=_video_errors | unknown)
     async def change_video(video_id: schemas.IdWord, body: video_calls.VideoPatch) -> Response:
         """Change what is named of a video; `available` withdraws it or brings it back."""
-        return Json(await handlers.change(video_id, body))
+        return Json(await serving.videos.change(video_id, body))
 
     @routes.delete(one, response_model=video_calls.AvailableVideo, responses=_read_errors | unknown)
     async def withdraw_video(video_id: schemas.IdWord) -> Response:
         """Withdraw a video: from now on it is in no answer. It stays known, its events count, and it can be brought back."""
-        return Json(await handlers.withdraw(video_id))
+        return Json(await serving.videos.withdraw(video_id))
 
     return routes
 
@@ -237,16 +240,17 @@ def _unknown(ids: Sequence, release_id: str) -> dict:
     }
 
 
-def _add_unversioned(app: FastAPI, handlers: Handlers, store, metrics: ServerMetrics) -> None:
+def _add_unversioned(app: FastAPI, serving: Serving, metrics: ServerMetrics) -> None:
     """Add health checks, metrics, the page of the API and the demo page."""
 
     async def live() -> Response:
-        return Json({"status": "live"})
+        return Json({"status": "live", "release": serving.release_id})
 
     async def ready() -> Response:
-        if store.failed:
-            return problem(503, "store", store.failed)
-        return Json({"status": "ready", "release": handlers.release_id})
+        if serving.store.failed:
+            return problem(503, "store", serving.store.failed)
+        refused = vars(serving.refused) if serving.refused else None
+        return Json({"status": "ready", "release": serving.release_id, "refused": refused})
 
     async def exposition() -> Response:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -255,12 +259,13 @@ def _add_unversioned(app: FastAPI, handlers: Handlers, store, metrics: ServerMet
         return Response(rendered(app.openapi()), media_type="text/html", headers=PAGE_HEADERS)
 
     routes = {"/docs": docs, "/livez": live, "/healthz": live, "/readyz": ready, "/metrics": exposition}
-    routes |= {"/" if file.name == "index.html" else f"/{file.name}": _page(file, handlers) for file in sorted(PAGE.iterdir())}
+    for file in sorted(PAGE.iterdir()):
+        routes["/" if file.name == "index.html" else f"/{file.name}"] = _page(file, serving)
     for path, endpoint in routes.items():
         app.add_api_route(path, endpoint, methods=["GET", "HEAD"], include_in_schema=False)
 
 
-def _page(file: Path, handlers: Handlers) -> Callable:
+def _page(file: Path, handlers: Serving) -> Callable:
     """Return the endpoint of a file. Pictures from elsewhere are allowed where the release names some, over https alone."""
     content, kind = file.read_bytes(), mimetypes.guess_type(file.name)[0]
 

@@ -21,6 +21,12 @@ class Clock:
             self._last = max(now, self._last + 1)
             return self._last
 
+    def advance_to(self, start_ms: int) -> None:
+        """Let a clock that is not the wall's show `start_ms` at least, where a release's state ends."""
+        with self._lock:
+            if self._offset_ms is not None:
+                self._offset_ms = max(self._offset_ms, start_ms - _monotonic_ms())
+
 
 def _monotonic_ms() -> int:
     return time.monotonic_ns() // 1_000_000

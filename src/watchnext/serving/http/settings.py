@@ -12,8 +12,9 @@ from watchnext.features.encode.pipeline import FeaturePipeline
 from watchnext.schema import SchemaError
 from watchnext.serving.http.access.gate import ANY, LOCAL_HOSTS, Access, is_loopback
 from watchnext.serving.http.access.keys import NEW_KEY, Keys, KeysError
+from watchnext.serving.http.swap.served_releases import ServedReleases, first_that_opens
 from watchnext.serving.release.manifest import ReleaseError, verified
-from watchnext.serving.release.release import CLOCKS, current
+from watchnext.serving.release.release import CLOCKS
 from watchnext.serving.store.engines.engine import state_of
 from watchnext.serving.store.engines.environment import MAP_BYTES, Environment
 from watchnext.serving.store.engines.folder import locked
@@ -100,7 +101,14 @@ class Settings(BaseSettings):
         A network loaded here would crash the supervisor process when it ends.
         """
         self.access(clock="wall")
-        release = current(self.releases)
+        first_that_opens(self.releases, ServedReleases(self.served_releases), self._check_release)
+
+    @property
+    def served_releases(self) -> Path:
+        """The file that names the releases which served."""
+        return self.served / "releases.json"
+
+    def _check_release(self, release: Path) -> None:
         manifest = verified(release)
         try:
             FeaturePipeline.load(release / "pipeline")

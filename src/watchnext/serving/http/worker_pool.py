@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from typing import TypeVar
 
@@ -30,6 +30,7 @@ class WorkerPool:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="watchnext")
         self._capacity = {priority: threads + int(share * waiting) for priority, share in WAITING_SHARE.items()}
         self._lock = threading.Lock()
+        self._calls: set[Future] = set()
         self.in_use = 0
 
     def _submit(self, call: Callable[[], T], priority: str) -> Future[T]:
@@ -43,12 +44,15 @@ class WorkerPool:
         except RuntimeError as error:  # shut down in the meantime
             self._free(None)
             raise OverloadedError("the server is stopping") from error
+        with self._lock:
+            self._calls.add(future)
         # Freed when the call ends, not when its client gives up: a busy thread cannot take more.
         future.add_done_callback(self._free)
         return future
 
-    def _free(self, _: Future | None) -> None:
+    def _free(self, done: Future | None) -> None:
         with self._lock:
+            self._calls.discard(done)
             self.in_use -= 1
 
     async def run(self, call: Callable[[], T], *, timeout_s: float, priority: str = "normal") -> T:
@@ -57,6 +61,12 @@ class WorkerPool:
             return await asyncio.wait_for(asyncio.wrap_future(self._submit(call, priority)), timeout_s)
         except TimeoutError as error:
             raise TooSlowError(f"no answer within {timeout_s:g} s") from error
+
+    def drain(self) -> None:
+        """Wait for the calls that are running or waiting now; later ones may come meanwhile."""
+        with self._lock:
+            calls = list(self._calls)
+        wait(calls)
 
     def close(self) -> None:
         """Drop waiting calls, and wait for running ones."""

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,16 @@ from watchnext.openvino_runtime import ov
 from watchnext.ranking.models.trees.forest import INPUT, Forest
 
 TREES = "trees"  # the folder of a ranker's trees, beside its network
+
+
+@cache
+def core() -> ov.Core:
+    """Return the one core of this process, which it keeps.
+
+    A core gives the thread that makes it a stack for signals, and takes it away when the last network of the core goes: where a
+    release was replaced, the next signal then ended the process by SIGSEGV.
+    """
+    return ov.Core()
 
 
 class CompiledNetwork:
@@ -22,7 +33,7 @@ class CompiledNetwork:
 
     def __init__(self, path: Path, *, threads: int = 1, precision: str = "f32") -> None:
         options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
-        self._compiled = ov.Core().compile_model(str(path), "CPU", options)
+        self._compiled = core().compile_model(str(path), "CPU", options)
         self._types = {port.get_any_name(): port.get_element_type().to_dtype() for port in self._compiled.inputs}
         self._local = threading.local()
 

@@ -24,7 +24,7 @@ class ReleaseError(RuntimeError):
 def verified(folder: Path) -> dict:
     """Return the manifest after checking every file against it. Raises ReleaseError naming the first that differs."""
     folder = Path(folder)
-    manifest = _manifest(folder)
+    manifest = read_manifest(folder)
     if (name := folder.resolve().name) != manifest["id"]:
         raise ReleaseError(f"{folder} holds the release {manifest['id']!r}, expected {name!r}: a release is never renamed")
     on_disk, expected = set(files_below(folder, but=SEAL)), set(manifest["files"])
@@ -47,7 +47,8 @@ def _require_plain(path: Path) -> None:
         raise ReleaseError(f"{path} is a link or no plain file, expected a file of the release; run `{REPAIR}`")
 
 
-def _manifest(folder: Path) -> dict:
+def read_manifest(folder: Path) -> dict:
+    """Return the manifest after checking it alone. Raises ReleaseError."""
     path = folder / SEAL
     if path.exists():
         _require_plain(path)

@@ -288,6 +288,11 @@ class Store:
         with self._engine.read() as txn:
             yield from journal_of(txn, start)
 
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """Return table > number of entries, and bytes."""
+        with self._engine.read() as txn:
+            return {name: (txn.count(name), txn.size(name)) for name in TABLES}
+
     def quarantined(self) -> list[Event]:
         """Return events about videos that the catalogue does not know, oldest first, at most QUARANTINE_KEPT."""
         with self._engine.read() as txn:
@@ -717,9 +722,12 @@ def _take_over(folder: Path, release: Release, *, durable: bool, map_bytes: int)
     log.info("the store %s is now %s, built from a log", folder, claimed.name)
 
 
-def misfit(folder: Path, held: str, release_id: str, needed: str) -> StoreError:
-    """Make the error of records of another schema or catalogue, under which they have another meaning."""
-    return StoreError(f"the store {folder} holds state {held}, but release {release_id} needs {needed}; run `{REPAIR}`")
+class StoreMisfitError(StoreError):
+    """Records of another schema or catalogue, under which they have another meaning."""
+
+
+def misfit(folder: Path, held: str, release_id: str, needed: str) -> StoreMisfitError:
+    return StoreMisfitError(f"the store {folder} holds state {held}, but release {release_id} needs {needed}; run `{REPAIR}`")
 
 
 def journal_of(txn: Transaction, start: int) -> Iterator[tuple[int, Event]]:

@@ -2,14 +2,19 @@
 
 import gc
 import socket
+from functools import partial
+from pathlib import Path
 
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.funnel.served_log import ServedLog
 from watchnext.serving.http.app import Limits, create_app
 from watchnext.serving.http.clock import Clock
 from watchnext.serving.http.settings import Settings, SettingsError
+from watchnext.serving.http.swap.admin import admin_routes
+from watchnext.serving.http.swap.release_switch import ReleaseSwitch, warmed
+from watchnext.serving.http.swap.served_releases import ServedReleases, checked, first_that_opens
 from watchnext.serving.release.manifest import ReleaseError
-from watchnext.serving.release.release import Release, current
+from watchnext.serving.store.hand_over import StoreSuccession
 from watchnext.serving.store.store import Bounds, Store, StoreError
 
 SERVED_LOG_BYTES = 1 << 30
@@ -26,35 +31,70 @@ class ServedApp:
     """
 
     def __init__(self, settings: Settings) -> None:
-        release = Release.load(current(settings.releases))
-        kept = {"viewers": settings.viewers_kept, "live_videos": settings.live_videos}
-        bounds = Bounds(**kept, journal_bytes=settings.journal_bytes)
-        store = self._store = Store.open(settings.store, release, bounds=bounds)
+        self._settings, served = settings, ServedReleases(settings.served_releases)
+        recommender = first_that_opens(settings.releases, served, self._opened)
+        release, store = recommender.release, recommender.store
         self._served_log = ServedLog(settings.served, max_bytes=SERVED_LOG_BYTES, flush_rows=SERVED_LOG_ROWS)
-        recommender = Recommender(release, store, budget_ms=BUDGET_MS)
-        recommender.warm()
         starts_at = max(release.as_of_ms, store.last_known_at + 1)
         kind = settings.clock or release.clock
-        clock = Clock(starts_at if kind == "release" else None)
+        clock, limits = Clock(starts_at if kind == "release" else None), Limits()
         recommender.refresh(clock())
         self.app = create_app(
             recommender=recommender,
             store=store,
             served_log=self._served_log,
             clock=clock,
-            limits=Limits(),
+            limits=limits,
             access=settings.access(clock=kind),
             drift=settings.drift,
         )
+        served.record(release.id)
+        self._switch = self._followed(clock, limits, served)
         # A full garbage collection would stop the worker for 60 to 160 ms; everything loaded so far stays anyway.
         gc.collect()
         gc.freeze()
+        self._switch.start()
+
+    def _opened(self, folder: Path) -> Recommender:
+        release, settings = checked(folder), self._settings
+        kept = {"viewers": settings.viewers_kept, "live_videos": settings.live_videos}
+        bounds = Bounds(**kept, journal_bytes=settings.journal_bytes)
+        store = Store.open(settings.store, release, bounds=bounds)
+        try:
+            return warmed(release, store, budget_ms=BUDGET_MS)
+        except ReleaseError:
+            store.close()
+            raise
+
+    def _followed(self, clock: Clock, limits: Limits, served: ServedReleases) -> ReleaseSwitch:
+        """Make the switch that follows `current`, and the admin routes that move it."""
+        state, root = self.app.state, self._settings.releases
+        switch = ReleaseSwitch(
+            root,
+            serving=state.serving,
+            commits=state.commits,
+            pool=state.pool,
+            clock=clock,
+            served=served,
+            succession=StoreSuccession(self._settings.store),
+            budget_ms=BUDGET_MS,
+            grace_s=limits.timeout_s,
+        )
+        run = partial(state.pool.run, timeout_s=limits.timeout_s)
+        self.app.include_router(admin_routes(switch, state.serving, root, run, self._waiting))
+        return switch
+
+    def _waiting(self) -> dict[str, int]:
+        state = self.app.state
+        waiting = {"waiting_events": state.commits.waiting, "waiting_requests": state.pool.in_use}
+        return waiting | {"waiting_answers": self._served_log.waiting}
 
     def close(self) -> None:
         """Wait for running requests, and until every event and answer is on disk."""
+        self._switch.close()
         self.app.state.close()
         self._served_log.close()
-        self._store.close()
+        self.app.state.serving.store.close()
 
 
 def bound(host: str, port: int, command: str) -> socket.socket:

@@ -1,0 +1,173 @@
+"""Admin routes: which releases there are and which serves, promote, roll back, sizes and queues."""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, ConfigDict, StringConstraints
+
+from watchnext.serving.http.errors import Json, JsonRoute, problem
+from watchnext.serving.http.schemas import ErrorResponse
+from watchnext.serving.http.swap.release_switch import ReleaseRefusedError, ReleaseSwitch
+from watchnext.serving.http.swap.serving import Serving
+from watchnext.serving.release.manifest import ReleaseError, read_manifest
+from watchnext.serving.release.release import releases_in
+
+WAIT_S = 60.0  # a release that takes longer to load is answered with 202, and goes on loading
+SHOWN = ("data", "regime", "as_of_ms", "clock")
+
+
+class PromoteRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    release: Annotated[str, StringConstraints(min_length=1, max_length=128)]
+
+
+class RollbackRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class RefusalOut(BaseModel):
+    """A release that was to serve and does not; `at` is UTC."""
+
+    release: str
+    reason: str
+    at: str
+
+
+class SwitchResponse(BaseModel):
+    """The release that serves, the one before it, and one that is still being loaded."""
+
+    serves: str
+    before: str | None
+    loading: str | None
+
+
+class ReleaseOut(BaseModel):
+    """A release of the folder by its manifest; `damaged` says why that cannot be read. Only what serves was checked in full."""
+
+    release: str
+    serves: bool
+    damaged: str | None
+    data: str | None
+    regime: str | None
+    as_of_ms: int | None
+    clock: str | None
+
+
+class ReleasesResponse(BaseModel):
+    """`current` is the target of the link."""
+
+    serves: str
+    before: str | None
+    current: str | None
+    releases: list[ReleaseOut]
+    refused: list[RefusalOut]
+
+
+class TableSize(BaseModel):
+    entries: int
+    bytes: int
+
+
+class StatsResponse(BaseModel):
+    """Sizes of the store, the journal's positions (`journal_end` is the next one), what waits, memory (of this process, null if
+    the system does not say), and time since the start."""
+
+    release: str
+    uptime_s: float
+    memory_bytes: int | None
+    viewers: int
+    journal_start: int
+    journal_end: int
+    tables: dict[str, TableSize]
+    waiting_events: int
+    waiting_requests: int
+    waiting_answers: int
+
+
+_refusals = {status: {"model": ErrorResponse} for status in (400, 408, 413, 415, 422, 503)}
+_switched = {202: {"model": SwitchResponse}, 409: {"model": ErrorResponse}, **_refusals}
+
+
+def admin_routes(switch: ReleaseSwitch, serving: Serving, root: Path, run: Callable, waiting: Callable[[], dict]) -> APIRouter:
+    """Make the routes. `run` calls a function in a thread; `waiting()` are the queue lengths of a StatsResponse."""
+    routes = APIRouter(prefix="/v1/admin", route_class=JsonRoute)
+    began = time.monotonic()
+
+    @routes.get("/releases", response_model=ReleasesResponse, responses=_refusals)
+    async def releases() -> Response:
+        """List the releases of the folder, which of them serves, and which were refused and why."""
+        return Json(await run(lambda: _listed(switch, serving, root)))
+
+    @routes.post("/promote", response_model=SwitchResponse, responses=_switched)
+    async def promote(body: PromoteRequest) -> Response:
+        """Check a release, let it serve, and point `current` at it. Answers 409 with the reason where it is refused."""
+        return await _switched_to(switch.promote(body.release), body.release)
+
+    @routes.post("/rollback", response_model=SwitchResponse, responses=_switched)
+    async def rollback(_: RollbackRequest) -> Response:
+        """Let the release serve that did before this one."""
+        return await _switched_to(switch.rollback(), switch.before)
+
+    @routes.get("/stats", response_model=StatsResponse, responses=_refusals)
+    async def stats() -> Response:
+        """Measure store, journal, queues and memory."""
+        sizes = await run(lambda: _sizes(serving.store))
+        uptime = {"release": serving.release_id, "uptime_s": time.monotonic() - began, "memory_bytes": memory_bytes()}
+        return Json({**uptime, **sizes, **waiting()})
+
+    async def _switched_to(future: Future, name: str | None) -> Response:
+        try:
+            await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), WAIT_S)
+        except ReleaseRefusedError as error:
+            return problem(409, "release_refused", str(error))
+        except TimeoutError:
+            return Json({"serves": serving.release_id, "before": switch.before, "loading": name}, 202)
+        return Json({"serves": serving.release_id, "before": switch.before, "loading": None})
+
+    return routes
+
+
+def _listed(switch: ReleaseSwitch, serving: Serving, root: Path) -> dict:
+    serves = serving.release_id
+    link = root / "current"
+    return {
+        "serves": serves,
+        "before": switch.before,
+        "current": os.readlink(link) if link.is_symlink() else None,
+        "releases": [{"release": name, "serves": name == serves, **_described(root / name)} for name in releases_in(root)],
+        "refused": [vars(refusal) for refusal in switch.refused.values()],
+    }
+
+
+def _described(folder: Path) -> dict:
+    try:
+        manifest = read_manifest(folder)
+    except ReleaseError as error:
+        return dict.fromkeys(SHOWN) | {"damaged": str(error)}
+    return {name: manifest.get(name) for name in SHOWN} | {"damaged": None}
+
+
+def _sizes(store) -> dict:
+    tables = {name: {"entries": entries, "bytes": size} for name, (entries, size) in store.sizes().items()}
+    journal = tables["journal"]["entries"]
+    return {
+        "tables": tables,
+        "viewers": tables["viewers"]["entries"],
+        "journal_start": store.position - journal,
+        "journal_end": store.position,
+    }
+
+
+def memory_bytes() -> int | None:
+    """Return the memory of this process that is resident, None where the system has no /proc."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return None

@@ -1,0 +1,221 @@
+"""Follow `releases/current` in a running server: load a new release aside, check it, switch, and refuse by name what is bad."""
+
+import logging
+import os
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from watchnext.files import link
+from watchnext.serving.funnel.answer import RANKER_LATE
+from watchnext.serving.funnel.recommender import Recommender
+from watchnext.serving.http.clock import Clock
+from watchnext.serving.http.swap.served_releases import ServedReleases, checked
+from watchnext.serving.http.swap.serving import Refusal, Serving
+from watchnext.serving.http.worker_pool import WorkerPool
+from watchnext.serving.release.manifest import REPAIR, ReleaseError
+from watchnext.serving.release.release import Release, current, release_in, verdict_of
+from watchnext.serving.store.group_commit import GroupCommit
+from watchnext.serving.store.hand_over import StoreSuccession
+from watchnext.serving.store.store import Store
+
+log = logging.getLogger(__name__)
+POLL_S = 1.0
+REFUSALS_KEPT = 20
+
+
+class ReleaseRefusedError(RuntimeError):
+    """A release that does not serve, with the reason."""
+
+
+class ReleaseSwitch:
+    """Let one release after another serve. One thread does it all, so that two never load at once.
+
+    root      folder of the releases
+    budget_ms as in `Recommender`
+    grace_s   time after which every request that arrived before a switch has an answer
+    refused   the last releases that were refused, by name
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        serving: Serving,
+        commits: GroupCommit,
+        pool: WorkerPool,
+        clock: Clock,
+        served: ServedReleases,
+        succession: StoreSuccession,
+        budget_ms: float,
+        grace_s: float,
+    ) -> None:
+        self._root, self._serving, self._commits, self._pool, self._clock = Path(root), serving, commits, pool, clock
+        self._served, self._succession, self._budget_ms, self._grace_s = served, succession, budget_ms, grace_s
+        self.refused: dict[str, Refusal] = {}
+        self._link: tuple | None = None  # the link when it was followed last
+        self._retired: Store | None = None  # with requests that arrived before the last switch
+        self._tasks: queue.SimpleQueue = queue.SimpleQueue()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="release-switch", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread; a release that is being loaded does not serve any more. A second call does nothing."""
+        self._stopping.set()
+        self._succession.stop()
+        self._tasks.put(None)
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    @property
+    def before(self) -> str | None:
+        """The release that served before this one."""
+        return self._served.before
+
+    def promote(self, name: str) -> Future[None]:
+        """Let the release `name` serve, and point `current` at it. The future raises ReleaseRefusedError."""
+        return self._asked(name, partial(self._promote, name))
+
+    def rollback(self) -> Future[None]:
+        """Let the release serve that did before. The future raises ReleaseRefusedError."""
+        return self._asked(self.before or "the one before", self._rollback)
+
+    def _asked(self, name: str, act: Callable[[], None]) -> Future[None]:
+        future: Future = Future()
+        self._tasks.put((name, act, future))
+        return future
+
+    # ---- the thread --------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                task = self._tasks.get(timeout=POLL_S)
+            except queue.Empty:
+                task = self._moved_link()
+            if task:
+                self._do(*task)
+                self._retire()
+
+    def _moved_link(self) -> tuple | None:
+        """Return the task of following `current` where it was moved, or made anew, since it was followed last."""
+        if (link_now := _identity(self._root / "current")) == self._link:
+            return None
+        self._link = link_now
+        return link_now[0] if link_now else "current", self._follow, Future()
+
+    def _do(self, name: str, act: Callable[[], None], future: Future) -> None:
+        try:
+            act()
+        except Exception as error:
+            if self._stopping.is_set():
+                reason = "the server is stopping"
+            else:
+                reason = str(error) if isinstance(error, RuntimeError) else f"{type(error).__name__}: {error}"
+                log.error("the release %s is refused, %s goes on serving: %s", name, self._serving.release_id, reason)
+                self._refuse(Refusal(release=name, reason=reason, at=datetime.now(UTC).isoformat(timespec="seconds")))
+            future.set_exception(ReleaseRefusedError(reason))
+        else:
+            self._serving.refused = None
+            future.set_result(None)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self.refused.pop(refusal.release, None)
+        self.refused = dict([*self.refused.items(), (refusal.release, refusal)][-REFUSALS_KEPT:])
+        self._serving.refused = refusal
+
+    # ---- which release -----------------------------------------------------------------------------------------------
+
+    def _follow(self) -> None:
+        self._switch(current(self._root), back=False)
+
+    def _promote(self, name: str) -> None:
+        folder = release_in(self._root, name)
+        if lost := verdict_of(folder):
+            raise ReleaseError(
+                f"the slate of {name} lost to the baseline {', '.join(lost)}; to let it serve all the same, run "
+                f"`python -m watchnext.lifecycle promote release={name} force=true`"
+            )
+        self._point(folder)
+
+    def _rollback(self) -> None:
+        if self.before is None:
+            raise ReleaseError(f"no release served before {self._serving.release_id}; promote one by its id")
+        self._point(release_in(self._root, self.before), back=True)
+
+    def _point(self, folder: Path, *, back: bool = False) -> None:
+        """Switch, and then move the link, so that it never names a release that cannot serve."""
+        if not os.access(self._root, os.W_OK):
+            raise ReleaseError(f"{self._root} is read-only; point its link `current` at {folder.name} where it can be written")
+        self._switch(folder, back=back)
+        link(self._root, "current", folder.name)
+        self._link = _identity(self._root / "current")
+
+    # ---- the switch --------------------------------------------------------------------------------------------------
+
+    def _switch(self, folder: Path, *, back: bool) -> None:
+        if folder.name == self._serving.release_id:
+            return
+        log.info("loading the release %s beside %s", folder.name, self._serving.release_id)
+        release, store, now = checked(folder), self._serving.store, self._serving.recommender.release
+        if release.manifest["data"] != now.manifest["data"]:
+            raise ReleaseError(f"{folder} is of the data set {release.manifest['data']}, expected {now.manifest['data']}")
+        successor = self._succession.prepare(store, release, now.state_fingerprint)
+        try:
+            recommender = warmed(release, successor, budget_ms=self._budget_ms)
+            recommender.refresh(max(self._clock(), release.as_of_ms))
+            self._commits.hand_over(partial(self._complete, store, successor, recommender, back)).result()
+        except BaseException:
+            successor.close(successor=store)
+            raise
+        log.info("the release %s serves", release.id)
+        if release.state_fingerprint == now.state_fingerprint:
+            store.close(successor=successor)  # what its last requests read stays open
+        else:
+            self._retired = store
+
+    def _complete(self, store: Store, successor: Store, recommender: Recommender, back: bool) -> Store:
+        """Switch store and handlers while no event is committed. A server that dies here starts with either."""
+        names = self._served.names
+        self._served.record(recommender.release.id, back=back)
+        try:
+            self._succession.complete(store, successor)
+        except BaseException:
+            self._served.restore(names)
+            raise
+        self._clock.advance_to(recommender.release.as_of_ms)
+        self._serving.become(recommender=recommender, store=successor)
+        return successor
+
+    def _retire(self) -> None:
+        """Close a store that no longer serves, once no request reads it."""
+        if self._retired is not None:
+            self._stopping.wait(self._grace_s)
+            self._pool.drain()
+            self._retired.close(successor=self._serving.store)
+            self._retired = None
+
+
+def warmed(release: Release, store: Store, *, budget_ms: float) -> Recommender:
+    """Return a recommender that has answered once. Raises ReleaseError if a part of it fails."""
+    recommender = Recommender(release, store, budget_ms=budget_ms)
+    failed = [each for each in recommender.warm().degradations if each != RANKER_LATE]  # a first request compiles
+    if failed:
+        raise ReleaseError(f"{release.folder}: {'; '.join(each.text for each in failed)}; run `{REPAIR}`")
+    return recommender
+
+
+def _identity(path: Path) -> tuple | None:
+    """Return the target of a link with what differs when the same link is made again."""
+    try:
+        stat = os.lstat(path)
+        return os.readlink(path), stat.st_ino, stat.st_mtime_ns
+    except OSError:
+        return None
