@@ -1,6 +1,7 @@
-"""`python -m watchnext.monitoring drift`: compare traffic with the release; exits 0 (none), 2 (drift), 3 (no data)."""
+"""`python -m watchnext.monitoring drift | skew`: compare traffic with the release; exit 0 none, 2 drift or skew, 3 no data."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import polars as pl
@@ -12,11 +13,14 @@ from watchnext.features.dataset.batches import FeatureSet
 from watchnext.metrics import rounded
 from watchnext.monitoring.drift import Drift, drift_report
 from watchnext.monitoring.reference import reference
+from watchnext.monitoring.skew import skew_of
 from watchnext.ranking.scoring import Ranker
 from watchnext.schema import FeatureSchema, SchemaError
-from watchnext.serving.funnel.served_log import shown_videos
+from watchnext.serving.funnel.served_log import answers_in, shown_videos
 from watchnext.serving.release.manifest import ReleaseError
-from watchnext.serving.release.release import current, last_built
+from watchnext.serving.release.release import Release, current, last_built
+from watchnext.serving.store.engines.engine import StoreError
+from watchnext.serving.store.store import Store
 
 
 def tests_of(columns: list[str], schema: FeatureSchema) -> dict[str, str]:
@@ -28,10 +32,8 @@ def tests_of(columns: list[str], schema: FeatureSchema) -> dict[str, str]:
 
 def served(folder: Path) -> pl.DataFrame:
     """Read features and scores of the served slates, one row a video; empty where nothing was served."""
-    files = sorted(folder.glob("hour=*/*.parquet"))
-    return (
-        shown_videos(pl.concat([pl.read_parquet(file) for file in files], how="diagonal_relaxed")) if files else pl.DataFrame()
-    )
+    answers = answers_in(folder)
+    return shown_videos(answers) if len(answers) else pl.DataFrame()
 
 
 def held_out(config: DictConfig) -> pl.DataFrame:
@@ -88,5 +90,19 @@ def drift(config: DictConfig) -> int:
     return 0 if as_stage else result.exit_code  # a pipeline that stopped here would leave its later stages without figures
 
 
+def skew(config: DictConfig) -> int:
+    """Recompute features and scores of the last served requests from release and journal; print and write what differs."""
+    release = Release.load(current(Path(config.data.releases)))
+    answers = answers_in(Path(config.monitoring.served)).filter(pl.col("release") == release.id)
+    with closing(Store.reader(Path(config.data.store), release)) as store:
+        found = skew_of(answers, release, store)
+    path = Path(config.data.outputs) / "skew.json"
+    write_report(path, found.report)
+    print(found)
+    print(f"report: {path}")
+    return found.exit_code
+
+
 if __name__ == "__main__":
-    dispatch("watchnext.monitoring", {"drift": drift}, (SchemaError, ReleaseError, FileNotFoundError, ValueError))
+    commands = {"drift": drift, "skew": skew}
+    dispatch("watchnext.monitoring", commands, (SchemaError, ReleaseError, StoreError, FileNotFoundError, ValueError))

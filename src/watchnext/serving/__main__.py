@@ -1,19 +1,23 @@
-"""`python -m watchnext.serving serve | build-store | recommendations | state build`: serve, or prepare what a server reads."""
+"""`python -m watchnext.serving serve | build-store | recommendations | replay | state build`: serve, and what belongs to it."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import polars as pl
 
 from watchnext.data.tables import DataError
 from watchnext.metrics import aligned
 from watchnext.schema import SchemaError
 from watchnext.serving.funnel.batch import recommend_all
+from watchnext.serving.funnel.repeated import differences, repeated
+from watchnext.serving.funnel.served_log import answers_in
 from watchnext.serving.release.manifest import ReleaseError
 from watchnext.serving.release.release import Release, current
 from watchnext.serving.store.engines.engine import StoreError, StoreHeldError
@@ -84,11 +88,36 @@ def state_build(config: DictConfig) -> None:
     print(f"{folder}: {'fits' if report.switched else 'will be used when a server starts with'} {release.id}")
 
 
+def replay(config: DictConfig) -> None:
+    """Answer a logged request again, on its release and the state of its moment, and print both answers."""
+    answers = answers_in(Path(config.monitoring.served)).filter(pl.col("request_id") == config.request_id)
+    if not len(answers):
+        raise StoreError(f"request_id is {config.request_id!r}, expected one of the served log {config.monitoring.served}")
+    release = Release.load(Path(config.data.releases) / answers["release"].item())
+    with closing(Store.reader(Path(config.data.store), release)) as store:
+        found = list(repeated(answers, release, store))
+    if not found:
+        raise StoreError(f"the answer to {config.request_id} was precomputed or degraded, or events were committed meanwhile")
+    columns = ["video_ids", "values", *(name for name in found[0].again.columns if name.startswith("predicted_"))]
+    for name, frame in (("served", found[0].logged), ("again", found[0].again)):
+        print(f"{name}\n{frame.select(columns)}")
+    apart = {name: value for name, value in differences(found[0]).items() if value}
+    print(f"differs: {apart}" if apart else "equal: videos, values, predictions and features, bit for bit")
+
+
 if __name__ == "__main__":
-    commands = {"serve": serve, "build-store": store, "recommendations": recommendations, "state build": state_build}
+    commands = {
+        "serve": serve,
+        "build-store": store,
+        "recommendations": recommendations,
+        "replay": replay,
+        "state build": state_build,
+    }
     if sys.argv[1:2] == ["serve"]:  # without Hydra, which a server need not have
         serve(sys.argv[2:])
     else:
         from watchnext.cli import dispatch
 
-        dispatch("watchnext.serving", commands, (ReleaseError, StoreError, DataError, SchemaError))
+        dispatch(
+            "watchnext.serving", commands, (ReleaseError, StoreError, DataError, SchemaError), leading={"replay": "request_id"}
+        )

@@ -43,6 +43,7 @@ class Answer:
     funnel         number of videos retrieved, ranked, and in the slate
     query          the request hydrated, None of a precomputed slate
     degradations   one for each part that failed
+    position       number of events of the store's journal that were read; None if some were committed meanwhile
     name_features  computes `features` when they are first read, as only the log needs them and no viewer waits for them:
                    feature name > (K,) as the ranker saw them, object for categories and float32 for values
     """
@@ -60,6 +61,7 @@ class Answer:
     query: Query | None = None
     degradations: tuple[Degradation, ...] = ()
     timings_ms: Mapping[str, float] = field(default_factory=dict)
+    position: int | None = None
     name_features: Callable[[], Mapping[str, np.ndarray]] = dict
 
     @cached_property

@@ -73,6 +73,7 @@ class Recommender:
         refills: bool = False,
     ) -> Answer:
         timer, degradations = StageTimer(self._timer, min(self._budget_ms, request.budget_ms)), []
+        position = self.store.settled
         record, seen = self._state(request, degradations)
         query = self._encoder.hydrate(request, record, seen.rows)
         timer.stop("state")
@@ -80,10 +81,12 @@ class Recommender:
         timer.stop("retrieval")
         late = timer.is_late("ranking")
         inputs, counters, scored = self._ranked(query, candidates, degradations, late=late)
+        position = position if position == self.store.settled else None
         timer.stop("ranking")
         slate = rerank(query, scored)
         retrieved, removed = len(candidates), slate.removed
         if refills and len(slate.picked) < request.k:
+            position = None  # what was let in again is no part of the log
             again = self._supply.again(
                 query, seen, candidates.rows[slate.picked], passing=partial(self.retrieval.passing, query)
             )
@@ -109,6 +112,7 @@ class Recommender:
             query=query,
             degradations=tuple(dict.fromkeys(degradations)),
             timings_ms=timer.ms,
+            position=position,
             name_features=partial(features_by_name, self.release.pipeline, picked),
         )
 

@@ -21,9 +21,11 @@ COLUMNS = {
     "k": pl.Int32,
     "asked": pl.String,  # the rest of the request as JSON, without what is left at its default
     "why": pl.List(pl.String),
+    "journal_position": pl.Int64,  # events that were read; null where that is not known
     "candidate_rows": pl.List(pl.Int32),
     "candidate_sources": pl.List(pl.UInt16),
     "candidate_scores": pl.List(pl.Float32),
+    "candidate_ranks": pl.List(pl.UInt16),  # of all candidates one after another, as many each as there are sources
     "video_ids": pl.List(pl.String),
     "values": pl.List(pl.Float64),
     "propensities": pl.List(pl.Float64),
@@ -33,13 +35,24 @@ COLUMNS = {
     "numbers": pl.List(pl.Struct({"name": pl.String, "of": pl.List(pl.Float32)})),
 }
 SLATE = ("video_ids", "values", "propensities", *(f"predicted_{name}" for name in TARGETS))  # columns with one entry a video
-WHOLE = ("request_id", "release", "mode", "user_id", "as_of_ms", "k", "asked", "why")  # columns without an array
+WHOLE = (
+    "request_id",
+    "release",
+    "mode",
+    "user_id",
+    "as_of_ms",
+    "k",
+    "asked",
+    "why",
+    "journal_position",
+)  # columns without an array
 _PLAIN = Request("", "", 0, 0)  # with every default
 
 
 def frame_of(answers: Sequence[Answer]) -> pl.DataFrame:
     """Make a table with COLUMNS, one row an answer."""
     candidates = [answer.scored.candidates for answer in answers]
+    ranks = [np.zeros(0, np.uint16) if each.ranks is None else each.ranks for each in candidates]
     parts = (
         pl.DataFrame([_row(answer) for answer in answers], schema={name: COLUMNS[name] for name in WHOLE}, orient="row"),
         _lists(
@@ -48,6 +61,7 @@ def frame_of(answers: Sequence[Answer]) -> pl.DataFrame:
             candidate_sources=_joined([each.sources for each in candidates]),
             candidate_scores=_joined([each.scores for each in candidates]),
         ),
+        _lists([each.size for each in ranks], candidate_ranks=_joined([each.ravel() for each in ranks])),
         _lists([len(answer.ids) for answer in answers], **_slates(answers)),
         _features(answers, "categories", "O"),
         _features(answers, "numbers", "f"),
@@ -65,6 +79,7 @@ def _row(answer: Answer) -> dict:
         "k": answer.request.k,
         "asked": _asked(answer.request),
         "why": [each.code for each in answer.degradations],
+        "journal_position": answer.position,
     }
 
 

@@ -202,6 +202,14 @@ class Pending:
             self._path.unlink(missing_ok=True)
 
 
+def answers_in(folder: Path) -> pl.DataFrame:
+    """Read all answers of a served log, also those that are in no part yet."""
+    parts = sorted(Path(folder).glob("hour=*/part-*.parquet"))
+    frames = [pl.read_parquet(part, hive_partitioning=False) for part in parts]
+    answers = pl.concat([*frames, Pending(Path(folder) / "pending.ipc").read()], how="diagonal_relaxed")
+    return answers.unique("request_id", keep="first", maintain_order=True)
+
+
 def shown_videos(answers: pl.DataFrame) -> pl.DataFrame:
     """Unfold the served log into one row a shown video: ids and time of the answer, `position`, SLATE, and its features."""
     videos = answers.select("request_id", "release", "user_id", "as_of_ms", *SLATE).filter(pl.col("video_ids").list.len() > 0)

@@ -19,10 +19,11 @@ CHUNK = 5_000  # records or events a transaction during a build
 CARRIED_TABLES = [name for name, table in TABLES.items() if table.carried]
 
 
-def load_state(engine: Engine, release: Release) -> None:
-    """Write the folded state of the release."""
+def load_state(engine: Engine, release: Release, viewers: np.ndarray | None = None) -> None:
+    """Write the folded state of the release; of its viewers, only those at the rows `viewers` (n,), None is all."""
     state, layout = release.state, release.layout
-    known = np.flatnonzero(state.viewers[:, 0])
+    viewers = np.arange(len(state.viewers)) if viewers is None else viewers
+    known = viewers[state.viewers[viewers, 0] != 0]
     known = known[np.argsort(release.user_ids.ids[known], kind="stable")]  # in the order of their keys
     for first in range(0, len(known), CHUNK):
         users = known[first : first + CHUNK]

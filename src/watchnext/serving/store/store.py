@@ -5,7 +5,7 @@ import os
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import chain, groupby, islice, takewhile
 from pathlib import Path
@@ -116,8 +116,9 @@ class Store:
         self.trending = TrendingNow(release, room=room)
         self.slates = SlateTable(engine)
         self.position = self.last_known_at = 0
+        self._differs = False
         self._load()
-        self._follow_catalogue([event for at, event in self._entries(position) if at < self.position])  # made meanwhile
+        self._follow_catalogue([event for at, event in self.entries(position) if at < self.position])  # made meanwhile
         self._loaded = self.position
         engine.listeners.append(self)
 
@@ -156,6 +157,11 @@ class Store:
         except BaseException:
             lock.close()
             raise
+
+    @property
+    def origin(self) -> tuple[str, int]:
+        """Return the release from whose state the records were folded, and from when on events count on top of it, in ms."""
+        return (self._engine.get("meta", b"release") or b"").decode(), meta_number(self._engine, "since")
 
     @classmethod
     def reader(cls, folder: Path | str, release: Release, *, map_bytes: int = MAP_BYTES) -> "Store":
@@ -281,10 +287,11 @@ class Store:
 
     def journal(self, start: int = 0) -> Iterator[Event]:
         """Yield the accepted events from position `start` on that the journal keeps, as of the start of the reading."""
-        for _, event in self._entries(start):
+        for _, event in self.entries(start):
             yield event
 
-    def _entries(self, start: int) -> Iterator[tuple[int, Event]]:
+    def entries(self, start: int = 0) -> Iterator[tuple[int, Event]]:
+        """Yield positions and events from position `start` on, as `journal` does."""
         with self._engine.read() as txn:
             yield from journal_of(txn, start)
 
@@ -309,7 +316,7 @@ class Store:
         if changes_catalogue(events):
             return self._apply_to_catalogue(events)
         rows = self.catalogue.ids.rows([event.video_id for event in events])
-        with self._writing, self._engine.write() as txn:
+        with self._writing, self._changing(), self._engine.write() as txn:
             self._prefetch(txn, events)
             results = [self._admit(txn, event, row) for event, row in zip(events, rows, strict=True)]
             chosen = [i for i, result in enumerate(results) if result == ACCEPTED]
@@ -324,7 +331,7 @@ class Store:
 
     def _apply_to_catalogue(self, events: Sequence[Event]) -> list[str]:
         self.catch_up()
-        with self._writing, self._engine.write() as txn:
+        with self._writing, self._changing(), self._engine.write() as txn:
             self._fold_behind(txn)
             results = self._fold_catalogue(txn, events)
             accepted = [event for event, result in zip(events, results, strict=True) if result != UNKNOWN]
@@ -347,6 +354,21 @@ class Store:
             _withdraw(txn, event)
         draft.write()
         return results
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Mark that what is stored and what is in memory differ."""
+        self._differs = True
+        try:
+            yield
+        finally:
+            self._differs = False
+
+    @property
+    def settled(self) -> int | None:
+        """Return the number of events that every read has in it, None while a commit changes that, or other processes commit.
+        What was read between two equal numbers is the state after so many events."""
+        return None if self._differs or self._engine.is_shared else self.position
 
     def _prefetch(self, txn: Transaction, events: Sequence[Event]) -> None:
         digests = [(event.kind, event.idempotency_digest) for event in events]
@@ -464,7 +486,7 @@ class Store:
             self.position = int.from_bytes(journal[-1][0], "big") + 1
 
     def _count_until(self, end: int) -> None:
-        missed = (event for at, event in self._entries(self.position) if at < end)
+        missed = (event for at, event in self.entries(self.position) if at < end)
         for part in batched(missed, CHUNK):
             self._count(part)
 
@@ -537,7 +559,7 @@ class Store:
         events of viewers with the other kind of id. A second call continues after `replayed` in `meta`.
         """
         start, folded = meta_number(self._engine, "replayed"), 0
-        for part in batched(self._entries(start), CHUNK):
+        for part in batched(self.entries(start), CHUNK):
             for changes, run in groupby(part, key=lambda entry: changes_catalogue([entry[1]])):
                 positions, events = zip(*run, strict=True)
                 folded += self._replay(events, positions[-1] + 1, changes_videos=changes)
@@ -574,11 +596,15 @@ class Store:
             self._mirror(earlier)
             return 0
         taken = 0
-        for part in batched(earlier._entries(self.position), CHUNK):
-            self._copy(part)
-            self.replay()
+        for part in batched(earlier.entries(self.position), CHUNK):
+            self.take(part)
             taken += len(part)
         return taken
+
+    def take(self, entries: Sequence[tuple[int, Event]]) -> None:
+        """Append events of another store's journal at their positions, and fold them."""
+        self._copy(entries)
+        self.replay()
 
     def _copy(self, entries: Sequence[tuple[int, Event]]) -> None:
         """Append events that another store accepted to the journal, at their positions, and remember their keys."""
