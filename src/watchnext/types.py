@@ -60,7 +60,8 @@ class VideoFilter:
 class Request:
     """A request for a slate. `as_of_ms` is its time; later events are not read. `region` overrides the user's; the rows in
     `exclude` are never proposed. A request that is not `personalised` is answered as one of a new viewer: nothing of the user
-    is read. Videos beside the row `seed` join the candidates. `budget_ms` may shorten that of the recommender."""
+    is read. Videos beside the row `seed` join the candidates. `budget_ms` may shorten that of the recommender. A
+    `mirrored` one is answered for the log alone, beside another recommender: its slate is not shown."""
 
     request_id: str
     user_id: int | str
@@ -75,6 +76,7 @@ class Request:
     filter: VideoFilter = VideoFilter()
     seed: int | None = None
     budget_ms: float = math.inf
+    mirrored: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -183,7 +183,8 @@ def _api(handlers: Serving, run: Callable, timeout_s: float, drift: Path) -> API
 
     @routes.post("/events", response_model=schemas.EventsResponse, responses=_event_errors)
     async def events(body: schemas.EventsRequest) -> Response:
-        """Store outcomes; the answer means that they are on disk. One counts once, however often its key is sent."""
+        """Store what viewers were shown and did; the answer means that it is on disk. An outcome counts once, however often its
+        key is sent, and so does a video that was shown in a request."""
         counts, unknown = await handlers.outcomes(body, timeout_s=timeout_s)
         return Json(counts) if not unknown else Json({**counts, "error": _unknown(unknown, handlers.release_id)}, 422)
 

@@ -24,14 +24,21 @@ from watchnext.serving.funnel.trace import KEPT, RecentAnswers, summary
 from watchnext.serving.funnel.video_search import VideoSearch
 from watchnext.serving.http.metrics import ServerMetrics
 from watchnext.serving.http.pages import shown_before, token_of
-from watchnext.serving.http.schemas import EventsRequest, OutcomeEvent, RankRequest, RecommendRequest, SimilarRequest
+from watchnext.serving.http.schemas import (
+    EventsRequest,
+    OutcomeEvent,
+    RankRequest,
+    RecommendRequest,
+    ShownEvent,
+    SimilarRequest,
+)
 from watchnext.serving.http.status import status
 from watchnext.serving.http.worker_pool import TooSlowError
 from watchnext.serving.release.live_catalogue import LiveIds
 from watchnext.serving.store.erasure import ERASE_COMMAND, Receipt
 from watchnext.serving.store.group_commit import GroupCommit
 from watchnext.serving.store.journal import Event, session_id
-from watchnext.serving.store.store import ACCEPTED, DUPLICATE, UNKNOWN, StoreError
+from watchnext.serving.store.store import ACCEPTED, DUPLICATE, KEYS_KEPT_MS, UNKNOWN, StoreError
 from watchnext.types import NOBODY, TARGETS, Dials, Request, VideoFilter
 
 log = logging.getLogger(__name__)
@@ -95,6 +102,7 @@ class Handlers:
         self._clock, self._metrics = clock, metrics
         self._recent = RecentAnswers()
         self._first: list[int | str] = []  # the first viewer of a release that knows none, until the store does
+        self._since_ms = store.origin[1]
         self._search = VideoSearch(recommender.release, store.catalogue)
         self.release_id: str = recommender.release.id
 
@@ -123,14 +131,15 @@ class Handlers:
             filter=VideoFilter(**{name: tuple(map(str, values)) for name, values in body.filter}),
             seed=seed[0] if seed else None,
             budget_ms=math.inf if body.budget_ms is None else body.budget_ms,
+            mirrored=body.mirror,
         )
         answer = self._answer(request, body.mode)
         if time.monotonic() > until:  # the client was already answered with an error and will not show this slate
             raise TooSlowError("the slate took longer than the client waits")
         degradations = list(answer.degradations)
+        if not (body.preview or body.mirror) and not self._record_impressions(request, answer.ids):
+            degradations.append(IMPRESSIONS_LOST)
         if not body.preview:
-            if not self._record_impressions(request, answer.ids):
-                degradations.append(IMPRESSIONS_LOST)
             self._served_log.append(answer)
         self._recent.put(answer)
         slate = self._slate(answer, degradations) | ({"trace": summary(answer)} if body.explain else {})
@@ -339,8 +348,8 @@ class Handlers:
             if one.user_id is not None:
                 self._require_kind(f"body.events.{index}.user_id", one.user_id, viewer_ids)
             self._require_kind(f"body.events.{index}.video_id", one.video_id, self._catalogue.ids)
-        known_at = self._clock()
-        events = [_event(one, known_at) for one in body.events]
+        now_ms = self._clock()
+        events = [_event(one, self._known_at(f"body.events.{i}.at_ms", one.at_ms, now_ms)) for i, one in enumerate(body.events)]
         began = time.perf_counter()
         results = await committed(self._commits, events, timeout_s)
         self._metrics.committed(time.perf_counter() - began)
@@ -348,6 +357,17 @@ class Handlers:
         counts = {name: by_result[result] for name, result in RESULTS.items()}
         self._metrics.events(counts)
         return counts, [event.video_id for event, result in zip(events, results, strict=True) if result == UNKNOWN]
+
+    def _known_at(self, where: str, at_ms: int | None, now_ms: int) -> int:
+        """Return the time at which an event counts: its own, but none to come, and none before those that the state holds.
+
+        Raises IdKindError for one so old that its key would not be known any more.
+        """
+        if at_ms is None or at_ms >= now_ms:
+            return now_ms
+        if at_ms < now_ms - KEYS_KEPT_MS:
+            raise IdKindError(where, at_ms, f"at least {now_ms - KEYS_KEPT_MS}, seven days ago")
+        return max(at_ms, self._since_ms)
 
     # ---- viewers -----------------------------------------------------------------------------------------------------
 
@@ -416,12 +436,12 @@ class Handlers:
         return given
 
 
-def _event(given: OutcomeEvent, known_at: int) -> Event:
-    given_fields = {name: value for name, value in given if name not in ("type", "session")}
+def _event(given: OutcomeEvent | ShownEvent, known_at: int) -> Event:
+    given_fields = {name: value for name, value in given if name not in ("type", "session", "at_ms")}
     if given.user_id is None:
         given_fields["user_id"] = session_id(given.session)
     origin = {"request_id": given.request_id or "", "surface": given.surface or ""}
-    return Event(**given_fields | origin, kind="outcome", known_at=known_at)
+    return Event(**given_fields | origin, kind=given.type, known_at=known_at)
 
 
 def _finite(value: float) -> float | None:

@@ -23,7 +23,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from watchnext.data.tables import ID_BYTES, OUTCOMES, WATCH_MS
+from watchnext.data.tables import ID_BYTES, LATEST_MS, OUTCOMES, WATCH_MS
 from watchnext.features.video_texts import TITLE_CHARACTERS, URL_BYTES
 from watchnext.serving.funnel.trace import LOST_AT
 from watchnext.serving.http.pages import TOKEN_MOST
@@ -160,6 +160,9 @@ class RecommendRequest(Strict):
         description="time for this slate; the server has a bound of its own. Parts that would be late are left out",
     )
     priority: Literal[PRIORITIES] = Field("normal", description="under overload, low is refused first and high last")
+    mirror: bool = Field(
+        False, description="beside another recommender: the slate is logged, but will not be shown, so nothing counts as shown"
+    )
     explain: bool = Field(False, description="put the trace into the answer, as `GET /v1/trace/{request_id}` gives it")
     preview: bool = Field(
         False, description="the slate is looked at and not shown: nothing is recorded, so that its videos do not become seen"
@@ -392,29 +395,45 @@ class StatusResponse(Strict):
 OutcomeFlags = create_model("OutcomeFlags", __base__=Strict, **dict.fromkeys(OUTCOMES, (bool, False)))
 
 
-class OutcomeEvent(OutcomeFlags):
-    """One viewer's or session's outcome for one impression. `key` makes it count once, however often it is sent."""
+class ViewerEvent(Strict):
+    """An event of a viewer or a session, of whatever type."""
 
     model_config = ConfigDict(json_schema_extra={"anyOf": _WHO})
 
-    type: Literal["outcome"]
     user_id: Id = Optional()
     session: Word = Optional(description=SESSION)
     video_id: Id
-    request_id: Word | None = None
     surface: Word | None = Field(None, description="where the video was shown; counts towards what is trending there")
-    watch_ms: int = Field(0, ge=0, le=WATCH_MS)
-    key: Word
+    at_ms: int = Optional(ge=0, le=LATEST_MS, description="when it happened, at most seven days ago; without it, now")
 
     @model_validator(mode="after")
-    def _of_somebody(self) -> "OutcomeEvent":
+    def _of_somebody(self) -> "ViewerEvent":
         if self.user_id is None and self.session is None:
             raise ValueError("expected a user_id or a session")
         return self
 
 
+class OutcomeEvent(ViewerEvent, OutcomeFlags):
+    """One viewer's or session's outcome for one impression. `key` makes it count once, however often it is sent."""
+
+    type: Literal["outcome"]
+    request_id: Word | None = None
+    watch_ms: int = Field(0, ge=0, le=WATCH_MS)
+    key: Word
+
+
+class ShownEvent(ViewerEvent):
+    """One video that another recommender, or the client itself, has shown. It counts once in its request, and videos of a slate
+    of this server count already."""
+
+    type: Literal["shown"]
+    request_id: Word
+
+
 class EventsRequest(Strict):
-    events: Annotated[list[OutcomeEvent], FailFast()] = Field(min_length=1, max_length=EVENTS_MOST)
+    events: Annotated[list[Annotated[OutcomeEvent | ShownEvent, Discriminator("type")]], FailFast()] = Field(
+        min_length=1, max_length=EVENTS_MOST
+    )
 
 
 class EventsResponse(Strict):

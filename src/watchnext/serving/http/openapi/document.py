@@ -70,6 +70,8 @@ def _describe(name: str, field: dict[str, Any]) -> None:
 def _example(schema: dict[str, Any], schemas: dict[str, Any]) -> Any:
     """Make a value of the fields that are needed, or that most calls have."""
     model = schemas[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+    if "oneOf" in model:
+        return _example(model["oneOf"][0], schemas)
     if model.get("type") == "array":
         return [_example(model["items"], schemas)]
     if "properties" not in model:
