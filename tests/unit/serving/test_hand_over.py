@@ -139,6 +139,23 @@ def test_no_event_is_lost_or_counts_twice_across_a_hand_over(releases, folder, n
         rebuilt.close()
 
 
+def test_a_viewer_erased_while_the_successor_was_built_is_not_in_it(releases, tmp_path):
+    release, other, folder = releases["first"], releases["other"], tmp_path / "store"
+    store, succession = Store.open(folder, release, durable=False), StoreSuccession(folder)
+    gone, stays = (int(user) for user in release.user_ids.ids[:2])
+    about = {"kind": "outcome", "video_id": release.video_ids.value(3), "watch_ms": 5_000}
+    store.apply([Event(user_id=user, known_at=other.as_of_ms + 10, key=str(user), **about) for user in (gone, stays)])
+    successor = succession.prepare(store, other, release.state_fingerprint)
+    assert successor.viewer(gone).any()
+    store.erase(gone, other.as_of_ms + 20)
+    succession.complete(store, successor)
+    assert not successor.viewer(gone).any()
+    assert successor.viewer(stays).any()
+    assert gone not in {event.user_id for event in successor.journal()}
+    store.close(successor=successor)
+    successor.close()
+
+
 def test_a_hand_over_that_fails_leaves_the_store_and_a_process_that_died_no_trace(releases, tmp_path):
     first, other, folder = releases["first"], releases["other"], tmp_path / "store"
     store = Store.open(folder, first)

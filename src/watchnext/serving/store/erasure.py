@@ -18,7 +18,7 @@ from watchnext.serving.store.engines.engine import Engine, Transaction, batched,
 from watchnext.serving.store.engines.environment import MAP_BYTES, Environment
 from watchnext.serving.store.engines.folder import LINKS, clear, locked, new_environment
 from watchnext.serving.store.engines.redis_engine import is_url
-from watchnext.serving.store.journal import VIEWERLESS, Event, id_key
+from watchnext.serving.store.journal import VIEWERLESS, Event, id_key, id_of
 from watchnext.serving.store.seal import SEALED, sealed, unsealed
 
 BATCH = 1_000
@@ -67,6 +67,22 @@ def erase_viewer(engine: Engine, user_ids: Iterable[int | str], now_ms: int) -> 
     for table in ("journal", "quarantine"):
         removed[table] = _replace(engine, table, partial(_tombstone, table, users, names))
     return dict(removed)
+
+
+def erase_again(old: Engine, new: Engine) -> int:
+    """Erase from the store `new`, which was built beside `old`, whoever was erased from `old` since; return their number.
+
+    The table names nobody, so those are found by the digests of all viewers of `new`. Events that they have sent since go too.
+    """
+    with old.read() as before, new.read() as after:
+        known = dict(after.items("erased"))
+        since = {digest: at for digest, at in before.items("erased") if known.get(digest, b"") < at}
+        users = [id_of(key) for key, _ in after.items("viewers") if digest_of(key) in since] if since else []
+    if users:
+        erase_viewer(new, users, max(int.from_bytes(at, "big") for at in since.values()))
+    with new.write() as txn:
+        txn.put_many("erased", list(since.items()))
+    return len(users)
 
 
 def _tombstone(table: str, users: Sequence, names: Sequence[bytes], key: bytes, packed: bytes) -> bytes | None:

@@ -60,6 +60,7 @@ class StoreSuccession:
             return
         successor.follow(store)
         successor.take_quarantine(store)
+        successor.erase_again(store)
         if self._claimed is not None:
             commit_claim(self._folder, self._claimed)
 

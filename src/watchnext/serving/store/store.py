@@ -49,6 +49,7 @@ from watchnext.serving.store.erasure import (
     UNTIL_COMPACTED,
     Receipt,
     drop_erased,
+    erase_again,
     erase_viewer,
     is_erased,
 )
@@ -626,6 +627,11 @@ class Store:
             for name in ("videos", "creators", "unavailable"):
                 mine, theirs = getattr(self, name), getattr(earlier, name)
                 mine[: len(theirs)] = theirs[: len(mine)]
+
+    def erase_again(self, earlier: "Store") -> None:
+        """Erase the viewers who were erased from the `earlier` store since this one was built."""
+        if self._engine is not earlier._engine:
+            erase_again(earlier._engine, self._engine)
 
     def take_quarantine(self, earlier: "Store") -> None:
         """Replace the quarantined events by those of the `earlier` store."""
