@@ -49,13 +49,33 @@ class _Routes(Generic[R]):
         priority: str | None = None,
         explain: bool | None = None,
         preview: bool | None = None,
+        mirror: bool | None = None,
         dials: Mapping[str, Any] | None = None,
     ) -> R:
-        """Ask for a slate; its videos count as shown, but those of a preview."""
+        """Ask for a slate; its videos count as shown, but those of a preview or a mirrored one."""
         about = _given(user_id=user_id, session=session, k=k, surface=surface, region=region, context=context)
-        which = _given(exclude=exclude, filter=filter, page_token=page_token, seed_video_id=seed_video_id)
+        which = _given(exclude=exclude, filter=filter, page_token=page_token, seed_video_id=seed_video_id, mirror=mirror)
         how = _given(mode=mode, budget_ms=budget_ms, priority=priority, explain=explain, preview=preview, dials=dials)
         return self._send("POST", "/v1/recommend", body=about | which | how)
+
+    def retrieve(
+        self,
+        user_id: Id | None = None,
+        *,
+        session: str | None = None,
+        k: int | None = None,
+        surface: str | None = None,
+        region: str | None = None,
+        context: Mapping[str, float | str] | None = None,
+        exclude: Sequence[Id] | None = None,
+        filter: Mapping[str, Any] | None = None,
+        seed_video_id: Id | None = None,
+        mode: str | None = None,
+    ) -> R:
+        """List the merged candidates for a viewer, before ranking. Nothing counts as shown."""
+        about = _given(user_id=user_id, session=session, k=k, surface=surface, region=region, context=context)
+        which = _given(exclude=exclude, filter=filter, seed_video_id=seed_video_id, mode=mode)
+        return self._send("POST", "/v1/retrieve", body=about | which)
 
     def rank(
         self,

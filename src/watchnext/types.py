@@ -156,6 +156,11 @@ class Candidates:
         """Return the candidates at `positions` (n,), in that order."""
         return Candidates(*(values[positions] for values in vars(self).values()))
 
+    def source_ranks(self, at: int) -> dict[str, int]:
+        """Return source > rank in its list for the candidate at a position; empty where ranks are not known."""
+        ranks = [] if self.ranks is None else self.ranks[at].tolist()
+        return {name: rank for name, rank in zip(SOURCES, ranks, strict=False) if rank}
+
     @property
     def again(self) -> np.ndarray:
         """Mask (C,) of those that were seen before and are back."""

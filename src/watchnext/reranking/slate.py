@@ -43,6 +43,7 @@ class Reranker:
         self.value, self.rules, self.diversity, self.exploration = value, tuple(rules), diversity, exploration
         # Duplicates are filtered last; otherwise a later filter could remove the copy that was kept.
         self._filters = sorted((r for r in rules if isinstance(r, Filter)), key=lambda r: isinstance(r, DuplicateFilter))
+        self._hard = [r for r in self._filters if r.name in HARD]
         self._caps = [r for r in rules if isinstance(r, Cap)]
 
     @classmethod
@@ -123,9 +124,22 @@ class Reranker:
         """Order all candidates by value without those that a HARD filter removes: no other rule, diversity or exploration."""
         context = RuleContext(seen=query.seen, region=query.region, facts=facts, region_bits=region_bits,
                               unavailable=unavailable)  # fmt: skip
-        hard = [each for each in self._filters if each.name in HARD]
-        values, order, picked, removed = self._filtered(scored, hard, context)
+        values, order, picked, removed = self._filtered(scored, self._hard, context)
         return Slate(picked=picked, values=values[picked], propensities=np.ones(len(picked)), removed=removed, order=order)
+
+    def permitted(
+        self,
+        rows: np.ndarray,
+        query: Query,
+        *,
+        facts: CatalogueFacts,
+        region_bits: Mapping[str, int],
+        unavailable: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Return the positions in `rows` (n,), in order, that pass every HARD filter, and the positions that each removed."""
+        context = RuleContext(seen=query.seen, region=query.region, facts=facts, region_bits=region_bits,
+                              unavailable=unavailable)  # fmt: skip
+        return _passing(rows, np.arange(len(rows)), self._hard, context)
 
     def first_filter(
         self,
@@ -146,12 +160,8 @@ class Reranker:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         """Return the values (C,), all positions by value, those that pass every filter, and those that each filter removed."""
         rows, values = scored.candidates.rows, self._values(scored)
-        left, removed = (order := np.lexsort((rows, -values))), {}
-        for each in filters:
-            out = each.removes(rows[left], context)
-            removed[each.name] = left[out]
-            left = left[~out]
-        return values, order, left, removed
+        order = np.lexsort((rows, -values))
+        return values, order, *_passing(rows, order, filters, context)
 
     def allowed(self, rows: np.ndarray, context: RuleContext) -> np.ndarray:
         """Return those of `rows` (n,) that pass every filter, in their order."""
@@ -171,6 +181,18 @@ class Reranker:
         diversity, draws = self.diversity, _random(request_id).random((slots, 2))
         similarity = diversity.similarity(rows, facts)
         return fill(scaled(values), similarity, diversity.trade_off, caps, self.exploration.epsilon, draws)
+
+
+def _passing(
+    rows: np.ndarray, left: np.ndarray, filters: Sequence[Filter], context: RuleContext
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return the positions `left` in `rows` that pass every filter, in their order, and those that each filter removed."""
+    removed = {}
+    for each in filters:
+        out = each.removes(rows[left], context)
+        removed[each.name] = left[out]
+        left = left[~out]
+    return left, removed
 
 
 def _random(request_id: str) -> np.random.Generator:

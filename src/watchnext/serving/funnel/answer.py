@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from watchnext.types import AGAIN, SOURCES, Query, Request, Scored, Slate
+from watchnext.types import AGAIN, SOURCES, Candidates, Query, Request, Scored, Slate
 
 
 class Degradation(NamedTuple):
@@ -84,6 +84,15 @@ class Answer:
     @property
     def sources(self) -> list[list[str]]:
         return source_names(self.scored.candidates.sources[self.slate.picked])
+
+
+class Retrieved(NamedTuple):
+    """The candidates of a request that may be shown, best first, before ranking; rule > number that it removed."""
+
+    candidates: Candidates
+    removed: Mapping[str, int]
+    degradations: tuple[Degradation, ...]
+    timings_ms: Mapping[str, float]
 
 
 def source_names(sources: np.ndarray) -> list[list[str]]:

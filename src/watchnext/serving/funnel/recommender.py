@@ -12,7 +12,7 @@ import numpy as np
 from watchnext.features.state.seen import SeenSet
 from watchnext.reranking.rules import Filter
 from watchnext.reranking.slate import Reranker
-from watchnext.serving.funnel.answer import STORE_DOWN, Answer, Degradation, StageTimer
+from watchnext.serving.funnel.answer import STORE_DOWN, Answer, Degradation, Retrieved, StageTimer
 from watchnext.serving.funnel.explanations import Explanations
 from watchnext.serving.funnel.query import QueryEncoder, features_by_name
 from watchnext.serving.funnel.ranking_stage import RankingStage
@@ -54,6 +54,21 @@ class Recommender:
         for a context that the schema does not declare.
         """
         return self._answer(request, self.retrieval.retrieve, self.rerank, refills=True)
+
+    def retrieved(self, request: Request) -> Retrieved:
+        """Return the first `request.k` candidates that `recommend` would rank, without those that a HARD filter removes.
+
+        A part that fails degrades the answer. Raises ContextError.
+        """
+        timer, degradations = StageTimer(self._timer, min(self._budget_ms, request.budget_ms)), []
+        record, seen = self._state(request, degradations)
+        query = self._encoder.hydrate(request, record, seen.rows)
+        timer.stop("state")
+        found = self.retrieval.retrieve(query, degradations, late=partial(timer.is_late, "retrieval"))
+        kept, removed = self._reranker(query).permitted(found.rows, query, **self._facts())
+        timer.stop("retrieval")
+        counts = {name: len(positions) for name, positions in removed.items()}
+        return Retrieved(found.take(kept[: request.k]), counts, tuple(dict.fromkeys(degradations)), timer.ms)
 
     def rank_given(self, request: Request, rows: np.ndarray) -> Answer:
         """Return the distinct videos `rows` (n,), retrieved or not, by their value for the viewer, as `recommend` values them.

@@ -61,7 +61,7 @@ def trace_of(answer: Answer, row: int, *, filters: Iterable[str], barred_by: str
         "end": end,
         "rule": rule,
         "text": _sentence(end, rule, position, value_rank, request.k),
-        "sources": _source_ranks(answer, at),
+        "sources": scored.candidates.source_ranks(at),
         "merge_rank": at + 1,
         "value_rank": value_rank,
         "position": position,
@@ -73,11 +73,6 @@ def _unproposed(answer: Answer, barred_by: str | None) -> str:
     if answer.mode == "precomputed":
         return "it is not in the precomputed slate"
     return f"{barred_by} keeps it out" if barred_by else "no source proposed it among its first videos"
-
-
-def _source_ranks(answer: Answer, at: int) -> dict[str, int]:
-    ranks = answer.scored.candidates.ranks  # None of a precomputed slate
-    return {} if ranks is None else {name: rank for name, rank in zip(SOURCES, ranks[at].tolist(), strict=True) if rank}
 
 
 def _rank(positions: np.ndarray, at: int) -> int | None:

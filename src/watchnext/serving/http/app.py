@@ -135,6 +135,11 @@ def _api(handlers: Serving, run: Callable, timeout_s: float, drift: Path) -> API
         """Order the caller's candidates by the value that a slate has for a viewer. Nothing counts as shown."""
         return Json(await run(partial(handlers.rank, body, request_id=request_id())))
 
+    @routes.post("/retrieve", response_model=schemas.RetrieveResponse, responses=_errors)
+    async def retrieve(body: schemas.RetrieveRequest) -> Response:
+        """List the merged candidates of all sources for a viewer, before ranking. Nothing counts as shown."""
+        return Json(await run(partial(handlers.retrieve, body, request_id=request_id())))
+
     @routes.post("/similar", response_model=schemas.SimilarResponse, responses=_errors)
     async def similar(body: schemas.SimilarRequest) -> Response:
         """List videos near one video in the index or watched by the same viewers, under the rules that hold for everyone."""

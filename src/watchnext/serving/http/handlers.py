@@ -29,6 +29,7 @@ from watchnext.serving.http.schemas import (
     OutcomeEvent,
     RankRequest,
     RecommendRequest,
+    RetrieveRequest,
     ShownEvent,
     SimilarRequest,
 )
@@ -111,25 +112,10 @@ class Handlers:
     def recommend(self, body: RecommendRequest, *, request_id: str, until: float) -> dict:
         """Return a RecommendResponse and queue its impressions. Raises IdKindError, and TooSlowError after `until`."""
         viewer_id = self._viewer_of(body)
-        if personalised := viewer_id != NOBODY and body.mode != "not_personalised":
-            self._commits.settle(viewer_id, OWN_IMPRESSIONS_S)
         paged = shown_before(body.page_token, viewer_id) if body.page_token else []
-        exclude = np.concatenate([self._rows("body.exclude", body.exclude), self._rows("body.page_token", paged)])
-        as_of_ms = self._clock()
-        seed = () if body.seed_video_id is None else (self._seed(body.seed_video_id, as_of_ms),)
-        request = Request(
-            request_id=request_id,
-            user_id=viewer_id,
-            k=body.k,
-            as_of_ms=as_of_ms,
-            surface=body.surface,
-            region=body.region,
-            context=body.context,
-            exclude=(*exclude[exclude >= 0].tolist(), *seed),
-            personalised=personalised,
+        request = replace(
+            self._request(body, request_id, viewer_id, paged),
             dials=Dials(**dict(body.dials)),
-            filter=VideoFilter(**{name: tuple(map(str, values)) for name, values in body.filter}),
-            seed=seed[0] if seed else None,
             budget_ms=math.inf if body.budget_ms is None else body.budget_ms,
             mirrored=body.mirror,
         )
@@ -147,6 +133,50 @@ class Handlers:
         creators = len({*self._catalogue.creator_rows[answer.rows].tolist()})
         self._metrics.slate(answer, degraded=[each.code for each in degradations], creators=creators)
         return slate
+
+    def _request(
+        self, body: RecommendRequest | RetrieveRequest, request_id: str, viewer_id: int | str, paged: Sequence = ()
+    ) -> Request:
+        """Return the request of a body for now, without the videos `paged`. Raises IdKindError."""
+        if personalised := viewer_id != NOBODY and body.mode != "not_personalised":
+            self._commits.settle(viewer_id, OWN_IMPRESSIONS_S)
+        exclude = np.concatenate([self._rows("body.exclude", body.exclude), self._rows("body.page_token", paged)])
+        as_of_ms = self._clock()
+        seed = () if body.seed_video_id is None else (self._seed(body.seed_video_id, as_of_ms),)
+        return Request(
+            request_id=request_id,
+            user_id=viewer_id,
+            k=body.k,
+            as_of_ms=as_of_ms,
+            surface=body.surface,
+            region=body.region,
+            context=body.context,
+            exclude=(*exclude[exclude >= 0].tolist(), *seed),
+            personalised=personalised,
+            filter=VideoFilter(**{name: tuple(map(str, values)) for name, values in body.filter}),
+            seed=seed[0] if seed else None,
+        )
+
+    def retrieve(self, body: RetrieveRequest, *, request_id: str) -> dict:
+        """Return a RetrieveResponse. Nothing is recorded. Raises IdKindError."""
+        request = self._request(body, request_id, self._viewer_of(body))
+        found = self._recommender.retrieved(request)
+        candidates, ids = found.candidates, self._catalogue.ids
+        items = [
+            {"video_id": ids.value(row), "score": score, "sources": candidates.source_ranks(at)}
+            for at, (row, score) in enumerate(zip(candidates.rows.tolist(), candidates.scores.tolist(), strict=True))
+        ]
+        return {
+            "request_id": request_id,
+            "release": self.release_id,
+            "mode": "online" if request.personalised else "not_personalised",
+            "degraded": bool(found.degradations),
+            "degraded_why": [each._asdict() for each in found.degradations],
+            "as_of_ms": request.as_of_ms,
+            "items": items,
+            "removed": found.removed,
+            "timings_ms": found.timings_ms,
+        }
 
     def rank(self, body: RankRequest, *, request_id: str) -> dict:
         """Return a RankResponse. Nothing is recorded: what is shown of it is the caller's choice. Raises IdKindError."""
@@ -409,7 +439,7 @@ class Handlers:
         ids = self._release.user_ids
         return ids if len(ids.ids) else Ids.of(pl.Series(self._store.viewer_ids(1) or self._first))
 
-    def _viewer_of(self, body: RecommendRequest | RankRequest) -> int | str:
+    def _viewer_of(self, body: RecommendRequest | RetrieveRequest | RankRequest) -> int | str:
         """Return the viewer's id, or else the one of an anonymous session, or NOBODY.
 
         Raises IdKindError for a viewer of the other kind; the first one decides where neither release nor store knows any.

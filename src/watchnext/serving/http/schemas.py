@@ -33,6 +33,7 @@ from watchnext.types import TARGETS
 K_DEFAULT, K_MOST = 20, 100
 EXCLUDE_MOST = 1000
 RANK_MOST = 500
+RETRIEVE_MOST = 500
 FILTER_MOST = 50
 EVENTS_MOST = 1000
 CONTEXT_MOST = 32
@@ -130,10 +131,11 @@ class FilterGiven(Strict):
     )
 
 
-class RecommendRequest(Strict):
+class ViewerRequest(Strict):
+    """The fields that say whose candidates are wanted, and which."""
+
     user_id: Id = Optional(description="without one and without a session, answered as for a new viewer")
     session: Word = Optional(description=SESSION)
-    k: int = Field(K_DEFAULT, ge=1, le=K_MOST, description="number of videos; fewer are returned where too few are left")
     surface: Word | None = None
     region: Word | None = Field(None, description="overrides the viewer's own")
     context: Context = Field(default_factory=dict)
@@ -143,10 +145,21 @@ class RecommendRequest(Strict):
         description="video ids that are not returned, whatever the mode; unknown ones are ignored",
     )
     filter: FilterGiven = Field(default_factory=FilterGiven, description="only videos that pass it; the slate stays full")
-    page_token: Token | None = Field(None, description="of the page before; without one, a first page")
     seed_video_id: Id = Optional(
         description="what is near this video, or watched with it, joins the candidates; it is not shown"
     )
+
+
+class RetrieveRequest(ViewerRequest):
+    k: int = Field(RETRIEVE_MOST, ge=1, le=RETRIEVE_MOST, description="number of candidates; fewer where too few are found")
+    mode: Literal["online", "not_personalised"] = Field(
+        "online", description="not_personalised: as for a new viewer, nothing that is known of this one is read"
+    )
+
+
+class RecommendRequest(ViewerRequest):
+    k: int = Field(K_DEFAULT, ge=1, le=K_MOST, description="number of videos; fewer are returned where too few are left")
+    page_token: Token | None = Field(None, description="of the page before; without one, a first page")
     mode: Literal["online", "auto", "precomputed", "not_personalised"] = Field(
         "online",
         description="auto: the viewer's stored slate while it is valid, else online; precomputed: the stored slate, else one "
@@ -304,6 +317,28 @@ class RankResponse(Strict):
         description="unavailable, safety or region > videos that may not be shown to this viewer; no other rule applies"
     )
     unknown: list[Id] = Field(description="videos that the release does not know, or that are uploaded later")
+    timings_ms: dict[str, float]
+
+
+class Candidate(Strict):
+    video_id: Id
+    score: float = Field(description="merged score of all sources; only its order means something")
+    sources: dict[str, int] = Field(description="source > rank in its list", examples=[{"two_tower": 3, "trending": 17}])
+
+
+class RetrieveResponse(Strict):
+    """The candidates of all sources for a viewer, merged, as the ranker would get them. Nothing is recorded as shown."""
+
+    request_id: str
+    release: str
+    mode: Literal["online", "not_personalised"]
+    degraded: bool
+    degraded_why: list[Degraded]
+    as_of_ms: int
+    items: list[Candidate]
+    removed: dict[str, int] = Field(
+        description="unavailable, safety or region > number of candidates that may not be shown; no other rule applies"
+    )
     timings_ms: dict[str, float]
 
 
