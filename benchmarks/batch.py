@@ -16,7 +16,7 @@ from benchmarks.serving import simulated
 
 from watchnext.cli import exits_on
 from watchnext.metrics import rounded
-from watchnext.serving.funnel.batch import recommend_all
+from watchnext.serving.funnel.ahead.batch import recommend_all
 from watchnext.serving.release.release import Release, ReleaseError, current
 from watchnext.serving.store.store import Store
 

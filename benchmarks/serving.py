@@ -35,13 +35,13 @@ from benchmarks.http.server import SHELLS, Server, serving, store_of
 from benchmarks.whole.pipeline import build_release
 
 from watchnext.cli import exits_on
+from watchnext.serving.funnel.ahead.batch import Batch, answers_of, slates_of
 from watchnext.serving.funnel.answer import Answer
-from watchnext.serving.funnel.batch import Batch, answers_of, slates_of
 from watchnext.serving.funnel.recommender import Recommender
-from watchnext.serving.funnel.served_log import ServedLog
+from watchnext.serving.funnel.served.served_log import ServedLog
 from watchnext.serving.release.release import Release, ReleaseError, current
-from watchnext.serving.store.journal import Event
 from watchnext.serving.store.store import Store
+from watchnext.serving.store.tables.journal import Event
 from watchnext.types import Request
 
 

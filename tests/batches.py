@@ -1,6 +1,6 @@
 """Slates computed ahead of time for a few viewers, into the store of a recommender."""
 
-from watchnext.serving.funnel.batch import Batch, answers_of, slates_of
+from watchnext.serving.funnel.ahead.batch import Batch, answers_of, slates_of
 
 
 def precompute(recommender, users, *, k, as_of_ms):

@@ -13,7 +13,7 @@ from random_slates import BITS, VIDEOS, scored, world
 from watchnext.reranking.rules import RULES, Cap, Filter, RuleContext, rule
 from watchnext.reranking.slate import Reranker
 from watchnext.reranking.value import RerankingError
-from watchnext.serving.funnel.rule_prefilter import RulePreFilter
+from watchnext.serving.funnel.candidates.rule_prefilter import RulePreFilter
 from watchnext.types import SOURCES
 
 CONF = Path(__file__).resolve().parents[2] / "conf"

@@ -15,10 +15,10 @@ import yaml
 
 import watchnext.retrieval.sources
 import watchnext.serving.http
+from watchnext.serving.funnel.candidates.retrieval_stage import TwoTowerSource
 from watchnext.serving.funnel.recommender import Recommender
-from watchnext.serving.funnel.retrieval_stage import TwoTowerSource
-from watchnext.serving.store.journal import Event
 from watchnext.serving.store.store import Store
+from watchnext.serving.store.tables.journal import Event
 from watchnext.types import SOURCES, Request
 
 CONF = Path(__file__).resolve().parents[2] / "conf"

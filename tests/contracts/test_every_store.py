@@ -21,8 +21,8 @@ import watchnext.serving.store.engines
 from watchnext.serving.store.engines.engine import Engine, StoreError
 from watchnext.serving.store.engines.environment import Environment
 from watchnext.serving.store.engines.redis_engine import RedisEngine
-from watchnext.serving.store.journal import Event
 from watchnext.serving.store.store import Store
+from watchnext.serving.store.tables.journal import Event
 
 NOW = 1_800_000_000_000
 DATABASES = count()
@@ -205,7 +205,7 @@ def test_a_closed_store_refuses(opens):
 KILLED = """
     import sys
     from watchnext.serving.release.release import Release
-    from watchnext.serving.store.journal import Event
+    from watchnext.serving.store.tables.journal import Event
     from watchnext.serving.store.store import Store
     release = Release.load(sys.argv[2])
     opened = Store.open(sys.argv[1], release)

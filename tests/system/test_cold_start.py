@@ -21,8 +21,8 @@ from watchnext.features.dataset.build import FeatureBuilder
 from watchnext.features.dataset.labels import Labels
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.release.release import Release, current
-from watchnext.serving.store.journal import Event
 from watchnext.serving.store.store import Store
+from watchnext.serving.store.tables.journal import Event
 from watchnext.simulator.world import World
 from watchnext.types import Request
 

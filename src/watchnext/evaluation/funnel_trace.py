@@ -9,8 +9,8 @@ from watchnext import metrics
 from watchnext.evaluation.baselines import Baselines
 from watchnext.features.state.fold import HOUR_MS
 from watchnext.reranking.rules import Filter
+from watchnext.serving.funnel.explanation.trace import LOST_AT, lost_at
 from watchnext.serving.funnel.recommender import Recommender
-from watchnext.serving.funnel.trace import LOST_AT, lost_at
 from watchnext.types import Query, Request
 
 

@@ -25,8 +25,8 @@ from watchnext.ranking.heads import WATCH
 from watchnext.ranking.target_metrics import apart, of_head
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.release.release import Release
-from watchnext.serving.store.journal import Event
 from watchnext.serving.store.store import Store
+from watchnext.serving.store.tables.journal import Event
 from watchnext.types import TARGETS, Request
 
 PROBABILITIES = TARGETS[:WATCH]

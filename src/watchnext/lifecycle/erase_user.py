@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from watchnext.data.user_rows import erase_from_tables
-from watchnext.serving.funnel.served_log import erase_answers
+from watchnext.serving.funnel.served.served_log import erase_answers
 from watchnext.serving.release.release import releases_in
 from watchnext.serving.store.erasure import Receipt, erase_from_folder
 

@@ -16,7 +16,7 @@ from watchnext.monitoring.reference import reference
 from watchnext.monitoring.skew import skew_of
 from watchnext.ranking.scoring import Ranker
 from watchnext.schema import FeatureSchema, SchemaError
-from watchnext.serving.funnel.served_log import answers_in, shown_videos
+from watchnext.serving.funnel.served.served_log import answers_in, shown_videos
 from watchnext.serving.release.manifest import ReleaseError
 from watchnext.serving.release.release import Release, current, last_built
 from watchnext.serving.store.engines.engine import StoreError

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from watchnext.metrics import aligned
-from watchnext.serving.funnel.repeated import differences, repeatable, repeated
+from watchnext.serving.funnel.served.repeated import differences, repeatable, repeated
 from watchnext.serving.release.release import Release
 from watchnext.serving.store.store import Store
 

@@ -15,15 +15,15 @@ import polars as pl
 from watchnext.data.tables import DataError
 from watchnext.metrics import aligned
 from watchnext.schema import SchemaError
-from watchnext.serving.funnel.batch import recommend_all
-from watchnext.serving.funnel.repeated import differences, repeated
-from watchnext.serving.funnel.served_log import answers_in
+from watchnext.serving.funnel.ahead.batch import recommend_all
+from watchnext.serving.funnel.served.repeated import differences, repeated
+from watchnext.serving.funnel.served.served_log import answers_in
 from watchnext.serving.release.manifest import ReleaseError
 from watchnext.serving.release.release import Release, current
 from watchnext.serving.store.engines.engine import StoreError, StoreHeldError
 from watchnext.serving.store.engines.redis_engine import is_url, location
-from watchnext.serving.store.slate_table import SlateTable
 from watchnext.serving.store.store import Store, build_store
+from watchnext.serving.store.tables.slate_table import SlateTable
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

@@ -7,7 +7,7 @@ import pytest
 
 from watchnext.evaluation.baselines import best
 from watchnext.evaluation.funnel_trace import funnel_metrics, loss_shares
-from watchnext.serving.funnel.trace import LOST_AT, lost_at
+from watchnext.serving.funnel.explanation.trace import LOST_AT, lost_at
 from watchnext.types import TARGETS, Candidates, Scored, Slate
 
 

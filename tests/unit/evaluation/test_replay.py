@@ -10,7 +10,7 @@ import pytest
 from watchnext.data.tables import OUTCOMES
 from watchnext.evaluation.replay import EventStream, Replay, events_of, ranking_metrics, request_metrics, skew
 from watchnext.schema import FeatureSchema
-from watchnext.serving.store.journal import Event
+from watchnext.serving.store.tables.journal import Event
 from watchnext.types import TARGETS
 
 DAY_MS = 86_400_000

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from watchnext.features.catalogue import Catalogue, Ids, codes_of, padded
-from watchnext.serving.store.journal import id_key, id_of
+from watchnext.serving.store.tables.journal import id_key, id_of
 
 VIDEOS = pl.DataFrame(
     {

@@ -10,11 +10,11 @@ from omegaconf import OmegaConf
 from watchnext.monitoring.skew import skew_of
 from watchnext.serving.__main__ import replay
 from watchnext.serving.funnel.recommender import Recommender
-from watchnext.serving.funnel.repeated import repeated
-from watchnext.serving.funnel.served_log import ServedLog, answers_in
+from watchnext.serving.funnel.served.repeated import repeated
+from watchnext.serving.funnel.served.served_log import ServedLog, answers_in
 from watchnext.serving.store.engines.engine import StoreError
-from watchnext.serving.store.journal import Event
 from watchnext.serving.store.store import Store
+from watchnext.serving.store.tables.journal import Event
 from watchnext.types import Dials, Request
 
 VIEWERS = [100, 105, 124, 999_999]  # the last is new

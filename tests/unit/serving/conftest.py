@@ -14,7 +14,7 @@ import small_release
 from watchnext.data.tables import Tables
 from watchnext.features.catalogue import Ids
 from watchnext.serving.funnel.recommender import Recommender
-from watchnext.serving.funnel.served_log import ServedLog
+from watchnext.serving.funnel.served.served_log import ServedLog
 from watchnext.serving.store.store import Store
 
 

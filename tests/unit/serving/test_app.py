@@ -22,12 +22,12 @@ from batches import precompute
 from watchnext.features.catalogue import Ids
 from watchnext.serving.funnel.answer import IMPRESSIONS_LOST
 from watchnext.serving.funnel.recommender import Recommender
-from watchnext.serving.http import schemas, video_calls
 from watchnext.serving.http.access.gate import Access
 from watchnext.serving.http.access.keys import Keys, new_key
 from watchnext.serving.http.access.scopes import SCOPES
-from watchnext.serving.store.journal import Event
+from watchnext.serving.http.api import schemas, video_calls
 from watchnext.serving.store.store import Store, StoreError
+from watchnext.serving.store.tables.journal import Event
 from watchnext.types import TARGETS
 
 JSON = {"content-type": "application/json"}

@@ -9,8 +9,8 @@ import pytest
 from api import Api, app_over
 
 from batches import precompute
+from watchnext.serving.funnel.candidates.video_filter import VideoFilters
 from watchnext.serving.funnel.recommender import Recommender
-from watchnext.serving.funnel.video_filter import VideoFilters
 from watchnext.types import Request, VideoFilter
 
 

@@ -4,12 +4,12 @@ import polars as pl
 import pytest
 
 import programs
-from watchnext.serving.funnel.batch import RESUMED_MS, Batch, BatchReport, recommend_all
-from watchnext.serving.funnel.precomputed import precomputed
+from watchnext.serving.funnel.ahead.batch import RESUMED_MS, Batch, BatchReport, recommend_all
+from watchnext.serving.funnel.ahead.precomputed import precomputed
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.store.engines.engine import StoreError
-from watchnext.serving.store.slate_table import SlateTable
 from watchnext.serving.store.store import Store
+from watchnext.serving.store.tables.slate_table import SlateTable
 from watchnext.types import Request
 
 K, PART = 10, 7
@@ -17,7 +17,7 @@ K, PART = 10, 7
 HOLDER = """
 import sys, time
 from pathlib import Path
-from watchnext.serving.funnel.precomputed import precomputed
+from watchnext.serving.funnel.ahead.precomputed import precomputed
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.release.release import Release
 from watchnext.serving.store.store import Store

@@ -12,8 +12,8 @@ import pytest
 import uvicorn
 from bento_server import SHELLS, Server
 
+from watchnext.serving.http.access.middleware import BodyMiddleware
 from watchnext.serving.http.app import Limits
-from watchnext.serving.http.middleware import BodyMiddleware
 from watchnext.serving.http.shell.connections import BoundedProtocol
 
 GET = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n"

@@ -10,13 +10,13 @@ from api import Api, app_over
 
 from batches import precompute
 from watchnext.serving.funnel.recommender import Recommender
-from watchnext.serving.funnel.served_log import Pending, ServedLog, erase_answers
+from watchnext.serving.funnel.served.served_log import Pending, ServedLog, erase_answers
 from watchnext.serving.store.engines.engine import StoreHeldError
 from watchnext.serving.store.engines.environment import MAP_BYTES, Environment
 from watchnext.serving.store.erasure import erase_from_folder
 from watchnext.serving.store.integrity import damages
-from watchnext.serving.store.journal import Event
 from watchnext.serving.store.store import Bounds, Store, build_store
+from watchnext.serving.store.tables.journal import Event
 from watchnext.types import Request
 
 GONE, KEPT = 7_345_678_901_234, 7_345_678_905_678  # ids that no other bytes are by chance

@@ -7,8 +7,8 @@ import httpx
 import pytest
 from fastapi import APIRouter, FastAPI
 
-from watchnext.serving.http.errors import EXCEPTION_HANDLERS, JsonRoute
-from watchnext.serving.http.schemas import EventsRequest, RecommendRequest
+from watchnext.serving.http.api.errors import EXCEPTION_HANDLERS, JsonRoute
+from watchnext.serving.http.api.schemas import EventsRequest, RecommendRequest
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from watchnext.serving.funnel.recommender import Recommender
-from watchnext.serving.store.journal import Event
+from watchnext.serving.store.tables.journal import Event
 from watchnext.types import SOURCES, Request
 
 DAY_MS = 86_400_000

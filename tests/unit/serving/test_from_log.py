@@ -26,8 +26,8 @@ from watchnext.serving.store.bootstrap import meta_number
 from watchnext.serving.store.engines.engine import StoreError, number_key
 from watchnext.serving.store.engines.folder import locked
 from watchnext.serving.store.from_log import FromLogReport, build_from_log
-from watchnext.serving.store.journal import Event
 from watchnext.serving.store.store import Store, build_store
+from watchnext.serving.store.tables.journal import Event
 
 RECORDS = ("viewers", "videos", "creators")
 DAY_MS = 86_400_000
@@ -193,7 +193,7 @@ def test_a_csv_is_read_with_the_kind_of_ids_that_the_release_has(log, release, t
 
 SERVER = """
     import sys
-    from watchnext.serving.store.journal import Event
+    from watchnext.serving.store.tables.journal import Event
     from watchnext.serving.release.release import Release
     from watchnext.serving.store.store import Store
     store = Store.open(sys.argv[1], Release.load(sys.argv[2]))

@@ -11,12 +11,12 @@ from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel, ValidationError
 
 from watchnext.serving.funnel.recommender import Recommender
-from watchnext.serving.funnel.served_log import ServedLog
+from watchnext.serving.funnel.served.served_log import ServedLog
 from watchnext.serving.http.access.gate import Access, is_loopback
 from watchnext.serving.http.access.keys import Keys, new_key
 from watchnext.serving.http.access.scopes import ADMIN, PUBLIC, SCOPES, rule_of, scope_of
-from watchnext.serving.http.errors import VALUES_MOST
-from watchnext.serving.http.schemas import UNKNOWN_MOST
+from watchnext.serving.http.api.errors import VALUES_MOST
+from watchnext.serving.http.api.schemas import UNKNOWN_MOST
 from watchnext.serving.http.settings import Settings, SettingsError
 
 

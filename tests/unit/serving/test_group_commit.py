@@ -12,8 +12,8 @@ import pytest
 
 from watchnext.serving.store.engines.engine import StoreDownError, StoreError, StoreFullError
 from watchnext.serving.store.group_commit import GROUPED, GroupCommit, StoreBusyError
-from watchnext.serving.store.journal import Event
 from watchnext.serving.store.store import Store
+from watchnext.serving.store.tables.journal import Event
 
 NOW = 1_800_000_000_000
 
@@ -161,7 +161,7 @@ KILLED = """
     import itertools, sys, threading
     from watchnext.serving.release.release import Release
     from watchnext.serving.store.group_commit import GroupCommit
-    from watchnext.serving.store.journal import Event
+    from watchnext.serving.store.tables.journal import Event
     from watchnext.serving.store.store import Store
     release, printing = Release.load(sys.argv[1]), threading.Lock()
     commits = GroupCommit(Store.open(sys.argv[2], release), most_waiting=5_000)

@@ -16,8 +16,8 @@ from watchnext.serving.release.release import Release
 from watchnext.serving.store.engines.engine import StoreError
 from watchnext.serving.store.group_commit import GroupCommit
 from watchnext.serving.store.hand_over import StoreSuccession
-from watchnext.serving.store.journal import Event
 from watchnext.serving.store.store import ACCEPTED, DUPLICATE, Store, build_store
+from watchnext.serving.store.tables.journal import Event
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from api import written
 
-from watchnext.serving.http.middleware import ACCESS
+from watchnext.serving.http.access.middleware import ACCESS
 from watchnext.serving.http.shell.logs import configure
 from watchnext.types import SOURCES
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from watchnext.serving.http.middleware import BodyMiddleware, RequestMiddleware
+from watchnext.serving.http.access.middleware import BodyMiddleware, RequestMiddleware
 
 LIMIT = 100
 

@@ -7,7 +7,7 @@ import pytest
 from api import Api, app_over
 
 from watchnext.serving.funnel.recommender import Recommender
-from watchnext.serving.http.pages import PAGED_MOST, PageTokenError, shown_before, token_of
+from watchnext.serving.http.api.pages import PAGED_MOST, PageTokenError, shown_before, token_of
 
 
 def asked(api, **body) -> dict:
@@ -62,7 +62,7 @@ def test_a_feed_ends(api, viewer):
 
 
 def forged(content: bytes, viewer) -> str:
-    from watchnext.serving.http.pages import _digest
+    from watchnext.serving.http.api.pages import _digest
 
     return base64.urlsafe_b64encode(_digest(viewer, content) + content).decode()
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from batches import precompute
-from watchnext.serving.funnel.precomputed import DAY_MS, precomputed
+from watchnext.serving.funnel.ahead.precomputed import DAY_MS, precomputed
 from watchnext.serving.funnel.recommender import Recommender
-from watchnext.serving.store.journal import Event
+from watchnext.serving.store.tables.journal import Event
 from watchnext.types import Request
 
 USERS = [100, 105, 124, "stranger"]

@@ -18,8 +18,8 @@ from watchnext.serving.funnel.answer import INDEX_FAILED, RANKER_FAILED, RANKER_
 from watchnext.serving.funnel.query import ContextError, _number, features_by_name
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.release.release import ReleaseError
-from watchnext.serving.store.journal import Event
 from watchnext.serving.store.store import Store
+from watchnext.serving.store.tables.journal import Event
 from watchnext.types import SOURCES, TARGETS, Candidates, Request
 
 

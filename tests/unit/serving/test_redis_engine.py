@@ -20,8 +20,8 @@ from watchnext.serving.http.settings import Settings
 from watchnext.serving.store.engines import redis_engine
 from watchnext.serving.store.engines.engine import StoreDownError, StoreError, StoreFullError
 from watchnext.serving.store.engines.redis_engine import packed, unpacked_items
-from watchnext.serving.store.journal import Event
 from watchnext.serving.store.store import Bounds, Store, build_store
+from watchnext.serving.store.tables.journal import Event
 
 NOW = 1_800_000_000_000
 DATABASES = count()

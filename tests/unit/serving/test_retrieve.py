@@ -5,7 +5,7 @@ import pytest
 from api import Api, app_over, written
 
 from watchnext.serving.funnel.recommender import Recommender
-from watchnext.serving.store.journal import Event
+from watchnext.serving.store.tables.journal import Event
 from watchnext.types import SOURCES, Request
 
 

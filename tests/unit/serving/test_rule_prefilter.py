@@ -5,7 +5,7 @@ import pytest
 
 from queries import query_of
 from watchnext.reranking.rules import DuplicateFilter, RegionFilter, RuleContext, SafetyFilter, SeenFilter, UnavailableFilter
-from watchnext.serving.funnel.rule_prefilter import Copies, RulePreFilter
+from watchnext.serving.funnel.candidates.rule_prefilter import Copies, RulePreFilter
 
 RANDOM = np.random.default_rng(5)
 FACTS = SimpleNamespace(

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from watchnext.serving.http.schemas import EventsRequest, OutcomeEvent, RecommendRequest
+from watchnext.serving.http.api.schemas import EventsRequest, OutcomeEvent, RecommendRequest
 
 OUTCOME = {"type": "outcome", "user_id": 1, "video_id": 2, "key": "a"}
 

@@ -9,9 +9,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from watchnext.serving.funnel import served_log
 from watchnext.serving.funnel.recommender import Recommender
-from watchnext.serving.funnel.served_log import ServedLog, frame_of, shown_videos
+from watchnext.serving.funnel.served import served_log
+from watchnext.serving.funnel.served.served_log import ServedLog, frame_of, shown_videos
 from watchnext.types import Request
 
 HOUR_MS = 3_600_000
@@ -117,7 +117,7 @@ def test_the_log_unfolds_into_one_row_a_video_with_its_features(answer):
 
 LEFT = """
     import sys, time
-    from watchnext.serving.funnel import served_log
+    from watchnext.serving.funnel.served import served_log
     from watchnext.serving.funnel.recommender import Recommender
     from watchnext.serving.release.release import Release
     from watchnext.serving.store.store import Store

@@ -6,8 +6,8 @@ import polars as pl
 import pytest
 from api import written
 
-from watchnext.serving.store.journal import Event, id_key, is_session, session_id
 from watchnext.serving.store.store import Store, build_store
+from watchnext.serving.store.tables.journal import Event, id_key, is_session, session_id
 
 COOKIE = "3f" * 32
 

@@ -9,8 +9,8 @@ from api import Api, app_over
 
 from watchnext.monitoring.drift import Drift
 from watchnext.serving.funnel.recommender import Recommender
-from watchnext.serving.http import status
-from watchnext.serving.http.schemas import StatusResponse
+from watchnext.serving.http.api import status
+from watchnext.serving.http.api.schemas import StatusResponse
 
 
 @pytest.fixture

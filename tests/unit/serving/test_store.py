@@ -20,10 +20,10 @@ from watchnext.features.state.fold_log import fold, read_all
 from watchnext.features.state.log_arrays import log_of
 from watchnext.features.state.seen import SeenSets, added
 from watchnext.serving.store.engines.engine import StoreError
-from watchnext.serving.store.journal import Event, id_key, id_of
-from watchnext.serving.store.recent_keys import PURGED
 from watchnext.serving.store.store import KEYS_KEPT_MS, Bounds, Store, build_store
-from watchnext.serving.store.trending_now import TrendingNow
+from watchnext.serving.store.tables.journal import Event, id_key, id_of
+from watchnext.serving.store.tables.recent_keys import PURGED
+from watchnext.serving.store.tables.trending_now import TrendingNow
 
 NOW = 1_800_000_000_000
 
@@ -203,7 +203,7 @@ def test_a_key_is_forgotten_in_time_and_not_because_a_clock_jumps(release, tmp_p
     with closing(Store.open(tmp_path / "store", release, durable=False)) as store:
         later = [outcome(key=str(i), known_at=NOW + i * day_ms) for i in (0, 300, 1)]
         assert store.apply([*later, outcome(key="a"), outcome(key="b")]) == ["accepted"] * 3 + ["duplicate"] * 2
-    monkeypatch.setattr("watchnext.serving.store.recent_keys.STEP_MS", day_ms)
+    monkeypatch.setattr("watchnext.serving.store.tables.recent_keys.STEP_MS", day_ms)
     with closing(Store.open(tmp_path / "store", release, durable=False)) as store:
         for day in range(KEYS_KEPT_MS // day_ms + 1):
             assert store.apply([outcome(key="a")]) == ["duplicate"]
@@ -212,7 +212,7 @@ def test_a_key_is_forgotten_in_time_and_not_because_a_clock_jumps(release, tmp_p
 
 
 def test_many_old_keys_go_a_few_at_a_time(release, tmp_path, monkeypatch):
-    monkeypatch.setattr("watchnext.serving.store.recent_keys.STEP_MS", 2 * KEYS_KEPT_MS)
+    monkeypatch.setattr("watchnext.serving.store.tables.recent_keys.STEP_MS", 2 * KEYS_KEPT_MS)
     with closing(Store.open(tmp_path / "store", release, durable=False)) as store:
         store.apply([outcome(key=str(i)) for i in range(20)])
         store.apply([outcome(key="new", known_at=NOW + 2 * KEYS_KEPT_MS)])

@@ -5,7 +5,7 @@ import pytest
 
 from watchnext.features.state.seen import REST_DAYS
 from watchnext.serving.funnel.recommender import Recommender
-from watchnext.serving.store.journal import Event
+from watchnext.serving.store.tables.journal import Event
 from watchnext.types import Request
 
 VIEWER, DAY_MS, K = 7_000_001, 86_400_000, 20

@@ -5,8 +5,8 @@ from contextlib import closing
 import numpy as np
 
 from watchnext.serving.funnel.recommender import Recommender
-from watchnext.serving.store.journal import Event
 from watchnext.serving.store.store import Store
+from watchnext.serving.store.tables.journal import Event
 from watchnext.types import Request
 
 DAY_MS = 86_400_000

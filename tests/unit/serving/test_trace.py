@@ -2,8 +2,8 @@
 
 import pytest
 
+from watchnext.serving.funnel.explanation.trace import KEPT, RecentAnswers
 from watchnext.serving.funnel.recommender import Recommender
-from watchnext.serving.funnel.trace import KEPT, RecentAnswers
 from watchnext.types import Request
 
 

@@ -6,9 +6,9 @@ import pytest
 from watchnext.data.splits import TimeSplit
 from watchnext.evaluation.funnel_trace import FunnelTracer
 from watchnext.evaluation.replay import Replay
+from watchnext.serving.funnel.explanation.trace import LOST_AT
 from watchnext.serving.funnel.recommender import Recommender
-from watchnext.serving.funnel.trace import LOST_AT
-from watchnext.serving.store.journal import Event
+from watchnext.serving.store.tables.journal import Event
 from watchnext.types import Request
 
 USER, WATCHED = 105, 3

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from watchnext.serving.store.journal import Event
+from watchnext.serving.store.tables.journal import Event
 
 
 def test_videos_are_found_by_title_under_the_rules_for_everyone(api, release):

@@ -10,7 +10,7 @@ from test_app import Api
 
 import watchnext
 from watchnext.serving.funnel.recommender import Recommender
-from watchnext.serving.funnel.served_log import ServedLog
+from watchnext.serving.funnel.served.served_log import ServedLog
 from watchnext.serving.http.access.gate import Access
 from watchnext.serving.http.app import Limits, create_app
 

@@ -13,12 +13,12 @@ from watchnext.features.state.seen import SeenSet
 from watchnext.reranking.rules import Filter
 from watchnext.reranking.slate import Reranker
 from watchnext.serving.funnel.answer import STORE_DOWN, Answer, Degradation, Retrieved, StageTimer
-from watchnext.serving.funnel.explanations import Explanations
+from watchnext.serving.funnel.candidates.retrieval_stage import RetrievalStage
+from watchnext.serving.funnel.candidates.supply import Supply
+from watchnext.serving.funnel.explanation.explanations import Explanations
+from watchnext.serving.funnel.explanation.trace import trace_of
 from watchnext.serving.funnel.query import QueryEncoder, features_by_name
 from watchnext.serving.funnel.ranking_stage import RankingStage
-from watchnext.serving.funnel.retrieval_stage import RetrievalStage
-from watchnext.serving.funnel.supply import Supply
-from watchnext.serving.funnel.trace import trace_of
 from watchnext.serving.release.release import Release
 from watchnext.serving.store.store import Store, StoreError
 from watchnext.types import Candidates, Query, Request, Scored, Slate

@@ -13,12 +13,12 @@ from fastapi import APIRouter, FastAPI, Query, Response
 from starlette.middleware.cors import CORSMiddleware
 
 from watchnext.serving.funnel.refresher import Refresher
-from watchnext.serving.http import schemas, video_calls
 from watchnext.serving.http.access.gate import Access, AccessGate
-from watchnext.serving.http.errors import EXCEPTION_HANDLERS, Json, JsonRoute, problem, shortened
-from watchnext.serving.http.handlers import Handlers
-from watchnext.serving.http.metrics import ServerMetrics
-from watchnext.serving.http.middleware import BodyMiddleware, RequestMiddleware, request_id
+from watchnext.serving.http.access.middleware import BodyMiddleware, RequestMiddleware, request_id
+from watchnext.serving.http.api import schemas, video_calls
+from watchnext.serving.http.api.errors import EXCEPTION_HANDLERS, Json, JsonRoute, problem, shortened
+from watchnext.serving.http.api.handlers import Handlers
+from watchnext.serving.http.api.metrics import ServerMetrics
 from watchnext.serving.http.openapi.docs_page import rendered
 from watchnext.serving.http.openapi.document import complete
 from watchnext.serving.http.swap.serving import Serving

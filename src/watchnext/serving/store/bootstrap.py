@@ -9,9 +9,9 @@ from watchnext.features.catalogue import Ids
 from watchnext.features.state.seen import SeenSets
 from watchnext.serving.release.release import Release
 from watchnext.serving.store.engines.engine import TABLES, Engine, Order, StoreError, batched, number_key
-from watchnext.serving.store.journal import id_key
-from watchnext.serving.store.records import queued
-from watchnext.serving.store.seal import SEAL_BYTES, SEALED, is_intact, sealed, unsealed
+from watchnext.serving.store.tables.journal import id_key
+from watchnext.serving.store.tables.records import queued
+from watchnext.serving.store.tables.seal import SEAL_BYTES, SEALED, is_intact, sealed, unsealed
 
 log = logging.getLogger(__name__)
 

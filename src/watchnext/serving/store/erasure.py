@@ -18,8 +18,8 @@ from watchnext.serving.store.engines.engine import Engine, Transaction, batched,
 from watchnext.serving.store.engines.environment import MAP_BYTES, Environment
 from watchnext.serving.store.engines.folder import LINKS, clear, locked, new_environment
 from watchnext.serving.store.engines.redis_engine import is_url
-from watchnext.serving.store.journal import VIEWERLESS, Event, id_key, id_of
-from watchnext.serving.store.seal import SEALED, sealed, unsealed
+from watchnext.serving.store.tables.journal import VIEWERLESS, Event, id_key, id_of
+from watchnext.serving.store.tables.seal import SEALED, sealed, unsealed
 
 BATCH = 1_000
 OF_VIEWER = ("viewers", "seen", "slates")  # tables with the viewer's key

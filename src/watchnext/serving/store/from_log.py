@@ -26,8 +26,8 @@ from watchnext.serving.store.engines.engine import StoreError, StoreHeldError, n
 from watchnext.serving.store.engines.environment import MAP_BYTES, Environment
 from watchnext.serving.store.engines.folder import locked, publish_next
 from watchnext.serving.store.erasure import drop_erased
-from watchnext.serving.store.live_videos import live_catalogue
 from watchnext.serving.store.store import Store, carry_current, journal_of
+from watchnext.serving.store.tables.live_videos import live_catalogue
 
 
 @dataclass(frozen=True)

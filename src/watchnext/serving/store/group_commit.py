@@ -7,9 +7,9 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 
 from watchnext.serving.store.engines.engine import StoreDownError, StoreError
-from watchnext.serving.store.journal import Event
-from watchnext.serving.store.live_videos import changes_catalogue
 from watchnext.serving.store.store import Store
+from watchnext.serving.store.tables.journal import Event
+from watchnext.serving.store.tables.live_videos import changes_catalogue
 
 GROUPED = 1_000  # events a transaction, unless one call has more: the first of a group waits for the fold of them all
 

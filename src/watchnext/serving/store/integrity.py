@@ -14,7 +14,7 @@ from pathlib import Path
 
 from watchnext.serving.store.engines.engine import REPAIR, TABLES, Engine, StoreError
 from watchnext.serving.store.engines.environment import MAP_BYTES, Environment
-from watchnext.serving.store.seal import SEALED, StoreDamagedError, is_intact
+from watchnext.serving.store.tables.seal import SEALED, StoreDamagedError, is_intact
 
 CHECKED = 100_000  # values a table when a store is opened, the latest events among them; others are checked where they are read
 SHOWN = 5  # damaged values that a message names

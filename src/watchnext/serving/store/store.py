@@ -54,13 +54,13 @@ from watchnext.serving.store.erasure import (
     is_erased,
 )
 from watchnext.serving.store.integrity import require_sound
-from watchnext.serving.store.journal import SESSION_KEYS, VIEWERLESS, Event, id_key, id_of, is_session, outcome_columns
-from watchnext.serving.store.live_videos import LiveDraft, changes_catalogue, live_catalogue, take_changes
-from watchnext.serving.store.recent_keys import RecentKeys
-from watchnext.serving.store.records import Records, queued, seen_of, unpacked
-from watchnext.serving.store.seal import sealed, unsealed
-from watchnext.serving.store.slate_table import SlateTable
-from watchnext.serving.store.trending_now import TrendingNow
+from watchnext.serving.store.tables.journal import SESSION_KEYS, VIEWERLESS, Event, id_key, id_of, is_session, outcome_columns
+from watchnext.serving.store.tables.live_videos import LiveDraft, changes_catalogue, live_catalogue, take_changes
+from watchnext.serving.store.tables.recent_keys import RecentKeys
+from watchnext.serving.store.tables.records import Records, queued, seen_of, unpacked
+from watchnext.serving.store.tables.seal import sealed, unsealed
+from watchnext.serving.store.tables.slate_table import SlateTable
+from watchnext.serving.store.tables.trending_now import TrendingNow
 
 log = logging.getLogger(__name__)
 

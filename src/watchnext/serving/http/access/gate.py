@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from watchnext.serving.http.access.keys import NEW_KEY, Key, Keys
 from watchnext.serving.http.access.rate import RateLimit
 from watchnext.serving.http.access.scopes import HEALTH, PUBLIC, lists_viewers, scope_of
-from watchnext.serving.http.errors import Json, problem, shortened
+from watchnext.serving.http.api.errors import Json, problem, shortened
 
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 ANY = "*"

@@ -6,7 +6,7 @@ from typing import Literal
 
 import orjson
 
-from watchnext.serving.http.middleware import ACCESS, request_id
+from watchnext.serving.http.access.middleware import ACCESS, request_id
 
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from watchnext.serving.funnel.recommender import Recommender
-from watchnext.serving.funnel.served_log import ServedLog
+from watchnext.serving.funnel.served.served_log import ServedLog
 from watchnext.serving.http.app import Limits, create_app
 from watchnext.serving.http.clock import Clock
 from watchnext.serving.http.settings import Settings, SettingsError

@@ -11,8 +11,8 @@ from typing import Annotated
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
-from watchnext.serving.http.errors import Json, JsonRoute, problem
-from watchnext.serving.http.schemas import ErrorResponse
+from watchnext.serving.http.api.errors import Json, JsonRoute, problem
+from watchnext.serving.http.api.schemas import ErrorResponse
 from watchnext.serving.http.swap.release_switch import ReleaseRefusedError, ReleaseSwitch
 from watchnext.serving.http.swap.serving import Serving
 from watchnext.serving.release.manifest import ReleaseError, read_manifest

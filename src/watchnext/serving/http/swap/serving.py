@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from watchnext.serving.http.handlers import Handlers
+from watchnext.serving.http.api.handlers import Handlers
 
 
 @dataclass(frozen=True, kw_only=True)

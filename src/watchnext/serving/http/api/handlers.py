@@ -17,14 +17,14 @@ import polars as pl
 from watchnext.data.tables import OUTCOMES
 from watchnext.features.catalogue import Ids
 from watchnext.features.state.history import OUTCOME_BITS
+from watchnext.serving.funnel.ahead.precomputed import precomputed
 from watchnext.serving.funnel.answer import IMPRESSIONS_LOST, NOT_PRECOMPUTED, Answer, Degradation, source_names
-from watchnext.serving.funnel.parameters import parameters
-from watchnext.serving.funnel.precomputed import precomputed
-from watchnext.serving.funnel.trace import KEPT, RecentAnswers, summary
+from watchnext.serving.funnel.explanation.parameters import parameters
+from watchnext.serving.funnel.explanation.trace import KEPT, RecentAnswers, summary
 from watchnext.serving.funnel.video_search import VideoSearch
-from watchnext.serving.http.metrics import ServerMetrics
-from watchnext.serving.http.pages import shown_before, token_of
-from watchnext.serving.http.schemas import (
+from watchnext.serving.http.api.metrics import ServerMetrics
+from watchnext.serving.http.api.pages import shown_before, token_of
+from watchnext.serving.http.api.schemas import (
     EventsRequest,
     OutcomeEvent,
     RankRequest,
@@ -33,13 +33,13 @@ from watchnext.serving.http.schemas import (
     ShownEvent,
     SimilarRequest,
 )
-from watchnext.serving.http.status import status
+from watchnext.serving.http.api.status import status
 from watchnext.serving.http.worker_pool import TooSlowError
 from watchnext.serving.release.live_catalogue import LiveIds
 from watchnext.serving.store.erasure import ERASE_COMMAND, Receipt
 from watchnext.serving.store.group_commit import GroupCommit
-from watchnext.serving.store.journal import Event, session_id
 from watchnext.serving.store.store import ACCEPTED, DUPLICATE, KEYS_KEPT_MS, UNKNOWN, StoreError
+from watchnext.serving.store.tables.journal import Event, session_id
 from watchnext.types import NOBODY, TARGETS, Dials, Request, VideoFilter
 
 log = logging.getLogger(__name__)

@@ -23,8 +23,8 @@ from watchnext.retrieval.sources.source import (
 )
 from watchnext.retrieval.sources.trending import RANKED, TrendingSource
 from watchnext.serving.funnel.answer import INDEX_FAILED, SOURCE_FAILED, SOURCES_LATE, Degradation
-from watchnext.serving.funnel.rule_prefilter import RulePreFilter
-from watchnext.serving.funnel.video_filter import VideoFilters
+from watchnext.serving.funnel.candidates.rule_prefilter import RulePreFilter
+from watchnext.serving.funnel.candidates.video_filter import VideoFilters
 from watchnext.serving.release.release import CO_WATCH_SOURCES, REPAIR, Release, ReleaseError
 from watchnext.serving.store.store import Store
 from watchnext.types import SOURCES, Candidates, Query, VideoFilter

@@ -10,7 +10,7 @@ from contextvars import ContextVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from watchnext.serving.http.errors import problem, shortened
+from watchnext.serving.http.api.errors import problem, shortened
 
 HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
 CLOSE = {"connection": "close"}  # of a refused request: the rest of its body is not read

@@ -5,7 +5,7 @@ import numpy as np
 from watchnext.features.state.fold import Layout
 from watchnext.features.state.seen import SeenSet
 from watchnext.serving.store.engines.engine import Transaction, number_key
-from watchnext.serving.store.seal import sealed, unsealed
+from watchnext.serving.store.tables.seal import sealed, unsealed
 
 
 def unpacked(table: str, key: bytes, packed: bytes | None, width: int) -> np.ndarray:

@@ -13,12 +13,12 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from watchnext.serving.funnel.query import FieldError
-from watchnext.serving.http.handlers import IdKindError, UnknownRequestError
-from watchnext.serving.http.schemas import KINDS
+from watchnext.serving.http.api.handlers import IdKindError, UnknownRequestError
+from watchnext.serving.http.api.schemas import KINDS
 from watchnext.serving.http.worker_pool import OverloadedError, TooSlowError
 from watchnext.serving.store.engines.engine import StoreDownError, StoreError
 from watchnext.serving.store.group_commit import StoreBusyError
-from watchnext.serving.store.live_videos import CatalogueFullError
+from watchnext.serving.store.tables.live_videos import CatalogueFullError
 
 log = logging.getLogger(__name__)
 SHOWN_CHARACTERS = 200  # of a rejected value in an error, and of the path to it

@@ -12,8 +12,8 @@ import orjson
 from watchnext.serving.release.live_catalogue import ChangedVideo, LiveCatalogue, NamesByRow
 from watchnext.serving.release.release import Release
 from watchnext.serving.store.engines.engine import Engine, StoreError, Transaction, batched, number_key
-from watchnext.serving.store.journal import Event
-from watchnext.serving.store.seal import sealed, unsealed
+from watchnext.serving.store.tables.journal import Event
+from watchnext.serving.store.tables.seal import sealed, unsealed
 
 LOADED = 5_000  # videos that are encoded at once
 KINDS_OF_NAMES = ("creators", "tags", "regions")

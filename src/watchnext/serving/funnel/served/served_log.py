@@ -15,7 +15,7 @@ import polars as pl
 
 from watchnext.files import synced
 from watchnext.serving.funnel.answer import Answer
-from watchnext.serving.funnel.served_frame import SLATE, frame_of
+from watchnext.serving.funnel.served.served_frame import SLATE, frame_of
 
 log = logging.getLogger(__name__)
 WAITING = 1_000  # answers that may wait for the writer; more are dropped and counted

@@ -17,7 +17,7 @@ import polars as pl
 
 from watchnext.serving.funnel.query import features_by_name
 from watchnext.serving.funnel.recommender import Recommender
-from watchnext.serving.funnel.served_log import shown_videos
+from watchnext.serving.funnel.served.served_log import shown_videos
 from watchnext.serving.release.manifest import ReleaseError
 from watchnext.serving.release.release import Release
 from watchnext.serving.store.bootstrap import load_state, put_origin

@@ -11,13 +11,13 @@ from pydantic import BeforeValidator, Field
 from watchnext.data.tables import DURATION_MS, LATEST_MS
 from watchnext.features.catalogue import SAFETY
 from watchnext.features.video_texts import TITLE_CHARACTERS, URL, URL_BYTES
-from watchnext.serving.http.handlers import Handlers, IdKindError, UnknownVideoError, committed, parsed_id, require_kind
-from watchnext.serving.http.metrics import ServerMetrics
-from watchnext.serving.http.schemas import ContextValue, Id, Int64, ListedVideo, Strict, Word, few_keys
+from watchnext.serving.http.api.handlers import Handlers, IdKindError, UnknownVideoError, committed, parsed_id, require_kind
+from watchnext.serving.http.api.metrics import ServerMetrics
+from watchnext.serving.http.api.schemas import ContextValue, Id, Int64, ListedVideo, Strict, Word, few_keys
 from watchnext.serving.release.video_encoder import MetadataError
 from watchnext.serving.store.group_commit import GroupCommit
-from watchnext.serving.store.journal import Event
 from watchnext.serving.store.store import CREATED, Store
+from watchnext.serving.store.tables.journal import Event
 
 VIDEOS_MOST = 100
 FEATURES_MOST = 64

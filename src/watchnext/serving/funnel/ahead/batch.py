@@ -16,12 +16,12 @@ import polars as pl
 from tqdm import tqdm
 
 from watchnext.files import removed, replaced, synced
+from watchnext.serving.funnel.ahead.precomputed import DAY_MS, packed
 from watchnext.serving.funnel.answer import Answer
-from watchnext.serving.funnel.precomputed import DAY_MS, packed
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.release.release import Release
-from watchnext.serving.store.slate_table import SlateTable
 from watchnext.serving.store.store import Store
+from watchnext.serving.store.tables.slate_table import SlateTable
 from watchnext.types import Request
 
 VIEWERS_A_PART = 1_000

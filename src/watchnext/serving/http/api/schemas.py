@@ -25,8 +25,8 @@ from pydantic_core import PydanticCustomError
 
 from watchnext.data.tables import ID_BYTES, LATEST_MS, OUTCOMES, WATCH_MS
 from watchnext.features.video_texts import TITLE_CHARACTERS, URL_BYTES
-from watchnext.serving.funnel.trace import LOST_AT
-from watchnext.serving.http.pages import TOKEN_MOST
+from watchnext.serving.funnel.explanation.trace import LOST_AT
+from watchnext.serving.http.api.pages import TOKEN_MOST
 from watchnext.serving.http.worker_pool import PRIORITIES
 from watchnext.types import TARGETS
 

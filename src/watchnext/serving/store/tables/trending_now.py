@@ -6,7 +6,7 @@ import numpy as np
 
 from watchnext.retrieval.sources.trending import Trending
 from watchnext.serving.release.release import Release
-from watchnext.serving.store.journal import Event
+from watchnext.serving.store.tables.journal import Event
 
 HALF_LIVES = 8.0  # an older event counts less than 1/256 and is not read
 

@@ -8,7 +8,7 @@ from hashlib import blake2b
 import orjson
 
 from watchnext.serving.funnel.query import FieldError
-from watchnext.serving.store.journal import id_key
+from watchnext.serving.store.tables.journal import id_key
 
 PAGED_MOST = 500  # videos of one feed
 TOKEN_MOST = 65_536  # characters: PAGED_MOST ids of 64 bytes fit

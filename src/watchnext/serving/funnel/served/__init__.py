@@ -1,0 +1,1 @@
+"""Answers > rows of the served log, and its rows > the same answers again."""

@@ -1,0 +1,1 @@
+"""A body > an answer: schemas, handlers, page tokens, errors, status, metrics."""

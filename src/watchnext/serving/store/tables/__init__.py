@@ -1,0 +1,1 @@
+"""Tables of a store: the journal, sealed records, posted videos, keys, slates ahead of time, trending counts."""
