@@ -75,6 +75,11 @@ SMALL = {
         {"recall@10", "ndcg@10", "merged_ndcg@10", "train_s", "epoch_s", "floors", "over_strongest_floor"},
         "sequences",
     ),
+    "reranking": Small(
+        ["--candidates", "50", "--requests", "5", "--outputs", "outputs/tiny"],
+        {"p50_ms", "p99_ms", "cpu_ms", "slate", "trade_off"},
+        "project",
+    ),
     "scoring": Small(
         ["--candidates", "50", "--requests", "5", "--outputs", "outputs/tiny"],
         {"p50_ms", "p99_ms", "features_ms", "model_ms", "cpu_ms", "precision", "f32", "bf16"},
@@ -100,6 +105,7 @@ SMALL = {
 WITHOUT_INPUT = {
     "batch": ([], "dvc repro"),
     "framing": ([], "dvc repro features"),
+    "reranking": ([], "dvc repro"),
     "scoring": ([], "dvc repro"),
     "serving": ([], "dvc repro"),
     "true_best": ([], "dvc repro"),
