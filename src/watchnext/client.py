@@ -58,6 +58,11 @@ class _Routes(Generic[R]):
         how = _given(mode=mode, budget_ms=budget_ms, priority=priority, explain=explain, preview=preview, dials=dials)
         return self._send("POST", "/v1/recommend", body=about | which | how)
 
+    def recommend_batch(self, requests: Sequence[Mapping[str, Any]]) -> R:
+        """Ask for up to 100 slates by their bodies of `recommend`. `answers` has the `status` and `answer` of each, in order:
+        one that fails has an error there, is not tried again, and raises nothing."""
+        return self._send("POST", "/v1/recommend:batch", body={"requests": requests})
+
     def retrieve(
         self,
         user_id: Id | None = None,

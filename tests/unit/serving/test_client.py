@@ -58,6 +58,9 @@ def test_the_async_client_walks_through_a_session(api, viewer):
             assert (await client.trace(slate["request_id"]))["request_id"] == slate["request_id"]
             assert (await client.rank([video], viewer))["items"][0]["video_id"] == video
             assert (await client.similar(video, k=3))["items"]
+            answers = (await client.recommend_batch([{"user_id": viewer}, {"k": 0}]))["answers"]
+            assert [each["status"] for each in answers] == [200, 422]
+            assert (await client.retrieve(viewer, k=3))["items"]
             assert (await client.trending(limit=3))["items"]
             assert (await client.video(video))["video_id"] == video
             assert (await client.videos(str(video)))["items"]

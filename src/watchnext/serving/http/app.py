@@ -9,13 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, FastAPI, Query, Response
+from fastapi import APIRouter, FastAPI, Query, Request, Response
 from starlette.middleware.cors import CORSMiddleware
 
 from watchnext.serving.funnel.refresher import Refresher
 from watchnext.serving.http.access.gate import Access, AccessGate
 from watchnext.serving.http.access.middleware import BodyMiddleware, RequestMiddleware, request_id
 from watchnext.serving.http.api import schemas, video_calls
+from watchnext.serving.http.api.batch_calls import BatchCalls, BatchRequest, BatchResponse
 from watchnext.serving.http.api.errors import EXCEPTION_HANDLERS, Json, JsonRoute, problem, shortened
 from watchnext.serving.http.api.handlers import Handlers
 from watchnext.serving.http.api.metrics import ServerMetrics
@@ -46,6 +47,7 @@ class Limits:
     threads, waiting      requests computed at once, and requests that may wait for a thread; events wait for the disk instead
     waiting_events        events that may wait for the disk
     timeout_s             seconds until a request is answered with 503
+    batches, batch_s      batches under way, and seconds in which the turn of each of its requests must come
     body_bytes, body_s    largest body, and seconds until all of it must have arrived
     connections           open at once
     head_bytes, headers   largest head of a request, and the number of its headers
@@ -57,6 +59,8 @@ class Limits:
     waiting: int = 32
     waiting_events: int = 20_000
     timeout_s: float = 2.0
+    batches: int = 4
+    batch_s: float = 8.0
     body_bytes: int = 1_000_000
     body_s: float = 10.0
     connections: int = 512
@@ -110,6 +114,8 @@ def create_app(
     for kind, handler in EXCEPTION_HANDLERS.items():
         app.add_exception_handler(kind, handler)
     app.include_router(_videos(serving))
+    bounds = {name: getattr(limits, name) for name in ("threads", "batches", "batch_s", "timeout_s")}
+    app.include_router(_batches(BatchCalls(lambda: serving.handlers, pool, **bounds)))
     app.include_router(_api(serving, partial(pool.run, timeout_s=limits.timeout_s), limits.timeout_s, drift))
     _add_unversioned(app, serving, metrics)
     complete(app)
@@ -209,6 +215,18 @@ def _api(handlers: Serving, run: Callable, timeout_s: float, drift: Path) -> API
         """Erase a viewer from the store, precomputed slates, served log and traces; the receipt says what stays, until when."""
         async with erasing:  # one at a time, beside the pool: it reads the whole journal and log
             return Json(await asyncio.to_thread(handlers.erase, user_id))
+
+    return routes
+
+
+def _batches(batches: BatchCalls) -> APIRouter:
+    routes = APIRouter(prefix="/v1", route_class=JsonRoute)
+
+    @routes.post("/recommend:batch", response_model=BatchResponse, responses=_errors)
+    async def recommend_batch(body: BatchRequest, request: Request) -> Response:
+        """Answer many requests for a slate, each by itself and in order, behind single requests; one that fails has an error of
+        its own."""
+        return Json(await batches.recommend(body, request, request_id()))
 
     return routes
 

@@ -159,3 +159,11 @@ EXCEPTION_HANDLERS = {
     UnknownRequestError: _unknown_request,
     Exception: _failed,
 }
+
+
+def answer_to(request: Request, error: Exception) -> Response:
+    """Return the answer that the app gives to an error; one that no handler names goes to the log with its traceback."""
+    kind = next(kind for kind in type(error).__mro__ if kind in EXCEPTION_HANDLERS)
+    if kind is Exception:
+        log.error("a request of a batch failed", exc_info=error)
+    return EXCEPTION_HANDLERS[kind](request, error)

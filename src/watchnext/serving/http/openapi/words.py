@@ -30,6 +30,11 @@ WORDS: Mapping[str, tuple[str, Any]] = {
     "weights": ("outcome > weight", {"click": 1.0, "like": 2.0}),
     "diversity": ("how unlike each other the videos are", 0.3),
     "engage": ("power of how likely a watch is", 1.0),
+    # a batch
+    "requests": ("requests for slates", None),
+    "answers": ("answers", None),
+    "status": ("status, as of HTTP", 200),
+    "answer": ("a slate, or an error", None),
     # a slate
     "items": ("videos, the best first", None),
     "video": ("facts of the video", None),
