@@ -314,7 +314,10 @@ def test_a_video_that_is_uploaded_later_is_an_unknown_seed(api, release):
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "unknown_video")
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "surface=", f"region={'x' * 65}", "surface=%00"])
+@pytest.mark.parametrize(
+    "query",
+    ["limit=0", "limit=101", "limit=x", "surface=", f"region={'x' * 65}", "surface=%00", "limit=5&limit=5", "Limit=5", "="],
+)
 def test_a_bad_query_for_what_trends_is_refused_by_name(api, query):
     answer = api("GET", f"/v1/trending?{query}")
     assert answer.status_code == 422

@@ -24,6 +24,7 @@ from watchnext.serving.store.store import Store
 
 K = 8
 SEED = 5
+NOT_FAILED = {"ranker_late", "sources_late", "not_precomputed"}  # slow under load, or no batch has run
 
 
 class Releases:
@@ -107,7 +108,7 @@ class Load:
                 mode = draw.choice(["online", "precomputed", "not_personalised"])
                 body = {"user_id": draw.randrange(100, 130), "k": K, "mode": mode}
                 slate = self._answered(client, "POST", "/v1/recommend", body)
-                assert {each["code"] for each in slate["degraded_why"]} <= {"ranker_late"}
+                assert {each["code"] for each in slate["degraded_why"]} <= NOT_FAILED
                 assert {item["video_id"] for item in slate["items"]} <= self._releases.ids[slate["release"]]
                 self._answered(client, "GET", f"/v1/viewers/{body['user_id']}/history")
                 self.slates[slate["release"]] += 1

@@ -69,6 +69,12 @@ def test_every_route_has_words_its_scope_its_refusals_and_a_body_that_it_takes(d
             assert validator.is_valid(media["example"]), (path, media["example"])
 
 
+def test_every_route_refuses_a_query_parameter_that_it_does_not_declare(api, document):
+    for method, path, operation in operations(document):
+        answer = api(method, f"{path}?unheard=1", body={} if "requestBody" in operation else None)
+        assert (answer.status_code, answer.json()["error"]["details"][0]["where"]) == (422, "query.unheard"), path
+
+
 class Page(HTMLParser):
     """Collect ids, links inside the page, and everything that would be loaded."""
 

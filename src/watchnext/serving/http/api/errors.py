@@ -2,7 +2,7 @@
 
 import logging
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from reprlib import Repr
 from typing import Any
 
@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 from watchnext.serving.funnel.query import FieldError
 from watchnext.serving.http.api.handlers import IdKindError, UnknownRequestError
-from watchnext.serving.http.api.schemas import KINDS
+from watchnext.serving.http.api.schemas import EVENT_TYPES, KINDS
 from watchnext.serving.http.worker_pool import OverloadedError, TooSlowError
 from watchnext.serving.store.engines.engine import StoreDownError, StoreError
 from watchnext.serving.store.group_commit import StoreBusyError
@@ -41,12 +41,15 @@ class JsonRequest(Request):
 
 
 class JsonRoute(APIRoute):
-    """Take bodies of JSON alone. As a dependency, this would cost each request a thread."""
+    """Take bodies of JSON alone, and declared query parameters once each. As a dependency, this would cost each request a
+    thread."""
 
     def get_route_handler(self) -> Callable:
-        handle = super().get_route_handler()
+        handle, names = super().get_route_handler(), {field.alias for field in self.dependant.query_params}
 
         async def handler(request: Request) -> Response:
+            if request.scope["query_string"]:
+                known_once(request, names)
             if self.body_field is not None:
                 json_only(request)
             return await handle(JsonRequest(request.scope, request.receive))
@@ -60,6 +63,17 @@ def json_only(request: Request) -> None:
     given = request.headers.get("content-type", "")
     if given.partition(";")[0].strip().lower() != "application/json":
         raise HTTPException(415, f"Content-Type is {shortened(given)}, expected application/json")
+
+
+def known_once(request: Request, names: Collection[str]) -> None:
+    """Reject a query parameter that is not one of `names`, or that is given twice: FastAPI would ignore it in silence."""
+    given = set()
+    for name, value in request.query_params.multi_items():
+        if name in given or name not in names:
+            known = f"the route knows {', '.join(sorted(names)) or 'none'}"
+            expected = "a parameter may be given once" if name in given else f"unknown parameter, {known}"
+            raise RequestValidationError([{"type": "extra_forbidden", "loc": ("query", name), "msg": expected, "input": value}])
+        given.add(name)
 
 
 # ---- JSON out ----------------------------------------------------------------------------------------------------------
@@ -84,9 +98,12 @@ def _cut(text: str) -> str:
 def _detail(one: Mapping) -> dict[str, str]:
     """Describe one rejected field: where it is, its value, and the expectation.
 
-    For a missing field, pydantic gives the value of the object around it. The path to a field of two kinds ends with the kind.
+    For a missing field, pydantic gives the value of the object around it. The path to a field of two kinds ends with the kind,
+    and that into an event has its type behind its number.
     """
     path = one["loc"][:-1] if one["loc"][-1] in KINDS and one["type"] != "extra_forbidden" else one["loc"]
+    if path[:2] == ("body", "events") and path[3:4] and path[3] in EVENT_TYPES:
+        path = (*path[:3], *path[4:])
     value = "missing" if one["type"] == "missing" else shortened(one.get("input"))
     return {"where": _cut(".".join(map(str, path))), "value": value, "expected": one["msg"]}
 

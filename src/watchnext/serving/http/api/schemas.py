@@ -465,6 +465,9 @@ class ShownEvent(ViewerEvent):
     request_id: Word
 
 
+EVENT_TYPES = "outcome", "shown"
+
+
 class EventsRequest(Strict):
     events: Annotated[list[Annotated[OutcomeEvent | ShownEvent, Discriminator("type")]], FailFast()] = Field(
         min_length=1, max_length=EVENTS_MOST

@@ -50,6 +50,7 @@ def _complete(document: dict[str, Any]) -> None:
         for status, text in GATE_ANSWERS.items():
             operation["responses"].setdefault(status, {"description": text, "content": ERROR})
         for parameter in operation.get("parameters", ()):
+            parameter["schema"] = _without_null(parameter["schema"])
             _describe(parameter["name"], parameter["schema"])
             parameter.setdefault("description", parameter["schema"].pop("description", ""))
             if parameter["schema"].get("type") != "integer":  # a text of the address, also where it is an id of digits
@@ -57,6 +58,12 @@ def _complete(document: dict[str, Any]) -> None:
         if body := operation.get("requestBody"):
             media = body["content"]["application/json"]
             media["example"] = _example(media["schema"], components["schemas"])
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a parameter without null, which no address can hold: a parameter is left out instead."""
+    kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
+    return {**{name: value for name, value in schema.items() if name != "anyOf"}, **kinds[0]} if len(kinds) == 1 else schema
 
 
 def _describe(name: str, field: dict[str, Any]) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Response
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, StringConstraints
 
 from watchnext.serving.http.api.errors import Json, JsonRoute, problem
-from watchnext.serving.http.api.schemas import ErrorResponse
+from watchnext.serving.http.api.schemas import ErrorResponse, Strict
 from watchnext.serving.http.swap.release_switch import ReleaseRefusedError, ReleaseSwitch
 from watchnext.serving.http.swap.serving import Serving
 from watchnext.serving.release.manifest import ReleaseError, read_manifest
@@ -22,14 +22,12 @@ WAIT_S = 60.0  # a release that takes longer to load is answered with 202, and g
 SHOWN = ("data", "regime", "as_of_ms", "clock")
 
 
-class PromoteRequest(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
+class PromoteRequest(Strict):
     release: Annotated[str, StringConstraints(min_length=1, max_length=128)]
 
 
-class RollbackRequest(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class RollbackRequest(Strict):
+    """Nothing: an empty object."""
 
 
 class RefusalOut(BaseModel):
