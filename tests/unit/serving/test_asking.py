@@ -70,6 +70,27 @@ def without_caps(reranker):
     return type(reranker)(value=reranker.value, rules=rules, diversity=reranker.diversity, exploration=reranker.exploration)
 
 
+@pytest.mark.parametrize("more", [0, 1, 5, 200])
+def test_where_the_sources_know_too_few_the_newest_matches_join(release, store, more):
+    request = Request("q", 105, 10, release.as_of_ms + 1, filter=VideoFilter(language=("en",)))
+
+    def asked(most: int) -> tuple[Recommender, dict[str, list]]:
+        merge, quotas = {**release.retrieval["merge"], "most": most}, dict.fromkeys(release.retrieval["quotas"], 1)
+        small = replace(release, retrieval={**release.retrieval, "merge": merge, "quotas": quotas})
+        recommender = Recommender(small, store)
+        return recommender, {name: rows.tolist() for name, rows in recommender.by_source(request).items()}
+
+    _, known = asked(1)
+    most = len(set().union(*known.values())) + more
+    recommender, filled = asked(most)
+    allowed = recommender.retrieval.sources["two_tower"].allowed(recommender.query(request))
+    rows = np.flatnonzero(allowed.of(np.arange(len(release.catalogue)))).tolist()
+    newest = sorted(rows, key=lambda row: -np.nan_to_num(release.catalogue.upload_ms[row]))
+    joined = [row for row in newest if row not in known["fresh"]][: most - 1] if more else []
+    assert len(rows) > 20
+    assert filled == {**known, "fresh": known["fresh"] + joined}
+
+
 def test_a_filter_holds_for_every_source_and_a_degraded_slate(release, store, monkeypatch):
     recommender = Recommender(release, store)
     wanted = VideoFilter(tags=("tag3",))
