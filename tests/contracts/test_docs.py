@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +20,9 @@ LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)[^)]*\)")
 FILE = re.compile(r"`((?:[\w.-]+/)*[\w-]+\.(?:py|yaml|md|json|toml|lock|dvc))`")
 STAGE = re.compile(r"python -m watchnext\.(\w+)((?: [a-z][a-z-]*)*)")
 BENCHMARK = re.compile(r"python -m benchmarks\.(\w+(?:\.\w+)*)")
+DECISIONS = ROOT / "docs" / "decisions.md"
+DECISION = re.compile(r"^### (\d+)\.(\d+) ", re.MULTILINE)
+POINTER = re.compile(r"(?:\bsee|\bdecisions,|decisions\.md,) (\d+\.\d+)\b")
 PRESET = re.compile(r"\b(model|data|index|trainer|retrieval|features)=(\w+)")
 
 # ---- figures ---------------------------------------------------------------------------------------------------------
@@ -33,6 +37,25 @@ def test_every_block_is_on_a_page_and_every_record_in_a_block():
     marked = {match["name"] for page in pages() for match in MARKED.finditer(page.read_text())}
     assert marked == BLOCKS.keys()
     assert {record for block in BLOCKS.values() for record in block.records} == {*RECORDS, SAMPLE}
+
+
+# ---- numbers of the decisions -----------------------------------------------------------------------------------------
+
+
+def test_decisions_are_numbered_in_order_below_their_stage():
+    numbers, expected, counts = DECISION.findall(DECISIONS.read_text()), [], Counter()
+    for stage, _ in numbers:
+        counts[stage] += 1
+        expected.append((stage, str(counts[stage])))
+    assert numbers == expected
+
+
+def test_a_pointer_to_a_decision_leads_to_one():
+    numbers = {".".join(number) for number in DECISION.findall(DECISIONS.read_text())}
+    files = [*pages(), *(ROOT / "src").rglob("*.py")]
+    pointers = {number: file.name for file in files for number in POINTER.findall(file.read_text())}
+    assert {"7.15", "8.16"} <= pointers.keys()
+    assert {number: file for number, file in pointers.items() if number not in numbers} == {}
 
 
 # ---- links, files, commands ---------------------------------------------------------------------------------------------
