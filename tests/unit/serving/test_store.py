@@ -184,6 +184,34 @@ def test_an_unknown_video_is_quarantined_and_the_others_count(store):
     assert store.position == 1
 
 
+def shown_in(request_id: str, *videos: int, user_id=101) -> list[Event]:
+    return [
+        Event(kind="shown", user_id=user_id, video_id=f"v{video:03}", known_at=NOW, request_id=request_id) for video in videos
+    ]
+
+
+def test_what_is_shown_together_counts_once_each_however_it_is_sent_again(release, tmp_path):
+    store, slate = Store.open(tmp_path / "store", release, durable=False), shown_in("r", 1, 2, 3)
+    assert store.apply([*slate, slate[0]]) == ["accepted"] * 3 + ["duplicate"]
+    assert number_of(store, "shown") == number_of(store, "shown_order") == 1
+    again = shown_in("r", 4, 3, 2, 4)
+    assert store.apply(again) == ["accepted", "duplicate", "duplicate", "duplicate"]
+    store.close()
+    store = Store.open(tmp_path / "store", release, durable=False)
+    assert store.apply([*again, *slate]) == ["duplicate"] * 7
+    others = [*shown_in("q", 1, 2), *shown_in("r", 1, 2, user_id=102), *shown_in("", 1, 1)]
+    assert store.apply(others) == ["accepted"] * 6
+    store.close()
+
+
+def test_keys_of_single_impressions_hold_for_those_shown_together(store):
+    one, *rest = shown_in("r", 1, 2, 3)
+    assert store.apply([one]) == ["accepted"]
+    assert store.apply([*rest, one]) == ["accepted", "accepted", "duplicate"]
+    assert number_of(store, "shown") == 2
+    assert store.apply([one, *rest]) == ["duplicate"] * 3
+
+
 def test_kept_keys_and_events_are_bounded(release, tmp_path, monkeypatch):
     monkeypatch.setattr("watchnext.serving.store.store.KEYS_KEPT", 5)
     monkeypatch.setattr("watchnext.serving.store.store.QUARANTINE_KEPT", 4)

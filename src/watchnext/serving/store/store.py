@@ -56,9 +56,9 @@ from watchnext.serving.store.erasure import (
 from watchnext.serving.store.integrity import require_sound
 from watchnext.serving.store.tables.journal import SESSION_KEYS, VIEWERLESS, Event, id_key, id_of, is_session, outcome_columns
 from watchnext.serving.store.tables.live_videos import LiveDraft, changes_catalogue, live_catalogue, take_changes
-from watchnext.serving.store.tables.recent_keys import RecentKeys
+from watchnext.serving.store.tables.recent_keys import EventKeys, RecentKeys
 from watchnext.serving.store.tables.records import Records, queued, seen_of, unpacked
-from watchnext.serving.store.tables.seal import sealed, unsealed
+from watchnext.serving.store.tables.seal import SEAL_BYTES, sealed, unsealed
 from watchnext.serving.store.tables.slate_table import SlateTable
 from watchnext.serving.store.tables.trending_now import TrendingNow
 
@@ -107,8 +107,11 @@ class Store:
         self._user_ids, position = release.user_ids, journal_length(engine)
         self.catalogue = live_catalogue(engine, release, room=self._bounds.live_videos)
         self._writing, self._publishing = threading.Lock(), threading.Lock()
-        self._keys = RecentKeys("keys", limit=KEYS_KEPT, keep_ms=KEYS_KEPT_MS)
-        self._shown = RecentKeys("shown", limit=SHOWN_KEPT, keep_ms=SHOWN_KEPT_MS)
+        self._keys = EventKeys(
+            keys=RecentKeys("keys", limit=KEYS_KEPT, keep_ms=KEYS_KEPT_MS),
+            shown=RecentKeys("shown", limit=SHOWN_KEPT, keep_ms=SHOWN_KEPT_MS),
+        )
+        self._applied: dict[bytes, Event] = {}  # events of the transaction under way, so that `publish` decodes them not again
         # Rows that no video or creator has yet take no memory.
         room, creators = self.catalogue.room, max(len(release.catalogue.creator_names), 1)
         self._videos = np.zeros((len(release.catalogue) + room, self.layout.item))
@@ -318,16 +321,18 @@ class Store:
             return self._apply_to_catalogue(events)
         rows = self.catalogue.ids.rows([event.video_id for event in events])
         with self._writing, self._changing(), self._engine.write() as txn:
-            self._prefetch(txn, events)
-            results = [self._admit(txn, event, row) for event, row in zip(events, rows, strict=True)]
+            results = self._admit(txn, events, rows)
             chosen = [i for i, result in enumerate(results) if result == ACCEPTED]
             accepted = [events[i] for i in chosen]
             late = self._fold_behind(txn, accepted, rows[chosen])
-            for event in accepted:
-                txn.append("journal", event.to_bytes(), sealed)
+            packed = [event.to_bytes() for event in accepted]
+            self._applied = dict(zip(packed, accepted, strict=True))
+            for each in packed:
+                txn.append("journal", each, sealed)
             self._drop_excess(txn, len(accepted) + late, results.count(UNKNOWN))
             if accepted:
                 self._mark_folded(txn, accepted, txn.end("journal"))
+        self._applied = {}
         return results
 
     def _apply_to_catalogue(self, events: Sequence[Event]) -> list[str]:
@@ -371,13 +376,6 @@ class Store:
         What was read between two equal numbers is the state after so many events."""
         return None if self._differs or self._engine.is_shared else self.position
 
-    def _prefetch(self, txn: Transaction, events: Sequence[Event]) -> None:
-        digests = [(event.kind, event.idempotency_digest) for event in events]
-        txn.prefetch("shown", [digest for kind, digest in digests if digest and kind == "shown"])
-        txn.prefetch("keys", [digest for kind, digest in digests if digest and kind != "shown"])
-        for table in ("viewers", "seen"):
-            txn.prefetch(table, [id_key(event.user_id) for event in events])
-
     def _mark_folded(self, txn: Transaction, events: Sequence[Event], end: int) -> None:
         """Remember the time of the latest of `events`, and where the journal is shared, the `end` of what is folded."""
         before = int.from_bytes(txn.get("meta", b"last_known_at") or b"", "big")
@@ -395,17 +393,17 @@ class Store:
         with self._engine.read() as txn:
             return is_erased(txn, id_key(user_id))
 
-    def _admit(self, txn: Transaction, event: Event, row: int) -> str:
-        """Decide whether an event counts, and remember its key."""
-        if row < 0:
-            txn.append("quarantine", event.to_bytes())
-            return UNKNOWN
-        recent = self._shown if event.kind == "shown" else self._keys
-        if (key := event.idempotency_digest) is not None:
-            if recent.holds(txn, key):
-                return DUPLICATE
-            recent.add(txn, key, event.known_at)
-        return ACCEPTED
+    def _admit(self, txn: Transaction, events: Sequence[Event], rows: np.ndarray) -> list[str]:
+        """Decide which events count, and remember their keys; those about unknown videos (row -1) are quarantined."""
+        for table in ("viewers", "seen"):
+            txn.prefetch(table, {id_key(event.user_id) for event in events})
+        known = (rows >= 0).tolist()
+        new = iter(self._keys.admit(txn, [event for event, is_known in zip(events, known, strict=True) if is_known]))
+        results = [(ACCEPTED if next(new) else DUPLICATE) if is_known else UNKNOWN for is_known in known]
+        for event, is_known in zip(events, known, strict=True):
+            if not is_known:
+                txn.append("quarantine", event.to_bytes())
+        return results
 
     def _fold(self, txn: Transaction, events: Sequence[Event], rows: np.ndarray) -> None:
         """Fold events about the videos `rows` into working copies, and write these into the transaction."""
@@ -429,8 +427,7 @@ class Store:
 
     def _drop_excess(self, txn: Transaction, added: int, unknown: int) -> None:
         """Drop what is above the bounds: a few more than were added, so that no call pays for many others."""
-        for recent in (self._keys, self._shown):
-            recent.purge(txn, added)
+        self._keys.purge(txn, added)
         for position, _ in txn.head("quarantine", min(2 * unknown, max(txn.count("quarantine") - QUARANTINE_KEPT, 0))):
             txn.delete("quarantine", position)
         self._drop_viewers(txn, 2 * added)
@@ -483,7 +480,7 @@ class Store:
         if journal := [(key, packed) for position, key, packed in positions if position >= self.position]:
             if (first := int.from_bytes(journal[0][0], "big")) > self.position:  # made while this store was loading
                 self._count_until(first)
-            self._count([event_of(key, packed) for key, packed in journal])
+            self._count([self._applied.get(packed[:-SEAL_BYTES]) or event_of(key, packed) for key, packed in journal])
             self.position = int.from_bytes(journal[-1][0], "big") + 1
 
     def _count_until(self, end: int) -> None:
@@ -493,6 +490,8 @@ class Store:
 
     def _count(self, events: Sequence[Event]) -> None:
         """Let events of the journal act on the catalogue, and on what is available and trending."""
+        self.last_known_at = max(self.last_known_at, *(event.known_at for event in events))
+        events = [event for event in events if event.kind != "shown"]  # which counts in the records alone
         self._follow_catalogue(events)
         rows = self.catalogue.ids.rows([event.video_id for event in events])
         known = [(event, row) for event, row in zip(events, rows.tolist(), strict=True) if row >= 0]
@@ -500,7 +499,6 @@ class Store:
             if event.kind in ("withdrawn", "restored", "posted"):
                 self._unavailable[row] = event.kind == "withdrawn"
         self.trending.add([event for event, _ in known], rows[rows >= 0])
-        self.last_known_at = max(self.last_known_at, *(event.known_at for event in events))
 
     def _follow_catalogue(self, events: Sequence[Event]) -> None:
         """Let the catalogue follow what `events` of the journal posted and changed in the tables."""
@@ -610,16 +608,12 @@ class Store:
     def _copy(self, entries: Sequence[tuple[int, Event]]) -> None:
         """Append events that another store accepted to the journal, at their positions, and remember their keys."""
         with self._writing, self._engine.write() as txn:
+            self._keys.admit(txn, [event for _, event in entries])
             for position, event in entries:
-                self._remember(txn, event)
                 key = number_key(position)
                 txn.put("journal", key, sealed(key, event.to_bytes()))
             self._drop_excess(txn, len(entries), 0)
             self._mark_folded(txn, [event for _, event in entries], entries[-1][0] + 1)
-
-    def _remember(self, txn: Transaction, event: Event) -> None:
-        if (key := event.idempotency_digest) is not None:
-            (self._shown if event.kind == "shown" else self._keys).add(txn, key, event.known_at)
 
     def _mirror(self, earlier: "Store") -> None:
         """Copy the arrays of a store over the same records."""

@@ -53,42 +53,50 @@ class ServerMetrics:
         self._lost = Counter("watchnext_impressions_lost", "Impressions that were not recorded.", registry=registry)
         self._events = Counter("watchnext_events", "Outcome events by result.", ["result"], registry=registry)
 
+        self._children: dict[tuple, Counter | Histogram] = {}
+
+    def _labelled(self, metric: Counter | Histogram, *labels: str | int) -> Counter | Histogram:
+        """Return `metric.labels(*labels)`, which takes a lock and makes texts, fifty times a slate."""
+        if (child := self._children.get((metric, labels))) is None:
+            child = self._children[metric, labels] = metric.labels(*labels)
+        return child
+
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         """Register a value that is read at every scrape."""
         Gauge(f"watchnext_{name}", text, registry=self._registry).set_function(read)
 
     def answered(self, route: str, status: int, seconds: float) -> None:
-        self._requests.labels(route, status).inc()
-        self._seconds.labels(route).observe(seconds)
+        self._labelled(self._requests, route, status).inc()
+        self._labelled(self._seconds, route).observe(seconds)
 
     def slate(self, answer: Answer, *, degraded: Sequence[str], creators: int) -> None:
         """Count an answer; `degraded` are the codes of its parts that failed, `creators` the number of different ones."""
         self._degraded.inc(bool(degraded))
         for code in degraded:
-            self._reasons.labels(code).inc()
+            self._labelled(self._reasons, code).inc()
         for rule, count in answer.removed.items():
-            self._removed.labels(rule).inc(count)
+            self._labelled(self._removed, rule).inc(count)
         for stage, ms in answer.timings_ms.items():
-            self._stages.labels(stage).observe(ms / 1000.0)
+            self._labelled(self._stages, stage).observe(ms / 1000.0)
         if videos := len(answer.ids):
             self._videos.inc(videos)
             self._composition(answer, creators / videos)
 
     def _composition(self, answer: Answer, creators: float) -> None:
         """Observe where candidates and slate come from, how different and how good the slate is."""
-        bits = answer.scored.candidates.sources
-        for counter, sources in ((self._candidates, bits), (self._shown, bits[answer.slate.picked])):
-            for bit, name in enumerate(SOURCES):
-                counter.labels(name).inc(int(np.count_nonzero(sources >> bit & 1)))
+        bits = answer.scored.candidates.sources[:, None] >> np.arange(len(SOURCES)) & 1
+        for counter, of_source in ((self._candidates, bits), (self._shown, bits[answer.slate.picked])):
+            for name, count in zip(SOURCES, of_source.sum(axis=0).tolist(), strict=True):
+                self._labelled(counter, name).inc(count)
         self._creators.observe(creators)
         self._value.observe(float(answer.slate.values.mean()))
         for target, mean in zip(TARGETS, answer.predictions.mean(axis=0).tolist(), strict=True):
             if math.isfinite(mean) and target in PROBABILITIES:  # nan where the ranker did not run
-                self._predicted.labels(target).observe(mean)
+                self._labelled(self._predicted, target).observe(mean)
 
     def events(self, counts: Mapping[str, int]) -> None:
         for result, count in counts.items():
-            self._events.labels(result).inc(count)
+            self._labelled(self._events, result).inc(count)
 
     def impressions_lost(self, count: int) -> None:
         self._lost.inc(count)
@@ -101,7 +109,7 @@ class ServerMetrics:
 
     def committed(self, seconds: float) -> None:
         """Observe the time from a call's place in the queue until it was on disk."""
-        self._stages.labels("commit").observe(seconds)
+        self._labelled(self._stages, "commit").observe(seconds)
 
     def text(self) -> bytes:
         """Render all metrics in the Prometheus text format."""

@@ -92,6 +92,11 @@ def outcome_columns(events: Sequence[Event]) -> dict[str, np.ndarray]:
     return columns | {"watch_ms": np.array([event.watch_ms for event in events], np.float64)}
 
 
+def request_digest(user_id: int | str, request_id: str) -> bytes:
+    """Digest the identity of all that is shown to a viewer in one request."""
+    return blake2b(b"\0".join((b"shown", id_key(user_id), request_id.encode())), digest_size=16).digest()
+
+
 @lru_cache(65_536, typed=True)  # an event asks for the keys of its ids five times
 def id_key(given: int | str) -> bytes:
     """Encode an id as bytes that sort and never collide between kinds. Raises ValueError for an id outside the limits."""
