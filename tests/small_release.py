@@ -221,6 +221,7 @@ def stage_release(built, exported, root: Path) -> Path:
         trending=exported / "trending",
         reranking=RERANKING,
         retrieval=RETRIEVAL,
+        surfaces={},
         engage=random_engage(),
         selection={},
         reference=exported / "reference.parquet",

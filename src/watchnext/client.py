@@ -134,9 +134,9 @@ class _Routes(Generic[R]):
         """Trace one of the last requests through the funnel; with `video_id`, why this video is or is not in the slate."""
         return self._send("GET", f"/v1/trace/{_quoted(request_id)}", params=_given(video_id=video_id))
 
-    def parameters(self) -> R:
-        """Ask what decides the slates, in plain words."""
-        return self._send("GET", "/v1/parameters")
+    def parameters(self, *, surface: str | None = None) -> R:
+        """Ask what decides the slates of a surface, in plain words."""
+        return self._send("GET", "/v1/parameters", params=_given(surface=surface))
 
     def status(self) -> R:
         """Ask what serves: the release with its verdict, and the last report of drift."""

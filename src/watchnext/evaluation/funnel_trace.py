@@ -49,7 +49,6 @@ class FunnelTracer:
     def __init__(self, recommender: Recommender, *, depth: int) -> None:
         self._recommender, self._release, self._depth = recommender, recommender.release, depth
         self._baselines = Baselines(self._release, recommender.store, depth=depth)
-        self._filters = {each.name for each in self._release.reranker.rules if isinstance(each, Filter)}
 
     def trace(self, request: Request, rows: np.ndarray, long_view: np.ndarray) -> FunnelTrace:
         """Trace a request after which its viewer watches `rows` (N,), perhaps repeated, -1 unknown; `long_view` (N,) bool."""
@@ -64,7 +63,7 @@ class FunnelTracer:
             long_view=long_view,
             age_h=(request.as_of_ms - self._release.catalogue.upload_ms[watched]) / HOUR_MS,
             lost_at=ends,
-            merged=retrieval.merged(sources, self._depth).rows,
+            merged=retrieval.merged(query, sources, self._depth).rows,
             stages=stages,
             sources=sources,
             baselines=self._baselines.rank(request),
@@ -76,7 +75,9 @@ class FunnelTracer:
         slate = self._recommender.rerank(query, scored)
         rows = candidates.rows
         stages = {"retrieval": rows, "ranking": rows[slate.order], "slate": rows[slate.picked]}
-        return stages, lost_at(watched, scored, slate, self._filters, query.request.k)
+        rules = self._release.reranker_of(query.request.surface).rules
+        filters = {each.name for each in rules if isinstance(each, Filter)}
+        return stages, lost_at(watched, scored, slate, filters, query.request.k)
 
 
 def distinct_watches(

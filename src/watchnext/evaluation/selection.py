@@ -21,6 +21,7 @@ from watchnext.ranking.models.trees.engage import Engage, evidence
 from watchnext.reranking.slate import Reranker
 from watchnext.reranking.value import MERGE, Value
 from watchnext.retrieval.sources.merge import fused, vector
+from watchnext.serving.release.surfaces import Surfaces
 from watchnext.types import SOURCES, Candidates, Query, Scored
 
 POWERS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 16.0)
@@ -30,6 +31,7 @@ MERGE_DEPTHS = (20, 100)  # of the recall by which the merge is chosen, beside t
 DEPTHS = (10, 20)  # of the recall by which the order is chosen and compared with the baselines
 LEAST_POSITIVES = 50  # watched candidates of a half below which no trees are fitted
 HALVES = 2
+NO_OVERRIDES = Surfaces()
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,10 @@ class HeldOut:
     ranks: np.ndarray
     values: np.ndarray
     predictions: np.ndarray
+
+    @property
+    def surface(self) -> str | None:
+        return self.query.request.surface
 
     @property
     def relevant(self) -> np.ndarray:
@@ -128,16 +134,29 @@ class Selection:
         return cls(settings["merge"], Value(**settings["value"]), settings["trade_off"], trees, settings["report"])
 
 
-def select(requests: Sequence[HeldOut], start: Selection, *, reranker: Reranker, facts: Catalogue, seed: int) -> Selection:
-    """Choose the merge, then the order of its candidates; `reranker` makes the slates that are compared with baselines."""
+def select(
+    requests: Sequence[HeldOut],
+    start: Selection,
+    *,
+    reranker: Reranker,
+    facts: Catalogue,
+    seed: int,
+    surfaces: Surfaces = NO_OVERRIDES,
+) -> Selection:
+    """Choose the merge, then the order of its candidates; `reranker` makes the slates that are compared with baselines.
+
+    The release's own settings are chosen, and each request is answered with what `surfaces` makes of them. The merge is chosen
+    on surfaces without a merge of their own.
+    """
     if not requests:
         return start
-    problem = _merge_problem(requests, start.merge)
-    merge = {**start.merge, "weights": _weights(requests, problem, start.merge, seed)}
-    merged = [Merged.of(request, merge) for request in requests]
+    own = [each for each in requests if surfaces.merge(each.surface, start.merge) == start.merge] or requests
+    problem = _merge_problem(own, start.merge)
+    merge = {**start.merge, "weights": _weights(own, problem, start.merge, seed)}
+    merged = [Merged.of(request, surfaces.merge(request.surface, merge)) for request in requests]
     scored, trees = _cross_fitted(merged, _halves(requests), seed)
-    orders = Orders.of(requests, scored, start.value)
-    served = _served(requests, scored, orders, reranker, facts, seed)
+    orders = Orders.of(requests, scored, start.value, surfaces)
+    served = _served(requests, scored, orders, reranker, facts, seed, surfaces)
     value = served.value
     report = {
         "requests": len(requests),
@@ -224,18 +243,19 @@ class Orders:
     recalls: Mapping[str, np.ndarray] = field(repr=False)
 
     @classmethod
-    def of(cls, requests: Sequence[HeldOut], scored: Sequence[Scored], value: Value) -> "Orders":
+    def of(cls, requests: Sequence[HeldOut], scored: Sequence[Scored], value: Value, surfaces: Surfaces) -> "Orders":
         powers = POWERS if scored[0].engage is not None else (0.0,)
         listing = np.mean([(request.ranks > 0).sum(axis=0) for request in requests], axis=0)
         alone = [name for name, listed in zip(SOURCES, listing, strict=True) if listed >= max(DEPTHS)]
         values = {f"engage {power:g}": replace(value, engage=power, source=None) for power in powers}
         values |= {name: replace(value, engage=0.0, source=name) for name in (MERGE, *alone)}
         relevant = [request.relevant for request in requests]
-        recalls = {
-            name: recalls_of([each.candidates.rows[np.argsort(-order.order(each), kind="stable")] for each in scored], relevant)
-            for name, order in values.items()
-        }
-        return cls(values, recalls)
+
+        def ranked(order: Value) -> list[np.ndarray]:
+            scores = [surfaces.value(of.surface, order).order(each) for of, each in zip(requests, scored, strict=True)]
+            return [each.candidates.rows[np.argsort(-by, kind="stable")] for each, by in zip(scored, scores, strict=True)]
+
+        return cls(values, {name: recalls_of(ranked(order), relevant) for name, order in values.items()})
 
     @property
     def chosen(self) -> Value:
@@ -259,7 +279,12 @@ class Orders:
 
 
 def _most_diverse(
-    requests: Sequence[HeldOut], scored: Sequence[Scored], reranker: Reranker, value: Value, facts: Catalogue
+    requests: Sequence[HeldOut],
+    scored: Sequence[Scored],
+    reranker: Reranker,
+    value: Value,
+    facts: Catalogue,
+    surfaces: Surfaces,
 ) -> tuple[float, list[np.ndarray]]:
     """Return the trade-off with the most diversity that keeps ENOUGH of the recall without any, and the slate of each request.
 
@@ -270,8 +295,10 @@ def _most_diverse(
     def slates(trade_off: float) -> list[np.ndarray]:
         diversity = replace(reranker.diversity, trade_off=trade_off)
         tried = Reranker(value=value, rules=reranker.rules, diversity=diversity, exploration=reranker.exploration)
+        by_surface = {surface: surfaces.reranker(surface, tried) for surface in {each.surface for each in requests}}
+        shared = {"facts": facts, "region_bits": facts.region_bits}
         return [
-            each.candidates.rows[tried.rerank(each, request.query, facts=facts, region_bits=facts.region_bits).picked]
+            each.candidates.rows[by_surface[request.surface].rerank(each, request.query, **shared).picked]
             for each, request in zip(scored, requests, strict=True)
         ]
 
@@ -317,12 +344,18 @@ class Served:
 
 
 def _served(
-    requests: Sequence[HeldOut], scored: Sequence[Scored], orders: Orders, reranker: Reranker, facts: Catalogue, seed: int
+    requests: Sequence[HeldOut],
+    scored: Sequence[Scored],
+    orders: Orders,
+    reranker: Reranker,
+    facts: Catalogue,
+    seed: int,
+    surfaces: Surfaces,
 ) -> Served:
     """Return the chosen order, or where its slates lose to a baseline, the first of `instead` that loses to none."""
 
     def tried(value: Value) -> Served:
-        trade_off, slates = _most_diverse(requests, scored, reranker, value, facts)
+        trade_off, slates = _most_diverse(requests, scored, reranker, value, facts, surfaces)
         return Served(value, trade_off, beside_baselines(requests, slates, seed))
 
     first = tried(orders.chosen)

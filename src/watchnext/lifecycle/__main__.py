@@ -32,6 +32,7 @@ def _builder(config: DictConfig):
         clock=config.data.clock,
         reranking=plain(config.reranking),
         retrieval=plain(config.retrieval),
+        surfaces=plain(config.surfaces),
     )
 
 

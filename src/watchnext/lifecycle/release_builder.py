@@ -28,6 +28,7 @@ from watchnext.retrieval.towers.two_tower import OneViewer
 from watchnext.serving.release.compiled import TREES, CompiledRanker
 from watchnext.serving.release.reference_sample import write_sample
 from watchnext.serving.release.release import Release, assemble, publish, staging_folder
+from watchnext.serving.release.surfaces import Surfaces
 from watchnext.types import TARGETS
 
 QUERY_INPUTS = (
@@ -67,6 +68,7 @@ class ReleaseBuilder:
     clock: str
     reranking: Mapping
     retrieval: Mapping
+    surfaces: Mapping
 
     def select(self, *, requests: int, regime: str, slate: int, seed: int) -> Selection:
         """Export the networks, and choose settings on at most `requests` requests of the validation days.
@@ -79,7 +81,8 @@ class ReleaseBuilder:
             start = Selection.start(self.retrieval["merge"], Reranker.from_config(self.reranking))
             release = Release.load(self._publish(start, folder, Path(root), reference=None))
             held_out = list(self._validation_requests(release, requests, regime, slate))
-            selection = select(held_out, start, reranker=release.reranker, facts=release.catalogue, seed=seed)
+            chosen_by = {"reranker": release.reranker, "facts": release.catalogue, "surfaces": release.surfaces}
+            selection = select(held_out, start, **chosen_by, seed=seed)
             selection.save(folder)
             (folder / CONFIGURED).write_text(json.dumps(self._configured))
         return selection
@@ -87,12 +90,15 @@ class ReleaseBuilder:
     @property
     def _configured(self) -> dict:
         """The settings from which the search starts."""
-        return {"retrieval": self.retrieval, **{name: self.reranking[name] for name in ("value", "diversity")}}
+        settings = {name: self.reranking[name] for name in ("value", "diversity")}
+        return {"retrieval": self.retrieval, "surfaces": self.surfaces, **settings}
 
     def _require_selected(self, folder: Path) -> Selection:
         """Load the selection. Raises ValueError naming a setting that changed since."""
         selection, then = Selection.load(folder), json.loads((folder / CONFIGURED).read_text())
-        if changed := [name for name, settings in json.loads(json.dumps(self._configured)).items() if settings != then[name]]:
+        if changed := [
+            name for name, settings in json.loads(json.dumps(self._configured)).items() if settings != then.get(name, {})
+        ]:
             raise ValueError(
                 f"{' and '.join(changed)} changed since {folder} was written: its choices started from other settings; "
                 f"run `python -m watchnext.lifecycle select` with the same settings, or `dvc repro selection`"
@@ -125,8 +131,12 @@ class ReleaseBuilder:
 
     def _ranker(self) -> Ranker:
         ranker = Ranker.load(self.outputs / "ranker", schema=self.features.pipeline.schema, repair="dvc repro ranker")
-        weights = self.reranking["value"]["weights"]
-        ranker.require((name for name, weight in weights.items() if weight), by="reranking.value.weights")
+        if self.surfaces:
+            Surfaces(self.surfaces).require(Reranker.from_config(self.reranking), self.retrieval)
+        named = {f"surfaces.{name}.": each.get("reranking", {}) for name, each in self.surfaces.items()}
+        for owner, reranking in {"": self.reranking, **named}.items():
+            weights = reranking.get("value", {}).get("weights", {})
+            ranker.require((name for name, weight in weights.items() if weight), by=f"{owner}reranking.value.weights")
         return ranker
 
     def _validation_requests(self, release: Release, requests: int, regime: str, slate: int) -> Iterator[HeldOut]:
@@ -177,6 +187,7 @@ class ReleaseBuilder:
                 trending=self.outputs / "trending",
                 reranking=selection.reranking(self.reranking),
                 retrieval={**self.retrieval, "merge": selection.merge},
+                surfaces=self.surfaces,
                 selection=selection.report,
                 reference=reference,
             )

@@ -10,6 +10,7 @@ from queries import query_of
 from watchnext.evaluation import selection
 from watchnext.evaluation.selection import HeldOut, Selection, Served, beside_baselines, recalls_of, select
 from watchnext.reranking.slate import Reranker
+from watchnext.serving.release.surfaces import Surfaces
 from watchnext.types import SOURCES, TARGETS
 
 VIDEOS, REQUESTS, WATCHED = 120, 80, 5
@@ -152,3 +153,21 @@ def test_a_saved_selection_is_loaded_with_equal_scores(tmp_path):
     np.testing.assert_array_equal(loaded.engage(columns), chosen.engage(columns))
     with pytest.raises(FileNotFoundError, match="dvc repro selection"):
         Selection.load(tmp_path / "none")
+
+
+def on_surface(request, surface):
+    return replace(request, query=replace(request.query, request=replace(request.query.request, surface=surface)))
+
+
+def test_a_request_is_answered_with_the_settings_of_its_surface_and_does_not_choose_what_it_overrides():
+    own = [request(number, hint=0.0, listed=2.0, predicted=2.0) for number in range(REQUESTS)]
+    noise = [on_surface(request(number, hint=0.0, listed=-2.0, predicted=2.0), "home") for number in range(REQUESTS)]
+    chosen_for, start = {"reranker": RERANKER, "facts": FACTS, "seed": 0}, Selection.start(MERGE, RERANKER)
+    home = {"retrieval": {"merge": {"weights": dict.fromkeys(SOURCES, 2.0)}}, "reranking": {"value": {"source": SOURCES[GOOD]}}}
+    alone = select(own, start, **chosen_for)
+    both = select([*own, *noise], start, **chosen_for, surfaces=Surfaces({"home": home}))
+    assert alone.merge["weights"] != MERGE["weights"]
+    assert both.merge == alone.merge
+    plain = select([*own, *noise], start, **chosen_for)
+    assert plain.merge != alone.merge
+    assert both.report["slate"]["slate"]["recall@10"] < plain.report["slate"]["slate"]["recall@10"]  # by a list that misleads

@@ -50,7 +50,7 @@ def builder(world_features, ranker, tmp_path) -> ReleaseBuilder:
     reranking = {"value": {"weights": {"long_view": 1.0}}, "diversity": {"trade_off": 0.8}}
     return ReleaseBuilder(
         data="tiny", features=world_features, outputs=tmp_path, releases=tmp_path / "releases", clock="release",
-        reranking=reranking, retrieval={},
+        reranking=reranking, retrieval={}, surfaces={},
     )  # fmt: skip
 
 

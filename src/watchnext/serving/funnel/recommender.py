@@ -185,7 +185,7 @@ class Recommender:
         return self._reranker(query).ordered(scored, query, **self._facts())
 
     def _reranker(self, query: Query) -> Reranker:
-        return self.release.reranker.turned(query.request.dials)
+        return self.release.reranker_of(query.request.surface).turned(query.request.dials)
 
     def _facts(self) -> dict:
         facts, bits = self.catalogue, self.catalogue.region_bits
@@ -193,7 +193,8 @@ class Recommender:
 
     def trace(self, answer: Answer, row: int) -> dict:
         """Return the way of the video `row` through the funnel of an answer of this release."""
-        filters = [each.name for each in self.release.reranker.rules if isinstance(each, Filter)]
+        rules = self.release.reranker_of(answer.request.surface).rules
+        filters = [each.name for each in rules if isinstance(each, Filter)]
         return trace_of(answer, row, filters=filters, barred_by=self._barred_by(answer.query, row))
 
     def _barred_by(self, query: Query | None, row: int) -> str | None:
@@ -204,7 +205,7 @@ class Recommender:
             return "exclude"
         if self.catalogue.upload_ms[row] > query.as_of_ms:
             return "upload"
-        return self.release.reranker.first_filter(row, query, **self._facts())
+        return self.release.reranker_of(query.request.surface).first_filter(row, query, **self._facts())
 
     def may_be_shown(self, request: Request, rows: np.ndarray) -> np.ndarray:
         """Return a mask (n,) of `rows` that pass the rules that hold for everyone in the region of a request."""

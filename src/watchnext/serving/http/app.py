@@ -167,9 +167,10 @@ def _api(handlers: Serving, run: Callable, timeout_s: float, drift: Path) -> API
         return Json(await run(partial(handlers.trace, request_id, video_id)))
 
     @routes.get("/parameters", response_model=schemas.ParametersResponse, responses=_read_errors)
-    async def parameters() -> Response:
-        """State in plain words what decides the slates of the serving release: weights, diversity, sources, rules."""
-        return Json(handlers.parameters())
+    async def parameters(surface: schemas.Word | None = None) -> Response:
+        """State in plain words what decides the slates of the serving release on a surface: weights, diversity, sources,
+        rules. One without settings of its own has the release's."""
+        return Json(handlers.parameters(surface))
 
     @routes.get("/status", response_model=schemas.StatusResponse, responses=_read_errors)
     async def status() -> Response:

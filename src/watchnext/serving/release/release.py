@@ -9,7 +9,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from watchnext.retrieval.sources.graph import Edges
 from watchnext.retrieval.sources.trending import TrendingCounts
 from watchnext.serving.release.compiled import TREES, CompiledNetwork, CompiledRanker
 from watchnext.serving.release.manifest import CLOCKS, NAME, REPAIR, SEAL, ReleaseError, digest_of, verified
+from watchnext.serving.release.surfaces import Surfaces
 
 # Keys of the manifest that the caller of `publish` gives; `publish` adds the others.
 GIVEN_KEYS = ("data", "regime", "as_of_ms", "clock", "towers")
@@ -68,6 +69,7 @@ class Release:
     trending: TrendingCounts
     reranker: Reranker
     retrieval: Mapping
+    surfaces: Surfaces = field(default_factory=Surfaces)
 
     @classmethod
     def load(cls, folder: Path) -> "Release":
@@ -105,12 +107,29 @@ class Release:
             co_watches={
                 name: Edges(*(arrays[part] for part in EDGES)) for name, arrays in counted.items() if name in CO_WATCH_SOURCES
             },
-            trending=TrendingCounts(**{field.name: counted["trending"][field.name] for field in fields(TrendingCounts)}),
+            trending=TrendingCounts(**{each.name: counted["trending"][each.name] for each in fields(TrendingCounts)}),
             reranker=Reranker.from_config(json.loads((folder / "reranking.json").read_text())),
             retrieval=json.loads((folder / "retrieval.json").read_text()),
+            surfaces=_surfaces_of(folder),
         )
+        release.surfaces.require(release.reranker, release.retrieval)
         release._require_one_build({name: str(arrays["catalogue"][0]) for name, arrays in counted.items()})
         return release
+
+    def reranker_of(self, surface: str | None) -> Reranker:
+        """Return the re-ranker of a surface: its own where it has one, else the release's."""
+        return self._by_surface[surface][0] if surface in self._by_surface else self.reranker
+
+    def retrieval_of(self, surface: str | None) -> Mapping:
+        """Return the settings of retrieval of a surface, as `reranker_of` does."""
+        return self._by_surface[surface][1] if surface in self._by_surface else self.retrieval
+
+    @cached_property
+    def _by_surface(self) -> Mapping[str, tuple[Reranker, Mapping]]:
+        return {
+            surface: (self.surfaces.reranker(surface, self.reranker), self.surfaces.retrieval(surface, self.retrieval))
+            for surface in self.surfaces.overrides
+        }
 
     def _require_one_build(self, counted_for: Mapping[str, str]) -> None:
         """Raise ReleaseError for parts of different builds, which would give wrong answers without an error.
@@ -208,6 +227,7 @@ def assemble(
     trending: Path,
     reranking: Mapping,
     retrieval: Mapping,
+    surfaces: Mapping,
     selection: Mapping,
     reference: Path | None,
 ) -> None:
@@ -218,9 +238,11 @@ def assemble(
     calibration           folder; may be missing
     graph                 folder with one graph for each of CO_WATCH_SOURCES
     reranking, retrieval  settings
+    surfaces              surface > overrides of these; raises RerankingError for a wrong one
     selection             report of how they were chosen, with the verdict over the baselines
     reference             Parquet file with a sample of held-out rows; None for a release that never serves
     """
+    Surfaces(surfaces).require(Reranker.from_config(reranking), retrieval)
     for part in FEATURE_PARTS:
         _copy(Path(features) / part, staging / part)
     schema = FeaturePipeline.load(staging / "pipeline").schema
@@ -243,8 +265,15 @@ def assemble(
     if reference:
         (staging / "reference").mkdir()
         shutil.copyfile(reference, staging / "reference" / "reference.parquet")
-    for name, settings in (("reranking", reranking), ("retrieval", retrieval), ("selection", selection)):
-        (staging / f"{name}.json").write_text(json.dumps(settings, indent=1))
+    settings = {"reranking": reranking, "retrieval": retrieval, "selection": selection}
+    for name, each in (settings | ({"surfaces": surfaces} if surfaces else {})).items():
+        (staging / f"{name}.json").write_text(json.dumps(each, indent=1))
+
+
+def _surfaces_of(folder: Path) -> Surfaces:
+    """Return the settings of surfaces, none where the release has no such file."""
+    path = folder / "surfaces.json"
+    return Surfaces(json.loads(path.read_text())) if path.exists() else Surfaces()
 
 
 def verdict_of(folder: Path) -> Mapping[str, str]:

@@ -26,10 +26,13 @@ def precomputed(recommender: Recommender, request: Request, *, max_age_ms: int =
     """Return the viewer's precomputed slate for this request, or None where the recommender must compute one.
 
     None is returned if there is no slate, if it is degraded, too old, from another release or from after the request, if the
-    request has one of UNKNOWN_AHEAD, or if fewer than k are left without those excluded, seen or withdrawn since.
+    request has one of UNKNOWN_AHEAD or a surface with settings of its own, or if fewer than k are left without those excluded,
+    seen or withdrawn since.
     """
     kept_as = recommender.store.slates.get(request.user_id)
     if kept_as is None or any(getattr(request, name) != getattr(PLAIN, name) for name in UNKNOWN_AHEAD):
+        return None
+    if request.surface in recommender.release.surfaces.overrides:  # a stored slate has the release's own settings
         return None
     if kept_as.startswith(b"{"):  # stored by an older version
         return None

@@ -46,7 +46,7 @@ class RetrievalStage:
     """Retrieve candidates from the sources of a release. Safe to call from any thread."""
 
     def __init__(self, release: Release, store: Store) -> None:
-        self._settings, self._upload_ms = release.retrieval, store.catalogue.upload_ms
+        self._release, self._upload_ms = release, store.catalogue.upload_ms
         self._store, self.sources = store, sources_of(release, store)
 
     def refresh(self, as_of_ms: float) -> None:
@@ -59,12 +59,15 @@ class RetrievalStage:
         self, query: Query, degradations: list[Degradation], k: int | None = None, *, late: Callable[[], bool] = never
     ) -> Candidates:
         """Merge the lists of all sources; with `k`, each has up to `k` videos instead of its quota, and `k` are kept."""
-        return self.merged(self.by_source(query, degradations, k, late=late), k)
+        return self.merged(query, self.by_source(query, degradations, k, late=late), k)
 
-    def merged(self, lists: Mapping[str, np.ndarray], k: int | None = None) -> Candidates:
-        """Merge source > rows (n,); `k` as in `retrieve`."""
-        settings = self._settings["merge"]
+    def merged(self, query: Query, lists: Mapping[str, np.ndarray], k: int | None = None) -> Candidates:
+        """Merge source > rows (n,) with the settings of the query's surface; `k` as in `retrieve`."""
+        settings = self._of(query)["merge"]
         return merge(lists, **(settings if k is None else {**settings, "most": k}))
+
+    def _of(self, query: Query) -> Mapping:
+        return self._release.retrieval_of(query.request.surface)
 
     def given(
         self, query: Query, rows: np.ndarray, degradations: list[Degradation], *, late: Callable[[], bool] = never
@@ -76,7 +79,7 @@ class RetrievalStage:
         listed, ranks = ranks_in(self.by_source(query, degradations, late=late))
         known, own = np.isin(rows, listed), np.zeros((len(rows), ranks.shape[1]), ranks.dtype)
         own[known] = ranks[np.searchsorted(listed, rows[known])]
-        settings = self._settings["merge"]
+        settings = self._of(query)["merge"]
         least = fused(listed, ranks, **settings).scores.min(initial=np.inf)
         candidates = fused(rows, own, **{**settings, "most": len(rows)})
         return replace(candidates, scores=np.maximum(candidates.scores, least)) if np.isfinite(least) else candidates
@@ -90,7 +93,7 @@ class RetrievalStage:
         lists = {"two_tower": towers.beside(row, query, 2 * k)}
         neighbours = related.beside(row, query, len(self._store.catalogue))
         lists["related"] = neighbours[towers.allowed(query).of(neighbours)]
-        found = merge(lists, weights=dict.fromkeys(lists, 1.0), constant=self._settings["merge"]["constant"], most=3 * k)
+        found = merge(lists, weights=dict.fromkeys(lists, 1.0), constant=self._of(query)["merge"]["constant"], most=3 * k)
         kept = towers.prefilter.without_copies(np.append(row, found.rows))[1 : k + 1] - 1
         return Candidates(found.rows[kept], found.sources[kept], found.scores[kept])
 
@@ -115,7 +118,7 @@ class RetrievalStage:
         FieldError for a filter by what the videos of the release do not have.
         """
         lists, allowed = {}, self._filter(query)
-        for name, quota in self._settings["quotas"].items():
+        for name, quota in self._of(query)["quotas"].items():
             if name not in FALLBACKS and late():
                 degradations += [] if SOURCES_LATE in degradations else [SOURCES_LATE]
                 continue
@@ -124,7 +127,7 @@ class RetrievalStage:
             except Exception:
                 log.exception("request %s is answered without the source %s", query.request.request_id, name)
                 degradations.append(_failed(name))
-        return lists if allowed is None else self._filled(lists, allowed)
+        return lists if allowed is None else self._filled(query, lists, allowed)
 
     def _filter(self, query: Query) -> PreFilter | None:
         """Return the videos of the request's filter, as far as the rules let the query have them; None without a filter."""
@@ -157,9 +160,9 @@ class RetrievalStage:
         rows = source.candidates(query, k)
         return interleaved(source.beside(seed, query, k), rows) if seed is not None and name in BESIDE else rows
 
-    def _filled(self, lists: dict[str, np.ndarray], allowed: PreFilter) -> dict[str, np.ndarray]:
+    def _filled(self, query: Query, lists: dict[str, np.ndarray], allowed: PreFilter) -> dict[str, np.ndarray]:
         """Let the newest of the allowed videos join those of `fresh`, where all sources together know too few."""
-        most = self._settings["merge"]["most"]
+        most = self._of(query)["merge"]["most"]
         if len(np.unique(np.concatenate([NO_ROWS, *lists.values()]))) < most:
             rows = np.flatnonzero(allowed.static_mask.mask)
             rows = rows[allowed.of(rows)]

@@ -36,7 +36,7 @@ class Supply:
             unavailable=self._store.unavailable,
             continued=slate,
         )
-        left = self._release.reranker.allowed(rows, context)
+        left = self._release.reranker_of(query.request.surface).allowed(rows, context)
         return left[~np.isin(left, slate)][: query.request.k - len(slate)]
 
     @staticmethod

@@ -30,7 +30,7 @@ class Explanations:
         self._slots = [count * len(half_lives_ms) + longest for count, name in enumerate(counts) if name in WATCHED]
         self._upload_ms, self._creator_rows = facts.upload_ms, facts.creator_rows
         self._popular = min(POPULAR_RANK, POPULAR_SHARE * len(release.catalogue))
-        self._epsilon = release.reranker.exploration.epsilon
+        self._release = release
 
     def explain(self, query: Query, scored: Scored, slate: Slate, counters: np.ndarray) -> list[list[str]]:
         """Return one list a video (K) of the slate; `counters` (C, 4, block) are those of all candidates."""
@@ -41,9 +41,10 @@ class Explanations:
         ranks = candidates.ranks[picked]
         first = {name: (ranks[:, i] > 0) & (ranks[:, i] <= self._popular) for i, name in enumerate(SOURCES)}
         near = "similar to what you watched" if (query.watch_s > 0).any() else "chosen for new viewers"
+        epsilon = self._release.reranker_of(query.request.surface).exploration.epsilon
         facts = {
             # The best video has a propensity of at least 1 - epsilon; one with less was drawn at random.
-            "explored at random": slate.propensities < 1.0 - self._epsilon,
+            "explored at random": slate.propensities < 1.0 - epsilon,
             "you left it midway": named_by["continue"],
             "shown to you before: nothing new is left": candidates.again[picked],
             "from a creator you watch": watched[:, USER_CREATOR] >= ENOUGH,

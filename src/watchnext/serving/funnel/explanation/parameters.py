@@ -9,12 +9,15 @@ from watchnext.retrieval.sources.source import CandidateSource
 from watchnext.serving.release.release import Release
 
 
-def parameters(release: Release, sources: Mapping[str, CandidateSource]) -> dict:
-    """Return what decides a slate: value, diversity, exploration, sources, rules. Sentences are those of the code itself."""
-    reranker, settings = release.reranker, release.retrieval
+def parameters(release: Release, sources: Mapping[str, CandidateSource], surface: str | None) -> dict:
+    """Return what decides a slate on a surface: value, diversity, exploration, sources, rules. Sentences are those of the code
+    itself."""
+    reranker, settings, own = release.reranker_of(surface), release.retrieval_of(surface), release.surfaces.overrides
     ranked = release.ranker is not None
     return {
         "release": release.id,
+        "surface": surface if surface in own else None,
+        "surfaces": sorted(own),
         "ranked_by": (reranker.value.source or "value") if ranked else "merge",
         "value": {**_value(reranker.value, has_engage=release.engage is not None), "about": about(reranker.value)},
         "diversity": {"dial": 1.0 - reranker.diversity.trade_off, "about": about(reranker.diversity)},

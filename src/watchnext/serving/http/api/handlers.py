@@ -321,9 +321,9 @@ class Handlers:
         items = [self._video(row, age_h) for row, age_h in parts]
         return {"release": self.release_id, "as_of_ms": request.as_of_ms, "items": items}
 
-    def parameters(self) -> dict:
+    def parameters(self, surface: str | None) -> dict:
         """Return a ParametersResponse."""
-        return parameters(self._release, self._recommender.retrieval.sources)
+        return parameters(self._release, self._recommender.retrieval.sources, surface)
 
     def trace(self, request_id: str, video_id: str | None) -> dict:
         """Return a TraceResponse, with `video` where one is asked for. Raises UnknownRequestError, and errors of its id."""

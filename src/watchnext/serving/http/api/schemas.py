@@ -393,6 +393,8 @@ class RuleParameters(Strict):
 
 class ParametersResponse(Strict):
     release: str
+    surface: str | None = Field(description="whose settings these are; null: the release's own")
+    surfaces: list[str] = Field(description="those that have settings of their own")
     ranked_by: str = Field(description="value, or the source whose list orders the candidates; merge is that of all sources")
     value: ValueParameters
     diversity: DiversityParameters
