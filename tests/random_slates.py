@@ -25,7 +25,10 @@ def world(seed, candidates=VIDEOS):
     predictions = rng.choice([0.0, 0.25, 0.5, 0.75, 1.0], (candidates, 4))
     predictions[rng.random(predictions.shape) < 0.03] = np.nan
     rows = rng.permutation(VIDEOS)[:candidates].astype(np.int64)
-    viewer = {"seen": rng.permutation(VIDEOS)[: rng.integers(0, 8)], "region": [None, "DE", "BR", "??"][rng.integers(4)]}
+    viewer = {
+        "seen": np.sort(rng.permutation(VIDEOS)[: rng.integers(0, 8)]),
+        "region": [None, "DE", "BR", "??"][rng.integers(4)],
+    }
     return scored(rows, predictions), viewer, facts, rng.random(VIDEOS) < 0.05
 
 

@@ -13,14 +13,12 @@ from watchnext.features.dataset.batches import FeatureSet
 from watchnext.metrics import rounded
 from watchnext.monitoring.drift import Drift, drift_report
 from watchnext.monitoring.reference import reference
-from watchnext.monitoring.skew import skew_of
 from watchnext.ranking.scoring import Ranker
 from watchnext.schema import FeatureSchema, SchemaError
 from watchnext.serving.funnel.served.served_log import answers_in, shown_videos
 from watchnext.serving.release.manifest import ReleaseError
 from watchnext.serving.release.release import Release, current, last_built
 from watchnext.serving.store.engines.engine import StoreError
-from watchnext.serving.store.store import Store
 
 
 def tests_of(columns: list[str], schema: FeatureSchema) -> dict[str, str]:
@@ -92,6 +90,9 @@ def drift(config: DictConfig) -> int:
 
 def skew(config: DictConfig) -> int:
     """Recompute features and scores of the last served requests from release and journal; print and write what differs."""
+    from watchnext.monitoring.skew import skew_of  # the other command needs no store
+    from watchnext.serving.store.store import Store
+
     release = Release.load(current(Path(config.data.releases)))
     answers = answers_in(Path(config.monitoring.served)).filter(pl.col("release") == release.id)
     with closing(Store.reader(Path(config.data.store), release)) as store:

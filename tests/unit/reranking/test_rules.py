@@ -20,9 +20,14 @@ ROWS = np.arange(5)
 
 
 def situation(*, seen=(), region=None, region_bits=None, unavailable=None, continued=(), **facts):
-    # No seen videos: an empty float array, on purpose.
-    return RuleContext(seen=np.array(seen), region=region, facts=SimpleNamespace(**facts), region_bits=region_bits or {},
-                       unavailable=unavailable, continued=np.array(continued))  # fmt: skip
+    return RuleContext(
+        seen=np.array(sorted(seen), np.int64),
+        region=region,
+        facts=SimpleNamespace(**facts),
+        region_bits=region_bits or {},
+        unavailable=unavailable,
+        continued=np.array(continued),
+    )
 
 
 def taken(filter_, asked, rows=ROWS):
