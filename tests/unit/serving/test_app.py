@@ -26,7 +26,8 @@ from watchnext.serving.http.access.gate import Access
 from watchnext.serving.http.access.keys import Keys, new_key
 from watchnext.serving.http.access.scopes import SCOPES
 from watchnext.serving.http.api import batch_calls, schemas, video_calls
-from watchnext.serving.store.store import Store, StoreError
+from watchnext.serving.store.engines.engine import StoreError
+from watchnext.serving.store.store import Store
 from watchnext.serving.store.tables.journal import Event
 from watchnext.types import TARGETS
 

@@ -11,12 +11,13 @@ from api import Api, app_over
 from batches import precompute
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.funnel.served.served_log import Pending, ServedLog, erase_answers
+from watchnext.serving.store.building.integrity import damages
 from watchnext.serving.store.engines.engine import StoreHeldError
 from watchnext.serving.store.engines.environment import MAP_BYTES, Environment
 from watchnext.serving.store.erasure import erase_from_folder
-from watchnext.serving.store.integrity import damages
-from watchnext.serving.store.store import Bounds, Store, build_store
+from watchnext.serving.store.store import Store, build_store
 from watchnext.serving.store.tables.journal import Event
+from watchnext.serving.store.tables.retention import Bounds
 from watchnext.types import Request
 
 GONE, KEPT = 7_345_678_901_234, 7_345_678_905_678  # ids that no other bytes are by chance
@@ -110,7 +111,7 @@ def test_viewers_are_dropped_past_the_places_of_erased_ones(release, tmp_path):
         first = store.viewer_ids(3)
         for user in first:
             store.erase(user, NOW)
-        store._bounds = Bounds(viewers=2)
+        store._retention.bounds = Bounds(viewers=2)
         for i in range(40):
             store.apply([Event(kind="shown", user_id=GONE + i, video_id="v001", known_at=NOW + i)])
         assert len(store.viewer_ids(1000)) <= 3

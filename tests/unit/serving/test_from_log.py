@@ -22,12 +22,12 @@ from watchnext.data.tables import DataError, Tables, in_order
 from watchnext.data.validation import validate
 from watchnext.features.catalogue import Ids
 from watchnext.serving.http.settings import Settings
-from watchnext.serving.store.bootstrap import meta_number
 from watchnext.serving.store.engines.engine import StoreError, number_key
 from watchnext.serving.store.engines.folder import locked
 from watchnext.serving.store.from_log import FromLogReport, build_from_log
 from watchnext.serving.store.store import Store, build_store
 from watchnext.serving.store.tables.journal import Event
+from watchnext.serving.store.tables.meta import meta_number
 
 RECORDS = ("viewers", "videos", "creators")
 DAY_MS = 86_400_000
@@ -309,7 +309,7 @@ def dies(*_, **__):
         ("watchnext.features.state.builder.StateBuilder", "fold"),
         ("watchnext.features.state.builder.StateBuilder", "as_of"),
         ("watchnext.serving.store.from_log", "publish_next"),
-        ("watchnext.serving.store.store", "commit_claim"),
+        ("watchnext.serving.store.building.opening", "commit_claim"),
     ],
 )
 def test_a_killed_build_leaves_the_store_and_the_next_one_completes_it(owner, at, log, release, tmp_path, monkeypatch):
@@ -359,7 +359,7 @@ def test_a_take_over_that_is_cut_off_counts_every_event_once(at, log, release, t
     root = written(log, tmp_path / "log")
     assert not build(folder, release, root, serves=False).switched
     with monkeypatch.context() as patched:  # a server that did not know of it
-        patched.setattr("watchnext.serving.store.store.claim_next", lambda folder: None)
+        patched.setattr("watchnext.serving.store.building.opening.claim_next", lambda folder: None)
         with closing(Store.open(folder, empty_of(release))) as store:
             store.apply(journal)
     monkeypatch.setattr("watchnext.serving.store.store.CHUNK", 3)

@@ -16,8 +16,9 @@ from watchnext.serving.release.release import Release
 from watchnext.serving.store.engines.engine import StoreError
 from watchnext.serving.store.group_commit import GroupCommit
 from watchnext.serving.store.hand_over import StoreSuccession
-from watchnext.serving.store.store import ACCEPTED, DUPLICATE, Store, build_store
+from watchnext.serving.store.store import Store, build_store
 from watchnext.serving.store.tables.journal import Event
+from watchnext.serving.store.tables.retention import ACCEPTED, DUPLICATE
 
 
 @pytest.fixture

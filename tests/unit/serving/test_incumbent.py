@@ -4,7 +4,7 @@ import api as calls
 import pytest
 
 from watchnext.serving.funnel.served.served_log import answers_in
-from watchnext.serving.store.store import KEYS_KEPT_MS
+from watchnext.serving.store.tables.retention import KEYS_KEPT_MS
 
 MINUTE_MS = 60_000
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 import watchnext
-from watchnext.serving.store.bootstrap import put_meta
+from watchnext.serving.store.building.integrity import damages, main, require_sound
 from watchnext.serving.store.engines.engine import StoreError, number_key
 from watchnext.serving.store.engines.environment import MAP_BYTES, Environment
-from watchnext.serving.store.integrity import damages, main, require_sound
 from watchnext.serving.store.store import Store, build_store
 from watchnext.serving.store.tables.journal import Event, id_key
+from watchnext.serving.store.tables.meta import put_meta
 from watchnext.serving.store.tables.seal import SEAL_BYTES, StoreDamagedError
 
 NOW = 1_800_000_000_000

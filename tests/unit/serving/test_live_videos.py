@@ -10,9 +10,10 @@ from batches import precompute
 from watchnext.features.catalogue import Ids
 from watchnext.serving.funnel.ahead.precomputed import precomputed
 from watchnext.serving.funnel.recommender import Recommender
-from watchnext.serving.store.store import ACCEPTED, CREATED, UNKNOWN, Bounds, Store, build_store
+from watchnext.serving.store.store import Store, build_store
 from watchnext.serving.store.tables.journal import Event
 from watchnext.serving.store.tables.live_videos import CatalogueFullError
+from watchnext.serving.store.tables.retention import ACCEPTED, CREATED, UNKNOWN, Bounds
 from watchnext.types import Request
 
 NEWCOMER = 734_281_569

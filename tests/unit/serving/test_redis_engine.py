@@ -20,8 +20,9 @@ from watchnext.serving.http.settings import Settings
 from watchnext.serving.store.engines import redis_engine
 from watchnext.serving.store.engines.engine import StoreDownError, StoreError, StoreFullError
 from watchnext.serving.store.engines.redis_engine import packed, unpacked_items
-from watchnext.serving.store.store import Bounds, Store, build_store
+from watchnext.serving.store.store import Store, build_store
 from watchnext.serving.store.tables.journal import Event
+from watchnext.serving.store.tables.retention import Bounds
 
 NOW = 1_800_000_000_000
 DATABASES = count()
@@ -105,7 +106,7 @@ def test_a_video_that_one_server_posts_the_others_know(opens, url):
 
 def test_records_are_those_of_lmdb_byte_for_byte(opens, url, tmp_path, monkeypatch):
     """Two stores take turns, with bounds that drop viewers and keys; LMDB folds the same events."""
-    monkeypatch.setattr("watchnext.serving.store.store.KEYS_KEPT", 30)
+    monkeypatch.setattr("watchnext.serving.store.tables.retention.KEYS_KEPT", 30)
     random = np.random.default_rng(0)
     events = [
         outcome(int(user), f"v{video:03}", NOW + int(at), like=bool(at % 3), key=str(at % 70))
@@ -153,13 +154,13 @@ def test_stores_that_write_at_once_lose_and_double_nothing(opens, url, tmp_path)
 def test_who_held_the_lock_too_long_stores_nothing(opens, url, monkeypatch):
     slow, quick = opens(url), opens(url)
     monkeypatch.setattr(redis_engine, "LOCK_S", 0.05)
-    fold = slow._fold
+    fold = slow._folding.fold
 
     def late(*given) -> None:
         quick.apply([outcome(2)])
         fold(*given)
 
-    monkeypatch.setattr(slow, "_fold", late)
+    monkeypatch.setattr(slow._folding, "fold", late)
     with pytest.raises(StoreError, match="another server wrote"):
         slow.apply([outcome(1)])
     assert [event.user_id for event in quick.journal()] == [2]
@@ -370,7 +371,7 @@ def test_a_dead_builder_holds_up_nobody_for_long(opens, url, release, monkeypatc
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("watchnext.serving.store.store.put_origin", die)
+        patched.setattr("watchnext.serving.store.building.opening.put_origin", die)
         with pytest.raises(KeyboardInterrupt):
             opens(url)
     store = opens(url)

@@ -20,9 +20,10 @@ from watchnext.features.state.fold_log import fold, read_all
 from watchnext.features.state.log_arrays import log_of
 from watchnext.features.state.seen import SeenSets, added
 from watchnext.serving.store.engines.engine import StoreError
-from watchnext.serving.store.store import KEYS_KEPT_MS, Bounds, Store, build_store
+from watchnext.serving.store.store import Store, build_store
 from watchnext.serving.store.tables.journal import Event, id_key, id_of
 from watchnext.serving.store.tables.recent_keys import PURGED
+from watchnext.serving.store.tables.retention import KEYS_KEPT_MS, Bounds
 from watchnext.serving.store.tables.trending_now import TrendingNow
 
 NOW = 1_800_000_000_000
@@ -213,8 +214,8 @@ def test_keys_of_single_impressions_hold_for_those_shown_together(store):
 
 
 def test_kept_keys_and_events_are_bounded(release, tmp_path, monkeypatch):
-    monkeypatch.setattr("watchnext.serving.store.store.KEYS_KEPT", 5)
-    monkeypatch.setattr("watchnext.serving.store.store.QUARANTINE_KEPT", 4)
+    monkeypatch.setattr("watchnext.serving.store.tables.retention.KEYS_KEPT", 5)
+    monkeypatch.setattr("watchnext.serving.store.tables.retention.QUARANTINE_KEPT", 4)
     store = Store.open(tmp_path / "store", release, durable=False)
     for i in range(12):
         store.apply([outcome(key=str(i)), outcome(video_id=f"no{i}")])
@@ -305,7 +306,7 @@ def test_the_journal_keeps_its_size_and_whatever_the_release_does_not_hold(relea
 
 def test_long_traffic_of_strangers_does_not_let_the_file_grow(release, tmp_path, monkeypatch):
     for name in ("KEYS_KEPT", "SHOWN_KEPT", "QUARANTINE_KEPT"):
-        monkeypatch.setattr(f"watchnext.serving.store.store.{name}", 300)
+        monkeypatch.setattr(f"watchnext.serving.store.tables.retention.{name}", 300)
     bounds, sizes = Bounds(viewers=100, journal_bytes=100_000), []
     with closing(Store.open(tmp_path / "store", release, durable=False, bounds=bounds)) as store:
         for day in range(120):
@@ -495,7 +496,7 @@ def test_a_rebuild_that_dies_leaves_the_old_store(release, tmp_path, monkeypatch
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("watchnext.serving.store.store.link", die)
+        patch.setattr("watchnext.serving.store.building.opening.link", die)
         with pytest.raises(KeyboardInterrupt):
             build_store(folder, shrunk(release))
     store = Store.open(folder, release)

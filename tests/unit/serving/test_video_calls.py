@@ -8,7 +8,8 @@ from api import Api, app_over
 
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.http.api.video_calls import VIDEOS_MOST
-from watchnext.serving.store.store import Bounds, Store
+from watchnext.serving.store.store import Store
+from watchnext.serving.store.tables.retention import Bounds
 
 VIDEO = {"video_id": "new", "creator_id": "c3", "duration_ms": 30_000, "tags": ["tag1", "fresh tag"], "vector": [0.5] * 16}
 

@@ -1,1 +1,1 @@
-"""A request > a slate: query, pre-filter, both stages, recommender, explanations, answer, slates ahead of time, served log."""
+"""A request > a slate: query, candidates, ranking, recommender, explanation; slates ahead of time; what was served."""

@@ -20,7 +20,8 @@ from watchnext.serving.funnel.explanation.trace import trace_of
 from watchnext.serving.funnel.query import QueryEncoder, features_by_name
 from watchnext.serving.funnel.ranking_stage import RankingStage
 from watchnext.serving.release.release import Release
-from watchnext.serving.store.store import Store, StoreError
+from watchnext.serving.store.engines.engine import StoreError
+from watchnext.serving.store.store import Store
 from watchnext.types import Candidates, Query, Request, Scored, Slate
 
 log = logging.getLogger(__name__)

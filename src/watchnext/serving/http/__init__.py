@@ -1,1 +1,1 @@
-"""HTTP API around the funnel: app, handlers, schemas, errors, middleware, settings, metrics, service (BentoML), page/."""
+"""HTTP API around the funnel: api, access, openapi, swap of releases, app, shell, service (BentoML), page/."""

@@ -15,11 +15,12 @@ from watchnext.serving.http.access.keys import NEW_KEY, Keys, KeysError
 from watchnext.serving.http.swap.served_releases import ServedReleases, first_that_opens
 from watchnext.serving.release.manifest import ReleaseError, verified
 from watchnext.serving.release.release import CLOCKS
+from watchnext.serving.store.building.opening import misfit
 from watchnext.serving.store.engines.engine import state_of
 from watchnext.serving.store.engines.environment import MAP_BYTES, Environment
 from watchnext.serving.store.engines.folder import locked
 from watchnext.serving.store.engines.redis_engine import RedisEngine, is_url, location
-from watchnext.serving.store.store import JOURNAL_BYTES, LIVE_VIDEOS, VIEWERS_KEPT, misfit
+from watchnext.serving.store.tables.retention import JOURNAL_BYTES, LIVE_VIDEOS, VIEWERS_KEPT
 
 EXPECTED = {"bool_parsing": "1 or 0", "int_parsing": "a whole number above 0"}  # by pydantic's type of error
 

@@ -1,1 +1,1 @@
-"""The online store: environment (LMDB), journal, records, group commit, checksums, bootstrap, a store built from a log."""
+"""The online store: engines (LMDB, Redis), tables, building, folding, the store, group commit, stores for a successor."""

@@ -19,10 +19,10 @@ from watchnext.serving.store.engines.environment import MAP_BYTES, Environment
 from watchnext.serving.store.engines.folder import LINKS, clear, locked, new_environment
 from watchnext.serving.store.engines.redis_engine import is_url
 from watchnext.serving.store.tables.journal import VIEWERLESS, Event, id_key, id_of
+from watchnext.serving.store.tables.records import OF_VIEWER
 from watchnext.serving.store.tables.seal import SEALED, sealed, unsealed
 
 BATCH = 1_000
-OF_VIEWER = ("viewers", "seen", "slates")  # tables with the viewer's key
 KEYS_STAY = "idempotency keys, as digests that name nobody"
 PAGES_STAY = "freed pages of the store's file"
 ERASE_COMMAND = "python -m watchnext.data erase"

@@ -21,13 +21,16 @@ from watchnext.features.state.builder import StateBuilder
 from watchnext.features.state.partitions import time_partitions
 from watchnext.files import removed
 from watchnext.serving.release.release import Release
-from watchnext.serving.store.bootstrap import put_items, put_meta, put_origin, put_seen, put_viewers
+from watchnext.serving.store.building.bootstrap import put_items, put_origin, put_seen, put_viewers
+from watchnext.serving.store.building.opening import carry_current
 from watchnext.serving.store.engines.engine import StoreError, StoreHeldError, number_key
 from watchnext.serving.store.engines.environment import MAP_BYTES, Environment
 from watchnext.serving.store.engines.folder import locked, publish_next
 from watchnext.serving.store.erasure import drop_erased
-from watchnext.serving.store.store import Store, carry_current, journal_of
+from watchnext.serving.store.store import Store
+from watchnext.serving.store.tables.journal import journal_of
 from watchnext.serving.store.tables.live_videos import live_catalogue
+from watchnext.serving.store.tables.meta import put_meta
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,14 @@ from pathlib import Path
 
 from watchnext.serving.release.manifest import ReleaseError
 from watchnext.serving.release.release import Release
-from watchnext.serving.store.bootstrap import load_state, put_origin
+from watchnext.serving.store.building.bootstrap import load_state, put_origin
+from watchnext.serving.store.building.opening import carry_current
 from watchnext.serving.store.engines.engine import StoreError, state_of
 from watchnext.serving.store.engines.environment import MAP_BYTES, Environment
 from watchnext.serving.store.engines.folder import claim_new, claim_next, commit_claim
 from watchnext.serving.store.engines.redis_engine import is_url, location
 from watchnext.serving.store.erasure import drop_erased
-from watchnext.serving.store.store import Store, carry_current
+from watchnext.serving.store.store import Store
 
 FEW = 500  # events that may be left for the pause
 ROUNDS = 20  # of catching up; events that come faster than that are left for the pause

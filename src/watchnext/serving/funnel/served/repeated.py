@@ -20,9 +20,10 @@ from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.funnel.served.served_log import shown_videos
 from watchnext.serving.release.manifest import ReleaseError
 from watchnext.serving.release.release import Release
-from watchnext.serving.store.bootstrap import load_state, put_origin
+from watchnext.serving.store.building.bootstrap import load_state, put_origin
+from watchnext.serving.store.engines.engine import StoreError
 from watchnext.serving.store.engines.environment import MAP_BYTES, Environment
-from watchnext.serving.store.store import Store, StoreError
+from watchnext.serving.store.store import Store
 from watchnext.types import SOURCES, TARGETS, Candidates, Request
 
 CHUNK = 5_000  # events of the journal at a time

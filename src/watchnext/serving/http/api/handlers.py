@@ -36,10 +36,11 @@ from watchnext.serving.http.api.schemas import (
 from watchnext.serving.http.api.status import status
 from watchnext.serving.http.worker_pool import TooSlowError
 from watchnext.serving.release.live_catalogue import LiveIds
+from watchnext.serving.store.engines.engine import StoreError
 from watchnext.serving.store.erasure import ERASE_COMMAND, Receipt
 from watchnext.serving.store.group_commit import GroupCommit
-from watchnext.serving.store.store import ACCEPTED, DUPLICATE, KEYS_KEPT_MS, UNKNOWN, StoreError
 from watchnext.serving.store.tables.journal import Event, session_id
+from watchnext.serving.store.tables.retention import ACCEPTED, DUPLICATE, KEYS_KEPT_MS, UNKNOWN
 from watchnext.types import NOBODY, TARGETS, Dials, Request, VideoFilter
 
 log = logging.getLogger(__name__)

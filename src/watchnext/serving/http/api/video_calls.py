@@ -16,8 +16,9 @@ from watchnext.serving.http.api.metrics import ServerMetrics
 from watchnext.serving.http.api.schemas import ContextValue, Id, Int64, ListedVideo, Strict, Word, few_keys
 from watchnext.serving.release.video_encoder import MetadataError
 from watchnext.serving.store.group_commit import GroupCommit
-from watchnext.serving.store.store import CREATED, Store
+from watchnext.serving.store.store import Store
 from watchnext.serving.store.tables.journal import Event
+from watchnext.serving.store.tables.retention import CREATED
 
 VIDEOS_MOST = 100
 FEATURES_MOST = 64

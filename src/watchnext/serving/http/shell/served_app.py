@@ -14,8 +14,10 @@ from watchnext.serving.http.swap.admin import admin_routes
 from watchnext.serving.http.swap.release_switch import ReleaseSwitch, warmed
 from watchnext.serving.http.swap.served_releases import ServedReleases, checked, first_that_opens
 from watchnext.serving.release.manifest import ReleaseError
+from watchnext.serving.store.engines.engine import StoreError
 from watchnext.serving.store.hand_over import StoreSuccession
-from watchnext.serving.store.store import Bounds, Store, StoreError
+from watchnext.serving.store.store import Store
+from watchnext.serving.store.tables.retention import Bounds
 
 SERVED_LOG_BYTES = 1 << 30
 SERVED_LOG_ROWS = 500

@@ -10,7 +10,7 @@ from watchnext.files import replaced
 from watchnext.serving.release.manifest import NAME, REPAIR, ReleaseError
 from watchnext.serving.release.reference_sample import require_reproduced
 from watchnext.serving.release.release import Release, current, release_in
-from watchnext.serving.store.store import StoreMisfitError
+from watchnext.serving.store.building.opening import StoreMisfitError
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -62,6 +62,7 @@ TABLES = {
 
 
 FOLLOWED = tuple(name for name, table in TABLES.items() if table.followed)
+CHUNK = 5_000  # records or events a transaction during a build
 Changes = dict[str, list[tuple[bytes, bytes]]]  # table > keys and new values of one commit
 
 

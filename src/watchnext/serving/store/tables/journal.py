@@ -1,15 +1,18 @@
 """Events of viewers and videos, and how the journal stores them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from hashlib import blake2b
+from itertools import islice
 from operator import attrgetter
 
 import numpy as np
 import orjson
 
 from watchnext.data.tables import ID_BYTES, LATEST_MS, OUTCOMES, WATCH_MS
+from watchnext.serving.store.engines.engine import Transaction, number_key
+from watchnext.serving.store.tables.seal import unsealed
 
 # The first two at the indices SHOWN and OUTCOME of features.state.fold.
 KINDS = ("shown", "outcome", "withdrawn", "restored", "posted", "changed", "erased")
@@ -126,3 +129,25 @@ def is_session(viewer_id: int | str) -> bool:
 def id_of(key: bytes) -> int | str:
     """Decode a key of `id_key`."""
     return key[1:].decode() if key[:1] == b"s" else int.from_bytes(key[1:], "big") - 2**63
+
+
+def journal_of(txn: Transaction, start: int) -> Iterator[tuple[int, Event]]:
+    """Yield positions and events of a journal from position `start` on."""
+    for key, packed in txn.items("journal", number_key(start)):
+        yield int.from_bytes(key, "big"), event_of(key, packed)
+
+
+def event_of(key: bytes, packed: bytes) -> Event:
+    """Decode an event of the journal. Raises StoreDamagedError."""
+    return Event.from_bytes(unsealed("journal", key, packed))
+
+
+def latest_of(txn: Transaction, end: int, since_ms: float, most: int) -> Iterator[Event]:
+    """Yield at most `most` events of a journal before the position `end`, latest first, until one known before `since_ms`."""
+    for key, packed in islice(txn.items("journal", reverse=True), most):
+        if key >= number_key(end):
+            continue
+        event = event_of(key, packed)
+        if event.known_at < since_ms:
+            return
+        yield event

@@ -7,6 +7,8 @@ from watchnext.features.state.seen import SeenSet
 from watchnext.serving.store.engines.engine import Transaction, number_key
 from watchnext.serving.store.tables.seal import sealed, unsealed
 
+OF_VIEWER = ("viewers", "seen", "slates")  # tables with the viewer's key
+
 
 def unpacked(table: str, key: bytes, packed: bytes | None, width: int) -> np.ndarray:
     """Decode a record for the fold: writable, contiguous float64; zeros for an absent one. Raises StoreDamagedError."""

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from watchnext.serving.store.bootstrap import meta_number
 from watchnext.serving.store.engines.engine import Engine
 from watchnext.serving.store.engines.environment import MAP_BYTES, Environment
 from watchnext.serving.store.engines.redis_engine import RedisEngine, is_url
 from watchnext.serving.store.tables.journal import id_key
+from watchnext.serving.store.tables.meta import meta_number
 
 
 class SlateTable:

@@ -8,14 +8,14 @@ import numpy as np
 from watchnext.features.catalogue import Ids
 from watchnext.features.state.seen import SeenSets
 from watchnext.serving.release.release import Release
-from watchnext.serving.store.engines.engine import TABLES, Engine, Order, StoreError, batched, number_key
+from watchnext.serving.store.engines.engine import CHUNK, TABLES, Engine, Order, StoreError, batched, number_key
 from watchnext.serving.store.tables.journal import id_key
+from watchnext.serving.store.tables.meta import journal_length, meta_number, put_meta
 from watchnext.serving.store.tables.records import queued
 from watchnext.serving.store.tables.seal import SEAL_BYTES, SEALED, is_intact, sealed, unsealed
 
 log = logging.getLogger(__name__)
 
-CHUNK = 5_000  # records or events a transaction during a build
 CARRIED_TABLES = [name for name, table in TABLES.items() if table.carried]
 
 
@@ -67,11 +67,6 @@ def _put(engine: Engine, name: str, records: Iterable[tuple[bytes, bytes]]) -> N
             txn.put_many(name, [(key, sealed(key, record)) for key, record in part])
 
 
-def put_meta(engine: Engine, **values: bytes) -> None:
-    with engine.write() as txn:
-        txn.put_many("meta", [(name.encode(), value) for name, value in values.items()])
-
-
 def put_origin(engine: Engine, release: Release, *, since_ms: int) -> None:
     """Store the release of the records, and `since_ms`: the folded log holds the events of the journal that were known before,
     and later ones count on top."""
@@ -82,11 +77,6 @@ def put_origin(engine: Engine, release: Release, *, since_ms: int) -> None:
         release=release.id.encode(),
         since=number_key(since_ms),
     )
-
-
-def meta_number(engine: Engine, name: str) -> int:
-    """Read a number in `meta`, 0 if absent."""
-    return int.from_bytes(engine.get("meta", name.encode()) or b"", "big")
 
 
 def carry(old: Engine, new: Engine) -> None:
@@ -167,8 +157,3 @@ def _resealed(rows: Iterable[tuple[bytes, bytes]], is_sealed: bool) -> Iterator[
 def entries_of(engine: Engine, name: str) -> int:
     with engine.read() as txn:
         return txn.count(name)
-
-
-def journal_length(engine: Engine) -> int:
-    with engine.read() as txn:
-        return txn.end("journal")

@@ -1,7 +1,7 @@
 """Check a store in a process of its own: LMDB maps its file, and what is wrong with a page may end the process that reads it.
 
-`python -m watchnext.serving.store.integrity ENVIRONMENT` reads all of a store, also beside its server, and exits with 1 and the
-names of what is damaged. A server that starts reads the CHECKED last values of each table so.
+`python -m watchnext.serving.store.building.integrity ENVIRONMENT` reads all of a store, also beside its server, and exits with
+1 and the names of what is damaged. A server that starts reads the CHECKED last values of each table so.
 """
 
 import os

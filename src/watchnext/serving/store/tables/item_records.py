@@ -1,0 +1,63 @@
+"""Records of videos and creators in memory, as of the last commit of the store."""
+
+import threading
+
+import numpy as np
+
+from watchnext.features.state.fold import Layout, read_candidates
+from watchnext.serving.release.live_catalogue import LiveCatalogue
+from watchnext.serving.store.engines.engine import CHUNK, Changes, Transaction, batched
+from watchnext.serving.store.tables.seal import unsealed
+
+
+class ItemRecords:
+    """Records of `videos` and `creators`, with room for those that are posted. Any thread may read, never half of a commit.
+
+    videos (V, layout.item), creators (R, layout.item)  float64; rows that no video or creator has yet take no memory
+    unavailable (V,) bool                               withdrawn since the release was built
+    """
+
+    def __init__(self, layout: Layout, *, videos: int, creators: int) -> None:
+        self._layout, self._publishing = layout, threading.Lock()
+        self.videos = np.zeros((videos, layout.item))
+        self.creators = np.zeros((creators, layout.item))
+        self.unavailable = np.zeros(videos, bool)
+
+    def load(self, txn: Transaction) -> None:
+        """Load all records. Raises StoreDamagedError."""
+        for name, array in (("videos", self.videos), ("creators", self.creators)):
+            for part in batched(txn.items(name), CHUNK):
+                rows = [int.from_bytes(key, "big") for key, _ in part]
+                records = b"".join(unsealed(name, key, packed) for key, packed in part)
+                array[rows] = np.frombuffer(records).reshape(len(part), -1)
+
+    def publish(self, changes: Changes) -> None:
+        """Take the records of one commit. Raises StoreDamagedError."""
+        records = [
+            (array, int.from_bytes(key, "big"), np.frombuffer(unsealed(name, key, packed)))
+            for name, array in (("videos", self.videos), ("creators", self.creators))
+            for key, packed in changes.get(name, ())
+        ]
+        with self._publishing:
+            for array, row, record in records:
+                array[row] = record
+
+    def mirror(self, earlier: "ItemRecords") -> None:
+        """Copy the arrays of a store over the same records."""
+        with earlier._publishing, self._publishing:
+            for name in ("videos", "creators", "unavailable"):
+                mine, theirs = getattr(self, name), getattr(earlier, name)
+                mine[: len(theirs)] = theirs[: len(mine)]
+
+    def of_videos(self, rows: np.ndarray) -> np.ndarray:
+        """Return records (n, layout.item) of the videos `rows` (n,), as of one commit."""
+        with self._publishing:
+            return self.videos[rows]
+
+    def counters(self, catalogue: LiveCatalogue, viewer: np.ndarray, rows: np.ndarray, as_of: float) -> np.ndarray:
+        """Return counters (C, 4, block) of the candidates `rows` (C,) for a viewer's record, as of `as_of` and one commit."""
+        out, creator_rows = np.empty((len(rows), 4, self._layout.block)), catalogue.creator_rows[rows]
+        with self._publishing:
+            videos, creators = self.videos[rows], self.creators[creator_rows]
+        read_candidates(self._layout, viewer, videos, creators, as_of, creator_rows, catalogue.tag_rows[rows], out)
+        return out
