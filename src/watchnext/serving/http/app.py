@@ -17,6 +17,7 @@ from watchnext.serving.http.access.gate import Access, AccessGate
 from watchnext.serving.http.access.middleware import BodyMiddleware, RequestMiddleware, request_id
 from watchnext.serving.http.api import schemas, video_calls
 from watchnext.serving.http.api.batch_calls import BatchCalls, BatchRequest, BatchResponse
+from watchnext.serving.http.api.direct_route import DirectRoute
 from watchnext.serving.http.api.errors import EXCEPTION_HANDLERS, Json, JsonRoute, problem, shortened
 from watchnext.serving.http.api.handlers import Handlers
 from watchnext.serving.http.api.metrics import ServerMetrics
@@ -71,6 +72,7 @@ class Limits:
     pipelined: int = 16
 
 
+DIRECT = {"/v1/recommend": schemas.RecommendRequest, "/v1/events": schemas.EventsRequest}
 _errors = {status: {"model": schemas.ErrorResponse} for status in (400, 408, 413, 415, 422, 503)}
 _event_errors = {**_errors, 422: {"model": schemas.EventsProblem | schemas.ErrorResponse}}
 _video_errors = {**_errors, 507: {"model": schemas.ErrorResponse}}
@@ -116,7 +118,9 @@ def create_app(
     app.include_router(_videos(serving))
     bounds = {name: getattr(limits, name) for name in ("threads", "batches", "batch_s", "timeout_s")}
     app.include_router(_batches(BatchCalls(lambda: serving.handlers, pool, **bounds)))
-    app.include_router(_api(serving, partial(pool.run, timeout_s=limits.timeout_s), limits.timeout_s, drift))
+    api = _api(serving, partial(pool.run, timeout_s=limits.timeout_s), limits.timeout_s, drift)
+    app.include_router(api)
+    app.router.routes[:0] = [DirectRoute(route, DIRECT[route.path]) for route in api.routes if route.path in DIRECT]
     _add_unversioned(app, serving, metrics)
     complete(app)
     app.add_middleware(BodyMiddleware, body_bytes=limits.body_bytes, body_s=limits.body_s)

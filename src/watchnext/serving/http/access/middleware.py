@@ -102,7 +102,7 @@ class BodyMiddleware:
         except zlib.error as error:
             await problem(400, "bad_gzip", f"request body is not valid gzip ({error}), expected one")(scope, receive, send)
         else:
-            await self._app(scope, _replayed(body, receive), send)
+            await self._app(scope, replayed(body, receive), send)
 
     def _inflated(self, body: bytes) -> bytes:
         """Inflate to at most the limit: a few bytes may hold gigabytes. Raises zlib.error, also for what follows the end."""
@@ -134,7 +134,7 @@ class BodyMiddleware:
             raise _TooLargeError(f"request body has {size} bytes or more, expected at most {self._body_bytes}")
 
 
-def _replayed(body: bytes, receive: Receive) -> Receive:
+def replayed(body: bytes, receive: Receive) -> Receive:
     """Return a `receive` that gives the body as one message, then what the server sends (a disconnect)."""
     pending = [{"type": "http.request", "body": body, "more_body": False}]
 
