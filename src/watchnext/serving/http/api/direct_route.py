@@ -16,10 +16,11 @@ class DirectRoute(BaseRoute):
     """
 
     def __init__(self, route: JsonRoute, model: type[BaseModel]) -> None:
-        self.path, self._route, self._model = route.path, route, model
+        self.path, self.methods = route.path, {"POST"}
+        self._route, self._model = route, model
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == self.path:
+        if scope["type"] == "http" and scope["method"] in self.methods and scope["path"] == self.path:
             return Match.FULL, {"route": self}
         return Match.NONE, {}
 
