@@ -4,7 +4,7 @@ import api as calls
 import pytest
 
 from watchnext.serving.funnel.recommender import Recommender
-from watchnext.serving.http.api.direct_route import DirectRoute
+from watchnext.serving.http.access.direct_route import DirectRoute
 from watchnext.serving.http.api.errors import JsonRoute
 
 JSON = {"content-type": "application/json"}

@@ -13,11 +13,11 @@ from fastapi import APIRouter, FastAPI, Query, Request, Response
 from starlette.middleware.cors import CORSMiddleware
 
 from watchnext.serving.funnel.refresher import Refresher
+from watchnext.serving.http.access.direct_route import DirectRoute
 from watchnext.serving.http.access.gate import Access, AccessGate
 from watchnext.serving.http.access.middleware import BodyMiddleware, RequestMiddleware, request_id
 from watchnext.serving.http.api import schemas, video_calls
 from watchnext.serving.http.api.batch_calls import BatchCalls, BatchRequest, BatchResponse
-from watchnext.serving.http.api.direct_route import DirectRoute
 from watchnext.serving.http.api.errors import EXCEPTION_HANDLERS, Json, JsonRoute, problem, shortened
 from watchnext.serving.http.api.handlers import Handlers
 from watchnext.serving.http.api.metrics import ServerMetrics
