@@ -38,4 +38,4 @@ def test_a_missing_argument_is_named(monkeypatch):
     assert "run `python -m watchnext.simulator world out=DIR`" in run(monkeypatch, "world")
     assert "data is 'sample'" in run(monkeypatch, "world", "data=sample", "out=x")
     assert "compare FOLDER FOLDER" in run(monkeypatch, "compare")
-    assert "unknown key 'user'" in run(monkeypatch, "world", "user=3")
+    assert "unknown key 'viewers'" in run(monkeypatch, "world", "viewers=3")
