@@ -139,14 +139,20 @@ def simulated(videos: int, viewers: int, days: int, words: list[str]) -> Path:
 
 # ---- over HTTP -----------------------------------------------------------------------------------------------------------
 
-PRECOMPUTED = 200  # viewers with a precomputed slate
+ASKED = 4  # times that a viewer's precomputed slate is asked for: what was shown is seen, and the slate is five times as deep
 POSTED = 20  # events a post
 
 
-def slates(users: list, k: int, mode: str = "online") -> Calls:
+def slates(users: list, k: int) -> Calls:
     draw = random.Random(0)
     while True:
-        yield "/v1/recommend", {"user_id": draw.choice(users), "k": k, "mode": mode}
+        yield "/v1/recommend", {"user_id": draw.choice(users), "k": k}
+
+
+def precomputed_slates(users: list, k: int) -> Calls:
+    """Ask for the viewers in turn."""
+    for user in itertools.cycle(users):
+        yield "/v1/recommend", {"user_id": user, "k": k, "mode": "precomputed"}
 
 
 def posts(users: list, videos: list, name: str) -> Calls:
@@ -187,7 +193,7 @@ async def loads(server: Server, users: list, ahead: list, videos: list, options:
     steady = await at_rate(port, slates(users, k), per_s=options.rate, seconds=seconds)
     stages = stages_ms(server, before, steady)
     most = await at_capacity(port, slates(users, k), **carried)
-    ready = await at_rate(port, slates(ahead, k, "precomputed"), per_s=options.precomputed_rate, seconds=seconds)
+    ready = await at_rate(port, precomputed_slates(ahead, k), per_s=options.precomputed_rate, seconds=seconds)
     events = await at_capacity(port, posts(users, videos, "most"), **carried)
     beside, posted = await asyncio.gather(
         at_rate(port, slates(users, k), per_s=options.rate, seconds=seconds),
@@ -217,7 +223,7 @@ def measure_http(release: Release, folder: Path, options: argparse.Namespace) ->
     """Precompute some slates, start the server, and drive it."""
     users = [release.user_ids.value(row) for row in range(len(release.user_ids.ids))]
     videos = [release.video_ids.value(row) for row in range(len(release.catalogue))]
-    ahead = users[:PRECOMPUTED]
+    ahead = users[: int(options.precomputed_rate * options.seconds / ASKED) + 1]
     store = Store.open(store_of(folder), release)
     # Deeper than asked for: a slate stays valid while its first videos are watched.
     run = Batch(release.id, store.slates.store, 5 * options.k, len(users), release.as_of_ms)
