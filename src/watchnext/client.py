@@ -101,10 +101,9 @@ class _Routes(Generic[R]):
         return self._send("POST", "/v1/similar", body=_given(seed_video_id=seed_video_id, k=k, region=region))
 
     def events(self, events: Sequence[Mapping[str, Any]]) -> R:
-        """Store outcomes; the answer means that they are on disk. An event without `type` or `key` gets one, so that
-        a call that is sent again counts once."""
-        complete = [{"type": "outcome", "key": uuid.uuid4().hex, **event} for event in events]
-        return self._send("POST", "/v1/events", body={"events": complete})
+        """Store outcomes and videos shown; the answer means that they are on disk. An event without `type` is an outcome,
+        and an outcome without `key` gets one, so that a call that is sent again counts once."""
+        return self._send("POST", "/v1/events", body={"events": [_complete(event) for event in events]})
 
     def trending(self, *, surface: str | None = None, region: str | None = None, limit: int | None = None) -> R:
         """List what is watched most on a surface and in a region."""
@@ -153,6 +152,10 @@ class _Routes(Generic[R]):
     def erase(self, user_id: Id) -> R:
         """Erase a viewer from the server; the answer is a receipt for each place."""
         return self._send("DELETE", f"/v1/viewers/{_quoted(user_id)}")
+
+
+def _complete(event: Mapping[str, Any]) -> Mapping[str, Any]:
+    return event if event.get("type") == "shown" else {"type": "outcome", "key": uuid.uuid4().hex, **event}
 
 
 class Client(_Routes[Answer]):

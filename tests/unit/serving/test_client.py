@@ -55,6 +55,8 @@ def test_the_async_client_walks_through_a_session(api, viewer):
             event = {"user_id": viewer, "video_id": video, "watch_ms": 9000, "click": True}
             assert (await client.events([event, event]))["accepted"] == 2  # each has a key of its own
             assert (await client.events([{**event, "key": "k"}, {**event, "key": "k"}]))["duplicates"] == 1
+            shown = {"type": "shown", "user_id": viewer, "video_id": video, "request_id": "of another recommender"}
+            assert (await client.events([shown]))["accepted"] == 1  # it has no key
             assert (await client.trace(slate["request_id"]))["request_id"] == slate["request_id"]
             assert (await client.rank([video], viewer))["items"][0]["video_id"] == video
             assert (await client.similar(video, k=3))["items"]
