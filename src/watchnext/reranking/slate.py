@@ -127,32 +127,12 @@ class Reranker:
         values, order, picked, removed = self._filtered(scored, self._hard, context)
         return Slate(picked=picked, values=values[picked], propensities=np.ones(len(picked)), removed=removed, order=order)
 
-    def permitted(
-        self,
-        rows: np.ndarray,
-        query: Query,
-        *,
-        facts: CatalogueFacts,
-        region_bits: Mapping[str, int],
-        unavailable: np.ndarray | None = None,
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    def permitted(self, rows: np.ndarray, context: RuleContext) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Return the positions in `rows` (n,), in order, that pass every HARD filter, and the positions that each removed."""
-        context = RuleContext(seen=query.seen, region=query.region, facts=facts, region_bits=region_bits,
-                              unavailable=unavailable)  # fmt: skip
         return _passing(rows, np.arange(len(rows)), self._hard, context)
 
-    def first_filter(
-        self,
-        row: int,
-        query: Query,
-        *,
-        facts: CatalogueFacts,
-        region_bits: Mapping[str, int],
-        unavailable: np.ndarray | None = None,
-    ) -> str | None:
+    def first_filter(self, row: int, context: RuleContext) -> str | None:
         """Return the name of the first filter that removes the video `row` whatever its value, None where it may be shown."""
-        context = RuleContext(seen=query.seen, region=query.region, facts=facts, region_bits=region_bits,
-                              unavailable=unavailable)  # fmt: skip
         return next((each.name for each in self._filters if each.removes(np.array([row]), context)[0]), None)
 
     def _filtered(

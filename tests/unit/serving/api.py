@@ -49,6 +49,16 @@ class Api:
         return self("POST", "/v1/events", body={"events": [event]})
 
 
+def asked(api, **body) -> dict:
+    answer = api("POST", "/v1/recommend", body={"k": 10, **body})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def ids(slate) -> list:
+    return [item["video_id"] for item in slate["items"]]
+
+
 def written(api) -> None:
     """Wait until the impressions of all slates are on disk."""
     api.app.state.commits.submit([]).result()

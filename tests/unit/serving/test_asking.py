@@ -6,16 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from api import Api, app_over
+from api import Api, app_over, ids
 
 from batches import precompute
 from watchnext.serving.funnel.candidates.video_filter import VideoFilters
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.types import Request, VideoFilter
-
-
-def ids(slate) -> list:
-    return [item["video_id"] for item in slate["items"]]
 
 
 def codes(slate) -> list:

@@ -15,10 +15,6 @@ def scores(slate) -> list:
     return [item["score"] for item in slate["items"]]
 
 
-def ids(slate) -> list:
-    return [item["video_id"] for item in slate["items"]]
-
-
 def test_a_weight_alone_orders_by_its_prediction(api, viewer):
     slate = api.slate(viewer, dials={"weights": {"like": 2.0}, "engage": 0.0, "diversity": 0.0})
     assert scores(slate) == pytest.approx([2.0 * item["predictions"]["like"] for item in slate["items"]])

@@ -4,20 +4,10 @@ import base64
 from dataclasses import replace
 
 import pytest
-from api import Api, app_over
+from api import Api, app_over, asked, ids
 
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.http.api.pages import PAGED_MOST, PageTokenError, shown_before, token_of
-
-
-def asked(api, **body) -> dict:
-    answer = api("POST", "/v1/recommend", body={"k": 10, **body})
-    assert answer.status_code == 200, answer.text
-    return answer.json()
-
-
-def ids(slate) -> list:
-    return [item["video_id"] for item in slate["items"]]
 
 
 @pytest.mark.parametrize("who", [{"user_id": 105}, {"session": "a"}, {}, {"user_id": 105, "mode": "not_personalised"}])

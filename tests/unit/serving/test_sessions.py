@@ -4,22 +4,12 @@ from contextlib import closing
 
 import polars as pl
 import pytest
-from api import written
+from api import asked, ids, written
 
 from watchnext.serving.store.store import Store, build_store
 from watchnext.serving.store.tables.journal import Event, id_key, is_session, session_id
 
 COOKIE = "3f" * 32
-
-
-def asked(api, **body) -> dict:
-    answer = api("POST", "/v1/recommend", body={"k": 10, **body})
-    assert answer.status_code == 200, answer.text
-    return answer.json()
-
-
-def ids(slate) -> list:
-    return [item["video_id"] for item in slate["items"]]
 
 
 def watched(api, video_id, key, **who) -> None:

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 
 from watchnext.features.state.seen import SeenSet
-from watchnext.reranking.rules import Filter
+from watchnext.reranking.rules import Filter, RuleContext
 from watchnext.reranking.slate import Reranker
 from watchnext.serving.funnel.answer import STORE_DOWN, Answer, Degradation, Retrieved, StageTimer
 from watchnext.serving.funnel.candidates.retrieval_stage import RetrievalStage
@@ -61,12 +61,8 @@ class Recommender:
 
         A part that fails degrades the answer. Raises ContextError.
         """
-        timer, degradations = StageTimer(self._timer, min(self._budget_ms, request.budget_ms)), []
-        record, seen = self._state(request, degradations)
-        query = self._encoder.hydrate(request, record, seen.rows)
-        timer.stop("state")
-        found = self.retrieval.retrieve(query, degradations, late=partial(timer.is_late, "retrieval"))
-        kept, removed = self._reranker(query).permitted(found.rows, query, **self._facts())
+        timer, degradations, query, _, found = self._candidates(request, self.retrieval.retrieve)
+        kept, removed = self._reranker(query).permitted(found.rows, self._context(query))
         timer.stop("retrieval")
         counts = {name: len(positions) for name, positions in removed.items()}
         return Retrieved(found.take(kept[: request.k]), counts, tuple(dict.fromkeys(degradations)), timer.ms)
@@ -88,12 +84,8 @@ class Recommender:
         *,
         refills: bool = False,
     ) -> Answer:
-        timer, degradations = StageTimer(self._timer, min(self._budget_ms, request.budget_ms)), []
         position = self.store.settled
-        record, seen = self._state(request, degradations)
-        query = self._encoder.hydrate(request, record, seen.rows)
-        timer.stop("state")
-        candidates = retrieve(query, degradations, late=partial(timer.is_late, "retrieval"))
+        timer, degradations, query, seen, candidates = self._candidates(request, retrieve)
         timer.stop("retrieval")
         late = timer.is_late("ranking")
         inputs, counters, scored = self._ranked(query, candidates, degradations, late=late)
@@ -131,6 +123,16 @@ class Recommender:
             position=position,
             name_features=partial(features_by_name, self.release.pipeline, picked),
         )
+
+    def _candidates(
+        self, request: Request, retrieve: Callable[..., Candidates]
+    ) -> tuple[StageTimer, list[Degradation], Query, SeenSet, Candidates]:
+        """Hydrate a request and retrieve; the timer's stage of retrieval goes on."""
+        timer, degradations = StageTimer(self._timer, min(self._budget_ms, request.budget_ms)), []
+        record, seen = self._state(request, degradations)
+        query = self._encoder.hydrate(request, record, seen.rows)
+        timer.stop("state")
+        return timer, degradations, query, seen, retrieve(query, degradations, late=partial(timer.is_late, "retrieval"))
 
     def query(self, request: Request) -> Query:
         """Hydrate a request. Raises ContextError and StoreError."""
@@ -192,6 +194,9 @@ class Recommender:
         facts, bits = self.catalogue, self.catalogue.region_bits
         return {"facts": facts, "region_bits": bits, "unavailable": self.store.unavailable}
 
+    def _context(self, query: Query) -> RuleContext:
+        return RuleContext(seen=query.seen, region=query.region, **self._facts())
+
     def trace(self, answer: Answer, row: int) -> dict:
         """Return the way of the video `row` through the funnel of an answer of this release."""
         rules = self.release.reranker_of(answer.request.surface).rules
@@ -206,7 +211,7 @@ class Recommender:
             return "exclude"
         if self.catalogue.upload_ms[row] > query.as_of_ms:
             return "upload"
-        return self.release.reranker_of(query.request.surface).first_filter(row, query, **self._facts())
+        return self.release.reranker_of(query.request.surface).first_filter(row, self._context(query))
 
     def may_be_shown(self, request: Request, rows: np.ndarray) -> np.ndarray:
         """Return a mask (n,) of `rows` that pass the rules that hold for everyone in the region of a request."""

@@ -171,8 +171,7 @@ class Handlers:
             "request_id": request_id,
             "release": self.release_id,
             "mode": "online" if request.personalised else "not_personalised",
-            "degraded": bool(found.degradations),
-            "degraded_why": [each._asdict() for each in found.degradations],
+            **_degraded(found.degradations),
             "as_of_ms": request.as_of_ms,
             "items": items,
             "removed": found.removed,
@@ -252,8 +251,7 @@ class Handlers:
         return {
             "request_id": answer.request.request_id,
             "release": answer.release,
-            "degraded": bool(degradations),
-            "degraded_why": [each._asdict() for each in degradations],
+            **_degraded(degradations),
             "as_of_ms": answer.as_of_ms,
             "items": self._items(answer),
             "timings_ms": answer.timings_ms,
@@ -292,7 +290,11 @@ class Handlers:
 
     def listed(self, row: int, as_of_ms: int) -> dict:
         """Return a ListedVideo."""
-        return self._video(row, self._ages_h(np.array([row]), as_of_ms)[0])
+        return self._listed(np.array([row]), as_of_ms)[0]
+
+    def _listed(self, rows: np.ndarray, as_of_ms: int) -> list[dict]:
+        """Return the ListedVideo of each of `rows` (n,)."""
+        return [self._video(*each) for each in zip(rows.tolist(), self._ages_h(rows, as_of_ms), strict=True)]
 
     def _video(self, row: int, age_h: float | None) -> dict:
         return {"video_id": self._catalogue.ids.value(row), "video": {**self._facts(row), "age_h": age_h}}
@@ -309,18 +311,15 @@ class Handlers:
         seed = self._seed(body.seed_video_id, as_of_ms)
         request = Request("similar", "", body.k, as_of_ms, region=body.region, personalised=False)
         found = self._recommender.similar(request, seed)
-        ages_h, names = self._ages_h(found.rows, as_of_ms), source_names(found.sources)
-        parts = zip(found.rows.tolist(), ages_h, found.scores.tolist(), names, strict=True)
-        items = [{**self._video(row, age_h), "score": score, "sources": sources} for row, age_h, score, sources in parts]
+        parts = zip(self._listed(found.rows, as_of_ms), found.scores.tolist(), source_names(found.sources), strict=True)
+        items = [{**video, "score": score, "sources": sources} for video, score, sources in parts]
         return {"release": self.release_id, "as_of_ms": as_of_ms, "items": items}
 
     def trending(self, surface: str | None, region: str | None, limit: int) -> dict:
         """Return a VideosResponse."""
         request = Request("trending", "", limit, self._clock(), surface, region, personalised=False)
         rows = self._recommender.trending(request)
-        parts = zip(rows.tolist(), self._ages_h(rows, request.as_of_ms), strict=True)
-        items = [self._video(row, age_h) for row, age_h in parts]
-        return {"release": self.release_id, "as_of_ms": request.as_of_ms, "items": items}
+        return self._videos(rows, request)
 
     def parameters(self, surface: str | None) -> dict:
         """Return a ParametersResponse."""
@@ -355,7 +354,10 @@ class Handlers:
         rows = np.unique(np.concatenate([exact[exact >= 0], self._search.rows(text)]))
         rows = self._recommender.allowed(request, rows[self._exist(rows, request.as_of_ms)])
         rows = rows[np.argsort(~np.isin(rows, exact), kind="stable")][:limit]
-        items = [self._video(*each) for each in zip(rows.tolist(), self._ages_h(rows, request.as_of_ms), strict=True)]
+        return self._videos(rows, request)
+
+    def _videos(self, rows: np.ndarray, request: Request) -> dict:
+        items = self._listed(rows, request.as_of_ms)
         return {"release": self.release_id, "as_of_ms": request.as_of_ms, "items": items}
 
     def video(self, text: str) -> dict | None:
@@ -363,8 +365,7 @@ class Handlers:
         row, as_of_ms = self._catalogue.ids.rows([parsed_id(text, self._catalogue.ids)]), self._clock()
         if not self._exist(row, as_of_ms)[0]:
             return None
-        age_h = self._ages_h(row, as_of_ms)[0]
-        return {"release": self.release_id, "as_of_ms": as_of_ms, **self._video(int(row[0]), age_h)}
+        return {"release": self.release_id, "as_of_ms": as_of_ms, **self.listed(int(row[0]), as_of_ms)}
 
     # ---- events ------------------------------------------------------------------------------------------------------
 
@@ -473,6 +474,10 @@ def _event(given: OutcomeEvent | ShownEvent, known_at: int) -> Event:
         given_fields["user_id"] = session_id(given.session)
     origin = {"request_id": given.request_id or "", "surface": given.surface or ""}
     return Event(**given_fields | origin, kind=given.type, known_at=known_at)
+
+
+def _degraded(degradations: Sequence[Degradation]) -> dict:
+    return {"degraded": bool(degradations), "degraded_why": [each._asdict() for each in degradations]}
 
 
 def _finite(value: float) -> float | None:

@@ -138,8 +138,8 @@ def _readable(engine: Engine, name: str) -> Iterator[tuple[bytes, bytes]]:
                 if key <= last:
                     break
                 tail.append((key, packed))
-    except StoreError:
-        pass
+    except StoreError as error:
+        log.warning("table %s is damaged from its end too: %s", name, error)
     yield from reversed(tail)
 
 
