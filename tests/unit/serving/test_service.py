@@ -124,6 +124,7 @@ def test_a_day_of_a_server(start, release, tmp_path):
 
     family = server.family()
     assert server.stop() == 0, server.log.read_text()
+    assert "uvicorn.access" not in server.log.read_text()  # no line for an answer
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in family)
     with socket.socket() as port:
         port.bind(("127.0.0.1", server.port))

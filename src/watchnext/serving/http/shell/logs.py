@@ -28,3 +28,5 @@ def configure(kind: Literal["text", "json"]) -> None:
     handler.setFormatter(JsonFormatter() if kind == "json" else logging.Formatter(TEXT))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     ACCESS.setLevel(logging.INFO if kind == "json" else logging.WARNING)
+    # BentoML's shell leaves uvicorn's own line for each answer on; without a handler, uvicorn does not make it.
+    logging.getLogger("uvicorn.access").propagate = False
