@@ -33,10 +33,10 @@ from watchnext import metrics
 from watchnext.cli import composed, exits_on, instantiate, plain
 from watchnext.data.storage import read_tables
 from watchnext.data.tables import Tables
-from watchnext.evaluation.baselines import Baselines
-from watchnext.evaluation.funnel_trace import distinct_watches
-from watchnext.evaluation.replay import Replay
-from watchnext.evaluation.selection import HeldOut, Merged, Selection
+from watchnext.evaluation.replay.baselines import Baselines
+from watchnext.evaluation.replay.funnel_trace import distinct_watches
+from watchnext.evaluation.replay.replay import Replay
+from watchnext.evaluation.selection.selection import HeldOut, Merged, Selection
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.features.encode.encodings import PRIOR
 from watchnext.retrieval.sources.merge import ranks_in

@@ -204,7 +204,7 @@ def funnel():
     """watched, long_view (all, unless given) and any other field > Funnel; what is not given is empty, new and unknown."""
     import numpy as np
 
-    from watchnext.evaluation.funnel_trace import FunnelTrace
+    from watchnext.evaluation.replay.funnel_trace import FunnelTrace
 
     def made(watched, long_view=None, **fields) -> FunnelTrace:
         watched = np.array(watched, np.int64)

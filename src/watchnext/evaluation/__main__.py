@@ -12,11 +12,11 @@ from watchnext.cli import dispatch, plain, write_report
 from watchnext.data.splits import SPLITS
 from watchnext.data.storage import read_tables
 from watchnext.data.tables import DataError, Tables
-from watchnext.evaluation.funnel_trace import funnel_metrics, loss_shares
-from watchnext.evaluation.replay import Replay, ranking_metrics, request_metrics, skew
-from watchnext.evaluation.report_text import table
-from watchnext.evaluation.retrieval_plot import retrieval_plot
-from watchnext.evaluation.retrieval_report import popularity_of, retrieval_metrics
+from watchnext.evaluation.replay.funnel_trace import funnel_metrics, loss_shares
+from watchnext.evaluation.replay.replay import Replay, ranking_metrics, request_metrics, skew
+from watchnext.evaluation.report.report_text import table
+from watchnext.evaluation.report.retrieval_plot import retrieval_plot
+from watchnext.evaluation.report.retrieval_report import popularity_of, retrieval_metrics
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.features.dataset.freshness import REGIMES
 from watchnext.metrics import flat, rounded

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from watchnext import tracking
 from watchnext.cli import dispatch, overrides_from, plain, write_report
-from watchnext.evaluation.report_text import selection_table
+from watchnext.evaluation.report.report_text import selection_table
 from watchnext.lifecycle.dvc_stages import run_stages
 from watchnext.lifecycle.promote import model_name, promote, register, serving_id
 from watchnext.metrics import flat, rounded

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from watchnext.data.storage import StoredTables, read_tables
-from watchnext.evaluation.held_out import VALID, before_validation, validation_requests
-from watchnext.evaluation.selection import HeldOut, Selection, select
+from watchnext.evaluation.selection.held_out import VALID, before_validation, validation_requests
+from watchnext.evaluation.selection.selection import HeldOut, Selection, select
 from watchnext.features.dataset.batches import CANDIDATE_INPUTS, NO_INPUTS, FeatureSet
 from watchnext.lifecycle.parity import parity, require_parity
 from watchnext.monitoring.reference import reference

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from watchnext.evaluation.baselines import best
-from watchnext.evaluation.funnel_trace import funnel_metrics, loss_shares
+from watchnext.evaluation.replay.baselines import best
+from watchnext.evaluation.replay.funnel_trace import funnel_metrics, loss_shares
 from watchnext.serving.funnel.explanation.trace import LOST_AT, lost_at
 from watchnext.types import TARGETS, Candidates, Scored, Slate
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from watchnext.evaluation.merge_weights import MergeProblem, chosen_weights
+from watchnext.evaluation.selection.merge_weights import MergeProblem, chosen_weights
 from watchnext.retrieval.sources.merge import fused
 from watchnext.types import SOURCES
 

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from watchnext.data.tables import OUTCOMES
-from watchnext.evaluation.replay import EventStream, Replay, events_of, ranking_metrics, request_metrics, skew
+from watchnext.evaluation.replay.replay import EventStream, Replay, events_of, ranking_metrics, request_metrics, skew
 from watchnext.schema import FeatureSchema
 from watchnext.serving.store.tables.journal import Event
 from watchnext.types import TARGETS

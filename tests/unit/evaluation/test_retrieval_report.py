@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from watchnext.evaluation.report_text import table
-from watchnext.evaluation.retrieval_plot import retrieval_plot
-from watchnext.evaluation.retrieval_report import popularity_of, ranks, retrieval_metrics
+from watchnext.evaluation.report.report_text import table
+from watchnext.evaluation.report.retrieval_plot import retrieval_plot
+from watchnext.evaluation.report.retrieval_report import popularity_of, ranks, retrieval_metrics
 from watchnext.features.catalogue import Ids
 from watchnext.metrics import rounded
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from queries import query_of
-from watchnext.evaluation import selection
-from watchnext.evaluation.selection import HeldOut, Selection, Served, beside_baselines, recalls_of, select
+from watchnext.evaluation.selection import selection
+from watchnext.evaluation.selection.selection import HeldOut, Selection, Served, beside_baselines, recalls_of, select
 from watchnext.reranking.slate import Reranker
 from watchnext.serving.release.surfaces import Surfaces
 from watchnext.types import SOURCES, TARGETS

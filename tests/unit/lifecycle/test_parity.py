@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from watchnext.evaluation.selection import Selection
+from watchnext.evaluation.selection.selection import Selection
 from watchnext.lifecycle import release_builder
 from watchnext.lifecycle.parity import ParityError, _order, parity, require_parity
 from watchnext.lifecycle.release_builder import ReleaseBuilder

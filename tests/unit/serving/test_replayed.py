@@ -9,7 +9,7 @@ from watchnext.data.splits import TimeSplit
 from watchnext.data.storage import StoredTables, write_tables
 from watchnext.data.tables import Tables, in_order
 from watchnext.evaluation.__main__ import replays
-from watchnext.evaluation.replay import Replay, skew
+from watchnext.evaluation.replay.replay import Replay, skew
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.features.dataset.build import FeatureBuilder
 from watchnext.features.dataset.freshness import REGIMES

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from watchnext.data.tables import OUTCOMES, WATCH_MS, Tables
-from watchnext.evaluation.replay import events_of
+from watchnext.evaluation.replay.replay import events_of
 from watchnext.features.catalogue import Ids
 from watchnext.features.state.fold import Reads, State, read_candidates, read_viewer
 from watchnext.features.state.fold_log import fold, read_all

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from watchnext.data.splits import TimeSplit
-from watchnext.evaluation.funnel_trace import FunnelTracer
-from watchnext.evaluation.replay import Replay
+from watchnext.evaluation.replay.funnel_trace import FunnelTracer
+from watchnext.evaluation.replay.replay import Replay
 from watchnext.serving.funnel.explanation.trace import LOST_AT
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.store.tables.journal import Event

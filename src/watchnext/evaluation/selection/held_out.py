@@ -12,10 +12,10 @@ from tqdm import tqdm
 from watchnext.data.splits import SPLITS
 from watchnext.data.storage import StoredTables
 from watchnext.data.tables import Tables
-from watchnext.evaluation.baselines import Baselines
-from watchnext.evaluation.funnel_trace import distinct_watches
-from watchnext.evaluation.replay import Replay
-from watchnext.evaluation.selection import DEPTHS, HeldOut
+from watchnext.evaluation.replay.baselines import Baselines
+from watchnext.evaluation.replay.funnel_trace import distinct_watches
+from watchnext.evaluation.replay.replay import Replay
+from watchnext.evaluation.selection.selection import DEPTHS, HeldOut
 from watchnext.features.state.builder import StateBuilder
 from watchnext.features.state.fold import State
 from watchnext.features.state.partitions import time_partitions

@@ -10,7 +10,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from watchnext.data.card.plots import save
-from watchnext.evaluation.report_text import depths_of, named_lists
+from watchnext.evaluation.report.report_text import depths_of, named_lists
 from watchnext.metrics import shown
 
 INK, GRID = "#444444", "#e6e6e6"

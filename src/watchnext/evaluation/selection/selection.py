@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from watchnext import metrics
-from watchnext.evaluation.merge_weights import MergeProblem, chosen_weights
+from watchnext.evaluation.selection.merge_weights import MergeProblem, chosen_weights
 from watchnext.features.catalogue import Catalogue
 from watchnext.ranking.models.trees.engage import Engage, evidence
 from watchnext.reranking.slate import Reranker

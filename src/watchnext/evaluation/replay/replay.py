@@ -17,7 +17,7 @@ from tqdm import tqdm
 from watchnext import metrics
 from watchnext.data.splits import SPLITS
 from watchnext.data.tables import OUTCOMES, Tables, known_at
-from watchnext.evaluation.funnel_trace import FunnelTrace, FunnelTracer
+from watchnext.evaluation.replay.funnel_trace import FunnelTrace, FunnelTracer
 from watchnext.features.dataset.freshness import day_starts, request_groups
 from watchnext.features.state.event_order import in_order
 from watchnext.features.state.fold import SHOWN

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from watchnext import metrics
-from watchnext.evaluation.baselines import Baselines
+from watchnext.evaluation.replay.baselines import Baselines
 from watchnext.features.state.fold import HOUR_MS
 from watchnext.reranking.rules import Filter
 from watchnext.serving.funnel.explanation.trace import LOST_AT, lost_at

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from watchnext import metrics
-from watchnext.evaluation.funnel_trace import FunnelTrace
+from watchnext.evaluation.replay.funnel_trace import FunnelTrace
 from watchnext.features.catalogue import Ids
 from watchnext.ranking.calibration.reliability import buckets
 

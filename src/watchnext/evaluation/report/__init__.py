@@ -1,0 +1,1 @@
+"""Traces and scores > figures, tables and pictures."""

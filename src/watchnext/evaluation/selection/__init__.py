@@ -1,0 +1,1 @@
+"""Validation requests > settings: the merge, the order of its candidates, and their diversity."""
