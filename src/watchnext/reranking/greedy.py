@@ -8,6 +8,8 @@ import numpy as np
 from watchnext.kernels import kernel
 from watchnext.reranking.diversity import Similarity, add_similarity
 
+NOTHING = np.zeros(0, np.int64)
+
 
 @dataclass(frozen=True)
 class Caps:
@@ -41,32 +43,59 @@ class Filled:
 
 
 def fill(
-    relevance: np.ndarray, similarity: Similarity | None, trade_off: float, caps: Caps, epsilon: float, draws: np.ndarray
+    relevance: np.ndarray,
+    similarity: Similarity | None,
+    trade_off: float,
+    caps: Caps,
+    epsilon: float,
+    draws: np.ndarray,
+    *,
+    given: np.ndarray = NOTHING,
+    outside: int = 0,
 ) -> Filled:
     """Fill as many slots as `draws` (K, 2) has rows, at most N, from candidates that are sorted by value, best first.
 
     A candidate scores trade_off * relevance - (1 - trade_off) * its largest similarity to the slate; -inf stays. A cap bars the
     candidates of a key that the slate holds `most` times. If no candidate is left under all caps, the last one is dropped for
     good, because counts never decrease. With probability `epsilon` a slot takes a uniform draw of its eligible candidates.
+
+    The first slots hold the positions `given` (P,), P at most K, whatever their scores, with propensity 0 where one was not
+    eligible. The last `outside` positions are never eligible: they can only be given.
     """
     n, slots = len(relevance), len(draws)
+    free = np.arange(n) < n - outside
     picked, propensities = np.zeros(slots, np.int64), np.zeros(slots)
     barred = np.zeros((len(caps.most), n), np.bool_)
     arrays = (similarity or Similarity.nothing(n)).arrays
     weights = trade_off * np.where(np.isfinite(relevance), relevance, 0.0), 1.0 - trade_off if similarity else 0.0
-    held = _fill(
-        *weights, np.isfinite(relevance), *arrays, caps.keys, caps.of, caps.most, epsilon, draws, picked, propensities, barred
-    )
+    limits = caps.keys, caps.of, caps.most
+    held = _fill(*weights, np.isfinite(relevance), free, given, *arrays, *limits, epsilon, draws, picked, propensities, barred)
     return Filled(picked, propensities, barred, held)
 
 
 @kernel
 def _fill(
-    worth, penalty, finite, units, has_vector, creators, tags, keys, of, most, epsilon, draws, picked, propensities, barred
+    worth,
+    penalty,
+    finite,
+    free,
+    given,
+    units,
+    has_vector,
+    creators,
+    tags,
+    keys,
+    of,
+    most,
+    epsilon,
+    draws,
+    picked,
+    propensities,
+    barred,
 ):
     """Write `picked`, `propensities` and `barred`; return the number of caps that were not dropped."""
     n, held = len(worth), len(most)
-    free, nearest, cosine = np.ones(n, np.bool_), np.zeros(n), np.empty(n, np.float32)
+    nearest, cosine = np.zeros(n), np.empty(n, np.float32)
     eligible = np.empty(n, np.int64)
     for slot in range(len(picked)):
         if slot > 0:
@@ -81,12 +110,23 @@ def _fill(
             score = worth[at] - penalty * nearest[at] if finite[at] else -np.inf
             if score > highest:  # ties: higher value, then lower row
                 best, highest = at, score
-        chosen = best
-        if draws[slot, 0] < epsilon:
+        chosen, may_be = best, True
+        if slot < len(given):
+            chosen = given[slot]
+            may_be = _among(chosen, eligible[:found])
+        elif draws[slot, 0] < epsilon:
             chosen = eligible[int(draws[slot, 1] * found)]
         picked[slot] = chosen
-        propensities[slot] = epsilon / found + (1.0 - epsilon if chosen == best else 0.0)
+        propensities[slot] = epsilon / found + (1.0 - epsilon if chosen == best else 0.0) if may_be else 0.0
         free[chosen] = False
+    return held
+
+
+@kernel
+def _among(position, positions):
+    held = False
+    for each in positions:
+        held |= each == position
     return held
 
 

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from watchnext.reranking.diversity import Diversity, scaled
-from watchnext.reranking.greedy import Caps, Filled, fill
+from watchnext.reranking.greedy import NOTHING, Caps
 from watchnext.reranking.rules import HARD, Cap, CatalogueFacts, DuplicateFilter, Filter, Rule, RuleContext, rule
+from watchnext.reranking.slate_policy import SlatePolicy
 from watchnext.reranking.value import MERGE, RerankingError, Value, require_known, require_number
 from watchnext.types import Dials, Query, Scored, Slate
 
@@ -102,7 +103,8 @@ class Reranker:
         context = RuleContext(seen=query.seen, region=query.region, facts=facts, region_bits=region_bits,
                               unavailable=unavailable, continued=rows[scored.candidates.named_by("continue")])  # fmt: skip
         values, order, left, removed = self._filtered(scored, self._filters, context)
-        filled, caps = self._filled(min(k, len(left)), rows[left], values[left], facts, query.request.request_id), self._caps
+        draws = _random(query.request.request_id).random((min(k, len(left)), 2))
+        filled, caps = self._policy(rows[left], values[left], facts).filled(draws), self._caps
         free = np.ones(len(left), bool)
         free[filled.picked] = False
         for cap, barred in zip(caps[: filled.held], filled.barred, strict=False):
@@ -155,12 +157,37 @@ class Reranker:
         value = replace(self.value, source=MERGE) if unranked and self.value.source is None else self.value
         return value.order(scored)
 
-    def _filled(self, slots: int, rows: np.ndarray, values: np.ndarray, facts: CatalogueFacts, request_id: str) -> Filled:
-        """Fill `slots` of the slate from the eligible videos `rows` (N,), sorted by `values` (N,)."""
-        caps = Caps.joined([cap.keys(rows, facts) for cap in self._caps], [cap.most for cap in self._caps], len(rows))
-        diversity, draws = self.diversity, _random(request_id).random((slots, 2))
-        similarity = diversity.similarity(rows, facts)
-        return fill(scaled(values), similarity, diversity.trade_off, caps, self.exploration.epsilon, draws)
+    def policy(
+        self,
+        scored: Scored,
+        query: Query,
+        shown: np.ndarray,
+        *,
+        facts: CatalogueFacts,
+        region_bits: Mapping[str, int],
+        unavailable: np.ndarray | None = None,
+    ) -> SlatePolicy:
+        """Return the distribution of the slate that `rerank` draws, with the videos `shown` (P,) among its rows."""
+        rows = scored.candidates.rows
+        context = RuleContext(seen=query.seen, region=query.region, facts=facts, region_bits=region_bits,
+                              unavailable=unavailable, continued=rows[scored.candidates.named_by("continue")])  # fmt: skip
+        values, _, left, _ = self._filtered(scored, self._filters, context)
+        return self._policy(rows[left], values[left], facts, shown[~np.isin(shown, rows[left])])
+
+    def _policy(
+        self, rows: np.ndarray, values: np.ndarray, facts: CatalogueFacts, outside: np.ndarray = NOTHING
+    ) -> SlatePolicy:
+        """Return the slate's distribution over the eligible videos `rows` (N,), sorted by `values` (N,)."""
+        every = np.concatenate([rows, outside])
+        return SlatePolicy(
+            rows=every,
+            outside=len(outside),
+            relevance=np.concatenate([scaled(values), np.zeros(len(outside))]),
+            similarity=self.diversity.similarity(every, facts),
+            trade_off=self.diversity.trade_off,
+            caps=Caps.joined([cap.keys(every, facts) for cap in self._caps], [cap.most for cap in self._caps], len(every)),
+            epsilon=self.exploration.epsilon,
+        )
 
 
 def _passing(
