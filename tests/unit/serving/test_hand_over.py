@@ -140,6 +140,26 @@ def test_no_event_is_lost_or_counts_twice_across_a_hand_over(releases, folder, n
         rebuilt.close()
 
 
+def test_what_is_committed_while_the_successor_loads_is_in_it(releases, folder, monkeypatch):
+    first, store, load = releases["first"], Store.open(folder, releases["first"]), Store._load
+
+    def loads(loaded: Store) -> None:
+        load(loaded)
+        if loaded is not store:
+            store.apply(outcomes(first, 0, 0))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "_load", loads)
+        successor = StoreSuccession(folder).prepare(store, releases["same"], first.state_fingerprint)
+    assert successor.position == store.position == 5
+    assert all(np.array_equal(*pair) for pair in zip(in_memory(store), in_memory(successor), strict=True))
+    store.apply(outcomes(first, 0, 1))
+    assert successor.position == store.position == 10
+    assert all(np.array_equal(*pair) for pair in zip(in_memory(store), in_memory(successor), strict=True))
+    store.close(successor=successor)
+    successor.close()
+
+
 def test_a_viewer_erased_while_the_successor_was_built_is_not_in_it(releases, tmp_path):
     release, other, folder = releases["first"], releases["other"], tmp_path / "store"
     store, succession = Store.open(folder, release, durable=False), StoreSuccession(folder)

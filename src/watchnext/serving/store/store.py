@@ -126,7 +126,9 @@ class Store(Reading):
 
     def reopened(self, release: Release) -> "Store":
         """Return a store over the same records for another release of the same state."""
-        return Store._caught_up(self._engine, release, self._lock, self._retention.bounds)
+        store = Store._caught_up(self._engine, release, self._lock, self._retention.bounds)
+        store.follow(self)
+        return store
 
     def beside(self, environment: Environment, release: Release) -> "Store":
         """Return a store over another environment of the same folder, which takes its lock over."""
@@ -322,9 +324,11 @@ class Store(Reading):
     def follow(self, earlier: "Store") -> int:
         """Take over what the `earlier` store accepted since this one was opened, or since the last call; return the number of
         events. Call it until few are left, and once more while nothing is committed."""
-        if self._engine is earlier._engine:  # which hands every commit to both
+        if self._engine is earlier._engine:  # which hands every commit to both, but for those made while this one was loading
             with self._engine.sequence:
                 self._items.mirror(earlier._items)
+                self._count_until(earlier.position)
+                self.position = max(self.position, earlier.position)
             return 0
         taken = 0
         for part in batched(earlier.entries(self.position), CHUNK):
