@@ -235,7 +235,7 @@ def test_surface_region_mode_and_number_are_asked_for(page):
 def test_more_videos_come_behind_the_others_without_repeats(page):
     as_new_viewer(page)
     before = videos(page)
-    sent(page, "/v1/recommend", lambda: page.click("#more"))
+    assert sent(page, "/v1/recommend", lambda: page.click("#more"))["page_token"]
     page.wait_for_function("shown => document.querySelectorAll('#cards li').length > shown", arg=len(before))
     after = videos(page)
     assert after[: len(before)] == before
@@ -321,6 +321,7 @@ def test_the_status_names_the_release_and_counts_what_was_served(page, release):
     page.wait_for_function("id => document.querySelector('#facts').textContent.includes(id)", arg=release.id)
     text = page.text_content("#health")
     assert "No report of drift" in text
+    assert f"{release.id}serves" in page.text_content("#health .releases")
     assert int(re.search(r"Feeds(\d+)", text)[1]) > 0
 
 

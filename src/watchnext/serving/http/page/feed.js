@@ -52,11 +52,11 @@ export async function recommend({ again = false } = {}) {
 
 export async function loadMore() {
   const from = state.items.length;
-  const slate = await ask({ k: Number($("k").value), exclude: state.items.map((item) => item.video_id) });
+  const slate = await ask({ k: Number($("k").value), page_token: state.slate.page_token });
   state.items.push(...slate.items.map((item) => ({ ...item, request_id: slate.request_id })));
   state.slate = { ...slate, items: state.items };
   $("cards").append(...state.items.slice(from).map((item, index) => cardOf(item, from + index, null)));
-  $("more").hidden = !slate.items.length || state.items.length >= MOST;
+  drawMore();
   $("changes").textContent = slate.items.length ? `${slate.items.length} more` : "No more videos are left.";
   $("cards").children[from]?.querySelector("button")?.focus({ preventScroll: true });
   changed();
@@ -93,13 +93,15 @@ function markOf(item, index, before) {
   return was === undefined ? ["new", "New"] : was > index ? ["up", `▲ ${was - index}`] : null;
 }
 
+const drawMore = () => { $("more").hidden = !state.slate.page_token || state.items.length >= MOST; };
+
 // FLIP: each card starts where it stood and slides to its new place; a new one fades in.
 function draw(before) {
   const stood = new Map([...$("cards").children].map((line) => [line.dataset.key, line.getBoundingClientRect()]));
   $("cards").replaceChildren(...state.items.map((item, index) => cardOf(item, index, markOf(item, index, before))));
   $("empty").hidden = state.items.length > 0;
   $("empty").textContent = "No videos are left: this viewer has seen them, or a rule removed them.";
-  $("more").hidden = !state.items.length || state.items.length >= MOST;
+  drawMore();
   if (!before || matchMedia("(prefers-reduced-motion: reduce)").matches) return;
   for (const line of $("cards").children) {
     const old = stood.get(line.dataset.key), now = line.getBoundingClientRect();

@@ -70,12 +70,20 @@ function drifted({ drift }) {
     ...fact("Reported", moment(drift.reported_ms)), ...(drift.drifted.length ? fact("They are", drift.drifted.join(", ")) : []))];
 }
 
+function released(admin) {
+  if (!admin) return []; // the key is not one of an administrator
+  const state = ({ release, serves, damaged }) => damaged ?? (serves ? "serves" : release === admin.before ? "served before" : "can serve");
+  const lines = [...admin.releases.map((each) => fact(each.release, state(each), each.damaged ? "bad" : "")),
+    ...admin.refused.map(({ release, reason }) => fact(release, `refused: ${reason}`, "bad"))];
+  return [el("h3", { text: "Releases" }), el("dl", { cls: "releases" }, ...lines.flat())];
+}
+
 export async function drawHealth(status) {
-  const metrics = await optional("metrics");
+  const [metrics, admin] = await Promise.all([optional("metrics"), optional("v1/admin/releases")]);
   const { release } = status;
   const lost = Object.entries(release.lost_to);
   $("facts").replaceChildren(...fact("Release", release.id), ...fact("Of data", release.data), ...fact("State as of", moment(release.as_of_ms)), ...fact("Videos", count(release.videos)),
     ...fact("Viewers", count(release.viewers)), ...fact("Against baselines", lost.length ? lost.map(([baseline, depths]) => `loses to ${baseline} (${depths})`).join(", ") : "loses to none on its validation days", lost.length ? "bad" : "good"));
   $("health").querySelectorAll(":scope > :not(h2, #facts)").forEach((node) => node.remove());
-  $("health").append(el("h3", { text: "Drift of what was served" }), ...drifted(status), ...(metrics ? served(metrics) : [el("p", { cls: "soft", text: "Metrics need a key that reads." })]));
+  $("health").append(el("h3", { text: "Drift of what was served" }), ...drifted(status), ...released(admin), ...(metrics ? served(metrics) : [el("p", { cls: "soft", text: "Metrics need a key that reads." })]));
 }
