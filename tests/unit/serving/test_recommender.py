@@ -565,6 +565,12 @@ def test_warming_changes_no_state(recommender, store):
     np.testing.assert_array_equal(store.videos, before[1])
 
 
+def test_warming_takes_the_time_it_needs(release, store):
+    recommender = Recommender(release, store, budget_ms=0)
+    assert recommender.warm().degradations == ()
+    assert recommender.recommend(ask(release)).degradations
+
+
 def test_threads_get_the_answers_that_one_thread_gets(recommender, release):
     requests = [ask(release, request_id=str(i), user_id=100 + i % 25) for i in range(60)]
     alone = [recommender.recommend(request).ids for request in requests]

@@ -1,5 +1,6 @@
 """The funnel: a request > a slate. Evaluation replays through this class; the only time it knows is the request's."""
 
+import copy
 import logging
 import math
 import time
@@ -224,9 +225,11 @@ class Recommender:
     def warm(self) -> Answer:
         """Compile and load everything that the first request or event would otherwise wait for; return the answer."""
         self.store.warm()
+        patient = copy.copy(self)
+        patient._budget_ms = math.inf  # a first request compiles, and a busy machine is no fault of the release
         for region in self.release.region_bits:  # a region's first search packs its filter
-            self.recommend(Request("warm", 0, 20, self.release.as_of_ms, region=region))
-        return self.recommend(Request("warm", 0, 20, self.release.as_of_ms))
+            patient.recommend(Request("warm", 0, 20, self.release.as_of_ms, region=region))
+        return patient.recommend(Request("warm", 0, 20, self.release.as_of_ms))
 
     def _state(self, request: Request, degradations: list[Degradation]) -> tuple[np.ndarray, SeenSet]:
         try:

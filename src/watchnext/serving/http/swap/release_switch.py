@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 
 from watchnext.files import link
-from watchnext.serving.funnel.answer import RANKER_LATE
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.http.clock import Clock
 from watchnext.serving.http.swap.served_releases import ServedReleases, checked
@@ -206,8 +205,7 @@ class ReleaseSwitch:
 def warmed(release: Release, store: Store, *, budget_ms: float) -> Recommender:
     """Return a recommender that has answered once. Raises ReleaseError if a part of it fails."""
     recommender = Recommender(release, store, budget_ms=budget_ms)
-    failed = [each for each in recommender.warm().degradations if each != RANKER_LATE]  # a first request compiles
-    if failed:
+    if failed := recommender.warm().degradations:
         raise ReleaseError(f"{release.folder}: {'; '.join(each.text for each in failed)}; run `{REPAIR}`")
     return recommender
 
