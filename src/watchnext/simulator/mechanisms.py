@@ -51,6 +51,7 @@ class Physics(NamedTuple):
     baseline: float
     watch_law: int
     position_law: int
+    satiation: float = 0.0  # of `Loyalty`, in closed loops
 
 
 @njit(nogil=True, _nrt=False)

@@ -40,12 +40,7 @@ VIDEO = np.dtype(
 def draw_catalogue(seed: int, *, videos: int, creators: int, directions: np.ndarray, days: int, start_ms: int) -> np.ndarray:
     """Draw the videos. Half are uploaded during the period; one in thirty copies another video's content."""
     rng = np.random.default_rng([seed, 4])
-    traits = {
-        "tag": rng.integers(len(directions), size=creators),  # a creator mostly makes videos of one tag, in one language
-        "style": unit(rng.standard_normal((creators, directions.shape[1]))).astype(np.float32),
-        "region": rng.choice(len(REGIONS), creators, p=REGION_SHARES).astype(np.int8),
-        "cumulative": np.cumsum(rng.permutation((1.0 + np.arange(creators)) ** -0.8)),
-    }
+    traits = _traits(rng, creators, directions)
     records = np.empty(videos, VIDEO)
     for part in blocks(videos):
         rng_of_block = np.random.default_rng([seed, 5, part.start])
@@ -56,6 +51,30 @@ def draw_catalogue(seed: int, *, videos: int, creators: int, directions: np.ndar
     records["id"] = 50_000_017 + 3 * rng.permutation(videos)
     _copy_some(rng, records)
     return records
+
+
+def draw_uploads(
+    seed: int, before: np.ndarray, count: int, creators: int, directions: np.ndarray, *, days: int, start_ms: int
+) -> np.ndarray:
+    """Draw `count` videos that the creators of the videos `before` upload in the `days` from `start_ms` on; none is a copy."""
+    rng = np.random.default_rng([seed, 9, len(before), days])
+    traits = _traits(np.random.default_rng([seed, 4]), creators, directions)
+    records = np.empty(count, VIDEO)
+    for name, values in _block(rng, count, traits, directions, days).items():
+        records[name] = values
+    records["upload_ms"] = start_ms + np.sort(rng.uniform(0, days, count) * DAY_MS)
+    for name, step in (("fingerprint", 1), ("id", 3)):
+        records[name] = before[name].max() + step * (1 + rng.permutation(count))
+    return records
+
+
+def _traits(rng: np.random.Generator, creators: int, directions: np.ndarray) -> dict[str, np.ndarray]:
+    return {
+        "tag": rng.integers(len(directions), size=creators),  # a creator mostly makes videos of one tag, in one language
+        "style": unit(rng.standard_normal((creators, directions.shape[1]))).astype(np.float32),
+        "region": rng.choice(len(REGIONS), creators, p=REGION_SHARES).astype(np.int8),
+        "cumulative": np.cumsum(rng.permutation((1.0 + np.arange(creators)) ** -0.8)),
+    }
 
 
 def _block(

@@ -4,6 +4,7 @@ docs/simulator.md describes mechanisms and figures. Users and videos are address
 """
 
 from collections.abc import Iterator
+from copy import copy
 from functools import cached_property
 
 import numpy as np
@@ -12,6 +13,8 @@ import pyarrow as pa
 
 from watchnext.data.loaders.loaded import REJECTED, Loaded
 from watchnext.data.tables import OUTCOMES, Tables
+from watchnext.simulator.audience.audience import Audience
+from watchnext.simulator.audience.loyalty import Loyalty
 from watchnext.simulator.behaviour import DAY_MS, DIMENSION, Outcomes, Truth, popularity_of, taste_into, truth_from, truths
 from watchnext.simulator.log_stream import DayLog, draw_days
 from watchnext.simulator.mechanisms import SURFACES, Mechanisms, examination
@@ -20,7 +23,7 @@ from watchnext.simulator.platform.logging_policy import FOLLOWS, Policy
 from watchnext.simulator.platform.slates import Memory, Platform, empty_chunk, new_scratch, watch_slate
 from watchnext.simulator.population import blocks, draw_viewers, unit, user_table
 from watchnext.simulator.random import reset
-from watchnext.simulator.videos import draw_catalogue, video_table
+from watchnext.simulator.videos import draw_catalogue, draw_uploads, video_table
 
 REQUESTS_IN_SESSION, SLOTS = 2.8, 8.0  # averages that convert impressions per day to sessions per day
 DEFAULT_MECHANISMS, DEFAULT_POLICY = Mechanisms(), Policy()
@@ -79,7 +82,7 @@ class World:
             policy.random_requests,
             policy.blur,
         )
-        self._steps = 0
+        self._first_index, self._steps = self._platform.index, 0
 
     def read(self) -> Loaded:
         """Return the log as a loader does."""
@@ -101,22 +104,52 @@ class World:
     def video_tables(self) -> Iterator[pa.Table]:
         return (video_table(self.catalogue, self.seed, self.vector_size, part) for part in blocks(len(self.catalogue)))
 
+    def uploads(self, first: int) -> pa.Table:
+        """Return the canonical table of the videos from row `first` on, which `continued` added."""
+        return video_table(self.catalogue, self.seed, self.vector_size, slice(first, len(self.catalogue)))
+
     def tables_of(self, day: DayLog) -> Iterator[pa.Table]:
         """Yield the canonical impressions of a day, some 260,000 at a time."""
         return day.groups(self.viewers["id"], self.catalogue["id"])
 
     def days_of_log(self, *, threads: int = 1, quiet: bool = False) -> Iterator[DayLog]:
         """Simulate day by day; the log does not depend on `threads`. Shows a progress bar on a terminal unless `quiet`."""
+        return self._drawn(self._fresh_memory(), self.days, threads=threads, quiet=quiet)
+
+    def _drawn(self, memory: Memory, days: int, *, threads: int, quiet: bool) -> Iterator[DayLog]:
         return draw_days(
             self._platform,
             empty_inventory(self._platform.index, self.catalogue, 24 // self.policy.refresh_h),
-            self._fresh_memory(),
+            memory,
             first_ms=self.start_ms,
-            days=self.days,
+            days=days,
             policy_sharpness=self.policy.popularity,
             threads=threads,
             quiet=quiet,
         )
+
+    def continued(self, days: int) -> "World":
+        """Return the world with `days` more in which its creators upload as many videos a day as before.
+
+        The rows of viewers and videos stay, new videos follow behind them, and the log of the first days is the same.
+        """
+        later, directions = copy(self), np.ascontiguousarray(self._platform.directions.T)
+        creators, end_ms = len(self._platform.index.creator_start) - 1, self.start_ms + self.days * DAY_MS
+        count = len(self.catalogue) * days // (2 * self.days)
+        uploads = draw_uploads(self.seed, self.catalogue, count, creators, directions, days=days, start_ms=end_ms)
+        later.catalogue, later.days = np.concatenate([self.catalogue, uploads]), self.days + days
+        index = index_videos(later.catalogue, len(directions), creators)
+        later._platform = self._platform._replace(videos=later.catalogue, index=index)
+        later.__dict__.pop("_memory", None)
+        return later
+
+    def audience(self, *, loyalty: Loyalty, users: np.ndarray, start_ms: int) -> Audience:
+        """Return the viewers `users` (U,), by row, as the log of the days before `start_ms`, a midnight UTC, leaves them."""
+        memory, days = self._fresh_memory(), (start_ms - self.start_ms) // DAY_MS
+        for _ in self._drawn(memory, days, threads=1, quiet=True):
+            pass
+        memory.free_ms[:] = 0
+        return Audience(self._platform, memory, loyalty=loyalty, users=users, start_ms=start_ms)
 
     @cached_property
     def _memory(self) -> Memory:
@@ -125,7 +158,7 @@ class World:
 
     def _fresh_memory(self) -> Memory:
         """Return the memory before the log: every viewer follows a few creators of their best cluster."""
-        users, index = len(self.viewers), self._platform.index
+        users, index = len(self.viewers), self._first_index
         follows, follows_at = np.full((users, FOLLOWS), -1, np.int32), np.zeros(users, np.int32)
         for part in blocks(users):
             rng = np.random.default_rng([self.seed, 8, part.start])
@@ -138,7 +171,7 @@ class World:
             follows[part, :4] = np.where((np.arange(4) < counts[:, None]) & ~repeated, creators, -1)
             follows_at[part] = counts
         seen = np.full((users, self.policy.seen), -1, np.int32)
-        return Memory(seen, np.zeros(users, np.int32), follows, follows_at, np.zeros(users, np.int64))
+        return Memory(seen, np.zeros(users, np.int32), follows, follows_at, np.zeros(users, np.int64), np.zeros((users, 0)))
 
     def taste(self, user_rows: np.ndarray, time_ms: np.ndarray | int) -> np.ndarray:
         """Return taste unit vectors (..., D) at any time."""

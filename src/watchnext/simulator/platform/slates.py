@@ -36,13 +36,15 @@ class Platform(NamedTuple):
 
 class Memory(NamedTuple):
     """The changing part of each viewer: ring buffers of shown videos and followed creators (-1: empty) with their
-    write positions, and the end of the last session."""
+    write positions, the end of the last session, and `weary` (U, clusters) of recent impressions by cluster, (U, 0) without
+    satiation."""
 
     seen: np.ndarray
     seen_at: np.ndarray
     follows: np.ndarray
     follows_at: np.ndarray
     free_ms: np.ndarray
+    weary: np.ndarray
 
 
 class Chunk(NamedTuple):
@@ -149,13 +151,16 @@ def watch_slate(platform, memory, scratch, user, time_ms, surface, depth, slots,
     """Draw the outcomes of the slate in `out.video` from `row` on; returns its watch time and long views."""
     viewers, videos, physics, stream = platform.viewers, platform.videos, platform.physics, scratch.stream
     taste_into(scratch.taste, viewers, user, time_ms)
-    watched, long_views, examined = 0, 0, True
+    watched, long_views, examined, weary = 0, 0, True, memory.weary[user]
     for slot in range(row, row + slots):
         video, watch_ms = out.video[slot], 0
         followed = contains(videos[video].creator, memory.follows[user], FOLLOWS)
         flags = 0
         if examined:
             appeal = appeal_of(physics, viewers, videos, scratch.taste, user, video, time_ms, followed)
+            if len(weary):
+                appeal -= physics.satiation * weary[videos[video].tags[0]]
+                weary[videos[video].tags[0]] += 1.0
             stay = stay_of(physics, viewers, user, appeal, depth)
             watch_ms, flags = draw(physics, appeal, stay, videos[video].duration_ms / 1000.0, followed, stream)
             examined = uniform(stream) < continues(physics.position_law, surface, slot - row, (flags & 2) > 0)
