@@ -42,6 +42,9 @@ SMALL = {
     "debias": Small(
         ["--users", "60", "--videos", "150", "--days", "4", "--slates", "50", *EPOCH], {"ways", "placed", "rows", "impressions"}
     ),
+    "experiments": Small(
+        ["--runs", "2", "--viewers", "40", "--days", "1", "--pairs", "2", "--requests", "200"], {"aa", "power", "interleaving"}
+    ),
     "features": Small(
         ["--impressions", "3000"],
         {"impressions_per_s", "peak_mb", "start_s", "ns_per_impression", "column_bytes_per_impression", "update_us"},

@@ -1,4 +1,4 @@
-"""`python -m watchnext.evaluation replay`: measure the release on held-out days."""
+"""`python -m watchnext.evaluation replay | experiment`: measure the release on held-out days, or on simulated viewers."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -117,5 +117,16 @@ def replay(config: DictConfig) -> None:
     print(text)
 
 
+def experiment(config: DictConfig) -> None:
+    """Let simulated viewers live with several policies, and compare these (policies= days= viewers= design= shares=)."""
+    from watchnext.evaluation.experiment.command import run_experiment  # the stage `evaluation` does without the simulator
+
+    run_experiment(config)
+
+
+SHORT = {key: f"experiment.{key}" for key in ("policies", "days", "viewers", "design", "shares")}
+
 if __name__ == "__main__":
-    dispatch("watchnext.evaluation", {"replay": replay}, (DataError, SchemaError, ReleaseError, FileNotFoundError, ValueError))
+    errors = (DataError, SchemaError, ReleaseError, FileNotFoundError, ValueError)
+    commands = {"replay": replay, "experiment": experiment}
+    dispatch("watchnext.evaluation", commands, errors, short={"experiment": SHORT})

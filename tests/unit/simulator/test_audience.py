@@ -1,6 +1,7 @@
 """An audience leaves and comes back by how it is served, tires of repetition, and has the same luck under every policy."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -115,8 +116,8 @@ def test_sessions_follow_one_another_and_end_with_the_day():
         of_one.setdefault(visit.user, []).append(visit)
     assert {visit.slots for visit in visits} == {6, 7, 8, 9, 10}
     for each in of_one.values():
-        assert all(a.time_ms < b.time_ms for a, b in zip(each, each[1:], strict=False))
-        assert all(b.depth == a.depth + a.slots for a, b in zip(each, each[1:], strict=False) if b.number)
+        assert all(a.time_ms < b.time_ms for a, b in pairwise(each))
+        assert all(b.depth == a.depth + a.slots for a, b in pairwise(each) if b.number)
     assert all(visit.time_ms >= START_MS for visit in visits)
 
 
@@ -125,7 +126,7 @@ def test_a_viewer_who_is_shown_nothing_leaves():
     visit = people.come(START_MS)[0]
     outcomes, after = people.watch(visit, [])
     assert (len(outcomes.watch_ms), after) == (0, None)
-    assert people.satisfaction[USERS == visit.user] < 0
+    assert people.satisfaction[visit.user == USERS] < 0
 
 
 def test_a_world_goes_on_with_new_videos_and_the_same_log():

@@ -81,7 +81,8 @@ class Audience:
         return Visit(user, time_ms, surface, slots, number, depth, key)
 
     def watch(self, visit: Visit, rows: Sequence[int]) -> tuple[Outcomes, Visit | None]:
-        """Show the slate `rows` (K,), best first, at a visit; return its outcomes, and the session's next visit if there is one.
+        """Show the slate `rows` (K,), best first, at a visit; return its outcomes, and the session's next visit if there is
+        one.
 
         A viewer who is shown nothing leaves.
         """

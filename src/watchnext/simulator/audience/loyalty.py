@@ -1,11 +1,11 @@
 """The law of leaving and coming back. Logs are drawn without it; only closed loops have it.
 
-A viewer's satisfaction is a running mean of how far the share of long views of a slate lies above what the viewer expects: what a
-uniform draw of videos would give, and a margin. Each day the viewer comes with a chance that grows with the satisfaction (return as
-a function of earlier satisfaction: Wu et al., "Returning is Believing", CIKM 2017; here per day and logistic, not a survival time).
-Repetition wears out: every examined impression of a tag makes the next one of the tag less appealing, and the effect decays
-(rebounding bandits: Leqi et al., NeurIPS 2021; here continuous in time and additive in the log odds). The strengths are chosen
-numbers, fixed before any policy was measured with them.
+A viewer's satisfaction is a running mean of how far the share of long views of a slate lies above what the viewer expects: what
+a uniform draw of videos would give, and a margin. Each day the viewer comes with a chance that grows with the satisfaction
+(return as a function of earlier satisfaction: Wu et al., "Returning is Believing", CIKM 2017; here per day and logistic, not a
+survival time). Repetition wears out: every examined impression of a tag makes the next one of the tag less appealing, and the
+effect decays (rebounding bandits: Leqi et al., NeurIPS 2021; here continuous in time and additive in the log odds). The
+strengths are chosen numbers, fixed before any policy was measured with them.
 """
 
 import math
@@ -51,4 +51,3 @@ class Loyalty:
     def rested(self, hours: float) -> float:
         """Return the share of recent impressions that is left after a time."""
         return 0.5 ** (hours / self.rest_h)
-

@@ -1,7 +1,7 @@
 """Compiled draws of a closed loop: who comes on a day, what a visit asks for, how its slate is watched, and what follows.
 
-Every draw has a random stream of its own by viewer and visit. So a viewer who meets two policies comes with the same luck to both,
-and what differs between them is the policy's doing (common random numbers).
+Every draw has a random stream of its own by viewer and visit. So a viewer who meets two policies comes with the same luck to
+both, and what differs between them is the policy's doing (common random numbers).
 """
 
 import math
@@ -18,8 +18,8 @@ COME, ASK, WATCH = 4, 5, 6  # purposes of random streams
 
 
 class Visit(NamedTuple):
-    """A request that a viewer makes: `number` counts those of the session from 0, `depth` its impressions before, `key` names the
-    visit among all of the viewer, `surface` is a code."""
+    """A request that a viewer makes: `number` counts those of the session from 0, `depth` its impressions before, `key` names
+    the visit among all of the viewer, `surface` is a code."""
 
     user: int
     time_ms: int
@@ -59,8 +59,8 @@ def asked(seed, stream, user, key, surface):
 
 @kernel(_nrt=False)
 def watched(platform, memory, scratch, user, key, time_ms, surface, number, depth, slots, out):
-    """Draw the outcomes of the slate in `out.video`; return its long views, and the time of the session's next request or of its
-    end, as a negative number. The laws are those of the log."""
+    """Draw the outcomes of the slate in `out.video`; return its long views, and the time of the session's next request or of
+    its end, as a negative number. The laws are those of the log."""
     stream = scratch.stream
     reset(stream, platform.seed, WATCH, user, key)
     time, long_views = watch_slate(platform, memory, scratch, user, time_ms, surface, depth, slots, out, 0)
