@@ -146,6 +146,13 @@ def test_drift_without_served_traffic_is_no_data(project):
     assert "no data" in found.stdout
 
 
+def test_an_experiment_on_a_log_that_no_world_made_is_refused(project):
+    found = run(project, "-m", "watchnext.evaluation", "experiment", "data=tiny", "days=1")
+    assert found.returncode == 1
+    assert "was not built from the log of this world" in found.stderr
+    assert "known of a simulated log alone, not of a real one" in found.stderr
+
+
 def test_a_rejected_row_is_kept_with_its_reason(project):
     rejected = pl.read_parquet(project / "outputs" / "tiny" / "tables" / "rejected.parquet")
     assert rejected.columns == ["table", "row", "reason", "value"]

@@ -1,6 +1,8 @@
 """Figures of arms by hand, and whole experiments on the tiny world."""
 
 import json
+import shutil
+import sqlite3
 from types import SimpleNamespace
 
 import numpy as np
@@ -206,3 +208,25 @@ def test_a_real_log_has_no_world(release, simulation, releases, tmp_path):
     with pytest.raises(ExperimentError, match=r"experiment\.world is 'movielens', whose log is real"):
         command.world_of(composed(["experiment.world=movielens"]))
     assert command.world_of(composed(["data=world_still"]))[0] == "world_still"
+
+
+def test_the_command_keeps_report_picture_and_figures(
+    releases, release_of_world, world_folder, empty_store, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shutil.copyfile(empty_store, tmp_path / 'mlflow.db')}")
+    (tmp_path / "release.json").write_text(json.dumps({"release": release_of_world.id}))
+    (tmp_path / "features").symlink_to(world_folder)
+    world = {"users": 60, "videos": 150, "creators": 20, "+tags": 10, "days": 4, "impressions_per_user_day": 13.0, "seed": 1,
+             "mechanisms.baseline": -1.5}  # fmt: skip
+    words = [f"{'+' * key.startswith('+')}data.loader.{key.lstrip('+')}={value}" for key, value in world.items()]
+    words += [f"data.outputs={tmp_path}", f"data.releases={releases}", "experiment.days=1", "experiment.viewers=20"]
+    config = composed(["data=world", *words, "experiment.policies=[full,popular_now]"])
+    command.run_experiment(config)
+    report = json.loads((tmp_path / "experiment" / "paired" / "experiment.json").read_text())
+    assert (report["world"], report["release"], report["viewers"]) == ("world", release_of_world.id, 20)
+    assert (tmp_path / "experiment" / "paired" / "days.png").exists()
+    with sqlite3.connect(tmp_path / "mlflow.db") as store:
+        logged = dict(store.execute("select key, value from latest_metrics").fetchall())
+    store.close()
+    assert logged["arms/full/watch_s"] == pytest.approx(report["arms"]["full"]["watch_s"][0])
+    assert "differences/full - popular_now/watch_s" in logged

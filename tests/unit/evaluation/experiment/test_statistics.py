@@ -219,3 +219,16 @@ def test_a_ratio_over_ones_is_a_mean_and_a_difference_welch_s():
         (a.mean() - b.mean(), a.mean() - b.mean() - 1.96 * error, a.mean() - b.mean() + 1.96 * error), rel=1e-4
     )
     assert np.isnan(ratio(np.ones(1), np.ones(1))[1])
+
+
+def test_intervals_and_traffic_are_those_of_tea_tasting():
+    """Figures of tea-tasting 1.14: `RatioOfMeans` and `Mean` with use_t=False, and `solve_power` for a lift of 10%."""
+    random, count = np.random.default_rng(0), 2000
+    shown = random.poisson(3 * random.gamma(1, 1, count)) + 1.0
+    long_views = random.binomial(shown.astype(int), random.beta(2, 5, count)).astype(float)
+    seconds, second = random.gamma(0.5, 100, count), random.integers(0, 2, count) == 1
+    rate = difference(*((long_views[arm], shown[arm]) for arm in (second, ~second)))
+    assert rate == pytest.approx((0.005719847651290744, -0.0186688034394707, 0.030108498742052188), rel=1e-6)
+    mean = difference(*((seconds[arm], np.ones(arm.sum())) for arm in (second, ~second)))
+    assert mean == pytest.approx((0.9081976379832497, -4.93912219559414, 6.75551747156064), rel=1e-6)
+    assert viewers_needed(seconds, 0.1) == pytest.approx(5804, rel=1e-3)
