@@ -1,7 +1,7 @@
 """Intervals that stay valid however often one looks: asymptotic confidence sequences.
 
 Waudby-Smith, Arbour, Sinha, Kennedy & Ramdas, "Time-uniform central limit theory and asymptotic confidence sequences", Annals
-of Statistics 2024, theorem 2.2: with t observations of standard deviation s so far, mean ± s sqrt(2 (t r² + 1) / (t r)²
+of Statistics 2024: with t observations of standard deviation s so far, mean ± s sqrt(2 (t r² + 1) / (t r)²
 ln(sqrt(t r² + 1) / α)) covers the true mean at all t at once with probability 1 - α. Here s is the standard error times
 sqrt(t), so that a difference of two arms, a ratio, or sums per viewer may be watched, wherever a standard error is known. The
 theorem is about independent observations; sums of the same viewers, looked at hour by hour, are not, and `python -m

@@ -82,7 +82,7 @@ def test_an_arm_without_viewers_and_a_viewer_in_two_arms_are_refused():
 
 
 def test_the_interval_is_the_theorem_s():
-    """Theorem 2.2 of Waudby-Smith et al. written out for one sample."""
+    """The formula of Waudby-Smith et al. written out for one sample."""
     t, deviation, r, alpha = 400, 3.0, tuned(1000), 0.05
     half = deviation * np.sqrt(2 * (t * r**2 + 1) / (t * r) ** 2 * np.log(np.sqrt(t * r**2 + 1) / alpha))
     found = always_valid(1.0, deviation / t**0.5, t, planned=1000)
