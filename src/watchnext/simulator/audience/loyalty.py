@@ -5,7 +5,7 @@ a uniform draw of videos would give, and a margin. Each day the viewer comes wit
 (return as a function of earlier satisfaction: Wu et al., "Returning is Believing", CIKM 2017; here per day and logistic, not a
 survival time). Repetition wears out: every examined impression of a tag makes the next one of the tag less appealing, and the
 effect decays (rebounding bandits: Leqi et al., NeurIPS 2021; here continuous in time and additive in the log odds). The
-strengths are chosen numbers, fixed before any policy was measured with them.
+strengths are chosen numbers, as no log tells them.
 """
 
 import math
@@ -30,7 +30,7 @@ class Loyalty:
     pull: float = 8.0
     margin: float = 0.1
     memory: float = 0.2
-    satiation: float = 0.1
+    satiation: float = 0.05
     rest_h: float = 48.0
 
     def __post_init__(self) -> None:
