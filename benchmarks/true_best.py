@@ -31,10 +31,10 @@ import polars as pl
 
 from watchnext import metrics
 from watchnext.cli import composed, exits_on, instantiate, plain
-from watchnext.data.storage import read_tables
-from watchnext.data.tables import Tables
+from watchnext.data.storage import StoredTables
 from watchnext.evaluation.replay.baselines import Baselines
 from watchnext.evaluation.replay.funnel_trace import distinct_watches
+from watchnext.evaluation.replay.held_out_log import HeldOutLog, LogPart
 from watchnext.evaluation.replay.replay import Replay
 from watchnext.evaluation.selection.selection import HeldOut, Merged, Selection
 from watchnext.features.dataset.batches import FeatureSet
@@ -159,14 +159,19 @@ class Measurement:
 
 
 class Afterwards:
-    """Tell what a viewer watched on the test day from a time on."""
+    """Tell what a viewer watched on the test days from a time on."""
 
-    def __init__(self, release: Release, tables: Tables, split: np.ndarray, long_view: np.ndarray) -> None:
-        test = pl.Series((split == 2) & (tables.impressions["watch_ms"] > 0).to_numpy())
-        watched = tables.impressions.filter(test)
-        rows, self._upload_ms = release.video_ids.rows_of(watched["video_id"]), np.array(release.catalogue.upload_ms)
-        frame = watched.select("user_id", "time_ms").with_columns(row=rows, long=long_view[test.to_numpy()])
+    def __init__(self, release: Release, log: HeldOutLog) -> None:
+        self._upload_ms = np.array(release.catalogue.upload_ms)
+        frame = pl.concat(self._watched(release, part) for part in log.parts())
         self._of = {user: part for (user,), part in frame.partition_by("user_id", as_dict=True).items()}
+
+    @staticmethod
+    def _watched(release: Release, part: LogPart) -> pl.DataFrame:
+        watched = part.held_out & (part.impressions["watch_ms"] > 0).to_numpy()
+        found = part.impressions.filter(pl.Series(watched))
+        rows = release.video_ids.rows_of(found["video_id"])
+        return found.select("user_id", "time_ms").with_columns(row=rows, long=part.long_view[watched])
 
     def of(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
         """Return the distinct videos (R,) that the viewer watched, and which of them long (R,)."""
@@ -178,20 +183,20 @@ class Afterwards:
 
 def measured(outputs: Path, releases: Path, world: World, *, start: Mapping, requests: int) -> dict:
     """Measure the last built release of `outputs` on at most about `requests` requests, evenly spaced over the test day."""
-    release, tables = Release.load(last_built(releases, outputs)), read_tables(outputs / "tables")
+    release, stored = Release.load(last_built(releases, outputs)), StoredTables.open(outputs / "tables")
     _require_known(release, world)
     columns, selection = FeatureSet.load(outputs / "features").columns, Selection.load(outputs / "selection")
-    split, long_view = np.asarray(columns["split"]), columns["targets"][:, LONG_VIEW] > 0
-    held_out = tables.impressions.filter(pl.Series(split == 2))["request_id"].n_unique()
+    log = HeldOutLog(stored, np.asarray(columns["split"]), columns["targets"][:, LONG_VIEW])
+    held_out = sum(part.impressions.filter(pl.Series(part.held_out))["request_id"].n_unique() for part in log.parts())
     if not held_out:
         raise ValueError(f"{outputs} holds no request of a test day to measure; simulate more days (data.loader.days)")
     step = max(1, held_out // max(requests, 1))
-    after = Afterwards(release, tables, split, long_view)
+    after = Afterwards(release, log)
     replay = Replay(release=release, regime="streaming", slate=SLATE, requests=0, depth=CANDIDATES)
-    with replay.opened(tables, split) as (recommender, replayed):
+    with replay.opened(log) as (recommender, replayed):
         measurement = Measurement(recommender, world, selection, start)
-        for request, _ in islice(replayed, 0, None, step):
-            measurement.add(request, *after.of(request))
+        for each in islice(replayed, 0, None, step):
+            measurement.add(each.request, *after.of(each.request))
     return measurement.figures | {"requests": len(measurement.samples["drawn"]["ranker"])}
 
 

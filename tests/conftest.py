@@ -201,16 +201,22 @@ def release(feature_stage, once):
 
 @pytest.fixture(scope="session")
 def funnel():
-    """watched, long_view (all, unless given) and any other field > Funnel; what is not given is empty, new and unknown."""
+    """watched, long_view (all, unless given), ends (index into LOST_AT) and any other field > FunnelTrace; what is not given is
+    empty, new and unknown."""
     import numpy as np
 
     from watchnext.evaluation.replay.funnel_trace import FunnelTrace
+    from watchnext.serving.funnel.explanation.trace import VideoTraces
+    from watchnext.types import SOURCES
 
-    def made(watched, long_view=None, **fields) -> FunnelTrace:
+    def made(watched, long_view=None, ends=None, **fields) -> FunnelTrace:
         watched = np.array(watched, np.int64)
-        empty = {"user_id": 1, "watches": 0, "age_h": np.zeros(len(watched)), "lost_at": np.zeros(len(watched), np.int64)}
+        none, unlisted = np.zeros(len(watched), np.int64), np.zeros((len(watched), len(SOURCES)), np.int64)
+        ways = VideoTraces(none if ends is None else np.array(ends), none - 1, none, none, [None] * len(watched))
+        empty = {"user_id": 1, "as_of_ms": 0, "surface": None, "watches": 0, "age_h": np.zeros(len(watched)), "ways": ways}
+        empty |= {"listed": unlisted, "proposed": unlisted > 0}
         long_view = np.ones(len(watched), bool) if long_view is None else np.array(long_view, bool)
-        parts = {"merged": watched[:0], "stages": {}, "sources": {}, "baselines": {}}
+        parts = {"merged": watched[:0], "broken": {}, "stages": {}, "sources": {}, "baselines": {}}
         return FunnelTrace(**{"watched": watched, "long_view": long_view, **empty, **parts, **fields})
 
     return made

@@ -244,30 +244,87 @@ def ece(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> float:
 def recall_at(ranked: np.ndarray | Sequence[np.ndarray], relevant: Sequence[np.ndarray], k: int) -> float:
     """Share of a viewer's relevant rows among its first k, averaged over the viewers with any (nan if none has).
 
-    ranked    (B, N) row numbers best first, padded with -1, or B arrays of any length; a repeated row counts once
-    relevant  B arrays of row numbers; the denominator is their distinct number, even above k
+    `ranked` and `relevant` are as in `list_figures`; the denominator is the number of distinct relevant rows, even above k.
 
     >>> recall_at([[3, 1, 2], [5, 6, -1]], [[1, 9], [6]], k=2)
     0.75
     """
+    return mean_defined(list_figures(ranked, relevant, k)["recall"])
+
+
+def mean_defined(values: np.ndarray) -> float:
+    """Mean of the values that are not nan, nan if none is.
+
+    >>> mean_defined([1.0, float("nan"), 0.0])
+    0.5
+    """
+    values = np.asarray(values, np.float64)
+    return _mean(values[~np.isnan(values)])
+
+
+def list_figures(ranked: np.ndarray | Sequence[np.ndarray], relevant: Sequence[np.ndarray], k: int) -> dict[str, np.ndarray]:
+    """Measure the first k of each of B lists, (B,) each, nan for a viewer without relevant rows.
+
+    recall   share of the relevant rows, even where there are more than k
+    ndcg     DCG@k over that of min(k, relevant) hits at the top, gain 1 (Järvelin & Kekäläinen 2002)
+    map      average precision: the sum of precision at each hit, over the number of relevant rows, even above k, as TREC
+             counts it (Buckley & Voorhees 2000); some libraries divide by min(k, relevant)
+    mrr      1 / rank of the first hit, 0 without one (Voorhees, TREC-8 1999)
+
+    ranked    (B, N) row numbers best first, padded with -1, or B arrays of any length; a repeated row counts once
+    relevant  B arrays of row numbers
+
+    >>> figures = list_figures([[3, 1, 2], [5, 6, -1], [4]], [[1, 2], [6], []], k=3)
+    >>> {name: [round(float(value), 4) for value in values] for name, values in figures.items()}
+    {'recall': [1.0, 1.0, nan], 'ndcg': [0.6934, 0.6309, nan], 'map': [0.5833, 0.5, nan], 'mrr': [0.5, 0.5, nan]}
+    """
+    hits, wanted = _hits(ranked, relevant, k)
+    at = np.arange(hits.shape[1])
+    ideal = np.append(0.0, np.cumsum(1 / np.log2(np.arange(k) + 2)))[np.minimum(wanted, k)]
+    precision = np.cumsum(hits, axis=1) / (at + 1)
+    sums = {
+        "recall": (hits.sum(axis=1), wanted),
+        "ndcg": (hits @ (1 / np.log2(at + 2)), ideal),
+        "map": ((precision * hits).sum(axis=1), wanted),
+        "mrr": (np.max(hits / (at + 1), axis=1, initial=0.0), wanted > 0),
+    }
+    return {name: _divided(above, below) for name, (above, below) in sums.items()}
+
+
+def _divided(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    return np.divide(above, below, out=np.full(len(above), np.nan), where=below > 0)
+
+
+def _hits(ranked: np.ndarray | Sequence[np.ndarray], relevant: Sequence[np.ndarray], k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mark the relevant rows among the first k of each list (B, at most k), and count the distinct relevant rows (B,)."""
     if len(ranked) != len(relevant):
         raise ValueError(f"recall needs as many rankings as relevant sets, got {len(ranked)} and {len(relevant)}")
-    (top, wanted), width = _keys([np.asarray(row)[:k] for row in ranked], relevant)
-    if not len(wanted):
-        return float("nan")
-    hits = np.isin(wanted, top, assume_unique=True)
-    viewers = wanted // width
-    counts = np.bincount(viewers)
-    return _mean(np.bincount(viewers, weights=hits)[counts > 0] / counts[counts > 0])
+    top = padded([np.asarray(row)[:k] for row in ranked])
+    owner, wanted = _flat_lists(relevant)
+    width = 2 + max(int(top.max(initial=0)), int(wanted.max(initial=0)))
+    keys = np.arange(len(top))[:, None] * width + top + 1  # padding is 0 of its list
+    wanted = np.unique((owner * width + wanted + 1)[wanted >= 0])
+    first = np.zeros(top.shape, bool)
+    first.flat[np.unique(keys, return_index=True)[1]] = True
+    return np.isin(keys, wanted) & first & (top >= 0), np.bincount(wanted // width, minlength=len(top))
 
 
-def _keys(*lists: Sequence[np.ndarray]) -> tuple[list[np.ndarray], int]:
-    """Return for each of `lists` (B arrays of rows) the sorted distinct keys viewer * width + row, and the width; padding is
-    dropped."""
-    rows = [np.concatenate([np.zeros(0, np.int64), *(np.asarray(row, np.int64) for row in each)]) for each in lists]
-    viewers = [np.repeat(np.arange(len(each)), [len(row) for row in each]) for each in lists]
-    width = 1 + max((int(row.max(initial=0)) for row in rows), default=0)
-    return [np.unique((viewer * width + row)[row >= 0]) for viewer, row in zip(viewers, rows, strict=True)], width
+def padded(lists: Sequence[np.ndarray]) -> np.ndarray:
+    """Return lists of rows as one array (B, N) int64, padded with -1.
+
+    >>> padded([[3, 1], [], [2]]).tolist()
+    [[3, 1], [-1, -1], [2, -1]]
+    """
+    lengths = np.array([len(each) for each in lists], np.int64)
+    table = np.full((len(lists), int(lengths.max(initial=0))), -1)
+    table[np.arange(table.shape[1]) < lengths[:, None]] = _flat_lists(lists)[1]
+    return table
+
+
+def _flat_lists(lists: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the list of each row (n,), and all rows (n,)."""
+    rows = np.concatenate([np.zeros(0, np.int64), *(np.asarray(row, np.int64) for row in lists)])
+    return np.repeat(np.arange(len(lists)), [len(row) for row in lists]), rows
 
 
 def mean_absolute_error(true_seconds: np.ndarray, predicted: np.ndarray) -> float:
@@ -399,23 +456,153 @@ def popularity_lift(ranked: Sequence[np.ndarray], watched: Sequence[np.ndarray],
     return recommended / chosen - 1 if chosen else float("nan")
 
 
+def creator_gini(ranked: Sequence[np.ndarray], creators: np.ndarray) -> float:
+    """Inequality of the slots that creators get: `gini` over every creator of the catalogue, also those never shown.
+
+    creators  (V,) creator row of every video, -1 unknown, which is left out
+
+    >>> creator_gini([[0, 1], [0, 3]], creators=[0, 0, 1, -1])
+    0.5
+    """
+    creators = np.asarray(creators, np.int64)
+    owners = creators[_flat_lists(ranked)[1]]
+    return gini(np.bincount(owners[owners >= 0], minlength=int(creators.max(initial=-1)) + 1))
+
+
+def list_means(ranked: Sequence[np.ndarray], values: np.ndarray) -> np.ndarray:
+    """Return the mean (B,) of the `values` (V,) of each list's videos, nan of an empty list.
+
+    >>> list_means([[0, 2], []], values=[1.0, 5.0, 2.0]).tolist()
+    [1.5, nan]
+    """
+    owner, rows = _flat_lists(ranked)
+    return _divided(
+        np.bincount(owner, np.asarray(values, np.float64)[rows], len(ranked)), np.bincount(owner, minlength=len(ranked))
+    )
+
+
+def novelty(ranked: Sequence[np.ndarray], popularity: np.ndarray) -> np.ndarray:
+    """Return the mean self-information (B,) of each list's videos, in bits: -log2 of a video's share of the watches (Zhou et
+    al., PNAS 2010).
+
+    Deviation: one watch is added to every video, so that a video never watched is finite.
+
+    >>> novelty([[0], [1, 2]], popularity=[5, 0, 0]).tolist()
+    [0.4150374992788438, 3.0]
+    """
+    counts = np.asarray(popularity, np.float64) + 1
+    return list_means(ranked, -np.log2(counts / counts.sum()))
+
+
+def serendipity(
+    ranked: Sequence[np.ndarray], relevant: Sequence[np.ndarray], expected: Sequence[np.ndarray], k: int
+) -> np.ndarray:
+    """Return the share (B,) of each list's first k that is relevant and unexpected; nan of an empty list or nothing relevant.
+
+    Ge, Delgado-Battenfeld & Jannach (RecSys 2010): unexpected are videos that a primitive recommender, here the lists
+    `expected` of the most popular videos, would not show.
+
+    >>> serendipity([[0, 1], [2, 3]], [[0, 1], [2]], expected=[[0], [4]], k=2).tolist()
+    [0.5, 0.5]
+    """
+    hits, wanted = _hits(ranked, relevant, k)
+    obvious, _ = _hits(ranked, expected, k)
+    lengths = np.array([min(len(row), k) for row in ranked])
+    return _divided((hits & ~obvious).sum(axis=1), np.where(wanted > 0, lengths, 0))
+
+
+def intra_list_distance(ranked: Sequence[np.ndarray], vectors: np.ndarray) -> np.ndarray:
+    """Return the mean of 1 - cosine (B,) over the pairs of each list (Ziegler et al., WWW 2005).
+
+    Videos without a vector (a zero row of `vectors` (V, D)) are left out; nan where fewer than two have one.
+
+    >>> intra_list_distance([[0, 1], [0, 2, 3], [0, 3]], vectors=[[1, 0], [0, 2], [1, 1], [0, 0]]).round(4).tolist()
+    [1.0, 0.2929, nan]
+    """
+    vectors = np.asarray(vectors, np.float64)
+    table = padded(ranked)
+    rows = vectors[table] * (table >= 0)[..., None]
+    norms = np.linalg.norm(rows, axis=2, keepdims=True)
+    units = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
+    known, total = (norms[..., 0] > 0).sum(axis=1), units.sum(axis=1)
+    return 1 - _divided(np.einsum("bd,bd->b", total, total) - known, known * (known - 1))
+
+
+def freshness(age_h: Sequence[np.ndarray], under_h: float) -> np.ndarray:
+    """Return the share (B,) of each list's videos, `age_h` hours old (B arrays), that are younger than `under_h`.
+
+    An unknown age (nan) is not young; nan of an empty list.
+
+    >>> freshness([[1.0, 30.0], [float("nan")]], under_h=24.0).tolist()
+    [0.5, 0.0]
+    """
+    return np.array([_mean(np.asarray(each) < under_h) for each in age_h])
+
+
+def duplicates(ranked: Sequence[np.ndarray], fingerprints: np.ndarray) -> np.ndarray:
+    """Count the slots (B,) of each list that repeat an earlier video of it, or a copy of one.
+
+    fingerprints  (V,) int64, equal for copies, 0 none
+
+    >>> duplicates([[0, 1, 2], [2, 2, 3]], fingerprints=[7, 7, 0, 0]).tolist()
+    [1, 1]
+    """
+    prints = np.asarray(fingerprints, np.int64)
+    content = np.where(prints != 0, len(prints) + np.unique(prints, return_inverse=True)[1], np.arange(len(prints)))
+    owner, rows = _flat_lists(ranked)
+    distinct = np.unique(owner * 2 * len(prints) + content[rows]) // max(2 * len(prints), 1)
+    return np.bincount(owner, minlength=len(ranked)) - np.bincount(distinct, minlength=len(ranked))
+
+
+MOST_DRAWS = 1 << 22  # of viewers at a time
+
+
 def interval(
     differences: np.ndarray, *, seed: int, viewers: np.ndarray | None = None, resamples: int = 1000
 ) -> tuple[float, float]:
-    """95% interval of the mean of (T,) paired differences, by resampling viewers (bootstrap, Efron 1979); nan for fewer than
-    two viewers.
+    """95% interval of the mean of (T,) paired differences: `intervals` of one column."""
+    low, high = intervals(np.asarray(differences, np.float64)[:, None], seed=seed, viewers=viewers, resamples=resamples)
+    return float(low[0]), float(high[0])
 
-    `viewers` (T,) is the viewer of each difference, drawn with all of their differences. None: one difference per viewer.
+
+def intervals(
+    values: np.ndarray, *, seed: int, viewers: np.ndarray | None = None, resamples: int = 1000
+) -> tuple[np.ndarray, np.ndarray]:
+    """95% interval, low and high (M,), of the mean of each column of (T, M) values, by resampling viewers (bootstrap, Efron
+    1979); nan for fewer than two viewers.
+
+    `viewers` (T,) is the viewer of each row, drawn with all of their rows. None: one row per viewer. A nan counts neither in
+    sum nor in number. All columns see the same draws.
+
+    >>> [round(float(end[0]), 2) for end in intervals(np.array([[0.0], [1.0]] * 50), seed=0)]
+    [0.4, 0.6]
     """
-    differences = np.asarray(differences, np.float64)
-    _, owner = np.unique(np.arange(len(differences)) if viewers is None else viewers, return_inverse=True)
-    if owner.max(initial=0) < 1:
-        return float("nan"), float("nan")
-    sums, sizes = np.bincount(owner, differences), np.bincount(owner)
-    random, count = np.random.default_rng(seed), len(sizes)
-    drawn = (random.integers(count, size=count) for _ in range(resamples))
-    low, high = np.percentile([sums[rows].sum() / sizes[rows].sum() for rows in drawn], [2.5, 97.5])
-    return float(low), float(high)
+    values = np.asarray(values, np.float64)
+    _, owner = np.unique(np.arange(len(values)) if viewers is None else viewers, return_inverse=True)
+    count, known = int(owner.max(initial=-1)) + 1, ~np.isnan(values)
+    if count < 2:
+        return np.full(values.shape[1], np.nan), np.full(values.shape[1], np.nan)
+    sums, sizes = (
+        np.stack([np.bincount(owner, column, count) for column in part.T], axis=1)
+        for part in (np.where(known, values, 0.0), known)
+    )
+    random, means = np.random.default_rng(seed), []
+    step = max(1, MOST_DRAWS // count)
+    for first in range(0, resamples, step):
+        drawn = random.integers(count, size=(min(step, resamples - first), count))
+        times = np.bincount((drawn + count * np.arange(len(drawn))[:, None]).ravel(), minlength=drawn.size).reshape(drawn.shape)
+        total = times @ sizes
+        means.append(np.divide(times @ sums, total, out=np.full(total.shape, np.nan), where=total > 0))
+    low, high = _percentiles(np.concatenate(means))
+    return low, high
+
+
+def _percentiles(means: np.ndarray) -> np.ndarray:
+    """Return the 2.5th and the 97.5th percentile (2, M) of the columns of `means` (resamples, M), without nan; nan of none."""
+    bounds = np.full((2, means.shape[1]), np.nan)
+    known = np.isfinite(means).any(axis=0)
+    bounds[:, known] = np.nanpercentile(means[:, known], [2.5, 97.5], axis=0)
+    return bounds
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

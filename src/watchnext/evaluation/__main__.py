@@ -9,14 +9,17 @@ from omegaconf import DictConfig
 
 from watchnext import tracking
 from watchnext.cli import dispatch, plain, write_report
-from watchnext.data.splits import SPLITS
-from watchnext.data.storage import read_tables
-from watchnext.data.tables import DataError, Tables
+from watchnext.data.storage import StoredTables
+from watchnext.data.tables import DataError
 from watchnext.evaluation.replay.funnel_trace import funnel_metrics, loss_shares
-from watchnext.evaluation.replay.replay import Replay, ranking_metrics, request_metrics, skew
+from watchnext.evaluation.replay.held_out_log import HeldOutLog
+from watchnext.evaluation.replay.replay import Replay
+from watchnext.evaluation.report.losses import loss_report
+from watchnext.evaluation.report.ranking_report import ranking_metrics, request_metrics, skew
 from watchnext.evaluation.report.report_text import table
 from watchnext.evaluation.report.retrieval_plot import retrieval_plot
-from watchnext.evaluation.report.retrieval_report import popularity_of, retrieval_metrics
+from watchnext.evaluation.report.retrieval_report import popularity_before, retrieval_metrics
+from watchnext.evaluation.report.slate_report import slate_report
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.features.dataset.freshness import REGIMES
 from watchnext.metrics import flat, rounded
@@ -33,16 +36,16 @@ def replay_under(regime: str, config: DictConfig, release: Release) -> Replay:
     return Replay(release=release, regime=regime, slate=options.slate, requests=requests, depth=max(options.retrieval_k))
 
 
-def replays(config: DictConfig, release: Release, tables: Tables, split: np.ndarray, long_view: np.ndarray) -> dict:
+def replays(config: DictConfig, release: Release, log: HeldOutLog) -> dict:
     """Return regime > ReplayResult; the replays run side by side. Where every impression is scored with its own request,
     `request` and `streaming` are one replay."""
     kept = {regime: replay_under(regime, config, release) for regime in REGIMES}
-    test = tables.impressions.filter(pl.Series(split == SPLITS.index("test")))
     left_out, serves = ("streaming", "request") if config.regime == "request" else ("request", "streaming")
-    if same := np.array_equal(kept[left_out].groups(test), kept[serves].groups(test)):
+    tests = (part.impressions.filter(pl.Series(part.held_out)) for part in log.parts())
+    if same := all(np.array_equal(kept[left_out].groups(test), kept[serves].groups(test)) for test in tests):
         del kept[left_out]
     with ThreadPoolExecutor() as pool:
-        results = dict(zip(kept, pool.map(lambda each: each.run(tables, split, long_view), kept.values()), strict=True))
+        results = dict(zip(kept, pool.map(lambda each: each.run(log), kept.values()), strict=True))
     return results | {left_out: results[serves]} if same else results
 
 
@@ -55,6 +58,8 @@ def empty_report(release: str, regime: str) -> dict:
         "impressions": 0,
         "funnel": {},
         "lost": {},
+        "losses": {},
+        "slate": {},
         "retrieval": {},
         "ranking": {},
         "skew": None,
@@ -73,26 +78,25 @@ def replay(config: DictConfig) -> None:
         write_report(outputs / "metrics" / "evaluation.json", empty_report(name, config.regime))
         print(f"{name}: no data, as there are no test days to replay")
         return
-    tables = read_tables(outputs / "tables")
     split, rows = np.asarray(features.columns["split"]), features.rows("test")
     targets, users = features.columns["targets"][rows], features.columns["user_rows"][rows]
-    long_view = features.columns["targets"][:, TARGETS.index("long_view")]
-    results = replays(config, release, tables, split, long_view)
-    traced = results[config.regime]
+    stored = StoredTables.open(outputs / "tables")
+    log = HeldOutLog(stored, split, features.columns["targets"][:, TARGETS.index("long_view")])
+    results = replays(config, release, log)
+    traced, popularity = results[config.regime].traces, popularity_before(log, release.video_ids)
     ranker = Ranker.load(outputs / "ranker", schema=features.pipeline.schema, repair="dvc repro ranker")
     report = {
         "release": name,
         "regime": config.regime,
-        "requests": len(traced.traces),
+        "requests": len(traced),
         "impressions": len(rows),
-        "funnel": funnel_metrics(traced.traces, config.evaluation.k, len(release.catalogue)),
-        "lost": loss_shares(traced.traces),
-        "retrieval": retrieval_metrics(
-            traced.traces,
-            k=config.evaluation.retrieval_k,
-            popularity=popularity_of(tables.impressions.filter(pl.Series(split != 2)), release.video_ids),
-            seed=config.seed,
+        "funnel": funnel_metrics(traced, config.evaluation.k, len(release.catalogue)),
+        "lost": loss_shares(traced),
+        "losses": loss_report(traced),
+        "slate": slate_report(
+            traced, facts=release.catalogue, popularity=popularity, k=config.evaluation.slate, seed=config.seed
         ),
+        "retrieval": retrieval_metrics(traced, k=config.evaluation.retrieval_k, popularity=popularity, seed=config.seed),
         "ranking": {regime: ranking_metrics(result.scores, targets, users) for regime, result in results.items()},
     }
     requested = request_metrics(results["request"].scores, targets, results["request"].groups)

@@ -10,7 +10,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from watchnext.data.storage import StoredTables, read_tables
+from watchnext.data.storage import StoredTables
+from watchnext.evaluation.replay.held_out_log import HeldOutLog
 from watchnext.evaluation.selection.held_out import VALID, before_validation, validation_requests
 from watchnext.evaluation.selection.selection import HeldOut, Selection, select
 from watchnext.features.dataset.batches import CANDIDATE_INPUTS, NO_INPUTS, FeatureSet
@@ -146,8 +147,8 @@ class ReleaseBuilder:
             return iter(())
         stored = StoredTables.open(self.outputs / "tables")
         earlier = before_validation(release, stored, int(times[split == VALID].min()))
-        long_view, tables = columns["targets"][:, TARGETS.index("long_view")], read_tables(self.outputs / "tables")
-        return validation_requests(earlier, tables, split, long_view, regime=regime, limit=requests, slate=slate)
+        log = HeldOutLog(stored, split, columns["targets"][:, TARGETS.index("long_view")], VALID)
+        return validation_requests(earlier, log, regime=regime, limit=requests, slate=slate)
 
     def _export(self, towers: torch.nn.Module, ranker: torch.nn.Module, work: Path) -> None:
         inputs = self.features.newcomers(EXAMPLE)

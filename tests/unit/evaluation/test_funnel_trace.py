@@ -7,7 +7,7 @@ import pytest
 
 from watchnext.evaluation.replay.baselines import best
 from watchnext.evaluation.replay.funnel_trace import funnel_metrics, loss_shares
-from watchnext.serving.funnel.explanation.trace import LOST_AT, lost_at
+from watchnext.serving.funnel.explanation.trace import LOST_AT, VideoTraces
 from watchnext.types import TARGETS, Candidates, Scored, Slate
 
 
@@ -41,8 +41,12 @@ def test_every_watched_video_ends_somewhere():
         order=np.array([5, 4, 3, 2, 1, 0]),
     )
     watched = np.array([10, 11, 13, 14, 15, 99])
-    ends = lost_at(watched, scored, slate, {"seen", "safety"}, k=2)
-    assert [LOST_AT[end] for end in ends] == ["shown", "ranking", "shown", "re-ranking", "filters", "retrieval"]
+    traced = VideoTraces.of(watched, scored, slate, filters={"seen", "safety"}, k=2)
+    assert [LOST_AT[end] for end in traced.ends] == ["shown", "ranking", "shown", "re-ranking", "filters", "retrieval"]
+    assert traced.candidates.tolist() == [0, 1, 3, 4, 5, -1]
+    assert traced.value_ranks.tolist() == [6, 5, 3, 2, 1, 0]
+    assert traced.positions.tolist() == [2, 0, 1, 0, 0, 0]
+    assert traced.rules == [None, None, None, "creator_cap", "seen", None]
 
 
 def test_nothing_retrieved_is_lost_at_retrieval():
@@ -50,11 +54,13 @@ def test_nothing_retrieved_is_lost_at_retrieval():
         Candidates(*(np.zeros(0, kind) for kind in (np.int64, np.uint16, np.float32))), np.zeros((0, len(TARGETS)))
     )
     slate = Slate(picked=np.zeros(0, np.int64), values=np.zeros(0), propensities=np.zeros(0))
-    assert lost_at(np.array([3, 4]), nothing, slate, {"seen"}, k=5).tolist() == [0, 0]
+    traced = VideoTraces.of(np.array([3, 4]), nothing, slate, filters={"seen"}, k=5)
+    assert traced.ends.tolist() == [0, 0]
+    assert traced.rules == [None, None]
 
 
 def test_losses_are_shares_of_what_was_watched_long(funnel):
-    found = loss_shares([funnel([1, 2, 3], [1, 1, 0], lost_at=np.array([0, 4, 1])), funnel([5], lost_at=np.array([2]))])
+    found = loss_shares([funnel([1, 2, 3], [1, 1, 0], ends=[0, 4, 1]), funnel([5], ends=[2])])
     assert found == pytest.approx({"retrieval": 1 / 3, "filters": 0, "ranking": 1 / 3, "re-ranking": 0, "shown": 1 / 3})
 
 

@@ -1,5 +1,6 @@
 """The parts of the replay by hand; the whole of it runs in tests/system/test_pipeline.py."""
 
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,8 +8,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from watchnext.data.tables import OUTCOMES
-from watchnext.evaluation.replay.replay import EventStream, Replay, events_of, ranking_metrics, request_metrics, skew
+from watchnext.data.storage import StoredTables, write_tables
+from watchnext.data.tables import OUTCOMES, Tables
+from watchnext.evaluation.replay.event_stream import EventStream, events_of
+from watchnext.evaluation.replay.held_out_log import HeldOutLog, LogPart, together
+from watchnext.evaluation.replay.replay import HeldOutRequest, Replay, Sample
+from watchnext.evaluation.report.ranking_report import ranking_metrics, request_metrics, skew
+from watchnext.features.catalogue import Ids
 from watchnext.schema import FeatureSchema
 from watchnext.serving.store.tables.journal import Event
 from watchnext.types import TARGETS
@@ -61,10 +67,14 @@ class Recorder:
     """Stands where the store does and keeps what was applied: which events a regime lets through is all that is asked here."""
 
     def __init__(self):
-        self.applied = []
+        self.events = []
+
+    @property
+    def applied(self):
+        return [event.known_at for event in self.events]
 
     def apply(self, events):
-        self.applied += [event.known_at for event in events]
+        self.events += events
 
 
 @pytest.mark.parametrize(
@@ -80,7 +90,8 @@ def test_a_regime_decides_what_a_request_sees(regime, seen):
     known = [10, DAY_MS, DAY_MS + 5, DAY_MS + 9]
     events = [Event(kind="shown", user_id=1, video_id=1, known_at=at) for at in known]
     store = Recorder()
-    stream = EventStream(store, events, regime=regime, days_ms=np.array([0, DAY_MS]))
+    stream = EventStream(store, regime=regime)
+    stream.add(events, np.array([0, DAY_MS]))
     for as_of, expected in zip((10, 11, DAY_MS + 6), seen, strict=True):
         stream.advance(as_of)
         assert store.applied == expected
@@ -89,36 +100,100 @@ def test_a_regime_decides_what_a_request_sees(regime, seen):
 def test_a_day_begins_with_its_first_request():
     store = Recorder()
     events = [Event(kind="shown", user_id=1, video_id=1, known_at=at) for at in (90, 100)]
-    stream = EventStream(store, events, regime="daily", days_ms=np.array([50, 100]))
+    stream = EventStream(store, regime="daily")
+    stream.add(events, np.array([50, 100]))
     stream.advance(99)
     assert store.applied == []
     stream.advance(180)
     assert store.applied == [90]
 
 
-def test_requests_of_a_schema_without_context_columns():
+@pytest.mark.parametrize("cuts", [[], [2], [1, 2, 4], [3, 5]])
+def test_events_that_come_day_by_day_are_applied_in_the_order_of_the_whole_log(cuts):
+    """Outcomes arrive days later, and at the moment of another's impression."""
+    log = impressions(
+        (1, 7, 10, 0, 45), (2, 8, 20, 5, None), (1, 9, 25, 0, 90), (2, 7, 30, 60, None), (1, 8, 40, 5, 45), (1, 6, 90, 1, None)
+    )
+    parts = [log[start:stop] for start, stop in pairwise([0, *cuts, len(log)])]
+    store = Recorder()
+    stream = EventStream(store, regime="streaming")
+    for part, end in zip(parts, [*(log["time_ms"][cut] for cut in cuts), 1_000], strict=True):
+        stream.add(events_of(part), part["time_ms"].head(1).to_numpy())
+        stream.advance(end)
+    assert store.events == events_of(log)
+
+
+def stored(folder: Path, *days: list[tuple]) -> StoredTables:
+    """Each day's impressions, dated by the days' order."""
+    logs = [
+        impressions(*rows).with_columns(day=pl.lit(at).cast(pl.Date), request_id=pl.col("time_ms").cast(pl.String))
+        for at, rows in enumerate(days)
+    ]
+    tables = Tables(pl.concat(logs), pl.DataFrame({"user_id": [1]}), pl.DataFrame({"video_id": [7]}))
+    write_tables(tables, folder)
+    return StoredTables.open(folder)
+
+
+def test_a_log_is_read_day_by_day_up_to_the_held_out_one(tmp_path):
+    log = stored(tmp_path, [(1, 7, 10, 5, None)], [(1, 8, 20, 0, None), (2, 8, 21, 9, None)], [(1, 9, 30, 9, None)])
+    split, long_view = np.array([0, 1, 1, 2]), np.array([1.0, 0.0, 1.0, 1.0])
+    first, second = HeldOutLog(log, split, long_view, 1).parts()
+    assert (first.held_out.tolist(), second.held_out.tolist()) == ([False], [True, True])
+    assert (second.impressions["video_id"].to_list(), second.long_view.tolist(), second.first) == ([8, 8], [False, True], 0)
+    held_out = HeldOutLog(log, split, long_view)
+    assert [part.impressions["video_id"].to_list() for part in held_out.parts()] == [[7], [8, 8], [9]]
+    assert (len(held_out), held_out.viewer_days()) == (1, 1)
+    assert (len(HeldOutLog(log, split, long_view, 1)), HeldOutLog(log, split, long_view, 1).viewer_days()) == (2, 1)
+
+
+def test_days_that_overlap_in_time_are_read_together(tmp_path):
+    days = stored(tmp_path, [(1, 7, 10, 5, None), (1, 6, 25, 5, None)], [(1, 8, 20, 0, None)], [(1, 9, 30, 9, None)]).days
+    assert [[day.day for day in group] for group in together(days)] == [["1970-01-01", "1970-01-02"], ["1970-01-03"]]
+
+
+@pytest.mark.parametrize("most", [0, 1, 2, 3, 5, 99])
+def test_a_sample_of_days_that_come_one_by_one_is_that_of_all_at_once(most):
+    days = [[0, 1, 2], [1], [], [2, 3, 4, 0, 1]]
+    rows = [(user, 7, 100 * day + at, user % 2, None) for day, users in enumerate(days) for at, user in enumerate(users)]
+    log = impressions(*rows).with_columns(
+        request_id=pl.col("time_ms").cast(pl.String), day=(pl.col("time_ms") // 100).cast(pl.Date)
+    )
+    watched = log.filter(pl.col("watch_ms") > 0)["request_id"].to_list()
+    sample = Sample(len(watched), most)
+    parts = [log.filter(pl.col("time_ms") // 100 == day) for day in range(len(days))]
+    found = [request for part in parts for request in sample.watched_after(part)]
+    assert found == (watched[:: -(-len(watched) // most)] if most else [])
+
+
+def requests_of(regime: str, test: pl.DataFrame) -> list[HeldOutRequest]:
+    """Requests of a part of a log that follows ten held-out rows, by a catalogue of the videos 6 to 9."""
     schema = FeatureSchema.load(Path(__file__).parents[3] / "conf/features/sequences.yaml")
-    release = SimpleNamespace(pipeline=SimpleNamespace(schema=schema))
+    release = SimpleNamespace(pipeline=SimpleNamespace(schema=schema), video_ids=Ids(np.arange(6, 10)))
+    replay = Replay(release=release, regime=regime, slate=5, requests=0, depth=9)
+    every = np.ones(len(test), bool)
+    return list(replay._of_part(LogPart(test, every, every, 10), test, Sample(0, 0)))
+
+
+def test_requests_of_a_schema_without_context_columns():
     test = impressions((1, 7, 100, 50, None), (2, 9, 90, 0, None), (1, 8, 100, 5, None))
     test = test.with_columns(request_id=pl.Series(["a", "b", "a"]))
-    found = list(Replay(release=release, regime="streaming", slate=5, requests=0, depth=9)._requests(test))
-    assert [(request.request_id, request.as_of_ms, place.tolist()) for request, place in found] == [
-        ("b", 90, [1]),
-        ("a", 100, [0, 2]),
+    found = requests_of("streaming", test)
+    assert [(each.request.request_id, each.request.as_of_ms, each.positions.tolist()) for each in found] == [
+        ("b", 90, [11]),
+        ("a", 100, [10, 12]),
     ]
-    assert all(request.context == {} for request, _ in found)
+    assert [each.rows.tolist() for each in found] == [[3], [1, 2]]
+    assert all(each.request.context == {} and not len(each.watched) for each in found)
 
 
 def test_a_session_is_one_request_with_the_time_of_its_first_impression():
-    schema = FeatureSchema.load(Path(__file__).parents[3] / "conf/features/sequences.yaml")
-    release = SimpleNamespace(pipeline=SimpleNamespace(schema=schema))
     test = impressions((1, 7, 100, 50, None), (2, 9, 110, 0, None), (1, 8, 200, 5, None), (1, 6, 9_000_000, 5, None))
     test = test.with_columns(request_id=pl.Series(["a", "b", "c", "d"]), day=pl.lit(0).cast(pl.Date))
-    found = list(Replay(release=release, regime="request", slate=5, requests=0, depth=9)._requests(test))
-    assert [(request.request_id, request.as_of_ms, place.tolist()) for request, place in found] == [
-        ("a", 100, [0, 2]),
-        ("b", 110, [1]),
-        ("d", 9_000_000, [3]),
+    found = requests_of("request", test)
+    assert [(each.request.request_id, each.request.as_of_ms, each.positions.tolist()) for each in found] == [
+        ("a", 100, [10, 12]),
+        ("b", 110, [11]),
+        ("d", 9_000_000, [13]),
     ]
 
 

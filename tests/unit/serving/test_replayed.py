@@ -9,7 +9,9 @@ from watchnext.data.splits import TimeSplit
 from watchnext.data.storage import StoredTables, write_tables
 from watchnext.data.tables import Tables, in_order
 from watchnext.evaluation.__main__ import replays
-from watchnext.evaluation.replay.replay import Replay, skew
+from watchnext.evaluation.replay.held_out_log import HeldOutLog
+from watchnext.evaluation.replay.replay import Replay
+from watchnext.evaluation.report.ranking_report import skew
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.features.dataset.build import FeatureBuilder
 from watchnext.features.dataset.freshness import REGIMES
@@ -17,22 +19,29 @@ from watchnext.features.dataset.labels import Labels
 from watchnext.features.leakage.intervention import flip_outcomes
 
 
-def scores_of(release, tables: Tables, split: np.ndarray) -> list[np.ndarray]:
+def stored(tables: Tables, split: np.ndarray, folder) -> HeldOutLog:
+    """The tables on disk, day by day, without labels."""
+    write_tables(tables, folder)
+    return HeldOutLog(StoredTables.open(folder), split, np.zeros(len(split)))
+
+
+def scores_of(release, log: HeldOutLog) -> list[np.ndarray]:
     """Predictions of every held-out request, in time order."""
     replay = Replay(release=release, regime="streaming", slate=5, requests=0, depth=5)
-    rows = release.video_ids.rows_of(tables.impressions.filter(pl.Series(split == 2))["video_id"])
-    with replay.opened(tables, split) as (recommender, requests):
-        return [recommender.score(request, rows[place]) for request, place in requests]
+    with replay.opened(log) as (recommender, requests):
+        return [recommender.score(each.request, each.rows) for each in requests]
 
 
 @pytest.mark.parametrize("early", [False, True])
-def test_outcomes_turned_over_change_no_score_up_to_their_own_request(early, built, release):
+def test_outcomes_turned_over_change_no_score_up_to_their_own_request(early, built, release, tmp_path):
     tables, split = built[1], np.asarray(FeatureSet.load(built[0]).columns["split"])
     times = tables.impressions["time_ms"].filter(pl.Series(split == 2)).unique().sort()
     moment = times[len(times) // 2]
     changed = (tables.impressions["time_ms"] >= moment).to_numpy()
     turned = Tables(flip_outcomes(tables.impressions, changed, early=early), tables.users, tables.videos)
-    plain, others = scores_of(release, tables, split), scores_of(release, turned, split)
+    plain, others = (
+        scores_of(release, stored(log, split, tmp_path / name)) for name, log in {"a": tables, "b": turned}.items()
+    )
     upto = tables.impressions.filter(pl.Series(split == 2) & (pl.col("time_ms") <= moment))
     first = upto["request_id"].n_unique()
     assert 0 < first < len(plain)
@@ -64,7 +73,7 @@ def test_a_regime_reads_offline_what_the_replay_serves(regime, built, release, w
     builder.build(StoredTables.open(tmp_path / "tables"), TimeSplit(valid_days=1, test_days=1), tmp_path / "features")
     features = FeatureSet.load(tmp_path / "features")
     replay = Replay(release=release, regime=regime, slate=5, requests=0, depth=5)
-    found = replay.run(tables, split, np.zeros(len(split)))
+    found = replay.run(HeldOutLog(StoredTables.open(tmp_path / "tables"), split, np.zeros(len(split))))
     batch = {name: values.numpy() for name, values in features.batch(features.rows("test")).items()}
     offline = [  # one at a time: the compiled network takes one viewer
         release.calibration(release.ranker({name: values[i : i + 1] for name, values in batch.items()}))[0]
@@ -78,16 +87,17 @@ def test_a_regime_reads_offline_what_the_replay_serves(regime, built, release, w
 
 
 @pytest.mark.parametrize("regime", ["streaming", "request"])
-def test_a_log_of_slates_is_replayed_once_for_two_regimes(regime, built, release):
+def test_a_log_of_slates_is_replayed_once_for_two_regimes(regime, built, release, tmp_path):
     slates = built[1].impressions.filter(pl.len().over("request_id") > 1)
     tables, split = Tables(slates, built[1].users, built[1].videos), TimeSplit(valid_days=1, test_days=1).assign(slates["day"])
     settings = {"requests": 3, "slate": 5, "retrieval_k": [5]}
     config = OmegaConf.create({"regime": regime, "evaluation": settings})
-    found = replays(config, release, tables, split, np.zeros(len(split)))
+    log = stored(tables, split, tmp_path / "slates")
+    found = replays(config, release, log)
     assert set(found) == set(REGIMES)
     assert found["request"] is found["streaming"]
     assert len(found["request"].traces) == 3
     other = Replay(release=release, regime=min(REGIMES[2:], key=regime.__eq__), slate=5, requests=0, depth=5)
-    np.testing.assert_array_equal(other.run(tables, split, np.zeros(len(split))).scores, found[regime].scores)
-    alone = replays(config, release, *one_by_one(built[1]), np.zeros(len(built[1].impressions)))
+    np.testing.assert_array_equal(other.run(log).scores, found[regime].scores)
+    alone = replays(config, release, stored(*one_by_one(built[1]), tmp_path / "alone"))
     assert not np.array_equal(alone["request"].scores, alone["streaming"].scores)

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from watchnext.data.splits import TimeSplit
+from watchnext.data.storage import StoredTables
 from watchnext.evaluation.replay.funnel_trace import FunnelTracer
+from watchnext.evaluation.replay.held_out_log import HeldOutLog
 from watchnext.evaluation.replay.replay import Replay
 from watchnext.serving.funnel.explanation.trace import LOST_AT
 from watchnext.serving.funnel.recommender import Recommender
@@ -45,7 +47,7 @@ def test_every_video_ends_where_the_stages_say(tracer, release, store):
     found = tracer.trace(ask(release), rows, np.zeros(len(rows), bool))
     before = store.viewer(USER)[release.layout.at_history]
     assert found.watches == before >= WATCHED
-    ends = dict(zip(found.watched.tolist(), (LOST_AT[end] for end in found.lost_at), strict=True))
+    ends = dict(zip(found.watched.tolist(), (LOST_AT[end] for end in found.ways.ends), strict=True))
     retrieved, slate = set(found.stages["retrieval"]), set(found.stages["slate"])
     assert {row for row, end in ends.items() if end != "retrieval"} == retrieved
     assert {row for row, end in ends.items() if end == "shown"} == slate
@@ -67,9 +69,10 @@ def test_lists_are_as_deep_as_asked_and_floors_leave_out_the_seen(tracer, releas
 
 @pytest.mark.parametrize("long", [True, False])
 def test_the_label_says_which_watch_is_long_whatever_the_log_flags(release, built, long):
-    _, tables = built
+    folder, tables = built
     split = TimeSplit(valid_days=1, test_days=1).assign(tables.impressions["day"])
     replay = Replay(release=release, regime="frozen", slate=5, requests=10, depth=20)
-    funnels = replay.run(tables, split, np.full(len(split), float(long))).traces
+    log = HeldOutLog(StoredTables.open(folder.parent / "tables"), split, np.full(len(split), float(long)))
+    funnels = replay.run(log).traces
     assert sum(len(funnel.watched) for funnel in funnels) > 5
     assert all((funnel.long_view == long).all() for funnel in funnels)

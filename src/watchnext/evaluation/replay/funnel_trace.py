@@ -7,11 +7,12 @@ import numpy as np
 
 from watchnext import metrics
 from watchnext.evaluation.replay.baselines import Baselines
+from watchnext.evaluation.replay.rule_check import RuleCheck
 from watchnext.features.state.fold import HOUR_MS
-from watchnext.reranking.rules import Filter
-from watchnext.serving.funnel.explanation.trace import LOST_AT, lost_at
+from watchnext.retrieval.sources.merge import ranks_in
+from watchnext.serving.funnel.explanation.trace import LOST_AT, VideoTraces
 from watchnext.serving.funnel.recommender import Recommender
-from watchnext.types import Query, Request
+from watchnext.types import SOURCES, Candidates, Request
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,18 +23,26 @@ class FunnelTrace:
     watched    (R,) distinct videos watched (more than 0 ms) from the request to the end of its day, uploaded before it
     long_view  (R,) bool, those watched long
     age_h      (R,) hours since upload at the request, nan unknown
-    lost_at    (R,) index into LOST_AT
+    ways       the way of each of the R videos through the served funnel
+    listed     (R, SOURCES) rank in the list of each source, as deep as asked, from 1; 0 is not listed
+    proposed   (R, SOURCES) bool, those within the quota of the source
     merged     rows best first, of all sources at more than their quotas
+    broken     rule > number of slots of the slate that break it
     stages, sources, baselines  name > rows best first
     """
 
     user_id: int | str
+    as_of_ms: int
+    surface: str | None
     watches: int
     watched: np.ndarray
     long_view: np.ndarray
     age_h: np.ndarray
-    lost_at: np.ndarray
+    ways: VideoTraces
+    listed: np.ndarray
+    proposed: np.ndarray
     merged: np.ndarray
+    broken: Mapping[str, int]
     stages: Mapping[str, np.ndarray]
     sources: Mapping[str, np.ndarray]
     baselines: Mapping[str, np.ndarray]
@@ -49,35 +58,53 @@ class FunnelTracer:
     def __init__(self, recommender: Recommender, *, depth: int) -> None:
         self._recommender, self._release, self._depth = recommender, recommender.release, depth
         self._baselines = Baselines(self._release, recommender.store, depth=depth)
+        self._check = RuleCheck(recommender)
+        self._upload_ms = np.array(self._release.catalogue.upload_ms)
 
     def trace(self, request: Request, rows: np.ndarray, long_view: np.ndarray) -> FunnelTrace:
         """Trace a request after which its viewer watches `rows` (N,), perhaps repeated, -1 unknown; `long_view` (N,) bool."""
-        watched, long_view = distinct_watches(rows, long_view, self._release.catalogue.upload_ms, request.as_of_ms)
-        query, retrieval = self._recommender.query(request), self._recommender.retrieval
+        watched, long_view = distinct_watches(rows, long_view, self._upload_ms, request.as_of_ms)
+        answer = self._recommender.recommend(request)
+        query, retrieval, candidates = answer.query, self._recommender.retrieval, answer.scored.candidates
         sources = retrieval.by_source(query, [], self._depth)
-        stages, ends = self._stages(query, watched)
+        ways, listed = self._recommender.traces(answer, watched), _ranks_of(watched, sources)
         return FunnelTrace(
             user_id=request.user_id,
+            as_of_ms=request.as_of_ms,
+            surface=request.surface,
             watches=int(query.state[self._release.layout.at_history]),
             watched=watched,
             long_view=long_view,
-            age_h=(request.as_of_ms - self._release.catalogue.upload_ms[watched]) / HOUR_MS,
-            lost_at=ends,
+            age_h=(request.as_of_ms - self._upload_ms[watched]) / HOUR_MS,
+            ways=ways,
+            listed=listed,
+            proposed=_within_quotas(listed, ways.candidates, candidates, self._release.retrieval_of(request.surface)["quotas"]),
             merged=retrieval.merged(query, sources, self._depth).rows,
-            stages=stages,
+            broken=self._check.broken(answer),
+            stages={"retrieval": candidates.rows, "ranking": candidates.rows[answer.slate.order], "slate": answer.rows},
             sources=sources,
             baselines=self._baselines.rank(request),
         )
 
-    def _stages(self, query: Query, watched: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        candidates = self._recommender.retrieval.retrieve(query, [])
-        scored = self._recommender.rank(query, candidates)
-        slate = self._recommender.rerank(query, scored)
-        rows = candidates.rows
-        stages = {"retrieval": rows, "ranking": rows[slate.order], "slate": rows[slate.picked]}
-        rules = self._release.reranker_of(query.request.surface).rules
-        filters = {each.name for each in rules if isinstance(each, Filter)}
-        return stages, lost_at(watched, scored, slate, filters, query.request.k)
+
+def _ranks_of(rows: np.ndarray, lists: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the rank (R, SOURCES) of the videos `rows` (R,) in each list, from 1; 0 where it is not listed."""
+    listed, ranks = ranks_in(lists)
+    at = np.searchsorted(listed, rows)
+    known = np.isin(rows, listed)
+    result = np.zeros((len(rows), ranks.shape[1]), np.int64)
+    result[known] = ranks[at[known]]
+    return result
+
+
+def _within_quotas(listed: np.ndarray, at: np.ndarray, candidates: Candidates, quotas: Mapping[str, int]) -> np.ndarray:
+    """Mark the sources (R, SOURCES) that proposed each video: of a candidate those that it names, of another one those that
+    list it within their quota."""
+    limits = np.array([quotas.get(name, 0) for name in SOURCES])
+    within = (listed > 0) & (listed <= limits)
+    bits = np.arange(len(SOURCES))
+    within[at >= 0] = (candidates.sources[at[at >= 0], None] >> bits & 1).astype(bool)
+    return within
 
 
 def distinct_watches(
@@ -92,7 +119,7 @@ def distinct_watches(
 
 def loss_shares(traces: Sequence[FunnelTrace]) -> dict[str, float]:
     """Return the share of long views lost at each stage; nan without long views."""
-    ends = np.concatenate([np.zeros(0, np.int64), *(trace.lost_at[trace.long_view] for trace in traces)])
+    ends = np.concatenate([np.zeros(0, np.int64), *(trace.ways.ends[trace.long_view] for trace in traces)])
     return {name: float(np.mean(ends == end)) if len(ends) else float("nan") for end, name in enumerate(LOST_AT)}
 
 

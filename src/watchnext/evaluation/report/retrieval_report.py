@@ -13,6 +13,7 @@ import polars as pl
 
 from watchnext import metrics
 from watchnext.evaluation.replay.funnel_trace import FunnelTrace
+from watchnext.evaluation.replay.held_out_log import HeldOutLog
 from watchnext.features.catalogue import Ids
 from watchnext.ranking.calibration.reliability import buckets
 
@@ -62,6 +63,14 @@ def popularity_of(impressions: pl.DataFrame, video_ids: Ids) -> np.ndarray:
     """Count the watches (V,) of every video in a log; videos outside the catalogue are left out."""
     rows = video_ids.rows_of(impressions.filter(pl.col("watch_ms") > 0)["video_id"])
     return np.bincount(rows[rows >= 0], minlength=len(video_ids.ids))
+
+
+def popularity_before(log: HeldOutLog, video_ids: Ids) -> np.ndarray:
+    """Count the watches (V,) of every video before the held-out days."""
+    counts = np.zeros(len(video_ids.ids), np.int64)
+    for part in log.parts():
+        counts += popularity_of(part.impressions.filter(pl.Series(~part.held_out)), video_ids)
+    return counts
 
 
 def lists_of(traces: Sequence[FunnelTrace]) -> Lists:

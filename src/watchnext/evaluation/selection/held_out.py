@@ -6,14 +6,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import polars as pl
-from tqdm import tqdm
 
 from watchnext.data.splits import SPLITS
 from watchnext.data.storage import StoredTables
-from watchnext.data.tables import Tables
 from watchnext.evaluation.replay.baselines import Baselines
 from watchnext.evaluation.replay.funnel_trace import distinct_watches
+from watchnext.evaluation.replay.held_out_log import HeldOutLog
 from watchnext.evaluation.replay.replay import Replay
 from watchnext.evaluation.selection.selection import DEPTHS, HeldOut
 from watchnext.features.state.builder import StateBuilder
@@ -53,29 +51,17 @@ def before_validation(release: Release, stored: StoredTables, start_ms: int) -> 
     return replace(release, state=state, seen=seen, trending=trending, manifest={**release.manifest, "as_of_ms": start_ms})
 
 
-def validation_requests(
-    release: Release, tables: Tables, split: np.ndarray, long_view: np.ndarray, *, regime: str, limit: int, slate: int
-) -> Iterator[HeldOut]:
-    """Yield at most `limit` requests of the validation days, each a viewer's first of a day, where a watch follows.
-
-    `split` and `long_view` (N,) are those of the feature stage.
-    """
+def validation_requests(release: Release, log: HeldOutLog, *, regime: str, limit: int, slate: int) -> Iterator[HeldOut]:
+    """Yield at most `limit` requests of the validation days, each a viewer's first of a day, where a watch follows."""
     depth = release.retrieval["merge"]["most"]
-    replay = Replay(release=release, regime=regime, slate=slate, requests=limit, depth=depth, held_out=VALID)
-    valid = tables.impressions.filter(pl.Series(split == VALID))
-    rows, long_view, after = (
-        release.video_ids.rows_of(valid["video_id"]),
-        long_view[split == VALID] > 0,
-        replay.watched_after(valid),
-    )
+    replay = Replay(release=release, regime=regime, slate=slate, requests=limit, depth=depth)
     upload_ms = np.array(release.catalogue.upload_ms)
-    with replay.opened(tables, split) as (recommender, requests):
+    with replay.opened(log) as (recommender, requests):
         baselines = Baselines(release, recommender.store, depth=depth)
-        for request, _ in tqdm(requests, total=valid["request_id"].n_unique(), desc="selection", unit=" requests"):
-            positions = np.array(after.get(request.request_id, ()), np.int64)
-            watched, long = distinct_watches(rows[positions], long_view[positions], upload_ms, request.as_of_ms)
+        for each in requests:
+            watched, long = distinct_watches(each.watched, each.long_view, upload_ms, each.request.as_of_ms)
             if len(watched):
-                yield _collected(recommender, baselines, request, watched, long)
+                yield _collected(recommender, baselines, each.request, watched, long)
 
 
 def _collected(

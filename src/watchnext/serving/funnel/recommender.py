@@ -17,7 +17,7 @@ from watchnext.serving.funnel.answer import STORE_DOWN, Answer, Degradation, Ret
 from watchnext.serving.funnel.candidates.retrieval_stage import RetrievalStage
 from watchnext.serving.funnel.candidates.supply import Supply
 from watchnext.serving.funnel.explanation.explanations import Explanations
-from watchnext.serving.funnel.explanation.trace import trace_of
+from watchnext.serving.funnel.explanation.trace import VideoTraces, trace_of
 from watchnext.serving.funnel.query import QueryEncoder, features_by_name
 from watchnext.serving.funnel.ranking_stage import RankingStage
 from watchnext.serving.release.release import Release
@@ -200,9 +200,15 @@ class Recommender:
 
     def trace(self, answer: Answer, row: int) -> dict:
         """Return the way of the video `row` through the funnel of an answer of this release."""
-        rules = self.release.reranker_of(answer.request.surface).rules
-        filters = [each.name for each in rules if isinstance(each, Filter)]
-        return trace_of(answer, row, filters=filters, barred_by=self._barred_by(answer.query, row))
+        return trace_of(answer, self.traces(answer, np.array([row])))
+
+    def traces(self, answer: Answer, rows: np.ndarray) -> VideoTraces:
+        """Return the ways of the videos `rows` (R,) through the funnel of an answer of this release."""
+        filters = {each.name for each in self.release.reranker_of(answer.request.surface).rules if isinstance(each, Filter)}
+        traced = VideoTraces.of(rows, answer.scored, answer.slate, filters=filters, k=answer.request.k)
+        missed = (traced.candidates < 0).tolist()
+        rules = [self._barred_by(answer.query, row) if missed[at] else traced.rules[at] for at, row in enumerate(rows.tolist())]
+        return replace(traced, rules=rules)
 
     def _barred_by(self, query: Query | None, row: int) -> str | None:
         """Return the name of what keeps a video out of a query's candidates: a part of the request, or a filter."""

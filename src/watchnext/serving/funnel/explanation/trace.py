@@ -2,7 +2,8 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,17 +17,55 @@ KEPT = 256  # answers that can be traced
 COUNTS = {"retrieval": "retrieved", "ranking": "ranked", "reranking": "slate"}  # stage > its key in `Answer.funnel`
 
 
-def lost_at(rows: np.ndarray, scored: Scored, slate: Slate, filters: Iterable[str], k: int) -> np.ndarray:
-    """Return the index into LOST_AT (R,) of each of the videos `rows` (R,); `filters` are the rules that are never relaxed."""
-    filtered = np.zeros(len(scored), bool)
-    for name in filters:
-        filtered[slate.removed.get(name, slate.picked[:0])] = True
-    ends = np.full(len(scored), LOST_AT.index("ranking"))
-    ends[slate.order[~filtered[slate.order]][:k]] = LOST_AT.index("re-ranking")
-    ends[filtered] = LOST_AT.index("filters")
-    ends[slate.picked] = LOST_AT.index("shown")
-    by_row = dict(zip(scored.candidates.rows.tolist(), ends.tolist(), strict=True))
-    return np.array([by_row.get(row, LOST_AT.index("retrieval")) for row in rows.tolist()], np.int64)
+@dataclass(frozen=True)
+class VideoTraces:
+    """The ways of R videos through the funnel of one answer.
+
+    ends         (R,) index into LOST_AT
+    candidates   (R,) position among the candidates, -1 not retrieved
+    value_ranks  (R,) rank by value, from 1; 0 not retrieved
+    positions    (R,) position in the slate, from 1; 0 not shown
+    rules        R names of the rule that removed each, or kept it out of the candidates; None without one
+    """
+
+    ends: np.ndarray
+    candidates: np.ndarray
+    value_ranks: np.ndarray
+    positions: np.ndarray
+    rules: Sequence[str | None]
+
+    @classmethod
+    def of(cls, rows: np.ndarray, scored: Scored, slate: Slate, *, filters: Collection[str], k: int) -> "VideoTraces":
+        """Trace the videos `rows` (R,) through a slate of `k`; `filters` are the rules that are never relaxed."""
+        filtered, rules = np.zeros(len(scored) + 1, bool), np.full(len(scored) + 1, None, object)
+        for name, removed in slate.removed.items():
+            rules[removed] = name
+            filtered[removed] |= name in filters
+        ends = np.full(len(scored) + 1, LOST_AT.index("ranking"))
+        ends[slate.order[~filtered[slate.order]][:k]] = LOST_AT.index("re-ranking")
+        ends[filtered] = LOST_AT.index("filters")
+        ends[slate.picked] = LOST_AT.index("shown")
+        ends[-1] = LOST_AT.index("retrieval")  # of position -1, a video that is no candidate
+        at = _positions(rows, scored.candidates.rows)
+        return cls(
+            ends[at], at, _ranks(slate.order, len(scored))[at], _ranks(slate.picked, len(scored))[at], rules[at].tolist()
+        )
+
+
+def _positions(rows: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Return the position (R,) of each of `rows` (R,) in the distinct rows `among` (C,), -1 where it is not."""
+    if not len(among):
+        return np.full(len(rows), -1)
+    order = np.argsort(among)
+    at = order[np.minimum(np.searchsorted(among, rows, sorter=order), len(among) - 1)]
+    return np.where(among[at] == rows, at, -1)
+
+
+def _ranks(positions: np.ndarray, count: int) -> np.ndarray:
+    """Return the rank (count + 1,), from 1, of each of `count` candidates in the order `positions`; 0 where it is not in it."""
+    ranks = np.zeros(count + 1, np.int64)
+    ranks[positions] = np.arange(1, len(positions) + 1)
+    return ranks
 
 
 def summary(answer: Answer) -> dict:
@@ -44,27 +83,20 @@ def summary(answer: Answer) -> dict:
     }
 
 
-def trace_of(answer: Answer, row: int, *, filters: Iterable[str], barred_by: str | None) -> dict:
-    """Return the way of the video `row` through the funnel, and one sentence for where it ended.
-
-    `barred_by` names what keeps a video out of retrieval: a rule, or a part of the request.
-    """
-    scored, slate, request = answer.scored, answer.slate, answer.request
-    end = LOST_AT[int(lost_at(np.array([row]), scored, slate, filters, request.k)[0])]
-    found = np.flatnonzero(scored.candidates.rows == row)
-    if not len(found):
-        return {"end": end, "rule": barred_by, "text": _unproposed(answer, barred_by)}
-    at = int(found[0])
-    rule = next((name for name, positions in slate.removed.items() if at in positions), None)
-    position, value_rank = _rank(slate.picked, at), _rank(slate.order, at)
+def trace_of(answer: Answer, traces: VideoTraces) -> dict:
+    """Return the way of one video, the only one of `traces`, through the funnel, and one sentence for where it ended."""
+    scored, end, rule = answer.scored, LOST_AT[int(traces.ends[0])], traces.rules[0]
+    at, value_rank, position = (int(each[0]) for each in (traces.candidates, traces.value_ranks, traces.positions))
+    if at < 0:
+        return {"end": end, "rule": rule, "text": _unproposed(answer, rule)}
     return {
         "end": end,
         "rule": rule,
-        "text": _sentence(end, rule, position, value_rank, request.k),
+        "text": _sentence(end, rule, position, value_rank, answer.request.k),
         "sources": scored.candidates.source_ranks(at),
         "merge_rank": at + 1,
-        "value_rank": value_rank,
-        "position": position,
+        "value_rank": value_rank or None,
+        "position": position or None,
         "predictions": dict(zip(TARGETS, scored.predictions[at].tolist(), strict=True)),
     }
 
@@ -75,11 +107,7 @@ def _unproposed(answer: Answer, barred_by: str | None) -> str:
     return f"{barred_by} keeps it out" if barred_by else "no source proposed it among its first videos"
 
 
-def _rank(positions: np.ndarray, at: int) -> int | None:
-    return next((index + 1 for index in np.flatnonzero(positions == at).tolist()), None)
-
-
-def _sentence(end: str, rule: str | None, position: int | None, value_rank: int, k: int) -> str:
+def _sentence(end: str, rule: str | None, position: int, value_rank: int, k: int) -> str:
     if end == "shown":
         return f"shown at position {position}"
     if end == "filters":

@@ -1,0 +1,113 @@
+"""Measure slates request by request, so that means have intervals over viewers and two releases can be compared in pairs."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from watchnext import metrics
+from watchnext.evaluation.replay.funnel_trace import FunnelTrace
+from watchnext.evaluation.replay.rule_check import CAPS
+from watchnext.features.catalogue import Catalogue
+from watchnext.features.state.fold import HOUR_MS
+
+FRESH_H = 24.0
+EXPECTED = "popular"  # the baseline whose videos surprise nobody
+Slates = Sequence[np.ndarray]  # video rows of each request, best first
+
+
+def slate_columns(
+    traces: Sequence[FunnelTrace], slates: Slates, *, facts: Catalogue, popularity: np.ndarray, k: int
+) -> dict[str, np.ndarray]:
+    """Measure the first `k` of each of B slates: figure > (B,), nan where a request has none.
+
+    recall@k, ndcg@k, map@k, mrr@k  as in `metrics.list_figures`; relevant are the long views, as labelled
+    serendipity          share of slots that are relevant and not in the baseline EXPECTED
+    novelty_bits         as in `metrics.novelty`; `popularity` (V,) counts watches before the held-out days
+    intra_list_distance  as in `metrics.intra_list_distance`, of content vectors
+    popularity_lift      mean popularity over that of all that viewers watched, minus 1, as in `metrics.popularity_lift`
+    fresh                share of videos younger than FRESH_H
+    duplicates           slots that repeat a video or a copy of one
+    """
+    shown, relevant = [rows[:k] for rows in slates], [trace.relevant for trace in traces]
+    expected = [trace.baselines[EXPECTED][:k] for trace in traces]
+    watched = metrics.mean_defined(metrics.list_means([trace.watched for trace in traces], popularity))
+    upload_ms = np.array(facts.upload_ms)
+    ages = [(trace.as_of_ms - upload_ms[rows]) / HOUR_MS for trace, rows in zip(traces, shown, strict=True)]
+    lift = metrics.list_means(shown, popularity) / watched - 1 if watched else np.full(len(traces), np.nan)
+    return {
+        **{f"{name}@{k}": figures for name, figures in metrics.list_figures(shown, relevant, k).items()},
+        "serendipity": metrics.serendipity(shown, relevant, expected, k),
+        "novelty_bits": metrics.novelty(shown, popularity),
+        "intra_list_distance": metrics.intra_list_distance(shown, facts.vectors),
+        "popularity_lift": lift,
+        "fresh": metrics.freshness(ages, FRESH_H),
+        "duplicates": metrics.duplicates(shown, facts.fingerprints).astype(np.float64),
+    }
+
+
+def whole_figures(slates: Slates, facts: Catalogue) -> dict[str, float]:
+    """Measure all slates together: the share of the catalogue that they cover, and the Gini index of videos and of creators.
+
+    They have no interval: each moves with the number of requests.
+    """
+    rows = np.concatenate([np.zeros(0, np.int64), *slates])
+    return {
+        "coverage": metrics.coverage(rows, len(facts)),
+        "gini": metrics.gini(np.bincount(rows, minlength=len(facts))),
+        "creator_gini": metrics.creator_gini(slates, facts.creator_rows),
+    }
+
+
+def with_intervals(columns: Mapping[str, np.ndarray], viewers: np.ndarray, seed: int) -> dict[str, dict[str, float]]:
+    """Return figure > `mean`, and `low` and `high` of its 95% interval over viewers (B,)."""
+    low, high = metrics.intervals(np.stack([*columns.values()], axis=1), seed=seed, viewers=viewers)
+    means = {name: metrics.mean_defined(values) for name, values in columns.items()}
+    return {
+        name: {"mean": mean, "low": float(low[at]), "high": float(high[at])} for at, (name, mean) in enumerate(means.items())
+    }
+
+
+def viewers_of(traces: Sequence[FunnelTrace]) -> np.ndarray:
+    return np.array([str(trace.user_id) for trace in traces])
+
+
+def broken_rules(traces: Sequence[FunnelTrace]) -> dict[str, int]:
+    """Return rule > number of slots that break it, over all slates; a cap that bent is no broken rule."""
+    total = Counter()
+    for trace in traces:
+        total.update(trace.broken)
+    return {name: total[name] for name in total if name not in CAPS}
+
+
+def bent_caps(traces: Sequence[FunnelTrace]) -> dict[str, int]:
+    """Return cap > number of slots above it, over all slates."""
+    return {name: sum(trace.broken.get(name, 0) for trace in traces) for name in CAPS}
+
+
+def slate_report(traces: Sequence[FunnelTrace], *, facts: Catalogue, popularity: np.ndarray, k: int, seed: int) -> dict:
+    """Report the served slates; {} if no request was traced.
+
+    figures  as in `slate_columns`, each with its interval
+    whole    as in `whole_figures`
+    broken, bent  as in `broken_rules` and `bent_caps`
+    gain     baseline > recall@k of the slate minus that of the baseline, with its interval
+    """
+    if not traces:
+        return {}
+    settings = {"facts": facts, "popularity": popularity, "k": k}
+    slates = [trace.stages["slate"] for trace in traces]
+    columns, viewers, recall = slate_columns(traces, slates, **settings), viewers_of(traces), f"recall@{k}"
+    relevant = [trace.relevant for trace in traces]
+    gains = {
+        name: columns[recall] - metrics.list_figures([trace.baselines[name] for trace in traces], relevant, k)["recall"]
+        for name in traces[0].baselines
+    }
+    return {
+        "k": k,
+        "figures": with_intervals(columns, viewers, seed),
+        "whole": whole_figures(slates, facts),
+        "broken": broken_rules(traces),
+        "bent": bent_caps(traces),
+        "gain": with_intervals(gains, viewers, seed),
+    }
