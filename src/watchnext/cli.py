@@ -7,7 +7,7 @@ import difflib
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -134,7 +134,7 @@ def usage(program: str, commands: Mapping[str, Command], leading: Mapping[str, s
     )
 
 
-def write_report(path: Path, report: Mapping) -> None:
+def write_report(path: Path, report: Mapping | Sequence[Mapping]) -> None:
     """Write a stage's figures as JSON for DVC and git: without times, equal bytes for equal figures."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=1) + "\n")

@@ -49,18 +49,18 @@ def _averaged_ranks(groups: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return ranks
 
 
-def _area_per_group(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return AUC and number of positives of every group with both labels."""
+def areas_by_group(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the AUC, the number of positives and the group (G,) of every group with both labels."""
     labels, scores, groups = _columns({"labels": labels, "scores": _sunk(scores), "groups": groups})
     if not len(labels):
-        return np.empty(0), np.empty(0)
-    positive, (_, groups) = labels > 0, np.unique(groups, return_inverse=True)
+        return np.empty(0), np.empty(0), groups
+    positive, (names, groups) = labels > 0, np.unique(groups, return_inverse=True)
     positives = np.bincount(groups, weights=positive)
     negatives = np.bincount(groups) - positives
     rank_sums = np.bincount(groups, weights=_averaged_ranks(groups, scores) * positive)
     both = (positives > 0) & (negatives > 0)
     positives, negatives, rank_sums = positives[both], negatives[both], rank_sums[both]
-    return (rank_sums - positives * (positives + 1) / 2) / (positives * negatives), positives
+    return (rank_sums - positives * (positives + 1) / 2) / (positives * negatives), positives, names[both]
 
 
 def auc(labels: np.ndarray, scores: np.ndarray) -> float:
@@ -71,7 +71,7 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float:
     >>> auc([0, 1, 0, 1], [0.1, 0.4, 0.4, 0.8])
     0.875
     """
-    areas, _ = _area_per_group(labels, scores, np.zeros(len(labels), dtype=np.int64))
+    areas, *_ = areas_by_group(labels, scores, np.zeros(len(labels), dtype=np.int64))
     return _mean(areas)
 
 
@@ -83,7 +83,7 @@ def gauc(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> float:
     >>> gauc([1, 0, 1, 0, 1], [2.0, 1.0, 5.0, 9.0, 9.0], ["a", "a", "b", "b", "b"])
     0.5
     """
-    areas, positives = _area_per_group(labels, scores, groups)
+    areas, positives, _ = areas_by_group(labels, scores, groups)
     return float(np.average(areas, weights=positives)) if len(areas) else float("nan")
 
 
@@ -148,7 +148,7 @@ class RequestFigures:
         rows, groups = _rows_of_both(labels, groups)
         labels, scores = (labels[rows] > 0).astype(np.float64), scores[rows]
         figures = {
-            "gauc": _area_per_group(labels, scores, groups)[0],
+            "gauc": areas_by_group(labels, scores, groups)[0],
             "ndcg@5": _discounted_gain(labels, scores, groups, 5) / _discounted_gain(labels, labels, groups, 5),
             "mrr": reciprocal_ranks(labels, scores, groups),
         }
@@ -219,9 +219,14 @@ def logloss(labels: np.ndarray, probabilities: np.ndarray) -> float:
     >>> round(logloss([1, 0], [0.8, 0.4]), 4)
     0.367
     """
+    return _mean(log_losses(labels, probabilities))
+
+
+def log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Return the negative log likelihood (N,) of each row, as `logloss` averages it."""
     labels, probabilities = _columns({"labels": labels, "probabilities": _probabilities(probabilities)})
     clipped = np.clip(probabilities, 1e-15, 1 - 1e-15)
-    return _mean(-np.log(np.where(labels > 0, clipped, 1 - clipped)))
+    return -np.log(np.where(labels > 0, clipped, 1 - clipped))
 
 
 def ece(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> float:
@@ -288,10 +293,11 @@ def list_figures(ranked: np.ndarray | Sequence[np.ndarray], relevant: Sequence[n
         "map": ((precision * hits).sum(axis=1), wanted),
         "mrr": (np.max(hits / (at + 1), axis=1, initial=0.0), wanted > 0),
     }
-    return {name: _divided(above, below) for name, (above, below) in sums.items()}
+    return {name: divided(above, below) for name, (above, below) in sums.items()}
 
 
-def _divided(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+def divided(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """Divide (n,) by (n,), nan where the divisor is not above 0."""
     return np.divide(above, below, out=np.full(len(above), np.nan), where=below > 0)
 
 
@@ -476,7 +482,7 @@ def list_means(ranked: Sequence[np.ndarray], values: np.ndarray) -> np.ndarray:
     [1.5, nan]
     """
     owner, rows = _flat_lists(ranked)
-    return _divided(
+    return divided(
         np.bincount(owner, np.asarray(values, np.float64)[rows], len(ranked)), np.bincount(owner, minlength=len(ranked))
     )
 
@@ -508,7 +514,7 @@ def serendipity(
     hits, wanted = _hits(ranked, relevant, k)
     obvious, _ = _hits(ranked, expected, k)
     lengths = np.array([min(len(row), k) for row in ranked])
-    return _divided((hits & ~obvious).sum(axis=1), np.where(wanted > 0, lengths, 0))
+    return divided((hits & ~obvious).sum(axis=1), np.where(wanted > 0, lengths, 0))
 
 
 def intra_list_distance(ranked: Sequence[np.ndarray], vectors: np.ndarray) -> np.ndarray:
@@ -525,7 +531,7 @@ def intra_list_distance(ranked: Sequence[np.ndarray], vectors: np.ndarray) -> np
     norms = np.linalg.norm(rows, axis=2, keepdims=True)
     units = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
     known, total = (norms[..., 0] > 0).sum(axis=1), units.sum(axis=1)
-    return 1 - _divided(np.einsum("bd,bd->b", total, total) - known, known * (known - 1))
+    return 1 - divided(np.einsum("bd,bd->b", total, total) - known, known * (known - 1))
 
 
 def freshness(age_h: Sequence[np.ndarray], under_h: float) -> np.ndarray:
@@ -566,13 +572,18 @@ def interval(
 
 
 def intervals(
-    values: np.ndarray, *, seed: int, viewers: np.ndarray | None = None, resamples: int = 1000
+    values: np.ndarray,
+    *,
+    seed: int,
+    viewers: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
+    resamples: int = 1000,
 ) -> tuple[np.ndarray, np.ndarray]:
     """95% interval, low and high (M,), of the mean of each column of (T, M) values, by resampling viewers (bootstrap, Efron
     1979); nan for fewer than two viewers.
 
-    `viewers` (T,) is the viewer of each row, drawn with all of their rows. None: one row per viewer. A nan counts neither in
-    sum nor in number. All columns see the same draws.
+    `viewers` (T,) is the viewer of each row, drawn with all of their rows; None: one row per viewer. `weights` (T,) weigh the
+    mean; None: all alike. A nan counts neither in sum nor in number. All columns see the same draws.
 
     >>> [round(float(end[0]), 2) for end in intervals(np.array([[0.0], [1.0]] * 50), seed=0)]
     [0.4, 0.6]
@@ -582,10 +593,9 @@ def intervals(
     count, known = int(owner.max(initial=-1)) + 1, ~np.isnan(values)
     if count < 2:
         return np.full(values.shape[1], np.nan), np.full(values.shape[1], np.nan)
-    sums, sizes = (
-        np.stack([np.bincount(owner, column, count) for column in part.T], axis=1)
-        for part in (np.where(known, values, 0.0), known)
-    )
+    weight = known * (1.0 if weights is None else np.asarray(weights, np.float64)[:, None])
+    parts = (weight * np.where(known, values, 0.0), weight)
+    sums, sizes = (np.stack([np.bincount(owner, column, count) for column in part.T], axis=1) for part in parts)
     random, means = np.random.default_rng(seed), []
     step = max(1, MOST_DRAWS // count)
     for first in range(0, resamples, step):

@@ -1,5 +1,7 @@
-"""`python -m watchnext.evaluation replay | experiment`: measure the release on held-out days, or on simulated viewers."""
+"""`python -m watchnext.evaluation replay | compare | experiment`: measure a release on held-out days, alone or beside another
+recommender, or on simulated viewers."""
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,22 +13,26 @@ from watchnext import tracking
 from watchnext.cli import dispatch, plain, write_report
 from watchnext.data.storage import StoredTables
 from watchnext.data.tables import DataError
-from watchnext.evaluation.replay.funnel_trace import funnel_metrics, loss_shares
+from watchnext.evaluation.comparison.comparison_text import comparison_table
+from watchnext.evaluation.comparison.side_by_side import Replayed, compare_incumbent, compare_releases
 from watchnext.evaluation.replay.held_out_log import HeldOutLog
-from watchnext.evaluation.replay.replay import Replay
-from watchnext.evaluation.report.losses import loss_report
-from watchnext.evaluation.report.ranking_report import ranking_metrics, request_metrics, skew
+from watchnext.evaluation.replay.replay import Given, Replay
+from watchnext.evaluation.report.evaluation_page import evaluation_page
+from watchnext.evaluation.report.losses import loss_rows
+from watchnext.evaluation.report.ranking_report import gauc_intervals, ranking_metrics, request_metrics, skew
 from watchnext.evaluation.report.report_text import table
 from watchnext.evaluation.report.retrieval_plot import retrieval_plot
-from watchnext.evaluation.report.retrieval_report import popularity_before, retrieval_metrics
-from watchnext.evaluation.report.slate_report import slate_report
+from watchnext.evaluation.report.retrieval_report import popularity_before
+from watchnext.evaluation.report.traced_report import traced_report
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.features.dataset.freshness import REGIMES
 from watchnext.metrics import flat, rounded
 from watchnext.ranking.scoring import Ranker
 from watchnext.schema import SchemaError
-from watchnext.serving.release.release import Release, ReleaseError, last_built
+from watchnext.serving.release.release import Release, ReleaseError, current, last_built
 from watchnext.types import TARGETS
+
+COMPARED = 2  # releases
 
 
 def replay_under(regime: str, config: DictConfig, release: Release) -> Replay:
@@ -49,6 +55,12 @@ def replays(config: DictConfig, release: Release, log: HeldOutLog) -> dict:
     return results | {left_out: results[serves]} if same else results
 
 
+def held_out_log(outputs: Path, features: FeatureSet) -> HeldOutLog:
+    """Return the log of the pipeline with these outputs, with the split and labels that the feature stage wrote."""
+    long_view = features.columns["targets"][:, TARGETS.index("long_view")]
+    return HeldOutLog(StoredTables.open(outputs / "tables"), np.asarray(features.columns["split"]), long_view)
+
+
 def empty_report(release: str, regime: str) -> dict:
     """Make the report for a log without held-out days."""
     return {
@@ -62,6 +74,7 @@ def empty_report(release: str, regime: str) -> dict:
         "slate": {},
         "retrieval": {},
         "ranking": {},
+        "gauc": {},
         "skew": None,
         "skew_watch_s": None,
     }
@@ -76,37 +89,38 @@ def replay(config: DictConfig) -> None:
     name = release.id
     if not len(features.rows("test")):
         write_report(outputs / "metrics" / "evaluation.json", empty_report(name, config.regime))
+        write_report(outputs / "evaluation" / "losses.json", [])
         print(f"{name}: no data, as there are no test days to replay")
         return
-    split, rows = np.asarray(features.columns["split"]), features.rows("test")
+    rows = features.rows("test")
     targets, users = features.columns["targets"][rows], features.columns["user_rows"][rows]
-    stored = StoredTables.open(outputs / "tables")
-    log = HeldOutLog(stored, split, features.columns["targets"][:, TARGETS.index("long_view")])
+    log = held_out_log(outputs, features)
     results = replays(config, release, log)
-    traced, popularity = results[config.regime].traces, popularity_before(log, release.video_ids)
+    traced = results[config.regime].traces
     ranker = Ranker.load(outputs / "ranker", schema=features.pipeline.schema, repair="dvc repro ranker")
     report = {
         "release": name,
         "regime": config.regime,
         "requests": len(traced),
         "impressions": len(rows),
-        "funnel": funnel_metrics(traced, config.evaluation.k, len(release.catalogue)),
-        "lost": loss_shares(traced),
-        "losses": loss_report(traced),
-        "slate": slate_report(
-            traced, facts=release.catalogue, popularity=popularity, k=config.evaluation.slate, seed=config.seed
+        **traced_report(
+            traced,
+            release,
+            popularity_before(log, release.video_ids),
+            k=config.evaluation.k,
+            retrieval_k=config.evaluation.retrieval_k,
+            slate=config.evaluation.slate,
+            seed=config.seed,
         ),
-        "retrieval": retrieval_metrics(traced, k=config.evaluation.retrieval_k, popularity=popularity, seed=config.seed),
         "ranking": {regime: ranking_metrics(result.scores, targets, users) for regime, result in results.items()},
     }
+    report["gauc"] = gauc_intervals(results[config.regime].scores, targets, users, config.seed)
     requested = request_metrics(results["request"].scores, targets, results["request"].groups)
     for name, figures in requested.items():
         report["ranking"]["request"][name] |= figures
     report |= skew(results[features.report["regime"]].scores, ranker.scored(features, rows))
     text, report = table(report), rounded(report, 6)
-    plot = outputs / "evaluation" / "retrieval.png"
-    if report["retrieval"]:
-        retrieval_plot(report["retrieval"], plot)
+    files = write_pictures(report, outputs / "evaluation")
     tags = {
         "data_hash": features.report["data_hash"],
         "schema_fingerprint": features.report["schema"],
@@ -115,10 +129,67 @@ def replay(config: DictConfig) -> None:
     }
     with tracking.start_run("evaluation", config=plain(config), tags=tags) as tracked:
         tracked.log_metrics(flat(report))
-        if report["retrieval"]:
-            tracked.log_file(plot)
+        for path in files:
+            tracked.log_file(path)
     write_report(outputs / "metrics" / "evaluation.json", report)
+    write_report(outputs / "evaluation" / "losses.json", loss_rows(report["losses"]))
     print(text)
+    print(f"report: {files[0]}")
+
+
+def write_pictures(report: Mapping, folder: Path) -> list[Path]:
+    """Write the page of the evaluation, and the picture of retrieval if any request was traced; return their paths."""
+    plot, page = folder / "retrieval.png", folder / "evaluation.html"
+    if report["retrieval"]:
+        retrieval_plot(report["retrieval"], plot)
+    pictures = [plot] if report["retrieval"] else []
+    folder.mkdir(parents=True, exist_ok=True)
+    page.write_text(evaluation_page(report, plot=plot.read_bytes() if pictures else None), encoding="utf-8")
+    return [page, *pictures]
+
+
+def compare(config: DictConfig) -> None:
+    """Compare two releases: ONE OTHER, by default the last built and the serving one; or ONE with incumbent=LOG."""
+    outputs, releases, names = Path(config.data.outputs), Path(config.data.releases), list(config.releases)
+    if len(names) > COMPARED:
+        raise ValueError(f"releases are {', '.join(names)}, expected at most {COMPARED}: one, and the other beside it")
+    features = FeatureSet.load(outputs / "features")
+    log, settings = held_out_log(outputs, features), {"k": config.evaluation.slate, "seed": config.seed}
+    first = releases / names[0] if names else last_built(releases, outputs)
+    if config.incumbent is not None:
+        one = replayed(first, config, log, incumbent_of(config, log))
+        report = {"release": one.release.id, "other": "incumbent", **compare_incumbent(one, **settings)}
+    else:
+        second = releases / names[1] if names[1:] else current(releases)
+        one, other = (replayed(folder, config, log, {}) for folder in (first, second))
+        rows = features.rows("test")
+        labels = features.columns["targets"][rows], features.columns["user_rows"][rows]
+        report = {"release": one.release.id, "other": other.release.id, **compare_releases(one, other, *labels, **settings)}
+    report = rounded({**report, "regime": config.regime}, 6)
+    tags = {**features.provenance, "release": report["release"], "other": report["other"]}
+    with tracking.start_run("comparison", config=plain(config), tags=tags) as tracked:
+        tracked.log_metrics(flat(report))
+    write_report(outputs / "evaluation" / "comparison.json", report)
+    print(comparison_table(report))
+
+
+def incumbent_of(config: DictConfig, log: HeldOutLog) -> Given:
+    """Read the slates of the incumbent on the held-out days."""
+    # Imported here, as the replay reads no raw log.
+    from watchnext.evaluation.comparison.incumbent import incumbent_slates
+
+    days = {day for part in log.parts() for day in part.impressions.filter(pl.Series(part.held_out))["day"].unique()}
+    features = Path(f"conf/features/{config.data.features}.yaml")
+    return incumbent_slates(Path(config.incumbent), days, features=features, most=config.evaluation.slate)
+
+
+def replayed(folder: Path, config: DictConfig, log: HeldOutLog, given: Given) -> Replayed:
+    """Replay the held-out days through a release. Raises ReleaseError if it knows them already."""
+    release = Release.load(folder)
+    log.require_unseen(release)
+    options = config.evaluation
+    replay = Replay(release=release, regime=config.regime, slate=options.slate, requests=options.requests, depth=options.slate)
+    return Replayed(release, replay.run(log, given), popularity_before(log, release.video_ids))
 
 
 def experiment(config: DictConfig) -> None:
@@ -132,5 +203,5 @@ SHORT = {key: f"experiment.{key}" for key in ("policies", "days", "viewers", "de
 
 if __name__ == "__main__":
     errors = (DataError, SchemaError, ReleaseError, FileNotFoundError, ValueError)
-    commands = {"replay": replay, "experiment": experiment}
-    dispatch("watchnext.evaluation", commands, errors, short={"experiment": SHORT})
+    commands = {"replay": replay, "compare": compare, "experiment": experiment}
+    dispatch("watchnext.evaluation", commands, errors, leading={"compare": "releases..."}, short={"experiment": SHORT})

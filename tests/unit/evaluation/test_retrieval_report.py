@@ -136,6 +136,8 @@ def whole(retrieval: dict) -> dict:
         "impressions": 1,
         "funnel": {},
         "lost": lost,
+        "losses": {},
+        "slate": {},
         "ranking": {},
         "retrieval": retrieval,
     }

@@ -1,7 +1,7 @@
 """Trace held-out requests through the funnel: the videos of each stage, and where watched videos were lost."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from watchnext.evaluation.replay.baselines import Baselines
 from watchnext.evaluation.replay.rule_check import RuleCheck
 from watchnext.features.state.fold import HOUR_MS
 from watchnext.retrieval.sources.merge import ranks_in
+from watchnext.serving.funnel.answer import Answer
 from watchnext.serving.funnel.explanation.trace import LOST_AT, VideoTraces
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.types import SOURCES, Candidates, Request
@@ -61,8 +62,12 @@ class FunnelTracer:
         self._check = RuleCheck(recommender)
         self._upload_ms = np.array(self._release.catalogue.upload_ms)
 
-    def trace(self, request: Request, rows: np.ndarray, long_view: np.ndarray) -> FunnelTrace:
-        """Trace a request after which its viewer watches `rows` (N,), perhaps repeated, -1 unknown; `long_view` (N,) bool."""
+    def trace(self, request: Request, rows: np.ndarray, long_view: np.ndarray, given: np.ndarray | None = None) -> FunnelTrace:
+        """Trace a request after which its viewer watches `rows` (N,), perhaps repeated, -1 unknown; `long_view` (N,) bool.
+
+        `given` (n,) are videos of another recommender, which become the stage `given`, and `reordered` as this one ranks them.
+        None: the request is not compared with another recommender's.
+        """
         watched, long_view = distinct_watches(rows, long_view, self._upload_ms, request.as_of_ms)
         answer = self._recommender.recommend(request)
         query, retrieval, candidates = answer.query, self._recommender.retrieval, answer.scored.candidates
@@ -81,10 +86,26 @@ class FunnelTracer:
             proposed=_within_quotas(listed, ways.candidates, candidates, self._release.retrieval_of(request.surface)["quotas"]),
             merged=retrieval.merged(query, sources, self._depth).rows,
             broken=self._check.broken(answer),
-            stages={"retrieval": candidates.rows, "ranking": candidates.rows[answer.slate.order], "slate": answer.rows},
+            stages={
+                "retrieval": candidates.rows,
+                "ranking": candidates.rows[answer.slate.order],
+                "slate": answer.rows,
+                **self._compared(answer, given),
+            },
             sources=sources,
             baselines=self._baselines.rank(request),
         )
+
+    def _compared(self, answer: Answer, given: np.ndarray | None) -> dict[str, np.ndarray]:
+        """Return the slate with exploration drawn anew, and the videos `given`, as they came and as ranked here."""
+        if given is None:
+            return {}
+        query, request = answer.query, replace(answer.request, request_id=f"{answer.request.request_id}, drawn anew")
+        slate = self._recommender.rerank(replace(query, request=request), answer.scored)
+        known = given[given >= 0]
+        ranked = self._recommender.rank_given(answer.request, known).rows if len(known) else known
+        reordered = np.concatenate([ranked, known[~np.isin(known, ranked)]])  # those that a filter removed come last
+        return {"redrawn": answer.scored.candidates.rows[slate.picked], "given": given, "reordered": reordered}
 
 
 def _ranks_of(rows: np.ndarray, lists: Mapping[str, np.ndarray]) -> np.ndarray:

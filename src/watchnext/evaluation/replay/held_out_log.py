@@ -8,6 +8,7 @@ import polars as pl
 
 from watchnext.data.splits import SPLITS
 from watchnext.data.storage import Day, StoredTables
+from watchnext.serving.release.release import Release, ReleaseError
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,16 @@ class HeldOutLog:
             chosen = split[known] == self.held_out
             yield LogPart(impressions, chosen, long_view, held_out)
             held_out += int(chosen.sum())
+
+    def require_unseen(self, release: Release) -> None:
+        """Raise ReleaseError if the state of `release` holds events of the held-out days."""
+        times = (part.impressions.filter(pl.Series(part.held_out))["time_ms"].min() for part in self.parts())
+        first = next((time for time in times if time is not None), None)
+        if first is not None and release.as_of_ms > first:
+            raise ReleaseError(
+                f"{release.id} has the state as of {release.as_of_ms} ms, and the held-out days begin at {first} ms: it knows "
+                "them; expected a release of earlier data, or `dvc repro` for later held-out days"
+            )
 
     def viewer_days(self) -> int:
         """Count the days of all viewers that hold a watch of more than 0 ms."""

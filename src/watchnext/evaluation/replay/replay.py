@@ -4,9 +4,10 @@ Every held-out impression is scored (AUC, GAUC, logloss). Each viewer's first re
 traced through the funnel, to see how many of the videos that the viewer watches later that day each stage keeps.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,6 +23,8 @@ from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.release.release import Release
 from watchnext.serving.store.store import Store
 from watchnext.types import TARGETS, Request
+
+Given = Mapping[tuple[int | str, date], Sequence[int | str]]  # (viewer, day) > videos that another recommender gave, best first
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class HeldOutRequest:
     """
 
     request: Request
+    day: date
     positions: np.ndarray
     rows: np.ndarray
     watched: np.ndarray
@@ -66,10 +70,11 @@ class Replay:
     requests: int
     depth: int
 
-    def run(self, log: HeldOutLog) -> ReplayResult:
+    def run(self, log: HeldOutLog, given: Given | None = None) -> ReplayResult:
         """Score the held-out impressions and trace requests.
 
-        The state counts the flags of the log, as it will count those of clients; recall uses the label of `log`.
+        The state counts the flags of the log, as it will count those of clients; recall uses the label of `log`. With `given`,
+        each request is traced beside the videos that another recommender gave its viewer on its day.
         """
         scores, groups = np.full((len(log), len(TARGETS)), np.nan, np.float32), np.zeros(len(log), np.int64)
         traces = []
@@ -79,8 +84,13 @@ class Replay:
                 scores[each.positions] = recommender.score(each.request, each.rows)
                 groups[each.positions] = each.positions[0]
                 if len(each.watched):
-                    traces.append(tracer.trace(each.request, each.watched, each.long_view))
+                    others = None if given is None else self._rows(given.get((each.request.user_id, each.day), ()))
+                    traces.append(tracer.trace(each.request, each.watched, each.long_view, others))
         return ReplayResult(scores, traces, groups)
+
+    def _rows(self, video_ids: Sequence[int | str]) -> np.ndarray:
+        """Return the rows (n,) of some videos, -1 unknown."""
+        return self.release.video_ids.rows(video_ids) if len(video_ids) else np.zeros(0, np.int64)
 
     @contextmanager
     def opened(self, log: HeldOutLog) -> Iterator[tuple[Recommender, Iterator[HeldOutRequest]]]:
@@ -119,7 +129,7 @@ class Replay:
         watched = traced.watched_after(test)
         keyed = test.with_row_index("test_row").group_by(pl.Series("group", self.groups(test)), maintain_order=True)
         first = keyed.agg(
-            pl.col("request_id", "user_id", "time_ms", "surface").first(),
+            pl.col("request_id", "user_id", "time_ms", "surface", "day").first(),
             pl.col(context).first().name.prefix("context."),
             pl.col("test_row"),
         )
@@ -127,7 +137,7 @@ class Replay:
             given = {name: row[f"context.{name}"] for name in context if row[f"context.{name}"] is not None}
             at, after = np.array(row["test_row"]), np.array(watched.get(str(row["request_id"]), ()), np.int64)
             request = Request(str(row["request_id"]), row["user_id"], self.slate, row["time_ms"], row["surface"], None, given)
-            yield HeldOutRequest(request, part.first + at, rows[at], rows[after], long_view[after])
+            yield HeldOutRequest(request, row["day"], part.first + at, rows[at], rows[after], long_view[after])
 
 
 class Sample:

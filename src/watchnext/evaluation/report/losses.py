@@ -90,6 +90,17 @@ def survivors(shares: Mapping[str, float]) -> dict[str, float]:
     return reached
 
 
+def loss_rows(report: Mapping) -> list[dict]:
+    """Return the shares by slice as rows, for `dvc plots`."""
+    return [
+        {"slice": f"{part}: {value}", "reason": reason, "share": each[reason]}
+        for part, values in report.get("slices", {}).items()
+        for value, each in values.items()
+        for reason in REASONS
+        if each["watches"]
+    ]
+
+
 def _shares(ends: np.ndarray) -> dict[str, float]:
     counts = np.bincount(ends, minlength=len(REASONS))
     shares = counts / len(ends) if len(ends) else np.full(len(REASONS), np.nan)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from watchnext import metrics
+from watchnext.evaluation.report.slate_report import with_intervals
 from watchnext.ranking.heads import WATCH
 from watchnext.ranking.target_metrics import apart, of_head
 from watchnext.types import TARGETS
@@ -23,6 +24,19 @@ def ranking_metrics(scores: np.ndarray, targets: np.ndarray, users: np.ndarray) 
         by_target[name] = of_head(score, label, users) | {"ece": metrics.ece(label, score)}
     seconds, watch = targets[:, WATCH], scores[:, WATCH]
     return by_target | {"watch_s": {"mae_s": metrics.mean_absolute_error(seconds, watch), "xauc": metrics.xauc(seconds, watch)}}
+
+
+def gauc_intervals(scores: np.ndarray, targets: np.ndarray, users: np.ndarray, seed: int) -> dict[str, dict[str, float]]:
+    """Return target > `mean`, `low` and `high`: GAUC of each probability with its 95% interval over viewers.
+
+    Rows without scores are left out.
+    """
+    scored = np.isfinite(scores).all(axis=1)
+    report = {}
+    for column, name in enumerate(PROBABILITIES):
+        areas, positives, viewers = metrics.areas_by_group(targets[scored, column], scores[scored, column], users[scored])
+        report[name] = with_intervals({"gauc": areas}, viewers, seed, weights=positives)["gauc"]
+    return report
 
 
 def request_metrics(scores: np.ndarray, targets: np.ndarray, groups: np.ndarray) -> dict[str, dict[str, float]]:

@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 
+from watchnext.evaluation.report.losses import REASONS
 from watchnext.metrics import aligned, shown
 
 HEADING_WIDTH = 8  # characters
@@ -11,8 +12,10 @@ TITLES = {"sources": "source", "floors": "baseline"}  # `floors` is the key of t
 
 
 def table(report: Mapping) -> str:
-    """Render the funnel, the shares of watched videos lost at each stage, retrieval, and ranking."""
-    return "\n".join([*_funnel(report), *_retrieval(report["retrieval"]), *_ranking(report)])
+    """Render the funnel, where watched videos are lost, the slate, retrieval, and ranking."""
+    return "\n".join(
+        [*_funnel(report), *_losses(report), *_slate(report["slate"]), *_retrieval(report["retrieval"]), *_ranking(report)]
+    )
 
 
 def selection_table(report: Mapping) -> str:
@@ -52,6 +55,32 @@ def _funnel(report: Mapping) -> Iterator[str]:
     shares = {name: value for name, value in report["lost"].items() if name != "shown"}
     parts = ", ".join(f"{name} {shown(value, '.1%')}" for name, value in shares.items())
     yield f"long views lost at {parts}; in the slate {shown(report['lost']['shown'], '.1%')}"
+
+
+def _losses(report: Mapping) -> Iterator[str]:
+    if not report["losses"]:
+        return
+    yield "where videos watched later that day end; of all watches of the slice"
+    rows = [["", *line] for line in _headings(["watches", *REASONS])]
+    for part, values in report["losses"]["slices"].items():
+        for value, each in values.items():
+            name = value if part == "outcome" else f"{part}: {value}"
+            shares = (shown(each[reason], ".1%") for reason in REASONS)
+            rows += [[name.replace("_", " "), f"{each['watches']:,}", *shares]] if each["watches"] else []
+    yield from aligned(rows)
+
+
+def _slate(slate: Mapping) -> Iterator[str]:
+    if not slate:
+        return
+    yield f"the slate of {slate['k']}; relevant are long views later that day; 95% intervals over viewers"
+    figures = (
+        [name, shown(each["mean"], ".4f"), f"[{shown(each['low'], '.4f')}, {shown(each['high'], '.4f')}]"]
+        for name, each in slate["figures"].items()
+    )
+    yield from aligned([*figures, *([name, shown(value, ".4f"), ""] for name, value in slate["whole"].items())])
+    broken = ", ".join(f"{name} {count}" for name, count in slate["broken"].items() if count)
+    yield f"  rules broken: {broken or 'none'}"
 
 
 def named_lists(retrieval: Mapping) -> dict[str, Mapping]:

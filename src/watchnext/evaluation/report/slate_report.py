@@ -17,11 +17,18 @@ Slates = Sequence[np.ndarray]  # video rows of each request, best first
 
 
 def slate_columns(
-    traces: Sequence[FunnelTrace], slates: Slates, *, facts: Catalogue, popularity: np.ndarray, k: int
+    traces: Sequence[FunnelTrace],
+    slates: Slates,
+    relevant: Slates,
+    *,
+    facts: Catalogue,
+    popularity: np.ndarray,
+    k: int,
 ) -> dict[str, np.ndarray]:
     """Measure the first `k` of each of B slates: figure > (B,), nan where a request has none.
 
-    recall@k, ndcg@k, map@k, mrr@k  as in `metrics.list_figures`; relevant are the long views, as labelled
+    recall@k, ndcg@k, map@k, mrr@k  as in `metrics.list_figures`, of the videos `relevant`; a row beyond the catalogue is of a
+                         video that it lacks
     serendipity          share of slots that are relevant and not in the baseline EXPECTED
     novelty_bits         as in `metrics.novelty`; `popularity` (V,) counts watches before the held-out days
     intra_list_distance  as in `metrics.intra_list_distance`, of content vectors
@@ -29,7 +36,7 @@ def slate_columns(
     fresh                share of videos younger than FRESH_H
     duplicates           slots that repeat a video or a copy of one
     """
-    shown, relevant = [rows[:k] for rows in slates], [trace.relevant for trace in traces]
+    shown = [rows[:k] for rows in slates]
     expected = [trace.baselines[EXPECTED][:k] for trace in traces]
     watched = metrics.mean_defined(metrics.list_means([trace.watched for trace in traces], popularity))
     upload_ms = np.array(facts.upload_ms)
@@ -59,13 +66,15 @@ def whole_figures(slates: Slates, facts: Catalogue) -> dict[str, float]:
     }
 
 
-def with_intervals(columns: Mapping[str, np.ndarray], viewers: np.ndarray, seed: int) -> dict[str, dict[str, float]]:
-    """Return figure > `mean`, and `low` and `high` of its 95% interval over viewers (B,)."""
-    low, high = metrics.intervals(np.stack([*columns.values()], axis=1), seed=seed, viewers=viewers)
-    means = {name: metrics.mean_defined(values) for name, values in columns.items()}
-    return {
-        name: {"mean": mean, "low": float(low[at]), "high": float(high[at])} for at, (name, mean) in enumerate(means.items())
-    }
+def with_intervals(
+    columns: Mapping[str, np.ndarray], viewers: np.ndarray, seed: int, *, weights: np.ndarray | None = None
+) -> dict[str, dict[str, float]]:
+    """Return figure > `mean`, and `low` and `high` of its 95% interval over viewers (B,); `weights` (B,) weigh the mean."""
+    values = np.stack([*columns.values()], axis=1)
+    low, high = metrics.intervals(values, seed=seed, viewers=viewers, weights=weights)
+    known = ~np.isnan(values) * (1.0 if weights is None else weights[:, None])
+    means = metrics.divided((np.nan_to_num(values) * known).sum(axis=0), known.sum(axis=0))
+    return {name: {"mean": float(means[at]), "low": float(low[at]), "high": float(high[at])} for at, name in enumerate(columns)}
 
 
 def viewers_of(traces: Sequence[FunnelTrace]) -> np.ndarray:
@@ -97,8 +106,8 @@ def slate_report(traces: Sequence[FunnelTrace], *, facts: Catalogue, popularity:
         return {}
     settings = {"facts": facts, "popularity": popularity, "k": k}
     slates = [trace.stages["slate"] for trace in traces]
-    columns, viewers, recall = slate_columns(traces, slates, **settings), viewers_of(traces), f"recall@{k}"
-    relevant = [trace.relevant for trace in traces]
+    relevant, viewers, recall = [trace.relevant for trace in traces], viewers_of(traces), f"recall@{k}"
+    columns = slate_columns(traces, slates, relevant, **settings)
     gains = {
         name: columns[recall] - metrics.list_figures([trace.baselines[name] for trace in traces], relevant, k)["recall"]
         for name in traces[0].baselines
