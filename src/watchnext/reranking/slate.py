@@ -133,9 +133,15 @@ class Reranker:
         """Return the positions in `rows` (n,), in order, that pass every HARD filter, and the positions that each removed."""
         return _passing(rows, np.arange(len(rows)), self._hard, context)
 
-    def first_filter(self, row: int, context: RuleContext) -> str | None:
-        """Return the name of the first filter that removes the video `row` whatever its value, None where it may be shown."""
-        return next((each.name for each in self._filters if each.removes(np.array([row]), context)[0]), None)
+    def first_filters(self, rows: np.ndarray, context: RuleContext) -> list[str | None]:
+        """Return the name of the first filter that removes each of the videos `rows` (n,) alone, whatever its value; None where
+        it may be shown."""
+        names: list[str | None] = [None] * len(rows)
+        for each in self._filters:
+            for at in np.flatnonzero(each.removes(rows, context)).tolist():  # perhaps as the copy of another of `rows`
+                if names[at] is None and each.removes(rows[at : at + 1], context)[0]:
+                    names[at] = each.name
+        return names
 
     def _filtered(
         self, scored: Scored, filters: Sequence[Filter], context: RuleContext

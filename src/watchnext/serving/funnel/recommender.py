@@ -23,7 +23,7 @@ from watchnext.serving.funnel.ranking_stage import RankingStage
 from watchnext.serving.release.release import Release
 from watchnext.serving.store.engines.engine import StoreError
 from watchnext.serving.store.store import Store
-from watchnext.types import Candidates, Query, Request, Scored, Slate
+from watchnext.types import Candidates, Query, Request, Scored, Slate, among
 
 log = logging.getLogger(__name__)
 
@@ -206,19 +206,20 @@ class Recommender:
         """Return the ways of the videos `rows` (R,) through the funnel of an answer of this release."""
         filters = {each.name for each in self.release.reranker_of(answer.request.surface).rules if isinstance(each, Filter)}
         traced = VideoTraces.of(rows, answer.scored, answer.slate, filters=filters, k=answer.request.k)
-        missed = (traced.candidates < 0).tolist()
-        rules = [self._barred_by(answer.query, row) if missed[at] else traced.rules[at] for at, row in enumerate(rows.tolist())]
-        return replace(traced, rules=rules)
+        missed = np.flatnonzero(traced.candidates < 0)
+        rules = np.array(traced.rules, object)
+        rules[missed] = self._barred_by(answer.query, rows[missed])
+        return replace(traced, rules=rules.tolist())
 
-    def _barred_by(self, query: Query | None, row: int) -> str | None:
-        """Return the name of what keeps a video out of a query's candidates: a part of the request, or a filter."""
+    def _barred_by(self, query: Query | None, rows: np.ndarray) -> list[str | None]:
+        """Return the name of what keeps each of `rows` (n,) out of a query's candidates: a part of the request, or a filter."""
         if query is None:
-            return None
-        if row in query.excluded:
-            return "exclude"
-        if self.catalogue.upload_ms[row] > query.as_of_ms:
-            return "upload"
-        return self.release.reranker_of(query.request.surface).first_filter(row, self._context(query))
+            return [None] * len(rows)
+        filters = self.release.reranker_of(query.request.surface).first_filters(rows, self._context(query))
+        late, excluded = self.catalogue.upload_ms[rows] > query.as_of_ms, among(rows, query.excluded)
+        return [
+            "exclude" if out else "upload" if later else name for out, later, name in zip(excluded, late, filters, strict=True)
+        ]
 
     def may_be_shown(self, request: Request, rows: np.ndarray) -> np.ndarray:
         """Return a mask (n,) of `rows` that pass the rules that hold for everyone in the region of a request."""
