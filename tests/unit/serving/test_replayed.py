@@ -101,3 +101,19 @@ def test_a_log_of_slates_is_replayed_once_for_two_regimes(regime, built, release
     np.testing.assert_array_equal(other.run(log).scores, found[regime].scores)
     alone = replays(config, release, stored(*one_by_one(built[1]), tmp_path / "alone"))
     assert not np.array_equal(alone["request"].scores, alone["streaming"].scores)
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_traced_requests_alone_meet_the_state_that_they_meet_among_all(regime, built, release, tmp_path):
+    tables, split = built[1], np.asarray(FeatureSet.load(built[0]).columns["split"])
+    log = stored(tables, split, tmp_path)
+    replay = Replay(release=release, regime=regime, slate=5, requests=4, depth=5)
+    met = {}
+    for traced_only in (False, True):
+        with replay.opened(log, traced_only=traced_only) as (recommender, requests):
+            traced = ((each.request, recommender.score(each.request, each.rows)) for each in requests if len(each.watched))
+            met[traced_only] = {request.request_id: (request, scores) for request, scores in traced}
+    assert 1 < len(met[True]) == len(met[False])
+    for request_id, (request, scores) in met[True].items():
+        assert request == met[False][request_id][0]
+        np.testing.assert_array_equal(scores, met[False][request_id][1])

@@ -93,28 +93,30 @@ class Replay:
         return self.release.video_ids.rows(video_ids) if len(video_ids) else np.zeros(0, np.int64)
 
     @contextmanager
-    def opened(self, log: HeldOutLog) -> Iterator[tuple[Recommender, Iterator[HeldOutRequest]]]:
-        """Yield a recommender, and the held-out requests in time order.
+    def opened(self, log: HeldOutLog, *, traced_only: bool = False) -> Iterator[tuple[Recommender, Iterator[HeldOutRequest]]]:
+        """Yield a recommender, and the held-out requests in time order, or those alone that are to be traced.
 
         At each request, the recommender's store has seen the events that the regime allows, from the release's `as_of` on.
         """
         with TemporaryDirectory(prefix="watchnext-replay-") as folder:
             store = Store.open(Path(folder), self.release, durable=False)
             try:
-                yield Recommender(self.release, store), self._requests(log, EventStream(store, regime=self.regime))
+                stream = EventStream(store, regime=self.regime)
+                yield Recommender(self.release, store), self._requests(log, stream, traced_only)
             finally:
                 store.close()
 
-    def _requests(self, log: HeldOutLog, stream: EventStream) -> Iterator[HeldOutRequest]:
+    def _requests(self, log: HeldOutLog, stream: EventStream, traced_only: bool) -> Iterator[HeldOutRequest]:
         traced = Sample(log.viewer_days() if self.requests else 0, self.requests)
         with tqdm(total=len(log), desc=f"evaluation: {self.regime}", unit=" impressions") as bar:
             for part in log.parts():
                 test = part.impressions.filter(pl.Series(part.held_out))
                 stream.add(events_of(part.impressions, self.release.as_of_ms), day_starts(test))  # some are late outcomes
-                for each in self._of_part(part, test, traced):
+                for each in self._of_part(part, test, traced, traced_only):
                     stream.advance(each.request.as_of_ms)
                     yield each
                     bar.update(len(each.positions))
+                bar.update(part.first + len(test) - bar.n)
 
     def groups(self, test: pl.DataFrame) -> np.ndarray:
         """Return the group (N,) of each impression: those of a group are scored together, as the first of them."""
@@ -122,7 +124,7 @@ class Replay:
             return request_groups(test, day_starts(test))
         return test.with_row_index("first").select(pl.col("first").min().over("request_id"))["first"].to_numpy()
 
-    def _of_part(self, part: LogPart, test: pl.DataFrame, traced: "Sample") -> Iterator[HeldOutRequest]:
+    def _of_part(self, part: LogPart, test: pl.DataFrame, traced: "Sample", traced_only: bool) -> Iterator[HeldOutRequest]:
         """Yield the requests of a part's held-out rows `test` in time order, with the k of the slates."""
         context = [f.name for f in self.release.pipeline.schema.columns("context")]
         rows, long_view = self.release.video_ids.rows_of(test["video_id"]), part.long_view[part.held_out]
@@ -133,6 +135,8 @@ class Replay:
             pl.col(context).first().name.prefix("context."),
             pl.col("test_row"),
         )
+        if traced_only:  # a log has far more requests than a sample
+            first = first.filter(pl.col("request_id").cast(pl.String).is_in([*watched]))
         for row in first.sort("time_ms", maintain_order=True).iter_rows(named=True):
             given = {name: row[f"context.{name}"] for name in context if row[f"context.{name}"] is not None}
             at, after = np.array(row["test_row"]), np.array(watched.get(str(row["request_id"]), ()), np.int64)

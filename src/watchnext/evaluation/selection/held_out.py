@@ -56,7 +56,7 @@ def validation_requests(release: Release, log: HeldOutLog, *, regime: str, limit
     depth = release.retrieval["merge"]["most"]
     replay = Replay(release=release, regime=regime, slate=slate, requests=limit, depth=depth)
     upload_ms = np.array(release.catalogue.upload_ms)
-    with replay.opened(log) as (recommender, requests):
+    with replay.opened(log, traced_only=True) as (recommender, requests):
         baselines = Baselines(release, recommender.store, depth=depth)
         for each in requests:
             watched, long = distinct_watches(each.watched, each.long_view, upload_ms, each.request.as_of_ms)
