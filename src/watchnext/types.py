@@ -92,6 +92,7 @@ class Query:
     creators (n,) int64        creators in the viewer's record, with
     engagement (n,)            the viewer's decayed count of liked videos of each
     inputs                     inputs of networks that do not depend on a candidate, one row each
+    age, language              of the viewer, as the log names them; None unknown
     """
 
     request: Request
@@ -105,6 +106,8 @@ class Query:
     creators: np.ndarray
     engagement: np.ndarray
     inputs: Mapping[str, np.ndarray]
+    age: str | None = None
+    language: str | None = None
 
     @property
     def as_of_ms(self) -> float:
@@ -192,6 +195,7 @@ class Slate:
     propensities  (K,) float64, probability of this video at this position given those above it
     removed       rule name > positions of the candidates it removed, each under the first rule that removed it
     order         (C,) int64, positions of all candidates, best valued first
+    bent          names of the soft rules that the slate does not keep, as too few candidates were left
     """
 
     picked: np.ndarray
@@ -199,3 +203,4 @@ class Slate:
     propensities: np.ndarray
     removed: Mapping[str, np.ndarray] = field(default_factory=dict)
     order: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    bent: tuple[str, ...] = ()

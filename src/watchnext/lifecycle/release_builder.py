@@ -27,6 +27,7 @@ from watchnext.ranking.scoring import Ranker
 from watchnext.reranking.slate import Reranker
 from watchnext.retrieval.towers.two_tower import OneViewer
 from watchnext.serving.release.compiled import TREES, CompiledRanker
+from watchnext.serving.release.live_catalogue import LiveCatalogue
 from watchnext.serving.release.reference_sample import write_sample
 from watchnext.serving.release.release import Release, assemble, publish, staging_folder
 from watchnext.serving.release.surfaces import Surfaces
@@ -82,7 +83,7 @@ class ReleaseBuilder:
             start = Selection.start(self.retrieval["merge"], Reranker.from_config(self.reranking))
             release = Release.load(self._publish(start, folder, Path(root), reference=None))
             held_out = list(self._validation_requests(release, requests, regime, slate))
-            chosen_by = {"reranker": release.reranker, "facts": release.catalogue, "surfaces": release.surfaces}
+            chosen_by = {"reranker": release.reranker, "facts": LiveCatalogue(release, room=0), "surfaces": release.surfaces}
             selection = select(held_out, start, **chosen_by, seed=seed)
             selection.save(folder)
             (folder / CONFIGURED).write_text(json.dumps(self._configured))

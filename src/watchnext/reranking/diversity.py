@@ -1,32 +1,52 @@
 """Diversity: how similar a candidate is to the slate so far, and how much that counts."""
 
 from dataclasses import dataclass
+from math import log
 
 import numpy as np
 
 from watchnext.kernels import kernel
 from watchnext.reranking.rules import CatalogueFacts
-from watchnext.reranking.value import require_number
+from watchnext.reranking.rules.rule import require_whole
+from watchnext.reranking.value import require_known, require_number
+
+METHODS = MMR, WINDOW, DPP = "mmr", "window", "dpp"
+RIDGE = 0.1  # share of the diagonal in the kernel of the determinant: two equal videos then have one of more than 0
+SCALE = -1.0 / log(RIDGE)
+BY_WINDOW, BY_DETERMINANT = METHODS.index(WINDOW), METHODS.index(DPP)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Diversity:
-    """Maximal marginal relevance (Carbonell & Goldstein, SIGIR 1998).
+    """Weigh value against how similar a candidate is to the slate so far.
 
-    A candidate scores trade_off * value - (1 - trade_off) * max similarity to the slate.
+    `trade_off` 1 is value only, 0 diversity only. Values are scaled to [0, 1] over the candidates.
 
-    `trade_off` 1 is value only, 0 similarity only. Deviations: values are scaled to [0, 1] over the candidates, and a negative
-    similarity counts as 0, so that opposite videos are not favoured.
+    mmr      maximal marginal relevance (Carbonell & Goldstein, SIGIR 1998): a candidate scores trade_off * value -
+             (1 - trade_off) * max similarity to the slate. Deviation: a negative similarity counts as 0, so that opposite
+             videos are not favoured
+    window   the same over the last `window` videos of the slate alone
+    dpp      fast greedy MAP of a determinantal point process (Chen, Zhang & Zhou, NeurIPS 2018): the gain in trade_off * sum of
+             values + (1 - trade_off) * log det of the similarities. Deviations: a cosine c counts as (1 + c) / 2, RIDGE stands
+             on the diagonal, and the logarithm is scaled so that one gain lies in [-1, 0]
     """
 
     trade_off: float = 0.8
+    method: str = MMR
+    window: int = 5
 
     def __post_init__(self) -> None:
         require_number("diversity.trade_off", self.trade_off, low=0, high=1)
+        require_known("diversity.method", [self.method], METHODS)
+        require_whole("diversity.window", self.window, low=1)
 
-    def similarity(self, rows: np.ndarray, facts: CatalogueFacts) -> "Similarity | None":
-        """Return the similarity among the videos `rows` (N,), None where it does not count."""
-        return Similarity.of(rows, facts) if self.trade_off < 1 else None
+    @property
+    def kind(self) -> int:
+        return METHODS.index(self.method)
+
+    def remembered(self, slots: int) -> int:
+        """Return how many videos of a slate the method has to remember."""
+        return {MMR: 0, WINDOW: int(self.window), DPP: slots}[self.method]
 
 
 @dataclass(frozen=True)
@@ -66,26 +86,68 @@ class Similarity:
     def arrays(self) -> tuple[np.ndarray, ...]:
         return self.units, self.has_vector, self.creators, self.tags
 
-    def to(self, position: int) -> np.ndarray:
-        """Compute the similarity (N,) of each video to the one at `position`; a negative one is 0."""
+    def to(self, position: int, *, shifted: bool = False) -> np.ndarray:
+        """Compute the similarity (N,) of each video to the one at `position`; with `shifted`, a cosine c is (1 + c) / 2."""
         similarity, cosine = np.zeros(len(self.has_vector)), np.empty(len(self.has_vector), np.float32)
-        add_similarity(position, *self.arrays, cosine, similarity)
+        compare(position, self.arrays, shifted, cosine, similarity)
         return similarity
 
 
 @kernel
-def add_similarity(position, units, has_vector, creators, tags, cosine, nearest):
-    """Raise `nearest` (N,) to the similarity of each video to the one at `position`; `cosine` (N,) float32 is overwritten."""
+def spread(picked, kind, known, cosine, similarity, rows, left, gain):
+    """Update the gain in diversity (N,) of each video, after the last of `picked` (s,).
+
+    cosine, similarity (N,) are overwritten. rows (memory, N) holds similarities of the last videos, or a row of the Cholesky
+    factor for each video of the slate, and left (N,) the squared diagonal that it leaves.
+    """
+    last, at = picked[-1], len(picked) - 1
+    compare(last, known, kind == BY_DETERMINANT, cosine, similarity)
+    if kind == BY_DETERMINANT:
+        _factor(last, at, similarity, rows, left, gain)
+    elif kind == BY_WINDOW:
+        rows[at % len(rows)] = similarity
+        gain[:] = 0.0
+        for row in range(min(len(picked), len(rows))):
+            for i in range(len(gain)):
+                gain[i] = min(gain[i], -rows[row, i])
+    else:
+        for i in range(len(gain)):
+            gain[i] = min(gain[i], -similarity[i])
+
+
+@kernel
+def _factor(last, at, similarity, rows, left, gain):
+    """Add row `at` to the Cholesky factor, and take what it explains from the squared diagonal that is left."""
+    row, pivot = rows[at], np.sqrt(left[last])
+    row[:] = (1.0 - RIDGE) * similarity
+    row[last] = 1.0
+    for earlier in range(at):
+        factor = rows[earlier, last]
+        for i in range(len(row)):
+            row[i] -= factor * rows[earlier, i]
+    for i in range(len(row)):
+        row[i] /= pivot
+        # RIDGE is the least that a positive definite kernel leaves; with cosines beside shared metadata it may not be one.
+        left[i] = max(left[i] - row[i] * row[i], RIDGE)
+        gain[i] = SCALE * np.log(left[i])
+
+
+@kernel
+def compare(position, known, shifted, cosine, similarity):
+    """Write the `cosine` (N,) float32 and the `similarity` (N,) of each video to the one at `position`."""
+    units, has_vector, creators, tags = known
     cosine[:] = 0.0
     if has_vector[position]:
         for d in range(len(units)):
             factor = units[d, position]
             for i in range(len(cosine)):
                 cosine[i] += units[d, i] * factor
-    for i in range(len(nearest)):
-        by_vector = has_vector[position] and has_vector[i]
-        similarity = np.float64(cosine[i]) if by_vector else _shared(position, i, creators, tags)
-        nearest[i] = max(nearest[i], similarity)
+    for i in range(len(similarity)):
+        if has_vector[position] and has_vector[i]:
+            by_vector = np.float64(cosine[i])
+            similarity[i] = 0.5 + 0.5 * by_vector if shifted else by_vector
+        else:
+            similarity[i] = _shared(position, i, creators, tags)
 
 
 @kernel

@@ -1,30 +1,15 @@
-"""The greedy pass of re-ranking, compiled: slot by slot, the best candidate under caps and beside the slate so far."""
+"""The greedy pass of re-ranking, compiled: slot by slot, the best candidate under the limits and beside the slate so far."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from watchnext.kernels import kernel
-from watchnext.reranking.diversity import Similarity, add_similarity
+from watchnext.reranking.diversity import Diversity, Similarity, spread
+from watchnext.reranking.limits import Limits, bar, first_barring, press
 
 NOTHING = np.zeros(0, np.int64)
-
-
-@dataclass(frozen=True)
-class Caps:
-    """Caps as arrays: `keys` (N, J) int64, -1 none, with the cap of each column `of` (J,) and the limit of each cap `most`."""
-
-    keys: np.ndarray
-    of: np.ndarray
-    most: np.ndarray
-
-    @classmethod
-    def joined(cls, keys: Sequence[np.ndarray], most: Sequence[int], candidates: int) -> "Caps":
-        """Join the keys (N, J) of every cap, in the order of the config."""
-        none = np.zeros((candidates, 0), np.int64)
-        of = np.repeat(np.arange(len(keys)), [each.shape[1] for each in keys])
-        return cls(np.concatenate([none, *keys], axis=1, dtype=np.int64), of, np.array(most, np.int64))
+OUT = -1  # in `Filled.barred_by`: picked, or never eligible
 
 
 @dataclass(frozen=True)
@@ -32,82 +17,79 @@ class Filled:
     """A filled slate.
 
     picked, propensities (K,)   positions, best first, and the probability of each at its slot
-    barred (caps, N) bool       candidates that a cap barred from the last slot
-    held                        number of caps, from the first, that were not dropped
+    barred_by (N,)              rule that barred a candidate from the last slot; the number of rules where none did, or OUT
+    bent (R,) bool              rules that a video of the slate broke, and floors that were not reached
     """
 
     picked: np.ndarray
     propensities: np.ndarray
-    barred: np.ndarray
-    held: int
+    barred_by: np.ndarray
+    bent: np.ndarray
 
 
 def fill(
     relevance: np.ndarray,
     similarity: Similarity | None,
-    trade_off: float,
-    caps: Caps,
+    diversity: Diversity,
+    limits: Limits,
     epsilon: float,
     draws: np.ndarray,
     *,
+    slots: int,
     given: np.ndarray = NOTHING,
     outside: int = 0,
 ) -> Filled:
-    """Fill as many slots as `draws` (K, 2) has rows, at most N, from candidates that are sorted by value, best first.
+    """Fill as many of a slate's `slots` as `draws` (K, 2) has rows, at most N, from candidates sorted by value, best first.
 
-    A candidate scores trade_off * relevance - (1 - trade_off) * its largest similarity to the slate; -inf stays. A cap bars the
-    candidates of a key that the slate holds `most` times. If no candidate is left under all caps, the last one is dropped for
-    good, because counts never decrease. With probability `epsilon` a slot takes a uniform draw of its eligible candidates.
+    A candidate scores trade_off * relevance + (1 - trade_off) * its gain in diversity; -inf stays. If no candidate is left
+    under all limits, the last ones bend for this slot, but for the `hard` ones: these rather leave slots empty. With
+    probability `epsilon` a slot takes a uniform draw of its eligible candidates.
 
     The first slots hold the positions `given` (P,), P at most K, whatever their scores, with propensity 0 where one was not
     eligible. The last `outside` positions are never eligible: they can only be given.
     """
-    n, slots = len(relevance), len(draws)
-    free = np.arange(n) < n - outside
-    picked, propensities = np.zeros(slots, np.int64), np.zeros(slots)
-    barred = np.zeros((len(caps.most), n), np.bool_)
-    arrays = (similarity or Similarity.nothing(n)).arrays
-    weights = trade_off * np.where(np.isfinite(relevance), relevance, 0.0), 1.0 - trade_off if similarity else 0.0
-    limits = caps.keys, caps.of, caps.most
-    held = _fill(*weights, np.isfinite(relevance), free, given, *arrays, *limits, epsilon, draws, picked, propensities, barred)
-    return Filled(picked, propensities, barred, held)
+    n, rules = len(relevance), len(limits.names)
+    picked, propensities = np.zeros(len(draws), np.int64), np.zeros(len(draws))
+    barred_by, bent = np.where(np.arange(n) < n - outside, rules, OUT), np.zeros(rules, np.bool_)
+    worth = diversity.trade_off * np.where(np.isfinite(relevance), relevance, 0.0)
+    penalty = 1.0 - diversity.trade_off if similarity else 0.0
+    known = (similarity or Similarity.nothing(n)).arrays
+    out = picked, propensities, barred_by, bent
+    filled = _fill(
+        worth, penalty, np.isfinite(relevance), given, slots, known, similarity is not None, diversity.kind,
+        diversity.remembered(slots), limits.arrays, limits.hard, epsilon, draws, out,
+    )  # fmt: skip
+    return Filled(picked[:filled], propensities[:filled], barred_by, bent)
 
 
 @kernel
-def _fill(
-    worth,
-    penalty,
-    finite,
-    free,
-    given,
-    units,
-    has_vector,
-    creators,
-    tags,
-    keys,
-    of,
-    most,
-    epsilon,
-    draws,
-    picked,
-    propensities,
-    barred,
-):
-    """Write `picked`, `propensities` and `barred`; return the number of caps that were not dropped."""
-    n, held = len(worth), len(most)
-    nearest, cosine = np.zeros(n), np.empty(n, np.float32)
-    eligible = np.empty(n, np.int64)
+def _fill(worth, penalty, finite, given, slots, known, is_known, kind, memory, limits, hard, epsilon, draws, out):
+    """Write `out`, as the arrays of `Filled`; return the number of slots that were filled."""
+    picked, propensities, barred_by, bent = out
+    n, rules = len(worth), len(bent)
+    least, groups = limits[5], limits[6]
+    until, need, pressing = np.zeros((rules, n), np.int64), np.zeros(rules, np.int64), np.zeros(rules, np.bool_)
+    for rule in range(rules):
+        for i in range(n):
+            need[rule] += groups[rule, i] and barred_by[i] != OUT
+        need[rule] = min(need[rule], least[rule], slots)
+    eligible, gain = np.empty(n, np.int64), np.zeros(n)
+    cosine, similarity = np.zeros(n, np.float32), np.zeros(n)
+    rows, left = np.zeros((memory, n)), np.ones(n)
+    filled, held = 0, rules
     for slot in range(len(picked)):
         if slot > 0:
-            last = picked[slot - 1]
-            if penalty > 0:
-                add_similarity(last, units, has_vector, creators, tags, cosine, nearest)
-            _count(last, picked[:slot], keys, of, most, barred)
-        found, held = _eligible(free, barred, held, eligible)
+            if is_known:
+                spread(picked[:slot], kind, known, cosine, similarity, rows, left, gain)
+            bar(picked[:slot], cosine, known[1], limits, until)
+        press(need, slots - slot, pressing)
+        found, held = _eligible(slot, hard, barred_by, until, need, pressing, groups, eligible)
+        if found == 0 and slot >= len(given):
+            break
         best, highest = eligible[0], -np.inf
         for i in range(found):
             at = eligible[i]
-            score = worth[at] - penalty * nearest[at] if finite[at] else -np.inf
+            score = worth[at] + penalty * gain[at] if finite[at] else -np.inf
             if score > highest:  # ties: higher value, then lower row
                 best, highest = at, score
         chosen, may_be = best, True
@@ -118,8 +100,20 @@ def _fill(
             chosen = eligible[int(draws[slot, 1] * found)]
         picked[slot] = chosen
         propensities[slot] = epsilon / found + (1.0 - epsilon if chosen == best else 0.0) if may_be else 0.0
-        free[chosen] = False
-    return held
+        barred_by[chosen] = OUT
+        for rule in range(rules):
+            bent[rule] = bent[rule] or until[rule, chosen] > slot
+            need[rule] = max(need[rule] - groups[rule, chosen], 0)
+        filled += 1
+    for i in range(n):
+        if barred_by[i] == held and filled == len(picked):
+            barred_by[i] = rules
+    for rule in range(rules):
+        shown = 0
+        for slot in range(filled):
+            shown += groups[rule, picked[slot]]
+        bent[rule] = bent[rule] or shown < min(least[rule], slots)
+    return filled
 
 
 @kernel
@@ -131,44 +125,17 @@ def _among(position, positions):
 
 
 @kernel
-def _eligible(free, barred, held, eligible):
-    """Write the positions under all caps that still hold; return their number, and the caps left."""
-    while True:
-        found = 0
-        for i in range(len(free)):
-            under = free[i]
-            for cap in range(held):
-                under = under and not barred[cap, i]
-            if under:
-                eligible[found] = i
-                found += 1
-        if found > 0 or held == 0:
-            return found, held
-        held -= 1
-
-
-@kernel
-def _count(last, picked, keys, of, most, barred):
-    """Bar the candidates of every key that the slate `picked` now holds as often as its cap allows."""
-    columns = len(of)
-    for column in range(columns):
-        key, cap = keys[last, column], of[column]
-        if key < 0:
-            continue
-        held = 0
-        for slot in range(len(picked)):
-            held += _has(key, cap, picked[slot], keys, of)
-        if held < most[cap]:
-            continue
-        for i in range(len(keys)):
-            if _has(key, cap, i, keys, of):
-                barred[cap, i] = True
-
-
-@kernel
-def _has(key, cap, at, keys, of):
-    """Return whether a candidate has a key of a cap; a repeated tag counts once."""
-    found = False
-    for column in range(len(of)):
-        found |= of[column] == cap and keys[at, column] == key
-    return found
+def _eligible(slot, hard, barred_by, until, need, pressing, groups, eligible):
+    """Write the positions that the most rules let in, in their order, into `eligible`, and the first rule that bars each of the
+    others into `barred_by`; return the number of the former, and of the rules that hold."""
+    held = 0
+    for i in range(len(barred_by)):
+        if barred_by[i] != OUT:
+            barred_by[i] = first_barring(i, slot, until, need, pressing, groups)
+            held = max(held, barred_by[i])
+    found = 0
+    for i in range(len(barred_by)):
+        if barred_by[i] != OUT and barred_by[i] == held and held >= hard:
+            eligible[found] = i
+            found += 1
+    return found, held

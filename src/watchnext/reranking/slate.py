@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from watchnext.reranking.diversity import Diversity, scaled
-from watchnext.reranking.greedy import NOTHING, Caps
-from watchnext.reranking.rules import HARD, Cap, CatalogueFacts, DuplicateFilter, Filter, Rule, RuleContext, rule
+from watchnext.reranking.diversity import Diversity, Similarity, scaled
+from watchnext.reranking.greedy import NOTHING
+from watchnext.reranking.limits import Limits
+from watchnext.reranking.rules import HARD, CatalogueFacts, Demotion, DuplicateFilter, Filter, Rule, RuleContext, rule
 from watchnext.reranking.slate_policy import SlatePolicy
 from watchnext.reranking.value import MERGE, RerankingError, Value, require_known, require_number
 from watchnext.types import Dials, Query, Scored, Slate
@@ -45,7 +46,7 @@ class Reranker:
         # Duplicates are filtered last; otherwise a later filter could remove the copy that was kept.
         self._filters = sorted((r for r in rules if isinstance(r, Filter)), key=lambda r: isinstance(r, DuplicateFilter))
         self._hard = [r for r in self._filters if r.name in HARD]
-        self._caps = [r for r in rules if isinstance(r, Cap)]
+        self._demotions = [r for r in rules if isinstance(r, Demotion)]
 
     @classmethod
     def from_config(cls, config: Mapping) -> "Reranker":
@@ -77,7 +78,7 @@ class Reranker:
             return self
         changes = {} if dials.weights is None else {"weights": dials.weights, "source": None}
         changes |= {} if dials.engage is None else {"engage": dials.engage}
-        diversity = self.diversity if dials.diversity is None else Diversity(trade_off=1.0 - dials.diversity)
+        diversity = self.diversity if dials.diversity is None else replace(self.diversity, trade_off=1.0 - dials.diversity)
         value = replace(self.value, **changes)
         return Reranker(value=value, rules=self.rules, diversity=diversity, exploration=self.exploration)
 
@@ -94,25 +95,29 @@ class Reranker:
 
         Exploration is drawn from the request's id, so that the same request has the same slate.
 
-        `removed` lists every rule of the config; a cap lists the candidates it barred from the last slot. Candidates neither
-        picked nor removed were eligible but not chosen. A value of -inf marks a non-finite prediction.
+        `removed` lists every rule of the config; a soft one lists the candidates it barred from the last slot. Candidates
+        neither picked nor removed were eligible but not chosen. `bent` names the soft rules that the slate does not keep. A
+        value of -inf marks a non-finite prediction.
         """
         if (k := query.request.k) < 0:
             raise RerankingError(f"k is {k}, expected 0 or more")
         rows = scored.candidates.rows
-        context = RuleContext(seen=query.seen, region=query.region, facts=facts, region_bits=region_bits,
-                              unavailable=unavailable, continued=rows[scored.candidates.named_by("continue")])  # fmt: skip
+        continued = rows[scored.candidates.named_by("continue")]
+        context = RuleContext.of(query, facts=facts, region_bits=region_bits, unavailable=unavailable, continued=continued)
         values, order, left, removed = self._filtered(scored, self._filters, context)
-        draws = _random(query.request.request_id).random((min(k, len(left)), 2))
-        filled, caps = self._policy(rows[left], values[left], facts).filled(draws), self._caps
-        free = np.ones(len(left), bool)
-        free[filled.picked] = False
-        for cap, barred in zip(caps[: filled.held], filled.barred, strict=False):
-            removed[cap.name] = left[free & barred]
-            free &= ~barred
-        picked, propensities = left[filled.picked], filled.propensities
-        in_order = {each.name: np.sort(removed.get(each.name, left[:0])) for each in self.rules}
-        return Slate(picked=picked, values=values[picked], propensities=propensities, removed=in_order, order=order)
+        policy = self._policy(k, rows[left], values[left], context)
+        filled, names = policy.filled(_random(query.request.request_id).random((policy.slots, 2))), policy.limits.names
+        for at, name in enumerate(names):
+            removed[name] = np.concatenate([removed.get(name, left[:0]), left[filled.barred_by == at]])
+        picked = left[filled.picked]
+        return Slate(
+            picked=picked,
+            values=values[picked],
+            propensities=filled.propensities,
+            removed={each.name: np.sort(removed.get(each.name, left[:0])) for each in self.rules},
+            order=order,
+            bent=tuple(name for name, bent in zip(names, filled.bent.tolist(), strict=True) if bent),
+        )
 
     def ordered(
         self,
@@ -124,8 +129,7 @@ class Reranker:
         unavailable: np.ndarray | None = None,
     ) -> Slate:
         """Order all candidates by value without those that a HARD filter removes: no other rule, diversity or exploration."""
-        context = RuleContext(seen=query.seen, region=query.region, facts=facts, region_bits=region_bits,
-                              unavailable=unavailable)  # fmt: skip
+        context = RuleContext.of(query, facts=facts, region_bits=region_bits, unavailable=unavailable)
         values, order, picked, removed = self._filtered(scored, self._hard, context)
         return Slate(picked=picked, values=values[picked], propensities=np.ones(len(picked)), removed=removed, order=order)
 
@@ -175,23 +179,28 @@ class Reranker:
     ) -> SlatePolicy:
         """Return the distribution of the slate that `rerank` draws, with the videos `shown` (P,) among its rows."""
         rows = scored.candidates.rows
-        context = RuleContext(seen=query.seen, region=query.region, facts=facts, region_bits=region_bits,
-                              unavailable=unavailable, continued=rows[scored.candidates.named_by("continue")])  # fmt: skip
+        continued = rows[scored.candidates.named_by("continue")]
+        context = RuleContext.of(query, facts=facts, region_bits=region_bits, unavailable=unavailable, continued=continued)
         values, _, left, _ = self._filtered(scored, self._filters, context)
-        return self._policy(rows[left], values[left], facts, shown[~np.isin(shown, rows[left])])
+        return self._policy(query.request.k, rows[left], values[left], context, shown[~np.isin(shown, rows[left])])
 
     def _policy(
-        self, rows: np.ndarray, values: np.ndarray, facts: CatalogueFacts, outside: np.ndarray = NOTHING
+        self, k: int, rows: np.ndarray, values: np.ndarray, context: RuleContext, outside: np.ndarray = NOTHING
     ) -> SlatePolicy:
-        """Return the slate's distribution over the eligible videos `rows` (N,), sorted by `values` (N,)."""
-        every = np.concatenate([rows, outside])
+        """Return the distribution of a slate of `k` over the eligible videos `rows` (N,), sorted by `values` (N,)."""
+        every, relevance = np.concatenate([rows, outside]), scaled(values)
+        limits = Limits.of(self.rules, every, context)
+        for each in self._demotions:
+            relevance = np.where(np.isfinite(relevance), relevance * each.factors(rows, context), relevance)
+        needed = self.diversity.trade_off < 1 or limits.has_near
         return SlatePolicy(
             rows=every,
             outside=len(outside),
-            relevance=np.concatenate([scaled(values), np.zeros(len(outside))]),
-            similarity=self.diversity.similarity(every, facts),
-            trade_off=self.diversity.trade_off,
-            caps=Caps.joined([cap.keys(every, facts) for cap in self._caps], [cap.most for cap in self._caps], len(every)),
+            slots=min(k, len(rows)),
+            relevance=np.concatenate([relevance, np.zeros(len(outside))]),
+            similarity=Similarity.of(every, context.facts) if needed else None,
+            diversity=self.diversity,
+            limits=limits,
             epsilon=self.exploration.epsilon,
         )
 

@@ -16,6 +16,7 @@ from watchnext.serving.release.release import Release
 from watchnext.types import Query, Request
 
 NO_VIDEOS = np.zeros(0, np.int64)
+AGE, LANGUAGE = "age_group", "user_language"  # user features that rules read, where the data set has them
 
 
 class FieldError(ValueError):
@@ -34,14 +35,15 @@ class QueryEncoder:
         self._pipeline, self._layout = release.pipeline, release.layout
         self._follow_slot = slot_of(self._pipeline.schema.state, release.retrieval["followed"]["count"])
         self._context = {feature.name: feature for feature in self._pipeline.schema.columns("context")}
+        categories = [each.name for each in self._pipeline.schema.columns("user") if each.kind == "categorical"]
+        self._read_by_rules = {name: categories.index(name) for name in (AGE, LANGUAGE) if name in categories}
 
     def hydrate(self, request: Request, record: np.ndarray, seen: np.ndarray) -> Query:
         """Make the query of a request; `record` is the viewer's state, and `seen` (n,) the sorted rows of what they have seen.
 
         Raises ContextError.
         """
-        layout, as_of = self._layout, float(request.as_of_ms)
-        row = int(self._release.user_ids.rows([request.user_id])[0]) if request.personalised else -1
+        layout, as_of, row = self._layout, float(request.as_of_ms), self._row(request)
         reads = Reads.empty(layout, 1, 0)
         reads.gap_s[0] = read_viewer(layout, record, as_of, reads.user[0], reads.history_rows[0], reads.history[0])
         kept = reads.history_rows[0] >= 0
@@ -60,11 +62,27 @@ class QueryEncoder:
             creators=creators,
             engagement=engagement,
             inputs=joined(blocks, self._release.users, self._videos, np.array([row]), NO_VIDEOS),
+            age=self._category(AGE, row),
+            language=self._category(LANGUAGE, row),
         )
+
+    def age(self, request: Request) -> str | None:
+        """Return the age group of a request's viewer, None unknown."""
+        return self._category(AGE, self._row(request))
+
+    def _row(self, request: Request) -> int:
+        return int(self._release.user_ids.rows([request.user_id])[0]) if request.personalised else -1
+
+    def _category(self, name: str, row: int) -> str | None:
+        """Return a user's category as the log names it; None where it is missing, or too rare to have a code."""
+        if name not in self._read_by_rules:
+            return None
+        code = int(self._release.users["user_codes"][row, self._read_by_rules[name]])
+        return str(self._pipeline.fitted[f"vocabulary.{name}"][code - 1]) if code else None
 
     def region(self, request: Request) -> str | None:
         """Return the region of a request, or else the viewer's own; None unknown."""
-        row = int(self._release.user_ids.rows([request.user_id])[0]) if request.personalised else -1
+        row = self._row(request)
         return request.region or (str(self._release.user_regions[row]) if row >= 0 else "") or None
 
     def watched(self, record: np.ndarray, as_of_ms: float) -> tuple[np.ndarray, np.ndarray]:

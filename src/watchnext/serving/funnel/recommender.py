@@ -196,7 +196,7 @@ class Recommender:
         return {"facts": facts, "region_bits": bits, "unavailable": self.store.unavailable}
 
     def _context(self, query: Query) -> RuleContext:
-        return RuleContext(seen=query.seen, region=query.region, **self._facts())
+        return RuleContext.of(query, **self._facts())
 
     def trace(self, answer: Answer, row: int) -> dict:
         """Return the way of the video `row` through the funnel of an answer of this release."""
@@ -222,8 +222,8 @@ class Recommender:
         ]
 
     def may_be_shown(self, request: Request, rows: np.ndarray) -> np.ndarray:
-        """Return a mask (n,) of `rows` that pass the rules that hold for everyone in the region of a request."""
-        return self.retrieval.may_be_shown(self._encoder.region(request), rows)
+        """Return a mask (n,) of `rows` that pass the rules that hold for every viewer of the same age and region."""
+        return self.retrieval.may_be_shown(self._encoder.region(request), self._encoder.age(request), rows)
 
     def refresh(self, as_of_ms: float) -> None:
         """Rank the whole catalogue for the sources that do so now and then, before requests would."""

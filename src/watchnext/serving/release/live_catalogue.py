@@ -17,6 +17,8 @@ from watchnext.retrieval.sources.changes import no_changes
 from watchnext.serving.release.release import Release
 from watchnext.serving.release.video_encoder import EncodedVideos, VideoEncoder
 
+LANGUAGE = "language"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ChangedVideo:
@@ -126,6 +128,8 @@ class LiveCatalogue:
     index    the vectors of the towers
     names_taken  position behind the last name that was taken from the store
     texts    row > titles and addresses of a posted or changed video, by name
+    languages  language of a video > code
+    first_upload_ms  (creators,) of each creator's first video, nan unknown
     changes  the videos that were posted or changed, as of the last call of `publish`
     """
 
@@ -144,6 +148,11 @@ class LiveCatalogue:
         self.region_names = NamesByRow(released.region_names, 64)
         self.ids, self.index = LiveIds(release.video_ids), LiveIndex(release.index, compact_at=0)
         self.encoder = VideoEncoder(release)
+        self.first_upload_ms = _longer(first_uploads(released), room)
+        categories = [each.name for each in release.pipeline.schema.columns("video") if each.kind == "categorical"]
+        self._language = categories.index(LANGUAGE) if LANGUAGE in categories else None
+        known = release.pipeline.fitted[f"vocabulary.{LANGUAGE}"].tolist() if self.has_language else []
+        self.languages = {str(name): code for code, name in enumerate(known, 1)}
         self._slots: dict[int, int] = {}
         self.names_taken = 0
         self.texts: dict[int, Mapping[str, str | None]] = {}
@@ -155,6 +164,14 @@ class LiveCatalogue:
     @property
     def region_bits(self) -> Mapping[str, int]:
         return self.region_names.rows
+
+    @property
+    def has_language(self) -> bool:
+        return self._language is not None
+
+    def language_codes(self, rows: np.ndarray) -> np.ndarray:
+        """Return the code (n,) of the language of each video, 0 unknown."""
+        return self.inputs["video_codes"][rows][:, self._language] if self.has_language else np.zeros(len(rows), np.int32)
 
     def slot(self, row: int) -> int | None:
         """Return the slot of a video that was posted or changed, or None."""
@@ -208,6 +225,8 @@ class LiveCatalogue:
         for name, (column, value) in facts.items():
             if is_new or name in metadata:
                 column[row] = value
+        if (creator := int(self.creator_rows[row])) >= 0:
+            self.first_upload_ms[creator] = np.fmin(self.first_upload_ms[creator], self.upload_ms[row])
         for name, column in self.inputs.items():
             column.put(video.slot, inputs[f"{name}"])
         self.vectors.put(video.slot, content)
@@ -219,6 +238,13 @@ class LiveCatalogue:
         columns = ("creator_rows", "tag_rows", "upload_ms", "duration_ms", "regions", "safety", "fingerprints", "vectors")
         names = {name: getattr(self, name).all() for name in ("creator_names", "tag_names", "region_names")}
         return Catalogue(video_ids=self.ids.all(), **{name: getattr(self, name)[rows] for name in columns}, **names)
+
+
+def first_uploads(catalogue: Catalogue) -> np.ndarray:
+    """Return the upload time (creators,) of each creator's first video, nan unknown."""
+    first, known = np.full(len(catalogue.creator_names), np.nan), catalogue.creator_rows >= 0
+    np.fmin.at(first, catalogue.creator_rows[known], catalogue.upload_ms[known])
+    return first
 
 
 def _longer(values: np.ndarray, room: int) -> np.ndarray:

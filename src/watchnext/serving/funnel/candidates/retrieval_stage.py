@@ -104,9 +104,9 @@ class RetrievalStage:
         rows = rows[towers.allowed(query).of(rows)]
         return rows[towers.prefilter.without_copies(rows)[:k]]
 
-    def may_be_shown(self, region: str | None, rows: np.ndarray) -> np.ndarray:
-        """Return a mask (n,) of `rows` that pass the rules that hold for everyone in a region."""
-        return self.sources["two_tower"].prefilter.static_mask(region).mask[rows]
+    def may_be_shown(self, region: str | None, age: str | None, rows: np.ndarray) -> np.ndarray:
+        """Return a mask (n,) of `rows` that pass the rules that hold for everyone of an age in a region."""
+        return self.sources["two_tower"].prefilter.static_mask(region, age).mask[rows]
 
     def by_source(
         self, query: Query, degradations: list[Degradation], k: int | None = None, *, late: Callable[[], bool] = never
@@ -181,7 +181,7 @@ class TwoTowerSource:
     def __init__(self, release: Release, store: Store) -> None:
         catalogue = store.catalogue
         self._query_tower, self._index, self._store = release.query_tower, catalogue.index, store
-        self.filters = VideoFilters(release, catalogue)
+        self.filters = VideoFilters(catalogue)
         self.prefilter = RulePreFilter(
             release.reranker.rules, catalogue, catalogue.region_bits, changes=lambda: catalogue.changes
         )

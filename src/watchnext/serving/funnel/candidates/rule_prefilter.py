@@ -1,6 +1,6 @@
 """Pre-filter the vector search by the rules of re-ranking, so that all the videos it returns are usable.
 
-The rules still decide in re-ranking. Rules that depend only on the region are evaluated once, over the whole catalogue, and
+The rules still decide in re-ranking. Rules that depend only on region and age are evaluated once, over the whole catalogue, and
 again for videos that are posted or changed.
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from watchnext.reranking.rules import CatalogueFacts, Rule, RuleContext
+from watchnext.reranking.rules import CatalogueFacts, Rule, RuleContext, SafetyFilter
 from watchnext.retrieval.index.prefilter import PreFilter, StaticMask
 from watchnext.retrieval.sources.changes import ByUpload, CatalogueChanges, unchanged
 from watchnext.retrieval.sources.refreshed import Refreshed
@@ -36,6 +36,7 @@ class RulePreFilter:
     ) -> None:
         by_name = {rule.name: rule for rule in rules}
         self._static_rules = [by_name[name] for name in ("safety", "region") if name in by_name]
+        self._safety = by_name.get("safety", SafetyFilter(highest="mature"))
         self._excludes_unavailable, self._excludes_seen = "unavailable" in by_name, "seen" in by_name
         duplicate = by_name.get("duplicate")
         self._excludes_copies_of_seen = duplicate is not None and duplicate.of_seen
@@ -43,7 +44,7 @@ class RulePreFilter:
         self._facts, self._region_bits, self._changes = facts, region_bits, changes
         self._by_upload = ByUpload(facts.upload_ms, changes)
         self._uploaded = Refreshed(self._uploaded_by, refresh_s=UPLOADED_S)
-        self._static_masks: dict[str | None, StaticMask] = {}
+        self._static_masks: dict[tuple[str | None, bool], tuple[StaticMask, RuleContext]] = {}
         self._version, self._updating = changes().version, threading.Lock()
 
     def of(self, query: Query, *, unavailable: np.ndarray) -> PreFilter:
@@ -57,7 +58,7 @@ class RulePreFilter:
             excluded.append(query.seen)
         if self._excludes_copies_of_seen:
             excluded.append(self._copies.of(query.seen))
-        return PreFilter(self.static_mask(query.region), np.concatenate(excluded).astype(np.int64), uploaded)
+        return PreFilter(self.static_mask(query.region, query.age), np.concatenate(excluded).astype(np.int64), uploaded)
 
     def refresh(self, as_of_ms: float) -> PreFilter:
         """Mark anew what is uploaded, before a request would, and return the videos that everyone may get."""
@@ -73,26 +74,30 @@ class RulePreFilter:
         """Return the positions in `rows` (n,), best first, without copies of better ones if a rule excludes copies."""
         return self._copies.first(rows)
 
-    def static_mask(self, region: str | None) -> StaticMask:
-        """Return the videos that the rules allow to everyone in a region; videos that are changed later change it in place."""
-        region = region if region in self._region_bits else None
-        if region not in self._static_masks or self._version != self._changes().version:
+    def static_mask(self, region: str | None, age: str | None = None) -> StaticMask:
+        """Return the videos that the rules allow to everyone of an age in a region, None for unknown.
+
+        Videos that are changed later change it in place. Ages under one policy share a mask.
+        """
+        key = region if region in self._region_bits else None, self._safety.action(region, age) == "drop"
+        if key not in self._static_masks or self._version != self._changes().version:
             with self._updating:
                 self._update()
-                if region not in self._static_masks:
-                    self._static_masks[region] = StaticMask(self._allowed(region, np.arange(len(self._facts.upload_ms))))
-        return self._static_masks[region]
+                if key not in self._static_masks:
+                    context = RuleContext(seen=NOBODY, region=region, age=age, facts=self._facts, region_bits=self._region_bits)
+                    allowed = self._allowed(context, np.arange(len(self._facts.upload_ms)))
+                    self._static_masks[key] = StaticMask(allowed), context
+        return self._static_masks[key][0]
 
     def _update(self) -> None:
         """Evaluate the rules again for the videos that changed. The index compares these one by one, by the mask itself."""
         changes = self._changes()
         rows = changes.latest if changes.version == self._version + 1 else changes.rows
-        for region, static in self._static_masks.items():
-            static.mask[rows] = self._allowed(region, rows)
+        for static, context in self._static_masks.values():
+            static.mask[rows] = self._allowed(context, rows)
         self._version = changes.version
 
-    def _allowed(self, region: str | None, rows: np.ndarray) -> np.ndarray:
-        context = RuleContext(seen=NOBODY, region=region, facts=self._facts, region_bits=self._region_bits)
+    def _allowed(self, context: RuleContext, rows: np.ndarray) -> np.ndarray:
         removed = [rule.removes(rows, context) for rule in self._static_rules]
         return ~np.any(removed, axis=0) if removed else np.ones(len(rows), bool)
 

@@ -28,9 +28,8 @@ class Supply:
         known = np.concatenate([slate, query.excluded])
         rows = passing(seen.again(query.as_of_ms))
         rows = np.concatenate([slate, rows[~np.isin(rows, known)]])
-        context = RuleContext(
-            seen=seen.resting(query.as_of_ms),
-            region=query.region,
+        context = RuleContext.of(
+            replace(query, seen=seen.resting(query.as_of_ms)),
             facts=self._store.catalogue,
             region_bits=self._store.catalogue.region_bits,
             unavailable=self._store.unavailable,

@@ -8,23 +8,16 @@ import numpy as np
 from watchnext.retrieval.index.prefilter import StaticMask
 from watchnext.serving.funnel.query import FieldError
 from watchnext.serving.release.live_catalogue import LiveCatalogue, NamesByRow
-from watchnext.serving.release.release import Release
 from watchnext.types import VideoFilter
 
 KEPT = 16  # filters whose videos are remembered: 1 byte a video each
-LANGUAGE = "language"
 
 
 class VideoFilters:
     """Compute which videos of a catalogue a filter lets through. Safe to call from any thread."""
 
-    def __init__(self, release: Release, catalogue: LiveCatalogue) -> None:
+    def __init__(self, catalogue: LiveCatalogue) -> None:
         self._catalogue = catalogue
-        categories = [each.name for each in release.pipeline.schema.columns("video") if each.kind == "categorical"]
-        self._language = categories.index(LANGUAGE) if LANGUAGE in categories else None
-        if self._language is not None:
-            known = release.pipeline.fitted[f"vocabulary.{LANGUAGE}"]
-            self._languages = {str(name): code for code, name in enumerate(known.tolist(), 1)}
         self._within = lru_cache(KEPT)(self._computed)
 
     def within(self, static_mask: StaticMask, wanted: VideoFilter) -> StaticMask:
@@ -32,7 +25,7 @@ class VideoFilters:
 
         Raises FieldError for a filter by language where the videos of the data set have none.
         """
-        if wanted.language and self._language is None:
+        if wanted.language and not self._catalogue.has_language:
             raise FieldError("filter.language is given, but the videos of this data set have no language; leave it out")
         return self._within(static_mask, wanted, self._catalogue.changes.version)
 
@@ -51,8 +44,8 @@ class VideoFilters:
         if wanted.creators:
             mask &= _marked(wanted.creators, catalogue.creator_names)[catalogue.creator_rows[rows]]
         if wanted.language:
-            codes = [self._languages[name] for name in wanted.language if name in self._languages]
-            mask &= np.isin(catalogue.inputs["video_codes"][rows][:, self._language], codes)
+            codes = [catalogue.languages[name] for name in wanted.language if name in catalogue.languages]
+            mask &= np.isin(catalogue.language_codes(rows), codes)
         return mask
 
 
