@@ -20,8 +20,13 @@ def world(seed, candidates=VIDEOS):
         safety=rng.choice([0, 0, 0, 0, 1, 2], VIDEOS).astype(np.uint8),
         fingerprints=rng.integers(0, 30, VIDEOS),
         vectors=(rng.integers(-2, 3, (VIDEOS, 3)) * (rng.random((VIDEOS, 1)) < 0.7)).astype(np.float32),
-        upload_ms=np.zeros(VIDEOS, np.int64),
+        upload_ms=-3.6e6 * np.random.default_rng([seed, 1]).integers(0, 72, VIDEOS),  # before a request at 0
+        languages={"de": 1, "en": 2},
+        language_codes=lambda rows: (rows * (seed + 7) % 3).astype(np.int32),
     )
+    facts.first_upload_ms = np.full(8, np.nan)
+    known = facts.creator_rows >= 0
+    np.fmin.at(facts.first_upload_ms, facts.creator_rows[known], facts.upload_ms[known])
     predictions = rng.choice([0.0, 0.25, 0.5, 0.75, 1.0], (candidates, 4))
     predictions[rng.random(predictions.shape) < 0.03] = np.nan
     rows = rng.permutation(VIDEOS)[:candidates].astype(np.int64)

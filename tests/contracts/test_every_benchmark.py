@@ -80,7 +80,7 @@ SMALL = {
     ),
     "reranking": Small(
         ["--candidates", "50", "--requests", "5", "--outputs", "outputs/tiny"],
-        {"p50_ms", "p99_ms", "cpu_ms", "slate", "trade_off"},
+        {"p50_ms", "p99_ms", "cpu_ms", "slate", "trade_off", "methods"},
         "project",
     ),
     "scoring": Small(

@@ -1,6 +1,7 @@
 """A rule of re-ranking keeps these promises, found through its class and its line in conf/reranking, over random candidates."""
 
 import inspect
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,16 +11,21 @@ import yaml
 
 from queries import query_of
 from random_slates import BITS, VIDEOS, scored, world
-from watchnext.reranking.rules import RULES, Cap, Filter, RuleContext, rule
+from watchnext.features.state.history import OUTCOME_BITS
+from watchnext.reranking.rules import RULES, Cap, Demotion, Filter, Floor, NearDuplicateRule, RuleContext, rule
 from watchnext.reranking.slate import Reranker
 from watchnext.reranking.value import RerankingError
 from watchnext.serving.funnel.candidates.rule_prefilter import RulePreFilter
 from watchnext.types import SOURCES
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-SETTINGS = yaml.safe_load((CONF / "config.yaml").read_text())["reranking"]
+TEXT = (CONF / "config.yaml").read_text()
+SETTINGS = yaml.safe_load(TEXT)["reranking"]
+OFF = yaml.safe_load("\n".join(re.findall(r"^    # (\w+: \{.*\})", TEXT.split("# Off by default")[1], re.MULTILINE)))
+OPTIONS = SETTINGS["rules"] | OFF
 FILTERS = [name for name, kind in RULES.items() if issubclass(kind, Filter)]
-CAPS = [name for name, kind in RULES.items() if issubclass(kind, Cap)]
+CAPS = [name for name, kind in RULES.items() if issubclass(kind, Cap) and not issubclass(kind, Filter)]
+STRICT = {"window": {"most": 1, "slots": 3}, "cap": {"most": 1}, "language": {"most": 1}}  # of a cap, by the end of its name
 SEEDS = range(25)
 CONTINUED = np.uint16(1 << SOURCES.index("continue"))
 
@@ -30,9 +36,13 @@ def concrete(kind: type) -> set[type]:
     return {each for each in below if not inspect.isabstract(each)}
 
 
+def strict(name: str) -> dict:
+    return STRICT[name.rpartition("_")[2]] if name in CAPS else OPTIONS[name]
+
+
 def reranker(*names: str, epsilon: float = 0.0) -> Reranker:
     """The shipped settings, with these rules alone and no limit of a cap but 1."""
-    rules = {name: {"most": 1} if name in CAPS else SETTINGS["rules"][name] for name in names}
+    rules = {name: strict(name) for name in names}
     return Reranker.from_config({**SETTINGS, "rules": rules, "exploration": {"epsilon": epsilon}})
 
 
@@ -42,13 +52,15 @@ def situation(seed: int):
     seen = np.sort(viewer["seen"]).astype(np.int64)
     sources = np.where(np.isin(ranked.candidates.rows, seen[::2]), CONTINUED, np.uint16(1)).astype(np.uint16)
     ranked = replace(ranked, candidates=replace(ranked.candidates, sources=sources))
-    query = query_of(request_id=str(seed), k=VIDEOS, region=viewer["region"], seen=seen)
+    known = {"language": ["de", "en", None][seed % 3], "age": ["18-24", None][seed % 2]}
+    history = {"history_rows": seen[::3], "bits": np.full(len(seen[::3]), OUTCOME_BITS["hide"])}
+    query = query_of(request_id=str(seed), k=VIDEOS, region=viewer["region"], seen=seen, **known, **history)
     return ranked, query, {"facts": facts, "region_bits": BITS, "unavailable": unavailable}
 
 
 def context_of(ranked, query, inputs) -> RuleContext:
     continued = ranked.candidates.rows[ranked.candidates.named_by("continue")]
-    return RuleContext(seen=query.seen, region=query.region, continued=continued, **inputs)
+    return RuleContext.of(query, continued=continued, **inputs)
 
 
 def shown_k(query, k: int):
@@ -59,9 +71,11 @@ def shown_k(query, k: int):
 
 
 def test_every_rule_class_can_be_configured_and_is():
-    assert {*RULES.values()} == concrete(Filter) | concrete(Cap)
+    kinds = concrete(Filter) | concrete(Cap) | concrete(Floor) | concrete(Demotion) | {NearDuplicateRule}
+    assert {*RULES.values()} == kinds
     assert {name: kind.name for name, kind in RULES.items()} == {name: name for name in RULES}
-    assert sorted(SETTINGS["rules"]) == sorted(RULES)
+    assert sorted(OPTIONS) == sorted(RULES)
+    assert Reranker.from_config({**SETTINGS, "rules": OPTIONS}).to_config()["rules"] == OPTIONS
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -136,7 +150,7 @@ def test_a_filter_is_never_relaxed(name):
     for seed in SEEDS:
         ranked, query, inputs = situation(seed)
         context, rows = context_of(ranked, query, inputs), ranked.candidates.rows
-        slate = reranker(*RULES, epsilon=1.0).rerank(ranked, query, **inputs)
+        slate = reranker(*OPTIONS, epsilon=1.0).rerank(ranked, query, **inputs)
         picked = slate.picked[np.lexsort((rows[slate.picked], -slate.values))]
         assert not rule(name, {}).removes(rows[picked], context).any()
         alone = [row for row in rows if rule(name, {}).removes(np.array([row]), context)[0]]
@@ -162,9 +176,10 @@ def test_a_cap_holds_until_nothing_else_is_left_and_names_what_it_barred(name):
     barred = 0
     for seed in SEEDS:
         ranked, query, inputs = situation(seed)
-        cap, rows = rule(name, {"most": 1}), ranked.candidates.rows
+        cap, rows = rule(name, strict(name)), ranked.candidates.rows
         slate = reranker(name).rerank(ranked, shown_k(query, 4), **inputs)
-        keys, above = cap.keys(rows, inputs["facts"]), slate.picked[:-1]
+        keys = cap.keys(rows, context_of(ranked, query, inputs))
+        above = slate.picked[:-1][-(cap.slots - 1) :] if cap.slots else slate.picked[:-1]
         exhausted = np.isin(keys, keys[above][keys[above] >= 0]).any(axis=1)
         assert not exhausted[slate.picked[-1]]
         free = ~np.isin(np.arange(len(rows)), slate.picked)

@@ -87,7 +87,10 @@ class Similarity:
         return self.units, self.has_vector, self.creators, self.tags
 
     def to(self, position: int, *, shifted: bool = False) -> np.ndarray:
-        """Compute the similarity (N,) of each video to the one at `position`; with `shifted`, a cosine c is (1 + c) / 2."""
+        """Compute the similarity (N,) of each video to the one at `position`; a negative one is 0.
+
+        With `shifted`, a cosine c is (1 + c) / 2.
+        """
         similarity, cosine = np.zeros(len(self.has_vector)), np.empty(len(self.has_vector), np.float32)
         compare(position, self.arrays, shifted, cosine, similarity)
         return similarity
@@ -145,7 +148,7 @@ def compare(position, known, shifted, cosine, similarity):
     for i in range(len(similarity)):
         if has_vector[position] and has_vector[i]:
             by_vector = np.float64(cosine[i])
-            similarity[i] = 0.5 + 0.5 * by_vector if shifted else by_vector
+            similarity[i] = 0.5 + 0.5 * by_vector if shifted else max(by_vector, 0.0)
         else:
             similarity[i] = _shared(position, i, creators, tags)
 
@@ -167,6 +170,6 @@ def scaled(values: np.ndarray) -> np.ndarray:
     """Scale finite values to [0, 1]; equal values become 0, non-finite values stay."""
     finite = values[np.isfinite(values)]
     if not len(finite):
-        return values
+        return values.copy()
     low, high = finite.min(), finite.max()
     return (values - low) / (high - low if high > low else 1.0)

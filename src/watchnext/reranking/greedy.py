@@ -6,7 +6,7 @@ import numpy as np
 
 from watchnext.kernels import kernel
 from watchnext.reranking.diversity import Diversity, Similarity, spread
-from watchnext.reranking.limits import Limits, bar, first_barring, press
+from watchnext.reranking.limits import Limits, bar, first_barring
 
 NOTHING = np.zeros(0, np.int64)
 OUT = -1  # in `Filled.barred_by`: picked, or never eligible
@@ -48,7 +48,7 @@ def fill(
     The first slots hold the positions `given` (P,), P at most K, whatever their scores, with propensity 0 where one was not
     eligible. The last `outside` positions are never eligible: they can only be given.
     """
-    n, rules = len(relevance), len(limits.names)
+    n, rules = len(relevance), len(limits.most)
     picked, propensities = np.zeros(len(draws), np.int64), np.zeros(len(draws))
     barred_by, bent = np.where(np.arange(n) < n - outside, rules, OUT), np.zeros(rules, np.bool_)
     worth = diversity.trade_off * np.where(np.isfinite(relevance), relevance, 0.0)
@@ -57,23 +57,21 @@ def fill(
     out = picked, propensities, barred_by, bent
     filled = _fill(
         worth, penalty, np.isfinite(relevance), given, slots, known, similarity is not None, diversity.kind,
-        diversity.remembered(slots), limits.arrays, limits.hard, epsilon, draws, out,
+        diversity.remembered(slots), limits, epsilon, draws, out,
     )  # fmt: skip
     return Filled(picked[:filled], propensities[:filled], barred_by, bent)
 
 
 @kernel
-def _fill(worth, penalty, finite, given, slots, known, is_known, kind, memory, limits, hard, epsilon, draws, out):
+def _fill(worth, penalty, finite, given, slots, known, is_known, kind, memory, limits, epsilon, draws, out):
     """Write `out`, as the arrays of `Filled`; return the number of slots that were filled."""
     picked, propensities, barred_by, bent = out
     n, rules = len(worth), len(bent)
-    least, groups = limits[5], limits[6]
-    until, need, pressing = np.zeros((rules, n), np.int64), np.zeros(rules, np.int64), np.zeros(rules, np.bool_)
+    least, groups = limits.least, limits.groups
+    until, latest, need = np.zeros((rules, n), np.int32), np.zeros(rules, np.int32), np.zeros(rules, np.int64)
+    free, eligible, gain = barred_by != OUT, np.empty(n, np.int64), np.zeros(n)
     for rule in range(rules):
-        for i in range(n):
-            need[rule] += groups[rule, i] and barred_by[i] != OUT
-        need[rule] = min(need[rule], least[rule], slots)
-    eligible, gain = np.empty(n, np.int64), np.zeros(n)
+        need[rule] = min((groups[rule] & free).sum(), least[rule], slots)
     cosine, similarity = np.zeros(n, np.float32), np.zeros(n)
     rows, left = np.zeros((memory, n)), np.ones(n)
     filled, held = 0, rules
@@ -81,9 +79,9 @@ def _fill(worth, penalty, finite, given, slots, known, is_known, kind, memory, l
         if slot > 0:
             if is_known:
                 spread(picked[:slot], kind, known, cosine, similarity, rows, left, gain)
-            bar(picked[:slot], cosine, known[1], limits, until)
-        press(need, slots - slot, pressing)
-        found, held = _eligible(slot, hard, barred_by, until, need, pressing, groups, eligible)
+            bar(picked[:slot], cosine, known[1], limits, until, latest)
+        first_barring(slot, slots, until, latest, need, groups, barred_by)
+        found, held = _eligible(limits.hard, rules, free, barred_by, eligible)
         if found == 0 and slot >= len(given):
             break
         best, highest = eligible[0], -np.inf
@@ -100,13 +98,15 @@ def _fill(worth, penalty, finite, given, slots, known, is_known, kind, memory, l
             chosen = eligible[int(draws[slot, 1] * found)]
         picked[slot] = chosen
         propensities[slot] = epsilon / found + (1.0 - epsilon if chosen == best else 0.0) if may_be else 0.0
-        barred_by[chosen] = OUT
+        free[chosen] = False
         for rule in range(rules):
             bent[rule] = bent[rule] or until[rule, chosen] > slot
             need[rule] = max(need[rule] - groups[rule, chosen], 0)
         filled += 1
     for i in range(n):
-        if barred_by[i] == held and filled == len(picked):
+        if not free[i]:
+            barred_by[i] = OUT
+        elif barred_by[i] == held and filled == len(picked):
             barred_by[i] = rules
     for rule in range(rules):
         shown = 0
@@ -125,17 +125,16 @@ def _among(position, positions):
 
 
 @kernel
-def _eligible(slot, hard, barred_by, until, need, pressing, groups, eligible):
-    """Write the positions that the most rules let in, in their order, into `eligible`, and the first rule that bars each of the
-    others into `barred_by`; return the number of the former, and of the rules that hold."""
+def _eligible(hard, rules, free, barred_by, eligible):
+    """Write the positions that the most rules let in, in their order; return their number, and that of the rules that hold."""
     held = 0
-    for i in range(len(barred_by)):
-        if barred_by[i] != OUT:
-            barred_by[i] = first_barring(i, slot, until, need, pressing, groups)
+    for i in range(len(free)):
+        if free[i]:
             held = max(held, barred_by[i])
+        if held == rules:
+            break
     found = 0
-    for i in range(len(barred_by)):
-        if barred_by[i] != OUT and barred_by[i] == held and held >= hard:
-            eligible[found] = i
-            found += 1
+    for i in range(len(free) if held >= hard else 0):
+        eligible[found] = i
+        found += free[i] and barred_by[i] == held
     return found, held

@@ -5,7 +5,7 @@ up in the window before it, by a near copy in the slate, or by a floor that need
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,8 +16,43 @@ FOREVER = 2**31 - 1
 NEVER_NEAR = 9.0  # above any cosine
 
 
-@dataclass(frozen=True)
-class Limits:
+class SlateRules:
+    """The rules of a config that limit slates, those first that never bend; `names` in that order, `hard` of them never bend."""
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        limiting = [each for each in rules if isinstance(each, Cap | Floor | NearDuplicateRule)]
+        self._rules = sorted(limiting, key=lambda each: each.name not in HARD)
+        self.names = tuple(each.name for each in self._rules)
+        self.hard = sum(name in HARD for name in self.names)
+        self._columns = np.zeros((len(self.names), 2), np.int64)
+        self._most = self._numbers("most", FOREVER, np.int64)
+        self._window = self._numbers("slots", FOREVER, np.int64)
+        self._cosine = self._numbers("cosine", NEVER_NEAR, np.float64)
+        self._least = self._numbers("least", 0, np.int64)
+
+    def _numbers(self, setting: str, without: float, kind: type) -> np.ndarray:
+        return np.array([getattr(each, setting, None) or without for each in self._rules], kind)
+
+    @property
+    def keep_copies_apart(self) -> bool:
+        return bool((self._cosine < NEVER_NEAR).any())
+
+    def limits(self, rows: np.ndarray, context: RuleContext) -> "Limits":
+        """Evaluate the rules for the videos `rows` (N,)."""
+        columns, groups = self._columns.copy(), np.zeros((len(self.names), len(rows)), np.bool_)
+        keys, end = [np.zeros((len(rows), 0), np.int64)], 0
+        for at, each in enumerate(self._rules):
+            if isinstance(each, Cap):
+                keys.append(each.keys(rows, context))
+                columns[at] = end, end + keys[-1].shape[1]
+                end = columns[at, 1]
+            elif isinstance(each, Floor):
+                groups[at] = each.group(rows, context)
+        joined = np.concatenate(keys, axis=1, dtype=np.int64)
+        return Limits(joined, columns, self._most, self._window, self._cosine, self._least, groups, self.hard)
+
+
+class Limits(NamedTuple):
     """The limits of N candidates, one row a rule (R), those first that never bend.
 
     keys (N, J) int64, columns (R, 2)   keys of all caps, -1 none, and the columns [first, end) of each
@@ -25,7 +60,6 @@ class Limits:
     cosine (R,)                         from which on two videos are near copies
     least (R,), groups (R, N) bool      videos of its group that a floor wants; 0 of other rules
     hard                                number of rules that never bend
-    names                               of the rules
     """
 
     keys: np.ndarray
@@ -36,58 +70,25 @@ class Limits:
     least: np.ndarray
     groups: np.ndarray
     hard: int
-    names: tuple[str, ...]
-
-    @classmethod
-    def of(cls, rules: Sequence[Rule], rows: np.ndarray, context: RuleContext) -> "Limits":
-        """Evaluate the caps, floors and near duplicates among `rules` for the videos `rows` (N,)."""
-        limiting = [each for each in rules if isinstance(each, Cap | Floor | NearDuplicateRule)]
-        limiting.sort(key=lambda each: each.name not in HARD)
-        none = np.zeros((len(rows), 0), np.int64)
-        keys = [each.keys(rows, context) if isinstance(each, Cap) else none for each in limiting]
-        ends = np.cumsum([each.shape[1] for each in keys], dtype=np.int64)
-        groups = np.zeros((len(limiting), len(rows)), np.bool_)
-        for at, each in enumerate(limiting):
-            if isinstance(each, Floor):
-                groups[at] = each.group(rows, context)
-        return cls(
-            keys=np.concatenate([none, *keys], axis=1, dtype=np.int64),
-            columns=np.stack([np.append(0, ends)[:-1], ends], axis=1) if limiting else np.zeros((0, 2), np.int64),
-            most=np.array([getattr(each, "most", FOREVER) for each in limiting], np.int64),
-            window=np.array([getattr(each, "slots", None) or FOREVER for each in limiting], np.int64),
-            cosine=np.array([getattr(each, "cosine", NEVER_NEAR) for each in limiting], np.float64),
-            least=np.array([getattr(each, "least", 0) for each in limiting], np.int64),
-            groups=groups,
-            hard=sum(each.name in HARD for each in limiting),
-            names=tuple(each.name for each in limiting),
-        )
 
     def first(self, rules: int) -> "Limits":
         """Return the first limits alone."""
-        cut = {
-            name: getattr(self, name)[:rules] for name in ("columns", "most", "window", "cosine", "least", "groups", "names")
-        }
-        return Limits(keys=self.keys, **cut, hard=min(self.hard, rules))
-
-    @property
-    def has_near(self) -> bool:
-        return bool((self.cosine < NEVER_NEAR).any())
-
-    @property
-    def arrays(self) -> tuple[np.ndarray, ...]:
-        return self.keys, self.columns, self.most, self.window, self.cosine, self.least, self.groups
+        return Limits(self.keys, *(each[:rules] for each in self[1:-1]), min(self.hard, rules))
 
 
 @kernel
-def bar(picked, cosine_to_last, has_vector, limits, until):
-    """Raise `until` (R, N), the first slot at which a rule lets a candidate in again, after the last of `picked` (s,)."""
-    keys, columns, most, window, cosine = limits[:5]
+def bar(picked, cosine_to_last, has_vector, limits, until, latest):
+    """Raise `until` (R, N), the first slot at which a rule lets a candidate in again, after the last of `picked` (s,).
+
+    latest (R,) is the largest of each rule.
+    """
+    keys, columns, most, window, cosine = limits.keys, limits.columns, limits.most, limits.window, limits.cosine
     last = picked[-1]
     for rule in range(len(most)):
         if cosine[rule] < NEVER_NEAR and has_vector[last]:
             for i in range(len(has_vector)):
                 if has_vector[i] and cosine_to_last[i] >= cosine[rule]:
-                    until[rule, i] = FOREVER
+                    until[rule, i] = latest[rule] = FOREVER
         first, end = columns[rule, 0], columns[rule, 1]
         for column in range(first, end):
             key = keys[last, column]
@@ -96,6 +97,7 @@ def bar(picked, cosine_to_last, has_vector, limits, until):
             free_again = _free_again(key, picked, keys, first, end, most[rule], window[rule])
             if free_again <= len(picked):
                 continue
+            latest[rule] = max(latest[rule], free_again)
             for i in range(len(keys)):
                 if _has(key, i, keys, first, end):
                     until[rule, i] = max(until[rule, i], free_again)
@@ -122,20 +124,25 @@ def _has(key, at, keys, first, end):
 
 
 @kernel
-def press(need, slots_left, pressing):
-    """Mark the floors (R,) that, with those before them, need all slots that are left."""
-    total = 0
-    for rule in range(len(need)):
-        total += need[rule]
-        pressing[rule] = need[rule] > 0 and total >= slots_left
+def first_barring(slot, slots, until, latest, need, groups, barred_by):
+    """Write into `barred_by` (N,) the first rule that bars each candidate at a slot, or the number of rules."""
+    rules, total = len(need), need.sum()
+    barred_by[:] = rules
+    for rule in range(rules - 1, -1, -1):
+        if need[rule] > 0 and total >= slots - slot:  # with the floors before it, it needs all slots that are left
+            _bar_outside(rule, need, groups, barred_by)
+        total -= need[rule]
+        if latest[rule] > slot:
+            for i in range(len(barred_by)):
+                barred_by[i] = rule if until[rule, i] > slot else barred_by[i]
 
 
 @kernel
-def first_barring(at, slot, until, need, pressing, groups):
-    """Return the first rule that bars a candidate at a slot, or the number of rules."""
-    wanted = False
-    for rule in range(len(need)):
-        wanted |= need[rule] > 0 and groups[rule, at]
-        if until[rule, at] > slot or (pressing[rule] and not wanted):
-            return rule
-    return len(need)
+def _bar_outside(rule, need, groups, barred_by):
+    """Bar what is in none of the groups that a floor and those before it still want."""
+    for i in range(len(barred_by)):
+        wanted = False
+        for floor in range(rule + 1):
+            wanted |= need[floor] > 0 and groups[floor, i]
+        if not wanted:
+            barred_by[i] = rule

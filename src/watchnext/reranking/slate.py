@@ -8,7 +8,7 @@ import numpy as np
 
 from watchnext.reranking.diversity import Diversity, Similarity, scaled
 from watchnext.reranking.greedy import NOTHING
-from watchnext.reranking.limits import Limits
+from watchnext.reranking.limits import SlateRules
 from watchnext.reranking.rules import HARD, CatalogueFacts, Demotion, DuplicateFilter, Filter, Rule, RuleContext, rule
 from watchnext.reranking.slate_policy import SlatePolicy
 from watchnext.reranking.value import MERGE, RerankingError, Value, require_known, require_number
@@ -46,6 +46,7 @@ class Reranker:
         # Duplicates are filtered last; otherwise a later filter could remove the copy that was kept.
         self._filters = sorted((r for r in rules if isinstance(r, Filter)), key=lambda r: isinstance(r, DuplicateFilter))
         self._hard = [r for r in self._filters if r.name in HARD]
+        self._limiting = SlateRules(rules)
         self._demotions = [r for r in rules if isinstance(r, Demotion)]
 
     @classmethod
@@ -106,7 +107,7 @@ class Reranker:
         context = RuleContext.of(query, facts=facts, region_bits=region_bits, unavailable=unavailable, continued=continued)
         values, order, left, removed = self._filtered(scored, self._filters, context)
         policy = self._policy(k, rows[left], values[left], context)
-        filled, names = policy.filled(_random(query.request.request_id).random((policy.slots, 2))), policy.limits.names
+        filled, names = policy.filled(_random(query.request.request_id).random((policy.slots, 2))), self._limiting.names
         for at, name in enumerate(names):
             removed[name] = np.concatenate([removed.get(name, left[:0]), left[filled.barred_by == at]])
         picked = left[filled.picked]
@@ -189,10 +190,9 @@ class Reranker:
     ) -> SlatePolicy:
         """Return the distribution of a slate of `k` over the eligible videos `rows` (N,), sorted by `values` (N,)."""
         every, relevance = np.concatenate([rows, outside]), scaled(values)
-        limits = Limits.of(self.rules, every, context)
         for each in self._demotions:
-            relevance = np.where(np.isfinite(relevance), relevance * each.factors(rows, context), relevance)
-        needed = self.diversity.trade_off < 1 or limits.has_near
+            relevance = np.multiply(relevance, each.factors(rows, context), where=np.isfinite(relevance), out=relevance)
+        needed = self.diversity.trade_off < 1 or self._limiting.keep_copies_apart
         return SlatePolicy(
             rows=every,
             outside=len(outside),
@@ -200,7 +200,7 @@ class Reranker:
             relevance=np.concatenate([relevance, np.zeros(len(outside))]),
             similarity=Similarity.of(every, context.facts) if needed else None,
             diversity=self.diversity,
-            limits=limits,
+            limits=self._limiting.limits(every, context),
             epsilon=self.exploration.epsilon,
         )
 

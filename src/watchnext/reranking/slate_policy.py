@@ -35,7 +35,7 @@ class SlatePolicy:
         """Return the probability (N,) of each video in the slot after the positions `given` (P,); all 0 where none is left."""
         chances, best = np.zeros(len(self.rows)), self.filled(np.ones((len(given) + 1, 2)), given)
         if len(best.picked) > len(given):
-            eligible = best.barred_by == len(self.limits.names)
+            eligible = best.barred_by == len(self.limits.most)
             eligible[best.picked[-1]] = True
             chances[eligible] = self.epsilon / eligible.sum()
             chances[best.picked[-1]] += 1.0 - self.epsilon

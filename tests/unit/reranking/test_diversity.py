@@ -32,9 +32,20 @@ def test_an_opposite_vector_is_not_similar():
     assert Similarity.of(np.arange(2), facts([[1, 0], [-1, 0]])).to(0).tolist() == [1.0, 0.0]
 
 
-def test_nothing_is_known_where_similarity_does_not_count():
-    assert Diversity(trade_off=1.0).similarity(np.arange(2), facts([[1, 0], [1, 0]])) is None
+def test_the_determinant_counts_a_cosine_from_0_to_1():
+    tags = [[1, 2, -1, -1], [2, 3, -1, -1], [1, 2, -1, -1], [-1] * 4]
+    similarity = Similarity.of(np.arange(4), facts([[1, 0], [0, 1], [-1, 0], [0, 0]], [5, 5, 6, 5], tags))
+    np.testing.assert_allclose(similarity.to(0, shifted=True), [1.0, 0.5, 0.0, 0.5])
+
+
+def test_nothing_is_known_of_nothing():
     assert Similarity.nothing(2).to(0).tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("wrong", [{"method": "mrr"}, {"window": 0}, {"window": 1.5}])
+def test_a_wrong_method_or_window_is_refused(wrong):
+    with pytest.raises(RerankingError, match=next(iter(wrong))):
+        Diversity(**wrong)
 
 
 def test_scaling_of_degenerate_values():

@@ -90,7 +90,7 @@ def test_where_the_sources_know_too_few_the_newest_matches_join(release, store, 
 def test_a_filter_holds_for_every_source_and_a_degraded_slate(release, store, monkeypatch):
     recommender = Recommender(release, store)
     wanted = VideoFilter(tags=("tag3",))
-    mask = VideoFilters(release, store.catalogue).mask(np.arange(len(release.catalogue)), wanted)
+    mask = VideoFilters(store.catalogue).mask(np.arange(len(release.catalogue)), wanted)
     request = Request("q", 105, 10, release.as_of_ms + 1, filter=wanted)
     lists = recommender.by_source(request)
     assert {name for name, rows in lists.items() if len(rows)} >= {"two_tower", "fresh", "popular"}

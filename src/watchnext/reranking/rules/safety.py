@@ -48,11 +48,10 @@ class SafetyFilter(Filter, Cap):
             return "allow"
         possible = ["drop"]
         for line in reversed(self.policy):
-            fits = [not line.get(part) or value in line[part] for part, value in (("ages", age), ("regions", region))]
-            unknown = [value is None for value in (age, region)]
-            if all(fits):
+            known = [(value, line[part]) for value, part in ((age, "ages"), (region, "regions")) if line.get(part)]
+            if all(value in names for value, names in known):
                 possible = [line["mature"]]
-            elif all(fit or not known for fit, known in zip(fits, unknown, strict=True)):
+            elif all(value is None or value in names for value, names in known):
                 possible.append(line["mature"])
         return max(possible, key=ACTIONS.index)
 
@@ -61,5 +60,6 @@ class SafetyFilter(Filter, Cap):
         return context.facts.safety[rows] > SAFETY.index(highest)
 
     def keys(self, rows: np.ndarray, context: RuleContext) -> np.ndarray:
-        limited = (context.facts.safety[rows] == 1) & (self.action(context.region, context.age) == "limit")
-        return np.where(limited, 0, -1)[:, None]
+        if self.action(context.region, context.age) != "limit":
+            return np.zeros((len(rows), 0), np.int64)
+        return np.where(context.facts.safety[rows] == 1, 0, -1)[:, None]
