@@ -3,8 +3,8 @@
 In process and on one core, on the release that `dvc repro` built, over a fresh store in a temporary folder. Candidates come
 from the whole catalogue, scored by the release; known viewers take turns, and the first requests are left out. A request is
 filters (copies included), caps, near duplicates, diversity and exploration, from scores to the slate. Every method of diversity
-takes the same requests, one method after another, at the trade-off of the configuration. The last line is one JSON object; its first figures
-are of the method that the release serves.
+takes the same requests, one method after another. The last line is one JSON object; its first figures are of the method that
+the release serves.
 """
 
 import argparse

@@ -38,10 +38,12 @@ def fill(
     slots: int,
     given: np.ndarray = NOTHING,
     outside: int = 0,
+    continuation: float = 1.0,
 ) -> Filled:
     """Fill as many of a slate's `slots` as `draws` (K, 2) has rows, at most N, from candidates sorted by value, best first.
 
-    A candidate scores trade_off * relevance + (1 - trade_off) * its gain in diversity; -inf stays. If no candidate is left
+    A candidate scores trade_off * reach * relevance + (1 - trade_off) * its gain in diversity; -inf stays. The reach of a slot
+    is the chance that a viewer gets there, `continuation` to the power of the slots above. If no candidate is left
     under all limits, the last ones bend for this slot, but for the `hard` ones: these rather leave slots empty. With
     probability `epsilon` a slot takes a uniform draw of its eligible candidates.
 
@@ -56,14 +58,14 @@ def fill(
     known = (similarity or Similarity.nothing(n)).arrays
     out = picked, propensities, barred_by, bent
     filled = _fill(
-        worth, penalty, np.isfinite(relevance), given, slots, known, similarity is not None, diversity.kind,
+        worth, penalty, continuation, np.isfinite(relevance), given, slots, known, similarity is not None, diversity.kind,
         diversity.remembered(slots), limits, epsilon, draws, out,
     )  # fmt: skip
     return Filled(picked[:filled], propensities[:filled], barred_by, bent)
 
 
 @kernel
-def _fill(worth, penalty, finite, given, slots, known, is_known, kind, memory, limits, epsilon, draws, out):
+def _fill(worth, penalty, continuation, finite, given, slots, known, is_known, kind, memory, limits, epsilon, draws, out):
     """Write `out`, as the arrays of `Filled`; return the number of slots that were filled."""
     picked, propensities, barred_by, bent = out
     n, rules = len(worth), len(bent)
@@ -84,10 +86,10 @@ def _fill(worth, penalty, finite, given, slots, known, is_known, kind, memory, l
         found, held = _eligible(limits.hard, rules, free, barred_by, eligible)
         if found == 0 and slot >= len(given):
             break
-        best, highest = eligible[0], -np.inf
+        best, highest, reach = eligible[0], -np.inf, continuation**slot
         for i in range(found):
             at = eligible[i]
-            score = worth[at] + penalty * gain[at] if finite[at] else -np.inf
+            score = reach * worth[at] + penalty * gain[at] if finite[at] else -np.inf
             if score > highest:  # ties: higher value, then lower row
                 best, highest = at, score
         chosen, may_be = best, True

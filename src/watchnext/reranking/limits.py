@@ -17,7 +17,7 @@ NEVER_NEAR = 9.0  # above any cosine
 
 
 class SlateRules:
-    """The rules of a config that limit slates, those first that never bend; `names` in that order, `hard` of them never bend."""
+    """The rules of a config that limit slates: `names` in their order, those first that never bend, `hard` in number."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         limiting = [each for each in rules if isinstance(each, Cap | Floor | NearDuplicateRule)]

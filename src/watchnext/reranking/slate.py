@@ -1,13 +1,14 @@
 """Build a slate: filters, then one greedy pass over value and diversity, under caps, with exploration of known probability."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
 from watchnext.reranking.diversity import Diversity, Similarity, scaled
-from watchnext.reranking.greedy import NOTHING
+from watchnext.reranking.greedy import NOTHING, Filled
 from watchnext.reranking.limits import SlateRules
 from watchnext.reranking.rules import HARD, CatalogueFacts, Demotion, DuplicateFilter, Filter, Rule, RuleContext, rule
 from watchnext.reranking.slate_policy import SlatePolicy
@@ -120,6 +121,51 @@ class Reranker:
             bent=tuple(name for name, bent in zip(names, filled.bent.tolist(), strict=True) if bent),
         )
 
+    def costs(
+        self,
+        scored: Scored,
+        query: Query,
+        *,
+        facts: CatalogueFacts,
+        region_bits: Mapping[str, int],
+        unavailable: np.ndarray | None = None,
+    ) -> dict[str, float]:
+        """Return rule, "diversity" and "exploration" > the value that the slate of `rerank` loses by it.
+
+        Each is applied behind those before it: filters, then what weighs less, limits, diversity, exploration. So all sum to
+        the difference between the best slate by value alone and the one that is shown. A slot counts by its reach.
+        """
+        rows = scored.candidates.rows
+        continued = rows[scored.candidates.named_by("continue")]
+        context = RuleContext.of(query, facts=facts, region_bits=region_bits, unavailable=unavailable, continued=continued)
+        values, order, left, removed = self._filtered(scored, self._filters, context)
+        least = values[np.isfinite(values)].min(initial=np.inf)
+        worth, reach = np.where(np.isfinite(values), values, least), self.value.continuation ** np.arange(query.request.k)
+
+        def total(positions: np.ndarray) -> float:
+            return float(worth[positions[: len(reach)]] @ reach[: len(positions)])
+
+        policy, steps = self._policy(query.request.k, rows[left], values[left], context), [("", order)]
+        for name, out in removed.items():
+            after = steps[-1][1]
+            steps.append((name, after[~np.isin(after, out)]))
+        steps += [(name, left[filled.picked]) for name, filled in self._steps(policy, query.request.request_id)]
+        lost = dict.fromkeys([name for name, _ in steps[1:]], 0.0)
+        for (_, before), (name, after) in pairwise(steps):
+            lost[name] += total(before) - total(after)
+        return lost
+
+    def _steps(self, policy: SlatePolicy, request_id: str) -> Iterator[tuple[str, Filled]]:
+        """Yield the name of what is applied behind the filters, one after another, and the slate with it."""
+        draws = _random(request_id).random((policy.slots, 2))
+        plain = replace(policy, diversity=replace(self.diversity, trade_off=1.0), epsilon=0.0)
+        for each in self._demotions:
+            yield each.name, replace(plain, limits=policy.limits.first(0)).filled(draws)
+        for count, name in enumerate(self._limiting.names, 1):
+            yield name, replace(plain, limits=policy.limits.first(count)).filled(draws)
+        yield "diversity", replace(policy, epsilon=0.0).filled(draws)
+        yield "exploration", policy.filled(draws)
+
     def ordered(
         self,
         scored: Scored,
@@ -202,6 +248,7 @@ class Reranker:
             diversity=self.diversity,
             limits=self._limiting.limits(every, context),
             epsilon=self.exploration.epsilon,
+            continuation=self.value.continuation,
         )
 
 

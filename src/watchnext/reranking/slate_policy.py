@@ -25,10 +25,16 @@ class SlatePolicy:
     diversity: Diversity
     limits: Limits
     epsilon: float
+    continuation: float
 
     def filled(self, draws: np.ndarray, given: np.ndarray = NOTHING) -> Filled:
         """Fill as many slots as `draws` (K, 2) has rows, the first of them with the positions `given` (P,)."""
-        options = {"slots": max(self.slots, len(draws)), "given": given, "outside": self.outside}
+        options = {
+            "slots": max(self.slots, len(draws)),
+            "given": given,
+            "outside": self.outside,
+            "continuation": self.continuation,
+        }
         return fill(self.relevance, self.similarity, self.diversity, self.limits, self.epsilon, draws, **options)
 
     def following(self, given: np.ndarray) -> np.ndarray:

@@ -42,6 +42,7 @@ class Value:
     watch_half_s   predicted seconds worth half of the `watch_s` weight; saturation limits the value of long videos
     engage         power of `Scored.engage` by which the sum is multiplied, as a weighted geometric mean of both; 0 is the
                    value of an impression alone
+    continuation   chance that a viewer goes on from a slot to the next: the value of a slot counts by the chance to get there
     source         order candidates by the list of this source instead, and the others after them in the order of the merge;
                    "merge" is that order alone
     """
@@ -49,6 +50,7 @@ class Value:
     weights: Mapping[str, float]
     watch_half_s: float = 30.0
     engage: float = 0.0
+    continuation: float = 1.0
     source: str | None = None
 
     def __post_init__(self) -> None:
@@ -61,6 +63,7 @@ class Value:
             )
         require_number("value.watch_half_s", self.watch_half_s, low=1e-3)
         require_number("value.engage", self.engage, low=0, high=100)
+        require_number("value.continuation", self.continuation, low=0, high=1)
         if self.source is not None:
             require_known("value.source", [self.source], (*SOURCES, MERGE))
         object.__setattr__(self, "weights", dict(self.weights))

@@ -188,6 +188,12 @@ class Recommender:
         """Return all candidates that may be shown, best first."""
         return self._reranker(query).ordered(scored, query, **self._facts())
 
+    def costs(self, answer: Answer) -> dict[str, float]:
+        """Return `Reranker.costs` of an answer, as of now; empty for a precomputed one, of which only the slate is kept."""
+        if answer.query is None:
+            return {}
+        return self._reranker(answer.query).costs(answer.scored, answer.query, **self._facts())
+
     def _reranker(self, query: Query) -> Reranker:
         return self.release.reranker_of(query.request.surface).turned(query.request.dials)
 

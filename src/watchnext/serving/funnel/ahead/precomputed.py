@@ -73,6 +73,7 @@ def packed(answer: Answer) -> bytes:
             "as_of_ms": answer.as_of_ms,
             "degraded": answer.degraded,
             "removed": answer.removed,
+            "bent": answer.slate.bent,
             "funnel": answer.funnel,
             "reasons": answer.explanations,
         }
@@ -95,7 +96,13 @@ def _answer(recommender: Recommender, request: Request, facts: dict, videos: np.
         mode="precomputed",
         as_of_ms=facts["as_of_ms"],
         scored=Scored(Candidates(chosen["row"], chosen["sources"], chosen["score"]), chosen["predictions"]),
-        slate=Slate(np.arange(len(valid)), chosen["value"], chosen["propensity"], order=np.arange(len(valid))),
+        slate=Slate(
+            np.arange(len(valid)),
+            chosen["value"],
+            chosen["propensity"],
+            order=np.arange(len(valid)),
+            bent=tuple(facts.get("bent", ())),
+        ),
         ids=[ids.value(row) for row in chosen["row"].tolist()],
         explanations=[reasons[position] for position in valid.tolist()],
         removed=facts["removed"],

@@ -2,7 +2,7 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,8 +68,8 @@ def _ranks(positions: np.ndarray, count: int) -> np.ndarray:
     return ranks
 
 
-def summary(answer: Answer) -> dict:
-    """Return the trace of a request without its videos: stages, sources, and what each rule removed."""
+def summary(answer: Answer, costs: Mapping[str, float]) -> dict:
+    """Return the trace of a request without its videos: stages, sources, what each rule removed, and what it costs."""
     stages = [{"name": name, "count": answer.funnel.get(COUNTS.get(name)), "ms": ms} for name, ms in answer.timings_ms.items()]
     bits = np.arange(len(SOURCES))
     named = ((answer.scored.candidates.sources[:, None] >> bits) & 1).sum(axis=0).tolist()
@@ -80,6 +80,8 @@ def summary(answer: Answer) -> dict:
         "stages": stages,
         "sources": {name: count for name, count in zip(SOURCES, named, strict=True) if count},
         "removed": dict(answer.removed),
+        "bent": list(answer.slate.bent),
+        "costs": dict(costs),
     }
 
 

@@ -129,7 +129,7 @@ class Handlers:
         if not body.preview:
             self._served_log.append(answer)
         self._recent.put(answer)
-        slate = self._slate(answer, degradations) | ({"trace": summary(answer)} if body.explain else {})
+        slate = self._slate(answer, degradations) | ({"trace": self._summary(answer)} if body.explain else {})
         slate["page_token"] = token_of(viewer_id, [*paged, *answer.ids]) if len(answer.ids) == body.k else None
         creators = len({*self._catalogue.creator_rows[answer.rows].tolist()})
         self._metrics.slate(answer, degraded=[each.code for each in degradations], creators=creators)
@@ -245,7 +245,8 @@ class Handlers:
         return True
 
     def _slate(self, answer: Answer, degradations: Sequence[Degradation]) -> dict:
-        return self._head(answer, degradations) | {"mode": answer.mode, "removed": answer.removed, "funnel": answer.funnel}
+        parts = {"mode": answer.mode, "removed": answer.removed, "bent": list(answer.slate.bent), "funnel": answer.funnel}
+        return self._head(answer, degradations) | parts
 
     def _head(self, answer: Answer, degradations: Sequence[Degradation]) -> dict:
         return {
@@ -330,7 +331,10 @@ class Handlers:
         answer = self._recent.get(request_id)
         if answer is None:
             raise UnknownRequestError(f"request {request_id} is not among the last {KEPT} of this server's release")
-        return summary(answer) | {"video": None if video_id is None else self._trace_video(answer, video_id)}
+        return self._summary(answer) | {"video": None if video_id is None else self._trace_video(answer, video_id)}
+
+    def _summary(self, answer: Answer) -> dict:
+        return summary(answer, self._recommender.costs(answer))
 
     def _trace_video(self, answer: Answer, text: str) -> dict:
         video_id = self._parsed("query.video_id", text, self._catalogue.ids)

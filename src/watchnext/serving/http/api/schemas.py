@@ -270,6 +270,10 @@ class Trace(Strict):
     stages: list[StageTrace]
     sources: dict[str, int] = Field(description="source > number of candidates that it proposed")
     removed: dict[str, int]
+    bent: list[str] = Field(description="soft rules that the slate does not keep, as too few candidates were left")
+    costs: dict[str, float] = Field(
+        description="rule, diversity or exploration > value that the slate loses by it; empty for a precomputed slate"
+    )
 
 
 class TraceResponse(Trace):
@@ -287,6 +291,7 @@ class RecommendResponse(Strict):
     as_of_ms: int
     items: list[Item]
     removed: dict[str, int] = Field(description="rule > number of candidates it removed")
+    bent: list[str] = Field(description="soft rules that the slate does not keep, as too few candidates were left")
     funnel: FunnelCounts
     timings_ms: dict[str, float]
     page_token: str | None = Field(description="asks for the next page; null where the feed ends")

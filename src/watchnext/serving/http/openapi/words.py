@@ -56,6 +56,8 @@ WORDS: Mapping[str, tuple[str, Any]] = {
     "ranked": ("candidates that the rules left to be ranked", 431),
     "slate": ("videos in the answer", 10),
     "removed": ("rule > what it removed", {}),
+    "bent": ("soft rules that the slate does not keep", []),
+    "costs": ("value that the slate loses by each rule and by diversity", {}),
     "unknown": ("what is about videos that the release does not know", None),
     "degraded": ("true where a part failed; the answer holds all the same", False),
     "degraded_why": ("which part failed", []),
