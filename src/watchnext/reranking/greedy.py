@@ -6,7 +6,7 @@ import numpy as np
 
 from watchnext.kernels import kernel
 from watchnext.reranking.diversity import Diversity, Similarity, spread
-from watchnext.reranking.limits import Limits, bar, first_barring
+from watchnext.reranking.limits import SlateLimits, bar, first_barring
 
 NOTHING = np.zeros(0, np.int64)
 OUT = -1  # in `Filled.barred_by`: picked, or never eligible
@@ -31,7 +31,7 @@ def fill(
     relevance: np.ndarray,
     similarity: Similarity | None,
     diversity: Diversity,
-    limits: Limits,
+    limits: SlateLimits,
     epsilon: float,
     draws: np.ndarray,
     *,

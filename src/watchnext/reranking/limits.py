@@ -37,7 +37,7 @@ class SlateRules:
     def keep_copies_apart(self) -> bool:
         return bool((self._cosine < NEVER_NEAR).any())
 
-    def limits(self, rows: np.ndarray, context: RuleContext) -> "Limits":
+    def limits(self, rows: np.ndarray, context: RuleContext) -> "SlateLimits":
         """Evaluate the rules for the videos `rows` (N,)."""
         columns, groups = self._columns.copy(), np.zeros((len(self.names), len(rows)), np.bool_)
         keys, end = [np.zeros((len(rows), 0), np.int64)], 0
@@ -49,10 +49,10 @@ class SlateRules:
             elif isinstance(each, Floor):
                 groups[at] = each.group(rows, context)
         joined = np.concatenate(keys, axis=1, dtype=np.int64)
-        return Limits(joined, columns, self._most, self._window, self._cosine, self._least, groups, self.hard)
+        return SlateLimits(joined, columns, self._most, self._window, self._cosine, self._least, groups, self.hard)
 
 
-class Limits(NamedTuple):
+class SlateLimits(NamedTuple):
     """The limits of N candidates, one row a rule (R), those first that never bend.
 
     keys (N, J) int64, columns (R, 2)   keys of all caps, -1 none, and the columns [first, end) of each
@@ -71,9 +71,9 @@ class Limits(NamedTuple):
     groups: np.ndarray
     hard: int
 
-    def first(self, rules: int) -> "Limits":
+    def first(self, rules: int) -> "SlateLimits":
         """Return the first limits alone."""
-        return Limits(self.keys, *(each[:rules] for each in self[1:-1]), min(self.hard, rules))
+        return SlateLimits(self.keys, *(each[:rules] for each in self[1:-1]), min(self.hard, rules))
 
 
 @kernel

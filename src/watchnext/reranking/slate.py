@@ -203,9 +203,11 @@ class Reranker:
         return values, order, *_passing(rows, order, filters, context)
 
     def allowed(self, rows: np.ndarray, context: RuleContext) -> np.ndarray:
-        """Return those of `rows` (n,) that pass every filter, in their order."""
+        """Return those of `rows` (n,), in their order, that pass every filter and may be in one slate."""
         for each in self._filters:
             rows = rows[~each.removes(rows, context)]
+        for each in self._filters:
+            rows = rows[~each.beyond(rows, context)]
         return rows
 
     def _values(self, scored: Scored) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 
 from watchnext.reranking.diversity import Diversity, Similarity
 from watchnext.reranking.greedy import NOTHING, Filled, fill
-from watchnext.reranking.limits import Limits
+from watchnext.reranking.limits import SlateLimits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class SlatePolicy:
     relevance: np.ndarray
     similarity: Similarity | None
     diversity: Diversity
-    limits: Limits
+    limits: SlateLimits
     epsilon: float
     continuation: float
 

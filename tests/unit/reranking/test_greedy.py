@@ -5,7 +5,7 @@ import pytest
 
 from watchnext.reranking.diversity import Diversity, Similarity
 from watchnext.reranking.greedy import fill
-from watchnext.reranking.limits import FOREVER, NEVER_NEAR, Limits
+from watchnext.reranking.limits import FOREVER, NEVER_NEAR, SlateLimits
 
 
 def vectors(units):
@@ -19,7 +19,7 @@ def limited(candidates, *rules, hard=0):
     none = np.zeros((candidates, 0), np.int64)
     keys = [np.array(rule.get("keys", none), np.int64) for rule in rules]
     ends = np.cumsum([each.shape[1] for each in keys], dtype=np.int64)
-    return Limits(
+    return SlateLimits(
         keys=np.concatenate([none, *keys], axis=1),
         columns=np.array([(end - each.shape[1], end) for each, end in zip(keys, ends, strict=True)], np.int64).reshape(-1, 2),
         most=np.array([rule.get("most", FOREVER) for rule in rules], np.int64),

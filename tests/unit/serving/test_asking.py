@@ -11,6 +11,7 @@ from api import Api, app_over, ids
 from batches import precompute
 from watchnext.serving.funnel.candidates.video_filter import VideoFilters
 from watchnext.serving.funnel.recommender import Recommender
+from watchnext.serving.release.live_catalogue import LiveCatalogue
 from watchnext.types import Request, VideoFilter
 
 
@@ -122,7 +123,7 @@ def test_a_language_where_videos_have_none_is_refused_by_name(release, store, se
     schema = release.pipeline.schema
     without = replace(schema, features=tuple(each for each in schema.features if each.name != "language"))
     pipeline = replace_schema(release.pipeline, without)
-    filters = VideoFilters(replace(release, pipeline=pipeline), store.catalogue)
+    filters = VideoFilters(LiveCatalogue(replace(release, pipeline=pipeline), room=0))
     recommender = Recommender(release, store)
     monkey = recommender.retrieval.sources["two_tower"]
     monkey.filters = filters

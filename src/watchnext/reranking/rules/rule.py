@@ -92,6 +92,10 @@ class Filter(ABC):
     def removes(self, rows: np.ndarray, context: RuleContext) -> np.ndarray:
         """Mark video rows (N,), best valued first, that the rule removes: (N,) bool."""
 
+    def beyond(self, rows: np.ndarray, context: RuleContext) -> np.ndarray:
+        """Mark video rows (N,) that are more than one slate may have of their kind, the first ones counted first: (N,) bool."""
+        return np.zeros(len(rows), bool)
+
 
 class Cap(ABC):
     """Limit a slate to `most` videos per key in any `slots` consecutive slots; videos without a key are not limited."""

@@ -59,6 +59,10 @@ class SafetyFilter(Filter, Cap):
         highest = SAFETY[self.action(context.region, context.age) != "drop"]
         return context.facts.safety[rows] > SAFETY.index(highest)
 
+    def beyond(self, rows: np.ndarray, context: RuleContext) -> np.ndarray:
+        limited = (self.keys(rows, context) >= 0).any(axis=1)
+        return limited & (np.cumsum(limited) > self.most)
+
     def keys(self, rows: np.ndarray, context: RuleContext) -> np.ndarray:
         if self.action(context.region, context.age) != "limit":
             return np.zeros((len(rows), 0), np.int64)

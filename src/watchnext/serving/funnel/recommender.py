@@ -228,7 +228,7 @@ class Recommender:
         ]
 
     def may_be_shown(self, request: Request, rows: np.ndarray) -> np.ndarray:
-        """Return a mask (n,) of `rows` that pass the rules that hold for every viewer of the same age and region."""
+        """Return a mask (n,) of `rows`, best first, that may be in one slate for every viewer of the same age and region."""
         return self.retrieval.may_be_shown(self._encoder.region(request), self._encoder.age(request), rows)
 
     def refresh(self, as_of_ms: float) -> None:

@@ -52,10 +52,10 @@ def _valid(recommender: Recommender, request: Request, videos: np.ndarray, age_m
     midway = np.flatnonzero(out & (videos["sources"] >> SOURCES.index("continue") & 1 > 0))
     if len(midway):
         out[midway] = recommender.store.unavailable[rows[midway]] | np.isin(rows[midway], watched[ago_s <= age_ms / 1000.0])
-    if recommender.catalogue.changes.changed[rows].any():
-        out |= ~recommender.may_be_shown(request, rows)
     if request.exclude:
         out |= np.isin(rows, request.exclude)
+    if recommender.catalogue.changes.changed[rows].any():
+        out[~out] = ~recommender.may_be_shown(request, rows[~out])
     return np.flatnonzero(~out)
 
 

@@ -105,8 +105,8 @@ class RetrievalStage:
         return rows[towers.prefilter.without_copies(rows)[:k]]
 
     def may_be_shown(self, region: str | None, age: str | None, rows: np.ndarray) -> np.ndarray:
-        """Return a mask (n,) of `rows` that pass the rules that hold for everyone of an age in a region."""
-        return self.sources["two_tower"].prefilter.static_mask(region, age).mask[rows]
+        """Return `RulePreFilter.in_one_slate` of `rows` (n,)."""
+        return self.sources["two_tower"].prefilter.in_one_slate(region, age, rows)
 
     def by_source(
         self, query: Query, degradations: list[Degradation], k: int | None = None, *, late: Callable[[], bool] = never

@@ -89,6 +89,13 @@ class RulePreFilter:
                     self._static_masks[key] = StaticMask(allowed), context
         return self._static_masks[key][0]
 
+    def in_one_slate(self, region: str | None, age: str | None, rows: np.ndarray) -> np.ndarray:
+        """Return a mask (n,) of `rows`, best first, that the rules allow to everyone of an age in a region, in one slate."""
+        mask = self.static_mask(region, age).mask[rows]
+        context = RuleContext(seen=NOBODY, region=region, age=age, facts=self._facts, region_bits=self._region_bits)
+        mask[mask] = ~self._safety.beyond(rows[mask], context)
+        return mask
+
     def _update(self) -> None:
         """Evaluate the rules again for the videos that changed. The index compares these one by one, by the mask itself."""
         changes = self._changes()
