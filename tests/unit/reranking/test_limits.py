@@ -106,7 +106,12 @@ def check(seed: int, k: int) -> None:
     slate, rows, facts = slate_of(reranker, ranked, viewer, inputs, k, seed), ranked.candidates.rows, inputs["facts"]
     context = RuleContext.of(query_of(**viewer), **inputs)
     ordered = rows[np.lexsort((rows, -reranker.value.of(ranked.predictions)))]
-    eligible = reranker.allowed(ordered, context).tolist()
+    eligible = ordered
+    for each in sorted(
+        (each for each in reranker.rules if isinstance(each, Filter)), key=lambda each: each.name == "duplicate"
+    ):
+        eligible = eligible[~each.removes(eligible, context)]
+    eligible = eligible.tolist()
     chosen, slow = rows[slate.picked].tolist(), Slow(reranker, viewer, facts, eligible, min(k, len(eligible)))
     assert len(set(chosen)) == len(chosen)
     assert set(chosen) <= set(eligible)
