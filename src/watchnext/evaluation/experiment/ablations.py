@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from watchnext.evaluation.experiment.assignment import ExperimentError
-from watchnext.reranking.rules import Cap
+from watchnext.reranking.rules import Filter
 from watchnext.reranking.slate import Reranker
 from watchnext.reranking.value import MERGE
 from watchnext.serving.release.release import Release, release_in, releases_in
@@ -35,7 +35,7 @@ def _with(reranker: Reranker, *, source: str) -> Reranker:
 
 def _undiversified(release: Release) -> Release:
     own = release.reranker
-    rules = [rule for rule in own.rules if not isinstance(rule, Cap)]
+    rules = [rule for rule in own.rules if isinstance(rule, Filter)]
     diversity = replace(own.diversity, trade_off=1.0)
     reranker = Reranker(value=own.value, rules=rules, diversity=diversity, exploration=own.exploration)
     return replace(release, reranker=reranker, surfaces=Surfaces())
@@ -48,7 +48,7 @@ def _full(release: Release) -> Release:
 # Name > the policy made of a release. All keep the filters of re-ranking, and its exploration.
 ABLATIONS: Mapping[str, Callable[[Release], Release]] = {
     "full": _full,  # the release as it would serve
-    "no_diversity": _undiversified,  # by value alone, without caps
+    "no_diversity": _undiversified,  # by value alone, without soft rules
     "unranked": _unranked,  # all sources, in the order of the merge
     "two_tower_only": _only("two_tower"),  # the nearest videos, unranked
     "trending": _only("trending"),  # by surface and region, unranked
