@@ -21,7 +21,7 @@ from benchmarks.scoring import WARM, requests_of
 from watchnext.cli import exits_on
 from watchnext.metrics import rounded
 from watchnext.reranking.diversity import METHODS, Diversity
-from watchnext.reranking.rules import NearDuplicateRule
+from watchnext.reranking.rules.copies import NearDuplicateRule
 from watchnext.reranking.slate import Reranker
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.release.release import Release, ReleaseError, last_built

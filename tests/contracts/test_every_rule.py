@@ -12,7 +12,9 @@ import yaml
 from queries import query_of
 from random_slates import BITS, VIDEOS, scored, world
 from watchnext.features.state.history import OUTCOME_BITS
-from watchnext.reranking.rules import RULES, Cap, Demotion, Filter, Floor, NearDuplicateRule, RuleContext, rule
+from watchnext.reranking.rules.copies import NearDuplicateRule
+from watchnext.reranking.rules.registry import RULES, rule
+from watchnext.reranking.rules.rule import Cap, Demotion, Filter, Floor, RuleContext
 from watchnext.reranking.slate import Reranker
 from watchnext.reranking.value import RerankingError
 from watchnext.serving.funnel.candidates.rule_prefilter import RulePreFilter

@@ -6,8 +6,7 @@ from math import log
 import numpy as np
 
 from watchnext.kernels import kernel
-from watchnext.reranking.rules import CatalogueFacts
-from watchnext.reranking.rules.rule import require_whole
+from watchnext.reranking.rules.rule import CatalogueFacts, require_whole
 from watchnext.reranking.value import require_known, require_number
 
 METHODS = MMR, WINDOW, DPP = "mmr", "window", "dpp"

@@ -10,7 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from watchnext.kernels import kernel
-from watchnext.reranking.rules import HARD, Cap, Floor, NearDuplicateRule, Rule, RuleContext
+from watchnext.reranking.rules.copies import NearDuplicateRule
+from watchnext.reranking.rules.registry import Rule
+from watchnext.reranking.rules.rule import HARD, Cap, Floor, RuleContext
 
 FOREVER = 2**31 - 1
 NEVER_NEAR = 9.0  # above any cosine

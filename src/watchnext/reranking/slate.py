@@ -10,7 +10,9 @@ import numpy as np
 from watchnext.reranking.diversity import Diversity, Similarity, scaled
 from watchnext.reranking.greedy import NOTHING, Filled
 from watchnext.reranking.limits import SlateRules
-from watchnext.reranking.rules import HARD, CatalogueFacts, Demotion, DuplicateFilter, Filter, Rule, RuleContext, rule
+from watchnext.reranking.rules.copies import DuplicateFilter
+from watchnext.reranking.rules.registry import Rule, rule
+from watchnext.reranking.rules.rule import HARD, CatalogueFacts, Demotion, Filter, RuleContext
 from watchnext.reranking.slate_policy import SlatePolicy
 from watchnext.reranking.value import MERGE, RerankingError, Value, require_known, require_number
 from watchnext.types import Dials, Query, Scored, Slate

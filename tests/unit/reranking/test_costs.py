@@ -11,7 +11,8 @@ from random_slates import BITS, scored, world
 from watchnext.reranking.diversity import RIDGE, SCALE, Diversity, Similarity
 from watchnext.reranking.greedy import fill
 from watchnext.reranking.limits import SlateRules
-from watchnext.reranking.rules import RuleContext, rule
+from watchnext.reranking.rules.registry import rule
+from watchnext.reranking.rules.rule import RuleContext
 from watchnext.reranking.slate import Reranker
 
 CAPS = {"creator_cap": {"most": 1}, "tag_cap": {"most": 2}, "creator_window": {"most": 1, "slots": 2}}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from queries import query_of
 from random_slates import BITS, VIDEOS, scored, world
 from watchnext.features.state.history import OUTCOME_BITS
-from watchnext.reranking.rules import Filter, RuleContext
+from watchnext.reranking.rules.rule import Filter, RuleContext
 from watchnext.reranking.slate import Reranker
 
 HARD = ("unavailable", "safety", "region", "seen", "duplicate")

@@ -3,22 +3,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from watchnext.reranking.rules import (
-    CreatorCap,
-    CreatorWindow,
-    DuplicateFilter,
-    FreshnessFloor,
-    HiddenDemotion,
-    LanguageCap,
-    NewCreatorFloor,
-    RegionFilter,
-    RuleContext,
-    SafetyFilter,
-    SeenFilter,
-    TagCap,
-    UnavailableFilter,
-    rule,
-)
+from watchnext.reranking.rules.caps import CreatorCap, CreatorWindow, LanguageCap, TagCap
+from watchnext.reranking.rules.copies import DuplicateFilter
+from watchnext.reranking.rules.filters import RegionFilter, SeenFilter, UnavailableFilter
+from watchnext.reranking.rules.floors import FreshnessFloor, NewCreatorFloor
+from watchnext.reranking.rules.hidden import HiddenDemotion
+from watchnext.reranking.rules.registry import rule
+from watchnext.reranking.rules.rule import RuleContext
+from watchnext.reranking.rules.safety import SafetyFilter
 from watchnext.reranking.value import RerankingError
 
 ROWS = np.arange(5)

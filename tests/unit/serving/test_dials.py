@@ -6,7 +6,7 @@ import orjson
 import polars as pl
 import pytest
 
-from watchnext.reranking.rules import RULES
+from watchnext.reranking.rules.registry import RULES
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.types import TARGETS, Dials, Request
 

@@ -10,7 +10,8 @@ import pytest
 from watchnext.data.tables import known_at
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.features.state.history import OUTCOME_BITS
-from watchnext.reranking.rules import DuplicateFilter, Filter, RuleContext
+from watchnext.reranking.rules.copies import DuplicateFilter
+from watchnext.reranking.rules.rule import Filter, RuleContext
 from watchnext.reranking.slate import Reranker
 from watchnext.retrieval.index.vectors import exact
 from watchnext.schema import Feature

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 
 from queries import query_of
-from watchnext.reranking.rules import DuplicateFilter, RegionFilter, RuleContext, SafetyFilter, SeenFilter, UnavailableFilter
+from watchnext.reranking.rules.copies import DuplicateFilter
+from watchnext.reranking.rules.filters import RegionFilter, SeenFilter, UnavailableFilter
+from watchnext.reranking.rules.rule import RuleContext
+from watchnext.reranking.rules.safety import SafetyFilter
 from watchnext.serving.funnel.candidates.rule_prefilter import Copies, RulePreFilter
 
 RANDOM = np.random.default_rng(5)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from watchnext.evaluation.experiment.assignment import ExperimentError
-from watchnext.reranking.rules import Filter
+from watchnext.reranking.rules.rule import Filter
 from watchnext.reranking.slate import Reranker
 from watchnext.reranking.value import MERGE
 from watchnext.serving.release.release import Release, release_in, releases_in

@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 
 from watchnext.features.state.seen import SeenSet
-from watchnext.reranking.rules import Filter, RuleContext
+from watchnext.reranking.rules.rule import Filter, RuleContext
 from watchnext.reranking.slate import Reranker
 from watchnext.serving.funnel.answer import STORE_DOWN, Answer, Degradation, Retrieved, StageTimer
 from watchnext.serving.funnel.candidates.retrieval_stage import RetrievalStage

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
-from watchnext.reranking.rules import HARD
+from watchnext.reranking.rules.rule import HARD
 from watchnext.reranking.slate import Reranker
 from watchnext.reranking.value import RerankingError, Value, require_known, require_number
 

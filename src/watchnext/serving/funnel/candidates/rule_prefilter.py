@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from watchnext.reranking.rules import CatalogueFacts, Rule, RuleContext, SafetyFilter
+from watchnext.reranking.rules.registry import Rule
+from watchnext.reranking.rules.rule import CatalogueFacts, RuleContext
+from watchnext.reranking.rules.safety import SafetyFilter
 from watchnext.retrieval.index.prefilter import PreFilter, StaticMask
 from watchnext.retrieval.sources.changes import ByUpload, CatalogueChanges, unchanged
 from watchnext.retrieval.sources.refreshed import Refreshed

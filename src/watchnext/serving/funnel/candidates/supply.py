@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from watchnext.features.state.seen import SeenSet
-from watchnext.reranking.rules import RuleContext
+from watchnext.reranking.rules.rule import RuleContext
 from watchnext.serving.release.release import Release
 from watchnext.serving.store.store import Store
 from watchnext.types import AGAIN, Candidates, Query

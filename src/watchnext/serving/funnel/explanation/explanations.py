@@ -4,7 +4,7 @@ import numpy as np
 
 from watchnext.features.encode.expressions import HOUR_MS
 from watchnext.features.state.history import OUTCOME_BITS
-from watchnext.reranking.rules import CatalogueFacts
+from watchnext.reranking.rules.rule import CatalogueFacts
 from watchnext.serving.funnel.answer import source_names
 from watchnext.serving.release.release import Release
 from watchnext.types import SOURCES, Query, Scored, Slate
