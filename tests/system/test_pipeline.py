@@ -172,3 +172,30 @@ def test_a_stage_without_its_input_names_the_stage_to_run(project, tmp_path):
         assert found.returncode == 1
         assert repair in found.stderr, found.stderr
         assert "Traceback" not in found.stderr
+
+
+def test_two_releases_are_compared_and_a_log_beside_one(project):
+    one, other = sorted(path.name for path in (project / "releases").iterdir() if not path.is_symlink())
+    compared = run(project, "-m", "watchnext.evaluation", "compare", one, other, "data=tiny")
+    assert f"{one} beside {other}: " in compared.stdout, compared.stderr[-2000:]
+    report = json.loads((project / "outputs" / "tiny" / "evaluation" / "comparison.json").read_text())
+    assert report["slate"]["recall@20"]["floor"] >= 0
+    assert report["ranking"]["long_view"]["gauc"]["difference"] == 0  # they differ in exploration alone
+    assert any(figures["difference"] for figures in report["slate"].values())
+    beside = run(project, "-m", "watchnext.evaluation", "compare", one, "incumbent=logs", "data=tiny")
+    assert "the incumbent's videos in two orders" in beside.stdout, beside.stderr[-2000:]
+    same = run(project, "-m", "watchnext.evaluation", "compare", "data=tiny")
+    assert "is the last built release and the one that serves" in same.stderr
+
+
+def test_the_evaluation_is_one_page_with_every_watch_on_it(project):
+    found, folder = metrics(project, "evaluation"), project / "outputs" / "tiny" / "evaluation"
+    assert found["slate"]["broken"].keys() >= {"safety", "region", "seen", "duplicate"}
+    assert sum(found["slate"]["broken"].values()) == 0
+    watches = found["losses"]["slices"]["outcome"]["watched"]["watches"]
+    assert watches == found["retrieval"]["relevant"]["outcome"]["watched"]
+    page = (folder / "evaluation.html").read_text()
+    assert f"{watches:,}" in page
+    assert {row["reason"] for row in json.loads((folder / "losses.json").read_text())} == {
+        *found["losses"]["slices"]["outcome"]["watched"]
+    } - {"watches"}

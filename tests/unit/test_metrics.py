@@ -275,6 +275,88 @@ def test_popularity_lift_leaves_out_who_has_no_rows():
     assert math.isnan(metrics.popularity_lift([[0]], [[0]], np.zeros(3)))
 
 
+slates = st.lists(
+    st.tuples(st.lists(st.integers(0, 7), max_size=6), st.lists(st.integers(0, 7), max_size=5), st.lists(st.integers(0, 7))),
+    max_size=5,
+)
+
+
+def slow_figures(ranked: list[int], relevant: list[int], k: int) -> dict[str, float]:
+    """The definitions, rank by rank; a repeated row counts at its first rank."""
+    wanted = set(relevant)
+    hits = [row in wanted and row not in ranked[:at] for at, row in enumerate(ranked[:k])]
+    if not wanted:
+        return dict.fromkeys(("recall", "ndcg", "map", "mrr"), math.nan)
+    ideal = sum(1 / math.log2(at + 2) for at in range(min(k, len(wanted))))
+    return {
+        "recall": sum(hits) / len(wanted),
+        "ndcg": sum(1 / math.log2(at + 2) for at, hit in enumerate(hits) if hit) / ideal,
+        "map": sum(sum(hits[: at + 1]) / (at + 1) for at, hit in enumerate(hits) if hit) / len(wanted),
+        "mrr": next((1 / (at + 1) for at, hit in enumerate(hits) if hit), 0.0),
+    }
+
+
+@given(slates, st.integers(1, 7))
+def test_figures_of_lists_are_those_of_each_list(table, k):
+    ranked, relevant, _ = columns_of(table)
+    found = metrics.list_figures(ranked, relevant, k)
+    expected = [slow_figures(*pair, k) for pair in zip(ranked, relevant, strict=True)]
+    for name, values in found.items():
+        assert values.tolist() == pytest.approx([each[name] for each in expected], nan_ok=True)
+
+
+def columns_of(table: list[tuple]) -> tuple[list, ...]:
+    return tuple([row[i] for row in table] for i in range(3))
+
+
+@given(slates, st.integers(1, 7))
+def test_slates_beyond_accuracy_are_measured_one_by_one(table, k):
+    ranked, relevant, expected = columns_of(table)
+    random = np.random.default_rng(len(table))
+    popularity, prints = random.integers(0, 9, 8), np.array([0, 0, 3, 3, 4, 0, -2, -2])
+    vectors = np.vstack([random.normal(size=(6, 3)), np.zeros((2, 3))])
+    content = [prints[row] or 100 + row for row in range(8)]
+    self_information = [-math.log2((count + 1) / (popularity.sum() + 8)) for count in popularity]
+    found = zip(
+        metrics.novelty(ranked, popularity),
+        metrics.serendipity(ranked, relevant, expected, k),
+        metrics.intra_list_distance(ranked, vectors),
+        metrics.duplicates(ranked, prints),
+        strict=True,
+    )
+    for (novel, unexpected, apart, copies), rows, wanted, obvious in zip(found, ranked, relevant, expected, strict=True):
+        assert same(novel, sum(self_information[row] for row in rows) / len(rows) if rows else math.nan)
+        top = rows[:k]
+        useful = {row for row in top if row in wanted and row not in obvious}
+        assert same(unexpected, len(useful) / len(top) if top and wanted else math.nan)
+        known = [vectors[row] / np.linalg.norm(vectors[row]) for row in rows if vectors[row].any()]
+        pairs = [1 - a @ b for a, b in itertools.combinations(known, 2)]
+        assert same(apart, sum(pairs) / len(pairs) if pairs else math.nan)
+        assert copies == len(rows) - len({content[row] for row in rows})
+
+
+def test_creators_without_a_slot_count_in_the_gini_of_creators():
+    assert metrics.creator_gini([[0, 1], [0]], [0, 1, 2, -1]) == metrics.gini([2, 1, 0])
+    assert math.isnan(metrics.creator_gini([[3]], [0, 1, 2, -1]))
+    assert math.isnan(metrics.creator_gini([], np.zeros(0)))
+
+
+def test_intervals_of_columns_leave_out_what_is_undefined():
+    values = np.array([[1.0, np.nan, np.nan], [3.0, 2.0, np.nan], [5.0, 2.0, np.nan]])
+    low, high = metrics.intervals(values, seed=0)
+    assert (low[0], high[0]) == metrics.interval(values[:, 0], seed=0)
+    assert (low[1], high[1]) == (2.0, 2.0)
+    assert np.isnan([low[2], high[2]]).all()
+    assert np.isnan(metrics.intervals(values[:1], seed=0)).all()
+
+
+def test_many_viewers_are_drawn_in_parts(monkeypatch):
+    values, viewers = np.random.default_rng(2).normal(size=(90, 2)), np.arange(90) % 40
+    whole = metrics.intervals(values, seed=7, viewers=viewers)
+    monkeypatch.setattr(metrics, "MOST_DRAWS", 100)
+    np.testing.assert_allclose(metrics.intervals(values, seed=7, viewers=viewers), whole)
+
+
 def test_the_interval_of_a_mean_difference():
     """Standard error of the mean of 400 normal draws of deviation 2 is .1; the interval is 1.96 of them to either side."""
     differences = np.random.default_rng(0).normal(0.0, 2.0, 400)

@@ -161,6 +161,8 @@ def compare(config: DictConfig) -> None:
         report = {"release": one.release.id, "other": "incumbent", **compare_incumbent(one, **settings)}
     else:
         second = releases / names[1] if names[1:] else current(releases)
+        if not names and second.name == first.name:
+            raise ValueError(f"{first.name} is the last built release and the one that serves; name two, or give incumbent=LOG")
         one, other = (replayed(folder, config, log, {}) for folder in (first, second))
         rows = features.rows("test")
         labels = features.columns["targets"][rows], features.columns["user_rows"][rows]
