@@ -44,6 +44,8 @@ class Ids:
             return np.full(len(values), -1, np.int64)
         if isinstance(values, np.ndarray):
             alike, wanted = True, values
+        elif self.are_strings and {*map(type, values)} <= {str}:  # as nearly always
+            alike, wanted = True, np.array([value.encode() for value in values], np.bytes_)
         else:
             alike = np.array([self.takes(value) for value in values], bool)
             known = [value if like else ("" if self.are_strings else 0) for value, like in zip(values, alike, strict=True)]

@@ -157,7 +157,7 @@ def test_videos_that_the_release_does_not_know_are_left_out_and_its_unknown_view
     found = build(tmp_path / "store", other, written(Tables(moved, new, log.videos), tmp_path / "log"))
     assert (found.left_out, found.impressions) == (gone.sum(), len(log.impressions) - gone.sum())
     known = Tables(log.impressions.filter(~gone), log.users, log.videos)
-    events = [replace(event, user_id=event.user_id + 1_000) for event in events_in(known, release)]
+    events = [event._replace(user_id=event.user_id + 1_000) for event in events_in(known, release)]
     assert records(tmp_path / "store", other) == one_by_one(events, other, tmp_path / "events")
     nothing = Tables(log.impressions.filter(gone), log.users, log.videos)
     with pytest.raises(StoreError, match=r"none of the \d+ impressions in .* is of a video that the release other knows"):
@@ -277,7 +277,7 @@ def test_it_waits_for_the_release_that_it_was_built_for(log, release, tmp_path):
     settings(tmp_path)._check_store({"id": "other", "state": other.state_fingerprint})
     with closing(Store.open(folder, other)) as store:
         assert store.position == 2
-        assert store.apply([replace(known, known_at=known.known_at + 9)]) == ["duplicate"]
+        assert store.apply([known._replace(known_at=known.known_at + 9)]) == ["duplicate"]
         events = list(store.journal())
     known = Tables(log.impressions.filter(~pl.col("video_id").is_in(gone_of(release))), log.users, log.videos)
     of_log = [event for event in events_in(known, release) if event.known_at < until_of(log)]

@@ -5,7 +5,6 @@ import random
 import shutil
 import sys
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +67,7 @@ def test_a_flipped_bit_of_a_viewer_is_named_at_open_and_where_it_is_read(release
         Store.open(folder, release)
     with closing(Store.open(folder, release, durable=False)) as store:
         np.testing.assert_array_equal(store.viewer(108), other)
-        for use in (lambda: store.viewer(107), lambda: store.apply([replace(EVENTS[7], key="new")])):
+        for use in (lambda: store.viewer(107), lambda: store.apply([EVENTS[7]._replace(key="new")])):
             with pytest.raises(StoreDamagedError, match="build-store"):
                 use()
         assert store.failed is None

@@ -172,8 +172,8 @@ def test_a_key_counts_once_for_its_viewer(store):
 
 def test_without_a_key_an_outcome_counts_once_for_its_request_and_video(store):
     given = outcome(request_id="r")
-    shown = replace(given, kind="shown", watch_ms=0)
-    results = store.apply([shown, given, given, replace(given, video_id="v002"), shown])
+    shown = given._replace(kind="shown", watch_ms=0)
+    results = store.apply([shown, given, given, given._replace(video_id="v002"), shown])
     assert results == ["accepted", "accepted", "duplicate", "accepted", "duplicate"]
     assert store.apply([outcome(), outcome()]) == ["accepted", "accepted"]
 
@@ -261,7 +261,7 @@ def test_above_the_bound_the_least_recent_viewers_go(release, tmp_path):
         store.slates.put([(user, b"{}") for user in range(200)])
         store.apply([outcome(user_id=user, known_at=NOW + 300 + user) for user in range(0, 200, 10)])
         for i in range(50):
-            store.apply([replace(outcome(user_id=1_000 + i, known_at=NOW + 600), kind="shown")])
+            store.apply([outcome(user_id=1_000 + i, known_at=NOW + 600)._replace(kind="shown")])
             assert number_of(store, "viewers") == number_of(store, "viewers_order") == 200
         kept = [user for user in range(200) if store.viewer(user).any()]
         assert kept == [user for user in range(200) if user % 10 == 0 or user > 55]
@@ -270,7 +270,7 @@ def test_above_the_bound_the_least_recent_viewers_go(release, tmp_path):
 
 def test_a_viewer_in_turn_to_go_stays_for_a_later_watch_and_not_for_what_was_shown(release, tmp_path):
     def shown(user_id, known_at) -> Event:
-        return replace(outcome(user_id=user_id, known_at=known_at), kind="shown")
+        return outcome(user_id=user_id, known_at=known_at)._replace(kind="shown")
 
     with closing(Store.open(tmp_path / "store", empty_of(release), durable=False, bounds=Bounds(viewers=3))) as store:
         store.apply([outcome(user_id=1), outcome(user_id=2), shown(3, NOW)])
@@ -401,7 +401,7 @@ def test_trending_is_counted_at_once_and_after_a_restart_as_before(release, tmp_
     liked = {"user_id": german, "surface": "home", "watch_ms": 9_000}
     long_views = [outcome(**liked, long_view=True, known_at=release.as_of_ms + i) for i in range(5)]
     # Only long views count; a stranger's everywhere.
-    store.apply([*long_views, outcome(**liked, like=True, known_at=release.as_of_ms), replace(long_views[0], kind="shown")])
+    store.apply([*long_views, outcome(**liked, like=True, known_at=release.as_of_ms), long_views[0]._replace(kind="shown")])
     store.apply([outcome(user_id="nobody", video_id="v002", long_view=True, known_at=release.as_of_ms + 9)])
     after, row = trending_of(store), int(release.video_ids.rows(["v001"])[0])
     assert (after[:, row] > before[:, row]).all()
@@ -479,7 +479,7 @@ def test_another_catalogue_is_refused_and_the_store_rebuilt_from_the_journal(rel
     assert list(store.journal()) == [events[0], events[1], events[3]]
     assert np.flatnonzero(store.videos[:, 0]).tolist() == [30]
     assert np.flatnonzero(store.unavailable).tolist() == [30]
-    assert store.apply([replace(events[1], known_at=NOW + 9)]) == ["duplicate"]
+    assert store.apply([events[1]._replace(known_at=NOW + 9)]) == ["duplicate"]
     assert [event.video_id for event in store.quarantined()] == ["v999"]
     assert store.last_known_at == NOW + 3
     store.close()

@@ -108,6 +108,20 @@ def fold_event(layout, viewer, video, creator, kind, known_at, video_row, creato
 
 
 @kernel
+def fold_events(
+    layout, viewers, videos, creators, at, kinds, known_at, video_rows, creator_rows, tags, amounts, watch_ms, bits
+):
+    """Fold N events one after another into their records, in place.
+
+    `at` (N, 3) are positions in `viewers`, `videos` and `creators`; the last one of an event without a creator is not written.
+    """
+    for i in range(kinds.size):
+        records = viewers[at[i, 0]], videos[at[i, 1]], creators[at[i, 2]]
+        about = kinds[i], known_at[i], video_rows[i], creator_rows[i], tags[i], amounts[i], watch_ms[i], bits[i]
+        fold_event(layout, *records, *about)
+
+
+@kernel
 def read_counters(layout, viewer, as_of, user_out):
     """Add a viewer's counters as of `as_of` onto `user_out` (block,). Returns seconds since the last event, -1 if none."""
     counters.read(viewer, 0, as_of, layout.half_lives_ms, user_out)

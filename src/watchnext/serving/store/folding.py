@@ -6,13 +6,21 @@ from itertools import islice
 import numpy as np
 
 from watchnext.features.state import counters, history
-from watchnext.features.state.fold import OUTCOME, SHOWN, fold_event
+from watchnext.features.state.fold import OUTCOME, SHOWN, fold_events
 from watchnext.features.state.seen import SeenSet, days_of, keys_of
 from watchnext.serving.release.live_catalogue import LiveCatalogue
 from watchnext.serving.release.release import Release
 from watchnext.serving.store.engines.engine import CHUNK, REPAIR, Engine, StoreError, Transaction, number_key
 from watchnext.serving.store.tables.item_records import ItemRecords
-from watchnext.serving.store.tables.journal import VIEWERLESS, Event, id_key, is_session, journal_of, outcome_columns
+from watchnext.serving.store.tables.journal import (
+    VIEWERLESS,
+    Event,
+    columns_of,
+    id_key,
+    is_session,
+    journal_of,
+    outcome_columns,
+)
 from watchnext.serving.store.tables.live_videos import LiveDraft
 from watchnext.serving.store.tables.records import Records
 from watchnext.serving.store.tables.retention import ACCEPTED, CREATED, UNKNOWN
@@ -30,30 +38,37 @@ class Folding:
 
     def warm(self) -> None:
         """Compile the fold before the first event needs it."""
-        item = np.zeros(self._layout.item)
-        viewer, amounts = np.zeros(self._layout.viewer), np.zeros(len(self._counts))
+        item, row, number = np.zeros((1, self._layout.item)), np.zeros(1, np.int64), np.zeros(1)
+        viewer, amounts = np.zeros((1, self._layout.viewer)), np.zeros((1, len(self._counts)))
         SeenSet.empty().with_events(np.zeros(1, np.uint32), np.zeros(1, np.uint16))
-        fold_event(self._layout, viewer, item, item.copy(), SHOWN, 0.0, 0, -1, self._catalogue.tag_rows[0], amounts, 0.0, 0.0)
+        records = viewer, item, item.copy(), np.zeros((1, 3), np.int64)
+        tags = self._catalogue.tag_rows[:1].copy()
+        fold_events(self._layout, *records, row, number, row, row - 1, tags, amounts, number, number)
 
     def fold(self, txn: Transaction, events: Sequence[Event], rows: np.ndarray) -> None:
         """Fold events about the videos `rows` into working copies, and write these into the transaction."""
-        records, catalogue = Records(txn, self._layout, self._items.videos, self._items.creators), self._catalogue
-        outcomes = outcome_columns(events) | {"duration_ms": np.nan_to_num(catalogue.duration_ms[rows])}
-        amounts = counters.amounts(self._counts, outcomes)
-        bits = history.outcome_bits(outcomes)
-        seen_keys = keys_of(rows, outcomes["watch_ms"], bits).tolist()
-        days = days_of(np.array([event.known_at for event in events], np.int64)).tolist()
-        of_creators = catalogue.creator_rows[rows].tolist()
-        for i, (event, row, creator_row) in enumerate(zip(events, rows.tolist(), of_creators, strict=True)):
+        for event in events:
             if event.kind in VIEWERLESS:
                 _withdraw(txn, event)
-                continue
-            kind = SHOWN if event.kind == "shown" else OUTCOME
-            touched = records.viewer(id_key(event.user_id)), records.video(row), records.creator(creator_row)
-            details = catalogue.tag_rows[row], amounts[i], float(event.watch_ms), float(bits[i])
-            fold_event(self._layout, *touched, kind, float(event.known_at), row, creator_row, *details)
-            records.see(id_key(event.user_id), seen_keys[i], days[i])
-        records.write()
+        of_viewers = [i for i, event in enumerate(events) if event.kind not in VIEWERLESS]
+        if of_viewers:
+            self._fold(txn, [events[i] for i in of_viewers], rows[of_viewers])
+
+    def _fold(self, txn: Transaction, events: Sequence[Event], rows: np.ndarray) -> None:
+        """Fold events of viewers, all in one call of the compiled fold."""
+        catalogue, columns = self._catalogue, columns_of(events)
+        creator_rows = catalogue.creator_rows[rows].astype(np.int64)
+        of_events = {"keys": [*map(id_key, columns["user_id"])], "rows": rows, "creator_rows": creator_rows}
+        records = Records(txn, self._layout, self._items, **of_events)
+        duration_ms = catalogue.duration_ms[rows]
+        outcomes = outcome_columns(columns) | {"duration_ms": np.where(np.isnan(duration_ms), 0.0, duration_ms)}
+        bits, watch_ms = history.outcome_bits(outcomes), outcomes["watch_ms"]
+        kinds = np.array([SHOWN if kind == "shown" else OUTCOME for kind in columns["kind"]])
+        known_at = np.array(columns["known_at"], np.int64)
+        about = catalogue.tag_rows[rows], counters.amounts(self._counts, outcomes), watch_ms, bits
+        copies = records.viewers, records.videos, records.creators, records.at
+        fold_events(self._layout, *copies, kinds, known_at.astype(np.float64), rows, creator_rows, *about)
+        records.write(keys_of(rows, watch_ms, bits), days_of(known_at))
 
     def fold_behind(self, txn: Transaction, events: Sequence[Event] = (), rows: np.ndarray = NO_ROWS) -> int:
         """Fold `events` about the videos `rows`, and before them those that servers of another catalogue wrote to the journal.

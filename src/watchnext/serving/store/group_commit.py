@@ -1,10 +1,12 @@
 """Group commit: calls of many threads > one transaction, and so one wait for the disk, for all that wait at the time."""
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from functools import partial
+from typing import NamedTuple
 
 from watchnext.serving.store.engines.engine import StoreDownError, StoreError
 from watchnext.serving.store.store import Store
@@ -12,26 +14,39 @@ from watchnext.serving.store.tables.journal import Event
 from watchnext.serving.store.tables.live_videos import changes_catalogue
 
 GROUPED = 1_000  # events a transaction, unless one call has more: the first of a group waits for the fold of them all
+GATHER_S = 0.05  # calls for which nobody waits yet wait this long for others: a transaction costs as much as 50 events
 
 
 class StoreBusyError(StoreError):
     """More events wait for the disk than may; the call was refused and may be repeated."""
 
 
+class _Call(NamedTuple):
+    """Events to apply, or a store to go on with. `due` is the time (monotonic) at which it has waited long enough."""
+
+    events: Sequence[Event]
+    future: Future
+    due: float
+    successor: Callable[[], Store] | None = None
+
+
 class GroupCommit:
     """Hand events to a store from any thread; one thread writes them, in the order of the calls.
 
-    At most `most_waiting` events wait: a call that would make them more is refused.
+    At most `most_waiting` events wait: a call that would make them more is refused. Calls of owners are gathered for GATHER_S,
+    unless another call, `settle` or `close` asks for their transaction.
 
     waiting  number of events that wait for their transaction
     """
 
     def __init__(self, store: Store, *, most_waiting: int) -> None:
         self._store, self._most = store, most_waiting
-        self._lock, self._calls = threading.Lock(), deque()
+        self._changed, self._calls = threading.Condition(), deque()
         self._last: dict[int | str, Future] = {}  # owner > the last of its calls, until it is on disk
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="group-commit")
+        self._is_awaited = self._is_closed = False
         self.waiting = 0
+        self._writer = threading.Thread(target=self._run, name="group-commit", daemon=True)
+        self._writer.start()
 
     def submit(self, events: Sequence[Event], *, owner: int | str | None = None) -> Future[list[str]]:
         """Return the results of `Store.apply`, or its StoreError, once the events are on disk; `settle` waits for an owner's.
@@ -40,76 +55,108 @@ class GroupCommit:
         failed write or after `close`; then no event was taken.
         """
         self._store.require_writable()
-        future: Future = Future()
-        with self._lock:
+        with self._changed:
+            if self._is_closed:
+                raise StoreError("the store is closing; no events were taken")
             if self.waiting + len(events) > self._most:
                 raise StoreBusyError(f"{self.waiting} events wait for the disk, expected at most {self._most}")
-            try:
-                self._writer.submit(self._commit)  # a step a call; one that finds no call left does nothing
-            except RuntimeError as error:
-                raise StoreError("the store is closing; no events were taken") from error
-            self._calls.append((events, future))
             self.waiting += len(events)
+            future = self._queue(events, is_awaited=owner is None or self.waiting >= GROUPED)
             if owner is not None:
                 self._last[owner] = future
-                future.add_done_callback(partial(self._forget, owner))
+        if owner is not None:
+            future.add_done_callback(partial(self._forget, owner))
         return future
+
+    def _queue(self, events: Sequence[Event], *, is_awaited: bool, successor: Callable[[], Store] | None = None) -> Future:
+        """Queue a call, with the lock held. The writer is woken for the first of a group, and for one that is awaited."""
+        future: Future = Future()
+        self._calls.append(_Call(events, future, time.monotonic() + GATHER_S, successor))
+        if is_awaited and not self._is_awaited or len(self._calls) == 1:
+            self._is_awaited |= is_awaited
+            self._changed.notify()
+        return future
+
+    def is_settled(self, owner: int | str) -> bool:
+        """Return True if all of the owner's calls are on disk."""
+        return owner not in self._last
 
     def settle(self, owner: int | str, timeout_s: float) -> None:
         """Wait until the owner's last call is on disk, `timeout_s` at most."""
         if (last := self._last.get(owner)) is not None:
+            self._hurry()
             wait([last], timeout_s)
+
+    def _hurry(self) -> None:
+        with self._changed:
+            self._is_awaited = True
+            self._changed.notify()
 
     def hand_over(self, successor: Callable[[], Store]) -> Future[None]:
         """Write all later calls to the store that `successor()` returns; no call is written while it runs. Where it raises, the
         store stays. Raises StoreError after `close`."""
-        try:
-            return self._writer.submit(self._replace, successor)
-        except RuntimeError as error:
-            raise StoreError("the store is closing; it is handed over no more") from error
-
-    def _replace(self, successor: Callable[[], Store]) -> None:
-        self._store = successor()
+        with self._changed:
+            if self._is_closed:
+                raise StoreError("the store is closing; it is handed over no more")
+            return self._queue((), is_awaited=True, successor=successor)
 
     def _forget(self, owner: int | str, done: Future) -> None:
-        with self._lock:
+        with self._changed:
             if self._last.get(owner) is done:
                 del self._last[owner]
 
     def close(self) -> None:
         """Write all that waits, then stop; a second call does nothing. The store stays open."""
-        self._writer.shutdown(wait=True)
+        self._is_closed = True
+        self._hurry()
+        self._writer.join()
 
-    def _commit(self) -> None:
-        group = [(events, future) for events, future in self._taken() if future.set_running_or_notify_cancel()]
-        if group and not self._applied(group):
-            for call in group:  # each alone, so that a call that cannot be stored costs only itself
-                self._applied([call])
+    def _run(self) -> None:
+        while calls := self._due():
+            group = [call for call in calls if call.future.set_running_or_notify_cancel()]
+            if group and group[0].successor is not None:
+                self._replace(*group)
+            elif group and not self._applied(group):
+                for call in group:  # each alone, so that a call that cannot be stored costs only itself
+                    self._applied([call])
 
-    def _taken(self) -> list[tuple[Sequence[Event], Future]]:
-        taken, size = [], 0
-        with self._lock:
-            while self._calls and (not taken or self._fit(taken[-1][0], self._calls[0][0], size)):
+    def _due(self) -> list[_Call]:
+        """Wait for calls and take those of the next transaction; none are left where the list is empty."""
+        with self._changed:
+            while not (self._is_closed or self._calls and (self._is_awaited or self._calls[0].due <= time.monotonic())):
+                self._changed.wait(self._calls[0].due - time.monotonic() if self._calls else None)
+            taken, size = [], 0
+            while self._calls and (not taken or self._fit(taken[-1], self._calls[0], size)):
                 taken.append(self._calls.popleft())
-                size += len(taken[-1][0])
+                size += len(taken[-1].events)
             self.waiting -= size
+            self._is_awaited &= bool(self._calls)
         return taken
 
     @staticmethod
-    def _fit(last: Sequence[Event], events: Sequence[Event], size: int) -> bool:
-        """Return True if `events` may join a group of `size` that ends with `last`; those that change videos stay alone."""
-        return size + len(events) <= GROUPED and not changes_catalogue(last) and not changes_catalogue(events)
+    def _fit(last: _Call, call: _Call, size: int) -> bool:
+        """Return True if `call` may join a group of `size` that ends with `last`; those that change videos stay alone."""
+        alone = any(each.successor is not None or changes_catalogue(each.events) for each in (last, call))
+        return size + len(call.events) <= GROUPED and not alone
 
-    def _applied(self, group: list[tuple[Sequence[Event], Future]]) -> bool:
+    def _replace(self, call: _Call) -> None:
+        try:
+            self._store = call.successor()
+        except BaseException as error:
+            call.future.set_exception(error)
+        else:
+            call.future.set_result(None)
+
+    def _applied(self, group: list[_Call]) -> bool:
         """Apply the calls of a group in one transaction. Returns False where they may still be applied one by one."""
         try:
-            results = iter(self._store.apply([event for events, _ in group for event in events]))
+            results = iter(self._store.apply([event for call in group for event in call.events]))
         except Exception as error:
             if len(group) > 1 and not self._store.failed and not isinstance(error, StoreDownError):
                 return False
-            for _, future in group:
-                future.set_exception(error)
+            for call in group:
+                call.future.set_exception(error)
             return True
-        for events, future in group:
-            future.set_result([next(results) for _ in events])
+        for call in group:
+            call.future.set_result([next(results) for _ in call.events])
         return True

@@ -27,7 +27,7 @@ from watchnext.serving.store.erasure import (
 from watchnext.serving.store.folding import Folding
 from watchnext.serving.store.reading import Reading
 from watchnext.serving.store.tables.item_records import ItemRecords
-from watchnext.serving.store.tables.journal import Event, event_of, id_of, latest_of
+from watchnext.serving.store.tables.journal import Event, encoded, event_of, id_of, latest_of
 from watchnext.serving.store.tables.live_videos import changes_catalogue, live_catalogue, take_changes
 from watchnext.serving.store.tables.meta import journal_length, meta_number
 from watchnext.serving.store.tables.retention import ACCEPTED, UNKNOWN, Bounds, Retention, queue_viewers
@@ -186,10 +186,9 @@ class Store(Reading):
             chosen = [i for i, result in enumerate(results) if result == ACCEPTED]
             accepted = [events[i] for i in chosen]
             late = self._folding.fold_behind(txn, accepted, rows[chosen])
-            packed = [event.to_bytes() for event in accepted]
+            packed = encoded(accepted)
             self._applied = dict(zip(packed, accepted, strict=True))
-            for each in packed:
-                txn.append("journal", each, sealed)
+            txn.append_many("journal", packed, sealed)
             self._retention.drop_excess(txn, len(accepted) + late, results.count(UNKNOWN))
             if accepted:
                 self._folding.mark_folded(txn, accepted, txn.end("journal"))
@@ -203,7 +202,7 @@ class Store(Reading):
             results = self._folding.fold_catalogue(txn, events)
             accepted = [event for event, result in zip(events, results, strict=True) if result != UNKNOWN]
             for event in accepted:
-                txn.append("journal", event.to_bytes(), sealed)
+                txn.append_many("journal", [event.to_bytes()], sealed)
             if accepted:
                 self._folding.mark_folded(txn, accepted, txn.end("journal"))
         return results
@@ -246,7 +245,8 @@ class Store(Reading):
     def _count(self, events: Sequence[Event]) -> None:
         """Let events of the journal act on the catalogue, and on what is available and trending."""
         self.last_known_at = max(self.last_known_at, *(event.known_at for event in events))
-        events = [event for event in events if event.kind != "shown"]  # which counts in the records alone
+        if not (events := [event for event in events if event.kind != "shown"]):  # which counts in the records alone
+            return
         self._follow_catalogue(events)
         rows = self.catalogue.ids.rows([event.video_id for event in events])
         known = [(event, row) for event, row in zip(events, rows.tolist(), strict=True) if row >= 0]

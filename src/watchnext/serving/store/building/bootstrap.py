@@ -46,8 +46,7 @@ def put_viewers(engine: Engine, ids: Ids, users: np.ndarray, records: np.ndarray
     _put(engine, "viewers", [(key, record.tobytes()) for key, record in keyed])
     for part in batched(keyed, CHUNK):
         with engine.write() as txn:
-            for key, record in part:
-                txn.append("viewers_order", queued(key, record))
+            txn.append_many("viewers_order", [queued(key, record) for key, record in part])
 
 
 def put_seen(engine: Engine, ids: Ids, first: int, sets: SeenSets) -> None:

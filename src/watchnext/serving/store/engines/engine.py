@@ -2,7 +2,7 @@
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
@@ -113,9 +113,13 @@ class Transaction(ABC):
     @abstractmethod
     def put(self, table: str, key: bytes, value: bytes) -> None: ...
 
+    def append(self, table: str, value: bytes) -> None:
+        """Add a value to the end of a queue."""
+        self.append_many(table, [value])
+
     @abstractmethod
-    def append(self, table: str, value: bytes, seal: Callable[[bytes, bytes], bytes] | None = None) -> None:
-        """Add `value`, or what `seal` makes of its key and itself, to the end of a queue."""
+    def append_many(self, table: str, values: Sequence[bytes], seal: Callable[[bytes, bytes], bytes] | None = None) -> None:
+        """Add `values`, or what `seal` makes of the key and each, to the end of a queue."""
 
     @abstractmethod
     def put_many(self, table: str, items: list[tuple[bytes, bytes]]) -> None: ...

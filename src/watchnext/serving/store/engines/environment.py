@@ -1,7 +1,7 @@
 """One LMDB environment as an engine."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
@@ -60,16 +60,20 @@ class LmdbTransaction(Transaction):
     def put(self, table: str, key: bytes, value: bytes) -> None:
         self.put_many(table, [(key, value)])
 
-    def append(self, table: str, value: bytes, seal: Callable[[bytes, bytes], bytes] | None = None) -> None:
-        position = self._ends[table] if table in self._ends else self.end(table)
-        self._ends[table], key = position + 1, number_key(position)
-        value = seal(key, value) if seal else value
-        self._txn.put(key, value, db=self._tables[table], append=True)
-        self._follow(table, [(key, value)])
+    def append_many(self, table: str, values: Sequence[bytes], seal: Callable[[bytes, bytes], bytes] | None = None) -> None:
+        first = self._ends[table] if table in self._ends else self.end(table)
+        self._ends[table] = first + len(values)
+        keys = [number_key(position) for position in range(first, first + len(values))]
+        self._put(table, list(zip(keys, map(seal, keys, values) if seal else values, strict=True)), append=True)
 
     def put_many(self, table: str, items: list[tuple[bytes, bytes]]) -> None:
+        self._put(table, items)
+
+    def _put(self, table: str, items: list[tuple[bytes, bytes]], *, append: bool = False) -> None:
+        if not items:
+            return
         with self._txn.cursor(self._tables[table]) as cursor:
-            cursor.putmulti(items)
+            cursor.putmulti(items, append=append)
         self._follow(table, items)
 
     def _follow(self, table: str, items: list[tuple[bytes, bytes]]) -> None:

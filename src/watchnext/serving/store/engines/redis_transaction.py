@@ -1,7 +1,7 @@
 """Transactions on Redis: reads are made together where they can be, writes are kept until the commit."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import merge
 from itertools import chain
 from struct import Struct
@@ -226,12 +226,13 @@ class RedisTransaction(Transaction):
                 raise StoreError(f"{table} {int.from_bytes(key, 'big')} cannot be added, expected position {queue.end}")
             self.append(table, value)
 
-    def append(self, table: str, value: bytes, seal: Callable[[bytes, bytes], bytes] | None = None) -> None:
+    def append_many(self, table: str, values: Sequence[bytes], seal: Callable[[bytes, bytes], bytes] | None = None) -> None:
         self._require_writes()
         queue = self._queue(table)
-        value = seal(number_key(queue.end), value) if seal else value
-        queue.added.append(value)
-        queue.end, queue.size = queue.end + 1, queue.size + len(value)
+        for value in values:
+            packed = seal(number_key(queue.end), value) if seal else value
+            queue.added.append(packed)
+            queue.end, queue.size = queue.end + 1, queue.size + len(packed)
 
     def replace(self, table: str, key: bytes, value: bytes) -> bool:
         self._require_writes()

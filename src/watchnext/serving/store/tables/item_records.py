@@ -1,6 +1,7 @@
 """Records of videos and creators in memory, as of the last commit of the store."""
 
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -25,22 +26,20 @@ class ItemRecords:
 
     def load(self, txn: Transaction) -> None:
         """Load all records. Raises StoreDamagedError."""
-        for name, array in (("videos", self.videos), ("creators", self.creators)):
+        for name, array in self._arrays():
             for part in batched(txn.items(name), CHUNK):
-                rows = [int.from_bytes(key, "big") for key, _ in part]
-                records = b"".join(unsealed(name, key, packed) for key, packed in part)
-                array[rows] = np.frombuffer(records).reshape(len(part), -1)
+                rows, records = _unpacked(name, part)
+                array[rows] = records.reshape(len(part), -1)
+
+    def _arrays(self) -> tuple[tuple[str, np.ndarray], ...]:
+        return ("videos", self.videos), ("creators", self.creators)
 
     def publish(self, changes: Changes) -> None:
         """Take the records of one commit. Raises StoreDamagedError."""
-        records = [
-            (array, int.from_bytes(key, "big"), np.frombuffer(unsealed(name, key, packed)))
-            for name, array in (("videos", self.videos), ("creators", self.creators))
-            for key, packed in changes.get(name, ())
-        ]
+        tables = [(array, *_unpacked(name, changes[name])) for name, array in self._arrays() if name in changes]
         with self._publishing:
-            for array, row, record in records:
-                array[row] = record
+            for array, rows, records in tables:
+                array[rows] = records.reshape(len(rows), -1)
 
     def mirror(self, earlier: "ItemRecords") -> None:
         """Copy the arrays of a store over the same records."""
@@ -61,3 +60,9 @@ class ItemRecords:
             videos, creators = self.videos[rows], self.creators[creator_rows]
         read_candidates(self._layout, viewer, videos, creators, as_of, creator_rows, catalogue.tag_rows[rows], out)
         return out
+
+
+def _unpacked(table: str, items: Sequence[tuple[bytes, bytes]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows (n,) int64 and, one after another, the records of a table's items. Raises StoreDamagedError."""
+    rows = np.frombuffer(b"".join(key for key, _ in items), ">u8").astype(np.int64)
+    return rows, np.frombuffer(b"".join(unsealed(table, key, packed) for key, packed in items))

@@ -1,11 +1,10 @@
 """Events of viewers and videos, and how the journal stores them."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import islice
-from operator import attrgetter
+from typing import NamedTuple
 
 import numpy as np
 import orjson
@@ -24,10 +23,8 @@ SESSION_KEYS = (b"s ", b"s!")  # the first key of an anonymous session, and the 
 ALWAYS = ("user_id", "video_id", "known_at")  # encoded also where they are 0 or empty
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Event:
-    """One impression, one outcome, or (without a user) a video that is withdrawn, restored, posted or changed, or what
-    is left of an event of a viewer who was erased.
+class EventFields(NamedTuple):
+    """The fields of an `Event`.
 
     known_at    ms UTC, when the server learned of it
     request_id  of the answer with the impression; "" unknown
@@ -53,13 +50,37 @@ class Event:
     key: str = ""
     metadata: Mapping | None = None
 
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"an event's kind is {self.kind!r}, expected one of {', '.join(KINDS)}")
-        for name, most in (("known_at", LATEST_MS), ("watch_ms", WATCH_MS)):
-            if not 0 <= getattr(self, name) <= most:
-                raise ValueError(f"an event has {name} {getattr(self, name)}, expected 0 to {most}")
-        id_key(self.user_id), id_key(self.video_id)
+
+class Event(EventFields):
+    """One impression, one outcome, or (without a user) a video that is withdrawn, restored, posted or changed, or what
+    is left of an event of a viewer who was erased.
+
+    A tuple, as a commit reads the fields of a thousand of them column by column. Raises ValueError for an impossible one.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, *arguments, **named) -> "Event":
+        event = super().__new__(cls, *arguments, **named)
+        if event.kind not in KINDS:
+            raise ValueError(f"an event's kind is {event.kind!r}, expected one of {', '.join(KINDS)}")
+        if not 0 <= event.known_at <= LATEST_MS:
+            raise ValueError(f"an event has known_at {event.known_at}, expected 0 to {LATEST_MS}")
+        if not 0 <= event.watch_ms <= WATCH_MS:
+            raise ValueError(f"an event has watch_ms {event.watch_ms}, expected 0 to {WATCH_MS}")
+        id_key(event.user_id), id_key(event.video_id)
+        return event
+
+    @classmethod
+    def shown_together(
+        cls, video_ids: Sequence[int | str], *, user_id: int | str, known_at: int, request_id: str, surface: str
+    ) -> "list[Event]":
+        """Return the impressions of one slate. Ids are those of a catalogue; the first is checked, with all that they share."""
+        if not video_ids:
+            return []
+        first = cls("shown", user_id, video_ids[0], known_at, request_id=request_id, surface=surface)
+        head, tail = first[:VIDEO_ID], first[VIDEO_ID + 1 :]
+        return [first, *(cls._make((*head, video_id, *tail)) for video_id in video_ids[1:])]
 
     @property
     def idempotency_digest(self) -> bytes | None:
@@ -77,22 +98,42 @@ class Event:
 
     def to_bytes(self) -> bytes:
         """Encode as JSON without default values, as most flags of most events are false."""
-        values = zip(FIELDS, VALUES(self), strict=True)
-        return orjson.dumps({name: value for name, value in values if value or name in ALWAYS})
+        return orjson.dumps(_stored(self))
 
     @classmethod
     def from_bytes(cls, packed: bytes) -> "Event":
         return cls(**orjson.loads(packed))
 
 
-FIELDS = tuple(field.name for field in fields(Event))
-VALUES = attrgetter(*FIELDS)
+VIDEO_ID = Event._fields.index("video_id")
 
 
-def outcome_columns(events: Sequence[Event]) -> dict[str, np.ndarray]:
+def _stored(event: Event) -> dict:
+    return {name: value for name, value in zip(Event._fields, event, strict=True) if value or name in ALWAYS}
+
+
+def encoded(events: Sequence[Event]) -> list[bytes]:
+    """Return `to_bytes` of each event. What the events of a slate share is encoded once."""
+    packed, shared, head, tail = [], None, b"", b""
+    for event in events:
+        if (others := event[:VIDEO_ID] + event[VIDEO_ID + 1 :]) != shared:
+            shared, fields = others, _stored(event)
+            before = {name: fields.pop(name) for name in Event._fields[:VIDEO_ID]}
+            fields.pop("video_id")
+            head, tail = orjson.dumps(before)[:-1] + b',"video_id":', b"," + orjson.dumps(fields)[1:]
+        packed.append(head + orjson.dumps(event.video_id) + tail)
+    return packed
+
+
+def columns_of(events: Sequence[Event]) -> dict[str, tuple]:
+    """Return the fields of events by name, one value an event each."""
+    return dict(zip(Event._fields, zip(*events, strict=True) if events else [()] * len(Event._fields), strict=True))
+
+
+def outcome_columns(columns: Mapping[str, Sequence]) -> dict[str, np.ndarray]:
     """Return OUTCOMES as booleans and `watch_ms` as float64, (N,) each."""
-    columns = {name: np.array([getattr(event, name) for event in events], np.bool_) for name in OUTCOMES}
-    return columns | {"watch_ms": np.array([event.watch_ms for event in events], np.float64)}
+    outcomes = {name: np.array(columns[name], np.bool_) for name in OUTCOMES}
+    return outcomes | {"watch_ms": np.array(columns["watch_ms"], np.float64)}
 
 
 def request_digest(user_id: int | str, request_id: str) -> bytes:

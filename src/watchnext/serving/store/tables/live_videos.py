@@ -78,8 +78,7 @@ class LiveDraft:
         keyed = [(number_key(slot), orjson.dumps(entry)) for slot, entry in self._entries.items()]
         self._txn.put_many("live", [(key, sealed(key, packed)) for key, packed in keyed])
         for kind, added in self._names.items():
-            for name in sorted(added):
-                self._txn.append("names", orjson.dumps([kind, name]), sealed)
+            self._txn.append_many("names", [orjson.dumps([kind, name]) for name in sorted(added)], sealed)
 
 
 def _require_room(has_room: bool, things: str, most: int) -> None:

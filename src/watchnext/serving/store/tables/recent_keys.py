@@ -33,7 +33,7 @@ class RecentKeys:
             now_ms += min(max(at_ms - latest_ms, 0), STEP_MS)
             latest_ms = max(at_ms, latest_ms)
             items.append((key, number_key(now_ms) + marks))
-            txn.append(self._order, key)
+        txn.append_many(self._order, list(added))
         txn.put_many(self.table, items)
         txn.put("clocks", self.table.encode(), CLOCK.pack(now_ms, latest_ms))
 
@@ -43,6 +43,8 @@ class RecentKeys:
             return
         until_ms = CLOCK.unpack(clock)[0] - self._keep_ms
         excess = txn.count(self.table) - self._limit
+        if excess <= 0 and all(self._added_ms(txn, key) >= until_ms for _, key in txn.head(self._order, 1)):
+            return  # as most often; the others are not read
         oldest = txn.head(self._order, PURGED * added)
         txn.prefetch(self.table, [key for _, key in oldest])
         for i, (position, key) in enumerate(oldest):
@@ -76,12 +78,13 @@ class EventKeys:
         """Say of each event whether it is new, and remember those that are."""
         digests = [event.idempotency_digest for event in events]
         keys, shown = _Draft(txn, self._keys.table), _Draft(txn, self._shown.table)
-        keys.prefetch(key for event, key in zip(events, digests, strict=True) if event.kind != "shown")
-        shown.prefetch(key for event, key in zip(events, digests, strict=True) if event.kind == "shown")
-        shown.prefetch(request_digest(*request) for request in {_request(event) for event in events} if request)
-        admitted, own_keys = [], iter(digests)
-        for request, together in groupby(events, _request):
-            run = [(event, next(own_keys)) for event in together]
+        keyed = groupby(zip(events, digests, strict=True), lambda each: _request(each[0]))
+        runs = [(request, list(run)) for request, run in keyed]
+        for request, run in runs:
+            (shown if request else keys).prefetch(key for _, key in run)
+        shown.prefetch(request_digest(*request) for request, _ in runs if request)
+        admitted = []
+        for request, run in runs:
             admitted += _of_request(shown, request, run) if request else [_of_key(keys, *each) for each in run]
         self._keys.add(txn, keys.added)
         self._shown.add(txn, shown.added)

@@ -1,10 +1,13 @@
 """Working copies of the records that one transaction changes; no other thread sees them before the commit."""
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 
 from watchnext.features.state.fold import Layout
 from watchnext.features.state.seen import SeenSet
 from watchnext.serving.store.engines.engine import Transaction, number_key
+from watchnext.serving.store.tables.item_records import ItemRecords
 from watchnext.serving.store.tables.seal import sealed, unsealed
 
 OF_VIEWER = ("viewers", "seen", "slates")  # tables with the viewer's key
@@ -26,54 +29,62 @@ def queued(key: bytes, record: np.ndarray) -> bytes:
 
 
 class Records:
-    """Records by viewer key, video row and creator row, copied when first read."""
+    """Copies of the records of the viewers `keys`, the videos `rows` and the creators `creator_rows` of N events.
 
-    def __init__(self, txn: Transaction, layout: Layout, videos: np.ndarray, creators: np.ndarray) -> None:
-        self._txn, self._layout = txn, layout
-        self._videos, self._creators = videos, creators
-        self._changed_viewers: dict[bytes, np.ndarray] = {}
-        self._new_viewers: list[bytes] = []
-        self._seen: dict[bytes, list[tuple[int, int]]] = {}
-        self._changed_videos: dict[int, np.ndarray] = {}
-        self._changed_creators: dict[int, np.ndarray] = {}
-        self._no_creator = np.zeros(layout.item)  # the record for videos without a creator
+    viewers (n, layout.viewer), videos and creators (m, layout.item)  float64, each record once
+    at (N, 3)                                                         positions of each event's records in them; those without
+                                                                      a creator (row -1) share a record that is not written
+    """
 
-    def viewer(self, key: bytes) -> np.ndarray:
-        if key not in self._changed_viewers:
-            packed = self._txn.get("viewers", key)
-            if packed is None:
-                self._new_viewers.append(key)
-            self._changed_viewers[key] = unpacked("viewers", key, packed, self._layout.viewer)
-        return self._changed_viewers[key]
+    def __init__(
+        self,
+        txn: Transaction,
+        layout: Layout,
+        items: ItemRecords,
+        *,
+        keys: Sequence[bytes],
+        rows: np.ndarray,
+        creator_rows: np.ndarray,
+    ) -> None:
+        self._txn = txn
+        self._keys, of_viewers = _distinct(keys)
+        self._rows, of_videos = _distinct(rows.tolist())
+        self._creator_rows, of_creators = _distinct(creator_rows.tolist())
+        packed = [txn.get("viewers", key) for key in self._keys]
+        self._new = [at for at in dict.fromkeys(of_viewers) if packed[at] is None]
+        self.viewers = np.array(
+            [unpacked("viewers", key, each, layout.viewer) for key, each in zip(self._keys, packed, strict=True)]
+        )
+        self.videos, self.creators = items.videos[self._rows], items.creators[self._creator_rows]
+        if self._creator_rows[0] < 0:
+            self.creators[0] = 0.0
+        self.at = np.array([of_viewers, of_videos, of_creators]).T.copy()
 
-    def see(self, key: bytes, seen_key: int, day: int) -> None:
-        """Add a key of `features.state.seen` to what the viewer has seen."""
-        self._seen.setdefault(key, []).append((seen_key, day))
+    def write(self, seen_keys: np.ndarray, days: np.ndarray) -> None:
+        """Write every copy into the transaction, queue new viewers, and add the keys (N,) and days (N,) of
+        `features.state.seen` to what viewers have seen."""
+        txn, keys, unknown = self._txn, self._keys, int(self._creator_rows[0] < 0)
+        txn.append_many("viewers_order", [queued(keys[at], self.viewers[at]) for at in self._new])
+        txn.put_many("viewers", _sealed(keys, self.viewers))
+        txn.put_many("videos", _sealed(map(number_key, self._rows), self.videos))
+        txn.put_many("creators", _sealed(map(number_key, self._creator_rows[unknown:]), self.creators[unknown:]))
+        order = np.argsort(self.at[:, 0], kind="stable")
+        ends = np.searchsorted(self.at[order, 0], np.arange(1, len(keys))).tolist()
+        seen_keys, days = seen_keys[order], days[order]
+        spans = zip(keys, [0, *ends], [*ends, len(order)], strict=True)
+        txn.put_many("seen", [(key, self._seen(key, seen_keys[first:end], days[first:end])) for key, first, end in spans])
 
-    def video(self, row: int) -> np.ndarray:
-        if row not in self._changed_videos:
-            self._changed_videos[row] = self._videos[row].copy()
-        return self._changed_videos[row]
+    def _seen(self, key: bytes, seen_keys: np.ndarray, days: np.ndarray) -> bytes:
+        return sealed(key, seen_of(key, self._txn.get("seen", key)).with_events(seen_keys, days).to_bytes())
 
-    def creator(self, row: int) -> np.ndarray:
-        if row < 0:
-            return self._no_creator
-        if row not in self._changed_creators:
-            self._changed_creators[row] = self._creators[row].copy()
-        return self._changed_creators[row]
 
-    def write(self) -> None:
-        """Write every copy into the transaction, and queue new viewers."""
-        for key in self._new_viewers:
-            self._txn.append("viewers_order", queued(key, self._changed_viewers[key]))
-        items = {"viewers": self._changed_viewers.items()}
-        for name, changed in (("videos", self._changed_videos), ("creators", self._changed_creators)):
-            items[name] = [(number_key(row), record) for row, record in changed.items()]
-        for name, records in items.items():
-            self._txn.put_many(name, [(key, sealed(key, record.tobytes())) for key, record in records])
-        self._txn.put_many("seen", [(key, sealed(key, self._seen_after(key))) for key in self._seen])
+def _distinct(values: Sequence) -> tuple[list, list[int]]:
+    """Return the distinct values, sorted, and the position of each value among them. For the few of a commit, `np.unique` takes
+    several times as long."""
+    ordered = sorted(set(values))
+    positions = {value: at for at, value in enumerate(ordered)}
+    return ordered, [positions[value] for value in values]
 
-    def _seen_after(self, key: bytes) -> bytes:
-        keys, days = zip(*self._seen[key], strict=True)
-        before = seen_of(key, self._txn.get("seen", key))
-        return before.with_events(np.array(keys, np.uint32), np.array(days, np.uint16)).to_bytes()
+
+def _sealed(keys: Iterable[bytes], records: np.ndarray) -> list[tuple[bytes, bytes]]:
+    return [(key, sealed(key, record.tobytes())) for key, record in zip(keys, records, strict=True)]

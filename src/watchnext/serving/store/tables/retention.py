@@ -54,9 +54,7 @@ class Retention:
         known = (rows >= 0).tolist()
         new = iter(self._keys.admit(txn, [event for event, is_known in zip(events, known, strict=True) if is_known]))
         results = [(ACCEPTED if next(new) else DUPLICATE) if is_known else UNKNOWN for is_known in known]
-        for event, is_known in zip(events, known, strict=True):
-            if not is_known:
-                txn.append("quarantine", event.to_bytes())
+        txn.append_many("quarantine", [event.to_bytes() for event, is_known in zip(events, known, strict=True) if not is_known])
         return results
 
     def remember(self, txn: Transaction, events: Sequence[Event]) -> None:
