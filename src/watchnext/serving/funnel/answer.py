@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -72,16 +72,16 @@ class Answer:
     def degraded(self) -> bool:
         return bool(self.degradations)
 
-    @property
+    @cached_property
     def rows(self) -> np.ndarray:
         return self.scored.candidates.rows[self.slate.picked]
 
-    @property
+    @cached_property
     def predictions(self) -> np.ndarray:
         """(K, T); nan where the ranker did not run."""
         return self.scored.predictions[self.slate.picked]
 
-    @property
+    @cached_property
     def sources(self) -> list[list[str]]:
         return source_names(self.scored.candidates.sources[self.slate.picked])
 
@@ -97,8 +97,19 @@ class Retrieved(NamedTuple):
 
 def source_names(sources: np.ndarray) -> list[list[str]]:
     """Return the names of the sources that are set as bits in each of `sources` (n,); "again" of a seen video that is back."""
+    return [*map(list, map(_names_of, sources.tolist()))]
+
+
+@cache
+def _names_of(bits: int) -> tuple[str, ...]:
     names = {**dict(enumerate(SOURCES)), AGAIN: "again"}
-    return [[name for bit, name in names.items() if each >> bit & 1] for each in sources.tolist()]
+    return tuple(name for bit, name in names.items() if bits >> bit & 1)
+
+
+def counts_by_source(sources: np.ndarray) -> list[int]:
+    """Return how many of `sources` (n,) uint16 name each of SOURCES as a bit."""
+    bits = np.unpackbits(sources.astype("<u2").view(np.uint8).reshape(-1, 2), axis=1, bitorder="little")
+    return bits[:, : len(SOURCES)].sum(axis=0, dtype=np.int64).tolist()
 
 
 # Share of the budget after which a stage is cut short: no further source is asked, and ranking does not begin.

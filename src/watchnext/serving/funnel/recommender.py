@@ -140,11 +140,13 @@ class Recommender:
         record, seen = self._read(request)
         return self._encoder.hydrate(request, record, seen.rows)
 
-    def watched(self, request: Request) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the rows of the videos seen (n,), sorted, and of the last watches (m,) with their ages in s: what of a query a
-        slate needs that was stored. Raises StoreError."""
-        record, seen = self._read(request)
-        return seen.rows, *self._encoder.watched(record, float(request.as_of_ms))
+    def seen(self, request: Request) -> np.ndarray:
+        """Return the rows of the videos seen (n,), sorted, by the viewer of a personalised request. Raises StoreError."""
+        return self.store.seen(request.user_id).rows
+
+    def watched(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows of the viewer's last watches (m,) with their ages in s. Raises StoreError."""
+        return self._encoder.watched(self.store.viewer(request.user_id), float(request.as_of_ms))
 
     def similar(self, request: Request, row: int) -> Candidates:
         """Return up to `request.k` videos similar to `row`, for a request that is not personalised."""

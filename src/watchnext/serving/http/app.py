@@ -19,7 +19,7 @@ from watchnext.serving.http.access.middleware import BodyMiddleware, RequestMidd
 from watchnext.serving.http.api import schemas, video_calls
 from watchnext.serving.http.api.batch_calls import BatchCalls, BatchRequest, BatchResponse
 from watchnext.serving.http.api.errors import EXCEPTION_HANDLERS, Json, JsonRoute, problem, shortened
-from watchnext.serving.http.api.handlers import Handlers
+from watchnext.serving.http.api.handlers import STORED, Handlers
 from watchnext.serving.http.api.metrics import ServerMetrics
 from watchnext.serving.http.openapi.docs_page import rendered
 from watchnext.serving.http.openapi.document import complete
@@ -137,6 +137,8 @@ def _api(handlers: Serving, run: Callable, timeout_s: float, drift: Path) -> API
     @routes.post("/recommend", response_model=schemas.RecommendResponse, responses=_errors)
     async def recommend(body: schemas.RecommendRequest) -> Response:
         """Answer with a slate for a viewer, known or not; its videos count as shown."""
+        if body.mode in STORED and (slate := handlers.stored(body, request_id=request_id())) is not None:
+            return Json(slate)  # a look-up, which is over before a thread would have begun it
         call = partial(handlers.recommend, body, request_id=request_id(), until=time.monotonic() + timeout_s)
         return Json(await run(call, priority=body.priority))
 

@@ -72,7 +72,7 @@ class GroupCommit:
         """Queue a call, with the lock held. The writer is woken for the first of a group, and for one that is awaited."""
         future: Future = Future()
         self._calls.append(_Call(events, future, time.monotonic() + GATHER_S, successor))
-        if is_awaited and not self._is_awaited or len(self._calls) == 1:
+        if (is_awaited and not self._is_awaited) or len(self._calls) == 1:
             self._is_awaited |= is_awaited
             self._changed.notify()
         return future
@@ -123,7 +123,7 @@ class GroupCommit:
     def _due(self) -> list[_Call]:
         """Wait for calls and take those of the next transaction; none are left where the list is empty."""
         with self._changed:
-            while not (self._is_closed or self._calls and (self._is_awaited or self._calls[0].due <= time.monotonic())):
+            while not (self._is_closed or (self._calls and (self._is_awaited or self._calls[0].due <= time.monotonic()))):
                 self._changed.wait(self._calls[0].due - time.monotonic() if self._calls else None)
             taken, size = [], 0
             while self._calls and (not taken or self._fit(taken[-1], self._calls[0], size)):

@@ -158,6 +158,11 @@ class Store(Reading):
                 self._lock.close()
 
     @property
+    def is_shared(self) -> bool:
+        """Return True where other processes write too, and a read goes over a network."""
+        return self._engine.is_shared
+
+    @property
     def failed(self) -> str | None:
         """Return the message of the write that failed and ended all writing, else None."""
         return self._engine.failed

@@ -46,11 +46,12 @@ def precomputed(recommender: Recommender, request: Request, *, max_age_ms: int =
 
 def _valid(recommender: Recommender, request: Request, videos: np.ndarray, age_ms: int) -> np.ndarray:
     """Return the positions of videos neither excluded, withdrawn, forbidden nor seen. One to continue had been seen before."""
-    rows, (seen, watched, ago_s) = videos["row"], recommender.watched(request)
+    rows, seen = videos["row"], recommender.seen(request)
     out = recommender.store.unavailable[rows]
     out |= among(rows, seen)
     midway = np.flatnonzero(out & (videos["sources"] >> SOURCES.index("continue") & 1 > 0))
     if len(midway):
+        watched, ago_s = recommender.watched(request)
         out[midway] = recommender.store.unavailable[rows[midway]] | np.isin(rows[midway], watched[ago_s <= age_ms / 1000.0])
     if request.exclude:
         out |= np.isin(rows, request.exclude)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from watchnext.serving.funnel.answer import Answer
+from watchnext.serving.funnel.answer import Answer, counts_by_source
 from watchnext.types import SOURCES, TARGETS, Scored, Slate
 
 # Where a video is lost: not retrieved, removed by a filter, valued too low, or valued high enough but kept out of the slate by
@@ -71,8 +71,7 @@ def _ranks(positions: np.ndarray, count: int) -> np.ndarray:
 def summary(answer: Answer, costs: Mapping[str, float]) -> dict:
     """Return the trace of a request without its videos: stages, sources, what each rule removed, and what it costs."""
     stages = [{"name": name, "count": answer.funnel.get(COUNTS.get(name)), "ms": ms} for name, ms in answer.timings_ms.items()]
-    bits = np.arange(len(SOURCES))
-    named = ((answer.scored.candidates.sources[:, None] >> bits) & 1).sum(axis=0).tolist()
+    named = counts_by_source(answer.scored.candidates.sources)
     return {
         "request_id": answer.request.request_id,
         "release": answer.release,

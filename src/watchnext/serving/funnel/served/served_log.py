@@ -4,9 +4,9 @@ import contextlib
 import io
 import logging
 import os
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future
 from pathlib import Path
@@ -22,7 +22,6 @@ WAITING = 1_000  # answers that may wait for the writer; more are dropped and co
 SYNC_S = 2.0  # an answer is on disk after this long at the latest
 PART_S = 30.0  # and in a part after this long
 ERASE_S = 600.0  # a viewer's answers are erased after this long at the latest
-_END = object()
 
 
 class ServedLog:
@@ -39,32 +38,33 @@ class ServedLog:
         self._folder, self._max_bytes, self._flush_rows = Path(folder), max_bytes, flush_rows
         self._pending = Pending(self._folder / "pending.ipc")
         self.dropped = self.failed = 0
-        self._queue: queue.Queue = queue.Queue(WAITING)
-        self._closed = False
+        self._answers: deque[Answer] = deque()
+        self._erasures: deque[tuple[int | str, Future]] = deque()
+        self._framed = 0  # answers that are pending
+        self._is_due, self._closed = threading.Event(), False
         self._writer = threading.Thread(target=self._run, name="served-log", daemon=True)
         self._writer.start()
 
     def append(self, answer: Answer) -> bool:
-        """Queue an answer without waiting; False if it was dropped."""
-        try:
-            if self._closed:
-                raise queue.Full
-            self._queue.put_nowait(answer)
-        except queue.Full:
+        """Queue an answer without waiting; False if it was dropped. The writer is woken where they make a part."""
+        if self._closed or len(self._answers) >= WAITING:
             self.dropped += 1
             return False
+        self._answers.append(answer)
+        if self._framed + len(self._answers) >= self._flush_rows:
+            self._is_due.set()
         return True
 
     @property
     def waiting(self) -> int:
         """Number of answers that wait for the writer."""
-        return self._queue.qsize()
+        return len(self._answers)
 
     def close(self) -> None:
         """Write the queued answers, then stop; a second call does nothing."""
         if not self._closed:
             self._closed = True
-            self._queue.put(_END)
+            self._is_due.set()
             self._writer.join()
 
     def erase(self, user_id: int | str) -> int:
@@ -72,7 +72,8 @@ class ServedLog:
         if self._closed:
             return erase_answers(self._folder, [user_id])
         done: Future[int] = Future()
-        self._queue.put((user_id, done))
+        self._erasures.append((user_id, done))
+        self._is_due.set()
         return done.result(ERASE_S)
 
     def _erase(self, user_id: int | str, done: Future) -> None:
@@ -83,23 +84,33 @@ class ServedLog:
 
     def _run(self) -> None:
         self._flush([self._recovered()])
-        waiting, frames, answer = [], [], None
+        frames, is_last = [], False
         sync_due, part_due = time.monotonic() + SYNC_S, time.monotonic() + PART_S
-        while answer is not _END:
-            try:
-                answer = self._queue.get(timeout=max(sync_due - time.monotonic(), 0.01))
-                waiting += [answer] if isinstance(answer, Answer) else []
-            except queue.Empty:
-                answer = None
-            rows, now = sum(map(len, frames)) + len(waiting), time.monotonic()
-            if answer is _END or isinstance(answer, tuple) or rows >= self._flush_rows or now >= part_due:
-                self._flush([*frames, self._frame(waiting)])
-                waiting, frames, sync_due, part_due = [], [], now + SYNC_S, now + PART_S
-                if isinstance(answer, tuple):
-                    self._erase(*answer)
+        while not is_last:
+            self._is_due.wait(max(sync_due - time.monotonic(), 0.01))
+            self._is_due.clear()
+            is_last, erasures, now = self._closed, len(self._erasures), time.monotonic()
+            if is_last or erasures or self._framed + len(self._answers) >= self._flush_rows or now >= part_due:
+                self._flush_parts(frames, whole=is_last or erasures > 0)
+                frames, sync_due, part_due = [], now + SYNC_S, now + PART_S
+                for _ in range(erasures):
+                    self._erase(*self._erasures.popleft())
             elif now >= sync_due:
-                frames += [self._pending.add(self._frame(waiting))] if waiting else []
-                waiting, sync_due = [], now + SYNC_S
+                frames += [self._pending.add(self._frame(taken))] if (taken := self._taken()) else []
+                self._framed, sync_due = sum(map(len, frames)), now + SYNC_S
+
+    def _flush_parts(self, frames: list[pl.DataFrame], *, whole: bool) -> None:
+        """Write the pending `frames` and what waits, as far as it makes whole parts or, with `whole`, all of it."""
+        while True:
+            self._flush([*frames, self._frame(self._taken())])
+            frames, self._framed = [], 0
+            if not self._answers or not (whole or len(self._answers) >= self._flush_rows):
+                return
+
+    def _taken(self) -> list[Answer]:
+        """Take the answers that wait, at most as many as a part still holds."""
+        most = min(len(self._answers), max(self._flush_rows - self._framed, 1))
+        return [self._answers.popleft() for _ in range(most)]
 
     def _frame(self, answers: list[Answer]) -> pl.DataFrame:
         try:

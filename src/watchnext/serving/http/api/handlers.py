@@ -34,6 +34,7 @@ from watchnext.serving.http.api.schemas import (
     SimilarRequest,
 )
 from watchnext.serving.http.api.status import status
+from watchnext.serving.http.api.video_facts import VideoFacts, finite
 from watchnext.serving.http.worker_pool import TooSlowError
 from watchnext.serving.release.live_catalogue import LiveIds
 from watchnext.serving.store.engines.engine import StoreError
@@ -47,6 +48,9 @@ log = logging.getLogger(__name__)
 NUMBER = re.compile(r"0|-?[1-9][0-9]{0,18}")  # in the form that answers echo
 HOUR_MS = 3_600_000
 OWN_IMPRESSIONS_S = 0.1  # a request waits this long at most for the commit of the viewer's last slate
+STORED = ("precomputed", "auto")  # modes that answer with a viewer's precomputed slate
+PLAIN = Request("", "", 0, 0)  # with every default
+NO_ROWS = np.zeros(0, np.int64)
 NO_VIDEO = dict.fromkeys(("rule", "merge_rank", "value_rank", "position", "predictions"), None) | {"sources": {}}
 ERASE_S = 10.0  # the viewer's last impressions are on disk by then, or lost
 RESULTS = {"accepted": ACCEPTED, "duplicates": DUPLICATE, "unknown": UNKNOWN}  # key of an EventsResponse > store result
@@ -105,6 +109,7 @@ class Handlers:
         self._recent = RecentAnswers()
         self._first: list[int | str] = []  # the first viewer of a release that knows none, until the store does
         self._since_ms = store.origin[1]
+        self._facts = VideoFacts(store.catalogue)
         self._search = VideoSearch(recommender.release, store.catalogue)
         self.release_id: str = recommender.release.id
 
@@ -112,36 +117,60 @@ class Handlers:
 
     def recommend(self, body: RecommendRequest, *, request_id: str, until: float) -> dict:
         """Return a RecommendResponse and queue its impressions. Raises IdKindError, and TooSlowError after `until`."""
-        viewer_id = self._viewer_of(body)
-        paged = shown_before(body.page_token, viewer_id) if body.page_token else []
-        request = replace(
-            self._request(body, request_id, viewer_id, paged),
-            dials=Dials(**dict(body.dials)),
-            budget_ms=math.inf if body.budget_ms is None else body.budget_ms,
-            mirrored=body.mirror,
-        )
+        request, paged = self._asked(body, request_id)
         answer = self._answer(request, body.mode)
         if time.monotonic() > until:  # the client was already answered with an error and will not show this slate
             raise TooSlowError("the slate took longer than the client waits")
-        degradations = list(answer.degradations)
+        return self._shown(body, answer, paged)
+
+    def stored(self, body: RecommendRequest, *, request_id: str) -> dict | None:
+        """Return what `recommend` does, from the viewer's precomputed slate and without waiting for anything; None where that
+        cannot be, and nothing was done. Raises IdKindError."""
+        viewer_id = self._viewer_of(body)
+        if viewer_id == NOBODY or self._store.is_shared or not self._commits.is_settled(viewer_id):
+            return None
+        request, paged = self._asked(body, request_id)
+        answer = self._precomputed(request)
+        return None if answer is None else self._shown(body, answer, paged)
+
+    def _asked(self, body: RecommendRequest, request_id: str) -> tuple[Request, list]:
+        """Return the request of a body for now, and the ids of the videos of its earlier pages. Raises IdKindError."""
+        viewer_id = self._viewer_of(body)
+        paged = shown_before(body.page_token, viewer_id) if body.page_token else []
+        dials = Dials(**dict(body.dials)) if "dials" in body.model_fields_set else PLAIN.dials
+        budget_ms = math.inf if body.budget_ms is None else body.budget_ms
+        about = {"dials": dials, "budget_ms": budget_ms, "mirrored": body.mirror}
+        return self._request(body, request_id, viewer_id, paged, **about), paged
+
+    def _shown(self, body: RecommendRequest, answer: Answer, paged: Sequence) -> dict:
+        """Return the RecommendResponse of an answer, and record it."""
+        request, degradations = answer.request, list(answer.degradations)
         if not (body.preview or body.mirror) and not self._record_impressions(request, answer.ids):
             degradations.append(IMPRESSIONS_LOST)
         if not body.preview:
             self._served_log.append(answer)
         self._recent.put(answer)
         slate = self._slate(answer, degradations) | ({"trace": self._summary(answer)} if body.explain else {})
-        slate["page_token"] = token_of(viewer_id, [*paged, *answer.ids]) if len(answer.ids) == body.k else None
+        slate["page_token"] = token_of(request.user_id, [*paged, *answer.ids]) if len(answer.ids) == body.k else None
         creators = len({*self._catalogue.creator_rows[answer.rows].tolist()})
         self._metrics.slate(answer, degraded=[each.code for each in degradations], creators=creators)
         return slate
 
     def _request(
-        self, body: RecommendRequest | RetrieveRequest, request_id: str, viewer_id: int | str, paged: Sequence = ()
+        self,
+        body: RecommendRequest | RetrieveRequest,
+        request_id: str,
+        viewer_id: int | str,
+        paged: Sequence = (),
+        *,
+        dials: Dials = PLAIN.dials,
+        budget_ms: float = PLAIN.budget_ms,
+        mirrored: bool = False,
     ) -> Request:
         """Return the request of a body for now, without the videos `paged`. Raises IdKindError."""
         if personalised := viewer_id != NOBODY and body.mode != "not_personalised":
             self._commits.settle(viewer_id, OWN_IMPRESSIONS_S)
-        exclude = np.concatenate([self._rows("body.exclude", body.exclude), self._rows("body.page_token", paged)])
+        exclude = [*self._rows("body.exclude", body.exclude), *self._rows("body.page_token", paged)]
         as_of_ms = self._clock()
         seed = () if body.seed_video_id is None else (self._seed(body.seed_video_id, as_of_ms),)
         return Request(
@@ -152,10 +181,13 @@ class Handlers:
             surface=body.surface,
             region=body.region,
             context=body.context,
-            exclude=(*exclude[exclude >= 0].tolist(), *seed),
+            exclude=(*(row for row in exclude if row >= 0), *seed),
             personalised=personalised,
-            filter=VideoFilter(**{name: tuple(map(str, values)) for name, values in body.filter}),
+            dials=dials,
+            filter=_filter_of(body),
             seed=seed[0] if seed else None,
+            budget_ms=budget_ms,
+            mirrored=mirrored,
         )
 
     def retrieve(self, body: RetrieveRequest, *, request_id: str) -> dict:
@@ -202,7 +234,7 @@ class Handlers:
         return self._head(answer, answer.degradations) | {"removed": removed, "unknown": list(dict.fromkeys(unknown))}
 
     def _answer(self, request: Request, mode: str) -> Answer:
-        if mode not in ("precomputed", "auto") or not request.personalised:
+        if mode not in STORED or not request.personalised:
             return self._recommender.recommend(request)
         stored = self._precomputed(request)
         if stored or mode == "auto":
@@ -232,8 +264,8 @@ class Handlers:
         """
         if request.user_id == NOBODY:
             return True
-        shared = {"kind": "shown", "user_id": request.user_id, "known_at": request.as_of_ms, "request_id": request.request_id}
-        impressions = [Event(video_id=each, surface=request.surface or "", **shared) for each in ids]
+        shared = {"user_id": request.user_id, "known_at": request.as_of_ms, "request_id": request.request_id}
+        impressions = Event.shown_together(ids, surface=request.surface or "", **shared)
         began = time.perf_counter()
         try:
             future = self._commits.submit(impressions, owner=request.user_id)
@@ -259,46 +291,24 @@ class Handlers:
         }
 
     def _items(self, answer: Answer) -> list[dict]:
-        scores, rows = answer.slate.values.tolist(), answer.rows.tolist()
-        # One array at a time: a numpy scalar costs as much as all that is done with it.
-        ages_h, predictions = self._ages_h(answer.rows, answer.as_of_ms), answer.predictions
-        predictions = np.where(np.isfinite(predictions), predictions, None).tolist()
-        parts = (rows, ages_h, scores, answer.explanations, answer.sources, predictions)
-        return [
-            {
-                **self._video(row, age_h),
-                "score": score,
-                "reasons": explanations,
-                "sources": sources,
-                "predictions": dict(zip(TARGETS, values, strict=True)),
-            }
-            for row, age_h, score, explanations, sources, values in zip(*parts, strict=True)
-        ]
-
-    def _facts(self, row: int) -> dict:
-        catalogue = self._catalogue
-        creator = int(catalogue.creator_rows[row])
-        return {
-            "creator_id": catalogue.creator_names[creator] if creator >= 0 else None,
-            "tags": [catalogue.tag_names[tag] for tag in catalogue.tag_rows[row] if tag >= 0],
-            "duration_ms": _finite(catalogue.duration_ms[row]),
-            **self._catalogue.texts_of(row),
-        }
-
-    def _ages_h(self, rows: np.ndarray, as_of_ms: int) -> list[float | None]:
-        ages_h = np.maximum((as_of_ms - self._catalogue.upload_ms[rows]) / HOUR_MS, 0.0)
-        return np.where(np.isfinite(ages_h), ages_h, None).tolist()
+        videos = self._listed(answer.rows, answer.as_of_ms, answer.ids)
+        scores, predictions = answer.slate.values.tolist(), finite(answer.predictions)
+        parts = zip(videos, scores, answer.explanations, answer.sources, predictions, strict=True)
+        for video, score, reasons, sources, predicted in parts:
+            video["score"], video["reasons"], video["sources"] = score, reasons, sources
+            video["predictions"] = dict(zip(TARGETS, predicted, strict=True))
+        return videos
 
     def listed(self, row: int, as_of_ms: int) -> dict:
         """Return a ListedVideo."""
         return self._listed(np.array([row]), as_of_ms)[0]
 
-    def _listed(self, rows: np.ndarray, as_of_ms: int) -> list[dict]:
-        """Return the ListedVideo of each of `rows` (n,)."""
-        return [self._video(*each) for each in zip(rows.tolist(), self._ages_h(rows, as_of_ms), strict=True)]
-
-    def _video(self, row: int, age_h: float | None) -> dict:
-        return {"video_id": self._catalogue.ids.value(row), "video": {**self._facts(row), "age_h": age_h}}
+    def _listed(self, rows: np.ndarray, as_of_ms: int, ids: Sequence | None = None) -> list[dict]:
+        """Return the ListedVideo of each of `rows` (n,), whose `ids` may be known."""
+        ages_h = finite(np.maximum((as_of_ms - self._catalogue.upload_ms[rows]) / HOUR_MS, 0.0))
+        ids = map(self._catalogue.ids.value, rows.tolist()) if ids is None else ids
+        parts = zip(ids, self._facts.of(rows), ages_h, strict=True)
+        return [{"video_id": video_id, "video": facts | {"age_h": age_h}} for video_id, facts, age_h in parts]
 
     def _exist(self, rows: np.ndarray, as_of_ms: int) -> np.ndarray:
         """Return a mask (n,) of the rows that are videos; one uploaded later does not exist yet."""
@@ -417,8 +427,9 @@ class Handlers:
         """Return a HistoryResponse, latest watch first; empty for an unknown viewer. `text` is the id in the path."""
         user_id = self._parsed("path.user_id", text, self._viewer_ids())
         query = self._recommender.query(Request("history", user_id, 0, self._clock()))
-        columns = (query.history_rows, query.ago_s, query.watch_s, query.bits)
-        watches = zip(*(column[:limit].tolist() for column in columns), strict=True)
+        rows = query.history_rows[:limit]
+        columns = (column[:limit].tolist() for column in (query.ago_s, query.watch_s, query.bits))
+        watches = zip(rows.tolist(), self._facts.of(rows), *columns, strict=True)
         return {"user_id": user_id, "history": [self._watch(*watch) for watch in watches]}
 
     def erase(self, text: str) -> dict:
@@ -433,10 +444,10 @@ class Handlers:
         ]
         return {"receipts": [asdict(receipt) for receipt in receipts]}
 
-    def _watch(self, row: int, ago_s: float, watch_s: float, bits: int) -> dict:
+    def _watch(self, row: int, facts: dict, ago_s: float, watch_s: float, bits: int) -> dict:
         flags = {name: bool(bits & OUTCOME_BITS[name]) for name in OUTCOMES}
         watched = {"watch_ms": 1000.0 * watch_s, "ago_s": ago_s}
-        return {"video_id": self._catalogue.ids.value(row), **self._facts(row), **watched, **flags}
+        return {"video_id": self._catalogue.ids.value(row), **facts, **watched, **flags}
 
     # ---- id kinds ----------------------------------------------------------------------------------------------------
 
@@ -461,6 +472,8 @@ class Handlers:
 
     def _rows(self, where: str, video_ids: Sequence) -> np.ndarray:
         """Return the rows (n,) of videos, -1 for unknown ones. Raises IdKindError."""
+        if not video_ids:
+            return NO_ROWS
         for index, video_id in enumerate(video_ids):
             self._require_kind(f"{where}.{index}", video_id, self._catalogue.ids)
         return self._catalogue.ids.rows(video_ids)
@@ -480,9 +493,11 @@ def _event(given: OutcomeEvent | ShownEvent, known_at: int) -> Event:
     return Event(**given_fields | origin, kind=given.type, known_at=known_at)
 
 
+def _filter_of(body: RecommendRequest | RetrieveRequest) -> VideoFilter:
+    if "filter" not in body.model_fields_set:
+        return PLAIN.filter
+    return VideoFilter(**{name: tuple(map(str, values)) for name, values in body.filter})
+
+
 def _degraded(degradations: Sequence[Degradation]) -> dict:
     return {"degraded": bool(degradations), "degraded_why": [each._asdict() for each in degradations]}
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None

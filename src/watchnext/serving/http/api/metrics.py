@@ -5,10 +5,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 
-import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from watchnext.serving.funnel.answer import Answer
+from watchnext.serving.funnel.answer import Answer, counts_by_source
 from watchnext.types import SOURCES, TARGETS
 
 PROBABILITIES = TARGETS[:3]  # the others are seconds
@@ -53,6 +52,7 @@ class ServerMetrics:
         self._lost = Counter("watchnext_impressions_lost", "Impressions that were not recorded.", registry=registry)
         self._events = Counter("watchnext_events", "Outcome events by result.", ["result"], registry=registry)
 
+        self._by_source = [[each.labels(name) for name in SOURCES] for each in (self._candidates, self._shown)]
         self._children: dict[tuple, Counter | Histogram] = {}
 
     def _labelled(self, metric: Counter | Histogram, *labels: str | int) -> Counter | Histogram:
@@ -84,10 +84,11 @@ class ServerMetrics:
 
     def _composition(self, answer: Answer, creators: float) -> None:
         """Observe where candidates and slate come from, how different and how good the slate is."""
-        bits = answer.scored.candidates.sources[:, None] >> np.arange(len(SOURCES)) & 1
-        for counter, of_source in ((self._candidates, bits), (self._shown, bits[answer.slate.picked])):
-            for name, count in zip(SOURCES, of_source.sum(axis=0).tolist(), strict=True):
-                self._labelled(counter, name).inc(count)
+        sources = answer.scored.candidates.sources
+        for children, of_source in zip(self._by_source, (sources, sources[answer.slate.picked]), strict=True):
+            for child, count in zip(children, counts_by_source(of_source), strict=True):
+                if count:
+                    child.inc(count)
         self._creators.observe(creators)
         self._value.observe(float(answer.slate.values.mean()))
         for target, mean in zip(TARGETS, answer.predictions.mean(axis=0).tolist(), strict=True):

@@ -2,6 +2,7 @@
 
 import gc
 import socket
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from watchnext.serving.store.tables.retention import Bounds
 SERVED_LOG_BYTES = 1 << 30
 SERVED_LOG_ROWS = 500
 BUDGET_MS = 500.0  # a slate that takes longer is answered in retrieval order
+SWITCH_S = 0.0005  # a request lends the interpreter to the writer at each call that needs none, and waits this long for it
 HOST, PORT = "127.0.0.1", 3000
 START_ERRORS = (SettingsError, ReleaseError, StoreError)
 
@@ -52,6 +54,7 @@ class ServedApp:
         )
         served.record(release.id)
         self._switch = self._followed(clock, limits, served)
+        sys.setswitchinterval(SWITCH_S)
         # A full garbage collection would stop the worker for 60 to 160 ms; everything loaded so far stays anyway.
         gc.collect()
         gc.freeze()
