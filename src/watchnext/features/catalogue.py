@@ -65,6 +65,11 @@ class Ids:
         ids = pl.Series([one.decode() for one in self.ids.tolist()]) if self.are_strings else pl.Series(self.ids)
         return pl.DataFrame({"id": ids, "row": np.arange(len(self.ids))})
 
+    def values(self, rows: np.ndarray) -> list[int | str]:
+        """Return the ids of `rows` (n,), as given."""
+        values = self.ids[rows].tolist()
+        return [value.decode() for value in values] if self.are_strings else values
+
     def value(self, row: int) -> int | str:
         """Return the id of a row, as given."""
         value = self.ids[row]

@@ -5,7 +5,7 @@ import numpy as np
 from watchnext.kernels import kernel
 from watchnext.retrieval.sources.graph import Edges
 from watchnext.retrieval.sources.source import distinct, ranked
-from watchnext.types import Query
+from watchnext.types import Query, among
 
 
 @kernel
@@ -50,4 +50,4 @@ class CoWatchSource:
         filled = np.flatnonzero(table)
         rows, scores = table[filled] - 1, sums[filled]
         rows = rows[ranked(rows, scores, k + len(watched))]
-        return rows[~np.isin(rows, watched)][:k]
+        return rows[~among(rows, np.sort(watched))][:k]

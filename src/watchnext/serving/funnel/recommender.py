@@ -114,7 +114,7 @@ class Recommender:
             as_of_ms=request.as_of_ms,
             scored=scored,
             slate=slate,
-            ids=[self.catalogue.ids.value(row) for row in rows],
+            ids=self.catalogue.ids.values(rows),
             explanations=explanations,
             removed={name: len(positions) for name, positions in removed.items()},
             funnel={"retrieved": retrieved, "ranked": retrieved, "slate": len(rows)},

@@ -47,7 +47,7 @@ class CompiledNetwork:
             raise KeyError(f"the network needs {', '.join(sorted(missing))}, but got {', '.join(sorted(inputs))}")
         request = self._request()
         # `infer(inputs)` finds out about every input again, which takes as long as a tenth of the ranker.
-        fed = [np.require(inputs[name], dtype, ("C", "W")) for name, dtype in self._types.items()]
+        fed = [_fed(inputs[name], dtype) for name, dtype in self._types.items()]
         for position, values in enumerate(fed):
             request.set_input_tensor(position, ov.Tensor(values, shared_memory=True))
         request.infer()
@@ -57,6 +57,13 @@ class CompiledNetwork:
         if not hasattr(self._local, "request"):
             self._local.request = self._compiled.create_infer_request()
         return self._local.request
+
+
+def _fed(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Return the values as a network takes them: what `np.require` would find out in ten times the time is most often so."""
+    if values.dtype == dtype and values.flags.c_contiguous and values.flags.writeable:
+        return values
+    return np.require(values, dtype, ("C", "W"))
 
 
 @dataclass(frozen=True)

@@ -48,8 +48,11 @@ class Overlay:
         self._released, self._places = released, places
         self._changed = np.zeros((room, *released.shape[1:]), released.dtype)  # takes no memory until it is written
         self.shape, self.dtype = released.shape, released.dtype
+        self._is_changed = False
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        if not self._is_changed:  # nor was any video posted
+            return self._released[rows]
         places, rows = self._places[rows], np.where(rows < len(self._released), rows, -1)  # posted after a reader began
         changed = places > 0
         if not changed.any():
@@ -60,6 +63,7 @@ class Overlay:
 
     def put(self, slot: int, value: np.ndarray) -> None:
         self._changed[slot] = value
+        self._is_changed = True
 
 
 class NamesByRow:
@@ -90,7 +94,7 @@ class NamesByRow:
 
 
 class LiveIds:
-    """Rows of video ids, those of posted videos included; `takes`, `rows` and `value` as of `Ids`."""
+    """Rows of video ids, those of posted videos included; `takes`, `rows`, `values` and `value` as of `Ids`."""
 
     def __init__(self, released: Ids) -> None:
         self._released, self._posted, self._rows = released, [], {}
@@ -105,6 +109,11 @@ class LiveIds:
             for at in np.flatnonzero(rows < 0):
                 rows[at] = self._rows.get(values[at], -1) if self.takes(values[at]) else -1
         return rows
+
+    def values(self, rows: np.ndarray) -> list[int | str]:
+        if not self._posted:
+            return self._released.values(rows)
+        return [self.value(row) for row in rows.tolist()]
 
     def value(self, row: int) -> int | str:
         released = len(self._released.ids)

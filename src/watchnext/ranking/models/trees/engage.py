@@ -32,7 +32,8 @@ def evidence(candidates: Candidates, values: np.ndarray, predictions: np.ndarray
     logits, seconds = np.log(chances / (1.0 - chances)), np.log1p(np.maximum(predictions[:, WATCH], 0.0))
     merged = np.log(candidates.scores + LEAST)
     columns = [merged[None], np.log(RANK_CONSTANT + ranks.T), values.T, logits.T, seconds[None]]
-    return np.ascontiguousarray(np.nan_to_num(np.concatenate(columns)), np.float32)
+    joined = np.concatenate(columns)
+    return np.ascontiguousarray(joined if np.isfinite(joined).all() else np.nan_to_num(joined), np.float32)
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ def _answer(recommender: Recommender, request: Request, facts: dict, videos: np.
             order=np.arange(len(valid)),
             bent=tuple(facts.get("bent", ())),
         ),
-        ids=[ids.value(row) for row in chosen["row"].tolist()],
+        ids=ids.values(chosen["row"]),
         explanations=[reasons[position] for position in valid.tolist()],
         removed=facts["removed"],
         funnel={**facts["funnel"], "slate": len(valid)},

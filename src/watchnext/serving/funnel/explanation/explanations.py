@@ -37,9 +37,9 @@ class Explanations:
         candidates, picked = scored.candidates, slate.picked
         rows = candidates.rows[picked]
         watched = counters[picked][:, :, self._slots].sum(axis=2)
-        named_by = {name: candidates.named_by(name)[picked] for name in SOURCES}
-        ranks = candidates.ranks[picked]
-        first = {name: (ranks[:, i] > 0) & (ranks[:, i] <= self._popular) for i, name in enumerate(SOURCES)}
+        sources, ranks = candidates.sources[picked], candidates.ranks[picked]
+        named_by = {name: (sources >> i & 1).astype(bool) for i, name in enumerate(SOURCES)}
+        first = dict(zip(SOURCES, ((ranks > 0) & (ranks <= self._popular)).T, strict=True))
         near = "similar to what you watched" if (query.watch_s > 0).any() else "chosen for new viewers"
         epsilon = self._release.reranker_of(query.request.surface).exploration.epsilon
         facts = {
@@ -57,11 +57,9 @@ class Explanations:
             "popular": first["popular"] | first["popular_recently"],
             "uploaded in the last 24 hours": (query.as_of_ms - self._upload_ms[rows]) / HOUR_MS <= NEW_H,
         }
-        chosen = [[sentence for sentence, holds in facts.items() if holds[i]] for i in range(len(picked))]
-        return [
-            sentences or _weaker(sources)
-            for sentences, sources in zip(chosen, source_names(candidates.sources[picked]), strict=True)
-        ]
+        of_videos = zip(*(holds.tolist() for holds in facts.values()), strict=True)
+        chosen = ([sentence for sentence, holds in zip(facts, of_video, strict=True) if holds] for of_video in of_videos)
+        return [sentences or _weaker(names) for sentences, names in zip(chosen, source_names(sources), strict=True)]
 
     def _followed(self, query: Query) -> np.ndarray:
         """Return the creators (n,) that the viewer follows, as far as the history goes."""

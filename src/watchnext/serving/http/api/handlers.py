@@ -306,7 +306,7 @@ class Handlers:
     def _listed(self, rows: np.ndarray, as_of_ms: int, ids: Sequence | None = None) -> list[dict]:
         """Return the ListedVideo of each of `rows` (n,), whose `ids` may be known."""
         ages_h = finite(np.maximum((as_of_ms - self._catalogue.upload_ms[rows]) / HOUR_MS, 0.0))
-        ids = map(self._catalogue.ids.value, rows.tolist()) if ids is None else ids
+        ids = self._catalogue.ids.values(rows) if ids is None else ids
         parts = zip(ids, self._facts.of(rows), ages_h, strict=True)
         return [{"video_id": video_id, "video": facts | {"age_h": age_h}} for video_id, facts, age_h in parts]
 
