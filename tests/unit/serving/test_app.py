@@ -26,6 +26,7 @@ from watchnext.serving.http.access.gate import Access
 from watchnext.serving.http.access.keys import Keys, new_key
 from watchnext.serving.http.access.scopes import SCOPES
 from watchnext.serving.http.api import batch_calls, schemas, video_calls
+from watchnext.serving.http.worker_pool import OverloadedError
 from watchnext.serving.store.engines.engine import StoreError
 from watchnext.serving.store.store import Store
 from watchnext.serving.store.tables.journal import Event
@@ -124,6 +125,16 @@ def test_a_precomputed_slate_answers_until_it_no_longer_holds(api, release, stor
     assert min(event.known_at for event in shown) > release.as_of_ms
     stranger = api("POST", "/v1/recommend", body={**body, "user_id": STRANGER}).json()
     assert (stranger["mode"], len(stranger["items"])) == ("online", 5)
+
+
+def test_a_stored_slate_needs_no_thread(api, release, store, viewer, monkeypatch):
+    def refuse(*_):
+        raise OverloadedError("no thread is free")
+
+    precompute(Recommender(release, store), [viewer], k=20, as_of_ms=release.as_of_ms)
+    monkeypatch.setattr(api.app.state.pool, "_submit", refuse)
+    assert [api.slate(viewer, k=5, mode=mode)["mode"] for mode in ("precomputed", "auto")] == ["precomputed"] * 2
+    assert api("POST", "/v1/recommend", body={"user_id": viewer, "k": 5}).status_code == 503
 
 
 @pytest.mark.parametrize("mode", ["online", "precomputed"])

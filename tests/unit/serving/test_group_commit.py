@@ -10,6 +10,7 @@ from contextlib import closing
 
 import pytest
 
+from watchnext.serving.store import group_commit
 from watchnext.serving.store.engines.engine import StoreDownError, StoreError, StoreFullError
 from watchnext.serving.store.group_commit import GROUPED, GroupCommit, StoreBusyError
 from watchnext.serving.store.store import Store
@@ -73,6 +74,31 @@ def test_all_that_wait_share_one_transaction_and_keep_their_order(store, held, c
     assert held.sizes == [1, 62]
     assert [event.user_id for event in store.journal(1)] == list(range(30))
     assert commits.waiting == 0
+
+
+def test_calls_of_owners_are_gathered_until_one_is_asked_for(store, monkeypatch):
+    monkeypatch.setattr(group_commit, "GATHER_S", 600.0)
+    held = Held(store)
+    held.gate.set()
+    with closing(GroupCommit(held, most_waiting=5_000)) as commits:
+        first, second = (commits.submit([outcome(user_id=user, request_id="r")], owner=user) for user in (101, 102))
+        assert not commits.is_settled(101)
+        assert not first.done()
+        assert held.sizes == []
+        commits.settle(102, 20)
+        assert (first.result(0), second.result(0), held.sizes) == (["accepted"], ["accepted"], [2])
+        assert commits.is_settled(101)
+        third = commits.submit([outcome(key="gathered")], owner=103)
+        assert commits.submit([outcome(key="awaited")]).result(20) == ["accepted"]  # nobody's own: its client waits
+        assert (third.result(0), held.sizes) == (["accepted"], [2, 2])
+        last = commits.submit([outcome(key="last")], owner=104)
+    assert last.result(0) == ["accepted"]
+
+
+def test_a_gathered_call_is_written_in_its_time(store, monkeypatch):
+    monkeypatch.setattr(group_commit, "GATHER_S", 0.01)
+    with closing(GroupCommit(store, most_waiting=5_000)) as commits:
+        assert commits.submit([outcome(key="alone")], owner=101).result(20) == ["accepted"]
 
 
 def test_a_group_has_a_size_and_a_larger_call_goes_alone(held, commits):

@@ -21,7 +21,7 @@ from watchnext.features.state.log_arrays import log_of
 from watchnext.features.state.seen import SeenSets, added
 from watchnext.serving.store.engines.engine import StoreError
 from watchnext.serving.store.store import Store, build_store
-from watchnext.serving.store.tables.journal import Event, id_key, id_of
+from watchnext.serving.store.tables.journal import Event, encoded, id_key, id_of
 from watchnext.serving.store.tables.recent_keys import PURGED
 from watchnext.serving.store.tables.retention import KEYS_KEPT_MS, Bounds
 from watchnext.serving.store.tables.trending_now import TrendingNow
@@ -582,6 +582,23 @@ def test_a_read_beside_a_commit_sees_all_of_it_or_nothing(release, tmp_path):
     store.close()
     assert len(torn) > 30
     assert not any(torn)
+
+
+def test_a_slates_events_and_their_bytes_are_those_of_single_events():
+    about = {"user_id": 7, "known_at": NOW, "request_id": "r", "surface": "home"}
+    together = Event.shown_together(["v1", 'v"2', "v3"], **about)
+    assert together == [Event(kind="shown", video_id=video_id, **about) for video_id in ("v1", 'v"2', "v3")]
+    assert Event.shown_together([], **about) == []
+    with pytest.raises(ValueError, match="known_at"):
+        Event.shown_together(["v1"], **about | {"known_at": -1})
+    other = [
+        outcome(user_id="u"),
+        outcome(user_id="u", video_id=3),
+        Event(kind="posted", user_id="", video_id=1, known_at=0, metadata={"tags": ["a"]}),
+    ]
+    for events in (together, other, [*together, *other, *together]):
+        assert encoded(events) == [event.to_bytes() for event in events]
+        assert [Event.from_bytes(packed) for packed in encoded(events)] == events
 
 
 def test_ids_keep_their_kind_and_order():

@@ -1,4 +1,4 @@
-"""What answers say of a video, whoever gets it: creator, tags, length, texts."""
+"""Facts of a video that are in every answer with it: creator, tags, length, texts."""
 
 from collections.abc import Sequence
 from itertools import starmap
@@ -11,7 +11,7 @@ KEPT = 20_000  # videos
 
 
 class VideoFacts:
-    """Describe videos of a catalogue, and keep what was said of the last ones until any video changes. Any thread may call."""
+    """Describe videos of a catalogue, and keep the facts of the last ones until any video changes. Any thread may call it."""
 
     def __init__(self, catalogue: LiveCatalogue) -> None:
         self._catalogue = catalogue
