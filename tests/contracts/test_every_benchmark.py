@@ -61,6 +61,7 @@ SMALL = {
         ["--videos", "20000", "--users", "300", "--steps", "2", "--queries", "20", "--lists", "64", "--compared", "2000"],
         {"recall@500", "p50_ms", "p99_ms", "narrow_recall@500", "bytes_per_video", "resident_bytes", "build_s", "peak_mb"},
     ),
+    "off_policy": Small(["--runs", "2", "--viewers", "150", "--population", "4"], {"wide", "medium", "thin", "runs"}),
     "ranker_training": Small(
         ["--impressions", "4000", "--steps", "2", "model.module.batch_size=64"],
         {"rows_per_s", "rows_per_cpu_s", "fields", "input_ms", "shares", "anonymous_mb", "mapped_mb"},

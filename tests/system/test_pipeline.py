@@ -140,6 +140,18 @@ def test_the_same_parts_give_the_same_release_and_others_a_challenger(project):
     assert f"{after} serves instead of {before};" in promoted.stdout
 
 
+def test_the_release_is_valued_on_the_propensities_of_the_log(project):
+    found = run(project, "-m", "watchnext.evaluation", "off_policy", "data=tiny")
+    assert found.returncode == 0, found.stdout + found.stderr[-2000:]
+    assert "cascade dr" in found.stdout
+    report = metrics(project, "off_policy")
+    assert report["reward"] == "long_view"
+    assert report["requests"] > 100
+    assert report["loggers"] == 2  # softmax and random
+    assert report["logged"][1] < report["logged"][0] < report["logged"][2]
+    assert len(report["estimates"]) == 11
+
+
 def test_drift_without_served_traffic_is_no_data(project):
     found = run(project, "-m", "watchnext.monitoring", "drift", "data=tiny")
     assert found.returncode == 3, found.stdout + found.stderr[-2000:]

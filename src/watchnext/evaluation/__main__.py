@@ -15,6 +15,8 @@ from watchnext.data.storage import StoredTables
 from watchnext.data.tables import DataError
 from watchnext.evaluation.comparison.comparison_text import comparison_table
 from watchnext.evaluation.comparison.side_by_side import Replayed, compare_incumbent, compare_releases
+from watchnext.evaluation.off_policy.logged_slates import logged_slates
+from watchnext.evaluation.off_policy.value_report import value_report, value_table
 from watchnext.evaluation.replay.held_out_log import HeldOutLog
 from watchnext.evaluation.replay.replay import Given, Replay
 from watchnext.evaluation.report.evaluation_page import evaluation_page
@@ -201,9 +203,28 @@ def experiment(config: DictConfig) -> None:
     run_experiment(config)
 
 
+def off_policy(config: DictConfig) -> None:
+    """Value the release's slates on the logged slates of the test days, by the propensities of the log."""
+    if (reward := config.off_policy.reward) not in TARGETS:
+        raise ValueError(f"off_policy.reward is {reward!r}, expected one of {', '.join(TARGETS)}")
+    outputs = Path(config.data.outputs)
+    release, features = Release.load(last_built(config.data.releases, outputs)), FeatureSet.load(outputs / "features")
+    log, rates, left_out = logged_slates(
+        release,
+        read_tables(outputs / "tables"),
+        np.asarray(features.columns["split"]),
+        features.columns["targets"][:, TARGETS.index(reward)],
+        requests=config.off_policy.requests,
+        seed=config.seed,
+    )
+    report = {"release": release.id, "reward": reward, "left_out": left_out, **value_report(log, rates)}
+    write_report(outputs / "metrics" / "off_policy.json", rounded(report, 6))
+    print(value_table(report))
+
+
 SHORT = {key: f"experiment.{key}" for key in ("policies", "days", "viewers", "design", "shares")}
 
 if __name__ == "__main__":
     errors = (DataError, SchemaError, ReleaseError, FileNotFoundError, ValueError)
-    commands = {"replay": replay, "compare": compare, "experiment": experiment}
+    commands = {"replay": replay, "compare": compare, "experiment": experiment, "off-policy": off_policy}
     dispatch("watchnext.evaluation", commands, errors, leading={"compare": "releases..."}, short={"experiment": SHORT})

@@ -13,6 +13,7 @@ import numpy as np
 from watchnext.features.state.seen import SeenSet
 from watchnext.reranking.rules.rule import Filter, RuleContext
 from watchnext.reranking.slate import Reranker
+from watchnext.reranking.slate_policy import SlatePolicy
 from watchnext.serving.funnel.answer import STORE_DOWN, Answer, Degradation, Retrieved, StageTimer
 from watchnext.serving.funnel.candidates.retrieval_stage import RetrievalStage
 from watchnext.serving.funnel.candidates.supply import Supply
@@ -185,6 +186,10 @@ class Recommender:
     def rerank(self, query: Query, scored: Scored) -> Slate:
         """Return the slate of scored candidates. Raises RerankingError for dials that leave no value."""
         return self._reranker(query).rerank(scored, query, **self._facts())
+
+    def policy(self, query: Query, scored: Scored, shown: np.ndarray) -> SlatePolicy:
+        """Return the distribution from which `rerank` draws, with the videos `shown` (n,) among its rows."""
+        return self._reranker(query).policy(scored, query, shown, **self._facts())
 
     def order(self, query: Query, scored: Scored) -> Slate:
         """Return all candidates that may be shown, best first."""

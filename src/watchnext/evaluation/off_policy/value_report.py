@@ -1,0 +1,67 @@
+"""A release's value on a log as a report and as text."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from watchnext.evaluation.off_policy.choice import chosen
+from watchnext.evaluation.off_policy.estimate import estimated, interval_of
+from watchnext.evaluation.off_policy.policy_rates import PolicyRates
+from watchnext.evaluation.off_policy.slate_log import SlateLog
+from watchnext.evaluation.off_policy.valuation import contributions
+from watchnext.metrics import aligned
+
+
+def value_report(log: SlateLog, rates: PolicyRates) -> dict:
+    """Return every estimate of a slate's reward, the one that was chosen, and its gain on the log's own mean; JSON-ready."""
+    every = contributions(log, rates)
+    estimates = {f"{level} {form}": estimated(f"{level} {form}", level, log, *parts) for (level, form), parts in every.items()}
+    best, logged = chosen([*estimates.values()]), log.reward.sum(axis=1)
+    report = {"requests": len(log), "viewers": int(log.viewer.max()) + 1, "loggers": int(log.logger.max()) + 1,
+              "logged": _interval(log, logged),
+              "estimates": {name: {"value": each.value, "low": each.low, "high": each.high, "effective": each.effective,
+                                   "mean_weight": each.mean_weight, "warning": each.warning}
+                            for name, each in estimates.items()},
+              "chosen": best.name if best else None}  # fmt: skip
+    if best:
+        values = next(parts[1] for key, parts in every.items() if " ".join(key) == best.name)
+        report["gain"] = _interval(log, values - logged)
+    return report
+
+
+def _interval(log: SlateLog, values: np.ndarray) -> list[float]:
+    """Return the mean of values (R,) and its 95% interval over viewers."""
+    mean, half = interval_of(log, values)
+    return [mean, mean - half, mean + half]
+
+
+def value_table(report: Mapping) -> str:
+    """Render the estimates, the warnings, and the choice."""
+    reward, left_out = report["reward"], ", ".join(f"{name}: {count:,}" for name, count in report["left_out"].items())
+    rows = [["estimator", f"{reward} a slate", "95% interval", "worth", "mean weight", ""]]
+    rows.append(["the log itself", *_cells(*report["logged"]), f"{report['requests']:,}", "", ""])
+    for name, each in report["estimates"].items():
+        mark = "chosen" if name == report["chosen"] else each["warning"]
+        rows.append([name, *_cells(each["value"], each["low"], each["high"]), f"{each['effective']:,.0f}",
+                     f"{each['mean_weight']:.3f}", mark])  # fmt: skip
+    return "\n".join([
+        f"{report['release']}: {report['requests']:,} requests of {report['viewers']:,} viewers, loggers: {report['loggers']}; "
+        "worth: effective number of requests at the worst position",
+        *([f"requests left out, {left_out}"] if left_out else []),
+        *aligned(rows),
+        _verdict(report, reward),
+    ])  # fmt: skip
+
+
+def _cells(value: float, low: float, high: float) -> tuple[str, str]:
+    return f"{value:.4f}", f"[{low:.4f}, {high:.4f}]"
+
+
+def _verdict(report: Mapping, reward: str) -> str:
+    if not report["chosen"]:
+        return (
+            "no estimator has enough overlap: this log cannot value the release; evaluate more requests "
+            "(off_policy.requests), or log with more exploration (reranking.exploration.epsilon)"
+        )
+    mean, low, high = report["gain"]
+    return f"gain of the release on the log, by {report['chosen']}: {mean:+.4f} [{low:+.4f}, {high:+.4f}] {reward} a slate"

@@ -1,0 +1,138 @@
+"""The probabilities of a release for logged slates, on one small real release and its store."""
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+
+from small_release import small_log
+from watchnext.data.splits import TimeSplit
+from watchnext.data.tables import Tables
+from watchnext.evaluation.off_policy.clusters import content_clusters
+from watchnext.evaluation.off_policy.logged_slates import logged_slates
+from watchnext.evaluation.off_policy.release_policy import ReleasePolicy
+from watchnext.evaluation.off_policy.slate_log import OffPolicyError
+from watchnext.evaluation.off_policy.value_report import value_report, value_table
+from watchnext.serving.funnel.recommender import Recommender
+from watchnext.serving.store.store import Store
+from watchnext.types import Request
+
+K = 4
+
+
+@pytest.fixture(scope="module")
+def recommender(release, tmp_path_factory):
+    store = Store.open(tmp_path_factory.mktemp("store"), release, durable=False)
+    yield Recommender(release, store)
+    store.close()
+
+
+@pytest.fixture(scope="module")
+def clusters(release):
+    return content_clusters(np.asarray(release.catalogue.vectors), seed=0)
+
+
+def request_of(release, number: int) -> Request:
+    return Request(f"r{number}", release.user_ids.value(3), K, release.as_of_ms, "home")
+
+
+def test_a_slate_that_the_release_draws_has_its_propensities(release, recommender, clusters):
+    policy, rng = ReleasePolicy(recommender, clusters), np.random.default_rng(0)
+    for number in range(20):
+        answer = recommender.recommend(request_of(release, number))
+        rates = policy.rates(answer.request, answer.rows, rng)
+        assert rates.given.tolist() == pytest.approx(answer.slate.propensities.tolist(), abs=1e-12)
+        assert rates.clusters.sum(axis=1).tolist() == pytest.approx([1.0] * K)
+        np.testing.assert_allclose(rates.features[:, :3], answer.predictions[:, :3], atol=1e-6)
+
+
+def test_the_probability_at_a_position_is_how_often_the_release_puts_it_there(release, recommender, clusters, monkeypatch):
+    monkeypatch.setattr("watchnext.evaluation.off_policy.release_policy.DRAWS", 2000)
+    query, counts = recommender.query(request_of(release, 0)), Counter()
+    scored = recommender.rank(query, recommender.retrieval.retrieve(query, []))
+    for number in range(2000):
+        slate = recommender.rerank(replace(query, request=request_of(release, number)), scored)
+        counts.update(enumerate(scored.candidates.rows[slate.picked].tolist()))
+    shown = [max(rows, key=lambda at: counts[at])[1] for rows in ([at for at in counts if at[0] == k] for k in range(K))]
+    rates = ReleasePolicy(recommender, clusters).rates(request_of(release, 0), np.array(shown), np.random.default_rng(1))
+    assert rates.at_position.tolist() == pytest.approx([counts[k, row] / 2000 for k, row in enumerate(shown)], abs=0.06)
+    above = [sum(counts[k, row] for row in shown[:k]) / 2000 for k in range(K)]
+    assert rates.repeated.tolist() == pytest.approx(above, abs=0.06)
+
+
+def test_a_video_that_is_no_candidate_has_no_probability(release, recommender, clusters):
+    request = request_of(release, 0)
+    retrieved = recommender.retrieve(request).rows
+    out = next(row for row in range(len(release.catalogue)) if row not in retrieved)
+    rates = ReleasePolicy(recommender, clusters).rates(request, np.array([out, int(retrieved[0])]), np.random.default_rng(0))
+    assert rates.given[0] == rates.at_position[0] == 0
+    assert np.isfinite(rates.features).all()
+
+
+# ---- logs --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def logged(feature_stage, once):
+    """The release's tables with the propensities that their uniform draws have, and the split."""
+    tables = small_log(feature_stage, once)[1]
+    uniform = 1.0 / (len(tables.videos) - pl.col("position").cast(pl.Float32))
+    impressions = tables.impressions.with_columns(propensity=uniform.cast(pl.Float32))
+    return Tables(impressions, tables.users, tables.videos), TimeSplit(valid_days=1, test_days=1).assign(impressions["day"])
+
+
+def valued(release, tables: Tables, split: np.ndarray, requests: int = 1000):
+    reward = tables.impressions["long_view"].to_numpy().astype(np.float64)
+    return logged_slates(release, tables, split, reward, requests=requests, seed=0)
+
+
+def test_a_log_is_valued_from_its_tables(release, logged):
+    log, rates, left_out = valued(release, *logged)
+    test = logged[0].impressions.filter(pl.Series(logged[1] == 2))
+    assert len(log) == test["request_id"].n_unique()
+    assert log.shown.sum() == len(test)
+    assert left_out == {}
+    assert log.propensity[log.shown].min() == pytest.approx(1 / len(logged[0].videos))
+    assert (rates.given <= 1).all()
+    assert (rates.cluster_logged > 0).all()
+    text = value_table({"release": release.id, "reward": "long_view", "left_out": left_out, **value_report(log, rates)})
+    assert text.count("\n") == 14
+    assert "no estimator has enough overlap" in text  # of so few requests
+    assert "thin overlap" in text
+
+
+def test_fewer_requests_are_spread_evenly(release, logged):
+    log, _, _ = valued(release, *logged, requests=20)
+    assert 10 <= len(log) <= 20
+
+
+def test_requests_that_lack_something_are_left_out_and_counted(release, logged):
+    tables, split = logged
+    impressions = tables.impressions.with_row_index("row")
+    first = impressions.filter(pl.Series(split == 2))["row"][0]
+    changed = impressions.with_columns(propensity=pl.when(pl.col("row") == first).then(None).otherwise("propensity")).drop(
+        "row"
+    )
+    whole, _, _ = valued(release, tables, split)
+    log, _, left_out = valued(release, replace(tables, impressions=changed), split)
+    assert left_out == {"a propensity is missing": 1}
+    assert len(log) == len(whole) - 1
+
+
+@pytest.mark.parametrize("name", ["propensity", "position"])
+def test_a_log_without_propensities_or_positions_is_refused(release, logged, name):
+    tables, split = logged
+    without = tables.impressions.with_columns(pl.lit(None, tables.impressions[name].dtype).alias(name))
+    number = int((split == 2).sum())
+    with pytest.raises(
+        OffPolicyError, match=rf"{name} is missing in all {number} impressions of the test days.*run this again"
+    ):
+        valued(release, replace(tables, impressions=without), split)
+
+
+def test_without_test_days_the_log_is_empty(release, logged):
+    tables, split = logged
+    with pytest.raises(OffPolicyError, match="the log has 0 rows"):
+        valued(release, tables, np.minimum(split, 1))
