@@ -1,5 +1,5 @@
-"""`python -m watchnext.evaluation replay | compare | experiment`: measure a release on held-out days, alone or beside another
-recommender, or on simulated viewers."""
+"""`python -m watchnext.evaluation replay | compare | off-policy | experiment`: measure a release on held-out days, beside another
+recommender, by the propensities of the log, or on simulated viewers."""
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -209,16 +209,10 @@ def off_policy(config: DictConfig) -> None:
         raise ValueError(f"off_policy.reward is {reward!r}, expected one of {', '.join(TARGETS)}")
     outputs = Path(config.data.outputs)
     release, features = Release.load(last_built(config.data.releases, outputs)), FeatureSet.load(outputs / "features")
-    log, rates, left_out = logged_slates(
-        release,
-        read_tables(outputs / "tables"),
-        np.asarray(features.columns["split"]),
-        features.columns["targets"][:, TARGETS.index(reward)],
-        requests=config.off_policy.requests,
-        seed=config.seed,
-    )
-    report = {"release": release.id, "reward": reward, "left_out": left_out, **value_report(log, rates)}
-    write_report(outputs / "metrics" / "off_policy.json", rounded(report, 6))
+    log, rewards = held_out_log(outputs, features), features.columns["targets"][:, TARGETS.index(reward)]
+    slates, rates, left_out = logged_slates(release, log, rewards, requests=config.off_policy.requests, seed=config.seed)
+    report = {"release": release.id, "reward": reward, "left_out": left_out, **value_report(slates, rates)}
+    write_report(outputs / "evaluation" / "off_policy.json", rounded(report, 6))
     print(value_table(report))
 
 

@@ -1,47 +1,43 @@
-"""Held-out requests of the tables as a slate log, with the probabilities that a release gives to them."""
+"""Held-out requests of a stored log as a slate log, with the probabilities that a release gives to them."""
 
-from collections.abc import Mapping
 from dataclasses import fields
 
 import numpy as np
 import polars as pl
-from tqdm import tqdm
 
-from watchnext.data.splits import SPLITS
-from watchnext.data.tables import Tables
 from watchnext.evaluation.off_policy.clusters import content_clusters, logged_shares
 from watchnext.evaluation.off_policy.policy_rates import PolicyRates
 from watchnext.evaluation.off_policy.release_policy import ReleasePolicy, RequestRates
 from watchnext.evaluation.off_policy.slate_log import LOGGING, OffPolicyError, SlateLog
+from watchnext.evaluation.replay.held_out_log import HeldOutLog, LogPart
 from watchnext.evaluation.replay.replay import Replay
 from watchnext.serving.release.release import Release
 
-TEST = SPLITS.index("test")
 UNNAMED = "unnamed"  # a logger without a name in `policy`
 
 
 def logged_slates(
-    release: Release, tables: Tables, split: np.ndarray, reward: np.ndarray, *, requests: int, seed: int
+    release: Release, log: HeldOutLog, reward: np.ndarray, *, requests: int, seed: int
 ) -> tuple[SlateLog, PolicyRates, dict[str, int]]:
-    """Return at most about `requests` slates of the test days, evenly spaced, the release's rates, and what was left out.
+    """Return at most about `requests` slates of the held-out days, evenly spaced, the release's rates, and what was left out.
 
-    `split` and `reward` (N,) are those of the impressions. The release answers every request on the state of its moment
-    (regime `streaming`). Raises OffPolicyError.
+    `reward` (N,) is that of every row of the stored log. The release answers every request on the state of its moment (regime
+    `streaming`). Raises OffPolicyError.
     """
-    test = tables.impressions.filter(pl.Series(split == TEST))
+    columns = ["request_id", "user_id", "video_id", "position", "propensity", "policy"]
+    test = pl.concat([part.impressions.filter(pl.Series(part.held_out)).select(columns) for part in log.parts()])
     _require_logged(test)
     test = test.with_columns(
-        number=pl.int_range(pl.len()),
         row=pl.Series(release.video_ids.rows_of(test["video_id"])),
-        reward=pl.Series(reward[split == TEST]),
+        reward=pl.Series(np.asarray(reward)[np.asarray(log.split) == log.held_out]),
         logger=pl.col("policy").fill_null(UNNAMED),
     )
     kept, left_out = _whole(test)
     chosen = kept.gather_every(max(1, -(-len(kept) // requests)))["request_id"].cast(pl.String).to_list()
     clusters = content_clusters(np.asarray(release.catalogue.vectors), seed)
-    rows, rates = _replayed(release, tables, split, set(chosen), test["row"].to_numpy(), clusters, seed)
+    rows, rates = _replayed(release, log, set(chosen), clusters, seed)
     shown = test[np.concatenate(rows)]
-    log = SlateLog.of(
+    slates = SlateLog.of(
         request=shown["request_id"].to_numpy(),
         viewer=shown["user_id"].to_numpy(),
         position=shown["position"].to_numpy(),
@@ -49,8 +45,7 @@ def logged_slates(
         propensity=shown["propensity"].to_numpy(),
         logger=shown["logger"].to_numpy(),
     )
-    earlier = tables.impressions.filter(pl.Series(split < TEST))
-    return log, _spread(log, rates, shown, clusters, _logger_shares(earlier, shown, release, clusters)), left_out
+    return slates, _spread(slates, rates, shown, clusters, _logger_shares(log, shown, release, clusters)), left_out
 
 
 def _require_logged(test: pl.DataFrame) -> None:
@@ -79,24 +74,17 @@ def _whole(test: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:
 
 
 def _replayed(
-    release: Release,
-    tables: Tables,
-    split: np.ndarray,
-    chosen: set[str],
-    video_rows: np.ndarray,
-    clusters: np.ndarray,
-    seed: int,
+    release: Release, log: HeldOutLog, chosen: set[str], clusters: np.ndarray, seed: int
 ) -> tuple[list[np.ndarray], list[RequestRates]]:
-    """Return the positions among the test impressions of each chosen request, and the release's rates."""
+    """Return the positions among the held-out rows of each chosen request, and the release's rates."""
     rng, rows, rates = np.random.default_rng(seed), [np.zeros(0, np.int64)], []
     replay = Replay(release=release, regime="streaming", slate=1, requests=0, depth=1)
-    with replay.opened(tables, split) as (recommender, requests), tqdm(total=len(chosen), desc="off-policy") as bar:
+    with replay.opened(log) as (recommender, requests):
         policy = ReleasePolicy(recommender, clusters)
-        for request, positions in requests:
-            if request.request_id in chosen:
-                rows.append(positions)
-                rates.append(policy.rates(request, video_rows[positions], rng))
-                bar.update()
+        for each in requests:
+            if each.request.request_id in chosen:
+                rows.append(each.positions)
+                rates.append(policy.rates(each.request, each.rows, rng))
     return rows, rates
 
 
@@ -110,20 +98,23 @@ def _spread(
     return PolicyRates(**{name: log.spread(values, empty=1.0) for name, values in joined.items()})
 
 
-def _logger_shares(earlier: pl.DataFrame, shown: pl.DataFrame, release: Release, clusters: np.ndarray) -> np.ndarray:
+def _logger_shares(log: HeldOutLog, shown: pl.DataFrame, release: Release, clusters: np.ndarray) -> np.ndarray:
     """Return how often its logger shows the cluster of each shown video (M,) to its viewer, by the earlier impressions."""
-    rows = release.video_ids.rows_of(earlier["video_id"])
-    viewers: Mapping = {viewer: number for number, viewer in enumerate(shown["user_id"].unique(maintain_order=True).to_list())}
-    history = earlier.select("user_id", logger=pl.col("policy").fill_null(UNNAMED)).with_columns(
-        cluster=pl.Series(np.where(rows >= 0, clusters[rows], -1)),
-        viewer=pl.col("user_id").replace_strict(viewers, default=len(viewers), return_dtype=pl.Int64),
-    )
-    history = history.filter(pl.col("cluster") >= 0)
-    own, viewer = clusters[shown["row"].to_numpy()], shown["user_id"].replace_strict(viewers, return_dtype=pl.Int64).to_numpy()
-    shares = np.ones(len(shown))
+    numbers = {viewer: number for number, viewer in enumerate(shown["user_id"].unique(maintain_order=True).to_list())}
+    numbered = pl.col("user_id").replace_strict(numbers, default=len(numbers), return_dtype=pl.Int64).alias("viewer")
+    earlier = pl.concat([_exposures(part, numbered, release, clusters) for part in log.parts()])
+    own, viewer = clusters[shown["row"].to_numpy()], shown.select(numbered).to_series().to_numpy()
+    sizes, shares = {"viewers": len(numbers) + 1, "clusters": int(clusters.max()) + 1}, np.ones(len(shown))
     for logger in shown["logger"].unique().to_list():
-        part, at = history.filter(pl.col("logger") == logger), (shown["logger"] == logger).to_numpy()
-        sizes = {"viewers": len(viewers) + 1, "clusters": int(clusters.max()) + 1}
+        part, at = earlier.filter(pl.col("logger") == logger), (shown["logger"] == logger).to_numpy()
         learned = logged_shares(part["viewer"].to_numpy(), part["cluster"].to_numpy(), **sizes)
         shares[at] = learned[viewer[at], own[at]]
     return shares
+
+
+def _exposures(part: LogPart, numbered: pl.Expr, release: Release, clusters: np.ndarray) -> pl.DataFrame:
+    """Return logger, viewer and cluster of the impressions before the held-out ones, without unknown videos."""
+    before = part.impressions.filter(pl.Series(~part.held_out))
+    rows = release.video_ids.rows_of(before["video_id"])
+    exposed = before.select(numbered, logger=pl.col("policy").fill_null(UNNAMED), cluster=pl.Series(clusters[rows]))
+    return exposed.filter(pl.Series(rows >= 0))

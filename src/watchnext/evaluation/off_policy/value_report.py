@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from watchnext.evaluation.off_policy.choice import chosen
+from watchnext.evaluation.off_policy.choice import checked, chosen
 from watchnext.evaluation.off_policy.estimate import estimated, interval_of
 from watchnext.evaluation.off_policy.policy_rates import PolicyRates
 from watchnext.evaluation.off_policy.slate_log import SlateLog
@@ -25,7 +25,7 @@ def value_report(log: SlateLog, rates: PolicyRates) -> dict:
               "chosen": best.name if best else None}  # fmt: skip
     if best:
         values = next(parts[1] for key, parts in every.items() if " ".join(key) == best.name)
-        report["gain"] = _interval(log, values - logged)
+        report |= {"gain": _interval(log, values - logged), "checked": checked(best, [*estimates.values()])}
     return report
 
 
@@ -46,7 +46,7 @@ def value_table(report: Mapping) -> str:
                      f"{each['mean_weight']:.3f}", mark])  # fmt: skip
     return "\n".join([
         f"{report['release']}: {report['requests']:,} requests of {report['viewers']:,} viewers, loggers: {report['loggers']}; "
-        "worth: effective number of requests at the worst position",
+        "worth: effective number of requests",
         *([f"requests left out, {left_out}"] if left_out else []),
         *aligned(rows),
         _verdict(report, reward),
@@ -64,4 +64,5 @@ def _verdict(report: Mapping, reward: str) -> str:
             "(off_policy.requests), or log with more exploration (reranking.exploration.epsilon)"
         )
     mean, low, high = report["gain"]
-    return f"gain of the release on the log, by {report['chosen']}: {mean:+.4f} [{low:+.4f}, {high:+.4f}] {reward} a slate"
+    gain = f"gain of the release on the log, by {report['chosen']}: {mean:+.4f} [{low:+.4f}, {high:+.4f}] {reward} a slate"
+    return gain if report["checked"] else f"{gain}; unchecked, as no estimator that assumes less has enough overlap"

@@ -9,12 +9,14 @@ import pytest
 
 from small_release import small_log
 from watchnext.data.splits import TimeSplit
+from watchnext.data.storage import StoredTables, write_tables
 from watchnext.data.tables import Tables
 from watchnext.evaluation.off_policy.clusters import content_clusters
 from watchnext.evaluation.off_policy.logged_slates import logged_slates
 from watchnext.evaluation.off_policy.release_policy import ReleasePolicy
 from watchnext.evaluation.off_policy.slate_log import OffPolicyError
 from watchnext.evaluation.off_policy.value_report import value_report, value_table
+from watchnext.evaluation.replay.held_out_log import HeldOutLog
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.store.store import Store
 from watchnext.types import Request
@@ -83,13 +85,22 @@ def logged(feature_stage, once):
     return Tables(impressions, tables.users, tables.videos), TimeSplit(valid_days=1, test_days=1).assign(impressions["day"])
 
 
-def valued(release, tables: Tables, split: np.ndarray, requests: int = 1000):
-    reward = tables.impressions["long_view"].to_numpy().astype(np.float64)
-    return logged_slates(release, tables, split, reward, requests=requests, seed=0)
+@pytest.fixture
+def valued(release, logged, tmp_path):
+    """Value the release on the log with other impressions or split, as on one that was stored."""
+
+    def valued(impressions: pl.DataFrame | None = None, split=None, requests: int = 1000):
+        tables = logged[0] if impressions is None else replace(logged[0], impressions=impressions)
+        write_tables(tables, tmp_path / "tables")
+        long_view = tables.impressions["long_view"].to_numpy()
+        log = HeldOutLog(StoredTables.open(tmp_path / "tables"), logged[1] if split is None else split, long_view)
+        return logged_slates(release, log, long_view.astype(np.float64), requests=requests, seed=0)
+
+    return valued
 
 
-def test_a_log_is_valued_from_its_tables(release, logged):
-    log, rates, left_out = valued(release, *logged)
+def test_a_log_is_valued_from_its_tables(release, logged, valued):
+    log, rates, left_out = valued()
     test = logged[0].impressions.filter(pl.Series(logged[1] == 2))
     assert len(log) == test["request_id"].n_unique()
     assert log.shown.sum() == len(test)
@@ -103,36 +114,35 @@ def test_a_log_is_valued_from_its_tables(release, logged):
     assert "thin overlap" in text
 
 
-def test_fewer_requests_are_spread_evenly(release, logged):
-    log, _, _ = valued(release, *logged, requests=20)
+def test_fewer_requests_are_spread_evenly(valued):
+    log, _, _ = valued(requests=20)
     assert 10 <= len(log) <= 20
 
 
-def test_requests_that_lack_something_are_left_out_and_counted(release, logged):
+def test_requests_that_lack_something_are_left_out_and_counted(logged, valued):
     tables, split = logged
     impressions = tables.impressions.with_row_index("row")
     first = impressions.filter(pl.Series(split == 2))["row"][0]
     changed = impressions.with_columns(propensity=pl.when(pl.col("row") == first).then(None).otherwise("propensity")).drop(
         "row"
     )
-    whole, _, _ = valued(release, tables, split)
-    log, _, left_out = valued(release, replace(tables, impressions=changed), split)
+    whole, _, _ = valued()
+    log, _, left_out = valued(changed)
     assert left_out == {"a propensity is missing": 1}
     assert len(log) == len(whole) - 1
 
 
 @pytest.mark.parametrize("name", ["propensity", "position"])
-def test_a_log_without_propensities_or_positions_is_refused(release, logged, name):
+def test_a_log_without_propensities_or_positions_is_refused(logged, valued, name):
     tables, split = logged
     without = tables.impressions.with_columns(pl.lit(None, tables.impressions[name].dtype).alias(name))
     number = int((split == 2).sum())
     with pytest.raises(
         OffPolicyError, match=rf"{name} is missing in all {number} impressions of the test days.*run this again"
     ):
-        valued(release, replace(tables, impressions=without), split)
+        valued(without)
 
 
-def test_without_test_days_the_log_is_empty(release, logged):
-    tables, split = logged
+def test_without_test_days_the_log_is_empty(logged, valued):
     with pytest.raises(OffPolicyError, match="the log has 0 rows"):
-        valued(release, tables, np.minimum(split, 1))
+        valued(split=np.minimum(logged[1], 1))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from random_log import log_of, random_arrays, rates_of
-from watchnext.evaluation.off_policy.choice import chosen
+from watchnext.evaluation.off_policy.choice import checked, chosen
 from watchnext.evaluation.off_policy.estimate import Estimate, effective_requests, estimated, interval_of
 from watchnext.evaluation.off_policy.reward_model import FOLDS, cross_fitted
 from watchnext.evaluation.off_policy.slate_log import SlateLog
@@ -162,6 +162,17 @@ def test_one_that_assumes_more_and_is_wider_has_no_use():
     one, wider, narrow = answer("cascade", 1.0, 0.1), answer("position", 1.0, 0.2), answer("cluster", 1.0, 0.05)
     assert chosen([one, wider]) is one
     assert chosen([one, wider, narrow]) is narrow
+
+
+def test_a_choice_is_checked_by_what_assumes_less():
+    slate, cascade, cluster = (
+        answer("slate", 1.0, 0.3),
+        answer("cascade", 1.0, 0.1, warning="thin"),
+        answer("cluster", 1.0, 0.02),
+    )
+    assert checked(cluster, [slate, cascade, cluster])
+    assert not checked(cluster, [cascade, cluster])
+    assert checked(slate, [slate])
 
 
 def test_none_is_chosen_without_overlap():
