@@ -31,8 +31,11 @@ from watchnext.evaluation.off_policy.policy_rates import PolicyRates
 from watchnext.evaluation.off_policy.slate_log import SlateLog
 from watchnext.evaluation.off_policy.valuation import contributions
 from watchnext.metrics import rounded
-from watchnext.reranking.diversity import Similarity, scaled
-from watchnext.reranking.greedy import Caps
+from watchnext.reranking.diversity import Diversity, Similarity, scaled
+from watchnext.reranking.greedy import NOTHING
+from watchnext.reranking.limits import SlateRules
+from watchnext.reranking.rules.caps import CreatorCap
+from watchnext.reranking.rules.rule import RuleContext
 from watchnext.reranking.slate_policy import SlatePolicy
 from watchnext.simulator.behaviour import DAY_MS
 from watchnext.simulator.mechanisms import POSITION_LAWS, SURFACES, Mechanisms, continues
@@ -93,14 +96,17 @@ def requests_of(viewers: int, seed: int, epsilon: float, law: str) -> Requests:
 
 
 def policy_of(facts: SimpleNamespace, rows: np.ndarray, values: np.ndarray, epsilon: float) -> SlatePolicy:
+    context = RuleContext(seen=NOTHING, region=None, facts=facts, region_bits={})
     return SlatePolicy(
         rows=rows,
         outside=0,
+        slots=SLOTS,
         relevance=scaled(values),
         similarity=Similarity.of(rows, facts),
-        trade_off=0.8,
-        caps=Caps.joined([facts.creator_rows[rows][:, None]], [1], len(rows)),
+        diversity=Diversity(trade_off=0.8),
+        limits=SlateRules([CreatorCap(most=1)]).limits(rows, context),
         epsilon=epsilon,
+        continuation=1.0,
     )
 
 
@@ -109,7 +115,7 @@ def prefixes(policy: SlatePolicy) -> list[np.ndarray]:
     joint, found = np.ones(()), []
     for slot in range(SLOTS):
         following = np.zeros((*joint.shape, VIDEOS))
-        for given in np.argwhere(joint > 0) if slot else [np.zeros(0, np.int64)]:
+        for given in np.argwhere(joint > 0) if slot else [NOTHING]:
             following[tuple(given)] = policy.following(given)
         joint = joint[..., None] * following
         found.append(joint)

@@ -1,5 +1,5 @@
-"""`python -m watchnext.evaluation replay | compare | off-policy | experiment`: measure a release on held-out days, beside another
-recommender, by the propensities of the log, or on simulated viewers."""
+"""`python -m watchnext.evaluation replay | compare | off-policy | experiment`: measure a release on held-out days, beside
+another recommender, by the propensities of the log, or on simulated viewers."""
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor

@@ -1,6 +1,6 @@
 """The probabilities that a release gives to logged slates: its candidates, ranking and greedy pass, as of the request."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -35,7 +35,7 @@ class ReleasePolicy:
     def rates(self, request: Request, shown: np.ndarray, rng: np.random.Generator) -> RequestRates:
         """Return the release's probabilities of the slate `shown` (K,), rows of the catalogue, best first."""
         recommender = self._recommender
-        query = recommender.query(request)
+        query = recommender.query(replace(request, k=len(shown)))
         scored = recommender.rank(query, recommender.retrieval.retrieve(query, []))
         policy = recommender.policy(query, scored, shown)
         rows, predictions = scored.candidates.rows, scored.predictions

@@ -11,6 +11,8 @@ from watchnext.evaluation.off_policy.slate_log import SlateLog
 from watchnext.evaluation.off_policy.valuation import contributions
 from watchnext.metrics import aligned
 
+WARNED = "!"  # in the table, at an estimate with a warning
+
 
 def value_report(log: SlateLog, rates: PolicyRates) -> dict:
     """Return every estimate of a slate's reward, the one that was chosen, and its gain on the log's own mean; JSON-ready."""
@@ -41,7 +43,7 @@ def value_table(report: Mapping) -> str:
     rows = [["estimator", f"{reward} a slate", "95% interval", "worth", "mean weight", ""]]
     rows.append(["the log itself", *_cells(*report["logged"]), f"{report['requests']:,}", "", ""])
     for name, each in report["estimates"].items():
-        mark = "chosen" if name == report["chosen"] else each["warning"]
+        mark = "chosen" if name == report["chosen"] else WARNED if each["warning"] else ""
         rows.append([name, *_cells(each["value"], each["low"], each["high"]), f"{each['effective']:,.0f}",
                      f"{each['mean_weight']:.3f}", mark])  # fmt: skip
     return "\n".join([
@@ -49,8 +51,18 @@ def value_table(report: Mapping) -> str:
         "worth: effective number of requests",
         *([f"requests left out, {left_out}"] if left_out else []),
         *aligned(rows),
+        *(f"{WARNED} {names}: {warning}" for warning, names in _warnings(report["estimates"]).items()),
         _verdict(report, reward),
     ])  # fmt: skip
+
+
+def _warnings(estimates: Mapping[str, Mapping]) -> dict[str, str]:
+    """Return warning > the levels that have it: all estimators of a level have the same weights."""
+    levels: dict[str, list[str]] = {}
+    for name, each in estimates.items():
+        if each["warning"]:
+            levels.setdefault(each["warning"], []).append(name.split()[0])
+    return {warning: ", ".join(dict.fromkeys(names)) for warning, names in levels.items()}
 
 
 def _cells(value: float, low: float, high: float) -> tuple[str, str]:
