@@ -389,11 +389,7 @@ class Handlers:
         No thread waits for the disk, so as many calls as are under way share one fsync. Raises IdKindError or StoreError; then
         no event was stored. Raises TooSlowError; then they may be stored, and count once when they are sent again.
         """
-        viewer_ids = self._viewer_ids()
-        for index, one in enumerate(body.events):
-            if one.user_id is not None:
-                self._require_kind(f"body.events.{index}.user_id", one.user_id, viewer_ids)
-            self._require_kind(f"body.events.{index}.video_id", one.video_id, self._catalogue.ids)
+        self._require_kinds(body.events)
         now_ms = self._clock()
         events = [_event(one, self._known_at(f"body.events.{i}.at_ms", one.at_ms, now_ms)) for i, one in enumerate(body.events)]
         began = time.perf_counter()
@@ -403,6 +399,17 @@ class Handlers:
         counts = {name: by_result[result] for name, result in RESULTS.items()}
         self._metrics.events(counts)
         return counts, [event.video_id for event, result in zip(events, results, strict=True) if result == UNKNOWN]
+
+    def _require_kinds(self, events: Sequence[OutcomeEvent | ShownEvent]) -> None:
+        """Raise IdKindError for the first id of the other kind. Ids of a type that was looked at are taken as it was."""
+        viewer_ids, looked_at = self._viewer_ids(), set()
+        for index, one in enumerate(events):
+            if (types := (type(one.user_id), type(one.video_id))) in looked_at:
+                continue
+            if one.user_id is not None:
+                self._require_kind(f"body.events.{index}.user_id", one.user_id, viewer_ids)
+            self._require_kind(f"body.events.{index}.video_id", one.video_id, self._catalogue.ids)
+            looked_at.add(types)
 
     def _known_at(self, where: str, at_ms: int | None, now_ms: int) -> int:
         """Return the time at which an event counts: its own, but none to come, and none before those that the state holds.
@@ -486,11 +493,12 @@ class Handlers:
 
 
 def _event(given: OutcomeEvent | ShownEvent, known_at: int) -> Event:
-    given_fields = {name: value for name, value in given if name not in ("type", "session", "at_ms")}
+    named = dict(vars(given))
+    kind, session, _ = (named.pop(name) for name in ("type", "session", "at_ms"))
     if given.user_id is None:
-        given_fields["user_id"] = session_id(given.session)
-    origin = {"request_id": given.request_id or "", "surface": given.surface or ""}
-    return Event(**given_fields | origin, kind=given.type, known_at=known_at)
+        named["user_id"] = session_id(session)
+    named["request_id"], named["surface"] = given.request_id or "", given.surface or ""
+    return Event(**named, kind=kind, known_at=known_at)
 
 
 def _filter_of(body: RecommendRequest | RetrieveRequest) -> VideoFilter:
