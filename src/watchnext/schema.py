@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 
 import yaml
@@ -180,7 +181,14 @@ class FeatureSchema:
 
     def of(self, entity: str, kind: str | None = None) -> tuple[Feature, ...]:
         """Return the features of one entity, in declared order, optionally of one kind."""
-        return tuple(f for f in self.features if f.entity == entity and kind in (None, f.kind))
+        if (entity, kind) not in self._chosen:  # a request asks fifty times
+            self._chosen[entity, kind] = tuple(f for f in self.features if f.entity == entity and kind in (None, f.kind))
+        return self._chosen[entity, kind]
+
+    @cached_property
+    def _chosen(self) -> dict[tuple[str, str | None], tuple[Feature, ...]]:
+        """Answers of `of`, kept."""
+        return {}
 
     def columns(self, entity: str) -> tuple[Feature, ...]:
         """Return the features of an entity that are logged columns of its table, neither computed nor folded."""

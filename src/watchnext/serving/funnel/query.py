@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 
 import numpy as np
 
@@ -129,22 +130,25 @@ def features_by_name(pipeline: FeaturePipeline, inputs: Mapping[str, np.ndarray]
 
     This works on the rows of a log and of a request alike; an input with one row is repeated for all.
     """
-    schema, rows = pipeline.schema, len(inputs["candidate_values"])
+    rows, (categories, values_of) = len(inputs["candidate_values"]), _names(pipeline)
     columns: dict[str, np.ndarray] = {}
-    categories = {"user": schema.columns("user"), "context": schema.of("context"), "video": schema.columns("video")}
-    for entity, features in categories.items():
-        for index, feature in enumerate(f for f in features if f.kind == "categorical"):
-            codes = inputs[f"{entity}_codes"][:, index]
-            vocabulary = pipeline.fitted[f"vocabulary.{feature.name}"]
-            names = np.array([str(vocabulary[code - 1]) if code else None for code in codes.tolist()], object)
-            columns[feature.name] = names if len(names) == rows else np.repeat(names, rows)
-    values = {f"{entity}_values": _logged_names(schema.columns(entity)) for entity in ("user", "video")}
-    values |= {block: pipeline.value_names(block) for block in ("query_values", "candidate_values")}
-    for block, names in values.items():
+    for block, names in categories.items():
+        for index, name in enumerate(names):
+            codes, vocabulary = inputs[block][:, index], pipeline.fitted[f"vocabulary.{name}"]
+            values = np.array([str(vocabulary[code - 1]) if code else None for code in codes.tolist()], object)
+            columns[name] = values if len(values) == rows else np.repeat(values, rows)
+    for block, names in values_of.items():
         values = inputs[block] if len(inputs[block]) == rows else np.repeat(inputs[block], rows, axis=0)
         columns.update(zip(names, values.T, strict=True))
     return columns
 
 
-def _logged_names(features: tuple[Feature, ...]) -> list[str]:
-    return names_of(tuple(f for f in features if f.kind == "numerical"))
+@lru_cache(4)  # pipelines: of the release that serves, and of one that is about to
+def _names(pipeline: FeaturePipeline) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Return the names of the categories, and of the values, by the block of inputs that holds them in their order."""
+    schema = pipeline.schema
+    features = {"user": schema.columns("user"), "context": schema.of("context"), "video": schema.columns("video")}
+    categories = {f"{entity}_codes": [f.name for f in of if f.kind == "categorical"] for entity, of in features.items()}
+    logged = {entity: tuple(f for f in features[entity] if f.kind == "numerical") for entity in ("user", "video")}
+    values = {f"{entity}_values": names_of(of) for entity, of in logged.items()}
+    return categories, values | {block: pipeline.value_names(block) for block in ("query_values", "candidate_values")}
