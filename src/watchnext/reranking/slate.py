@@ -160,7 +160,8 @@ class Reranker:
     def _steps(self, policy: SlatePolicy, request_id: str) -> Iterator[tuple[str, Filled]]:
         """Yield the name of what is applied behind the filters, one after another, and the slate with it."""
         draws = _random(request_id).random((policy.slots, 2))
-        plain = replace(policy, diversity=replace(self.diversity, trade_off=1.0), epsilon=0.0)
+        known = policy.similarity if self._limiting.keep_copies_apart else None
+        plain = replace(policy, similarity=known, diversity=replace(self.diversity, trade_off=1.0), epsilon=0.0)
         for each in self._demotions:
             yield each.name, replace(plain, limits=policy.limits.first(0)).filled(draws)
         for count, name in enumerate(self._limiting.names, 1):

@@ -1,7 +1,7 @@
 """Trace held-out requests through the funnel: the videos of each stage, and where watched videos were lost."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -29,6 +29,7 @@ class FunnelTrace:
     proposed   (R, SOURCES) bool, those within the quota of the source
     merged     rows best first, of all sources at more than their quotas
     broken     rule > number of slots of the slate that break it
+    costs      as in `Recommender.costs`
     stages, sources, baselines  name > rows best first
     """
 
@@ -47,6 +48,7 @@ class FunnelTrace:
     stages: Mapping[str, np.ndarray]
     sources: Mapping[str, np.ndarray]
     baselines: Mapping[str, np.ndarray]
+    costs: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def relevant(self) -> np.ndarray:
@@ -94,6 +96,7 @@ class FunnelTracer:
             },
             sources=sources,
             baselines=self._baselines.rank(request),
+            costs=self._recommender.costs(answer),
         )
 
     def _compared(self, answer: Answer, given: np.ndarray | None) -> dict[str, np.ndarray]:

@@ -81,6 +81,8 @@ def _slate(slate: Mapping) -> Iterator[str]:
     yield from aligned([*figures, *([name, shown(value, ".4f"), ""] for name, value in slate["whole"].items())])
     broken = ", ".join(f"{name} {count}" for name, count in slate["broken"].items() if count)
     yield f"  rules broken: {broken or 'none'}"
+    lost = ", ".join(f"{name} {cost:.4f}" for name, cost in slate["costs"].items() if cost)
+    yield f"  value that a slate loses: {lost or 'none'}"
 
 
 def named_lists(retrieval: Mapping) -> dict[str, Mapping]:

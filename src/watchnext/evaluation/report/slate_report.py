@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 
@@ -94,12 +95,19 @@ def bent_caps(traces: Sequence[FunnelTrace]) -> dict[str, int]:
     return {name: sum(trace.broken.get(name, 0) for trace in traces) for name in CAPS}
 
 
+def mean_costs(traces: Sequence[FunnelTrace]) -> dict[str, float]:
+    """Return rule, "diversity" and "exploration" > value that a slate loses by it on average, of the slates that have costs."""
+    known = [trace.costs for trace in traces if trace.costs]
+    return {name: float(np.mean([each.get(name, 0.0) for each in known])) for name in dict.fromkeys(chain(*known))}
+
+
 def slate_report(traces: Sequence[FunnelTrace], *, facts: Catalogue, popularity: np.ndarray, k: int, seed: int) -> dict:
     """Report the served slates; {} if no request was traced.
 
     figures  as in `slate_columns`, each with its interval
     whole    as in `whole_figures`
     broken, bent  as in `broken_rules` and `bent_caps`
+    costs    as in `mean_costs`
     gain     baseline > recall@k of the slate minus that of the baseline, with its interval
     """
     if not traces:
@@ -118,5 +126,6 @@ def slate_report(traces: Sequence[FunnelTrace], *, facts: Catalogue, popularity:
         "whole": whole_figures(slates, facts),
         "broken": broken_rules(traces),
         "bent": bent_caps(traces),
+        "costs": mean_costs(traces),
         "gain": with_intervals(gains, viewers, seed),
     }

@@ -196,8 +196,9 @@ class Recommender:
         return self._reranker(query).ordered(scored, query, **self._facts())
 
     def costs(self, answer: Answer) -> dict[str, float]:
-        """Return `Reranker.costs` of an answer, as of now; empty for a precomputed one, of which only the slate is kept."""
-        if answer.query is None:
+        """Return `Reranker.costs` of an answer, as of now; empty for one that was precomputed or refilled, whose candidates are
+        not kept."""
+        if answer.query is None or len(answer.scored) != answer.funnel["retrieved"]:
             return {}
         return self._reranker(answer.query).costs(answer.scored, answer.query, **self._facts())
 

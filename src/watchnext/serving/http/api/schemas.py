@@ -272,7 +272,7 @@ class Trace(Strict):
     removed: dict[str, int]
     bent: list[str] = Field(description="soft rules that the slate does not keep, as too few candidates were left")
     costs: dict[str, float] = Field(
-        description="rule, diversity or exploration > value that the slate loses by it; empty for a precomputed slate"
+        description="rule, diversity, exploration > value that the slate loses by it; empty if precomputed or refilled"
     )
 
 
