@@ -12,6 +12,7 @@ import torch
 
 from watchnext.data.storage import StoredTables
 from watchnext.evaluation.replay.held_out_log import HeldOutLog
+from watchnext.evaluation.selection.continuation import continuation_of
 from watchnext.evaluation.selection.held_out import VALID, before_validation, validation_requests
 from watchnext.evaluation.selection.selection import HeldOut, Selection, select
 from watchnext.features.dataset.batches import CANDIDATE_INPUTS, NO_INPUTS, FeatureSet
@@ -80,7 +81,7 @@ class ReleaseBuilder:
         """
         with written_aside(self.outputs / "selection") as folder, TemporaryDirectory(dir=self.outputs) as root:
             self.export(folder)
-            start = Selection.start(self.retrieval["merge"], Reranker.from_config(self.reranking))
+            start = Selection.start(self.retrieval["merge"], Reranker.from_config(self._with_continuation()))
             release = Release.load(self._publish(start, folder, Path(root), reference=None))
             held_out = list(self._validation_requests(release, requests, regime, slate))
             chosen_by = {"reranker": release.reranker, "facts": LiveCatalogue(release, room=0), "surfaces": release.surfaces}
@@ -88,6 +89,13 @@ class ReleaseBuilder:
             selection.save(folder)
             (folder / CONFIGURED).write_text(json.dumps(self._configured))
         return selection
+
+    def _with_continuation(self) -> dict:
+        """Return the settings of re-ranking, with the log's own chance to go on to the next slot where none is set."""
+        value = self.reranking["value"]
+        if value.get("continuation", 1.0) is None:
+            value = {**value, "continuation": continuation_of(self.features.columns, self.features.rows("train"))}
+        return {**self.reranking, "value": value}
 
     @property
     def _configured(self) -> dict:

@@ -142,7 +142,7 @@ class Reranker:
         context = RuleContext.of(query, facts=facts, region_bits=region_bits, unavailable=unavailable, continued=continued)
         values, order, left, removed = self._filtered(scored, self._filters, context)
         least = values[np.isfinite(values)].min(initial=np.inf)
-        worth, reach = np.where(np.isfinite(values), values, least), self.value.continuation ** np.arange(query.request.k)
+        worth, reach = np.where(np.isfinite(values), values, least), self.value.goes_on ** np.arange(query.request.k)
 
         def total(positions: np.ndarray) -> float:
             return float(worth[positions[: len(reach)]] @ reach[: len(positions)])
@@ -253,7 +253,7 @@ class Reranker:
             diversity=self.diversity,
             limits=self._limiting.limits(every, context),
             epsilon=self.exploration.epsilon,
-            continuation=self.value.continuation,
+            continuation=self.value.goes_on,
         )
 
 

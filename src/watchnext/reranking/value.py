@@ -42,7 +42,8 @@ class Value:
     watch_half_s   predicted seconds worth half of the `watch_s` weight; saturation limits the value of long videos
     engage         power of `Scored.engage` by which the sum is multiplied, as a weighted geometric mean of both; 0 is the
                    value of an impression alone
-    continuation   chance that a viewer goes on from a slot to the next: the value of a slot counts by the chance to get there
+    continuation   chance that a viewer goes on from a slot to the next: the value of a slot counts by the chance to get there.
+                   None is that of the log, which `select` fills in; without it, as 1
     source         order candidates by the list of this source instead, and the others after them in the order of the merge;
                    "merge" is that order alone
     """
@@ -50,7 +51,7 @@ class Value:
     weights: Mapping[str, float]
     watch_half_s: float = 30.0
     engage: float = 0.0
-    continuation: float = 1.0
+    continuation: float | None = 1.0
     source: str | None = None
 
     def __post_init__(self) -> None:
@@ -63,10 +64,16 @@ class Value:
             )
         require_number("value.watch_half_s", self.watch_half_s, low=1e-3)
         require_number("value.engage", self.engage, low=0, high=100)
-        require_number("value.continuation", self.continuation, low=0, high=1)
+        if self.continuation is not None:
+            require_number("value.continuation", self.continuation, low=0, high=1)
         if self.source is not None:
             require_known("value.source", [self.source], (*SOURCES, MERGE))
         object.__setattr__(self, "weights", dict(self.weights))
+
+    @property
+    def goes_on(self) -> float:
+        """The chance to go on to the next slot."""
+        return 1.0 if self.continuation is None else self.continuation
 
     def order(self, scored: Scored) -> np.ndarray:
         """Compute the values (C,) float64 that order candidates; -inf as in `of`."""
