@@ -13,10 +13,9 @@ from pathlib import Path
 import orjson
 
 from watchnext.features.catalogue import Ids
-from watchnext.files import link
 from watchnext.serving.store.engines.engine import Engine, Transaction, batched, number_key
 from watchnext.serving.store.engines.environment import MAP_BYTES, Environment
-from watchnext.serving.store.engines.folder import LINKS, clear, locked, new_environment
+from watchnext.serving.store.engines.folder import LINKS, clear, locked, new_environment, point
 from watchnext.serving.store.engines.redis_engine import is_url
 from watchnext.serving.store.tables.journal import VIEWERLESS, Event, id_key, id_of
 from watchnext.serving.store.tables.records import OF_VIEWER
@@ -141,6 +140,6 @@ def erase_from_folder(folder: Path | str, user_ids: Sequence[int | str], now_ms:
         with closing(Environment(folder / "current", durable=True, map_bytes=map_bytes)) as environment:
             removed = erase_viewer(environment, user_ids, now_ms)
             environment.copy(path)
-        link(folder, "current", path.name)
+        point(folder, "current", path.name)
         clear(folder)
     return Receipt(str(folder), removed, stays=KEYS_STAY, until="seven days after each")

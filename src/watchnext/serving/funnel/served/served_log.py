@@ -192,10 +192,13 @@ class Pending:
         frame.write_ipc_stream(stream)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
+            is_new = not self._path.exists()
             with self._path.open("ab") as file:
                 file.write(len(stream.getbuffer()).to_bytes(8, "big") + stream.getvalue())
                 file.flush()
                 os.fsync(file.fileno())
+            if is_new:
+                synced(self._path.parent)
         except OSError as error:
             log.warning("%d answers are not on disk yet: %s", len(frame), error)
         return frame

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from watchnext.files import link
 from watchnext.serving.release.release import Release
 from watchnext.serving.store.building.bootstrap import carry, load_state, put_origin, salvage
 from watchnext.serving.store.building.integrity import require_sound
 from watchnext.serving.store.engines.engine import REPAIR, TABLES, Engine, StoreError, number_key, state_of
 from watchnext.serving.store.engines.environment import Environment, lengthened
-from watchnext.serving.store.engines.folder import claim_next, clear, commit_claim, new_environment
+from watchnext.serving.store.engines.folder import claim_next, clear, commit_claim, new_environment, point
 from watchnext.serving.store.engines.redis_engine import RedisEngine, is_url
 from watchnext.serving.store.erasure import drop_erased
 from watchnext.serving.store.tables.meta import put_meta
@@ -84,7 +83,7 @@ def build(folder: Path, release: Release, replay: Replay, *, durable: bool, map_
     drop_erased(environment, release.user_ids, release.as_of_ms)
     replay(environment, release)
     environment.close()
-    link(folder, "current", built.name)
+    point(folder, "current", built.name)
     clear(folder)
     return lost
 

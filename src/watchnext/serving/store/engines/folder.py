@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from watchnext.files import link
+from watchnext.files import link, synced, synced_below
 from watchnext.serving.store.engines.engine import StoreHeldError
 
 LINKS = ("current", "next", "taking")
@@ -23,7 +23,9 @@ LINKS = ("current", "next", "taking")
 
 def locked(folder: Path) -> IO:
     """Take the folder's lock, held until it is closed or the process dies. Raises StoreHeldError naming the holder."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    if not Path(folder).exists():
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        synced(Path(folder).parent)
     lock = open(Path(folder) / "lock", "a+")  # noqa: SIM115 (held while the store is open)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -38,6 +40,12 @@ def locked(folder: Path) -> IO:
     lock.write(str(os.getpid()))
     lock.flush()
     return lock
+
+
+def point(folder: Path, name: str, environment: str) -> None:
+    """Point the link `name` at an environment, once all of it is on disk: its file's name too, which LMDB does not sync."""
+    synced_below(Path(folder) / environment)
+    link(folder, name, environment)
 
 
 @contextmanager
@@ -86,7 +94,7 @@ def publish_next(folder: Path, built: Path) -> None:
     with link_lock(folder):
         previous, path = target_of(folder, "next"), _next_path(folder)
         os.rename(built, path)
-        link(folder, "next", path.name)
+        point(folder, "next", path.name)
         if previous not in (None, target_of(folder, "current"), target_of(folder, "taking")):
             shutil.rmtree(Path(folder) / previous)
 
@@ -115,7 +123,7 @@ def claim_new(folder: Path) -> Path:
 def commit_claim(folder: Path, claimed: Path) -> None:
     """Make the claimed environment `current`; a `next` that was published meanwhile stays. Needs the lock."""
     with link_lock(folder):
-        link(folder, "current", claimed.name)
+        point(folder, "current", claimed.name)
         if target_of(folder, "next") == claimed.name:
             (Path(folder) / "next").unlink()
         (Path(folder) / "taking").unlink(missing_ok=True)

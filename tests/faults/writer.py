@@ -1,0 +1,91 @@
+"""Processes that write to a real store and are killed, watched, or meet a disk that fails.
+
+python -m tests.faults.writer live RELEASE             forks a process for each line FOLDER SEED FIRST..., which writes till killed
+python -m tests.faults.writer record RELEASE FOLDER SEED COUNT   writes a few calls to each of COUNT stores, FOLDER/0, ...
+python -m tests.faults.writer fail RELEASE FOLDER ...  see `fail`
+"""
+
+import contextlib
+import json
+import os
+import random
+import sys
+import threading
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+from tests.faults.traffic import THREADS, Name, call_of
+
+from watchnext.serving.release.release import Release
+from watchnext.serving.store.building import opening
+from watchnext.serving.store.engines.engine import StoreError
+from watchnext.serving.store.group_commit import GroupCommit
+from watchnext.serving.store.store import Store
+
+
+class Writer:
+    """Threads that send calls to a store through its group commit, each the next one when the last is acknowledged."""
+
+    def __init__(self, folder: Path, release: Release, seed: int) -> None:
+        self._release, self._seed = release, seed
+        self._acks = os.open(folder / "acks", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        self.store = Store.open(folder / "store", release)
+        self._commits = GroupCommit(self.store, most_waiting=5_000)
+        self.errors: dict[Name, str] = {}
+
+    def send(self, name: Name) -> None:
+        try:
+            results = self._commits.submit(call_of(self._release, self._seed, name)).result()
+        except StoreError as error:
+            self.errors[name] = str(error)
+        else:
+            os.write(self._acks, f"{json.dumps([*name, results])}\n".encode())
+
+    def run(self, calls: Callable[[int], object]) -> None:
+        """Send the calls of every thread: `calls(thread)` gives their numbers."""
+        threads = [threading.Thread(target=self._run, args=(thread, calls(thread))) for thread in range(THREADS)]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+
+    def _run(self, thread: int, numbers) -> None:
+        for number in numbers:
+            self.send((thread, number))
+
+    def close(self) -> None:
+        self._commits.close()
+        self.store.close()
+        os.close(self._acks)
+
+
+def unchecked(folder: Path, at: int, every: int) -> None:
+    """Leave the check of a store to the test that opens it after the crash, except at each `every`th opening: it is a process
+    of its own, which takes a second."""
+    if at % every:
+        opening.require_sound = lambda path: None
+
+
+def live(release: Release) -> None:
+    for line in sys.stdin:
+        folder, seed, at, *first = line.split()
+        if (pid := os.fork()) == 0:
+            unchecked(Path(folder), int(at), 50)
+            Writer(Path(folder), release, int(seed)).run(lambda thread: count(int(first[thread])))
+        print(pid, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
+def record(release: Release, folder: str, seed: str, number: str) -> None:
+    for each in range(int(number)):
+        at, draw = Path(folder) / str(each), random.Random(f"{seed}/{each}")
+        at.mkdir()
+        writer = Writer(at, release, int(seed) + each)
+        writer.run(lambda thread: range(draw.randint(1, 3) + (thread == 0) * 3))
+        writer.close()
+
+
+if __name__ == "__main__":
+    command, given, *words = sys.argv[1:]
+    {"live": live, "record": record}[command](Release.load(Path(given)), *words)
