@@ -11,7 +11,7 @@ import numpy as np
 from watchnext.serving.release.release import Release
 from watchnext.serving.store.building.integrity import damages
 from watchnext.serving.store.store import Store
-from watchnext.serving.store.tables.journal import Event
+from watchnext.serving.store.tables.journal import VIEWERLESS, Event
 from watchnext.serving.store.tables.retention import ACCEPTED, CREATED, DUPLICATE, UNKNOWN
 
 THREADS = 3
@@ -72,6 +72,8 @@ def require_whole_calls(journal: list[Event], release: Release, seed: int, acks:
         by_call.setdefault(name_of(event) or (0, WITHDRAWN_AT), []).append(event)
     for name, events in by_call.items():
         assert sent(name), f"{name} was never sent"
+        if events[0].kind in VIEWERLESS:  # has no key: sent again, it stands there again and changes nothing
+            events = events[:1]
         assert events == counted(call_of(release, seed, name)), f"of {name} the journal holds {events}"
     lost = [name for name in acks.keys() - by_call.keys() if counted(call_of(release, seed, name))]
     assert not lost, f"acknowledged and lost: {lost}"

@@ -2,19 +2,20 @@
 
 python -m tests.faults.writer live RELEASE             forks a process for each line FOLDER SEED FIRST..., which writes till killed
 python -m tests.faults.writer record RELEASE FOLDER SEED COUNT   writes a few calls to each of COUNT stores, FOLDER/0, ...
-python -m tests.faults.writer fail RELEASE FOLDER ...  see `fail`
+python -m tests.faults.writer fail RELEASE FOLDER PAGE   lets a call of a watched disk fail for each line NAME SEED FIRST LEFT ERROR STAYS
 """
 
-import contextlib
 import json
 import os
 import random
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
+from tests.faults.disk import control
 from tests.faults.traffic import THREADS, Name, call_of
 
 from watchnext.serving.release.release import Release
@@ -22,6 +23,9 @@ from watchnext.serving.store.building import opening
 from watchnext.serving.store.engines.engine import StoreError
 from watchnext.serving.store.group_commit import GroupCommit
 from watchnext.serving.store.store import Store
+
+
+CALLS = 3  # of a thread, to a disk that fails
 
 
 class Writer:
@@ -60,19 +64,31 @@ class Writer:
         os.close(self._acks)
 
 
-def unchecked(folder: Path, at: int, every: int) -> None:
+def unchecked(at: int, every: int) -> None:
     """Leave the check of a store to the test that opens it after the crash, except at each `every`th opening: it is a process
     of its own, which takes a second."""
     if at % every:
         opening.require_sound = lambda path: None
 
 
+def warm(release: Release) -> None:
+    """Compile, import and allocate what the first calls of a process need, so that its forks write at once."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store.open(Path(folder) / "store", release, durable=False)
+        for number in range(20):
+            store.apply(call_of(release, 0, (1, number)))
+        store.close()
+
+
 def live(release: Release) -> None:
+    warm(release)
     for line in sys.stdin:
         folder, seed, at, *first = line.split()
         if (pid := os.fork()) == 0:
-            unchecked(Path(folder), int(at), 50)
-            Writer(Path(folder), release, int(seed)).run(lambda thread: count(int(first[thread])))
+            unchecked(int(at), 50)
+            writer = Writer(Path(folder), release, int(seed))
+            print("writes", flush=True)
+            writer.run(lambda thread: count(int(first[thread])))
         print(pid, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 
@@ -86,6 +102,37 @@ def record(release: Release, folder: str, seed: str, number: str) -> None:
         writer.close()
 
 
+def fail(release: Release, folder: str, page: str) -> None:
+    """Open the store NAME, send the calls FIRST, ... to it and close it, while the LEFT-th change of a file fails with ERROR, and
+    if it STAYS all later ones. Print how many changes there were, and what was refused."""
+    warm(release)
+    disk = control(Path(page))
+    for line in sys.stdin:
+        name, seed, first, left, error, stays = line.split()
+        at = Path(folder) / name
+        disk.calls, disk.left, disk.error, disk.stays = 0, int(left), int(error), int(stays)
+        said = met(at, release, int(seed), int(first))
+        print(json.dumps({"calls": disk.calls, **said}), flush=True)
+        disk.left = 0
+
+
+def met(at: Path, release: Release, seed: int, first: int) -> dict:
+    """Return how a writer meets a disk: the error with which it ends, the failure that the store reports, refused calls."""
+    unchecked(1, 2)
+    try:
+        writer = Writer(at, release, seed)
+    except (StoreError, OSError) as error:
+        return {"ended": f"{type(error).__name__}: {error}", "failed": None, "refused": []}
+    for number in range(first, first + CALLS):
+        writer.run(lambda thread, number=number: [number])
+    said = {"failed": writer.store.failed, "refused": list(writer.errors)}
+    try:
+        writer.close()
+    except Exception as error:
+        return said | {"ended": f"{type(error).__name__}: {error}"}
+    return said | {"ended": None}
+
+
 if __name__ == "__main__":
     command, given, *words = sys.argv[1:]
-    {"live": live, "record": record}[command](Release.load(Path(given)), *words)
+    {"live": live, "record": record, "fail": fail}[command](Release.load(Path(given)), *words)

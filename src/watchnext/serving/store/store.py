@@ -147,15 +147,17 @@ class Store(Reading):
     def close(self, *, successor: "Store | None" = None) -> None:
         """Release the folder; acknowledged events are on disk already. A second call does nothing.
 
-        What a `successor` uses stays open.
+        What a `successor` uses stays open. Raises StoreError where the disk fails.
         """
         with self._writing:
             if self in self._engine.listeners:
                 self._engine.listeners.remove(self)
-            if successor is None or successor._engine is not self._engine:
-                self._engine.close()
-            if self._lock is not None and (successor is None or successor._lock is not self._lock):
-                self._lock.close()
+            try:
+                if successor is None or successor._engine is not self._engine:
+                    self._engine.close()
+            finally:
+                if self._lock is not None and (successor is None or successor._lock is not self._lock):
+                    self._lock.close()
 
     @property
     def is_shared(self) -> bool:

@@ -192,10 +192,16 @@ class Environment(Engine):
             raise StoreError(f"the store {self.path} cannot be copied to {path}: {error}") from error
 
     def close(self) -> None:
-        if not self._closed:
-            self._closed = True
+        """Sync and close the file. Raises StoreError where it cannot be synced; it is closed then, too."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
             if not self.readonly:
                 self._env.sync(True)
+        except lmdb.Error as error:
+            raise StoreError(f"the store {self.path} cannot be written: {error}; check its disk") from error
+        finally:
             self._env.close()
 
 
