@@ -16,7 +16,7 @@ from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-PLACES = ("system", "contracts", "serving", "ranking")  # folders whose tests are slow, in the order they run in
+PLACES = ("system", "contracts", "serving", "faults", "ranking")  # folders whose tests are slow, in the order they run in
 PROJECT = ("test_pipeline.py", "test_every_benchmark.py")  # files whose tests run in the one small project
 APART = ("test_layouts.py",)  # files whose tests share nothing
 

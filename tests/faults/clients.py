@@ -21,8 +21,10 @@ RETRIED = ("too_slow", "overloaded", "connections", "store")
 
 
 class Clients:
-    """Threads that ask for slates and post outcomes, each with a key and until it is acknowledged; `withdraw` takes a video down,
-    which no later answer may hold."""
+    """Threads that ask for slates and post outcomes, each with a key and until it is acknowledged.
+
+    `withdraw` takes a video down: no later answer may hold it.
+    """
 
     def __init__(self, server: Server, release: Release, seed: int, *, askers: int = 2, posters: int = 2) -> None:
         self._server, self._release, self._seed = server, release, seed

@@ -1,9 +1,9 @@
 """A disk that is watched and that fails (disk.c): a trace of the calls that change files, its replay, and calls that fail.
 
-A trace is replayed into two kinds of states. One has the first n calls, as after `kill -9`. One is what a power cut after n calls
-may leave: what was synced, any of the later writes, each in sectors of 512 bytes, and of every folder the first of the later
-changes of names, which are safe once that folder was synced. Not simulated: a disk that lies about a sync, a sector that is half
-written, names of one folder changed in another order, writes through a mapping (LMDB's lock file alone has them).
+A trace is replayed into two kinds of states. One has the first n calls, as after `kill -9`. One is what a power cut after n
+calls may leave: what was synced, any of the later writes, each in sectors of 512 bytes, and of every folder the first of the
+later changes of names, which are safe once that folder was synced. Not simulated: a disk that lies about a sync, a sector that
+is half written, names of one folder changed in another order, writes through a mapping (LMDB's lock file alone has them).
 """
 
 import contextlib
@@ -15,6 +15,7 @@ import subprocess
 from collections.abc import Iterator
 from ctypes import Structure, c_int32, c_int64
 from dataclasses import dataclass, field
+from itertools import pairwise
 from mmap import mmap
 from pathlib import Path
 
@@ -110,7 +111,7 @@ def _drawn(offset: int, written: bytes | None, draw: random.Random) -> Iterator[
         yield from [(offset, None)] if draw.random() < share else ()
         return
     edges = [0, *range(-offset % SECTOR or SECTOR, len(written), SECTOR), len(written)]
-    for first, end in zip(edges, edges[1:], strict=False):
+    for first, end in pairwise(edges):
         if draw.random() < share:
             yield offset + first, written[first:end]
 

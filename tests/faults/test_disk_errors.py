@@ -1,4 +1,4 @@
-"""A disk that is full, fails or writes half, at each call of a store's life: the store says so, and loses nothing acknowledged."""
+"""A disk that is full, fails or writes half, at each call of a store's life: the store says so and loses nothing."""
 
 import errno
 import json
@@ -52,7 +52,7 @@ def require_said(said: dict, end: int, case: tuple) -> None:
 
 
 def require_errors(release, folder: Path, *, share: float) -> None:
-    """Let each call of a life fail in each way, or a `share` of these: of a store that is built in it, and of one that is there."""
+    """Let calls of a new store's life fail, and of one that is there: a `share` of all pairs of a call and an error."""
     print(f"seed {SEED}")
     oracle, draw, met, refused = Oracle(release, folder), random.Random(SEED), 0, 0
     with closing(Failing(release, folder)) as failing:

@@ -60,7 +60,7 @@ def require_traces(release, folder: Path, count: int, *, whole: int) -> None:
 
 
 def test_every_prefix_of_a_few_traces(release, tmp_path):
-    require_traces(release, tmp_path, 3, whole=1)
+    require_traces(release, tmp_path, 2, whole=1)
 
 
 @pytest.mark.full

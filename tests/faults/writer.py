@@ -1,8 +1,6 @@
-"""Processes that write to a real store and are killed, watched, or meet a disk that fails.
+"""Processes that write to a real store and are killed, watched, or meet a disk that fails: `live`, `record`, `fail`.
 
-python -m tests.faults.writer live RELEASE             forks a process for each line FOLDER SEED FIRST..., which writes till killed
-python -m tests.faults.writer record RELEASE FOLDER SEED COUNT   writes a few calls to each of COUNT stores, FOLDER/0, ...
-python -m tests.faults.writer fail RELEASE FOLDER PAGE   lets a call of a watched disk fail for each line NAME SEED FIRST LEFT ERROR STAYS
+python -m tests.faults.writer COMMAND RELEASE ...
 """
 
 import json
@@ -11,7 +9,7 @@ import random
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
 from itertools import count
 from pathlib import Path
 
@@ -23,7 +21,6 @@ from watchnext.serving.store.building import opening
 from watchnext.serving.store.engines.engine import StoreError
 from watchnext.serving.store.group_commit import GroupCommit
 from watchnext.serving.store.store import Store
-
 
 CALLS = 3  # of a thread, to a disk that fails
 
@@ -46,15 +43,15 @@ class Writer:
         else:
             os.write(self._acks, f"{json.dumps([*name, results])}\n".encode())
 
-    def run(self, calls: Callable[[int], object]) -> None:
-        """Send the calls of every thread: `calls(thread)` gives their numbers."""
-        threads = [threading.Thread(target=self._run, args=(thread, calls(thread))) for thread in range(THREADS)]
+    def run(self, numbers: Sequence[Iterable[int]]) -> None:
+        """Send the calls of every thread, by their numbers."""
+        threads = [threading.Thread(target=self._run, args=each) for each in enumerate(numbers)]
         for each in threads:
             each.start()
         for each in threads:
             each.join()
 
-    def _run(self, thread: int, numbers) -> None:
+    def _run(self, thread: int, numbers: Iterable[int]) -> None:
         for number in numbers:
             self.send((thread, number))
 
@@ -81,6 +78,8 @@ def warm(release: Release) -> None:
 
 
 def live(release: Release) -> None:
+    """Fork a process for each line FOLDER SEED NUMBER FIRST..., which writes until it is killed, a thread from each FIRST
+    call on. Print its id, "writes" once its store is open, and how it ended."""
     warm(release)
     for line in sys.stdin:
         folder, seed, at, *first = line.split()
@@ -88,23 +87,25 @@ def live(release: Release) -> None:
             unchecked(int(at), 50)
             writer = Writer(Path(folder), release, int(seed))
             print("writes", flush=True)
-            writer.run(lambda thread: count(int(first[thread])))
+            writer.run([count(int(each)) for each in first])
         print(pid, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 
 
 def record(release: Release, folder: str, seed: str, number: str) -> None:
+    """Write a few calls to each of as many stores: FOLDER/0, FOLDER/1, ..."""
     for each in range(int(number)):
         at, draw = Path(folder) / str(each), random.Random(f"{seed}/{each}")
         at.mkdir()
         writer = Writer(at, release, int(seed) + each)
-        writer.run(lambda thread: range(draw.randint(1, 3) + (thread == 0) * 3))
+        writer.run([range(draw.randint(1, 3) + (thread == 0) * 3) for thread in range(THREADS)])
         writer.close()
 
 
 def fail(release: Release, folder: str, page: str) -> None:
-    """Open the store NAME, send the calls FIRST, ... to it and close it, while the LEFT-th change of a file fails with ERROR, and
-    if it STAYS all later ones. Print how many changes there were, and what was refused."""
+    """For each line NAME SEED FIRST LEFT ERROR STAYS, open the store NAME, send calls from FIRST on and close it, while the
+    LEFT-th change of a file fails with ERROR, and if it STAYS all later ones. Print the number of changes and what was
+    refused."""
     warm(release)
     disk = control(Path(page))
     for line in sys.stdin:
@@ -124,7 +125,7 @@ def met(at: Path, release: Release, seed: int, first: int) -> dict:
     except (StoreError, OSError) as error:
         return {"ended": f"{type(error).__name__}: {error}", "failed": None, "refused": []}
     for number in range(first, first + CALLS):
-        writer.run(lambda thread, number=number: [number])
+        writer.run([[number]] * THREADS)
     said = {"failed": writer.store.failed, "refused": list(writer.errors)}
     try:
         writer.close()

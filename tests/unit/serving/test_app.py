@@ -683,9 +683,10 @@ def test_every_route_is_documented_and_every_documented_call_fits_its_model(api,
     assert all(operation["description"] for methods in declared.values() for operation in methods.values())
 
 
+@pytest.mark.parametrize("examples", [25, pytest.param(1_000, marks=pytest.mark.full)])
 @pytest.mark.parametrize("mode", GenerationMode)
-def test_the_api_does_what_it_declares(release, store, served, tmp_path, mode):
-    """Generated calls, good and bad: no 500, nothing undeclared, every answer as declared, every bad call refused."""
+def test_the_api_does_what_it_declares(release, store, served, tmp_path, mode, examples):
+    """Generated calls to each operation, good and bad: no 500, every answer as declared, every bad call refused."""
     key, line = new_key("all", SCOPES)
     (tmp_path / "keys").touch(0o600)
     (tmp_path / "keys").write_text(line)
@@ -701,7 +702,9 @@ def test_the_api_does_what_it_declares(release, store, served, tmp_path, mode):
     for operation in operations:
 
         @given(case=operation.as_strategy(generation_mode=mode))
-        @settings(max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+        @settings(
+            max_examples=examples, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+        )
         def check(case):
             # Some refusals a JSON schema cannot announce: an unknown video, 64 bytes of UTF-8, the last digits of an int64.
             case.call_and_validate(headers={"Authorization": f"Bearer {key}"}, excluded_checks=[positive_data_acceptance])

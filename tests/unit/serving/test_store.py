@@ -496,7 +496,7 @@ def test_a_rebuild_that_dies_leaves_the_old_store(release, tmp_path, monkeypatch
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("watchnext.serving.store.building.opening.link", die)
+        patch.setattr("watchnext.serving.store.building.opening.point", die)
         with pytest.raises(KeyboardInterrupt):
             build_store(folder, shrunk(release))
     store = Store.open(folder, release)

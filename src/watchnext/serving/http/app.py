@@ -18,7 +18,7 @@ from watchnext.serving.http.access.gate import Access, AccessGate
 from watchnext.serving.http.access.middleware import BodyMiddleware, RequestMiddleware, request_id
 from watchnext.serving.http.api import schemas, video_calls
 from watchnext.serving.http.api.batch_calls import BatchCalls, BatchRequest, BatchResponse
-from watchnext.serving.http.api.errors import EXCEPTION_HANDLERS, Json, JsonRoute, problem, shortened
+from watchnext.serving.http.api.errors import EXCEPTION_HANDLERS, Json, JsonRoute, in_loop, problem, shortened
 from watchnext.serving.http.api.handlers import STORED, Handlers
 from watchnext.serving.http.api.metrics import ServerMetrics
 from watchnext.serving.http.openapi.docs_page import rendered
@@ -114,7 +114,7 @@ def create_app(
 
     app.state.close, app.state.commits, app.state.serving, app.state.pool = close, commits, serving, pool
     for kind, handler in EXCEPTION_HANDLERS.items():
-        app.add_exception_handler(kind, handler)
+        app.add_exception_handler(kind, in_loop(handler))
     app.include_router(_videos(serving))
     bounds = {name: getattr(limits, name) for name in ("threads", "batches", "batch_s", "timeout_s")}
     app.include_router(_batches(BatchCalls(lambda: serving.handlers, pool, **bounds)))

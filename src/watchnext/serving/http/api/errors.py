@@ -178,6 +178,15 @@ EXCEPTION_HANDLERS = {
 }
 
 
+def in_loop(handler: Callable[[Request, Exception], Response]) -> Callable:
+    """Return a handler that answers on the event loop. Starlette would give each refusal a thread, too much under overload."""
+
+    async def handle(request: Request, error: Exception) -> Response:
+        return handler(request, error)
+
+    return handle
+
+
 def answer_to(request: Request, error: Exception) -> Response:
     """Return the answer that the app gives to an error; one that no handler names goes to the log with its traceback."""
     kind = next(kind for kind in type(error).__mro__ if kind in EXCEPTION_HANDLERS)
