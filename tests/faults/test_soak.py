@@ -33,7 +33,7 @@ HOSTILE = (
 
 
 class Sizes:
-    """What a process holds, every second: memory of its own without mapped files in MB, threads, open descriptors."""
+    """Sizes of a process, every second: its memory without mapped files in MB, threads, open descriptors."""
 
     def __init__(self, process: psutil.Process) -> None:
         self._process, self.samples = process, []
