@@ -444,7 +444,7 @@ def test_one_process_holds_a_store(release, store, tmp_path):
 def shrunk(release):
     """A release of another catalogue: the first 20 videos are gone, so that every row number means something else."""
     catalogue = release.catalogue
-    names = ("video_ids", "creator_rows", "tag_rows", "duration_ms")
+    names = ("video_ids", "creator_rows", "tag_rows", "duration_ms", "upload_ms")
     catalogue = replace(catalogue, **{name: getattr(catalogue, name)[20:] for name in names})
     state = State(*(np.zeros_like(values) for values in vars(release.state).values()))
     manifest = {**release.manifest, "id": "other"}
