@@ -70,9 +70,9 @@ class ReleasePolicy:
 def marginals(policy: SlatePolicy, slots: int, rng: np.random.Generator) -> np.ndarray:
     """Return the probability (slots, N) of each video at each position whatever is above it, as a share of DRAWS slates."""
     shares = np.zeros((slots, len(policy.rows)))
-    filled = min(slots, len(policy.rows) - policy.outside)
-    for draws in rng.random((DRAWS if policy.epsilon else 1, filled, 2)):
-        shares[np.arange(filled), policy.filled(draws).picked] += 1.0
+    for draws in rng.random((DRAWS if policy.epsilon else 1, slots, 2)):
+        picked = policy.filled(draws).picked  # fewer than the slots where no more may be shown
+        shares[np.arange(len(picked)), picked] += 1.0
     return shares / (DRAWS if policy.epsilon else 1)
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -13,10 +14,15 @@ from watchnext.data.storage import StoredTables, write_tables
 from watchnext.data.tables import Tables
 from watchnext.evaluation.off_policy.clusters import content_clusters
 from watchnext.evaluation.off_policy.logged_slates import logged_slates
-from watchnext.evaluation.off_policy.release_policy import ReleasePolicy
+from watchnext.evaluation.off_policy.release_policy import ReleasePolicy, marginals
 from watchnext.evaluation.off_policy.slate_log import OffPolicyError
 from watchnext.evaluation.off_policy.value_report import value_report, value_table
 from watchnext.evaluation.replay.held_out_log import HeldOutLog
+from watchnext.reranking.diversity import Diversity
+from watchnext.reranking.limits import SlateRules
+from watchnext.reranking.rules.caps import CreatorCap
+from watchnext.reranking.rules.rule import RuleContext
+from watchnext.reranking.slate_policy import SlatePolicy
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.store.store import Store
 from watchnext.types import Request
@@ -71,6 +77,26 @@ def test_a_video_that_is_no_candidate_has_no_probability(release, recommender, c
     rates = ReleasePolicy(recommender, clusters).rates(request, np.array([out, int(retrieved[0])]), np.random.default_rng(0))
     assert rates.given[0] == rates.at_position[0] == 0
     assert np.isfinite(rates.features).all()
+
+
+def test_slots_that_no_video_may_fill_have_no_probability():
+    """Two videos of one creator under a cap of 1 that never bends."""
+    rows = np.arange(2)
+    facts = SimpleNamespace(creator_rows=np.zeros(2, np.int32))
+    limits = SlateRules([CreatorCap(most=1)]).limits(rows, RuleContext(seen=rows[:0], region=None, facts=facts, region_bits={}))
+    policy = SlatePolicy(
+        rows=rows,
+        outside=0,
+        slots=3,
+        relevance=np.array([1.0, 0.0]),
+        similarity=None,
+        diversity=Diversity(trade_off=1.0),
+        limits=limits._replace(hard=1),
+        epsilon=0.0,
+        continuation=1.0,
+    )
+    assert marginals(policy, 3, np.random.default_rng(0)).tolist() == [[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]]
+    assert policy.following(rows[:1]).tolist() == [0.0, 0.0]
 
 
 # ---- logs --------------------------------------------------------------------------------------------------------------
