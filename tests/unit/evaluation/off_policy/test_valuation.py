@@ -158,6 +158,12 @@ def test_the_narrowest_that_agrees_with_all_wider_ones_is_chosen():
     assert chosen([biased, agrees, wide]) is agrees
 
 
+def test_nothing_is_chosen_beyond_the_first_that_disagrees():
+    wide, biased, narrow = answer("slate", 1.0, 0.3), answer("position", 1.5, 0.1), answer("cluster", 1.05, 0.02)
+    assert chosen([wide, narrow]) is narrow
+    assert chosen([wide, biased, narrow]) is wide
+
+
 def test_one_that_assumes_more_and_is_wider_has_no_use():
     one, wider, narrow = answer("cascade", 1.0, 0.1), answer("position", 1.0, 0.2), answer("cluster", 1.0, 0.05)
     assert chosen([one, wider]) is one
