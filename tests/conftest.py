@@ -206,6 +206,7 @@ def funnel():
     import numpy as np
 
     from watchnext.evaluation.replay.funnel_trace import FunnelTrace
+    from watchnext.evaluation.replay.rule_check import Broken
     from watchnext.serving.funnel.explanation.trace import VideoTraces
     from watchnext.types import SOURCES
 
@@ -216,7 +217,7 @@ def funnel():
         empty = {"user_id": 1, "as_of_ms": 0, "surface": None, "watches": 0, "age_h": np.zeros(len(watched)), "ways": ways}
         empty |= {"listed": unlisted, "proposed": unlisted > 0}
         long_view = np.ones(len(watched), bool) if long_view is None else np.array(long_view, bool)
-        parts = {"merged": watched[:0], "broken": {}, "stages": {}, "sources": {}, "baselines": {}}
+        parts = {"merged": watched[:0], "rules": Broken({}, {}), "stages": {}, "sources": {}, "baselines": {}}
         return FunnelTrace(**{"watched": watched, "long_view": long_view, **empty, **parts, **fields})
 
     return made

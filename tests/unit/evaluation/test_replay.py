@@ -172,7 +172,7 @@ def requests_of(regime: str, test: pl.DataFrame) -> list[HeldOutRequest]:
     release = SimpleNamespace(pipeline=SimpleNamespace(schema=schema), video_ids=Ids(np.arange(6, 10)))
     replay = Replay(release=release, regime=regime, slate=5, requests=0, depth=9)
     every = np.ones(len(test), bool)
-    return list(replay._of_part(LogPart(test, every, every, 10), test, Sample(0, 0)))
+    return list(replay._of_part(LogPart(test, every, every, 10), test, Sample(0, 0), traced_only=False))
 
 
 def test_requests_of_a_schema_without_context_columns():

@@ -17,12 +17,15 @@ from watchnext.evaluation.comparison.paired import NOISE
 from watchnext.evaluation.comparison.side_by_side import Replayed, compare_incumbent, compare_releases
 from watchnext.evaluation.replay.held_out_log import HeldOutLog
 from watchnext.evaluation.replay.replay import Replay
+from watchnext.evaluation.replay.rule_check import SOFT
 from watchnext.evaluation.report.evaluation_page import evaluation_page
 from watchnext.evaluation.report.losses import REASONS, loss_rows
 from watchnext.evaluation.report.ranking_report import gauc_intervals, ranking_metrics
 from watchnext.evaluation.report.retrieval_report import popularity_before
+from watchnext.evaluation.report.slate_report import broken_rules
 from watchnext.evaluation.report.traced_report import traced_report
 from watchnext.metrics import rounded
+from watchnext.reranking.slate import Reranker
 from watchnext.serving.release.release import ReleaseError
 
 FEATURES = Path(__file__).resolve().parents[3] / "conf/features/world.yaml"
@@ -99,7 +102,7 @@ def test_slates_of_a_release_break_no_rule_and_a_slate_that_does_is_noticed(repo
     recommender = Recommender(release, store)
     answer = recommender.recommend(Request("q", 105, SLATE, release.as_of_ms + 1, "home"))
     check, rows = RuleCheck(recommender), answer.scored.candidates.rows.copy()
-    assert sum(check.broken(answer).values()) == 0
+    assert sum(check.count(answer).broken.values()) == 0
     facts = release.catalogue
     twins = next(
         np.flatnonzero(facts.fingerprints == print_)[:2] for print_ in (1, 2, 3) if (facts.fingerprints == print_).sum() > 1
@@ -109,11 +112,33 @@ def test_slates_of_a_release_break_no_rule_and_a_slate_that_does_is_noticed(repo
     rows[answer.slate.picked] = bad
     sources = replace(answer.scored.candidates, rows=rows, sources=np.zeros_like(answer.scored.candidates.sources))
     query = replace(answer.query, seen=np.array([first]), region=None)
-    broken = check.broken(replace(answer, scored=replace(answer.scored, candidates=sources), query=query))
+    broken, _ = check.count(replace(answer, scored=replace(answer.scored, candidates=sources), query=query))
     assert broken["safety"] >= 1
     assert broken["region"] >= 1
     assert broken["seen"] == 1
     assert broken["duplicate"] >= 1
+
+
+def test_a_soft_rule_that_bends_is_named_by_its_slate(release, log):
+    """Every rule at its tightest, on a catalogue of 120 videos."""
+    config = release.reranker.to_config()
+    policy = [{"ages": ["18-24"], "mature": "limit"}, {"mature": "drop"}]
+    config["rules"] |= {
+        "safety": {"highest": "mature", "policy": policy, "most": 1},
+        "near_duplicate": {"cosine": 0.3},
+        "creator_cap": {"most": 1},
+        "tag_window": {"most": 1, "slots": 3},
+        "language": {"most": 1},
+        "freshness": {"least": 8, "younger_h": 24.0},
+        "new_creators": {"least": 3, "younger_days": 1.0},
+    }
+    tight = replace(release, reranker=Reranker.from_config(config))
+    traces = Replay(release=tight, regime="frozen", slate=12, requests=20, depth=12).run(log).traces
+    broken, bent = broken_rules(traces), broken_rules(traces, "bent")
+    assert set(config["rules"]) < set(broken)
+    assert sum(broken.values()) == 0
+    assert bent.keys() == set(SOFT) & set(config["rules"])
+    assert sum(count > 0 for count in bent.values()) >= 4
 
 
 class Page(HTMLParser):

@@ -7,7 +7,7 @@ import numpy as np
 
 from watchnext import metrics
 from watchnext.evaluation.replay.baselines import Baselines
-from watchnext.evaluation.replay.rule_check import RuleCheck
+from watchnext.evaluation.replay.rule_check import Broken, RuleCheck
 from watchnext.features.state.fold import HOUR_MS
 from watchnext.retrieval.sources.merge import ranks_in
 from watchnext.serving.funnel.answer import Answer
@@ -28,7 +28,7 @@ class FunnelTrace:
     listed     (R, SOURCES) rank in the list of each source, as deep as asked, from 1; 0 is not listed
     proposed   (R, SOURCES) bool, those within the quota of the source
     merged     rows best first, of all sources at more than their quotas
-    broken     rule > number of slots of the slate that break it
+    rules      rule > number of slots of the slate that break it, and that bend it
     costs      as in `Recommender.costs`
     stages, sources, baselines  name > rows best first
     """
@@ -44,7 +44,7 @@ class FunnelTrace:
     listed: np.ndarray
     proposed: np.ndarray
     merged: np.ndarray
-    broken: Mapping[str, int]
+    rules: Broken
     stages: Mapping[str, np.ndarray]
     sources: Mapping[str, np.ndarray]
     baselines: Mapping[str, np.ndarray]
@@ -87,7 +87,7 @@ class FunnelTracer:
             listed=listed,
             proposed=_within_quotas(listed, ways.candidates, candidates, self._release.retrieval_of(request.surface)["quotas"]),
             merged=retrieval.merged(query, sources, self._depth).rows,
-            broken=self._check.broken(answer),
+            rules=self._check.count(answer),
             stages={
                 "retrieval": candidates.rows,
                 "ranking": candidates.rows[answer.slate.order],

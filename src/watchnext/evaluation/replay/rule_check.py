@@ -1,20 +1,30 @@
 """Check served slates against the rules, read from the configuration and the catalogue alone: no code of re-ranking runs here.
 
-A count other than 0 under a hard rule is a bug of the funnel. Caps bend where candidates run out, so they are reported beside.
+A hard rule that is broken is a bug of the funnel, and so is a soft one that a slate bends without naming it.
 """
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
+from watchnext.features.state.fold import HOUR_MS
 from watchnext.serving.funnel.answer import Answer
 from watchnext.serving.funnel.recommender import Recommender
 
-HARD = ("unavailable", "safety", "region", "seen", "duplicate", "upload", "exclude", "repeated")
-CAPS = ("creator_cap", "tag_cap")
-LEVELS = ("safe", "mature", "unsafe")  # the order of `Catalogue.safety`
-CONTINUED = 2  # of the rule `seen`, where it has no setting
+SOFT = ("near_duplicate", "creator_cap", "tag_cap", "creator_window", "tag_window", "language", "freshness", "new_creators")
+MATURE, UNSAFE = 1, 2  # of `Catalogue.safety`
+STRICT = ("allow", "limit", "drop")  # from mild to strict
+DAY_H = 24.0
+Keys = list[set[int]]  # of each slot
+
+
+class Broken(NamedTuple):
+    """Rule > number of slots of a slate that break it: `broken`, and `bent` for soft rules that the slate names."""
+
+    broken: Mapping[str, int]
+    bent: Mapping[str, int]
 
 
 class RuleCheck:
@@ -33,30 +43,44 @@ class RuleCheck:
             "region": self._elsewhere,
             "seen": self._seen,
             "duplicate": self._copies,
-            "creator_cap": lambda answer, options: _above(self._creators(answer), options.get("most", 0)),
-            "tag_cap": lambda answer, options: _above(self._tags(answer), options.get("most", 0)),
+            "near_duplicate": self._alike,
+            "creator_cap": lambda answer, options: above(self._creators(answer), **options),
+            "creator_window": lambda answer, options: above(self._creators(answer), **options),
+            "tag_cap": lambda answer, options: above(self._tags(answer), **options),
+            "tag_window": lambda answer, options: above(self._tags(answer), **options),
+            "language": lambda answer, options: above(self._foreign(answer), **options),
+            "freshness": self._stale,
+            "new_creators": self._established,
         }
 
-    def broken(self, answer: Answer) -> dict[str, int]:
-        """Return rule > number of slots that break it, for the rules of the answer's surface and for what always holds."""
-        rules = self._rules(answer.request.surface)
+    def count(self, answer: Answer) -> Broken:
+        """Count for the rules of the answer's surface, and for what always holds."""
+        rules, bent = self._rules(answer.request.surface), {*answer.slate.bent}
         counts = {name: self._checks[name](answer, options) for name, options in rules.items() if name in self._checks}
         rows = answer.rows.tolist()
         late = [row for row in rows if self._catalogue.upload_ms[row] > answer.request.as_of_ms]
         excluded = set(answer.request.exclude) & set(rows)
-        return counts | {"upload": len(late), "exclude": len(excluded), "repeated": len(rows) - len(set(rows))}
+        always = {"upload": len(late), "exclude": len(excluded), "repeated": len(rows) - len(set(rows))}
+        return Broken(
+            {name: 0 if name in bent else count for name, count in counts.items()} | always,
+            {name: count if name in bent else 0 for name, count in counts.items() if name in SOFT},
+        )
 
     def _rules(self, surface: str | None) -> Mapping[str, Mapping]:
         if surface not in self._configured:
             self._configured[surface] = self._recommender.release.reranker_of(surface).to_config()["rules"]
         return self._configured[surface]
 
+    # ---- hard rules ------------------------------------------------------------------------------------------------------
+
     def _unavailable(self, answer: Answer, _: Mapping) -> int:
         return int(np.count_nonzero(self._recommender.store.unavailable[answer.rows]))
 
     def _unsafe(self, answer: Answer, options: Mapping) -> int:
-        allowed = LEVELS.index(options.get("highest", LEVELS[0]))
-        return sum(level > allowed for level in self._catalogue.safety[answer.rows].tolist())
+        levels = self._catalogue.safety[answer.rows].tolist()
+        mature, action = levels.count(MATURE), mature_action(options, answer.query.age, answer.query.region)
+        allowed = {"allow": mature, "limit": options["most"], "drop": 0}[action]
+        return sum(level >= UNSAFE for level in levels) + max(0, mature - allowed)
 
     def _elsewhere(self, answer: Answer, _: Mapping) -> int:
         bit = self._catalogue.region_bits.get(answer.query.region)
@@ -68,31 +92,82 @@ class RuleCheck:
         sources = dict(zip(answer.rows.tolist(), answer.sources, strict=True))
         unexcused = [row for row, names in sources.items() if row in seen and "again" not in names]
         midway = [row for row in unexcused if "continue" in sources[row]]
-        return len(unexcused) - min(len(midway), options.get("continued", CONTINUED))
+        return len(unexcused) - min(len(midway), options["continued"])
 
     def _copies(self, answer: Answer, options: Mapping) -> int:
         """Count copies of a video in the slate, and of a seen one where the rule says so."""
         prints = Counter(self._catalogue.fingerprints[answer.rows].tolist())
         within = sum(count - 1 for fingerprint, count in prints.items() if fingerprint)
-        if not options.get("of_seen", True):
+        if not options["of_seen"]:
             return within
         seen = set(self._catalogue.fingerprints[answer.query.seen].tolist()) - {0}
-        fresh = [
-            row for row, names in zip(answer.rows.tolist(), answer.sources, strict=True) if not {"again", "continue"} & {*names}
-        ]
-        return within + sum(int(self._catalogue.fingerprints[row]) in seen for row in fresh)
+        sources = zip(answer.rows.tolist(), answer.sources, strict=True)
+        unseen = [row for row, names in sources if not {"again", "continue"} & {*names}]
+        return within + sum(int(self._catalogue.fingerprints[row]) in seen for row in unseen)
 
-    def _creators(self, answer: Answer) -> list[set[int]]:
+    # ---- soft rules ------------------------------------------------------------------------------------------------------
+
+    def _alike(self, answer: Answer, options: Mapping) -> int:
+        vectors = np.asarray(self._catalogue.vectors[answer.rows], np.float64)
+        norms = np.linalg.norm(vectors, axis=1)
+        units = vectors[norms > 0] / norms[norms > 0, None]
+        near = np.tril(units @ units.T > options["cosine"] + 1e-5, -1)  # the rule counts in float32
+        return int(near.any(axis=1).sum())
+
+    def _creators(self, answer: Answer) -> Keys:
         return [{creator} - {-1} for creator in self._catalogue.creator_rows[answer.rows].tolist()]
 
-    def _tags(self, answer: Answer) -> list[set[int]]:
+    def _tags(self, answer: Answer) -> Keys:
         return [{*tags} - {-1} for tags in self._catalogue.tag_rows[answer.rows].tolist()]
 
+    def _foreign(self, answer: Answer) -> Keys:
+        own = self._catalogue.languages.get(answer.query.language, 0)
+        codes = self._catalogue.language_codes(answer.rows).tolist()
+        return [{1} if own and code and code != own else set() for code in codes]
 
-def _above(keys: list[set[int]], most: int) -> int:
-    """Count the slots with a key that `most` slots above it have already."""
-    counts, above = Counter(), 0
-    for of_slot in keys:
-        above += any(counts[key] >= most for key in of_slot)
-        counts.update(of_slot)
-    return above
+    def _stale(self, answer: Answer, options: Mapping) -> int:
+        age_h = (answer.request.as_of_ms - self._catalogue.upload_ms[answer.rows]) / HOUR_MS
+        return short_of(options["least"], (age_h <= options["younger_h"]).tolist())
+
+    def _established(self, answer: Answer, options: Mapping) -> int:
+        creators = self._catalogue.creator_rows[answer.rows].tolist()
+        first = {
+            creator: np.nanmin(self._catalogue.upload_ms[self._catalogue.creator_rows == creator])
+            for creator in {*creators} - {-1}
+        }
+        limit_ms = options["younger_days"] * DAY_H * HOUR_MS
+        return short_of(
+            options["least"],
+            [creator in first and answer.request.as_of_ms - first[creator] <= limit_ms for creator in creators],
+        )
+
+
+def mature_action(options: Mapping, age: str | None, region: str | None) -> str:
+    """Return the strictest of the policy's actions on mature videos that may be meant for a viewer of unknown parts."""
+    if options["highest"] == "safe":
+        return "drop"
+    possible = set()
+    for line in options["policy"]:
+        asked = [(value, {*line[part]}) for value, part in ((age, "ages"), (region, "regions")) if line.get(part)]
+        if any(value is not None and value not in names for value, names in asked):
+            continue
+        possible.add(line["mature"])
+        if all(value is not None for value, _ in asked):
+            break
+    else:
+        possible.add("drop" if options["policy"] else "allow")
+    return max(possible, key=STRICT.index)
+
+
+def above(keys: Keys, most: int, slots: int | None = None) -> int:
+    """Count the slots with a key that `most` of the slots before it have: of all, or of the last `slots` with its own."""
+    count = 0
+    for at, of_slot in enumerate(keys):
+        before = keys[max(0, at - slots + 1) : at] if slots else keys[:at]
+        count += any(sum(key in each for each in before) >= most for key in of_slot)
+    return count
+
+
+def short_of(least: int, holds: list[bool]) -> int:
+    """Count the slots that a floor of `least` lacks."""
+    return max(0, min(least, len(holds)) - sum(holds))

@@ -159,15 +159,19 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def _rules(losses: Mapping, slate: Mapping) -> str:
     parts = ("barred", "filters", "cap")
     names = dict.fromkeys([*losses["rules"], *slate["broken"], *slate["bent"]])
-    counts = slate["broken"] | slate["bent"]
     rows = (
-        [name, *(shown(losses["rules"].get(name, {}).get(part, 0.0), ".1%") for part in parts), str(counts.get(name, "–"))]
+        [
+            name,
+            *(shown(losses["rules"].get(name, {}).get(part, 0.0), ".1%") for part in parts),
+            *(str(slate[part].get(name, "")) for part in ("broken", "bent")),
+        ]
         for name in names
     )
     ranks = _table(["rank", "share of watches"], ([name, shown(share, ".1%")] for name, share in losses["ranks"].items()))
     return (
         "<h2>By rule</h2><p class=soft>Shares of all watches that a rule kept out; and slots of all slates that break it, "
-        f"or lie above a cap that bent.</p>{_table(['rule', *parts, 'slots'], rows)}<h2>Ranked below the slate</h2>{ranks}"
+        "or for which a soft rule bent, as the slate says.</p>"
+        f"{_table(['rule', *parts, 'slots that break it', 'that bend it'], rows)}<h2>Ranked below the slate</h2>{ranks}"
     )
 
 

@@ -8,7 +8,6 @@ import numpy as np
 
 from watchnext import metrics
 from watchnext.evaluation.replay.funnel_trace import FunnelTrace
-from watchnext.evaluation.replay.rule_check import CAPS
 from watchnext.features.catalogue import Catalogue
 from watchnext.features.state.fold import HOUR_MS
 
@@ -82,17 +81,12 @@ def viewers_of(traces: Sequence[FunnelTrace]) -> np.ndarray:
     return np.array([str(trace.user_id) for trace in traces])
 
 
-def broken_rules(traces: Sequence[FunnelTrace]) -> dict[str, int]:
-    """Return rule > number of slots that break it, over all slates; a cap that bent is no broken rule."""
+def broken_rules(traces: Sequence[FunnelTrace], part: str = "broken") -> dict[str, int]:
+    """Return rule > number of slots that break it, over all slates; `part` is a field of `Broken`."""
     total = Counter()
     for trace in traces:
-        total.update(trace.broken)
-    return {name: total[name] for name in total if name not in CAPS}
-
-
-def bent_caps(traces: Sequence[FunnelTrace]) -> dict[str, int]:
-    """Return cap > number of slots above it, over all slates."""
-    return {name: sum(trace.broken.get(name, 0) for trace in traces) for name in CAPS}
+        total.update(getattr(trace.rules, part))
+    return dict(total)
 
 
 def mean_costs(traces: Sequence[FunnelTrace]) -> dict[str, float]:
@@ -106,7 +100,7 @@ def slate_report(traces: Sequence[FunnelTrace], *, facts: Catalogue, popularity:
 
     figures  as in `slate_columns`, each with its interval
     whole    as in `whole_figures`
-    broken, bent  as in `broken_rules` and `bent_caps`
+    broken, bent  as in `broken_rules`: `bent` are slots that a soft rule could not keep, which the slate names
     costs    as in `mean_costs`
     gain     baseline > recall@k of the slate minus that of the baseline, with its interval
     """
@@ -125,7 +119,7 @@ def slate_report(traces: Sequence[FunnelTrace], *, facts: Catalogue, popularity:
         "figures": with_intervals(columns, viewers, seed),
         "whole": whole_figures(slates, facts),
         "broken": broken_rules(traces),
-        "bent": bent_caps(traces),
+        "bent": broken_rules(traces, "bent"),
         "costs": mean_costs(traces),
         "gain": with_intervals(gains, viewers, seed),
     }
