@@ -45,8 +45,7 @@ class GroupCommit:
         self._last: dict[int | str, Future] = {}  # owner > the last of its calls, until it is on disk
         self._is_awaited = self._is_closed = False
         self.waiting = 0
-        self._writer = threading.Thread(target=self._run, name="group-commit", daemon=True)
-        self._writer.start()
+        self._writer = threading.Thread(target=self._run, name="group-commit", daemon=True)  # begins with the first call
 
     def submit(self, events: Sequence[Event], *, owner: int | str | None = None) -> Future[list[str]]:
         """Return the results of `Store.apply`, or its StoreError, once the events are on disk; `settle` waits for an owner's.
@@ -70,6 +69,8 @@ class GroupCommit:
 
     def _queue(self, events: Sequence[Event], *, is_awaited: bool, successor: Callable[[], Store] | None = None) -> Future:
         """Queue a call, with the lock held. The writer is woken for the first of a group, and for one that is awaited."""
+        if self._writer.ident is None:
+            self._writer.start()
         future: Future = Future()
         self._calls.append(_Call(events, future, time.monotonic() + GATHER_S, successor))
         if (is_awaited and not self._is_awaited) or len(self._calls) == 1:
@@ -107,9 +108,11 @@ class GroupCommit:
 
     def close(self) -> None:
         """Write all that waits, then stop; a second call does nothing. The store stays open."""
-        self._is_closed = True
+        with self._changed:
+            self._is_closed = True
         self._hurry()
-        self._writer.join()
+        if self._writer.ident is not None:
+            self._writer.join()
 
     def _run(self) -> None:
         while calls := self._due():
