@@ -17,7 +17,7 @@ The last line is one JSON object, by overlap:
 
 import argparse
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -230,57 +230,43 @@ def bootstrapped(log: SlateLog, values: np.ndarray, rng: np.random.Generator) ->
     return np.quantile(times[:, :-1] / times[:, -1:], [0.025, 0.975], axis=0)
 
 
-@dataclass
-class Runs:
-    """Collect the runs of one overlap."""
-
-    truth: float
-    value: list
-    covered: list
-    boot: list
-
-    def add(self, value: float, low: float, high: float, boot: np.ndarray) -> None:
-        self.value.append(value)
-        self.covered.append(low <= self.truth <= high)
-        self.boot.append(boot[0] <= self.truth <= boot[1])
-
-    @property
-    def figures(self) -> dict[str, float]:
-        errors = np.array(self.value) - self.truth
-        return {
-            "error": float(np.sqrt(np.mean(errors**2))),
-            "bias": float(errors.mean()),
-            "coverage": float(np.mean(self.covered)),
-            "bootstrap": float(np.mean(self.boot)),
-        }
+def figures_of(runs: list[tuple[float, bool, bool]], truth: float) -> dict[str, float]:
+    """Summarise the value of each run, and whether its interval and that of the bootstraps hold the truth."""
+    values, covered, boots = (np.array(each, float) for each in zip(*runs, strict=True))
+    bias = float(values.mean() - truth)
+    error = float(np.sqrt(np.mean((values - truth) ** 2)))
+    return {"error": error, "bias": bias, "coverage": float(covered.mean()), "bootstrap": float(boots.mean())}
 
 
 def measured(worlds: Worlds, *, runs: int, viewers: int, seed: int) -> dict:
     """Draw `runs` logs and value the policy on each."""
-    found, names, effective, rng = {}, Counter(), {}, np.random.default_rng(seed)
+    found, names, effective, truth = defaultdict(list), Counter(), defaultdict(list), worlds.truth
+    rng = np.random.default_rng(seed)
     for _ in tqdm(range(runs), desc="runs"):
         log, rates = worlds.drawn(viewers, rng)
         every = contributions(log, rates)
-        answers = {key: estimated(" ".join(key), key[0], log, *parts) for key, parts in every.items()}
-        best = chosen(list(answers.values()))
+        answers = [estimated(" ".join(key), key[0], log, *parts) for key, parts in every.items()]
+        best = chosen(answers)
         boots = bootstrapped(log, np.stack([values for _, values in every.values()], axis=1), rng).T
-        for each, boot in zip(answers.values(), boots, strict=True):
-            for name in (each.name, *(["chosen"] if each is best else [])):
-                found.setdefault(name, Runs(worlds.truth, [], [], [])).add(each.value, each.low, each.high, boot)
-            effective.setdefault(each.level, []).append(each.effective / len(log))
+        for each, (low, high) in zip(answers, boots, strict=True):
+            run = each.value, each.low <= truth <= each.high, low <= truth <= high
+            found[each.name].append(run)
+            effective[each.level].append(each.effective / len(log))
+            if each is best:
+                found["chosen"].append(run)
         names.update([best.name if best else "none"])
-    figures = {name: each.figures for name, each in found.items()}
-    picked = figures.pop("chosen", None)
+    figures = {name: figures_of(values, truth) for name, values in found.items()}
+    picked = figures.pop("chosen", {})
     least = min(figures, key=lambda name: figures[name]["error"])
     if picked:
         picked["of_least"] = picked["error"] / figures[least]["error"]
     return {
-        "truth": worlds.truth,
+        "truth": truth,
         "logged": worlds.logged,
         "effective": {level: float(np.mean(shares)) for level, shares in effective.items()},
         "estimators": figures,
         "least": least,
-        "chosen": {**(picked or {}), "names": dict(names)},
+        "chosen": picked | {"names": dict(names)},
     }
 
 
