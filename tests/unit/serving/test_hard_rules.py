@@ -104,6 +104,7 @@ def test_they_hold_online_precomputed_by_page_and_for_nobody(strict_api, strict,
             slate = asked(strict_api, **about, k=8, mode=mode)
             truth.require(ids_of(slate), user if mode != "not_personalised" else None)
             modes[slate["mode"]] = modes.get(slate["mode"], 0) + 1
+        truth.require(ids_of(asked(strict_api, **about, k=8, mirror=True)), user)
         page = asked(strict_api, **about, k=8, page_token=slate["page_token"], region="fr")
         truth.require(ids_of(page), user, "fr")
         assert not {*ids_of(page)} & {*ids_of(slate)}
