@@ -87,6 +87,25 @@ def test_a_posted_video_has_its_own_counters_and_those_of_its_creator(release, s
     assert row not in recommender.recommend(Request("a", 101, 20, now + 3)).rows
 
 
+def test_the_first_upload_of_a_creator_is_known(release, store, now):
+    of_release = release.catalogue.upload_ms[release.catalogue.creator_rows == release.catalogue.creator_rows[0]].min()
+    known = str(release.catalogue.creator_names[release.catalogue.creator_rows[0]])
+    store.apply([posted("b", now + 1, creator_id="new creator", upload_ms=now - 5)])
+    store.apply([posted("a", now + 1, creator_id="new creator", upload_ms=now - 9), posted("c", now + 1, creator_id=known)])
+    first, creators = store.catalogue.first_upload_ms, store.catalogue.creator_rows
+    assert first[creators[row_of(store, "b")]] == now - 9
+    assert first[creators[row_of(store, "c")]] == of_release
+
+
+def test_the_language_of_a_video_is_known(release, store, built, now):
+    store.apply([posted("new", now + 1, language="de"), posted("none", now + 1, language=None)])
+    languages = {code: name for name, code in store.catalogue.languages.items()}
+    rows = np.append(np.arange(30), [row_of(store, "new"), row_of(store, "none")])
+    by_id = dict(zip(built[1].videos["video_id"], built[1].videos["language"], strict=True)) | {"new": "de", "none": None}
+    named = [languages.get(code) for code in store.catalogue.language_codes(rows).tolist()]
+    assert named == [by_id[store.catalogue.ids.value(row)] for row in rows.tolist()]
+
+
 def test_followers_of_a_creator_get_the_posted_video(release, store, now):
     store.apply([posted("first", now + 1, creator_id="new creator")])
     store.apply([outcome("first", now + 2, long_view=True, follow=True)])

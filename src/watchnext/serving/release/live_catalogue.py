@@ -157,7 +157,7 @@ class LiveCatalogue:
         self.region_names = NamesByRow(released.region_names, 64)
         self.ids, self.index = LiveIds(release.video_ids), LiveIndex(release.index, compact_at=0)
         self.encoder = VideoEncoder(release)
-        self.first_upload_ms = _longer(first_uploads(released), room)
+        self.first_upload_ms = first_uploads(released, room)
         categories = [each.name for each in release.pipeline.schema.columns("video") if each.kind == "categorical"]
         self._language = categories.index(LANGUAGE) if LANGUAGE in categories else None
         known = release.pipeline.fitted[f"vocabulary.{LANGUAGE}"].tolist() if self.has_language else []
@@ -249,9 +249,9 @@ class LiveCatalogue:
         return Catalogue(video_ids=self.ids.all(), **{name: getattr(self, name)[rows] for name in columns}, **names)
 
 
-def first_uploads(catalogue: Catalogue) -> np.ndarray:
-    """Return the upload time (creators,) of each creator's first video, nan unknown."""
-    first, known = np.full(len(catalogue.creator_names), np.nan), catalogue.creator_rows >= 0
+def first_uploads(catalogue: Catalogue, room: int) -> np.ndarray:
+    """Return the upload time (creators + room,) of each creator's first video, nan unknown."""
+    first, known = np.full(len(catalogue.creator_names) + room, np.nan), catalogue.creator_rows >= 0
     np.fmin.at(first, catalogue.creator_rows[known], catalogue.upload_ms[known])
     return first
 
