@@ -48,9 +48,8 @@ class Scoring:
     def __call__(self, request: Request, rows: np.ndarray) -> tuple[np.ndarray, float, float]:
         """Return predictions (C, T), and milliseconds for features and model."""
         began = time.perf_counter()
-        seen = self._store.seen(request.user_id).rows
-        query = self._encoder.hydrate(request, self._store.viewer(request.user_id), seen)
-        inputs = {**query.inputs, **self._ranking.encode(query, rows)[0]}
+        (query,) = self._encoder.hydrate([request], *self._store.viewers([request.user_id]))
+        inputs = {**query.inputs, **self._ranking.encode(query, rows)}
         encoded = time.perf_counter()
         predictions = self._release.calibration(self._ranker(inputs))
         return predictions, 1e3 * (encoded - began), 1e3 * (time.perf_counter() - encoded)

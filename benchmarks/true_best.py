@@ -115,7 +115,7 @@ class Measurement:
     def _held_out(self, request: Request, watched: np.ndarray, long_view: np.ndarray) -> HeldOut:
         query = self.recommender.query(request)
         rows, ranks = ranks_in(self.recommender.retrieval.by_source(query, []))
-        inputs, _ = self.recommender.ranking.encode(query, rows)
+        inputs = self.recommender.ranking.encode(query, rows)
         predictions = self.recommender.ranking.predict(query, inputs)
         return HeldOut(query, watched, long_view, {}, rows, ranks, inputs["candidate_values"], predictions)
 

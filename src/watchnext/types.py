@@ -12,6 +12,8 @@ from functools import cached_property
 
 import numpy as np
 
+from watchnext.kernels import kernel
+
 # Bit i of Candidates.sources is SOURCES[i]. Served logs and precomputed slates hold these bits: new sources are
 # appended, and none moves. Bit 1 was `popular` before it went by surface and region.
 SOURCES = (
@@ -93,6 +95,7 @@ class Query:
     engagement (n,)            the viewer's decayed count of liked videos of each
     inputs                     inputs of networks that do not depend on a candidate, one row each
     age, language              of the viewer, as the log names them; None unknown
+    vectors (Q, D) float32     the query tower's, where computed for many viewers at once; else None
     """
 
     request: Request
@@ -108,6 +111,7 @@ class Query:
     inputs: Mapping[str, np.ndarray]
     age: str | None = None
     language: str | None = None
+    vectors: np.ndarray | None = None
 
     @property
     def as_of_ms(self) -> float:
@@ -131,6 +135,27 @@ def among(rows: np.ndarray, ascending: np.ndarray) -> np.ndarray:
     if not len(ascending):
         return np.zeros(len(rows), bool)
     return ascending[np.minimum(ascending.searchsorted(rows), len(ascending) - 1)] == rows
+
+
+def first_of(keys: np.ndarray) -> np.ndarray:
+    """Return the positions (m,) in `keys` (n,) int64 at which each distinct key stands first, ascending."""
+    return _first_of(keys, np.zeros(1 << (2 * len(keys)).bit_length(), np.int64))
+
+
+@kernel
+def _first_of(keys, table):
+    """Find them by a hash table with open addressing: `table` (T,) of zeros, T a power of two above n, will hold
+    positions + 1."""
+    mask, out, found = len(table) - 1, np.empty(len(keys), np.int64), 0
+    for i in range(len(keys)):
+        slot = ((keys[i] ^ keys[i] >> 29) * 2654435761 >> 7) & mask  # Knuth's multiplicative hash
+        while table[slot] != 0 and keys[table[slot] - 1] != keys[i]:
+            slot = (slot + 1) & mask
+        if table[slot] == 0:
+            table[slot] = i + 1
+            out[found] = i
+            found += 1
+    return out[:found]
 
 
 @dataclass(frozen=True)

@@ -66,11 +66,8 @@ class Similarity:
     @classmethod
     def of(cls, rows: np.ndarray, facts: CatalogueFacts) -> "Similarity":
         vectors = np.asarray(facts.vectors[rows], np.float32)
-        with np.errstate(over="ignore", invalid="ignore"):
-            norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
-        has_vector = np.isfinite(norms) & (norms > 0)
-        units = np.zeros(vectors.T.shape, np.float32)
-        np.divide(vectors.T, norms, out=units, where=has_vector)
+        units, has_vector = np.zeros(vectors.T.shape, np.float32), np.empty(len(vectors), np.bool_)
+        _write_units(vectors, units, has_vector)
         return cls(
             units, has_vector, np.asarray(facts.creator_rows[rows], np.int64), np.asarray(facts.tag_rows[rows], np.int64)
         )
@@ -93,6 +90,20 @@ class Similarity:
         similarity, cosine = np.zeros(len(self.has_vector)), np.empty(len(self.has_vector), np.float32)
         compare(position, self.arrays, shifted, cosine, similarity)
         return similarity
+
+
+@kernel(error_model="numpy")
+def _write_units(vectors, units, has_vector):
+    """Write `vectors` (N, D) divided by their norms into `units` (D, N) of zeros; one without a norm has no vector."""
+    for i in range(len(vectors)):
+        square = np.float32(0.0)
+        for value in vectors[i]:
+            square += value * value
+        norm = np.sqrt(square)
+        has_vector[i] = np.isfinite(norm) and norm > 0
+        if has_vector[i]:
+            for d in range(vectors.shape[1]):
+                units[d, i] = vectors[i, d] / norm
 
 
 @kernel

@@ -202,7 +202,8 @@ class Reranker:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         """Return the values (C,), all positions by value, those that pass every filter, and those that each filter removed."""
         rows, values = scored.candidates.rows, self._values(scored)
-        order = np.lexsort((rows, -values))
+        by_row = np.argsort(rows)
+        order = by_row[np.argsort(-values[by_row], kind="stable")]
         return values, order, *_passing(rows, order, filters, context)
 
     def allowed(self, rows: np.ndarray, context: RuleContext) -> np.ndarray:

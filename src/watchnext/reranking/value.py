@@ -95,12 +95,11 @@ class Value:
             raise RerankingError(
                 f"predictions have shape {predictions.shape}, expected (C, {len(TARGETS)}): {', '.join(TARGETS)}"
             )
+        targets = [name for name in TARGETS if self.weights.get(name)]  # fixed order: the sum is bit-stable
+        columns = predictions.T[[TARGETS.index(name) for name in targets]].astype(np.float64)
+        finite = np.isfinite(columns).all(axis=0)
         values = np.zeros(len(predictions))
-        finite = np.ones(len(predictions), bool)
-        for target in (name for name in TARGETS if self.weights.get(name)):  # fixed order: the sum is bit-stable
-            column = predictions[:, TARGETS.index(target)].astype(np.float64)
-            finite &= np.isfinite(column)
-            column = np.where(np.isfinite(column), column, 0.0)
+        for target, column in zip(targets, columns if finite.all() else np.where(finite, columns, 0.0), strict=True):
             values += self.weights[target] * (self._saturated(column) if target == "watch_s" else column)
         return np.where(finite, values, -np.inf)
 

@@ -92,7 +92,7 @@ def test_a_viewer_of_the_release_does_not_come_back_with_a_new_store(release, tm
         store.erase(user, NOW)
         assert not len(store.seen(user).keys)
         assert user not in store.viewer_ids(1000)
-        assert store.is_erased(user)
+        assert store.erased([user]) == {user}
     build_store(folder, release)
     with closing(Store.open(folder, release, durable=False)) as store:
         assert not len(store.seen(user).keys)
@@ -100,7 +100,7 @@ def test_a_viewer_of_the_release_does_not_come_back_with_a_new_store(release, tm
         precompute(Recommender(release, store), [user], k=10, as_of_ms=release.as_of_ms + 1)
         assert store.slates.get(user) is None
         store.apply([Event(kind="outcome", user_id=user, video_id="v001", known_at=NOW + 5, watch_ms=9_000)])
-        assert not store.is_erased(user)
+        assert not store.erased([user])
     build_store(folder, release)
     with closing(Store.open(folder, release, durable=False)) as store:
         assert store.seen(user).rows.tolist() == release.video_ids.rows(["v001"]).tolist()

@@ -101,7 +101,7 @@ def test_serving_scores_the_inputs_that_training_saw(built, release, tmp_path):
     recommender = Recommender(release, store)
     request = ask(release, user_id=shown["user_id"], as_of_ms=shown["time_ms"], surface=shown["surface"])
     query = recommender.query(request)
-    served = {**query.inputs, **recommender.ranking.encode(query, batch["video_rows"])[0]}
+    served = {**query.inputs, **recommender.ranking.encode(query, batch["video_rows"])}
     assert shown["time_ms"] == release.as_of_ms
     for name, values in served.items():
         np.testing.assert_array_equal(values, batch[name], err_msg=name)

@@ -69,7 +69,7 @@ def _collected(
 ) -> HeldOut:
     query = recommender.query(request)
     rows, ranks = ranks_in(recommender.retrieval.by_source(query, []))
-    inputs, _ = recommender.ranking.encode(query, rows)
+    inputs = recommender.ranking.encode(query, rows)
     return HeldOut(
         query=query,
         watched=watched,

@@ -317,6 +317,17 @@ class FeaturePipeline:
         """Return candidate_values (N, .) float32 of videos with `upload_ms` (N,) and counters `candidate` (N, 4, block)."""
         return self._candidate_values(upload_ms, as_of_ms, candidate)
 
+    def put_crosses(self, crosses: np.ndarray, values: np.ndarray) -> None:
+        """Replace the columns of the last two counters in candidate_values (N, .) by those of `crosses` (N, 2, block)."""
+        crosses, (mean, deviation) = _single(crosses), np.array(self.fitted["scale.candidate_values"])
+        kept = [entity for entity in COUNTER_ENTITIES if self.schema.of(entity, "counter")]
+        for i, entity in enumerate(COUNTER_ENTITIES[2:]):
+            if entity in kept:
+                end = values.shape[1] - (len(kept) - 1 - kept.index(entity)) * crosses.shape[2]
+                part, rate = slice(end - crosses.shape[2], end), np.array(self.fitted[f"rate.{entity}"])
+                own = crosses[:, i], rate, mean[part], deviation[part]
+                scaled_rates(*own, self._most, self._impression, CLIP, values[:, part])
+
     def value_names(self, block: str) -> list[str]:
         """Return the column names of `query_values` or `candidate_values`, for reports and the served log."""
         state = self.schema.state

@@ -156,6 +156,42 @@ def read_crosses(layout, viewer, as_of, creator_row, tags, tag_out, creator_out)
 
 
 @kernel
+def _read_table(layout, viewer, as_of, at, slots):
+    """Read a bounded table of a viewer: keys + 1 (slots,) and counters (slots, block) as of `as_of`."""
+    width = 2 + layout.block
+    keys, values = np.empty(slots), np.zeros((slots, layout.block))
+    for slot in range(slots):
+        keys[slot] = viewer[at + slot * width]
+        counters.read(viewer, at + slot * width + 1, as_of, layout.half_lives_ms, values[slot])
+    return keys, values
+
+
+@kernel
+def _add_slot(keys, values, key, out):
+    """Add the counters of `key` onto `out` (block,), if the table has it; return whether it has."""
+    for slot in range(keys.size):
+        if keys[slot] == key + 1:
+            for k in range(out.size):
+                out[k] += values[slot, k]
+            return True
+    return False
+
+
+@kernel
+def read_all_crosses(layout, viewer, as_of, creator_rows, tag_rows, out, known):
+    """Add a viewer's counters of the tags, summed, and of the creators of C videos onto `out` (C, 2, block), as `read_crosses`
+    does, but reading each slot of the viewer's tables once. Mark in `known` (C,) bool the videos that the tables know."""
+    tags = _read_table(layout, viewer, as_of, layout.at_tags, layout.tags)
+    creators = _read_table(layout, viewer, as_of, layout.at_creators, layout.creators)
+    for i in range(creator_rows.size):
+        known[i] = creator_rows[i] >= 0 and _add_slot(*creators, creator_rows[i], out[i, 1])
+        for tag in tag_rows[i]:
+            if tag < 0:
+                break
+            known[i] |= _add_slot(*tags, tag, out[i, 0])
+
+
+@kernel
 def read_candidates(layout, viewer, videos, creators, as_of, creator_rows, tag_rows, out):
     """Read one viewer's candidates into `out` (C, 4, block): video, creator, user x tag, user x creator.
 
@@ -166,7 +202,7 @@ def read_candidates(layout, viewer, videos, creators, as_of, creator_rows, tag_r
         counters.read(videos[i], 0, as_of, layout.half_lives_ms, out[i, 0])
         if creator_rows[i] >= 0:
             counters.read(creators[i], 0, as_of, layout.half_lives_ms, out[i, 1])
-        read_crosses(layout, viewer, as_of, creator_rows[i], tag_rows[i], out[i, 2], out[i, 3])
+    read_all_crosses(layout, viewer, as_of, creator_rows, tag_rows, out[:, 2:], np.empty(creator_rows.size, np.bool_))
 
 
 def creators_of(layout: Layout, viewer: np.ndarray, as_of: float, slot: int) -> tuple[np.ndarray, np.ndarray]:

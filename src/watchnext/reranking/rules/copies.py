@@ -8,6 +8,7 @@ import numpy as np
 from watchnext.kernels import kernel
 from watchnext.reranking.rules.rule import Filter, RuleContext
 from watchnext.reranking.value import require_number
+from watchnext.types import among, first_of
 
 
 @kernel
@@ -48,10 +49,10 @@ class DuplicateFilter(Filter):
         prints = context.facts.fingerprints[rows]
         of_seen = np.zeros(len(rows), bool)
         if self.of_seen:
-            of_seen = _copied(context.facts.fingerprints, context.seen, prints) & ~np.isin(rows, context.continued)
+            of_seen = _copied(context.facts.fingerprints, context.seen, prints) & ~among(rows, np.sort(context.continued))
         left = np.flatnonzero(~of_seen)
         first = np.zeros(len(rows), bool)
-        first[left[np.unique(prints[left], return_index=True)[1]]] = True  # keep the best valued copy
+        first[left[first_of(prints[left])]] = True  # keep the best valued copy
         return ~first & (prints != 0)
 
 

@@ -48,5 +48,5 @@ class SeenFilter(Filter):
 
     def removes(self, rows: np.ndarray, context: RuleContext) -> np.ndarray:
         seen = among(rows, context.seen)
-        midway = np.isin(rows, context.continued)
+        midway = among(rows, np.sort(context.continued))
         return seen & ~(midway & (np.cumsum(midway) <= self.continued))

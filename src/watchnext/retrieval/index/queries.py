@@ -10,6 +10,9 @@ CHUNK = 65_536  # vectors at a time
 def best_of(rows: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Merge results (Q, k) of several queries into at most k distinct rows (n,) with their best scores (n,), without padding.
     Exact for the first k, the depth of each query."""
+    if len(rows) == 1:
+        found = np.flatnonzero(rows[0] >= 0)
+        return rows[0, found], scores[0, found]
     width, order = rows.shape[1], np.argsort(-scores, axis=None, kind="stable")
     rows, scores = rows.ravel()[order], scores.ravel()[order]
     first = np.sort(np.unique(rows, return_index=True)[1])

@@ -8,10 +8,11 @@ import numpy as np
 from watchnext.features.state.counters import LN2
 from watchnext.features.state.fold import HOUR_MS
 from watchnext.features.state.history import OUTCOME_BITS
+from watchnext.kernels import kernel
 from watchnext.retrieval.sources.changes import ByUpload, CatalogueChanges, last, unchanged
 from watchnext.retrieval.sources.refreshed import Refreshed
 from watchnext.schema import StateSpec
-from watchnext.types import Query, among
+from watchnext.types import Query, among, first_of
 
 
 class CandidateSource(Protocol):
@@ -30,11 +31,26 @@ class RefreshedSource(Protocol):
 
 
 def eligible(rows: np.ndarray, k: int, *, hidden: np.ndarray, upload_ms: np.ndarray, as_of_ms: float) -> np.ndarray:
-    """Return the first `k` of `rows` that are uploaded by `as_of_ms` (or at an unknown time) and not in `hidden`
-    (sorted),
+    """Return the first `k` of `rows` that are uploaded by `as_of_ms` (or at an unknown time) and not in `hidden` (sorted),
     without the padding -1."""
-    rows = rows[rows >= 0]
-    return rows[~((upload_ms[rows] > as_of_ms) | among(rows, hidden))][:k]
+    out = np.empty(min(k, len(rows)), np.int64)
+    return out[: _eligible(np.ascontiguousarray(rows, np.int64), hidden, upload_ms, as_of_ms, out)]
+
+
+@kernel
+def _eligible(rows, hidden, upload_ms, as_of_ms, out):
+    """Write the first rows that pass into `out` until it is full, and return their number."""
+    found = 0
+    for i in range(len(rows)):
+        if found == len(out):
+            break
+        if rows[i] < 0 or upload_ms[rows[i]] > as_of_ms:
+            continue
+        at = np.searchsorted(hidden, rows[i])
+        if at == len(hidden) or hidden[at] != rows[i]:
+            out[found] = rows[i]
+            found += 1
+    return found
 
 
 def ranked(rows: np.ndarray, scores: np.ndarray, k: int) -> np.ndarray:
@@ -47,7 +63,7 @@ def ranked(rows: np.ndarray, scores: np.ndarray, k: int) -> np.ndarray:
 
 def distinct(rows: np.ndarray) -> np.ndarray:
     """Keep the first occurrence of each row."""
-    return rows[np.sort(np.unique(rows, return_index=True)[1])]
+    return rows[first_of(rows)]
 
 
 def interleaved(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -169,7 +185,7 @@ class FollowedSource:
 
     def _chosen(self, query: Query) -> np.ndarray:
         """Return followed creators, latest first, then the most liked."""
-        followed = self._creator_rows[query.history_rows[query.bits.astype(np.int64) & OUTCOME_BITS["follow"] > 0]]
+        followed = self._creator_rows[query.history_rows[query.bits & OUTCOME_BITS["follow"] > 0]]
         liked = query.engagement > 0
         best = query.creators[liked][np.argsort(-query.engagement[liked], kind="stable")]
         return distinct(np.concatenate([followed[followed >= 0], best]))[: self._creators]
@@ -195,9 +211,9 @@ class ContinueSource:
 
     def candidates(self, query: Query, k: int) -> np.ndarray:
         watches = np.flatnonzero(query.watch_s > 0)
-        last = watches[np.sort(np.unique(query.history_rows[watches], return_index=True)[1])]
+        last = watches[first_of(query.history_rows[watches])]
         rows, watch_s = query.history_rows[last], query.watch_s[last]
         duration_s = np.nan_to_num(self._duration_ms[rows]) / 1000.0
         midway = (watch_s >= self._min_s) & (watch_s < self._max_share * duration_s)
-        hidden = np.isin(rows, query.history_rows[query.bits.astype(np.int64) & OUTCOME_BITS["hide"] > 0])
+        hidden = among(rows, np.sort(query.history_rows[query.bits & OUTCOME_BITS["hide"] > 0]))
         return rows[midway & ~hidden & (query.ago_s[last] <= self._max_age_s)][:k]

@@ -1,15 +1,16 @@
 """Hydrate a request with the viewer's state, and encode it with the feature pipeline that training used."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
 
-from watchnext.features.encode.encodings import MISSING, joined, names_of
+from watchnext.features.encode.encodings import MISSING, Arrays, joined, names_of
 from watchnext.features.encode.pipeline import FeaturePipeline
 from watchnext.features.state import history
 from watchnext.features.state.fold import Reads, creators_of, read_viewer
+from watchnext.features.state.seen import SeenSet
 from watchnext.retrieval.sources.source import slot_of
 from watchnext.schema import Feature
 from watchnext.serving.release.live_catalogue import Overlay
@@ -39,40 +40,49 @@ class QueryEncoder:
         categories = [each.name for each in self._pipeline.schema.columns("user") if each.kind == "categorical"]
         self._read_by_rules = {name: categories.index(name) for name in (AGE, LANGUAGE) if name in categories}
 
-    def hydrate(self, request: Request, record: np.ndarray, seen: np.ndarray) -> Query:
-        """Make the query of a request; `record` is the viewer's state, and `seen` (n,) the sorted rows of what they have seen.
+    def hydrate(self, requests: Sequence[Request], records: np.ndarray, seen: Sequence[SeenSet]) -> list[Query]:
+        """Make the queries of N requests; `records` (N, layout.viewer) are the viewers' states, `seen` what each has seen.
 
         Raises ContextError.
         """
-        layout, as_of, row = self._layout, float(request.as_of_ms), self._row(request)
-        reads = Reads.empty(layout, 1, 0)
-        reads.gap_s[0] = read_viewer(layout, record, as_of, reads.user[0], reads.history_rows[0], reads.history[0])
-        kept = reads.history_rows[0] >= 0
-        ago_s, watch_s, bits = reads.history[0][kept].T
-        creators, engagement = creators_of(layout, record, as_of, self._follow_slot)
-        blocks = self._pipeline.query(self._context_columns(request), np.array([as_of]), reads)
+        layout, as_of = self._layout, np.array([each.as_of_ms for each in requests], np.float64)
+        users = self._users(requests)
+        reads = Reads.empty(layout, len(requests), 0)
+        for i, record in enumerate(records):
+            reads.gap_s[i] = read_viewer(layout, record, as_of[i], reads.user[i], reads.history_rows[i], reads.history[i])
+        blocks = self._pipeline.query(self._context_columns(requests), as_of, reads)
+        inputs = joined(blocks, self._release.users, self._videos, users, NO_VIDEOS)
+        return [
+            self._query(request, record, user, seen_set.rows, reads, i, inputs)
+            for i, (request, record, user, seen_set) in enumerate(zip(requests, records, users, seen, strict=True))
+        ]
+
+    def _query(
+        self, request: Request, record: np.ndarray, user: int, seen: np.ndarray, reads: Reads, i: int, inputs: Arrays
+    ) -> Query:
+        """Make the query of the request `i` of those that `reads` and `inputs` are of."""
+        kept = reads.history_rows[i] >= 0
+        ago_s, watch_s, bits = reads.history[i][kept].T
+        creators, engagement = creators_of(self._layout, record, float(request.as_of_ms), self._follow_slot)
         return Query(
             request=request,
-            region=self.region(request),
+            region=self._region(request, user),
             state=record,
             seen=seen,
-            history_rows=reads.history_rows[0][kept].astype(np.int64),
+            history_rows=reads.history_rows[i][kept].astype(np.int64),
             ago_s=ago_s,
             watch_s=watch_s,
             bits=bits.astype(np.int64),
             creators=creators,
             engagement=engagement,
-            inputs=joined(blocks, self._release.users, self._videos, np.array([row]), NO_VIDEOS),
-            age=self._category(AGE, row),
-            language=self._category(LANGUAGE, row),
+            inputs={name: values[i : i + 1] for name, values in inputs.items()},
+            age=self._category(AGE, user),
+            language=self._category(LANGUAGE, user),
         )
 
     def age(self, request: Request) -> str | None:
         """Return the age group of a request's viewer, None unknown."""
-        return self._category(AGE, self._row(request))
-
-    def _row(self, request: Request) -> int:
-        return int(self._release.user_ids.rows([request.user_id])[0]) if request.personalised else -1
+        return self._category(AGE, self._users([request])[0])
 
     def _category(self, name: str, row: int) -> str | None:
         """Return a user's category as the log names it; None where it is missing, or too rare to have a code."""
@@ -83,8 +93,15 @@ class QueryEncoder:
 
     def region(self, request: Request) -> str | None:
         """Return the region of a request, or else the viewer's own; None unknown."""
-        row = self._row(request)
-        return request.region or (str(self._release.user_regions[row]) if row >= 0 else "") or None
+        return self._region(request, self._users([request])[0])
+
+    def _region(self, request: Request, user: int) -> str | None:
+        return request.region or (str(self._release.user_regions[user]) if user >= 0 else "") or None
+
+    def _users(self, requests: Sequence[Request]) -> np.ndarray:
+        """Return the rows of the viewers (N,), -1 for an unknown one and where a request is not personalised."""
+        rows = self._release.user_ids.rows([each.user_id for each in requests])
+        return np.where([each.personalised for each in requests], rows, -1)
 
     def watched(self, record: np.ndarray, as_of_ms: float) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows of the last watches (m,) with their ages in s."""
@@ -94,22 +111,22 @@ class QueryEncoder:
         kept = rows >= 0
         return rows[kept], values[kept, 0]
 
-    def _context_columns(self, request: Request) -> dict[str, np.ndarray]:
-        given = {"surface": request.surface, **request.context}
-        for name in request.context:
+    def _context_columns(self, requests: Sequence[Request]) -> dict[str, np.ndarray]:
+        given = [{"surface": request.surface, **request.context} for request in requests]
+        for name in (name for request in requests for name in request.context):
             if name not in self._context:
                 raise ContextError(
                     f"context has the unknown key {name!r}, expected some of {', '.join(self._context) or 'none'}"
                 )
-        return {name: self._column(feature, given.get(name)) for name, feature in self._context.items()}
+        return {name: self._column(feature, [each.get(name) for each in given]) for name, feature in self._context.items()}
 
-    def _column(self, feature: Feature, given: str | float | None) -> np.ndarray:
-        """Write one value as a column of a log would hold it; a missing or new value is encoded as unknown."""
+    def _column(self, feature: Feature, given: Sequence[str | float | None]) -> np.ndarray:
+        """Write values as a column of a log would hold them; a missing or new value is encoded as unknown."""
         if feature.kind == "numerical":
-            return np.array([math.nan if given is None else _number(feature, given)])
+            return np.array([math.nan if each is None else _number(feature, each) for each in given])
         if self._pipeline.fitted[f"vocabulary.{feature.name}"].dtype.kind == "i":
-            return np.array([MISSING if given is None else int(_number(feature, given))], np.int64)
-        return np.array(["" if given is None else str(given)], np.str_)
+            return np.array([MISSING if each is None else int(_number(feature, each)) for each in given], np.int64)
+        return np.array(["" if each is None else str(each) for each in given], np.str_)
 
 
 def _number(feature: Feature, given: str | float) -> float:

@@ -1,7 +1,7 @@
 """Ranking with one release: encode the candidates of a query, and predict what the viewer would do with each."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -13,6 +13,28 @@ from watchnext.types import TARGETS, Candidates, Query, Scored
 
 log = logging.getLogger(__name__)
 
+NO_ROWS = np.zeros(0, np.int64)
+
+
+class VideoValues:
+    """Keep `candidate_values` of videos for a viewer without a state, each computed when it is first needed.
+
+    compute   rows (n,) > values (n, width), as of `as_of_ms`
+    videos    number of rows of the catalogue
+    """
+
+    def __init__(self, compute: Callable[[np.ndarray], np.ndarray], as_of_ms: float, *, videos: int) -> None:
+        self.as_of_ms, self._compute, self._known = as_of_ms, compute, np.zeros(videos, bool)
+        self._values = np.empty((videos, compute(NO_ROWS).shape[1]), np.float32)  # takes memory where it is written
+
+    def of(self, rows: np.ndarray) -> np.ndarray:
+        """Return a copy of the values (C, width) of the distinct videos `rows` (C,)."""
+        new = rows[~self._known[rows]]
+        if len(new):
+            self._values[new] = self._compute(new)
+            self._known[new] = True
+        return self._values[rows]
+
 
 class RankingStage:
     """Score candidates by the ranker of a release. Safe to call from any thread."""
@@ -20,13 +42,27 @@ class RankingStage:
     def __init__(self, release: Release, store: Store) -> None:
         self._release, self._store, self._catalogue = release, store, store.catalogue
 
-    def encode(self, query: Query, rows: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Return the inputs of the videos `rows` (C,) for the viewer, and the counters (C, 4, block) among them."""
-        counters = self._store.counters(query.state, rows, query.as_of_ms)
-        values = self._release.pipeline.candidates(
-            self._catalogue.upload_ms[rows], np.full(len(rows), query.as_of_ms), counters
-        )
-        return {name: values[rows] for name, values in self._catalogue.inputs.items()} | {"candidate_values": values}, counters
+    def shared(self, as_of_ms: float) -> VideoValues:
+        """Return what requests as of one moment may share in `encode`. It reads the counters of a video once: what is counted
+        later is not read."""
+        nobody = np.zeros(self._release.layout.viewer)
+        return VideoValues(lambda rows: self._values(nobody, rows, as_of_ms), as_of_ms, videos=len(self._catalogue.upload_ms))
+
+    def encode(self, query: Query, rows: np.ndarray, shared: VideoValues | None = None) -> dict[str, np.ndarray]:
+        """Return the inputs of the distinct videos `rows` (C,) for the viewer, the same with `shared` as without."""
+        if shared is None or shared.as_of_ms != query.as_of_ms:
+            values = self._values(query.state, rows, query.as_of_ms)
+        else:
+            values = shared.of(rows)
+            crosses, known = self._store.crosses(query.state, rows, query.as_of_ms)
+            own = values[known]
+            self._release.pipeline.put_crosses(crosses[known], own)
+            values[known] = own
+        return {name: values[rows] for name, values in self._catalogue.inputs.items()} | {"candidate_values": values}
+
+    def _values(self, state: np.ndarray, rows: np.ndarray, as_of_ms: float) -> np.ndarray:
+        counters = self._store.counters(state, rows, as_of_ms)
+        return self._release.pipeline.candidates(self._catalogue.upload_ms[rows], np.full(len(rows), as_of_ms), counters)
 
     def predict(self, query: Query, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return predictions (C, T) for encoded candidates; nan without a ranker."""

@@ -4,9 +4,10 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,13 +21,22 @@ from watchnext.serving.funnel.candidates.supply import Supply
 from watchnext.serving.funnel.explanation.explanations import Explanations
 from watchnext.serving.funnel.explanation.trace import VideoTraces, trace_of
 from watchnext.serving.funnel.query import QueryEncoder, features_by_name
-from watchnext.serving.funnel.ranking_stage import RankingStage
+from watchnext.serving.funnel.ranking_stage import RankingStage, VideoValues
 from watchnext.serving.release.release import Release
 from watchnext.serving.store.engines.engine import StoreError
 from watchnext.serving.store.store import Store
 from watchnext.types import Candidates, Query, Request, Scored, Slate, among
 
 log = logging.getLogger(__name__)
+
+
+class Hydrated(NamedTuple):
+    """A query, what its viewer has seen, the store's `settled` before they were read, and what the query shares with others."""
+
+    query: Query
+    seen: SeenSet
+    position: int | None
+    shared: VideoValues | None = None
 
 
 class Recommender:
@@ -48,7 +58,7 @@ class Recommender:
         self._timer, self._budget_ms = timer, budget_ms
         self._encoder = QueryEncoder(release, self.catalogue.inputs)
         self.retrieval, self.ranking = RetrievalStage(release, store), RankingStage(release, store)
-        self._explanations, self._supply = Explanations(release, self.catalogue), Supply(release, store)
+        self._explanations, self._supply = Explanations(release, store), Supply(release, store)
 
     def recommend(self, request: Request) -> Answer:
         """Return a slate of `request.k` videos, or of fewer where fewer are allowed. A part that fails degrades the answer.
@@ -58,12 +68,30 @@ class Recommender:
         """
         return self._answer(request, self.retrieval.retrieve, self.rerank, refills=True)
 
+    def recommend_all(self, requests: Sequence[Request], shared: VideoValues | None = None) -> list[Answer]:
+        """Return the answers of `recommend`, the same bit for bit, in less time: what each needs before its candidates are
+        known is computed for all at once, and is no part of the timings.
+
+        `shared`, of `RankingStage.shared`, serves the requests of its moment. Raises ContextError.
+        """
+        try:
+            hydrated = self._hydrated(requests)
+            queries = self.retrieval.embedded([each.query for each in hydrated])
+        except StoreError:  # so that one damaged record degrades one answer
+            return [self.recommend(request) for request in requests]
+        return [
+            self._answer(
+                request, self.retrieval.retrieve, self.rerank, refills=True, hydrated=each._replace(query=query, shared=shared)
+            )
+            for request, each, query in zip(requests, hydrated, queries, strict=True)
+        ]
+
     def retrieved(self, request: Request) -> Retrieved:
         """Return the first `request.k` candidates that `recommend` would rank, without those that a HARD filter removes.
 
         A part that fails degrades the answer. Raises ContextError.
         """
-        timer, degradations, query, _, found = self._candidates(request, self.retrieval.retrieve)
+        timer, degradations, (query, *_), found = self._candidates(request, self.retrieval.retrieve)
         kept, removed = self._reranker(query).permitted(found.rows, self._context(query))
         timer.stop("retrieval")
         counts = {name: len(positions) for name, positions in removed.items()}
@@ -85,12 +113,12 @@ class Recommender:
         rerank: Callable[[Query, Scored], Slate],
         *,
         refills: bool = False,
+        hydrated: Hydrated | None = None,
     ) -> Answer:
-        position = self.store.settled
-        timer, degradations, query, seen, candidates = self._candidates(request, retrieve)
+        timer, degradations, (query, seen, position, shared), candidates = self._candidates(request, retrieve, hydrated)
         timer.stop("retrieval")
         late = timer.is_late("ranking")
-        inputs, counters, scored = self._ranked(query, candidates, degradations, late=late)
+        inputs, scored = self._ranked(query, candidates, degradations, shared, late=late)
         position = position if position == self.store.settled else None
         timer.stop("ranking")
         slate = rerank(query, scored)
@@ -101,11 +129,11 @@ class Recommender:
                 query, seen, candidates.rows[slate.picked], passing=partial(self.retrieval.passing, query)
             )
             refilled, candidates = self._supply.refilled(query, seen, candidates, slate.picked, again)
-            inputs, counters, scored = self._ranked(refilled, candidates, degradations, late=late)
+            inputs, scored = self._ranked(refilled, candidates, degradations, shared, late=late)
             slate = rerank(refilled, scored)
         timer.stop("reranking")
         picked = {**query.inputs, **{name: values[slate.picked] for name, values in inputs.items()}}
-        explanations = self._explanations.explain(query, scored, slate, counters)
+        explanations = self._explanations.explain(query, scored, slate)
         timer.stop("answer")
         rows = candidates.rows[slate.picked]
         return Answer(
@@ -127,19 +155,17 @@ class Recommender:
         )
 
     def _candidates(
-        self, request: Request, retrieve: Callable[..., Candidates]
-    ) -> tuple[StageTimer, list[Degradation], Query, SeenSet, Candidates]:
-        """Hydrate a request and retrieve; the timer's stage of retrieval goes on."""
+        self, request: Request, retrieve: Callable[..., Candidates], hydrated: Hydrated | None = None
+    ) -> tuple[StageTimer, list[Degradation], Hydrated, Candidates]:
+        """Hydrate a request, if it is not yet, and retrieve; the timer's stage of retrieval goes on."""
         timer, degradations = StageTimer(self._timer, min(self._budget_ms, request.budget_ms)), []
-        record, seen = self._state(request, degradations)
-        query = self._encoder.hydrate(request, record, seen.rows)
+        hydrated = hydrated or self._known(request, degradations)
         timer.stop("state")
-        return timer, degradations, query, seen, retrieve(query, degradations, late=partial(timer.is_late, "retrieval"))
+        return timer, degradations, hydrated, retrieve(hydrated.query, degradations, late=partial(timer.is_late, "retrieval"))
 
     def query(self, request: Request) -> Query:
         """Hydrate a request. Raises ContextError and StoreError."""
-        record, seen = self._read(request)
-        return self._encoder.hydrate(request, record, seen.rows)
+        return self._hydrated([request])[0].query
 
     def seen(self, request: Request) -> np.ndarray:
         """Return the rows of the videos seen (n,), sorted, by the viewer of a personalised request. Raises StoreError."""
@@ -173,15 +199,17 @@ class Recommender:
     def score(self, request: Request, rows: np.ndarray) -> np.ndarray:
         """Return the ranker's predictions (C, T) for the videos `rows` (C,), retrieved or not."""
         query = self.query(request)
-        return self.ranking.predict(query, self.ranking.encode(query, np.asarray(rows, np.int64))[0])
+        return self.ranking.predict(query, self.ranking.encode(query, np.asarray(rows, np.int64)))
 
     def rank(self, query: Query, candidates: Candidates) -> Scored:
         """Return the candidates with their predictions."""
-        return self._ranked(query, candidates, [], late=False)[2]
+        return self._ranked(query, candidates, [], None, late=False)[1]
 
-    def _ranked(self, query: Query, candidates: Candidates, degradations: list[Degradation], *, late: bool) -> tuple:
-        inputs, counters = self.ranking.encode(query, candidates.rows)
-        return inputs, counters, self.ranking.rank(query, candidates, inputs, degradations, late=late)
+    def _ranked(
+        self, query: Query, candidates: Candidates, degradations: list[Degradation], shared: VideoValues | None, *, late: bool
+    ) -> tuple[dict[str, np.ndarray], Scored]:
+        inputs = self.ranking.encode(query, candidates.rows, shared)
+        return inputs, self.ranking.rank(query, candidates, inputs, degradations, late=late)
 
     def rerank(self, query: Query, scored: Scored) -> Slate:
         """Return the slate of scored candidates. Raises RerankingError for dials that leave no value."""
@@ -252,18 +280,26 @@ class Recommender:
             patient.recommend(Request("warm", 0, 20, self.release.as_of_ms, region=region))
         return patient.recommend(Request("warm", 0, 20, self.release.as_of_ms))
 
-    def _state(self, request: Request, degradations: list[Degradation]) -> tuple[np.ndarray, SeenSet]:
+    def _known(self, request: Request, degradations: list[Degradation]) -> Hydrated:
         try:
-            return self._read(request)
+            return self._hydrated([request])[0]
         except StoreError:
             log.exception("request %s is answered as for a new viewer", request.request_id)
             degradations.append(STORE_DOWN)
-            return self._nothing()
+            return Hydrated(self._encoder.hydrate([request], *self._nothing())[0], SeenSet.empty(), None)
 
-    def _read(self, request: Request) -> tuple[np.ndarray, SeenSet]:
-        if not request.personalised:
-            return self._nothing()
-        return self.store.viewer(request.user_id), self.store.seen(request.user_id)
+    def _hydrated(self, requests: Sequence[Request]) -> list[Hydrated]:
+        position = self.store.settled
+        records, seen = self._read(requests)
+        queries = self._encoder.hydrate(requests, records, seen)
+        return [Hydrated(query, each, position) for query, each in zip(queries, seen, strict=True)]
 
-    def _nothing(self) -> tuple[np.ndarray, SeenSet]:
-        return np.zeros(self.release.layout.viewer), SeenSet.empty()
+    def _read(self, requests: Sequence[Request]) -> tuple[np.ndarray, list[SeenSet]]:
+        """Return records (N, layout.viewer) and what was seen; nothing is read for a request that is not personalised."""
+        if all(request.personalised for request in requests):
+            return self.store.viewers([request.user_id for request in requests])
+        parts = [self._read([each]) if each.personalised else self._nothing() for each in requests]
+        return np.concatenate([records for records, _ in parts]), [seen for _, (seen,) in parts]
+
+    def _nothing(self) -> tuple[np.ndarray, list[SeenSet]]:
+        return np.zeros((1, self.release.layout.viewer)), [SeenSet.empty()]

@@ -29,11 +29,16 @@ class CompiledNetwork:
 
     precision  f32 or bf16, always set explicitly: by default, a processor with bf16 would give other scores than those that
                were evaluated
+    many       let all inputs have any number of rows, one a viewer, instead of those in the file; a row's output is the same
+               whatever the number
     """
 
-    def __init__(self, path: Path, *, threads: int = 1, precision: str = "f32") -> None:
+    def __init__(self, path: Path, *, threads: int = 1, precision: str = "f32", many: bool = False) -> None:
         options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
-        self._compiled = core().compile_model(str(path), "CPU", options)
+        network = core().read_model(str(path))
+        if many:
+            network.reshape({port: ov.PartialShape([-1, *list(port.partial_shape)[1:]]) for port in network.inputs})
+        self._compiled = core().compile_model(network, "CPU", options)
         self._types = {port.get_any_name(): port.get_element_type().to_dtype() for port in self._compiled.inputs}
         self._local = threading.local()
 

@@ -44,7 +44,7 @@ def require_reproduced(release) -> None:
 
 
 def _networks(release: Path) -> dict:
-    networks = {"query_tower": CompiledNetwork(release / "graphs" / "query_tower.xml")}
+    networks = {"query_tower": CompiledNetwork(release / "graphs" / "query_tower.xml", many=True)}
     if (release / "graphs" / "ranker.xml").exists():
         ranker, calibration = CompiledRanker.load(release / "graphs"), Calibration.load(release / "calibration")
         networks["ranker"] = lambda inputs: calibration(ranker(inputs))

@@ -98,7 +98,7 @@ class Release:
             video_ids=Ids(catalogue.video_ids),
             state=state,
             seen=_seen_of(folder, state, Layout.of(pipeline.schema.state)),
-            query_tower=CompiledNetwork(folder / "graphs" / "query_tower.xml"),
+            query_tower=CompiledNetwork(folder / "graphs" / "query_tower.xml", many=True),
             video_tower=CompiledNetwork(folder / VIDEO_TOWER) if VIDEO_TOWER in manifest["files"] else None,
             ranker=CompiledRanker.load(folder / "graphs") if "graphs/ranker.xml" in manifest["files"] else None,
             calibration=Calibration.load(folder / "calibration"),

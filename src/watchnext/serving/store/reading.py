@@ -1,7 +1,7 @@
 """Read a store: its tables on disk, and its records in memory."""
 
 from abc import ABC
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain, islice, takewhile
 
 import numpy as np
@@ -14,6 +14,7 @@ from watchnext.serving.store.erasure import is_erased
 from watchnext.serving.store.tables.item_records import ItemRecords
 from watchnext.serving.store.tables.journal import SESSION_KEYS, Event, id_key, id_of, journal_of
 from watchnext.serving.store.tables.records import seen_of, unpacked
+from watchnext.serving.store.tables.seal import unsealed
 
 
 class Reading(ABC):
@@ -46,9 +47,24 @@ class Reading(ABC):
         key = id_key(user_id)
         return seen_of(key, self._engine.get("seen", key))
 
+    def viewers(self, user_ids: Sequence[int | str]) -> tuple[np.ndarray, list[SeenSet]]:
+        """Return the records (N, layout.viewer) of several viewers and what each has seen, of one moment. Raises StoreError."""
+        keys, records = [id_key(user_id) for user_id in user_ids], np.zeros((len(user_ids), self.layout.viewer))
+        with self._engine.read() as txn:
+            for table in ("viewers", "seen"):
+                txn.prefetch(table, keys)
+            for record, key in zip(records, keys, strict=True):
+                if (packed := txn.get("viewers", key)) is not None:
+                    record[:] = np.frombuffer(unsealed("viewers", key, packed))
+            return records, [seen_of(key, txn.get("seen", key)) for key in keys]
+
     def counters(self, viewer: np.ndarray, rows: np.ndarray, as_of: float) -> np.ndarray:
         """Return counters (C, 4, block) of the candidates `rows` (C,) for a viewer's record, as of `as_of` and one commit."""
         return self._items.counters(self.catalogue, viewer, rows, as_of)
+
+    def crosses(self, viewer: np.ndarray, rows: np.ndarray, as_of: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return what of `counters` is the viewer's own (C, 2, block), and a mask (C,) of the videos for which it was kept."""
+        return self._items.crosses(self.catalogue, viewer, rows, as_of)
 
     def video_records(self, rows: np.ndarray) -> np.ndarray:
         """Return records (n, layout.item) of the videos `rows` (n,), as of one commit."""
@@ -81,7 +97,7 @@ class Reading(ABC):
         with self._engine.read() as txn:
             return [Event.from_bytes(packed) for _, packed in txn.items("quarantine")]
 
-    def is_erased(self, user_id: int | str) -> bool:
-        """Return True for a viewer who was erased and has not come back. Raises StoreError."""
+    def erased(self, user_ids: Sequence[int | str]) -> set[int | str]:
+        """Return those of some viewers who were erased and have not come back. Raises StoreError."""
         with self._engine.read() as txn:
-            return is_erased(txn, id_key(user_id))
+            return {user_id for user_id in user_ids if is_erased(txn, id_key(user_id))}

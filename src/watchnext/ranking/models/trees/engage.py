@@ -12,12 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from watchnext.features.arrays import load_arrays, save_arrays
+from watchnext.kernels import kernel
 from watchnext.ranking.models.trees.forest import Splits
 from watchnext.types import SOURCES, TARGETS, Candidates
 
 WATCH = TARGETS.index("watch_s")
 NOT_LISTED = 1_000  # rank of a video that a source does not list
 RANK_CONSTANT = 60.0
+LOG_RANKS = np.log(RANK_CONSTANT + np.append(NOT_LISTED, np.arange(1, 1 << 16))).astype(np.float32)  # by rank, 0 is not listed
 LEAST = 1e-6  # probabilities are at least this, and at most 1 minus this; merged scores too
 
 
@@ -27,13 +29,24 @@ def evidence(candidates: Candidates, values: np.ndarray, predictions: np.ndarray
     values       (C, .) `candidate_values` of the feature pipeline: age and counters
     predictions  (C, T); nan without a ranker
     """
-    ranks = np.where(candidates.ranks > 0, candidates.ranks, NOT_LISTED)
     chances = np.clip(np.delete(predictions, WATCH, axis=1), LEAST, 1.0 - LEAST)
-    logits, seconds = np.log(chances / (1.0 - chances)), np.log1p(np.maximum(predictions[:, WATCH], 0.0))
-    merged = np.log(candidates.scores + LEAST)
-    columns = [merged[None], np.log(RANK_CONSTANT + ranks.T), values.T, logits.T, seconds[None]]
-    joined = np.concatenate(columns)
-    return np.ascontiguousarray(joined if np.isfinite(joined).all() else np.nan_to_num(joined), np.float32)
+    columns = np.empty((1 + len(SOURCES) + values.shape[1] + len(TARGETS), len(candidates)), np.float32)
+    _spread(candidates.ranks, LOG_RANKS, values, columns[1:])
+    columns[0] = np.log(candidates.scores + LEAST)
+    columns[-len(TARGETS) : -1] = np.log(chances / (1.0 - chances)).T
+    columns[-1] = np.log1p(np.maximum(predictions[:, WATCH], 0.0))
+    return columns if np.isfinite(columns).all() else np.nan_to_num(columns)
+
+
+@kernel
+def _spread(ranks, of_rank, values, columns):
+    """Write the numbers of ranks (C, SOURCES), then `values` (C, .), as `columns`."""
+    sources = ranks.shape[1]
+    for i in range(len(values)):
+        for source in range(sources):
+            columns[source, i] = of_rank[ranks[i, source]]
+        for column in range(values.shape[1]):
+            columns[sources + column, i] = values[i, column]
 
 
 @dataclass(frozen=True)

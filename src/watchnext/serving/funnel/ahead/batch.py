@@ -18,13 +18,17 @@ from tqdm import tqdm
 from watchnext.files import removed, replaced, synced
 from watchnext.serving.funnel.ahead.precomputed import DAY_MS, packed
 from watchnext.serving.funnel.answer import Answer
+from watchnext.serving.funnel.ranking_stage import VideoValues
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.release.release import Release
+from watchnext.serving.store.engines.engine import batched
 from watchnext.serving.store.store import Store
 from watchnext.serving.store.tables.slate_table import SlateTable
 from watchnext.types import Request
 
 VIEWERS_A_PART = 1_000
+PARTS = 16  # of few viewers, so that all processes end at the same time
+BLOCK = 100  # viewers whose queries are made together
 RESUMED_MS = DAY_MS // 2  # an older run begins again: its slates would not be valid for long
 
 
@@ -95,21 +99,26 @@ class Worker:
 
     def __init__(self, recommender: Recommender, run: Batch, folder: Path) -> None:
         self._recommender, self._run, self._folder = recommender, run, folder
+        self._shared = recommender.ranking.shared(run.as_of_ms)  # its store is a reader, whose counters stay
 
     def __call__(self, part: int) -> tuple[int, list[tuple[int | str, bytes]]]:
         """Return the part and its slates as the store keeps them."""
         ids = self._recommender.release.user_ids
-        answers = answers_of(self._recommender, self._run, [ids.value(row) for row in self._run.users(part)])
+        users = [ids.value(row) for row in self._run.users(part)]
+        answers = answers_of(self._recommender, self._run, users, self._shared)
         aside = self._run.path(self._folder, part).with_suffix(".new")
         frame_of(answers).write_parquet(aside)
         synced(aside)
         return part, slates_of(answers)
 
 
-def answers_of(recommender: Recommender, run: Batch, users: Sequence[int | str]) -> list[Answer]:
+def answers_of(
+    recommender: Recommender, run: Batch, users: Sequence[int | str], shared: VideoValues | None = None
+) -> list[Answer]:
     """Return the slates of a run for some viewers, without empty ones and those of viewers who were erased."""
-    answers = (recommender.recommend(run.request(user)) for user in users if not recommender.store.is_erased(user))
-    return [answer for answer in answers if answer.ids]
+    erased, shared = recommender.store.erased(users), shared or recommender.ranking.shared(run.as_of_ms)
+    blocks = batched([run.request(user) for user in users if user not in erased], BLOCK)
+    return [answer for block in blocks for answer in recommender.recommend_all(block, shared) if answer.ids]
 
 
 def slates_of(answers: Sequence[Answer]) -> list[tuple[int | str, bytes]]:
@@ -126,12 +135,13 @@ def recommend_all(
     now_ms: int,
     viewers: int | None = None,
     processes: int | None = None,
-    viewers_a_part: int = VIEWERS_A_PART,
+    viewers_a_part: int | None = None,
 ) -> BatchReport:
     """Compute the slates of a release's viewers into `store` and below `folder`, or what an interrupted run left to do.
 
-    viewers    number of viewers, the first of the release; None is all
-    processes  number of processes that compute; None is one a core
+    viewers         number of viewers, the first of the release; None is all
+    processes       number of processes that compute; None is one a core
+    viewers_a_part  None is VIEWERS_A_PART, or less where there would be fewer than PARTS
     Raises StoreError.
     """
     viewers = min(viewers or len(release.user_ids.ids), len(release.user_ids.ids))
@@ -139,7 +149,8 @@ def recommend_all(
         SlateTable.opened(store, release.state_fingerprint) as slates,
         tqdm(total=viewers, desc="recommendations", unit=" users") as progress,
     ):
-        run = Batch.begun(Batch(release.id, slates.store, k, viewers, now_ms, viewers_a_part), folder)
+        part = viewers_a_part or min(VIEWERS_A_PART, -(-viewers // PARTS))
+        run = Batch.begun(Batch(release.id, slates.store, k, viewers, now_ms, part), folder)
         missing = run.missing(folder)
         progress.update(viewers - sum(len(run.users(part)) for part in missing))
         for part, computed_slates in computed(missing, (release.folder, store, run, folder), processes or os.cpu_count()):

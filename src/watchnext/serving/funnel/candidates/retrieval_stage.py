@@ -1,7 +1,7 @@
 """Retrieval with one release: ask every source, leave out what cannot be shown, merge the lists."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -36,6 +36,7 @@ BESIDE = ("two_tower", *CO_WATCH_SOURCES)  # sources that know what is beside a 
 
 
 NO_ROWS = np.zeros(0, np.int64)
+ROOM = 4  # the search of vectors asks for this part more, as copies are left out of what it finds
 
 
 def never() -> bool:
@@ -54,6 +55,14 @@ class RetrievalStage:
         for source in self.sources.values():
             if isinstance(source, RefreshedSource):
                 source.refresh(as_of_ms)
+
+    def embedded(self, queries: Sequence[Query]) -> Sequence[Query]:
+        """Return queries with their vectors, computed in one call; unchanged if it fails, so that each search says so."""
+        try:
+            return self.sources["two_tower"].embedded(queries)
+        except Exception:
+            log.exception("the vectors of %d viewers are computed one by one", len(queries))
+            return queries
 
     def retrieve(
         self, query: Query, degradations: list[Degradation], k: int | None = None, *, late: Callable[[], bool] = never
@@ -191,7 +200,14 @@ class TwoTowerSource:
 
     def nearest(self, query: Query, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return at most `k` rows and their scores, best first."""
-        return self.search(self._query_tower(query.inputs), query, k)
+        vectors = self._query_tower(query.inputs) if query.vectors is None else query.vectors
+        return self.search(vectors, query, k)
+
+    def embedded(self, queries: Sequence[Query]) -> list[Query]:
+        """Return the queries with their vectors, computed in one call."""
+        inputs = {name: np.concatenate([each.inputs[name] for each in queries]) for name in self._query_tower.inputs}
+        vectors = self._query_tower(inputs)
+        return [replace(query, vectors=own) for query, own in zip(queries, np.split(vectors, len(queries)), strict=True)]
 
     def refresh(self, as_of_ms: float) -> None:
         """Mark anew what is uploaded, and let the index pack it."""
@@ -217,7 +233,7 @@ class TwoTowerSource:
         if k == 0 or not vectors.any():  # a zero vector is near no video
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
         allowed = self.allowed(query)
-        wanted = k
+        wanted = k + k // ROOM
         while True:
             rows, scores = best_of(*self._index.search(vectors, wanted, allowed))
             kept = self.prefilter.without_copies(rows)[:k]

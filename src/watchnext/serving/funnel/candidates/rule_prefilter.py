@@ -15,7 +15,7 @@ from watchnext.reranking.rules.safety import SafetyFilter
 from watchnext.retrieval.index.prefilter import PreFilter, StaticMask
 from watchnext.retrieval.sources.changes import ByUpload, CatalogueChanges, unchanged
 from watchnext.retrieval.sources.refreshed import Refreshed
-from watchnext.types import Query
+from watchnext.types import Query, first_of
 
 NOBODY = np.zeros(0, np.int64)
 UPLOADED_S = 300.0  # after which what is uploaded is marked anew
@@ -126,22 +126,23 @@ class Copies:
         changes = self._changes()
         if not len(self._fingerprints) or not len(prints := self._known(rows)):
             return NOBODY
-        spans = zip(*(np.searchsorted(self._prints, prints, side) for side in ("left", "right")), strict=True)
-        found = np.concatenate([NOBODY, *(self._rows[first:end] for first, end in spans)])
+        first, end = (np.searchsorted(self._prints, prints, side) for side in ("left", "right"))
+        counts = end - first
+        found = self._rows[np.repeat(end - np.cumsum(counts), counts) + np.arange(counts.sum())]
         if not len(changes.rows):
             return found
         later = changes.rows[np.isin(self._fingerprints[changes.rows], prints)]
         return np.concatenate([found[~changes.changed[found]], later])
 
     def _known(self, rows: np.ndarray) -> np.ndarray:
-        prints = np.unique(self._fingerprints[rows])
-        return prints[prints != 0]
+        prints = self._fingerprints[rows]
+        return np.unique(prints[prints != 0])
 
     def first(self, rows: np.ndarray) -> np.ndarray:
         """Return the positions in `rows`, ascending, whose content does not repeat an earlier one."""
         if not len(self._fingerprints):
             return np.arange(len(rows))
         prints = self._fingerprints[rows]
-        is_first = np.zeros(len(rows), bool)
-        is_first[np.unique(prints, return_index=True)[1]] = True
-        return np.flatnonzero(is_first | (prints == 0))
+        is_first = prints == 0
+        is_first[first_of(prints)] = True
+        return np.flatnonzero(is_first)

@@ -135,7 +135,7 @@ def _again(recommender: Recommender, request: Request, row: pl.DataFrame) -> pl.
         row["candidate_ranks"].item().to_numpy().reshape(-1, len(SOURCES)),
     )
     query = recommender.query(request)
-    inputs, _ = ranking.encode(query, candidates.rows)
+    inputs = ranking.encode(query, candidates.rows)
     scored = ranking.rank(query, candidates, inputs, [], late=False)
     slate = recommender.rerank(query, scored)
     picked = slate.picked

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from watchnext.features.state.fold import Layout, read_candidates
+from watchnext.features.state.fold import Layout, read_all_crosses, read_candidates
 from watchnext.serving.release.live_catalogue import LiveCatalogue
 from watchnext.serving.store.engines.engine import CHUNK, Changes, Transaction, batched
 from watchnext.serving.store.tables.seal import unsealed
@@ -60,6 +60,14 @@ class ItemRecords:
             videos, creators = self.videos[rows], self.creators[creator_rows]
         read_candidates(self._layout, viewer, videos, creators, as_of, creator_rows, catalogue.tag_rows[rows], out)
         return out
+
+    def crosses(
+        self, catalogue: LiveCatalogue, viewer: np.ndarray, rows: np.ndarray, as_of: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the last two `counters` of each video (C, 2, block), and a mask (C,) of the videos that have any."""
+        out, known = np.zeros((len(rows), 2, self._layout.block)), np.empty(len(rows), np.bool_)
+        read_all_crosses(self._layout, viewer, as_of, catalogue.creator_rows[rows], catalogue.tag_rows[rows], out, known)
+        return out, known
 
 
 def _unpacked(table: str, items: Sequence[tuple[bytes, bytes]]) -> tuple[np.ndarray, np.ndarray]:
