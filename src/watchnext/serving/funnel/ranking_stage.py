@@ -2,9 +2,11 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
+from watchnext.features.state.seen import SeenSet
 from watchnext.ranking.models.trees.engage import evidence
 from watchnext.serving.funnel.answer import RANKER_FAILED, RANKER_LATE, Degradation
 from watchnext.serving.release.release import Release
@@ -34,6 +36,15 @@ class VideoValues:
             self._values[new] = self._compute(new)
             self._known[new] = True
         return self._values[rows]
+
+
+class Hydrated(NamedTuple):
+    """A query, what its viewer has seen, the store's `settled` before they were read, and what the query shares with others."""
+
+    query: Query
+    seen: SeenSet
+    position: int | None
+    shared: VideoValues | None = None
 
 
 class RankingStage:

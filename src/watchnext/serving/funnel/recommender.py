@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 
@@ -21,22 +20,13 @@ from watchnext.serving.funnel.candidates.supply import Supply
 from watchnext.serving.funnel.explanation.explanations import Explanations
 from watchnext.serving.funnel.explanation.trace import VideoTraces, trace_of
 from watchnext.serving.funnel.query import QueryEncoder, features_by_name
-from watchnext.serving.funnel.ranking_stage import RankingStage, VideoValues
+from watchnext.serving.funnel.ranking_stage import Hydrated, RankingStage, VideoValues
 from watchnext.serving.release.release import Release
 from watchnext.serving.store.engines.engine import StoreError
 from watchnext.serving.store.store import Store
 from watchnext.types import Candidates, Query, Request, Scored, Slate, among
 
 log = logging.getLogger(__name__)
-
-
-class Hydrated(NamedTuple):
-    """A query, what its viewer has seen, the store's `settled` before they were read, and what the query shares with others."""
-
-    query: Query
-    seen: SeenSet
-    position: int | None
-    shared: VideoValues | None = None
 
 
 class Recommender:
