@@ -74,6 +74,9 @@ def records(store, release) -> dict[str, np.ndarray]:
     users = [*(release.user_ids.value(row) for row in range(len(release.user_ids.ids))), 7_000_001, 7_000_002]
     viewers, videos = np.array([store.viewer(user) for user in users]), store.video_records(np.arange(len(release.catalogue)))
     seen = np.frombuffer(b"".join(store.seen(user).to_bytes() for user in users), np.uint8)
+    together, sets = store.viewers(users)
+    assert together.tobytes() == viewers.tobytes()
+    assert b"".join(each.to_bytes() for each in sets) == seen.tobytes()
     return {"viewers": viewers, "seen": seen, "videos": videos, "creators": store.creators.copy()}
 
 

@@ -1,5 +1,6 @@
 """The history of the feature stage, latest first, through encoders that read oldest first; ids that are hidden; interests."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -7,8 +8,10 @@ from watchnext.features.encode.encodings import InputSizes
 from watchnext.nn.attention import InterestAttention
 from watchnext.nn.embeddings import IdDropout
 from watchnext.nn.encoders import ENCODERS, encoder_of
+from watchnext.nn.export import export_graph
 from watchnext.retrieval.towers.matrix_factorization import MatrixFactorization
-from watchnext.retrieval.towers.two_tower import InOrder
+from watchnext.retrieval.towers.two_tower import InOrder, OneViewer, TwoTower
+from watchnext.serving.release.compiled import CompiledNetwork
 
 NONE = dict.fromkeys(("user_values", "query_values", "video_values", "candidate_values"), 0)
 IDS = InputSizes(user_codes=(3, 7), context_codes=(), video_codes=(5,), tags=1, vector=1, user_id=1, **NONE)
@@ -77,3 +80,30 @@ def test_an_unknown_viewer_learns_from_those_whose_id_is_hidden():
     network.query({"user_codes": torch.full((50, 2), 2)}).sum().backward()
     learns = network.query.table.weight.grad.abs().sum(1) > 0
     assert learns.nonzero().squeeze(1).tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("encoder", ["attention", *ENCODERS])
+def test_a_compiled_tower_gives_each_of_many_viewers_the_bits_of_one(encoder, tmp_path):
+    torch.manual_seed(0)
+    sizes = InputSizes(user_codes=(3, 7), context_codes=(), video_codes=(9,), tags=5, vector=4, **NONE)
+    towers = TwoTower(
+        sizes=sizes, embedding=4, hidden=(16,), dimension=8, heads=2, dropout=0.0, encoder=encoder, interests=2
+    ).eval()
+    viewers, watches = 33, 6
+    inputs = {
+        "user_codes": torch.randint(0, 3, (viewers, 2), dtype=torch.int32),
+        "history_codes": torch.randint(0, 9, (viewers, watches, 1), dtype=torch.int32),
+        "history_tags": torch.randint(0, 5, (viewers, watches, 2), dtype=torch.int32),
+        "history_vector": torch.randn(viewers, watches, 4),
+        "history_values": torch.rand(viewers, watches, 5),
+        "history_mask": (torch.arange(watches) < torch.arange(viewers).unsqueeze(1) % (watches + 1)).float(),
+    }
+    export_graph(
+        OneViewer(towers.query), {name: each[:1] for name, each in inputs.items()}, rows_vary=set(), path=tmp_path / "tower.xml"
+    )
+    tower, arrays = CompiledNetwork(tmp_path / "tower.xml", many=True), {name: each.numpy() for name, each in inputs.items()}
+    together = tower(arrays)
+    parts = [tower({name: each[i : i + 1] for name, each in arrays.items()}) for i in range(viewers)]
+    np.testing.assert_array_equal(together, np.concatenate(parts))
+    with torch.no_grad():
+        np.testing.assert_allclose(together, OneViewer(towers.query)(inputs).numpy(), rtol=1e-4, atol=1e-5)
