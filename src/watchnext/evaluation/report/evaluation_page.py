@@ -158,12 +158,13 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _rules(losses: Mapping, slate: Mapping) -> str:
     parts = ("barred", "filters", "cap")
-    names = dict.fromkeys([*losses["rules"], *slate["broken"], *slate["bent"]])
+    names = dict.fromkeys([*losses["rules"], *slate["broken"], *slate["bent"], *slate["costs"]])
     rows = (
         [
             name,
             *(shown(losses["rules"].get(name, {}).get(part, 0.0), ".1%") for part in parts),
             *(str(slate[part].get(name, "")) for part in ("broken", "bent")),
+            shown(slate["costs"].get(name), ".4f"),
         ]
         for name in names
     )
@@ -171,7 +172,8 @@ def _rules(losses: Mapping, slate: Mapping) -> str:
     return (
         "<h2>By rule</h2><p class=soft>Shares of all watches that a rule kept out; and slots of all slates that break it, "
         "or for which a soft rule bent, as the slate says.</p>"
-        f"{_table(['rule', *parts, 'slots that break it', 'that bend it'], rows)}<h2>Ranked below the slate</h2>{ranks}"
+        f"{_table(['rule', *parts, 'slots that break it', 'that bend it', 'value a slate loses'], rows)}"
+        f"<h2>Ranked below the slate</h2>{ranks}"
     )
 
 
