@@ -116,3 +116,8 @@ def test_a_batch_runs_beside_the_process_that_holds_the_store(release, folder, t
 def test_no_store_is_named(release, tmp_path):
     with pytest.raises(StoreError, match="nowhere"):
         recommend_all(release, tmp_path / "nowhere", tmp_path / "batch", k=K, now_ms=release.as_of_ms)
+
+
+def test_few_viewers_make_parts_for_all_processes(release, folder, tmp_path):
+    recommend_all(release, folder, tmp_path / "batch", k=K, now_ms=release.as_of_ms, viewers=20, processes=1)
+    assert len(list((tmp_path / "batch").glob("*/part-*.parquet"))) == 10
