@@ -6,10 +6,12 @@ from pathlib import Path
 
 from watchnext.evaluation.experiment.assignment import ExperimentError
 from watchnext.reranking.rules.rule import Filter
-from watchnext.reranking.slate import Reranker
+from watchnext.reranking.slate import Exploration, Reranker
 from watchnext.reranking.value import MERGE
 from watchnext.serving.release.release import Release, release_in, releases_in
 from watchnext.serving.release.surfaces import Surfaces
+
+EPSILON = 0.15  # share of the slots of `exploring` that are drawn at random
 
 
 def _unranked(release: Release) -> Release:
@@ -41,13 +43,20 @@ def _undiversified(release: Release) -> Release:
     return replace(release, reranker=reranker, surfaces=Surfaces())
 
 
+def _exploring(release: Release) -> Release:
+    own = release.reranker
+    reranker = Reranker(value=own.value, rules=own.rules, diversity=own.diversity, exploration=Exploration(epsilon=EPSILON))
+    return replace(release, reranker=reranker, surfaces=Surfaces())
+
+
 def _full(release: Release) -> Release:
     return release
 
 
-# Name > the policy made of a release. All keep the filters of re-ranking, and its exploration.
+# Name > the policy made of a release. All keep the filters of re-ranking.
 ABLATIONS: Mapping[str, Callable[[Release], Release]] = {
     "full": _full,  # the release as it would serve
+    "exploring": _exploring,  # the release with more of its slots drawn at random
     "no_diversity": _undiversified,  # by value alone, without soft rules
     "unranked": _unranked,  # all sources, in the order of the merge
     "two_tower_only": _only("two_tower"),  # the nearest videos, unranked
@@ -57,7 +66,7 @@ ABLATIONS: Mapping[str, Callable[[Release], Release]] = {
 }
 
 
-def policy_of(name: str, release: Release, root: Path) -> Release:
+def policy_named(name: str, release: Release, root: Path) -> Release:
     """Return the release that answers under a policy: an ablation of `release`, or another one of the folder `root`.
 
     Raises ExperimentError for an unknown name.

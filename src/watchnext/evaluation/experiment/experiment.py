@@ -1,8 +1,8 @@
-"""Run an experiment: arms one after another, each kept as a file, then figures, differences and tests.
+"""Run an experiment: simulated traffic, kept as files, then figures of each arm, differences and tests.
 
 paired       every viewer meets every policy, each in a world of its own, with the same luck: what the policies differ in, at
              the least noise. Only a simulator can do this
-split        every viewer meets one policy, by stable hash: an A/B test
+split        every viewer meets one policy, by stable hash, and all policies hear of all viewers: an A/B test
 interleaved  every viewer meets slates drafted by two policies
 """
 
@@ -16,11 +16,11 @@ import polars as pl
 
 from watchnext.code_digest import code_of
 from watchnext.evaluation.experiment.ab_test import ab_test, preference
-from watchnext.evaluation.experiment.ablations import policy_of
+from watchnext.evaluation.experiment.ablations import policy_named
 from watchnext.evaluation.experiment.arm_figures import ArmFigures, summarised
 from watchnext.evaluation.experiment.assignment import Assignment, ExperimentError, require_disjoint
 from watchnext.evaluation.experiment.simulation import Simulation
-from watchnext.evaluation.experiment.traffic import run_arm
+from watchnext.evaluation.experiment.traffic import run_arms
 from watchnext.files import replaced
 from watchnext.serving.release.release import Release
 
@@ -61,7 +61,7 @@ def arms_of(
 class Experiment:
     """An experiment on a release in the world that made its log.
 
-    folder  where every arm's impressions are kept; an arm that is there with the same settings and code is not run again
+    folder  where the traffic is kept, by arm where arms do not meet; with the same settings and code it is not run again
     """
 
     def __init__(self, release: Release, simulation: Simulation, *, releases: Path, folder: Path, seed: int) -> None:
@@ -72,13 +72,12 @@ class Experiment:
     def run(self, *, design: str, policies: Sequence[str], shares: Mapping[str, float] | None = None) -> dict:
         """Return the report. Raises ExperimentError before anything is run."""
         require_design(design, policies)
-        answering = {name: policy_of(name, self._release, self._releases) for name in policies}
+        releases = {name: policy_named(name, self._release, self._releases) for name in policies}
         arms = arms_of(design, policies, shares, self._simulation, salt=f"experiment {self._seed}")
-        shown = {}
-        for name, users in arms.items():
-            of_arm = [answering[each] for each in (policies if design == "interleaved" else [name])]
-            shown[name] = self._arm(name, of_arm, users)
-        figures = {name: ArmFigures.of(shown[name], self._simulation, users) for name, users in arms.items()}
+        people = {name: self._simulation.people(users) for name, users in arms.items()}
+        shown = self._shown(design, releases, arms)
+        shown = {name: shown[name].filter(pl.col("viewer").is_in(users)) for name, users in people.items()}
+        figures = {name: ArmFigures.of(shown[name], self._simulation, users) for name, users in people.items()}
         report = {
             "release": self._release.id,
             "design": design,
@@ -93,28 +92,42 @@ class Experiment:
             report["interleaved"] = {"policies": list(policies), **preference(*shown.values())}
         return report
 
-    def _arm(self, name: str, policies: Sequence[Release], users: np.ndarray) -> pl.DataFrame:
+    def _shown(self, design: str, releases: Mapping[str, Release], arms: Mapping[str, np.ndarray]) -> dict[str, pl.DataFrame]:
+        """Return arm > impressions, of its viewers and perhaps others."""
+        policy_of = np.zeros(len(self._simulation.world.viewers), np.int64)
+        if design == "paired":
+            return {name: self._traffic(name, {name: releases[name]}, policy_of) for name in arms}
+        for number, users in enumerate(arms.values()):
+            policy_of[users] = number
+        shown = self._traffic(" with ".join(releases), releases, policy_of if design == "split" else None)
+        return dict.fromkeys(arms, shown)
+
+    def _traffic(self, name: str, policies: Mapping[str, Release], policy_of: np.ndarray | None) -> pl.DataFrame:
         path = self._folder / f"{name.replace(' ', '-')}.parquet"
-        settings = {**self._settings(policies), "arm": name, "users": digest_of_rows(users)}
+        settings = {
+            **self._settings(policies),
+            "policy_of": "interleaved" if policy_of is None else digest_of_rows(policy_of),
+        }
         kept = path.with_suffix(".json")
         if kept.exists() and json.loads(kept.read_text()) == settings:
             return pl.read_parquet(path)
         kept.unlink(missing_ok=True)
-        shown = run_arm(name, policies, self._simulation, users, seed=self._seed)
+        shown = run_arms(name, [*policies.values()], self._simulation, policy_of, seed=self._seed)
         path.parent.mkdir(parents=True, exist_ok=True)
         shown.write_parquet(path)
         replaced(kept, json.dumps(settings))  # last: an arm that was cut short is run again
         return shown
 
-    def _settings(self, policies: Sequence[Release]) -> dict:
+    def _settings(self, policies: Mapping[str, Release]) -> dict:
         simulation = self._simulation
         return {
-            "releases": [release.id for release in policies],
+            "policies": {name: release.id for name, release in policies.items()},
+            "users": digest_of_rows(simulation.users),
             "world": [simulation.world.seed, str(simulation.world.mechanisms), simulation.released],
             "loyalty": str(simulation.loyalty),
             "days": simulation.days,
             "seed": self._seed,
-            "code": code_of("watchnext.evaluation.experiment.traffic"),
+            "code": code_of(*(f"watchnext.evaluation.experiment.{name}" for name in ("traffic", "ablations"))),
         }
 
 

@@ -20,7 +20,7 @@ class Simulation:
 
     world     continued by `days`
     log       of the days before `start_ms`
-    users     rows of the viewers who take part, (U,); bots do not
+    users     rows of the viewers who take part, (U,), bots among them as in the log
     start_ms  the end of the log, from where the policies answer
     released  number of videos that are in the log
     """
@@ -35,19 +35,26 @@ class Simulation:
 
     @classmethod
     def of(cls, world: World, *, loyalty: Loyalty, days: int, viewers: int | None) -> "Simulation":
-        """Continue a world; at most `viewers` take part, evenly spaced over all. Raises ExperimentError for too few."""
-        people = np.flatnonzero(~world.viewers["bot"])
+        """Continue a world; at most `viewers` take part, evenly spaced over all. Raises ExperimentError for too few.
+
+        Fewer than all make a smaller platform than the one that a release has learned, with smaller counts.
+        """
         if days < 1 or (viewers is not None and viewers < 2):
             raise ExperimentError(f"days is {days} and viewers {viewers}: expected at least 1 day and 2 viewers")
-        chosen = people[np.unique(np.linspace(0, len(people) - 1, min(viewers or len(people), len(people))).astype(np.int64))]
+        most = len(world.viewers)
+        chosen = np.unique(np.linspace(0, most - 1, min(viewers or most, most)).astype(np.int64))
         return cls(
             world=world.continued(days), log=world.log(), loyalty=loyalty, users=chosen, days=days,
             start_ms=world.start_ms + world.days * DAY_MS, released=len(world.catalogue),
         )  # fmt: skip
 
-    def audience(self, users: np.ndarray) -> Audience:
-        """Return viewers as the log leaves them; every call gives new ones with the same luck."""
-        return self.world.audience(loyalty=self.loyalty, users=users, start_ms=self.start_ms)
+    def people(self, users: np.ndarray) -> np.ndarray:
+        """Return those of `users` (U,) who are no bots: figures are of people alone, as a team filters its bots."""
+        return users[~self.world.viewers["bot"][users]]
+
+    def audience(self) -> Audience:
+        """Return the viewers as the log leaves them; every call gives new ones with the same luck."""
+        return self.world.audience(loyalty=self.loyalty, users=self.users, start_ms=self.start_ms)
 
     def posts(self) -> list[Event]:
         """Return the events that post the videos uploaded after the log, in the order of time."""

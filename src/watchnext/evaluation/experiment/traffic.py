@@ -1,7 +1,7 @@
 """Simulated viewers in front of the Recommender that serves: what an arm shows, what its viewers do, and what its store learns.
 
-An arm has a store of its own, which hears what a server hears: the log since the release, videos as they are posted,
-impressions at the time of the answer, outcomes when they arrive. So popularity within an arm is that of its own viewers alone.
+Policies that stand side by side share the traffic: the store of each hears what a server hears, the log since the release,
+videos as they are posted, the impressions of all viewers at the time of the answer, and outcomes when they arrive.
 """
 
 import heapq
@@ -37,13 +37,16 @@ LOGGED_TOGETHER = 10_000  # events
 
 
 class Arm:
-    """Answer visits by one policy, or by two whose slates are interleaved.
+    """Answer visits by one of several policies, or by two whose slates are interleaved.
 
-    rows  number of requests so far > the impressions of each, as columns of COLUMNS
+    policy_of  (users of the world,) number of the policy that answers each; None interleaves two
+    rows       impressions of each request so far, as columns of COLUMNS; `team` is the number of the policy
     """
 
-    def __init__(self, recommenders: Sequence[Recommender], simulation: Simulation, *, seed: int) -> None:
-        self._recommenders, self._seed = recommenders, seed
+    def __init__(
+        self, recommenders: Sequence[Recommender], simulation: Simulation, policy_of: np.ndarray | None, *, seed: int
+    ) -> None:
+        self._recommenders, self._policy_of, self._seed = recommenders, policy_of, seed
         self._users, ids = simulation.world.viewers["id"], simulation.world.catalogue["id"]
         self._row = dict(zip(ids.tolist(), range(len(ids)), strict=True))
         self._posts, self._posted = simulation.posts(), 0
@@ -61,9 +64,11 @@ class Arm:
         return [self._row[each] for each in self._ids]
 
     def _answered(self, request: Request, visit: Visit) -> tuple[Sequence[int], Sequence[int]]:
+        if self._policy_of is not None:
+            number = int(self._policy_of[visit.user])
+            ids = self._recommenders[number].recommend(request).ids
+            return ids, [number] * len(ids)
         slates = [recommender.recommend(request).ids for recommender in self._recommenders]
-        if len(slates) == 1:
-            return slates[0], [0] * len(slates[0])
         random = np.random.default_rng([self._seed, visit.user, visit.key])
         return team_draft(*slates, request.k, random)
 
@@ -101,14 +106,16 @@ class Arm:
                 recommender.store.apply(events)
 
 
-def run_arm(title: str, policies: Sequence[Release], simulation: Simulation, users: np.ndarray, *, seed: int) -> pl.DataFrame:
-    """Let the viewers `users` (U,) live with a policy, or with two interleaved; return their impressions, with COLUMNS.
+def run_arms(
+    title: str, policies: Sequence[Release], simulation: Simulation, policy_of: np.ndarray | None, *, seed: int
+) -> pl.DataFrame:
+    """Let the viewers of a simulation live with policies, as `Arm` says; return their impressions, with COLUMNS.
 
     Shows a progress bar on a terminal. The same arguments give the same impressions.
     """
-    audience = simulation.audience(users)
+    audience = simulation.audience()
     with opened(policies, simulation) as recommenders:
-        arm = Arm(recommenders, simulation, seed=seed)
+        arm = Arm(recommenders, simulation, policy_of, seed=seed)
         hours = 24 * simulation.days
         with tqdm(total=hours, desc=f"experiment: {title}", unit=" h", disable=None) as bar:
             for day in range(simulation.days):

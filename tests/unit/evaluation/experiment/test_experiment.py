@@ -121,10 +121,11 @@ def runner(release_of_world, simulation, releases, tmp_path) -> Experiment:
     return Experiment(release_of_world, simulation, releases=releases, folder=tmp_path, seed=0)
 
 
-def test_a_paired_experiment_reports_every_arm_and_pair_and_is_not_run_twice(runner, tmp_path, monkeypatch):
+def test_a_paired_experiment_reports_every_arm_and_pair_and_is_not_run_twice(runner, simulation, tmp_path, monkeypatch):
     found = runner.run(design="paired", policies=["full", "popular"])
     assert list(found["arms"]) == ["full", "popular"]
-    assert found["arms"]["full"]["viewers"] == found["arms"]["popular"]["viewers"] == 30
+    people = len(simulation.people(simulation.users))
+    assert found["arms"]["full"]["viewers"] == found["arms"]["popular"]["viewers"] == people
     value, low, high = found["differences"]["full - popular"]["watch_s"]["difference"]
     assert low < value < high
     assert value == pytest.approx(found["arms"]["full"]["watch_s"][0] - found["arms"]["popular"]["watch_s"][0])
@@ -141,17 +142,18 @@ def test_a_paired_experiment_reports_every_arm_and_pair_and_is_not_run_twice(run
     def refused(*_, **__):
         raise AssertionError("the arm was kept")
 
-    monkeypatch.setattr("watchnext.evaluation.experiment.experiment.run_arm", refused)
+    monkeypatch.setattr("watchnext.evaluation.experiment.experiment.run_arms", refused)
     assert rounded(runner.run(design="paired", policies=["full", "popular"]), 6) == found
     with pytest.raises(AssertionError, match="the arm was kept"):
         runner.run(design="paired", policies=["unranked"])
 
 
-def test_an_ab_test_gives_each_viewer_one_policy_and_tests_the_difference(runner, tmp_path):
+def test_an_ab_test_gives_each_viewer_one_policy_and_tests_the_difference(runner, simulation, tmp_path):
     found = runner.run(design="split", policies=["full", "popular"], shares={"full": 0.6, "popular": 0.4})
-    viewers = {arm: set(pl.read_parquet(tmp_path / f"{arm}.parquet")["viewer"]) for arm in ("full", "popular")}
-    assert not viewers["full"] & viewers["popular"]
-    assert found["arms"]["full"]["viewers"] + found["arms"]["popular"]["viewers"] == 30
+    shown = pl.read_parquet(tmp_path / "full-with-popular.parquet")
+    assert shown.group_by("viewer").agg(pl.col("team").n_unique())["team"].unique().to_list() == [1]
+    people = len(simulation.people(simulation.users))
+    assert found["arms"]["full"]["viewers"] + found["arms"]["popular"]["viewers"] == people
     test = found["ab_test"]["full - popular"]
     (value, low, high), (same, lower, higher) = test["single_look"], test["always_valid"]
     assert value == pytest.approx(same)
