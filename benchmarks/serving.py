@@ -12,10 +12,9 @@ With `--seconds 20`, over HTTP: the real `bentoml serve`, or with `--shell uvico
 at `--rate` (p50_ms, p99_ms, stages_ms); slates, and posts of 20 events, as fast as `--connections` carry them (capacity_rps,
 events_per_s); precomputed slates at `--precomputed-rate`; and slates at `--rate` beside `--posts` posts a second
 (beside_p99_ms, events_p99_ms). Times count from the moment at which a request was due. `stages_ms` are means: the funnel's and
-`outside` (HTTP, waiting, JSON) sum to the mean of the times; `commit` is the time until impressions, which are gathered for 50 ms,
-are on disk; no slate waits for it. `fsync_ms` is one write and fdatasync of a page on the same disk, `ready_s` the start of the
-server. `refused` counts
-answers other than 200.
+`outside` (HTTP, waiting, JSON) sum to the mean of the times; `commit` is the time until impressions, which are gathered for 50
+ms, are on disk; no slate waits for it. `fsync_ms` is one write and fdatasync of a page on the same disk, `ready_s` the start of
+the server. `refused` counts answers other than 200.
 
 With WATCHNEXT_STORE=redis://host:port/db, on the store in that Redis instead of a fresh one; its database should be empty.
 """
