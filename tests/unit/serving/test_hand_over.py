@@ -1,10 +1,13 @@
 """A store handed over to another release while threads post: no event is lost, none counts twice."""
 
 import itertools
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,8 @@ from tests.redis_server import RedisServer
 from small_release import make_release
 from watchnext.serving.release.release import Release
 from watchnext.serving.store.engines.engine import StoreError
+from watchnext.serving.store.engines.environment import Environment
+from watchnext.serving.store.engines.folder import point
 from watchnext.serving.store.group_commit import GroupCommit
 from watchnext.serving.store.hand_over import StoreSuccession
 from watchnext.serving.store.store import Store, build_store
@@ -202,3 +207,12 @@ def test_a_hand_over_that_fails_leaves_the_store_and_a_process_that_died_no_trac
     Store.open(folder, first).close()
     with pytest.raises(StoreError, match="is closing"):
         commits.hand_over(fails)
+
+
+def test_a_link_to_an_open_environment_leaves_its_lock(tmp_path):
+    """Where the lock is lost, another process that reads the environment makes its mutexes anew, and the server dies."""
+    with closing(Environment(tmp_path / "env-1", durable=True, map_bytes=1 << 20)) as environment:
+        point(tmp_path, "current", "env-1")
+        alone = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'r+b'), fcntl.LOCK_EX | fcntl.LOCK_NB, 1)"
+        taken = subprocess.run([sys.executable, "-c", alone, environment.path / "lock.mdb"], capture_output=True, text=True)
+        assert "BlockingIOError" in taken.stderr

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from watchnext.files import link, synced, synced_below
+from watchnext.files import link, synced
 from watchnext.serving.store.engines.engine import StoreHeldError
 
 LINKS = ("current", "next", "taking")
@@ -43,8 +43,13 @@ def locked(folder: Path) -> IO:
 
 
 def point(folder: Path, name: str, environment: str) -> None:
-    """Point the link `name` at an environment, once all of it is on disk: its file's name too, which LMDB does not sync."""
-    synced_below(Path(folder) / environment)
+    """Point the link `name` at an environment, once all of it is on disk: its file's name too, which LMDB does not sync.
+
+    `lock.mdb` is not touched: a process that has the environment open loses its lock on that file where it closes the file, and
+    the next process to open the environment makes the mutexes anew that this one holds.
+    """
+    for each in (Path(folder) / environment / "data.mdb", Path(folder) / environment):
+        synced(each)
     link(folder, name, environment)
 
 
