@@ -13,6 +13,7 @@ from watchnext.data.splits import TimeSplit
 from watchnext.data.tables import OUTCOMES, Tables
 from watchnext.features.dataset.batches import NO_INPUTS, FeatureSet
 from watchnext.lifecycle.release_builder import sample_inputs
+from watchnext.monitoring.windows.reference import impressions_of, write_reference
 from watchnext.nn.export import export_graph
 from watchnext.ranking.calibration.calibration import Calibration
 from watchnext.ranking.calibration.curves import Curve
@@ -194,7 +195,14 @@ def export(built, folder: Path) -> None:
     Calibration({"long_view": curve, "watch_s": Curve(np.array([0.0, 1e4]), np.array([1.0, 2e4]))}).save(folder / "calibration")
     VideoIndex.build(vectors, recipe=None, towers="tiny").save(folder / "index")
     looked_up(built[0], folder)
-    pl.DataFrame({"hour": [1, 2]}).write_parquet(folder / "reference.parquet")
+    referenced(features, folder / "reference")
+
+
+def referenced(features: FeatureSet, folder: Path) -> None:
+    """reference/, of the whole small log: its days held out are too few."""
+    folder.mkdir()
+    rows = np.arange(len(features.columns["time_ms"]))
+    write_reference(impressions_of(features, rows, np.zeros((len(rows), len(TARGETS)), np.float32)), features, folder)
 
 
 def looked_up(features: Path, folder: Path) -> None:
@@ -224,7 +232,7 @@ def stage_release(built, exported, root: Path) -> Path:
         surfaces={},
         engage=random_engage(),
         selection={},
-        reference=exported / "reference.parquet",
+        reference=exported / "reference",
     )
     write_sample(staging, sample_inputs(FeatureSet.load(built[0]), np.arange(IMPRESSIONS)))
     return staging

@@ -308,6 +308,26 @@ def debias(figures: Figures) -> str:
     return table(["", *DEBIASED.values()], [[title, *(mean_of(each[key], 3) for key in DEBIASED)] for title, each in rows])
 
 
+def drift(figures: Figures) -> str:
+    """Tabulate windows without drift, by viewers and by rows, and the cost of a check."""
+    run = only(figures)
+    titles = {"windows": "windows", "viewers": "effective viewers of a window", "rows": "impressions of a window",
+              "checks": "checks", "false_alarms": "verdict drift", "checks_below_.05": "checks with p below .05"}  # fmt: skip
+    ways = [run["false_alarms"], run["rows_alone"]]
+    rows = [[f"without drift: {title}", *(number(way[key], 3) for way in ways)] for key, title in titles.items()]
+    costs = {"rows": "impressions", "cpu_s": "seconds of the processor", "peak_mb": "peak memory, MB",
+             "before_mb": "of which imports, MB", "sketch_kb": "sketch, kB"}  # fmt: skip
+    rows += [[f"a served log checked: {title}", number(run["cost"][key]), ""] for key, title in costs.items()]
+    return table(["", "viewers as sample", "rows as sample"], rows)
+
+
+def drift_power(figures: Figures) -> str:
+    """Tabulate how often each planted drift is named, by its size."""
+    planted = only(figures)["power"]
+    rows = [[kind, *(f"{size}: {number(share, 2)}" for size, share in sizes.items())] for kind, sizes in planted.items()]
+    return table(["planted", *(f"size {n}: named" for n in range(1, 1 + max(map(len, planted.values()))))], rows)
+
+
 TRUE_COLUMNS = ("ordered by", "share of the true best 10", "long views of the first 10", "seconds of the first 10",
                 "recall@10 in the log")  # fmt: skip
 

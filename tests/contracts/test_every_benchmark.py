@@ -42,6 +42,11 @@ SMALL = {
     "debias": Small(
         ["--users", "60", "--videos", "150", "--days", "4", "--slates", "50", *EPOCH], {"ways", "placed", "rows", "impressions"}
     ),
+    "drift": Small(
+        ["data=tiny", "--windows", "2", "--planted", "1", "--viewers", "40", "--rows", "400"],
+        {"false_alarms", "rows_alone", "power", "cost"},
+        "project",
+    ),
     "experiments": Small(
         ["--runs", "2", "--viewers", "40", "--days", "1", "--pairs", "2", "--requests", "200"], {"aa", "power", "interleaving"}
     ),

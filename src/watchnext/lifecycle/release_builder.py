@@ -17,7 +17,7 @@ from watchnext.evaluation.selection.held_out import VALID, before_validation, va
 from watchnext.evaluation.selection.selection import HeldOut, Selection, select
 from watchnext.features.dataset.batches import CANDIDATE_INPUTS, NO_INPUTS, FeatureSet
 from watchnext.lifecycle.parity import parity, require_parity
-from watchnext.monitoring.reference import reference
+from watchnext.monitoring.windows.reference import held_out, write_reference
 from watchnext.nn.export import export_graph
 from watchnext.nn.weights import fingerprint, load_network, written_aside
 from watchnext.ranking.heads import Scorer
@@ -132,9 +132,9 @@ class ReleaseBuilder:
         measured = self._require_parity(ranker.network, chosen / "ranker.xml")
         work = staging_folder(self.releases)
         try:
-            reference(self.features, ranker, "valid").write_parquet(work / "reference.parquet")
+            write_reference(held_out(self.features, ranker, "valid"), self.features, work)
             existing = set(self.releases.iterdir())
-            folder = self._publish(selection, chosen, self.releases, reference=work / "reference.parquet")
+            folder = self._publish(selection, chosen, self.releases, reference=work)
             return BuiltRelease(folder, folder not in existing, measured)
         finally:
             shutil.rmtree(work, ignore_errors=True)

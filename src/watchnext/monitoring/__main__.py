@@ -1,6 +1,5 @@
 """`python -m watchnext.monitoring drift | skew`: compare traffic with the release; exit 0 none, 2 drift or skew, 3 no data."""
 
-import json
 from contextlib import closing
 from pathlib import Path
 
@@ -8,84 +7,99 @@ import polars as pl
 from omegaconf import DictConfig
 
 from watchnext import tracking
-from watchnext.cli import dispatch, plain, write_report
+from watchnext.cli import dispatch, instantiate, plain, write_report
 from watchnext.features.dataset.batches import FeatureSet
-from watchnext.metrics import rounded
-from watchnext.monitoring.drift import Drift, drift_report
-from watchnext.monitoring.reference import reference
+from watchnext.monitoring.drift_check import DriftCheck
+from watchnext.monitoring.report.drift_report import DriftReport
+from watchnext.monitoring.sketch.sketch import Sketch
+from watchnext.monitoring.verdict.verdict_history import read_history, write_history
+from watchnext.monitoring.windows.reference import drift_tests, held_out, vectors_of
+from watchnext.monitoring.windows.served_rows import ServedLogReader, outcomes_of
 from watchnext.ranking.scoring import Ranker
 from watchnext.schema import FeatureSchema, SchemaError
-from watchnext.serving.funnel.served.served_log import answers_in, shown_videos
-from watchnext.serving.release.manifest import ReleaseError
-from watchnext.serving.release.release import Release, current, last_built
+from watchnext.serving.funnel.served.served_log import answers_in
+from watchnext.serving.release.manifest import ReleaseError, read_manifest
+from watchnext.serving.release.release import Release, current, last_built, release_in
 from watchnext.serving.store.engines.engine import StoreError
 
 
-def tests_of(columns: list[str], schema: FeatureSchema) -> dict[str, str]:
-    """Return column > drift test, which the feature may declare. Ids are left out, as new ids are not drift."""
-    declared = {f.name: f.drift for f in schema.features}
-    ids = {"user_id", "video_id", "creator_id"}
-    return {name: declared.get(name, "auto") for name in columns if name not in ids}
+def _check(config: DictConfig, release: Path) -> DriftCheck:
+    """Load the reference of a release, with the settings of the configuration."""
+    folder = release / "reference"
+    sketch = Sketch.load(folder / "sketch")
+    before = pl.read_parquet(folder / "reference.parquet")
+    tests = drift_tests(FeatureSchema.load(release / "pipeline" / "schema.json"), before.columns)
+    settings = {name: config.monitoring[name] for name in ("alpha", "hours", "in_a_row", "margin")}
+    return DriftCheck(sketch=sketch, reference=before, tests=tests, **settings)
 
 
-def served(folder: Path) -> pl.DataFrame:
-    """Read features and scores of the served slates, one row a video; empty where nothing was served."""
-    answers = answers_in(folder)
-    return shown_videos(answers) if len(answers) else pl.DataFrame()
-
-
-def held_out(config: DictConfig) -> pl.DataFrame:
-    """Read the test days of the feature stage, scored by the pipeline's ranker."""
+def _held_out(config: DictConfig, release: Path) -> DriftReport:
+    """Compare the test days of the feature stage, scored by the pipeline's ranker, with the reference of the release."""
     outputs = Path(config.data.outputs)
     features = FeatureSet.load(outputs / "features")
-    ranker = Ranker.load(outputs / "ranker", schema=features.pipeline.schema, repair="dvc repro ranker")
-    return reference(features, ranker, "test")
+    schema, built = features.pipeline.schema, read_manifest(release)["schema"]
+    if schema.fingerprint != built:
+        raise SchemaError(
+            f"{outputs / 'features'} has the schema {schema.fingerprint}, {release} has {built}; run `dvc repro release`"
+        )
+    ranker = Ranker.load(outputs / "ranker", schema=schema, repair="dvc repro ranker")
+    return _check(config, release).held_out(held_out(features, ranker, "test"), vectors_of(features.videos))
 
 
-def compared(config: DictConfig, release: Path) -> Drift:
-    """Compare the configured window with the reference sample of the release."""
-    schema = FeatureSchema.load(release / "pipeline" / "schema.json")
-    before = pl.read_parquet(release / "reference" / "reference.parquet")
-    now = held_out(config) if config.monitoring.window == "held_out" else served(Path(config.monitoring.served))
-    options = {"threshold": config.monitoring.threshold, "score_column": config.monitoring.score_column, "seed": config.seed}
-    return drift_report(before, now, tests=tests_of(before.columns, schema), **options)
+def _served(config: DictConfig, release: Path, folder: Path) -> DriftReport:
+    """Compare the served log with the reference of the release, window by window, and add the windows to the history."""
+    past, check = read_history(folder), _check(config, release)
+    log = ServedLogReader(Path(config.monitoring.served), release, _outcomes(config, release), instantiate(config.labels))
+    report = check.served(log, past)
+    others = [each for each in past if each.release != release.name]
+    write_history(folder, [*others, *report.history])
+    return report
+
+
+def _outcomes(config: DictConfig, release: Path) -> pl.DataFrame:
+    """Read the outcomes in the journal of the store; none where there is no store."""
+    from watchnext.serving.store.engines.redis_engine import is_url
+    from watchnext.serving.store.store import Store
+
+    if not is_url(config.data.store) and not Path(config.data.store).exists():
+        return outcomes_of(())
+    with closing(Store.reader(config.data.store, Release.load(release))) as store:
+        return outcomes_of(store.journal())
 
 
 def drift(config: DictConfig) -> int:
-    """Compare served (or held-out) features and scores with the release's reference; write HTML, JSON, MLflow."""
-    outputs = Path(config.data.outputs)
+    """Compare served (or held-out) features, scores and outcomes with the release's reference; write HTML, JSON, MLflow."""
+    outputs, releases = Path(config.data.outputs), Path(config.data.releases)
     as_stage = config.monitoring.window == "held_out"
-    releases = Path(config.data.releases)
-    release = last_built(releases, outputs) if as_stage else current(releases)
-    result = compared(config, release)
     folder = outputs / "drift" / ("" if as_stage else "served")
-    result.write(folder)
-    drifted = sorted(name for name, column in result.columns.items() if column["drifted"])
-    summary = {
-        "verdict": result.verdict,
-        "columns": len(result.columns),
-        "drifted": len(drifted),
-        "share": rounded(result.share, 6),
-    }
-    manifest = json.loads((release / "manifest.json").read_text())
+    if as_stage:
+        release = last_built(releases, outputs)
+        report = _held_out(config, release)
+    else:
+        release = release_in(releases, config.release) if config.release else current(releases)
+        report = _served(config, release, folder)
+    report.write(folder)
+    _track(config, release, report, folder)
+    if as_stage:
+        drifted, checks = len(report.window.drifted), len(report.window.columns)
+        write_report(outputs / "metrics" / "drift.json", {"verdict": report.verdict, "columns": checks, "drifted": drifted})
+    print(report)
+    print(f"report: {folder / 'drift.html'}")
+    return 0 if as_stage else report.exit_code  # a pipeline that stopped here would leave its later stages without figures
+
+
+def _track(config: DictConfig, release: Path, report: DriftReport, folder: Path) -> None:
+    manifest = read_manifest(release)
     tags = {
         "data_hash": manifest["id"],
         "schema_fingerprint": manifest["schema"],
         "release": release.name,
-        "verdict": result.verdict,
+        "verdict": report.verdict,
     }
     with tracking.start_run("drift", config=plain(config), tags=tags) as run:
-        run.log_metrics({"drift/share": result.share, "drift/exit_code": float(result.exit_code)})
-        run.log_file(folder / "drift.html")
-        run.log_file(folder / "drift.json")
-    if as_stage:
-        write_report(outputs / "metrics" / "drift.json", summary)
-    print(
-        f"drift: {result.verdict}; {len(drifted)} of {len(result.columns)} columns drifted"
-        + "".join(f"\n  {name}" for name in drifted)
-    )
-    print(f"report: {folder / 'drift.html'}")
-    return 0 if as_stage else result.exit_code  # a pipeline that stopped here would leave its later stages without figures
+        run.log_metrics({"drift/drifted": float(len(report.window.drifted)), "drift/exit_code": float(report.exit_code)})
+        for name in report.files:
+            run.log_file(folder / name)
 
 
 def skew(config: DictConfig) -> int:

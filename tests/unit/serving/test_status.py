@@ -7,7 +7,8 @@ import os
 import pytest
 from api import Api, app_over
 
-from watchnext.monitoring.drift import Drift
+from watchnext.monitoring.report.drift_report import DriftReport
+from watchnext.monitoring.verdict.checked_window import Check, CheckedWindow
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.http.api import status
 from watchnext.serving.http.api.schemas import StatusResponse
@@ -43,9 +44,13 @@ def test_it_names_the_release_and_what_one_may_ask_of_it(read, release):
     assert answer["drift"] is None
 
 
+def checked(drifted: bool | None) -> Check:
+    return Check(0.2, 0.1, 0.0, drifted, "retrain", "", (0.0, 0.0))
+
+
 def test_a_report_is_read_as_it_was_written(read, drift):
-    columns = {"hour": {"drifted": True}, "click": {"drifted": False}, "empty": {"drifted": None}}
-    Drift("drift", 0.5, columns, (100, 40), "").write(drift.parent)
+    columns = {"hour": checked(True), "click": checked(False), "empty": checked(None)}
+    DriftReport("drift", CheckedWindow("drift", columns, {}, (100, 40), (90.0, 40.0))).write(drift.parent)
     os.utime(drift, (1_700_000_000, 1_700_000_000))
     expected = {"verdict": "drift", "rows": 40, "columns": 3, "drifted": ["hour"], "reported_ms": 1_700_000_000_000}
     assert read()["drift"] == expected
@@ -63,7 +68,7 @@ def test_a_file_that_is_no_report_is_named_in_the_log_and_left_out(read, drift, 
 
 
 def test_a_report_of_any_size_is_not_read(read, drift, monkeypatch):
-    Drift("none", 0.0, {}, (1, 1), "").write(drift.parent)
+    DriftReport("none", CheckedWindow("none", {}, {}, (1, 1), (1.0, 1.0))).write(drift.parent)
     assert read()["drift"]["verdict"] == "none"
     monkeypatch.setattr(status, "REPORT_BYTES", 10)
     assert read()["drift"] is None

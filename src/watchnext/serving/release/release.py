@@ -240,7 +240,7 @@ def assemble(
     reranking, retrieval  settings
     surfaces              surface > overrides of these; raises RerankingError for a wrong one
     selection             report of how they were chosen, with the verdict over the baselines
-    reference             Parquet file with a sample of held-out rows; None for a release that never serves
+    reference             folder with the sketch and a sample of held-out rows; None for a release that never serves
     """
     Surfaces(surfaces).require(Reranker.from_config(reranking), retrieval)
     for part in FEATURE_PARTS:
@@ -263,8 +263,7 @@ def assemble(
     if ranker and (trees := Path(ranker).with_name(TREES)).exists():
         _copy(trees, staging / "graphs" / TREES)
     if reference:
-        (staging / "reference").mkdir()
-        shutil.copyfile(reference, staging / "reference" / "reference.parquet")
+        _copy(reference, staging / "reference")
     settings = {"reranking": reranking, "retrieval": retrieval, "selection": selection}
     for name, each in (settings | ({"surfaces": surfaces} if surfaces else {})).items():
         (staging / f"{name}.json").write_text(json.dumps(each, indent=1))
