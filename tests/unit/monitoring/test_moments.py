@@ -85,7 +85,7 @@ def test_rows_taken_for_viewers_would_cry_wolf_and_a_shift_is_seen():
 
 
 def test_a_new_bin_needs_few_viewers():
-    """Of viewers with a new category, all six are among the eleventh of viewers that the window has."""
+    """All six viewers with a new category are among the eleventh of viewers that the window has."""
     before = Moments.of_codes(np.full(2000, 2), np.arange(2000), 3)
     now = Moments.of_codes(np.where(np.arange(200) < 6, 1, 2), np.arange(200), 3)
     assert p_of_shares(before, now, ordered=False, odd=(0, 1)) == pytest.approx(2 * 2 * (1 / 11) ** 6)

@@ -17,7 +17,7 @@ EXIT_CODES = {NONE: 0, DRIFT: 2, NO_DATA: 3}
 
 @dataclass(frozen=True)
 class DriftReport:
-    """What was found.
+    """The outcome of a check.
 
     verdict      "none", "drift" or "no data", as it holds after `history`
     window       the newest window

@@ -23,7 +23,7 @@ ARRAYS = ("mean", "covariance", "seen")
 
 @dataclass(frozen=True)
 class Sketch:
-    """What reference impressions were like.
+    """Describe reference impressions.
 
     bins          column > its bins
     slices        slice > check > moments; EVERYTHING is all rows, the others are like "surface home"

@@ -1,4 +1,4 @@
-"""What to do about a drift: the drifted checks by cause, each with a command."""
+"""Drifted checks by cause, each with a command: what to do about a drift."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
