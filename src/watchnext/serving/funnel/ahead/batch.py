@@ -149,7 +149,7 @@ def recommend_all(
         SlateTable.opened(store, release.state_fingerprint) as slates,
         tqdm(total=viewers, desc="recommendations", unit=" users") as progress,
     ):
-        part = viewers_a_part or min(VIEWERS_A_PART, -(-viewers // PARTS))
+        part = viewers_a_part or min(VIEWERS_A_PART, max(1, -(-viewers // PARTS)))  # a new platform has no viewers
         run = Batch.begun(Batch(release.id, slates.store, k, viewers, now_ms, part), folder)
         missing = run.missing(folder)
         progress.update(viewers - sum(len(run.users(part)) for part in missing))
