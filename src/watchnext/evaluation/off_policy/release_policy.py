@@ -41,7 +41,7 @@ class ReleasePolicy:
         rows, predictions = scored.candidates.rows, scored.predictions
         if policy.outside:
             beside = policy.rows[-policy.outside :]
-            encoded = recommender.ranking.encode(query, beside)[0]
+            encoded = recommender.ranking.encode(query, beside)
             rows, predictions = (
                 np.append(rows, beside),
                 np.append(predictions, recommender.ranking.predict(query, encoded), axis=0),

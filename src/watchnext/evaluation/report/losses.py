@@ -67,8 +67,8 @@ def reasons(trace: FunnelTrace) -> np.ndarray:
     return np.select(list(conditions.values()), [names.index(name) for name in conditions], names.index("shown"))
 
 
-def survivors(shares: Mapping[str, float]) -> dict[str, float]:
-    """Return step of the funnel > share of watches that reach it, of one slice of `loss_report`.
+def survivors(shares: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Return step of the funnel > share of watches that reach it, of one slice of `loss_report`; None without watches.
 
     >>> [round(share, 1) for share in survivors(dict.fromkeys(REASONS, 1 / 9) | {"watches": 9}).values()]
     [1.0, 0.9, 0.8, 0.7, 0.6, 0.4, 0.3, 0.1]
@@ -83,6 +83,8 @@ def survivors(shares: Mapping[str, float]) -> dict[str, float]:
         "ranked high enough": ("ranking",),
         "shown": ("cap", "diversity"),
     }
+    if not shares["watches"]:
+        return dict.fromkeys(steps)
     left, reached = 1.0, {}
     for step, lost in steps.items():
         left -= sum(shares[reason] for reason in lost)
