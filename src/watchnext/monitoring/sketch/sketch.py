@@ -61,7 +61,10 @@ class Sketch:
 
     def save(self, folder: Path) -> None:
         """Write `sketch.json`, and the arrays of every slice in a folder of its own."""
+        folder.mkdir(parents=True, exist_ok=True)
         for number, checks in enumerate(self.slices.values()):
+            if not checks:  # of a log without impressions
+                continue
             arrays = {name: np.concatenate([getattr(each, name).ravel() for each in checks.values()]) for name in ARRAYS}
             save_arrays(folder / str(number), {name: array.astype(np.float32 if name == "covariance" else np.float64)
                                                for name, array in arrays.items()})  # fmt: skip
