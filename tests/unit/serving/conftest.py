@@ -64,6 +64,7 @@ def served(tmp_path):
     log = ServedLog(tmp_path / "served", max_bytes=1 << 24, flush_rows=1)
     yield log
     log.close()
+    assert log.failed == 0  # every answer can be logged
 
 
 @pytest.fixture

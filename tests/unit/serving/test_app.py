@@ -155,7 +155,8 @@ def test_a_slate_that_is_not_personalised_shows_what_was_seen_and_counts_its_imp
     for place, item in enumerate(api.slate(viewer, k=30, mode="not_personalised")["items"]):
         api.outcome(viewer, item["video_id"], f"k{place}", watch_ms=60_000, long_view=True)
     before, seen = store.position, {event.video_id for event in store.journal() if event.kind == "outcome"}
-    monkeypatch.setattr(store, "viewer", lambda _: pytest.fail("the store was asked for the viewer"))
+    for name in ("viewer", "viewers"):
+        monkeypatch.setattr(store, name, lambda _: pytest.fail("the store was asked for the viewer"))
     slate = api.slate(viewer, k=30, mode="not_personalised")
     assert (slate["mode"], slate["degraded"], len(slate["items"])) == ("not_personalised", False, 30)
     shown = [item["video_id"] for item in slate["items"]]
@@ -169,7 +170,7 @@ def test_excluded_videos_stay_out_of_a_degraded_slate(release, store, served, vi
     def broken(*_):
         raise StoreError("gone")
 
-    monkeypatch.setattr(store, "viewer", broken)
+    monkeypatch.setattr(store, "viewers", broken)
     api = Api(app_over(Recommender(replace(release, ranker=broken), store), store, served, timeout_s=20.0))
     first = [item["video_id"] for item in api.slate(viewer)["items"]]
     slate = api.slate(viewer, exclude=first)

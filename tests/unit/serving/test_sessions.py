@@ -57,7 +57,8 @@ def test_the_session_counts_only_without_a_viewer(api, store, viewer):
 
 
 def test_nobody_gets_what_a_new_viewer_gets_and_nothing_counts_as_shown(api, served, store, tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "viewer", lambda _: pytest.fail("the store was asked for a viewer"))
+    for name in ("viewer", "viewers"):
+        monkeypatch.setattr(store, name, lambda _: pytest.fail("the store was asked for a viewer"))
     before, slate = store.position, asked(api, k=30)
     assert (slate["mode"], slate["degraded"], len(slate["items"])) == ("not_personalised", False, 30)
     written(api)

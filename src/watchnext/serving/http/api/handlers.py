@@ -170,7 +170,8 @@ class Handlers:
         """Return the request of a body for now, without the videos `paged`. Raises IdKindError."""
         if personalised := viewer_id != NOBODY and body.mode != "not_personalised":
             self._commits.settle(viewer_id, OWN_IMPRESSIONS_S)
-        exclude = [*self._rows("body.exclude", body.exclude), *self._rows("body.page_token", paged)]
+        given = {"body.exclude": body.exclude, "body.page_token": paged}
+        exclude = [row for name, video_ids in given.items() for row in self._rows(name, video_ids).tolist()]  # logged as JSON
         as_of_ms = self._clock()
         seed = () if body.seed_video_id is None else (self._seed(body.seed_video_id, as_of_ms),)
         return Request(
