@@ -106,8 +106,7 @@ class Reranker:
         if (k := query.request.k) < 0:
             raise RerankingError(f"k is {k}, expected 0 or more")
         rows = scored.candidates.rows
-        continued = rows[scored.candidates.named_by("continue")]
-        context = RuleContext.of(query, facts=facts, region_bits=region_bits, unavailable=unavailable, continued=continued)
+        context = _context(scored, query, facts, region_bits, unavailable)
         values, order, left, removed = self._filtered(scored, self._filters, context)
         policy = self._policy(k, rows[left], values[left], context)
         filled, names = policy.filled(_random(query.request.request_id).random((policy.slots, 2))), self._limiting.names
@@ -138,8 +137,7 @@ class Reranker:
         the difference between the best slate by value alone and the one that is shown. A slot counts by its reach.
         """
         rows = scored.candidates.rows
-        continued = rows[scored.candidates.named_by("continue")]
-        context = RuleContext.of(query, facts=facts, region_bits=region_bits, unavailable=unavailable, continued=continued)
+        context = _context(scored, query, facts, region_bits, unavailable)
         values, order, left, removed = self._filtered(scored, self._filters, context)
         least = values[np.isfinite(values)].min(initial=np.inf)
         worth, reach = np.where(np.isfinite(values), values, least), self.value.goes_on ** np.arange(query.request.k)
@@ -232,8 +230,7 @@ class Reranker:
     ) -> SlatePolicy:
         """Return the distribution of the slate that `rerank` draws, with the videos `shown` (P,) among its rows."""
         rows = scored.candidates.rows
-        continued = rows[scored.candidates.named_by("continue")]
-        context = RuleContext.of(query, facts=facts, region_bits=region_bits, unavailable=unavailable, continued=continued)
+        context = _context(scored, query, facts, region_bits, unavailable)
         values, _, left, _ = self._filtered(scored, self._filters, context)
         return self._policy(query.request.k, rows[left], values[left], context, shown[~np.isin(shown, rows[left])])
 
@@ -256,6 +253,14 @@ class Reranker:
             epsilon=self.exploration.epsilon,
             continuation=self.value.goes_on,
         )
+
+
+def _context(
+    scored: Scored, query: Query, facts: CatalogueFacts, region_bits: Mapping[str, int], unavailable: np.ndarray | None
+) -> RuleContext:
+    """Return the context of all filters for a slate, which may continue what the source `continue` lists."""
+    continued = scored.candidates.rows[scored.candidates.named_by("continue")]
+    return RuleContext.of(query, facts=facts, region_bits=region_bits, unavailable=unavailable, continued=continued)
 
 
 def _passing(
