@@ -9,7 +9,7 @@ from watchnext.evaluation.experiment.arm_figures import ArmFigures
 from watchnext.evaluation.experiment.interleaving import FIRST
 from watchnext.evaluation.experiment.power import detectable_lift, viewers_needed
 from watchnext.evaluation.experiment.ratios import TWO_SIDED_95, difference, ratio
-from watchnext.evaluation.experiment.sequential import Spread, first_decision, widths
+from watchnext.sequential import Spread, first_decision, widths
 from watchnext.simulator.behaviour import HOUR_MS
 
 LIFT = 0.01  # relative, whose need of viewers is stated

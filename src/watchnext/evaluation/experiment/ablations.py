@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from watchnext.evaluation.experiment.assignment import ExperimentError
+from watchnext.assignment import ExperimentError
 from watchnext.reranking.rules.rule import Filter
 from watchnext.reranking.slate import Exploration, Reranker
 from watchnext.reranking.value import MERGE

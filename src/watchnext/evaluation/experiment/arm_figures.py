@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from watchnext.evaluation.experiment.sequential import Spread
 from watchnext.evaluation.experiment.simulation import Simulation
 from watchnext.metrics import gini
+from watchnext.sequential import Spread
 from watchnext.simulator.behaviour import DAY_MS
 
 RESAMPLES = 1000

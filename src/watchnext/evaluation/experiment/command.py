@@ -6,8 +6,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from watchnext import tracking
+from watchnext.assignment import ExperimentError
 from watchnext.cli import composed, instantiate, plain, write_report
-from watchnext.evaluation.experiment.assignment import ExperimentError
 from watchnext.evaluation.experiment.experiment import Experiment
 from watchnext.evaluation.experiment.experiment_report import experiment_plot, experiment_table
 from watchnext.evaluation.experiment.simulation import Simulation

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from watchnext.assignment import Assignment, ExperimentError, require_disjoint
 from watchnext.code_digest import code_of
 from watchnext.evaluation.experiment.ab_test import ab_test, preference
 from watchnext.evaluation.experiment.ablations import policy_named
 from watchnext.evaluation.experiment.arm_figures import ArmFigures, summarised
-from watchnext.evaluation.experiment.assignment import Assignment, ExperimentError, require_disjoint
 from watchnext.evaluation.experiment.simulation import Simulation
 from watchnext.evaluation.experiment.traffic import run_arms
 from watchnext.files import replaced

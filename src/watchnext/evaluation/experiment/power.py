@@ -5,7 +5,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from watchnext.evaluation.experiment.assignment import ExperimentError
+from watchnext.assignment import ExperimentError
 
 
 def _sum_of_quantiles(alpha: float, power: float) -> float:

@@ -7,7 +7,7 @@ of tea-tasting 1.14, which would bring six further packages.
 
 import numpy as np
 
-from watchnext.evaluation.experiment.sequential import Spread
+from watchnext.sequential import Spread
 
 TWO_SIDED_95 = 1.959964
 

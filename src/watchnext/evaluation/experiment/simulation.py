@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from watchnext.assignment import ExperimentError
 from watchnext.data.tables import Tables
-from watchnext.evaluation.experiment.assignment import ExperimentError
 from watchnext.serving.release.release import Release
 from watchnext.serving.store.tables.journal import Event
 from watchnext.simulator.audience.audience import Audience

@@ -10,11 +10,11 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from watchnext.assignment import ExperimentError
 from watchnext.cli import composed
 from watchnext.evaluation.experiment import command
 from watchnext.evaluation.experiment.ab_test import hourly, looks, preference
 from watchnext.evaluation.experiment.arm_figures import GINI, ArmFigures, resamples, spread, summarised
-from watchnext.evaluation.experiment.assignment import ExperimentError
 from watchnext.evaluation.experiment.experiment import Experiment, arms_of, require_design
 from watchnext.evaluation.experiment.experiment_report import experiment_plot, experiment_table
 from watchnext.evaluation.experiment.traffic import COLUMNS

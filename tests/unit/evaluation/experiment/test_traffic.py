@@ -4,8 +4,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from watchnext.assignment import ExperimentError
 from watchnext.evaluation.experiment.ablations import ABLATIONS, policy_named
-from watchnext.evaluation.experiment.assignment import ExperimentError
 from watchnext.evaluation.experiment.simulation import Simulation
 from watchnext.evaluation.experiment.traffic import Arm, opened, run_arms
 from watchnext.simulator.audience.loyalty import Loyalty

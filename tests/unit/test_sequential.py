@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from watchnext.evaluation.experiment.assignment import Assignment, ExperimentError, point_of, require_disjoint
+from watchnext.assignment import Assignment, ExperimentError, point_of, require_disjoint
 from watchnext.evaluation.experiment.interleaving import credit, team_draft
 from watchnext.evaluation.experiment.power import detectable_lift, viewers_needed
 from watchnext.evaluation.experiment.ratios import difference, ratio
-from watchnext.evaluation.experiment.sequential import Spread, always_valid, first_decision, tuned, widths
+from watchnext.sequential import Spread, always_valid, first_decision, tuned, widths
 
-MODULES = ("assignment", "sequential", "power", "interleaving", "ratios")
+MODULES = ("assignment", "sequential", *(f"evaluation.experiment.{each}" for each in ("power", "interleaving", "ratios")))
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_hold(name):
-    tried = doctest.testmod(import_module(f"watchnext.evaluation.experiment.{name}"))
+    tried = doctest.testmod(import_module(f"watchnext.{name}"))
     assert (tried.failed, tried.attempted > 0) == (0, True)
 
 
