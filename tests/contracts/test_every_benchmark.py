@@ -52,7 +52,7 @@ SMALL = {
     ),
     "features": Small(
         ["--impressions", "3000"],
-        {"impressions_per_s", "peak_mb", "start_s", "ns_per_impression", "column_bytes_per_impression", "update_us"},
+        {"impressions_per_s", "peak_mb", "cpu_s", "start_s", "ns_per_impression", "column_bytes_per_impression", "update_us"},
     ),
     "framing": Small(
         ["data=tiny", *EPOCH, "--losses", "multi_task", "--heads", "log_seconds"], {"framing", "watch_time", "rows"}, "project"
@@ -100,6 +100,9 @@ SMALL = {
         "project",
     ),
     "simulator": Small(["--impressions", "3000"], {"impressions_per_s", "setup_s", "peak_mb", "file_bytes_per_impression"}),
+    "store": Small(
+        ["--viewers", "3", "6", "9", "--watches", "2"], {"curve", "event_bytes", "known_event_cpu_us", "videos"}, "project"
+    ),
     "tables": Small(["--videos", "300", "--steps", "2", "--tables", "full", *NARROW], {"watches", "tables", "billion_gb"}),
     "training": Small(["--users", "50", "--videos", "200", "--days", "2", "--steps", "2", *NARROW], {"watches"} | EXAMPLES),
     "true_best": Small(["--requests", "5", "data=tiny"], {"retrieved", "drawn", "requests"}, "project"),
@@ -117,6 +120,7 @@ WITHOUT_INPUT = {
     "reranking": ([], "dvc repro"),
     "scoring": ([], "dvc repro"),
     "serving": ([], "dvc repro"),
+    "store": ([], "dvc repro"),
     "true_best": ([], "dvc repro"),
     "true_worlds": (["--minutes", "0"], "there are no runs to summarise"),
     "ranking": (["--root", "none", *DAYS], "none holds none of .*export KUAIRAND_ROOT"),
