@@ -25,8 +25,8 @@ from watchnext.cli import composed, exits_on, instantiate
 from watchnext.evaluation.experiment.ab_test import looks
 from watchnext.evaluation.experiment.interleaving import credit, team_draft
 from watchnext.evaluation.experiment.power import detectable_lift
-from watchnext.evaluation.experiment.ratios import TWO_SIDED_95, ratio
 from watchnext.metrics import rounded
+from watchnext.ratios import TWO_SIDED_95, ratio
 from watchnext.sequential import first_decision
 from watchnext.simulator.behaviour import DAY_MS
 from watchnext.simulator.mechanisms import examination

@@ -10,10 +10,10 @@ from scipy import stats
 from watchnext.assignment import Assignment, ExperimentError, point_of, require_disjoint
 from watchnext.evaluation.experiment.interleaving import credit, team_draft
 from watchnext.evaluation.experiment.power import detectable_lift, viewers_needed
-from watchnext.evaluation.experiment.ratios import difference, ratio
+from watchnext.ratios import difference, ratio
 from watchnext.sequential import Spread, always_valid, first_decision, tuned, widths
 
-MODULES = ("assignment", "sequential", *(f"evaluation.experiment.{each}" for each in ("power", "interleaving", "ratios")))
+MODULES = ("assignment", "sequential", "ratios", "evaluation.experiment.power", "evaluation.experiment.interleaving")
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -1,5 +1,5 @@
-"""`python -m watchnext.lifecycle select | release | promote | pipeline | erase`: choose settings, build a release, let one
-serve, run all stages, or erase a user."""
+"""`python -m watchnext.lifecycle select | release | promote | canary | rollback | pipeline | erase`: choose settings, build a
+release, let one serve, try one on a share of viewers, roll back, run all stages, or erase a user."""
 
 import json
 import subprocess
@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from watchnext import tracking
 from watchnext.cli import dispatch, overrides_from, plain, write_report
 from watchnext.evaluation.report.report_text import selection_table
+from watchnext.lifecycle.canary_command import begin_canary, roll_back
 from watchnext.lifecycle.dvc_stages import run_stages
 from watchnext.lifecycle.promote import model_name, promote, register, serving_id
 from watchnext.metrics import flat, rounded
@@ -78,6 +79,25 @@ def promote_release(config: DictConfig) -> None:
     print(f"{chosen} serves instead of {previous or 'none'}; a running server follows within seconds")
 
 
+def canary(config: DictConfig) -> None:
+    """Let running servers try the challenger (or candidate=ID) on a share of the viewers, and score other requests aside."""
+    name = model_name(config.data.name)
+    chosen = config.candidate or tracking.challenger(name=name)
+    if chosen is None:
+        raise LookupError(f"there is no challenger of {name!r}; choose a release with candidate=ID, or run `dvc repro`")
+    shares = {"share": config.share, "shadow": config.shadow}
+    begin_canary(Path(config.data.releases), chosen, data=config.data.name, **shares)
+    print(
+        f"{chosen} is tried on {config.share:g} of the viewers, and scores {config.shadow:g} of the other requests; a running "
+        "server follows within seconds, and `python -m watchnext.lifecycle rollback` ends it"
+    )
+
+
+def rollback(config: DictConfig) -> None:
+    """End the canary, or let the release serve again that did before: a running server follows within seconds."""
+    print(roll_back(Path(config.data.releases), Path(config.monitoring.served), data=config.data.name))
+
+
 def pipeline(config: DictConfig) -> None:
     """Run every stage of dvc.yaml on other data without DVC, e.g. data=kuairand; other overrides go to every stage."""
     chosen = {"data": config.data.name, "features": config.data.features, "outputs": config.data.outputs}
@@ -98,7 +118,15 @@ def erase(config: DictConfig) -> None:
         print(json.dumps(asdict(receipt)))
 
 
-COMMANDS = {"select": select, "release": release, "promote": promote_release, "pipeline": pipeline, "erase": erase}
+COMMANDS = {
+    "select": select,
+    "release": release,
+    "promote": promote_release,
+    "canary": canary,
+    "rollback": rollback,
+    "pipeline": pipeline,
+    "erase": erase,
+}
 ERRORS = (SchemaError, ReleaseError, ValueError, FileNotFoundError, LookupError, subprocess.CalledProcessError)
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import polars as pl
 from watchnext.evaluation.experiment.arm_figures import ArmFigures
 from watchnext.evaluation.experiment.interleaving import FIRST
 from watchnext.evaluation.experiment.power import detectable_lift, viewers_needed
-from watchnext.evaluation.experiment.ratios import TWO_SIDED_95, difference, ratio
+from watchnext.ratios import TWO_SIDED_95, difference, ratio
 from watchnext.sequential import Spread, first_decision, widths
 from watchnext.simulator.behaviour import HOUR_MS
 

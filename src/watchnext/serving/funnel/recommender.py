@@ -76,6 +76,12 @@ class Recommender:
             for request, each, query in zip(requests, hydrated, queries, strict=True)
         ]
 
+    def prepared(self, request: Request) -> Callable[[], Answer]:
+        """Read the viewer's state now; return what computes the answer of `recommend` from it later. Raises ContextError and
+        StoreError."""
+        [hydrated] = self._hydrated([request])
+        return partial(self._answer, request, self.retrieval.retrieve, self.rerank, refills=True, hydrated=hydrated)
+
     def retrieved(self, request: Request) -> Retrieved:
         """Return the first `request.k` candidates that `recommend` would rank, without those that a HARD filter removes.
 
@@ -256,6 +262,13 @@ class Recommender:
     def may_be_shown(self, request: Request, rows: np.ndarray) -> np.ndarray:
         """Return a mask (n,) of `rows`, best first, that may be in one slate for every viewer of the same age and region."""
         return self.retrieval.may_be_shown(self._encoder.region(request), self._encoder.age(request), rows)
+
+    def broken(self, request: Request, rows: np.ndarray) -> list[str]:
+        """Return the names of the HARD filters that remove any of the videos `rows` (n,) for a request. Raises ContextError and
+        StoreError."""
+        query = self.query(request)
+        _, removed = self._reranker(query).permitted(rows, self._context(query))
+        return [name for name, positions in removed.items() if len(positions)]
 
     def refresh(self, as_of_ms: float) -> None:
         """Rank the whole catalogue for the sources that do so now and then, before requests would."""

@@ -86,18 +86,26 @@ def create_app(
     """Make the ASGI app of a loaded release. `clock()` returns ms, `drift` is the report of drift that `GET /v1/status` reads.
 
     `app.state.close()` waits for running requests, and until all events of `app.state.commits` are on disk; the store and the
-    served log stay open. `app.state.serving` lets another release serve, `app.state.pool` runs the requests.
+    served log stay open. `app.state.serving` lets another release serve, `app.state.pool` runs the requests and
+    `app.state.metrics` counts them.
     """
     metrics = ServerMetrics()
     pool = WorkerPool(threads=limits.threads, waiting=limits.waiting)
     commits = GroupCommit(store, most_waiting=limits.waiting_events)
     shared = {"commits": commits, "clock": clock, "metrics": metrics}
-    make = partial(Handlers, **shared, served_log=served_log)
-    make_videos = partial(video_calls.VideoHandlers, **shared, timeout_s=limits.timeout_s)
-    serving = Serving(make, make_videos, recommender=recommender, store=store)
+
+    def make(*, recommender, store, settled: Callable[[], object] | None = None) -> tuple[Handlers, video_calls.VideoHandlers]:
+        handlers = Handlers(recommender=recommender, store=store, served_log=served_log, **shared)
+        about = {"timeout_s": limits.timeout_s, "settled": settled}
+        return handlers, video_calls.VideoHandlers(handlers=handlers, store=store, **shared, **about)
+
+    serving = Serving(make, recommender=recommender, store=store)
     metrics.gauge("store_waiting_events", "Events that wait for the disk.", lambda: commits.waiting)
     metrics.gauge("store_failed", "1 while nothing can be stored: /readyz says why.", lambda: bool(serving.store.failed))
     metrics.gauge("release_refused", "1 while a release that was to serve is refused.", lambda: bool(serving.refused))
+    metrics.gauge(
+        "canary_share", "Share of viewers whom a challenger answers.", lambda: ((c := serving.canary) and c.plan.share) or 0
+    )
     live = "Videos that were posted or changed, of WATCHNEXT_LIVE_VIDEOS."
     metrics.gauge("live_videos", live, lambda: serving.store.catalogue.slots)
     metrics.gauge("work_taken", "Requests running or waiting.", lambda: pool.in_use)
@@ -105,7 +113,7 @@ def create_app(
     metrics.gauge("served_log_failed", "Answers that the served log could not write.", lambda: served_log.failed)
 
     app = FastAPI(title="watchnext", version="1", docs_url=None, redoc_url=None, redirect_slashes=False)
-    refresher = Refresher(lambda: serving.recommender.refresh(clock()), every_s=REFRESH_S)
+    refresher = Refresher(lambda: serving.refresh(clock()), every_s=REFRESH_S)
 
     def close() -> None:
         refresher.close()
@@ -113,11 +121,12 @@ def create_app(
         commits.close()
 
     app.state.close, app.state.commits, app.state.serving, app.state.pool = close, commits, serving, pool
+    app.state.metrics = metrics
     for kind, handler in EXCEPTION_HANDLERS.items():
         app.add_exception_handler(kind, in_loop(handler))
     app.include_router(_videos(serving))
     bounds = {name: getattr(limits, name) for name in ("threads", "batches", "batch_s", "timeout_s")}
-    app.include_router(_batches(BatchCalls(lambda: serving.handlers, pool, **bounds)))
+    app.include_router(_batches(BatchCalls(lambda: serving, pool, **bounds)))
     api = _api(serving, partial(pool.run, timeout_s=limits.timeout_s), limits.timeout_s, drift)
     app.include_router(api)
     app.router.routes[:0] = [DirectRoute(route, DIRECT[route.path]) for route in api.routes if route.path in DIRECT]
@@ -251,12 +260,12 @@ def _videos(serving: Serving) -> APIRouter:
     @routes.patch(one, response_model=video_calls.AvailableVideo, responses=_video_errors | unknown)
     async def change_video(video_id: schemas.IdWord, body: video_calls.VideoPatch) -> Response:
         """Change what is named of a video; `available` withdraws it or brings it back."""
-        return Json(await serving.videos.change(video_id, body))
+        return Json(await serving.videos_of(video_id).change(video_id, body))
 
     @routes.delete(one, response_model=video_calls.AvailableVideo, responses=_read_errors | unknown)
     async def withdraw_video(video_id: schemas.IdWord) -> Response:
         """Withdraw a video: from now on it is in no answer. It stays known, its events count, and it can be brought back."""
-        return Json(await serving.videos.withdraw(video_id))
+        return Json(await serving.videos_of(video_id).withdraw(video_id))
 
     return routes
 

@@ -22,7 +22,11 @@ from watchnext.serving.store.engines.folder import locked
 from watchnext.serving.store.engines.redis_engine import RedisEngine, is_url, location
 from watchnext.serving.store.tables.retention import JOURNAL_BYTES, LIVE_VIDEOS, VIEWERS_KEPT
 
-EXPECTED = {"bool_parsing": "1 or 0", "int_parsing": "a whole number above 0"}  # by pydantic's type of error
+EXPECTED = {
+    "bool_parsing": "1 or 0",
+    "int_parsing": "a whole number above 0",
+    "less_than_equal": "a share of at most 1",
+}  # by pydantic's type of error
 
 
 def _split(given: object) -> object:
@@ -46,6 +50,7 @@ class Settings(BaseSettings):
     keys                         file of bearer keys; None: this machine only
     demo                         without keys, viewers are listed; None: where the clock is the release's
     hosts, origins, rate         as in `Access`
+    shadow_cpu                   share of a core that a challenger may take to score requests aside
     log                          text, or JSON with a line for each answer
     """
 
@@ -63,6 +68,7 @@ class Settings(BaseSettings):
     demo: bool | None = None
     hosts: Names = LOCAL_HOSTS
     origins: Names = ()
+    shadow_cpu: Annotated[float, Field(gt=0, le=1)] = 0.1
     log: Literal["text", "json"] = "text"
     rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
@@ -108,6 +114,11 @@ class Settings(BaseSettings):
     def served_releases(self) -> Path:
         """The file that names the releases which served."""
         return self.served / "releases.json"
+
+    @property
+    def canary_report(self) -> Path:
+        """The file of what a canary's arms did."""
+        return self.served / "canary.json"
 
     def _check_release(self, release: Path) -> None:
         manifest = verified(release)

@@ -8,7 +8,7 @@ import numpy as np
 from watchnext.features.state import counters, history
 from watchnext.features.state.fold import OUTCOME, SHOWN, fold_events
 from watchnext.features.state.seen import SeenSet, days_of, keys_of
-from watchnext.serving.release.live_catalogue import LiveCatalogue
+from watchnext.serving.release.live_catalogue import LiveCatalogue, LiveIds
 from watchnext.serving.release.release import Release
 from watchnext.serving.store.engines.engine import CHUNK, REPAIR, Engine, StoreError, Transaction, number_key
 from watchnext.serving.store.tables.item_records import ItemRecords
@@ -105,15 +105,19 @@ class Folding:
             return not self._engine.is_shared and (row >= 0 or event.kind == "posted")
         return row >= 0 and (is_session(event.user_id) or self._user_ids.takes(event.user_id))
 
-    def fold_catalogue(self, txn: Transaction, events: Sequence[Event]) -> list[str]:
-        """Write what events about videos alone say into the transaction; return what each was: ACCEPTED, CREATED or UNKNOWN."""
+    def fold_catalogue(self, txn: Transaction, events: Sequence[Event], known_beside: LiveIds | None = None) -> list[str]:
+        """Write what events about videos alone say into the transaction; return what each was: ACCEPTED, CREATED or UNKNOWN.
+
+        Of a video that is `known_beside` alone, only its withdrawal is written.
+        """
         draft, results = LiveDraft(txn, self._catalogue, self._as_of_ms), []
         for event in events:
             known = draft.knows(event.video_id)
-            results.append(ACCEPTED if known else CREATED if event.kind == "posted" else UNKNOWN)
+            beside = not known and known_beside is not None and known_beside.rows([event.video_id])[0] >= 0
+            results.append(ACCEPTED if known else CREATED if event.kind == "posted" else ACCEPTED if beside else UNKNOWN)
             if results[-1] == UNKNOWN:
                 continue
-            if event.kind in ("posted", "changed"):
+            if event.kind == "posted" or (known and event.kind == "changed"):
                 draft.change(event)
             _withdraw(txn, event)
         draft.write()

@@ -17,7 +17,7 @@ from watchnext.serving.store.building.bootstrap import load_state, put_origin
 from watchnext.serving.store.building.opening import carry_current
 from watchnext.serving.store.engines.engine import StoreError, state_of
 from watchnext.serving.store.engines.environment import MAP_BYTES, Environment
-from watchnext.serving.store.engines.folder import claim_new, claim_next, commit_claim
+from watchnext.serving.store.engines.folder import claim_new, claim_next, commit_claim, drop_claim
 from watchnext.serving.store.engines.redis_engine import is_url, location
 from watchnext.serving.store.erasure import drop_erased
 from watchnext.serving.store.store import Store
@@ -64,6 +64,20 @@ class StoreSuccession:
         successor.erase_again(store)
         if self._claimed is not None:
             commit_claim(self._folder, self._claimed)
+
+    def follow(self, store: Store, successor: Store) -> None:
+        """Let a successor that was prepared take over what `store` accepted meanwhile. Raises StoreError."""
+        if is_url(self._folder):
+            successor.catch_up()
+        else:
+            successor.follow(store)
+
+    def drop(self, store: Store, successor: Store) -> None:
+        """Close a successor that is not completed, and remove what was built for it. In Redis its records stay."""
+        successor.close(successor=store)
+        if self._claimed is not None:
+            drop_claim(self._folder)
+            self._claimed = None
 
     def stop(self) -> None:
         self._stopping.set()

@@ -10,9 +10,10 @@ from typing import IO
 import numpy as np
 
 from watchnext.features.state.fold import Layout
+from watchnext.serving.release.live_catalogue import LiveIds
 from watchnext.serving.release.release import Release
 from watchnext.serving.store.building.opening import build, build_shared, opened, opened_for_reading, opened_shared
-from watchnext.serving.store.engines.engine import CHUNK, Changes, Engine, Transaction, batched, number_key
+from watchnext.serving.store.engines.engine import CHUNK, Changes, Engine, Listener, Transaction, batched, number_key
 from watchnext.serving.store.engines.environment import MAP_BYTES, Environment
 from watchnext.serving.store.engines.folder import locked
 from watchnext.serving.store.engines.redis_engine import is_url
@@ -47,6 +48,8 @@ class Store(Reading):
     unavailable (V,) bool                                withdrawn since the release was built
     slates                                               computed ahead of time
     trending                                             counts by surface and region, as of the last commit
+    known_beside                                         ids of the videos of a challenger that follows the journal: events
+                                                         about them are accepted too, and count in its store alone
     """
 
     def __init__(self, engine: Engine, release: Release, lock: IO | None = None, bounds: Bounds | None = None) -> None:
@@ -63,6 +66,7 @@ class Store(Reading):
         self._folding = Folding(engine, release, self.catalogue, self._items)
         self.trending = TrendingNow(release, room=room)
         self.slates = SlateTable(engine)
+        self.known_beside: LiveIds | None = None
         self.position = self.last_known_at = 0
         self._differs = False
         self._load()
@@ -165,6 +169,11 @@ class Store(Reading):
         return self._engine.is_shared
 
     @property
+    def listeners(self) -> list[Listener]:
+        """Return the list of what every commit is handed to, in this order."""
+        return self._engine.listeners
+
+    @property
     def failed(self) -> str | None:
         """Return the message of the write that failed and ended all writing, else None."""
         return self._engine.failed
@@ -187,12 +196,15 @@ class Store(Reading):
         """
         if changes_catalogue(events):
             return self._apply_to_catalogue(events)
-        rows = self.catalogue.ids.rows([event.video_id for event in events])
+        video_ids = [event.video_id for event in events]
+        rows = self.catalogue.ids.rows(video_ids)
+        known = rows if self.known_beside is None else np.maximum(rows, self.known_beside.rows(video_ids))
         with self._writing, self._changing(), self._engine.write() as txn:
-            results = self._retention.admit(txn, events, rows)
+            results = self._retention.admit(txn, events, known)
             chosen = [i for i, result in enumerate(results) if result == ACCEPTED]
             accepted = [events[i] for i in chosen]
-            late = self._folding.fold_behind(txn, accepted, rows[chosen])
+            own = [i for i in chosen if rows[i] >= 0]
+            late = self._folding.fold_behind(txn, [events[i] for i in own], rows[own])
             packed = encoded(accepted)
             self._applied = dict(zip(packed, accepted, strict=True))
             txn.append_many("journal", packed, sealed)
@@ -206,7 +218,7 @@ class Store(Reading):
         self.catch_up()
         with self._writing, self._changing(), self._engine.write() as txn:
             self._folding.fold_behind(txn)
-            results = self._folding.fold_catalogue(txn, events)
+            results = self._folding.fold_catalogue(txn, events, self.known_beside)
             accepted = [event for event, result in zip(events, results, strict=True) if result != UNKNOWN]
             for event in accepted:
                 txn.append_many("journal", [event.to_bytes()], sealed)
@@ -345,8 +357,9 @@ class Store(Reading):
 
     def take(self, entries: Sequence[tuple[int, Event]]) -> None:
         """Append events of another store's journal at their positions, and fold them."""
-        self._copy(entries)
-        self.replay()
+        with self._changing():
+            self._copy(entries)
+            self.replay()
 
     def _copy(self, entries: Sequence[tuple[int, Event]]) -> None:
         """Append events that another store accepted to the journal, at their positions, and remember their keys."""

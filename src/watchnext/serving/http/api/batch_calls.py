@@ -12,7 +12,6 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import Field, ValidationError, WrapValidator
 
 from watchnext.serving.http.api.errors import Json, answer_to
-from watchnext.serving.http.api.handlers import Handlers
 from watchnext.serving.http.api.schemas import ErrorResponse, RecommendRequest, RecommendResponse, Strict
 from watchnext.serving.http.worker_pool import OverloadedError, TooSlowError, WorkerPool
 
@@ -44,12 +43,12 @@ class BatchCalls:
 
     A batch has one request in the pool at a time, all batches together at most half as many as the pool has threads (one at
     least), and each joins the end of the queue. At most `batches` are under way; requests whose turn has not come `batch_s`
-    seconds after their batch are answered with an error. `serving()` returns the handlers of the release that serves.
+    seconds after their batch are answered with an error. `serving()` returns what answers a single request.
     """
 
     def __init__(
         self,
-        serving: Callable[[], Handlers],
+        serving: Callable[[], Any],
         pool: WorkerPool,
         *,
         threads: int,

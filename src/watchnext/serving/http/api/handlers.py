@@ -54,6 +54,7 @@ NO_ROWS = np.zeros(0, np.int64)
 NO_VIDEO = dict.fromkeys(("rule", "merge_rank", "value_rank", "position", "predictions"), None) | {"sources": {}}
 ERASE_S = 10.0  # the viewer's last impressions are on disk by then, or lost
 RESULTS = {"accepted": ACCEPTED, "duplicates": DUPLICATE, "unknown": UNKNOWN}  # key of an EventsResponse > store result
+Inspection = Callable[[Request], Callable[[Answer], None] | None]
 
 
 class IdKindError(ValueError):
@@ -115,12 +116,19 @@ class Handlers:
 
     # ---- slates ------------------------------------------------------------------------------------------------------
 
-    def recommend(self, body: RecommendRequest, *, request_id: str, until: float) -> dict:
-        """Return a RecommendResponse and queue its impressions. Raises IdKindError, and TooSlowError after `until`."""
+    def recommend(self, body: RecommendRequest, *, request_id: str, until: float, inspect: Inspection | None = None) -> dict:
+        """Return a RecommendResponse and queue its impressions. Raises IdKindError, and TooSlowError after `until`.
+
+        `inspect` takes the request before it is answered and returns what takes the answer before it is shown, if anything
+        does. Where that raises, nothing is shown or recorded.
+        """
         request, paged = self._asked(body, request_id)
+        inspected = inspect(request) if inspect is not None else None
         answer = self._answer(request, body.mode)
         if time.monotonic() > until:  # the client was already answered with an error and will not show this slate
             raise TooSlowError("the slate took longer than the client waits")
+        if inspected is not None:
+            inspected(answer)
         return self._shown(body, answer, paged)
 
     def stored(self, body: RecommendRequest, *, request_id: str) -> dict | None:
@@ -384,9 +392,12 @@ class Handlers:
 
     # ---- events ------------------------------------------------------------------------------------------------------
 
-    async def outcomes(self, body: EventsRequest, *, timeout_s: float) -> tuple[dict[str, int], list]:
+    async def outcomes(
+        self, body: EventsRequest, *, timeout_s: float, heard: Callable[[Sequence[Event]], None] | None = None
+    ) -> tuple[dict[str, int], list]:
         """Return an EventsResponse and the unknown video ids, whose events were quarantined, once the events are on disk.
 
+        `heard` takes those that count.
         No thread waits for the disk, so as many calls as are under way share one fsync. Raises IdKindError or StoreError; then
         no event was stored. Raises TooSlowError; then they may be stored, and count once when they are sent again.
         """
@@ -399,6 +410,8 @@ class Handlers:
         by_result = Counter(results)
         counts = {name: by_result[result] for name, result in RESULTS.items()}
         self._metrics.events(counts)
+        if heard is not None:
+            heard([event for event, result in zip(events, results, strict=True) if result == ACCEPTED])
         return counts, [event.video_id for event, result in zip(events, results, strict=True) if result == UNKNOWN]
 
     def _require_kinds(self, events: Sequence[OutcomeEvent | ShownEvent]) -> None:
@@ -440,17 +453,26 @@ class Handlers:
         watches = zip(rows.tolist(), self._facts.of(rows), *columns, strict=True)
         return {"user_id": user_id, "history": [self._watch(*watch) for watch in watches]}
 
-    def erase(self, text: str) -> dict:
-        """Erase a viewer from what the server owns, and return an ErasureResponse. `text` is the id in the path."""
+    def erase(self, text: str, beside: Callable[[int | str, int], Sequence[Receipt]] | None = None) -> dict:
+        """Erase a viewer from what the server owns, and return an ErasureResponse. `text` is the id in the path.
+
+        `beside` erases a viewer, after the store did, from what a challenger owns.
+        """
         user_id = self._parsed("path.user_id", text, self._viewer_ids())
         self._commits.settle(user_id, ERASE_S)
+        now_ms = self._clock()
         receipts = [
-            self._store.erase(user_id, self._clock()),
+            self._store.erase(user_id, now_ms),
+            *(beside(user_id, now_ms) if beside is not None else ()),
             Receipt("served_log", {"answers": self._served_log.erase(user_id)}),
-            Receipt("traces", {"answers": self._recent.erase(user_id)}),
+            Receipt("traces", {"answers": self.forget(user_id)}),
             Receipt("tables, features and releases", {}, "what a training read", f"`{ERASE_COMMAND} user={user_id}`"),
         ]
         return {"receipts": [asdict(receipt) for receipt in receipts]}
+
+    def forget(self, user_id: int | str) -> int:
+        """Drop the kept answers of a viewer, which traces read; return their number."""
+        return self._recent.erase(user_id)
 
     def _watch(self, row: int, facts: dict, ago_s: float, watch_s: float, bits: int) -> dict:
         flags = {name: bool(bits & OUTCOME_BITS[name]) for name in OUTCOMES}

@@ -51,6 +51,15 @@ class ServerMetrics:
         )
         self._lost = Counter("watchnext_impressions_lost", "Impressions that were not recorded.", registry=registry)
         self._events = Counter("watchnext_events", "Outcome events by result.", ["result"], registry=registry)
+        self._arms = Counter(
+            "watchnext_canary_answers", "Answers while a challenger is tried, by arm.", ["arm", "result"], registry=registry
+        )
+        self._arm_seconds = Histogram(
+            "watchnext_canary_seconds", "Time to answer, by arm.", ["arm"], buckets=BUCKETS_S, registry=registry
+        )
+        self._overlap = Histogram(
+            "watchnext_shadow_overlap", "Share of a slate that a challenger's has too.", buckets=RATIOS, registry=registry
+        )
 
         self._by_source = [[each.labels(name) for name in SOURCES] for each in (self._candidates, self._shown)]
         self._children: dict[tuple, Counter | Histogram] = {}
@@ -94,6 +103,17 @@ class ServerMetrics:
         for target, mean in zip(TARGETS, answer.predictions.mean(axis=0).tolist(), strict=True):
             if math.isfinite(mean) and target in PROBABILITIES:  # nan where the ranker did not run
                 self._labelled(self._predicted, target).observe(mean)
+
+    def arm(self, arm: str, result: str, seconds: float | None = None) -> None:
+        """Count an answer of one arm of a canary, or of a challenger aside; `seconds` it took, None of a failure."""
+        self._labelled(self._arms, arm, result).inc()
+        if seconds is not None:
+            self._labelled(self._arm_seconds, arm).observe(seconds)
+
+    def shadow(self, overlap: float, seconds: float, *, degraded: bool) -> None:
+        """Count a slate that a challenger computed aside."""
+        self._overlap.observe(overlap)
+        self.arm("shadow", "degraded" if degraded else "whole", seconds)
 
     def events(self, counts: Mapping[str, int]) -> None:
         for result, count in counts.items():

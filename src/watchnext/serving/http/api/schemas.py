@@ -426,12 +426,20 @@ class DriftStatus(Strict):
     reported_ms: int
 
 
+class CanaryStatus(Strict):
+    release: str
+    share: float = Field(description="of viewers whom this release answers")
+    shadow: float = Field(description="of the other requests, which it scores without effect on the answer")
+    began: str = Field(description="UTC")
+
+
 class StatusResponse(Strict):
     release: ReleaseStatus
     viewer_ids: Literal[NUMBER, STRING] | None = Field(description="kind of the viewers' ids; null while none is known")
     surfaces: list[str] = Field(description="of the most active ones")
     regions: list[str]
     drift: DriftStatus | None = Field(description="last report of `python -m watchnext.monitoring drift`; null without one")
+    canary: CanaryStatus | None = Field(description="the release that is tried beside it; null without one")
 
 
 OutcomeFlags = create_model("OutcomeFlags", __base__=Strict, **dict.fromkeys(OUTCOMES, (bool, False)))

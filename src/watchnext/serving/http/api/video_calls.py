@@ -1,5 +1,6 @@
 """Post, change and withdraw videos while serving: schemas of the calls, and their handlers."""
 
+import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -82,7 +83,10 @@ class AvailableVideo(ListedVideo):
 
 
 class VideoHandlers:
-    """Answer the calls about videos. An answer means that the change is on disk, and that every later request sees it."""
+    """Answer the calls about videos. An answer means that the change is on disk, and that every later request sees it.
+
+    `settled()` waits, in a thread, until the store has what was committed; None where a commit makes it so.
+    """
 
     def __init__(
         self,
@@ -93,7 +97,9 @@ class VideoHandlers:
         clock: Callable[[], int],
         metrics: ServerMetrics,
         timeout_s: float,
+        settled: Callable[[], object] | None = None,
     ) -> None:
+        self._settled = settled
         self._handlers, self._store, self._catalogue = handlers, store, store.catalogue
         self._commits, self._clock, self._metrics, self._timeout_s = commits, clock, metrics, timeout_s
 
@@ -151,6 +157,8 @@ class VideoHandlers:
         began = time.perf_counter()
         results = await committed(self._commits, events, self._timeout_s)
         self._metrics.committed(time.perf_counter() - began)
+        if self._settled is not None:
+            await asyncio.to_thread(self._settled)
         return results
 
     def _known(self, text: str) -> int | str:

@@ -78,12 +78,16 @@ function released(admin) {
   return [el("h3", { text: "Releases" }), el("dl", { cls: "releases" }, ...lines.flat())];
 }
 
+function tried({ canary }) {
+  return canary ? fact("Tried beside it", `${canary.release}: answers ${percent(canary.share)} of viewers, scores ${percent(canary.shadow)} of other feeds aside`) : [];
+}
+
 export async function drawHealth(status) {
   const [metrics, admin] = await Promise.all([optional("metrics"), optional("v1/admin/releases")]);
   const { release } = status;
   const lost = Object.entries(release.lost_to);
   $("facts").replaceChildren(...fact("Release", release.id), ...fact("Of data", release.data), ...fact("State as of", moment(release.as_of_ms)), ...fact("Videos", count(release.videos)),
-    ...fact("Viewers", count(release.viewers)), ...fact("Against baselines", lost.length ? lost.map(([baseline, depths]) => `loses to ${baseline} (${depths})`).join(", ") : "loses to none on its validation days", lost.length ? "bad" : "good"));
+    ...fact("Viewers", count(release.viewers)), ...tried(status), ...fact("Against baselines", lost.length ? lost.map(([baseline, depths]) => `loses to ${baseline} (${depths})`).join(", ") : "loses to none on its validation days", lost.length ? "bad" : "good"));
   $("health").querySelectorAll(":scope > :not(h2, #facts)").forEach((node) => node.remove());
   $("health").append(el("h3", { text: "Drift of what was served" }), ...drifted(status), ...released(admin), ...(metrics ? served(metrics) : [el("p", { cls: "soft", text: "Metrics need a key that reads." })]));
 }

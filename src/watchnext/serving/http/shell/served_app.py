@@ -9,9 +9,11 @@ from pathlib import Path
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.funnel.served.served_log import ServedLog
 from watchnext.serving.http.app import Limits, create_app
+from watchnext.serving.http.canary.guards import Guards
 from watchnext.serving.http.clock import Clock
 from watchnext.serving.http.settings import Settings, SettingsError
 from watchnext.serving.http.swap.admin import admin_routes
+from watchnext.serving.http.swap.canary_control import CanaryControl
 from watchnext.serving.http.swap.release_switch import ReleaseSwitch, warmed
 from watchnext.serving.http.swap.served_releases import ServedReleases, checked, first_that_opens
 from watchnext.serving.release.manifest import ReleaseError
@@ -73,18 +75,19 @@ class ServedApp:
 
     def _followed(self, clock: Clock, limits: Limits, served: ServedReleases) -> ReleaseSwitch:
         """Make the switch that follows `current`, and the admin routes that move it."""
-        state, root = self.app.state, self._settings.releases
-        switch = ReleaseSwitch(
+        state, root, settings = self.app.state, self._settings.releases, self._settings
+        shared = {"serving": state.serving, "commits": state.commits, "pool": state.pool, "clock": clock}
+        shared |= {"succession": StoreSuccession(settings.store), "grace_s": limits.timeout_s}
+        canaries = CanaryControl(
             root,
-            serving=state.serving,
-            commits=state.commits,
-            pool=state.pool,
-            clock=clock,
-            served=served,
-            succession=StoreSuccession(self._settings.store),
-            budget_ms=BUDGET_MS,
-            grace_s=limits.timeout_s,
+            metrics=state.metrics,
+            report=settings.canary_report,
+            warmed=partial(warmed, budget_ms=BUDGET_MS),
+            shadow_cpu=settings.shadow_cpu,
+            guards=Guards(),
+            **shared,
         )
+        switch = ReleaseSwitch(root, served=served, canaries=canaries, budget_ms=BUDGET_MS, **shared)
         run = partial(state.pool.run, timeout_s=limits.timeout_s)
         self.app.include_router(admin_routes(switch, state.serving, root, run, self._waiting))
         return switch

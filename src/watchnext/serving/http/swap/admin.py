@@ -5,16 +5,18 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Response
-from pydantic import BaseModel, StringConstraints
+from pydantic import BaseModel, Field, StringConstraints
 
 from watchnext.serving.http.api.errors import Json, JsonRoute, problem
 from watchnext.serving.http.api.schemas import ErrorResponse, Strict
 from watchnext.serving.http.swap.release_switch import ReleaseRefusedError, ReleaseSwitch
 from watchnext.serving.http.swap.serving import Serving
+from watchnext.serving.release.canary_plan import MOST_SHARE, new_plan, read_plan
 from watchnext.serving.release.manifest import ReleaseError, read_manifest
 from watchnext.serving.release.release import releases_in
 
@@ -24,6 +26,31 @@ SHOWN = ("data", "regime", "as_of_ms", "clock")
 
 class PromoteRequest(Strict):
     release: Annotated[str, StringConstraints(min_length=1, max_length=128)]
+
+
+class CanaryRequest(Strict):
+    release: Annotated[str, StringConstraints(min_length=1, max_length=128)]
+    share: float = Field(0.0, ge=0, le=MOST_SHARE, description="of viewers whom the release answers")
+    shadow: float = Field(0.0, ge=0, le=1, description="of the other requests that it scores without effect on the answer")
+
+
+class CanaryPlanOut(BaseModel):
+    """`ended` says why the release is tried no more, null while it is."""
+
+    release: str
+    share: float
+    shadow: float
+    began: str
+    ended: str | None
+
+
+class CanaryResponse(BaseModel):
+    """The plan of the folder, which release is still being loaded, and what this server counted since it tried the release; the
+    counts of one that ended are in `canary.json` of the served log."""
+
+    plan: CanaryPlanOut | None
+    loading: str | None
+    counts: dict[str, Any] | None
 
 
 class RollbackRequest(Strict):
@@ -90,6 +117,7 @@ class StatsResponse(BaseModel):
 
 
 _refusals = {status: {"model": ErrorResponse} for status in (400, 408, 413, 415, 422, 503)}
+_tries = {202: {"model": CanaryResponse}, 409: {"model": ErrorResponse}, **_refusals}
 _switched = {202: {"model": SwitchResponse}, 409: {"model": ErrorResponse}, **_refusals}
 
 
@@ -108,9 +136,27 @@ def admin_routes(switch: ReleaseSwitch, serving: Serving, root: Path, run: Calla
         """Check a release, let it serve, and point `current` at it. Answers 409 with the reason where it is refused."""
         return await _switched_to(switch.promote(body.release), body.release)
 
+    @routes.get("/canary", response_model=CanaryResponse, responses=_refusals)
+    async def canary() -> Response:
+        """State which release is tried on which viewers, and what both arms did on this server."""
+        return Json(await run(lambda: _tried(serving, root, None)))
+
+    @routes.post("/canary", response_model=CanaryResponse, responses=_tries)
+    async def begin_canary(body: CanaryRequest) -> Response:
+        """Check a release, and let it answer a share of viewers, score other requests aside, or both. Answers 409 with the
+        reason where it is refused."""
+        try:
+            plan = new_plan(body.release, share=body.share, shadow=body.shadow)
+            await _done(switch.begin_canary(plan))
+        except (ReleaseRefusedError, ReleaseError) as error:
+            return problem(409, "release_refused", str(error))
+        except TimeoutError:
+            return Json(await run(lambda: _tried(serving, root, body.release)), 202)
+        return Json(await run(lambda: _tried(serving, root, None)))
+
     @routes.post("/rollback", response_model=SwitchResponse, responses=_switched)
     async def rollback(_: RollbackRequest) -> Response:
-        """Let the release serve that did before this one."""
+        """End a canary at once; without one, let the release serve that did before this one."""
         return await _switched_to(switch.rollback(), switch.before)
 
     @routes.get("/stats", response_model=StatsResponse, responses=_refusals)
@@ -122,7 +168,7 @@ def admin_routes(switch: ReleaseSwitch, serving: Serving, root: Path, run: Calla
 
     async def _switched_to(future: Future, name: str | None) -> Response:
         try:
-            await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), WAIT_S)
+            await _done(future)
         except ReleaseRefusedError as error:
             return problem(409, "release_refused", str(error))
         except TimeoutError:
@@ -130,6 +176,20 @@ def admin_routes(switch: ReleaseSwitch, serving: Serving, root: Path, run: Calla
         return Json({"serves": serving.release_id, "before": switch.before, "loading": None})
 
     return routes
+
+
+async def _done(future: Future) -> None:
+    """Wait for a task of the switch, which goes on where it takes too long. Raises TimeoutError, and what the task raises."""
+    await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), WAIT_S)
+
+
+def _tried(serving: Serving, root: Path, loading: str | None) -> dict:
+    plan, canary = read_plan(root), serving.canary
+    return {
+        "plan": None if plan is None else asdict(plan),
+        "loading": loading,
+        "counts": None if canary is None else canary.report(),
+    }
 
 
 def _listed(switch: ReleaseSwitch, serving: Serving, root: Path) -> dict:

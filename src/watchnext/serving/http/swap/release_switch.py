@@ -13,9 +13,11 @@ from pathlib import Path
 from watchnext.files import link
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.http.clock import Clock
+from watchnext.serving.http.swap.canary_control import CanaryControl
 from watchnext.serving.http.swap.served_releases import ServedReleases, checked
 from watchnext.serving.http.swap.serving import Refusal, Serving
 from watchnext.serving.http.worker_pool import WorkerPool
+from watchnext.serving.release.canary_plan import CanaryPlan
 from watchnext.serving.release.manifest import REPAIR, ReleaseError
 from watchnext.serving.release.release import Release, current, release_in, verdict_of
 from watchnext.serving.store.group_commit import GroupCommit
@@ -35,6 +37,7 @@ class ReleaseSwitch:
     """Let one release after another serve. One thread does it all, so that two never load at once.
 
     root      folder of the releases
+    canaries  try a challenger beside the release that serves
     budget_ms as in `Recommender`
     grace_s   time after which every request that arrived before a switch has an answer
     refused   the last releases that were refused, by name
@@ -50,9 +53,11 @@ class ReleaseSwitch:
         clock: Clock,
         served: ServedReleases,
         succession: StoreSuccession,
+        canaries: CanaryControl,
         budget_ms: float,
         grace_s: float,
     ) -> None:
+        self._canaries = canaries
         self._root, self._serving, self._commits, self._pool, self._clock = Path(root), serving, commits, pool, clock
         self._served, self._succession, self._budget_ms, self._grace_s = served, succession, budget_ms, grace_s
         self.refused: dict[str, Refusal] = {}
@@ -72,6 +77,7 @@ class ReleaseSwitch:
         self._tasks.put(None)
         if self._thread.ident is not None:
             self._thread.join()
+        self._canaries.close()
 
     @property
     def before(self) -> str | None:
@@ -82,8 +88,16 @@ class ReleaseSwitch:
         """Let the release `name` serve, and point `current` at it. The future raises ReleaseRefusedError."""
         return self._asked(name, partial(self._promote, name))
 
+    def begin_canary(self, plan: CanaryPlan) -> Future[None]:
+        """Try a release on a share of viewers. The future raises ReleaseRefusedError."""
+        return self._asked(plan.release, partial(self._canaries.begin, plan))
+
     def rollback(self) -> Future[None]:
-        """Let the release serve that did before. The future raises ReleaseRefusedError."""
+        """End a canary at once; without one, let the release serve that did before. The future raises ReleaseRefusedError."""
+        if self._canaries.end("rolled back by an administrator"):
+            done: Future = Future()
+            done.set_result(None)
+            return done
         return self._asked(self.before or "the one before", self._rollback)
 
     def _asked(self, name: str, act: Callable[[], None]) -> Future[None]:
@@ -98,10 +112,11 @@ class ReleaseSwitch:
             try:
                 task = self._tasks.get(timeout=POLL_S)
             except queue.Empty:
-                task = self._moved_link()
+                task = self._moved_link() or self._canaries.moved()
             if task:
                 self._do(*task)
                 self._retire()
+            self._canaries.watch()
 
     def _moved_link(self) -> tuple | None:
         """Return the task of following `current` where it was moved, or made anew, since it was followed last."""
@@ -133,7 +148,8 @@ class ReleaseSwitch:
     # ---- which release -----------------------------------------------------------------------------------------------
 
     def _follow(self) -> None:
-        self._switch(current(self._root), back=False)
+        folder = current(self._root)
+        self._switch(folder, back=folder.name == self.before)  # a rollback by the command, which moves the link
 
     def _promote(self, name: str) -> None:
         folder = release_in(self._root, name)
@@ -162,23 +178,31 @@ class ReleaseSwitch:
     def _switch(self, folder: Path, *, back: bool) -> None:
         if folder.name == self._serving.release_id:
             return
-        log.info("loading the release %s beside %s", folder.name, self._serving.release_id)
-        release, store, now = checked(folder), self._serving.store, self._serving.recommender.release
-        if release.manifest["data"] != now.manifest["data"]:
-            raise ReleaseError(f"{folder} is of the data set {release.manifest['data']}, expected {now.manifest['data']}")
-        successor = self._succession.prepare(store, release, now.state_fingerprint)
+        store, now = self._serving.store, self._serving.recommender.release
+        tried = self._canaries.take(folder.name)
+        release, successor = (tried.recommender.release, tried.store) if tried else self._prepared(folder)
         try:
-            recommender = warmed(release, successor, budget_ms=self._budget_ms)
+            recommender = tried.recommender if tried else warmed(release, successor, budget_ms=self._budget_ms)
             recommender.refresh(max(self._clock(), release.as_of_ms))
             self._commits.hand_over(partial(self._complete, store, successor, recommender, back)).result()
         except BaseException:
-            successor.close(successor=store)
+            self._succession.drop(store, successor)
             raise
+        finally:
+            if tried:
+                self._canaries.end("promoted" if self._serving.release_id == release.id else "its promotion failed")
         log.info("the release %s serves", release.id)
         if release.state_fingerprint == now.state_fingerprint:
             store.close(successor=successor)  # what its last requests read stays open
         else:
             self._retired = store
+
+    def _prepared(self, folder: Path) -> tuple[Release, Store]:
+        log.info("loading the release %s beside %s", folder.name, self._serving.release_id)
+        release, now = checked(folder), self._serving.recommender.release
+        if release.manifest["data"] != now.manifest["data"]:
+            raise ReleaseError(f"{folder} is of the data set {release.manifest['data']}, expected {now.manifest['data']}")
+        return release, self._succession.prepare(self._serving.store, release, now.state_fingerprint)
 
     def _complete(self, store: Store, successor: Store, recommender: Recommender, back: bool) -> Store:
         """Switch store and handlers while no event is committed. A server that dies here starts with either."""

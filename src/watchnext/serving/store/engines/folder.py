@@ -117,12 +117,21 @@ def claim_next(folder: Path) -> Path | None:
 
 
 def claim_new(folder: Path) -> Path:
-    """Make an empty folder for an environment that is kept as `claim_next` keeps one. Needs the lock."""
+    """Make an empty folder for an environment that is kept as `claim_next` keeps one, and remove those that killed builds left.
+    Needs the lock."""
     with link_lock(folder):
         path = _next_path(folder)
         path.mkdir()
         link(folder, "taking", path.name)
+        _clear(folder)
     return path
+
+
+def drop_claim(folder: Path) -> None:
+    """Remove a claimed environment that is not to be `current`; one that is `next` waits for its release. Needs the lock."""
+    with link_lock(folder):
+        (Path(folder) / "taking").unlink(missing_ok=True)
+        _clear(folder)
 
 
 def commit_claim(folder: Path, claimed: Path) -> None:

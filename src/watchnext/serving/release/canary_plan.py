@@ -1,0 +1,109 @@
+"""`releases/canary.json`: which release is tried on which share of viewers, for all servers of the folder.
+
+The file is replaced whole, and servers look at it as they look at the link `current`.
+"""
+
+import json
+import logging
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+
+from watchnext.assignment import Assignment
+from watchnext.files import replaced
+from watchnext.serving.release.manifest import NAME, ReleaseError
+from watchnext.serving.release.release import current, release_in, verdict_of
+
+log = logging.getLogger(__name__)
+FILE = "canary.json"
+MOST_SHARE = 0.5  # as many viewers of the serving release are compared with those of the challenger
+CHALLENGER, CONTROL = "challenger", "control"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CanaryPlan:
+    """The release that is tried. Raises ReleaseError for shares out of bounds.
+
+    share   of viewers, in [0, .5], whom the challenger answers
+    shadow  of the other requests, in [0, 1], that the challenger scores aside, without effect on the answer
+    began   UTC
+    ended   why it is tried no more, None while it is
+    """
+
+    release: str
+    share: float = 0.0
+    shadow: float = 0.0
+    began: str = ""
+    ended: str | None = None
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.release):
+            raise ReleaseError(f"{self.release!r} names no release")
+        for name, most in (("share", MOST_SHARE), ("shadow", 1.0)):
+            if not 0 <= (value := getattr(self, name)) <= most:
+                raise ReleaseError(f"{name} is {value}, expected 0 to {most:g}")
+        if self.share == self.shadow == 0:
+            raise ReleaseError("share and shadow are 0, expected one above 0; to end a canary, roll it back")
+
+    @cached_property
+    def _assignment(self) -> Assignment:
+        ranges = {CHALLENGER: (0.0, self.share), CONTROL: (1.0 - self.share, 1.0)} if self.share else {}
+        return Assignment(salt=f"canary {self.release}", ranges=ranges)
+
+    def arm_of(self, user_id: int | str) -> str | None:
+        """Return the arm of a viewer: CHALLENGER, CONTROL, or None for a viewer of neither.
+
+        A viewer stays in an arm while the release is the same and its share is not lowered.
+        """
+        return self._assignment.arm_of(user_id)
+
+
+def new_plan(release: str, *, share: float, shadow: float) -> CanaryPlan:
+    """Return the plan of a canary that begins now. Raises ReleaseError."""
+    return CanaryPlan(release=release, share=share, shadow=shadow, began=_now())
+
+
+def read_plan(root: Path) -> CanaryPlan | None:
+    """Return the plan of the folder `root`; None without one, or with one that cannot be read, which is logged."""
+    path = Path(root) / FILE
+    try:
+        given = json.loads(path.read_text())
+        return CanaryPlan(**given)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, RecursionError, ReleaseError) as error:
+        log.error("%s cannot be read, no release is tried: %s", path, error)
+        return None
+
+
+def write_plan(root: Path, plan: CanaryPlan) -> None:
+    """Replace the plan of the folder `root`."""
+    replaced(Path(root) / FILE, json.dumps(asdict(plan)))
+
+
+def end_plan(root: Path, reason: str) -> CanaryPlan | None:
+    """End the canary of the folder `root`; return its plan, None where none is under way."""
+    plan = read_plan(root)
+    if plan is None or plan.ended:
+        return None
+    write_plan(root, replace(plan, ended=f"{reason} ({_now()})"))
+    return plan
+
+
+def require_challenger(root: Path, plan: CanaryPlan) -> Path:
+    """Return the folder of the release that is to be tried. Raises ReleaseError where it serves already, or lost to a baseline
+    and would answer viewers."""
+    folder = release_in(root, plan.release)
+    if folder == current(root):
+        raise ReleaseError(f"{plan.release} serves already; try another release, or promote one first")
+    if plan.share and (lost := verdict_of(folder)):
+        raise ReleaseError(
+            f"the slate of {plan.release} lost to the baseline {', '.join(lost)}, so it gets no viewers; score it aside with "
+            "share=0 shadow=0.1"
+        )
+    return folder
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,82 @@
+"""`lifecycle canary` and `rollback` write what running servers follow, after every check."""
+
+import json
+
+import pytest
+from test_promote import TAGS, sealed
+
+from watchnext import tracking
+from watchnext.lifecycle.canary_command import begin_canary, roll_back
+from watchnext.lifecycle.promote import promote, register, serving_id
+from watchnext.serving.release.canary_plan import CHALLENGER, CONTROL, CanaryPlan, read_plan
+from watchnext.serving.release.manifest import ReleaseError
+
+
+@pytest.fixture
+def releases(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    root = tmp_path / "releases"
+    with tracking.start_run("release", config={}, tags=TAGS) as run:
+        for name in ("first", "second"):
+            register(sealed(root, name), new=True, data="tiny", run=run, metrics={})
+    promote(root, "first", data="tiny")
+    sealed(root, "other", "another")
+    sealed(root, "behind", selection={"verdict": {"popular now": "recall@10"}})
+    return root
+
+
+def test_a_canary_begins_and_is_rolled_back(releases, tmp_path):
+    begin_canary(releases, "second", share=0.05, shadow=0.1, data="tiny")
+    plan = read_plan(releases)
+    assert (plan.release, plan.share, plan.shadow, plan.ended) == ("second", 0.05, 0.1, None)
+    assert "the canary of second ended, first answers everyone" in roll_back(releases, tmp_path, data="tiny")
+    assert "rolled back by a command" in read_plan(releases).ended
+    with pytest.raises(ReleaseError, match=r"there is no canary in .*, and no server that logs to .* served another"):
+        roll_back(releases, tmp_path, data="tiny")
+    assert serving_id(releases) == "first"
+
+
+def test_without_a_canary_the_release_before_serves_again(releases, tmp_path):
+    (tmp_path / "releases.json").write_text(json.dumps(["first", "second"]))
+    promote(releases, "second", data="tiny")
+    assert roll_back(releases, tmp_path, data="tiny").startswith("first serves instead of second")
+    assert serving_id(releases) == tracking.champion(name="watchnext-tiny") == "first"
+
+
+@pytest.mark.parametrize(
+    ("release", "shares", "says"),
+    [
+        ("first", (0.1, 0), "serves already"),
+        ("other", (0.1, 0), "data set 'another', not of 'tiny'; add data=another"),
+        ("behind", (0.1, 0), "lost to the baseline popular now.* share=0 shadow=0.1"),
+        ("nothing", (0.1, 0), "is no release of"),
+        ("second", (0.6, 0), "share is 0.6, expected 0 to 0.5"),
+        ("second", (float("nan"), 0), "share is nan, expected 0 to 0.5"),
+        ("second", (0, 1.1), "shadow is 1.1, expected 0 to 1"),
+        ("second", (0, 0), "share and shadow are 0"),
+    ],
+)
+def test_what_cannot_be_tried_is_refused(releases, release, shares, says):
+    with pytest.raises(ReleaseError, match=says):
+        begin_canary(releases, release, share=shares[0], shadow=shares[1], data="tiny")
+    assert read_plan(releases) is None
+
+
+def test_a_release_behind_a_baseline_may_be_scored_aside(releases):
+    begin_canary(releases, "behind", share=0.0, shadow=0.1, data="tiny")
+    assert read_plan(releases).release == "behind"
+
+
+def test_a_damaged_release_is_not_tried(releases):
+    (releases / "second" / "part").write_text("something else")
+    with pytest.raises(ReleaseError, match="part is damaged"):
+        begin_canary(releases, "second", share=0.1, shadow=0.0, data="tiny")
+
+
+def test_arms_are_as_large_as_the_share_and_a_raised_share_keeps_its_viewers():
+    few, many = (CanaryPlan(release="r", share=share) for share in (0.05, 0.2))
+    arms = [few.arm_of(user) for user in range(20_000)]
+    assert [arms.count(arm) / 20_000 for arm in (CHALLENGER, CONTROL)] == pytest.approx([0.05, 0.05], abs=0.006)
+    assert all(many.arm_of(user) == arm for user, arm in enumerate(arms) if arm)
+    assert CanaryPlan(release="r", shadow=0.5).arm_of(1) is None
