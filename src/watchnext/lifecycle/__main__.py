@@ -12,7 +12,6 @@ from omegaconf import DictConfig
 from watchnext import tracking
 from watchnext.cli import dispatch, overrides_from, plain, write_report
 from watchnext.evaluation.report.report_text import selection_table
-from watchnext.lifecycle.canary_command import begin_canary, roll_back
 from watchnext.lifecycle.dvc_stages import run_stages
 from watchnext.lifecycle.promote import model_name, promote, register, serving_id
 from watchnext.metrics import flat, rounded
@@ -81,6 +80,8 @@ def promote_release(config: DictConfig) -> None:
 
 def canary(config: DictConfig) -> None:
     """Let running servers try the challenger (or candidate=ID) on a share of the viewers, and score other requests aside."""
+    from watchnext.lifecycle.canary_command import begin_canary  # the stages need no server
+
     name = model_name(config.data.name)
     chosen = config.candidate or tracking.challenger(name=name)
     if chosen is None:
@@ -95,6 +96,8 @@ def canary(config: DictConfig) -> None:
 
 def rollback(config: DictConfig) -> None:
     """End the canary, or let the release serve again that did before: a running server follows within seconds."""
+    from watchnext.lifecycle.canary_command import roll_back
+
     print(roll_back(Path(config.data.releases), Path(config.monitoring.served), data=config.data.name))
 
 

@@ -25,6 +25,7 @@ from watchnext.serving.store.store import Store
 
 HALF = CanaryPlan(release="same", share=0.5)
 VIEWERS = range(100, 125)
+SHADOW_CPU = 0.25
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,8 @@ class Tried:
                 if not each.is_symlink():
                     os.system(f"cp -r {each} {self.root}/")
             switch(self.root, serves)
-        self.settings = Settings(releases=self.root, store=store or folder / "store", served=folder / "served", shadow_cpu=1.0)
+        places = {"store": store or folder / "store", "served": folder / "served"}
+        self.settings = Settings(releases=self.root, shadow_cpu=SHADOW_CPU, **places)
         self.served = ServedApp(self.settings)
         self.api = Api(self.served.app)
         self.state = self.served.app.state
@@ -361,12 +363,14 @@ def fails_to_follow() -> None:
 def test_requests_are_scored_aside_without_a_trace(tried):
     server = tried()
     server.begin("same", shadow=1.0)
+    began = time.monotonic()
     journal = server.state.serving.store.position
     for user in VIEWERS:
         assert server.slate(user, k=5)["release"] == "first"
     server.until(lambda: (counts := scored(server))["scored"] + counts["dropped"] == len(VIEWERS))
     counts = scored(server)
-    assert counts["scored"] > 0
+    assert counts["scored"] > 1
+    assert counts["ms"] * (counts["scored"] - 1) <= SHADOW_CPU * 1000.0 * (time.monotonic() - began)
     assert counts["failed"] == counts["degraded"] == 0
     assert counts["overlap"] == 1.0  # the same networks, and the state as of the request
     assert counts["score_difference"] < 1e-3

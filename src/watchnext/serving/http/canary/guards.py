@@ -9,7 +9,7 @@ from watchnext.ratios import ratio
 from watchnext.sequential import Spread, always_valid
 from watchnext.serving.http.canary.arm_counts import RESULTS, ArmCounts
 
-PLANNED = 1_000  # answers, or viewers, at which the intervals are narrowest
+PLANNED = 100  # answers, or viewers, at which the intervals are narrowest: what is bad must end soon
 ALPHA = 0.01  # of each guard
 
 

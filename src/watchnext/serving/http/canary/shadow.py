@@ -23,7 +23,7 @@ WAITING = 16  # requests that may wait for the thread; more are dropped and coun
 
 
 class _Waiting(NamedTuple):
-    """What computes the challenger's answer, and the answer that was given."""
+    """A request that waits: what computes the challenger's answer, and the answer that was given."""
 
     compute: Callable[[], Answer]
     given: Answer
