@@ -1,71 +1,20 @@
 """Connections that are slow, large, many or nonsense, against real servers on real sockets."""
 
 import socket
-import threading
 import time
-from contextlib import closing, contextmanager
 from dataclasses import replace
 
 import httpx
 import psutil
 import pytest
-import uvicorn
 from bento_server import SHELLS, Server
+from sockets import GET, POST, answer, serving
 
-from watchnext.serving.http.access.middleware import BodyMiddleware
 from watchnext.serving.http.app import Limits
-from watchnext.serving.http.shell.connections import BoundedProtocol
-
-GET = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n"
-POST = b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-
-
-def answer(port: int, *chunks: bytes, more: bytes = b"", most: int = 0) -> bytes:
-    """Send the chunks, then up to `most` times `more`; return all that the server sends until it closes."""
-    got = b""
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
-        try:
-            for chunk in (*chunks, *(more for _ in range(most))):
-                connection.sendall(chunk)
-        except OSError:  # the server has hung up
-            pass
-        try:
-            while part := connection.recv(65536):
-                got += part
-        except ConnectionResetError:  # by what it did not read
-            pass
-    return got
-
 
 # ---- one connection, small limits --------------------------------------------------------------------------------------
 
 SMALL = Limits(connections=4, head_bytes=400, headers=10, head_s=0.3, write_s=0.3, pipelined=3, body_bytes=1000, body_s=0.3)
-
-
-async def echo(scope, receive, send):
-    """Answer the body; at /large, more than the sockets of a connection hold."""
-    message = await receive()
-    content = bytes(32_000_000) if scope["path"] == "/large" else message["body"]
-    length = (b"content-length", str(len(content)).encode())
-    await send({"type": "http.response.start", "status": 200, "headers": [length]})
-    await send({"type": "http.response.body", "body": content})
-
-
-@contextmanager
-def serving(limits: Limits, app=echo):
-    """Run uvicorn with these limits in a thread; gives port and server."""
-    protocol = type("Protocol", (BoundedProtocol,), {"limits": limits})
-    bounded = BodyMiddleware(app, body_bytes=limits.body_bytes, body_s=limits.body_s)
-    config = uvicorn.Config(bounded, http=protocol, log_config=None, lifespan="off", timeout_keep_alive=60)
-    server = uvicorn.Server(config)
-    with closing(socket.create_server(("127.0.0.1", 0))) as listening:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        try:
-            yield listening.getsockname()[1], server
-        finally:
-            server.should_exit = True
-            thread.join(20)
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ def exchange(chunks, headers=(), *, body_s=5.0, pause_s=0.0):
 
     bodies = BodyMiddleware(echo, body_bytes=LIMIT, body_s=body_s)
     middleware = RequestMiddleware(bodies, observe=lambda *observation: observed.append(observation[:2]))
-    asyncio.run(middleware({"type": "http", "headers": list(headers), "path": "/"}, receive, send))
+    asyncio.run(middleware({"type": "http", "method": "POST", "headers": list(headers), "path": "/"}, receive, send))
     body = b"".join(message.get("body", b"") for message in sent)
     return sent[0]["status"], dict(sent[0]["headers"]), body, taken, observed
 

@@ -10,7 +10,7 @@ from watchnext.serving.http.worker_pool import OverloadedError, TooSlowError, Wo
 
 @pytest.fixture
 def pool():
-    pool = WorkerPool(threads=1, waiting=1)
+    pool = WorkerPool(threads=1, waiting=1, wait_s=20)
     yield pool
     pool.close()
 
@@ -38,7 +38,7 @@ def test_refuses_what_does_not_fit_and_recovers(pool):
 
 
 def test_the_queue_is_closed_to_low_priority_first_and_to_high_last():
-    pool, gate = WorkerPool(threads=1, waiting=4), threading.Event()
+    pool, gate = WorkerPool(threads=1, waiting=4, wait_s=20), threading.Event()
     priorities = ["normal", "low", "low", "low", "normal", "low", "normal", "normal", "low", "high", "high"]
 
     async def crowd():
@@ -54,6 +54,25 @@ def test_the_queue_is_closed_to_low_priority_first_and_to_high_last():
     # One runs; of the four places low may take two, normal all, and high has one more.
     taken = [priority for priority, no in zip(priorities, refused, strict=True) if not no]
     assert taken == ["normal", "low", "low", "normal", "normal", "high"]
+
+
+def test_a_queue_whose_first_call_waits_long_is_closed_by_priority():
+    gate, now = threading.Event(), [100.0]
+    pool = WorkerPool(threads=1, waiting=10, wait_s=4.0, clock=lambda: now[0])
+
+    async def crowd():
+        held = [asyncio.ensure_future(pool.run(gate.wait, timeout_s=10)) for _ in range(2)]
+        await asyncio.sleep(0)
+        refused = []
+        for now[0] in (101.9, 102.1, 103.9, 104.1, 104.9, 105.1):
+            refused.append([priority for priority in ("low", "normal", "high") if pool.refusal(priority)])
+        gate.set()
+        await asyncio.gather(*held)
+        return refused, pool.refusal("low")
+
+    low, normal, high = ["low"], ["low", "normal"], ["low", "normal", "high"]
+    assert asyncio.run(crowd()) == ([[], low, low, normal, normal, high], None)
+    pool.close()
 
 
 def test_slow_work_holds_its_place_after_its_asker_left(pool):

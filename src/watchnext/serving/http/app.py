@@ -16,6 +16,7 @@ from watchnext.serving.funnel.refresher import Refresher
 from watchnext.serving.http.access.direct_route import DirectRoute
 from watchnext.serving.http.access.gate import Access, AccessGate
 from watchnext.serving.http.access.middleware import BodyMiddleware, RequestMiddleware, request_id
+from watchnext.serving.http.access.shedding import Shedding
 from watchnext.serving.http.api import schemas, video_calls
 from watchnext.serving.http.api.batch_calls import BatchCalls, BatchRequest, BatchResponse
 from watchnext.serving.http.api.errors import EXCEPTION_HANDLERS, Json, JsonRoute, in_loop, problem, shortened
@@ -47,7 +48,7 @@ class Limits:
 
     threads, waiting      requests computed at once, and requests that may wait for a thread; events wait for the disk instead
     waiting_events        events that may wait for the disk
-    timeout_s             seconds until a request is answered with 503
+    timeout_s             seconds until a request is answered with 503; half of them may be waiting for a thread
     batches, batch_s      batches under way, and seconds in which the turn of each of its requests must come
     body_bytes, body_s    largest body, and seconds until all of it must have arrived
     connections           open at once
@@ -86,11 +87,11 @@ def create_app(
     """Make the ASGI app of a loaded release. `clock()` returns ms, `drift` is the report of drift that `GET /v1/status` reads.
 
     `app.state.close()` waits for running requests, and until all events of `app.state.commits` are on disk; the store and the
-    served log stay open. `app.state.serving` lets another release serve, `app.state.pool` runs the requests and
-    `app.state.metrics` counts them.
+    served log stay open. `app.state.serving` lets another release serve, `app.state.pool` runs the requests,
+    `app.state.metrics` counts them, and `app.state.shedding` refuses some before they reach the app.
     """
     metrics = ServerMetrics()
-    pool = WorkerPool(threads=limits.threads, waiting=limits.waiting)
+    pool = WorkerPool(threads=limits.threads, waiting=limits.waiting, wait_s=limits.timeout_s / 2)
     commits = GroupCommit(store, most_waiting=limits.waiting_events)
     shared = {"commits": commits, "clock": clock, "metrics": metrics}
 
@@ -121,7 +122,7 @@ def create_app(
         commits.close()
 
     app.state.close, app.state.commits, app.state.serving, app.state.pool = close, commits, serving, pool
-    app.state.metrics = metrics
+    app.state.metrics, app.state.shedding = metrics, Shedding(pool, metrics.answered)
     for kind, handler in EXCEPTION_HANDLERS.items():
         app.add_exception_handler(kind, in_loop(handler))
     app.include_router(_videos(serving))

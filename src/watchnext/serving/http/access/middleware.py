@@ -29,6 +29,14 @@ def request_id() -> str | None:
     return _REQUEST_ID.get()
 
 
+def account(observe: Observe, *, route: str, method: str, status: int, seconds: float, key: str | None = None) -> None:
+    """Count an answer, and log it where each answer has a line."""
+    observe(route, status, seconds)
+    if ACCESS.isEnabledFor(logging.INFO):
+        facts = {"route": route, "method": method, "status": status, "ms": round(1000 * seconds, 3), "key": key}
+        ACCESS.info("answered", extra={"answer": facts})
+
+
 class RequestMiddleware:
     """Give every request an id, measure its answer, and add the headers that keep a browser from guessing."""
 
@@ -56,11 +64,8 @@ class RequestMiddleware:
         finally:
             # The template, never the path: each junk path would stay in /metrics for good.
             route = getattr(scope.get("route"), "path", "unmatched")
-            seconds = time.perf_counter() - began
-            self._observe(route, status, seconds)
-            if ACCESS.isEnabledFor(logging.INFO):
-                facts = {"route": route, "method": scope["method"], "status": status, "ms": round(1000 * seconds, 3)}
-                ACCESS.info("answered", extra={"answer": facts | {"key": scope.get("state", {}).get("key")}})
+            about = {"route": route, "method": scope["method"], "status": status, "seconds": time.perf_counter() - began}
+            account(self._observe, **about, key=scope.get("state", {}).get("key"))
 
 
 class BodyMiddleware:

@@ -7,22 +7,29 @@ from typing import ClassVar
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from watchnext.serving.http.access.shedding import ROUTE, Shedding
 from watchnext.serving.http.app import Limits
+
+# Headers of a request for a slate that only the app can answer: the body is not plain, or the answer needs headers of its own.
+FOR_THE_APP = {b"content-encoding", b"origin"}
 
 
 class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's protocol under `limits`. What breaks one is answered with 4xx or 503, and its connection ends.
 
-    uvicorn itself ends a connection that is silent between two requests, and stops reading what the app does not take.
+    Requests for a slate that `shedding` refuses never reach the app; their connections stay. uvicorn itself ends a connection
+    that is silent between two requests, and stops reading what the app does not take.
     """
 
     limits: ClassVar[Limits] = Limits()
+    shedding: ClassVar[Shedding | None] = None
 
     def __init__(self, *arguments, **named) -> None:
         super().__init__(*arguments, **named)
         self.ws_protocol_class = None  # the app speaks no WebSocket
         self._in_head = True
         self._received = 0  # bytes of the message that is being parsed, without those of the chunk in which it began
+        self._held: bytearray | None = None  # body of a request that the app has not been given yet
         self._refusal = (400, "bad_http", "the request is not valid HTTP/1.1")
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
@@ -48,6 +55,8 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         self._received += len(data)
         super().data_received(data)
+        if self._held is not None and not self.transport.is_closing():
+            self._let_go()  # its body comes in parts, whose limits are the app's
         # A body has its own limit, in the app; twice as much is framing: chunks of a byte, extensions, trailers.
         most = self.limits.head_bytes if self._in_head else self.limits.head_bytes + 2 * self.limits.body_bytes
         if self._received > most and not self.transport.is_closing():
@@ -73,11 +82,50 @@ class BoundedProtocol(HttpToolsProtocol):
             self._reject(400, "pipelined", f"{most} requests wait behind another, expected at most as many on one connection")
         self._in_head = False
         self._head_timer = _cancelled(self._head_timer)
-        super().on_headers_complete()
+        if self._may_be_shed():
+            self._held = bytearray()
+        else:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if self._held is None:
+            super().on_body(body)
+        else:
+            self._held += body
 
     def on_message_complete(self) -> None:
-        super().on_message_complete()
         self._in_head, self._received = True, 0
+        if self._held is not None:
+            if (why := self.shedding.refusal(bytes(self._held))) is not None:
+                self._shed(why)
+                return
+            self._let_go()
+        super().on_message_complete()
+
+    def _may_be_shed(self) -> bool:
+        """Say if the request is one that the server may be too busy for, and can be refused here: nothing is before it on its
+        connection, and the client takes its answers."""
+        return (
+            self.url == ROUTE.encode()
+            and self.shedding is not None
+            and self.shedding.is_due
+            and self.parser.get_method() == b"POST"
+            and self.parser.should_keep_alive()
+            and (self.cycle is None or self.cycle.response_complete)
+            and not self.flow.write_paused
+            and FOR_THE_APP.isdisjoint(name for name, _ in self.headers)
+        )
+
+    def _let_go(self) -> None:
+        """Give the request to the app."""
+        held, self._held = self._held, None
+        super().on_headers_complete()
+        super().on_body(held)
+
+    def _shed(self, why: str) -> None:
+        self._held = None
+        self.transport.write(_answer(503, "overloaded", f"{why}; retry"))
+        self.on_response_complete()
 
     def _reject(self, status: int, code: str, message: str) -> None:
         """Stop the parser, which calls `send_400_response`."""
@@ -93,7 +141,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self.transport.is_closing():
             self._end_within_write_s()
-        elif self.cycle.response_complete:
+        elif self.cycle is None or self.cycle.response_complete:
             self._await_head()
 
     def _await_head(self) -> None:
@@ -128,12 +176,16 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
             self.transport.abort()  # in the middle of another answer
             return
-        body = orjson.dumps({"error": {"code": code, "message": message, "details": []}})
-        head = f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
-        head += f"content-length: {len(body)}\r\nconnection: close\r\n" + ("retry-after: 1\r\n" if status == 503 else "")
-        self.transport.write(f"{head}\r\n".encode() + body)
+        self.transport.write(_answer(status, code, message, close=True))
         self.transport.close()
         self._end_within_write_s()
+
+
+def _answer(status: int, code: str, message: str, *, close: bool = False) -> bytes:
+    body = orjson.dumps({"error": {"code": code, "message": message, "details": []}})
+    head = f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
+    head += ("connection: close\r\n" if close else "") + ("retry-after: 1\r\n" if status == 503 else "")
+    return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
 
 
 def _cancelled(timer: asyncio.TimerHandle | None) -> None:

@@ -12,6 +12,7 @@ from watchnext.serving.http.app import Limits, create_app
 from watchnext.serving.http.canary.guards import Guards
 from watchnext.serving.http.clock import Clock
 from watchnext.serving.http.settings import Settings, SettingsError
+from watchnext.serving.http.shell.connections import BoundedProtocol
 from watchnext.serving.http.swap.admin import admin_routes
 from watchnext.serving.http.swap.canary_control import CanaryControl
 from watchnext.serving.http.swap.release_switch import ReleaseSwitch, warmed
@@ -54,6 +55,7 @@ class ServedApp:
             access=settings.access(clock=kind),
             drift=settings.drift,
         )
+        BoundedProtocol.shedding = self.app.state.shedding  # the shells make connections from the class
         served.record(release.id)
         self._switch = self._followed(clock, limits, served)
         sys.setswitchinterval(SWITCH_S)
