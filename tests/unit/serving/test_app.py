@@ -22,6 +22,7 @@ from batches import precompute
 from watchnext.features.catalogue import Ids
 from watchnext.serving.funnel.answer import IMPRESSIONS_LOST
 from watchnext.serving.funnel.recommender import Recommender
+from watchnext.serving.funnel.served.served_log import ServedLog
 from watchnext.serving.http.access.gate import Access
 from watchnext.serving.http.access.keys import Keys, new_key
 from watchnext.serving.http.access.scopes import SCOPES
@@ -533,26 +534,29 @@ def test_other_methods_and_paths(api):
     assert api("GET", "/v1/nothing").json()["error"]["code"] == "http_404"
 
 
-def test_a_store_that_fails_costs_the_count_and_not_the_slate(api, store, viewer, disk_full):
+def test_a_store_that_fails_costs_the_count_and_not_the_slate(release, store, tmp_path, viewer, disk_full):
     """The first slate was answered when its write fails; later none is counted, no event is taken, and health says so."""
-    before = store.viewer(viewer)
-    assert api("GET", "/readyz").status_code == 200
-    with disk_full():
-        assert not api.slate(viewer)["degraded"]
-        slate = api.slate(viewer)
-    assert slate["items"]
-    assert slate["degraded"]
-    assert slate["degraded_why"] == LOST
-    answer = api.outcome(viewer, slate["items"][0]["video_id"], "k")
-    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-    assert "no events were stored; retry the whole request" in answer.json()["error"]["message"]
-    health = api("GET", "/readyz")
-    assert (health.status_code, health.json()["error"]["code"]) == (503, "store")
-    assert "cannot be written: " in health.json()["error"]["message"]
-    text = api("GET", "/metrics").text
-    assert "watchnext_impressions_lost_total 20.0" in text
-    assert "watchnext_store_failed 1.0" in text
-    np.testing.assert_array_equal(store.viewer(viewer), before)
+    with closing(ServedLog(tmp_path / "served", max_bytes=1 << 24, flush_rows=500)) as served:  # may fail too
+        api = Api(app_over(Recommender(release, store), store, served, timeout_s=20.0))
+        before = store.viewer(viewer)
+        assert api("GET", "/readyz").status_code == 200
+        with disk_full():
+            assert not api.slate(viewer)["degraded"]
+            slate = api.slate(viewer)
+        assert slate["items"]
+        assert slate["degraded"]
+        assert slate["degraded_why"] == LOST
+        answer = api.outcome(viewer, slate["items"][0]["video_id"], "k")
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert "no events were stored; retry the whole request" in answer.json()["error"]["message"]
+        health = api("GET", "/readyz")
+        assert (health.status_code, health.json()["error"]["code"]) == (503, "store")
+        assert "cannot be written: " in health.json()["error"]["message"]
+        text = api("GET", "/metrics").text
+        assert "watchnext_impressions_lost_total 20.0" in text
+        assert "watchnext_store_failed 1.0" in text
+        np.testing.assert_array_equal(store.viewer(viewer), before)
+        api.app.state.close()
 
 
 def test_what_finds_the_queue_full_is_lost_or_refused_and_never_waited_for(release, store, served, viewer, monkeypatch):
