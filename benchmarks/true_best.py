@@ -117,7 +117,9 @@ class Measurement:
         rows, ranks = ranks_in(self.recommender.retrieval.by_source(query, []))
         inputs = self.recommender.ranking.encode(query, rows)
         predictions = self.recommender.ranking.predict(query, inputs)
-        return HeldOut(query, watched, long_view, {}, rows, ranks, inputs["candidate_values"], predictions)
+        return HeldOut(
+            query, watched, long_view, np.ones(len(watched)), {}, rows, ranks, inputs["candidate_values"], predictions
+        )
 
     def _sample(self, way: str, request: Request, rows: np.ndarray, rankings: Rankings, relevant: np.ndarray) -> None:
         viewer = self.recommender.release.user_ids.rows([request.user_id])

@@ -26,7 +26,7 @@ def impressions(*rows: tuple[int, int, int, int, int | None]) -> pl.DataFrame:
     frame = pl.DataFrame(rows, schema=["user_id", "video_id", "time_ms", "watch_ms", "received_ms"], orient="row")
     days = frame.with_columns(day=(pl.col("time_ms") // DAY_MS).cast(pl.Date))
     flags = days.with_columns(pl.lit(False).alias(name) for name in OUTCOMES)
-    return flags.with_columns(pl.lit(True).alias("click"), pl.lit("home").alias("surface"))
+    return flags.with_columns(pl.lit(True).alias("click"), pl.lit("home").alias("surface"), propensity=None)
 
 
 def test_an_impression_is_shown_at_its_time_and_known_after_its_watch():

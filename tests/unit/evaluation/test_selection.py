@@ -8,7 +8,7 @@ import pytest
 
 from queries import query_of
 from watchnext.evaluation.selection import selection
-from watchnext.evaluation.selection.selection import HeldOut, Selection, Served, beside_baselines, recalls_of, select
+from watchnext.evaluation.selection.selection import HeldOut, Selection, Served, beside_baselines, recalls_of, select, weighted
 from watchnext.reranking.slate import Reranker
 from watchnext.serving.release.surfaces import Surfaces
 from watchnext.types import SOURCES, TARGETS
@@ -47,6 +47,7 @@ def request(number, *, hint, listed, predicted):
         query=replace(query, request=replace(query.request, user_id=number)),
         watched=watched,
         long_view=np.ones(WATCHED, bool),
+        weights=np.full(WATCHED, np.nan),
         baselines={"oracle": watched, "random": random.permutation(VIDEOS)[:20]},
         rows=np.arange(VIDEOS),
         ranks=ranks.astype(np.uint16),
@@ -115,7 +116,7 @@ def test_nothing_to_choose_on_leaves_the_settings():
 
 
 def test_a_loss_beyond_the_interval_is_named_with_its_depths():
-    requests = [request(number, hint=0, listed=0, predicted=0) for number in range(REQUESTS)]
+    requests = weighted([request(number, hint=0, listed=0, predicted=0) for number in range(REQUESTS)])
     worst = [np.setdiff1d(np.arange(VIDEOS), each.watched)[:20] for each in requests]
     against = beside_baselines(requests, worst, seed=0)
     assert against["slate"] == {"recall@10": 0.0, "recall@20": 0.0}
@@ -141,7 +142,32 @@ def test_relevant_are_long_views_or_else_all_watches():
     np.testing.assert_array_equal(short.relevant, short.watched)
     one = replace(short, long_view=np.arange(WATCHED) == 2)
     np.testing.assert_array_equal(one.relevant, short.watched[2:3])
-    np.testing.assert_array_equal(recalls_of([one.watched], [one.relevant]), [[1.0, 1.0]])
+    np.testing.assert_array_equal(recalls_of([one.watched], weighted([one])), [[1.0, 1.0]])
+
+
+def test_watches_count_their_inverse_propensities_clipped_at_medians():
+    first, second = (replace(request(number, hint=0, listed=0, predicted=0), weights=np.array(weights))
+                     for number, weights in ((0, [1.0, 2, 2, np.nan, np.inf]), (1, [2.0, 2, 2, 1000, 2])))  # fmt: skip
+    counted = weighted([first, second])
+    np.testing.assert_allclose([each.weights for each in counted], [[0.5, 1, 1, 1, 10], [1, 1, 1, 10, 1]])
+    found = [first.watched[4:], second.watched[:1]]
+    recalls = recalls_of(found, counted)
+    np.testing.assert_allclose(recalls[:, 0], [10 / 13.75, 1 / 13.75])  # 13.5 and 14 are there to be found, 13.75 a request
+    assert counted[0].weight_of(np.array([first.watched[0], 10**6])).tolist() == [0.5, 0.0]
+
+
+def test_an_order_is_judged_by_what_was_seldom_shown_where_propensities_say_so():
+    """The predictions know one watch of five."""
+    requests = []
+    for number in range(REQUESTS):
+        each = request(number, hint=0, listed=0, predicted=0)
+        each.predictions[:, TARGETS.index("long_view")] = 0.1 + 0.5 * (each.rows == each.watched[4])
+        requests.append(each)
+    by = {"reranker": RERANKER, "facts": FACTS, "seed": 0}
+    likely = [replace(each, weights=np.array([1.0, 1, 1, 1, 1_000])) for each in requests]
+    orders = [select(given, Selection.start(MERGE, RERANKER), **by).report["orders"] for given in (requests, likely)]
+    plain, counted = (each["engage 0"]["recall@10"] for each in orders)
+    assert counted > 2 * plain > 0  # 1/5 and 10/14, but for what the merge loses and chance finds
 
 
 def test_a_saved_selection_is_loaded_with_equal_scores(tmp_path):

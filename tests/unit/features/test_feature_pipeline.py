@@ -4,8 +4,20 @@ import numpy as np
 import polars as pl
 import pytest
 
-from watchnext.features.encode.encodings import CLIP, MISSING, PRIOR, encode, encode_column, frequent, joined, raw, scaled_rates
-from watchnext.features.encode.pipeline import COUNTER_ENTITIES, FeaturePipeline, TrainingCounts
+from watchnext.features.encode.encodings import (
+    CLIP,
+    MISSING,
+    PRIOR,
+    encode,
+    encode_column,
+    fitted_scale,
+    frequent,
+    joined,
+    raw,
+    scaled_rates,
+    standardised,
+)
+from watchnext.features.encode.pipeline import COUNTER_ENTITIES, UNSCALED, FeaturePipeline, TrainingCounts
 from watchnext.features.state import counters
 from watchnext.features.state.fold import Layout, Reads
 from watchnext.schema import FeatureSchema, SchemaError
@@ -136,13 +148,22 @@ def test_a_vector_is_of_unit_length_and_says_whether_it_is_there():
 def test_user_values_by_hand():
     """age, its flag, spend, its flag, flat; mean and deviation over the six training rows of users 1, 2 and 3."""
     values = pipeline().users(USERS)["user_values"]
-    np.testing.assert_allclose(
-        values[:, 0], [-1, 0, 1, CLIP, 0], rtol=1e-6
-    )  # mean 30, deviation 10; null is the mean; 90 is clipped
+    np.testing.assert_allclose(values[:, 0], [-1, 0, 1, 1, 0], rtol=1e-6)  # mean 30, deviation 10; null is the mean
     flag = np.array([0, 1, 0])
     np.testing.assert_allclose(values[:3, 1], (flag - flag.mean()) / flag.std(), rtol=1e-6)
-    assert values[:4, 4].tolist() == [0, 0, 0, 2]  # constant in training, and harmless when it starts to vary
+    assert not values[:4, 4].any()  # constant in training: nothing is known of what it says when it starts to vary
     assert not values[4].any()
+
+
+def test_values_beyond_those_of_training_are_read_as_its_bounds():
+    sample = np.append(np.arange(10_000.0), [np.nan, 1e9])[:, None]
+    scale = fitted_scale(sample)
+    mean, deviation, low, high = scale[:, 0]
+    assert (low * deviation + mean, high * deviation + mean) == pytest.approx((10, 9_991), abs=2)
+    found = standardised(np.array([[-5.0], [3.0], [500.0], [np.nan], [np.inf]]), scale)[:, 0]
+    np.testing.assert_allclose(found, [low, low, (500 - mean) / deviation, 0, high])
+    spike = fitted_scale(np.append(np.zeros(100_000), np.full(200, 1.0))[:, None])[:, 0]
+    assert spike[3] == CLIP  # where two in a thousand rows differ from all others, by 22 deviations
 
 
 def test_a_quantile_transform_is_the_share_of_training_rows_below():
@@ -154,7 +175,7 @@ def test_a_quantile_transform_is_the_share_of_training_rows_below():
     np.testing.assert_allclose(values, [*expected, 0.0], rtol=1e-6)
     assert values[0] < values[2] < values[1]
     beyond = fitted.users(USERS.with_columns(spend=pl.Series([-1e9, 0.0, 1e9, 5.0])))["user_values"][:4, 2]
-    assert beyond[0] == beyond[1] < values[0]  # a share of 0, however far below
+    assert beyond[0] == beyond[1] == values[0]  # however far below
     assert beyond[2] == beyond[3] == values[1]
 
 
@@ -181,8 +202,8 @@ def test_no_rate_exceeds_what_an_impression_can_add_however_far_the_impressions_
     for entity in ("user", *COUNTER_ENTITIES):
         np.testing.assert_allclose(fitted[f"rate.{entity}"], [[1, 1], [1e-7 / 3] * 2, [20, 20]], rtol=1e-5)
     out, values = np.empty((1, 3)), np.array([[0.0, 1e-9, 1e9]])
-    mean, deviation, most = np.zeros(3), np.ones(3), counters.most(("click", "impression", "watch_s"))
-    scaled_rates(values, np.zeros((3, 1)), mean, deviation, most, 1, np.inf, out)
+    most = counters.most(("click", "impression", "watch_s"))
+    scaled_rates(values, np.zeros((3, 1)), np.repeat(UNSCALED, 3, axis=1), most, 1, out)
     assert out[0, 2] < most[2] == 86_400  # seconds alone are of a day an impression, at the most
 
 

@@ -45,6 +45,7 @@ class HeldOutRequest:
     rows       (n,) video rows of these, -1 unknown
     watched    (W,) video rows, perhaps repeated, -1 unknown; none where the request is not to be traced
     long_view  (W,) bool
+    propensity (W,) of the log's policy, nan unknown
     """
 
     request: Request
@@ -53,6 +54,7 @@ class HeldOutRequest:
     rows: np.ndarray
     watched: np.ndarray
     long_view: np.ndarray
+    propensity: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ class Replay:
         """Yield the requests of a part's held-out rows `test` in time order, with the k of the slates."""
         context = [f.name for f in self.release.pipeline.schema.columns("context")]
         rows, long_view = self.release.video_ids.rows_of(test["video_id"]), part.long_view[part.held_out]
+        propensity = test["propensity"].fill_null(np.nan).to_numpy()
         watched = traced.watched_after(test)
         keyed = test.with_row_index("test_row").group_by(pl.Series("group", self.groups(test)), maintain_order=True)
         first = keyed.agg(
@@ -141,7 +144,9 @@ class Replay:
             given = {name: row[f"context.{name}"] for name in context if row[f"context.{name}"] is not None}
             at, after = np.array(row["test_row"]), np.array(watched.get(str(row["request_id"]), ()), np.int64)
             request = Request(str(row["request_id"]), row["user_id"], self.slate, row["time_ms"], row["surface"], None, given)
-            yield HeldOutRequest(request, row["day"], part.first + at, rows[at], rows[after], long_view[after])
+            yield HeldOutRequest(
+                request, row["day"], part.first + at, rows[at], rows[after], long_view[after], propensity[after]
+            )
 
 
 class Sample:

@@ -61,11 +61,20 @@ def validation_requests(release: Release, log: HeldOutLog, *, regime: str, limit
         for each in requests:
             watched, long = distinct_watches(each.watched, each.long_view, upload_ms, each.request.as_of_ms)
             if len(watched):
-                yield _collected(recommender, baselines, each.request, watched, long)
+                order = np.argsort(each.watched, kind="stable")
+                first = order[np.searchsorted(each.watched[order], watched)]
+                yield _collected(
+                    recommender, baselines, each.request, watched, long, 1.0 / each.propensity[first].astype(np.float64)
+                )
 
 
 def _collected(
-    recommender: Recommender, baselines: Baselines, request: Request, watched: np.ndarray, long_view: np.ndarray
+    recommender: Recommender,
+    baselines: Baselines,
+    request: Request,
+    watched: np.ndarray,
+    long_view: np.ndarray,
+    weights: np.ndarray,
 ) -> HeldOut:
     query = recommender.query(request)
     rows, ranks = ranks_in(recommender.retrieval.by_source(query, []))
@@ -74,6 +83,7 @@ def _collected(
         query=query,
         watched=watched,
         long_view=long_view,
+        weights=weights,
         baselines={name: listed[:MOST_RECALLED] for name, listed in baselines.rank(request).items()},
         rows=rows,
         ranks=ranks,

@@ -3,6 +3,10 @@ every baseline.
 
 Nothing is carried over from another log: the configuration holds where the search starts. Requests are split in halves by
 viewer: what is fitted on one half orders the requests of the other, so that every figure is of viewers who were not fitted on.
+
+A log shows what its policy chose to show. Where it has the policy's propensities, each watch counts their inverse (inverse
+propensity scoring, clipped) in what the order of candidates is fitted on and judged by: what viewers like, not how well an
+order foretells what that policy showed next. The merge only has to name candidates, and is chosen by the watches as they are.
 """
 
 import json
@@ -29,6 +33,7 @@ TRADE_OFFS = (0.9, 0.95)  # between value and similarity, tried after the config
 ENOUGH = 0.95  # share of the best recall that an order and a slate must have
 MERGE_DEPTHS = (20, 100)  # of the recall by which the merge is chosen, beside that of all candidates
 DEPTHS = (10, 20)  # of the recall by which the order is chosen and compared with the baselines
+MOST_WEIGHT = 10.0  # of a watch, in units of the median: less variance for some bias towards what was shown
 LEAST_POSITIVES = 50  # watched candidates of a half below which no trees are fitted
 HALVES = 2
 NO_OVERRIDES = Surfaces()
@@ -39,6 +44,7 @@ class HeldOut:
     """One held-out request before the merge.
 
     watched (R,), long_view (R,) bool  videos that the viewer watched afterwards, and which of them long
+    weights (R,)                       inverse propensities of these watches, nan unknown; in `select`, what each counts
     lists, baselines                   name > rows, best first
     rows (C,), ranks (C, SOURCES)      the listed videos, ascending, and their rank in each list
     values (C, .), predictions (C, T)  their `candidate_values`, and what the ranker predicts
@@ -47,6 +53,7 @@ class HeldOut:
     query: Query
     watched: np.ndarray
     long_view: np.ndarray
+    weights: np.ndarray
     baselines: Mapping[str, np.ndarray]
     rows: np.ndarray
     ranks: np.ndarray
@@ -60,12 +67,27 @@ class HeldOut:
     @property
     def relevant(self) -> np.ndarray:
         """The videos viewed long, or those watched where none was."""
-        return self.watched[self.long_view] if self.long_view.any() else self.watched
+        return self.watched[self._wanted]
+
+    @property
+    def worth(self) -> np.ndarray:
+        """The weights of the `relevant` videos."""
+        return self.weights[self._wanted]
+
+    @property
+    def _wanted(self) -> np.ndarray:
+        return self.long_view if self.long_view.any() else np.ones(len(self.watched), bool)
+
+    def weight_of(self, rows: np.ndarray) -> np.ndarray:
+        """Return the weight (n,) of the watch of each of the videos `rows` (n,); 0 for those not watched."""
+        at = np.minimum(np.searchsorted(self.watched, rows), len(self.watched) - 1)
+        return np.where(self.watched[at] == rows, self.weights[at], 0.0)
 
 
 @dataclass(frozen=True)
 class Merged:
-    """A request after the merge: its candidates, the predictions of each, `columns` of evidence, and `watched` (C,) bool."""
+    """A request after the merge: its candidates, the predictions of each, `columns` of evidence, and the weight `watched` (C,)
+    of a watch, 0 for none."""
 
     candidates: Candidates
     predictions: np.ndarray
@@ -78,7 +100,7 @@ class Merged:
         at = np.searchsorted(request.rows, candidates.rows)
         predictions = request.predictions[at]
         columns = evidence(candidates, request.values[at], predictions)
-        return cls(candidates, predictions, columns, np.isin(candidates.rows, request.watched))
+        return cls(candidates, predictions, columns, request.weight_of(candidates.rows))
 
     def scored(self, trees: Engage | None) -> Scored:
         return Scored(self.candidates, self.predictions, trees(self.columns) if trees else None)
@@ -150,12 +172,13 @@ def select(
     """
     if not requests:
         return start
+    requests = weighted(requests)
     own = [each for each in requests if surfaces.merge(each.surface, start.merge) == start.merge] or requests
     problem = _merge_problem(own, start.merge)
     merge = {**start.merge, "weights": _weights(own, problem, start.merge, seed)}
     merged = [Merged.of(request, surfaces.merge(request.surface, merge)) for request in requests]
     scored, trees = _cross_fitted(merged, _halves(requests), seed)
-    orders = Orders.of(requests, scored, start.value, surfaces)
+    orders = Orders.of(requests, scored, start.value, surfaces, seed=seed)
     served = _served(requests, scored, orders, reranker, facts, seed, surfaces)
     value = served.value
     report = {
@@ -170,6 +193,14 @@ def select(
         "verdict": served.verdict,
     }
     return Selection(merge, value, served.trade_off, trees, report)
+
+
+def weighted(requests: Sequence[HeldOut]) -> list[HeldOut]:
+    """Return the requests with weights in units of their median, clipped, 1 where unknown; all 1 without propensities."""
+    inverse = np.concatenate([each.weights for each in requests])
+    median = float(np.median(inverse[known])) if (known := np.isfinite(inverse)).any() else 1.0
+    clipped = (np.minimum(np.nan_to_num(each.weights / median, nan=1.0, posinf=MOST_WEIGHT), MOST_WEIGHT) for each in requests)
+    return [replace(each, weights=weights) for each, weights in zip(requests, clipped, strict=True)]
 
 
 # ---- merge -------------------------------------------------------------------------------------------------------------
@@ -225,8 +256,8 @@ def _cross_fitted(merged: Sequence[Merged], halves: np.ndarray, seed: int) -> tu
 
 
 def _fitted(merged: Sequence[Merged], seed: int) -> Engage | None:
-    watched = np.concatenate([np.zeros(0, bool), *(each.watched for each in merged)])
-    if watched.sum() < LEAST_POSITIVES:
+    watched = np.concatenate([np.zeros(0), *(each.watched for each in merged)])
+    if np.count_nonzero(watched) < LEAST_POSITIVES:
         return None
     # Imported here, as loading a selection fits nothing, and XGBoost takes a second to import.
     from watchnext.ranking.models.trees.boosted import fit_engage
@@ -237,35 +268,46 @@ def _fitted(merged: Sequence[Merged], seed: int) -> Engage | None:
 @dataclass(frozen=True)
 class Orders:
     """Orders by name with the recall (R, DEPTHS) of each: powers of `engage`, the merge, and the list of
-    every source that is long enough."""
+    every source that is long enough; and which have enough of the best recall: ENOUGH of it, or of weighted watches, which vary
+    more, what is within noise of it."""
 
     values: Mapping[str, Value]
     recalls: Mapping[str, np.ndarray] = field(repr=False)
+    enough: Mapping[str, bool]
 
     @classmethod
-    def of(cls, requests: Sequence[HeldOut], scored: Sequence[Scored], value: Value, surfaces: Surfaces) -> "Orders":
+    def of(
+        cls, requests: Sequence[HeldOut], scored: Sequence[Scored], value: Value, surfaces: Surfaces, *, seed: int
+    ) -> "Orders":
         powers = POWERS if scored[0].engage is not None else (0.0,)
         listing = np.mean([(request.ranks > 0).sum(axis=0) for request in requests], axis=0)
         alone = [name for name, listed in zip(SOURCES, listing, strict=True) if listed >= max(DEPTHS)]
         values = {f"engage {power:g}": replace(value, engage=power, source=None) for power in powers}
         values |= {name: replace(value, engage=0.0, source=name) for name in (MERGE, *alone)}
-        relevant = [request.relevant for request in requests]
 
         def ranked(order: Value) -> list[np.ndarray]:
             scores = [surfaces.value(of.surface, order).order(each) for of, each in zip(requests, scored, strict=True)]
             return [each.candidates.rows[np.argsort(-by, kind="stable")] for each, by in zip(scored, scores, strict=True)]
 
-        return cls(values, {name: recalls_of(ranked(order), relevant) for name, order in values.items()})
+        recalls = {name: recalls_of(ranked(order), requests) for name, order in values.items()}
+        viewers, means = _viewers(requests), {name: each.mean(axis=1) for name, each in recalls.items()}
+        best, alike = max(means.values(), key=np.mean), _alike(requests)
+
+        def enough(mean: np.ndarray) -> bool:
+            if mean.mean() >= ENOUGH * best.mean():
+                return True
+            return not alike and metrics.interval(best - mean, seed=seed, viewers=viewers)[0] <= 0
+
+        return cls(values, recalls, {name: enough(mean) for name, mean in means.items()})
 
     @property
     def chosen(self) -> Value:
-        """The first order with ENOUGH of the best recall.
+        """The first order with enough of the best recall.
 
         Powers stand first and ascend, so that the value of an impression counts for as much as recall allows: recall knows only
         what was shown, and on simulated worlds more of it is not always more of what viewers would like.
         """
-        means = {name: float(np.nanmean(recalls)) for name, recalls in self.recalls.items()}
-        return next(self.values[name] for name, mean in means.items() if mean >= ENOUGH * max(means.values()))
+        return next(self.values[name] for name, enough in self.enough.items() if enough)
 
     @property
     def instead(self) -> list[Value]:
@@ -290,7 +332,6 @@ def _most_diverse(
 
     No trade-off has more diversity than the configured one.
     """
-    relevant = [request.relevant for request in requests]
 
     def slates(trade_off: float) -> list[np.ndarray]:
         diversity = replace(reranker.diversity, trade_off=trade_off)
@@ -303,18 +344,31 @@ def _most_diverse(
         ]
 
     without = slates(1.0)
-    least = ENOUGH * recalls_of(without, relevant).mean()
+    least = ENOUGH * recalls_of(without, requests).mean()
     configured = reranker.diversity.trade_off
     for trade_off in (configured, *(each for each in TRADE_OFFS if each > configured)):
-        if recalls_of(shown := slates(trade_off), relevant).mean() >= least:
+        if recalls_of(shown := slates(trade_off), requests).mean() >= least:
             return trade_off, shown
     return 1.0, without
 
 
-def recalls_of(ranked: Sequence[np.ndarray], relevant: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the recall (R, DEPTHS) of each request."""
-    hits = (wanted[:, None] == rows[: max(DEPTHS)] for rows, wanted in zip(ranked, relevant, strict=True))
-    return np.array([[each[:, :k].any(axis=1).mean() for k in DEPTHS] for each in hits])
+def recalls_of(ranked: Sequence[np.ndarray], requests: Sequence[HeldOut]) -> np.ndarray:
+    """Return the recall (R, DEPTHS) of each request, whose mean is that of all.
+
+    Watches of equal weight are shared out within each request. Inverse propensities count over all requests together
+    (self-normalised: Swaminathan & Joachims, NeurIPS 2015), as within a request of few watches the weights would cancel out.
+    """
+    worth, found = [each.worth for each in requests], []
+    for rows, request, weights in zip(ranked, requests, worth, strict=True):
+        listed = request.relevant[:, None] == rows[: max(DEPTHS)]
+        found.append([weights @ listed[:, :k].any(axis=1) for k in DEPTHS])
+    total = np.array([each.sum() for each in worth])
+    return np.array(found) / (total if _alike(requests) else total.mean())[..., None]
+
+
+def _alike(requests: Sequence[HeldOut]) -> bool:
+    """Say whether all watches count the same."""
+    return all((each.weights == 1.0).all() for each in requests)
 
 
 def _by_depth(values: Sequence) -> dict[str, object]:
@@ -367,11 +421,10 @@ def _served(
 def beside_baselines(requests: Sequence[HeldOut], slates: Sequence[np.ndarray], seed: int) -> dict[str, dict]:
     """Return the recall of the slates, and of every baseline with what the slates gain on it: mean and 95% interval over
     viewers."""
-    relevant, viewers = [request.relevant for request in requests], _viewers(requests)
-    slate = recalls_of(slates, relevant)
+    viewers, slate = _viewers(requests), recalls_of(slates, requests)
     report = {"slate": _by_depth(slate.mean(axis=0).tolist())}
     for name in requests[0].baselines:
-        recalls = recalls_of([request.baselines[name] for request in requests], relevant)
+        recalls = recalls_of([request.baselines[name] for request in requests], requests)
         gains = [[float(gain.mean()), *metrics.interval(gain, seed=seed, viewers=viewers)] for gain in (slate - recalls).T]
         report[name] = _by_depth(recalls.mean(axis=0).tolist()) | {"gain": _by_depth(gains)}
     return report

@@ -10,7 +10,8 @@ from watchnext.kernels import kernel
 from watchnext.schema import Feature
 
 PRIOR = 4.0  # pseudo-impressions at the mean rate in every smoothed rate
-CLIP = 6.0  # standard deviations
+CLIP = 6.0  # standard deviations, of a training sample with a value far from all others
+TAIL = 0.001  # share of the training sample below the lowest value that is read as it is, and above the highest
 MISSING = np.iinfo(np.int64).min  # stands for null in an integer column
 Arrays = Mapping[str, np.ndarray]
 
@@ -81,8 +82,10 @@ def frequent(values: pl.Series, counts: np.ndarray, min_count: int) -> np.ndarra
 
 
 @kernel
-def scaled_rates(values, rate, mean, deviation, most, impression, limit, out):
-    """Turn counters (N, block) into standardised log impressions and smoothed rates, `out` (N, block), clipped to +- `limit`.
+def scaled_rates(values, rate, scale, most, impression, out):
+    """Turn counters (N, block) into standardised log impressions and smoothed rates, `out` (N, block).
+
+    `scale` (4, block) has the mean, the deviation, and the bounds to which standardised values are clipped, of every column.
 
     A rate is (count + PRIOR * mean rate) / (impressions + PRIOR), with mean rates `rate` (counts, half_lives). An outcome is
     counted after its impression, which may have decayed further by then, or been evicted from a bounded table. The impressions
@@ -98,8 +101,30 @@ def scaled_rates(values, rate, mean, deviation, most, impression, limit, out):
                 value = float(values[i, k])
                 is_log = impression < 0 or c == impression
                 value = np.log1p(value) if is_log else (value + PRIOR * rate[c, h]) / (max(shown, value / most[c]) + PRIOR)
-                value = (value - mean[k]) / deviation[k]
-                out[i, k] = min(max(value, -limit), limit) if value == value else 0.0
+                value = (value - scale[0, k]) / scale[1, k]
+                out[i, k] = min(max(value, scale[2, k]), scale[3, k]) if value == value else 0.0
+
+
+def fitted_scale(values: np.ndarray) -> np.ndarray:
+    """Return mean, deviation and bounds (4, columns) of a training sample (N, columns), nan where missing.
+
+    A network knows nothing of values that it was not trained on, and a slate is made of those that it overrates. So a value
+    beyond the bounds, which TAIL of the sample exceeds on either side, is read as the bound. Missing values become 0.
+    """
+    known = np.isfinite(values)
+    counts = np.maximum(known.sum(axis=0), 1)  # a column that is always missing has mean 0
+    mean = np.where(known, values, 0.0).sum(axis=0) / counts
+    deviation = np.sqrt((np.where(known, values - mean, 0.0) ** 2).sum(axis=0) / counts)
+    deviation = np.where(deviation > 1e-9, deviation, 1.0)  # a constant column becomes 0
+    standard = np.where(known, (values - mean) / deviation, 0.0) if len(values) else np.zeros((1, values.shape[1]))
+    bounds = np.quantile(standard, [TAIL, 1.0 - TAIL], axis=0, method="nearest")
+    return np.stack([mean, deviation, *np.clip(bounds, -CLIP, CLIP)])
+
+
+def standardised(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Return values (N, columns) in units of `fitted_scale`, within its bounds; missing ones are 0."""
+    mean, deviation, low, high = scale
+    return np.nan_to_num(np.clip((values - mean) / deviation, low, high), nan=0.0)
 
 
 def names_of(features: tuple[Feature, ...]) -> list[str]:

@@ -23,23 +23,25 @@ import polars as pl
 from watchnext.features.arrays import load_arrays, save_arrays
 from watchnext.features.catalogue import padded
 from watchnext.features.encode.encodings import (
-    CLIP,
     Arrays,
     InputSizes,
     encode,
     encode_column,
+    fitted_scale,
     frequent,
     names_of,
     raw,
     scaled_rates,
+    standardised,
 )
 from watchnext.features.encode.expressions import EXPRESSIONS
 from watchnext.features.state import counters
 from watchnext.features.state.fold import Reads
-from watchnext.schema import Feature, FeatureSchema
+from watchnext.schema import Feature, FeatureSchema, SchemaError
 
 COUNTER_ENTITIES = ("video", "creator", "user x tag", "user x creator")  # order of Reads.candidate
 KNOTS = np.linspace(0.0, 1.0, 101)
+UNSCALED = np.array([[0.0], [1.0], [-np.inf], [np.inf]])  # the scale while a pipeline is fitted
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,6 @@ class TrainingCounts:
 def _single(values: np.ndarray) -> np.ndarray:
     """Round state to single precision, as training reads it from disk; serving rounds alike before any computation."""
     return np.ascontiguousarray(values, np.float32)
-
-
-def _clipped(values: np.ndarray) -> np.ndarray:
-    return np.nan_to_num(np.clip(values, -CLIP, CLIP), nan=0.0)
 
 
 class FeaturePipeline:
@@ -131,12 +129,12 @@ class FeaturePipeline:
             values, counts = training_counts.context.get(name) or (pl.Series(values), np.ones(len(values), np.int64))
             pipeline.fitted[f"vocabulary.{name}"] = frequent(values, counts, min_count)
         pipeline._fit_counters(reads)
-        pipeline._fit_scale("user_values", pipeline._user_values(users)[user_rows])
-        pipeline._fit_scale("video_values", pipeline._video_values(videos)[video_rows])
-        pipeline._fit_scale("query_values", pipeline._query_values(context, as_of_ms, reads, fitting=True))
+        pipeline.fitted["scale.user_values"] = fitted_scale(pipeline._user_values(users)[user_rows])
+        pipeline.fitted["scale.video_values"] = fitted_scale(pipeline._video_values(videos)[video_rows])
+        pipeline.fitted["scale.query_values"] = fitted_scale(pipeline._query_values(context, as_of_ms, reads, fitting=True))
         upload_ms = raw(videos["upload_ms"], "numerical")[video_rows]
         candidates = pipeline._candidate_values(upload_ms, as_of_ms, reads.candidate, fitting=True)
-        pipeline._fit_scale("candidate_values", candidates)
+        pipeline.fitted["scale.candidate_values"] = fitted_scale(candidates)
         return pipeline
 
     def _fit_knots(self, name: str, values: np.ndarray) -> None:
@@ -154,14 +152,6 @@ class FeaturePipeline:
             impressions_of_outcomes = (totals / self._most[:, None]).max(axis=0)
             impressions = impressions_of_outcomes if self._impression >= 0 else np.ones(totals.shape[1])
             self.fitted[f"rate.{entity}"] = totals / np.maximum(impressions, 1e-12)
-
-    def _fit_scale(self, block: str, values: np.ndarray) -> None:
-        known = np.isfinite(values)
-        counts = np.maximum(known.sum(axis=0), 1)  # a column that is always missing has mean 0
-        mean = np.where(known, values, 0.0).sum(axis=0) / counts
-        deviation = np.sqrt((np.where(known, values - mean, 0.0) ** 2).sum(axis=0) / counts)
-        # A constant column becomes 0, and stays small if it starts to vary.
-        self.fitted[f"scale.{block}"] = np.stack([mean, np.where(deviation > 1e-9, deviation, 1.0)])
 
     # ---- raw blocks --------------------------------------------------------------------------------------------------
 
@@ -191,15 +181,14 @@ class FeaturePipeline:
         """
         width = len(columns) + sum(values.shape[1] for _, values in counters)
         out = np.empty((rows, width), np.float64 if fitting else np.float32)
-        mean, deviation = (np.zeros(width), np.ones(width)) if fitting else np.array(self.fitted[f"scale.{block}"])
+        scale = np.repeat(UNSCALED, width, axis=1) if fitting else np.array(self.fitted[f"scale.{block}"])
         if columns:
             plain, at = np.stack(columns, axis=1), len(columns)
-            out[:, :at] = plain if fitting else _clipped((plain - mean[:at]) / deviation[:at])
+            out[:, :at] = plain if fitting else standardised(plain, scale[:, :at])
         at = len(columns)
         for entity, values in counters:
             part, rate = slice(at, at + values.shape[1]), np.array(self.fitted[f"rate.{entity}"])
-            limit = np.inf if fitting else CLIP
-            scaled_rates(values, rate, mean[part], deviation[part], self._most, self._impression, limit, out[:, part])
+            scaled_rates(values, rate, scale[:, part], self._most, self._impression, out[:, part])
             at = part.stop
         return out
 
@@ -259,8 +248,7 @@ class FeaturePipeline:
         return self._block("candidate_values", columns, counters, len(candidate), fitting)
 
     def _scaled(self, block: str, values: np.ndarray) -> np.ndarray:
-        mean, deviation = self.fitted[f"scale.{block}"]
-        return _clipped((values - mean) / deviation).astype(np.float32)
+        return standardised(values, self.fitted[f"scale.{block}"]).astype(np.float32)
 
     # ---- transform ---------------------------------------------------------------------------------------------------
 
@@ -319,14 +307,13 @@ class FeaturePipeline:
 
     def put_crosses(self, crosses: np.ndarray, values: np.ndarray) -> None:
         """Replace the columns of the last two counters in candidate_values (N, .) by those of `crosses` (N, 2, block)."""
-        crosses, (mean, deviation) = _single(crosses), np.array(self.fitted["scale.candidate_values"])
+        crosses, scale = _single(crosses), np.array(self.fitted["scale.candidate_values"])
         kept = [entity for entity in COUNTER_ENTITIES if self.schema.of(entity, "counter")]
         for i, entity in enumerate(COUNTER_ENTITIES[2:]):
             if entity in kept:
                 end = values.shape[1] - (len(kept) - 1 - kept.index(entity)) * crosses.shape[2]
                 part, rate = slice(end - crosses.shape[2], end), np.array(self.fitted[f"rate.{entity}"])
-                own = crosses[:, i], rate, mean[part], deviation[part]
-                scaled_rates(*own, self._most, self._impression, CLIP, values[:, part])
+                scaled_rates(crosses[:, i], rate, scale[:, part], self._most, self._impression, values[:, part])
 
     def value_names(self, block: str) -> list[str]:
         """Return the column names of `query_values` or `candidate_values`, for reports and the served log."""
@@ -385,4 +372,7 @@ class FeaturePipeline:
         meta = json.loads((folder / "pipeline.json").read_text())
         schema = FeatureSchema.load(folder / "schema.json")
         schema.require(meta["fingerprint"], artefact=str(folder), repair="dvc repro features")
-        return cls(schema=schema, utc_offset_h=meta["utc_offset_h"], fitted=load_arrays(folder))
+        fitted = load_arrays(folder)
+        if any(len(values) != len(UNSCALED) for name, values in fitted.items() if name.startswith("scale.")):
+            raise SchemaError(f"{folder} was fitted without bounds of its values, by an older version; run `dvc repro`")
+        return cls(schema=schema, utc_offset_h=meta["utc_offset_h"], fitted=fitted)

@@ -188,13 +188,15 @@ ENGAGE_ROUNDS = 100
 
 
 def fit_engage(columns: np.ndarray, watched: np.ndarray, *, seed: int) -> Engage:
-    """Fit `Engage` on evidence (E, C) of candidates and whether each was `watched` (C,). Both labels must occur."""
-    slope, shift = platt(columns[0].astype(np.float64), watched)
+    """Fit `Engage` on evidence (E, C) of candidates and whether each was `watched` (C,): 0, or the weight of the watch. Both
+    labels must occur."""
+    label, weights = watched > 0, np.where(watched > 0, watched, 1.0)
+    slope, shift = platt(columns[0].astype(np.float64), label)
     margin = slope * columns[0] + shift
-    candidates = xgboost.QuantileDMatrix(columns.T, label=watched, base_margin=margin, nthread=1)
+    candidates = xgboost.QuantileDMatrix(columns.T, label=label, weight=weights, base_margin=margin, nthread=1)
     booster = xgboost.train({**ENGAGE, "seed": seed}, candidates, ENGAGE_ROUNDS)
     splits = Splits(**split_arrays([trees_of(booster, ENGAGE_ROUNDS)]), intercept=np.zeros(1, np.float32))
-    return Engage(splits, slope, shift, float(watched.mean()))
+    return Engage(splits, slope, shift, float(label.mean()))
 
 
 def _label(values: np.ndarray, index: int) -> np.ndarray:
