@@ -7,6 +7,8 @@ from pathlib import Path
 
 from benchmarks.rendering import tables
 
+from watchnext.lifecycle.capacity import scaling_curves
+
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = "sample"  # outputs/metrics/*.json, which git carries; every other name is a file in benchmarks/results/
 KUAIRAND = "--root $KUAIRAND_ROOT --valid-start 2022-05-01 --test-start 2022-05-03"
@@ -15,15 +17,15 @@ TOYS = "retrieval --sequences $SEQUENCES_FILE --seed"
 # Record > arguments of `python -m benchmarks.record`; the shortest first, and each before those that read its outputs.
 RECORDS = {
     "pipeline": "whole.pipeline",
-    "serving": "serving --requests 500",
-    "serving-http": "--label http serving --seconds 20",
+    **scaling_curves.RECORDS,
+    "fleet": "fleet",
+    "features-2m": "--label 2m features --impressions 2000000",
+    "ranker_training": "ranker_training",
     "scoring": "scoring --candidates 500",
     "scoring-avx2": "--label avx2 scoring --candidates 500",
-    "features-2m": "--label 2m features --impressions 2000000",
     "true_best": "true_best --requests 300",
     "worlds": "worlds --root $KUAIRAND_ROOT",
     "features-20m": "--label 20m features --impressions 20000000",
-    "ranker_training": "ranker_training",
     "simulator": "simulator --impressions 60000000",
     "index-1m": "--label 1m index --videos 1000000",
     "suite": "whole.suite",
@@ -161,7 +163,8 @@ BLOCKS = {
     "toys-gain": Block(tables.toys_gain, ("retrieval-0", "retrieval-1", "retrieval-2"), "viewers resampled in pairs"),
     "cold-start": Block(tables.cold_start, ("cold_start",), STREAMING),
     "worlds": Block(tables.worlds, ("worlds",), "seed 0"),
-    "capacity": Block(tables.capacity, ("serving", "features-20m", "index-10m"), "arithmetic on these measurements"),
+    "fleet": Block(tables.fleet, ("fleet",), "seed 0, mid load; simulated"),
+    "capacity": Block(tables.capacity, tuple(scaling_curves.RECORDS), "arithmetic on these measurements"),
     "features": Block(
         tables.columns(
             {

@@ -1,8 +1,13 @@
-"""Figures of runs > a Markdown table. Each function takes the figures of the existing records; no clock, no file."""
+"""Figures of runs > a Markdown table. Functions take the figures of the existing records; no clock, no file but conf/."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
+import yaml
+
+from watchnext.lifecycle.capacity import capacity_report, scaling_curves
+from watchnext.lifecycle.capacity.stage_needs import scenarios_of
 
 Figures = Mapping[str, Mapping]  # record > its figures
 BASELINES = {"video_rate": "the video's long-view rate", "creator_rate": "the creator's", "viewer_rate": "the viewer's"}
@@ -454,39 +459,43 @@ def _cell(of: Callable[[Mapping], object], figures: Mapping) -> str:
 
 # ---- arithmetic on measured inputs ------------------------------------------------------------------------------------------
 
-VIDEOS, VIEWERS, REQUESTS, SLATE, PEAK, COPIES, BUSY = 1e9, 500e6, 10, 20, 3, 3, 0.5  # docs/design.md, step 1
+ASSUMED = Path(__file__).resolve().parents[2] / "conf" / "config.yaml"
 
 
 def capacity(figures: Figures) -> str:
-    """Estimate the capacity for a billion videos and 500 million viewers a day; nothing if an input was not measured."""
-    if len(figures) < 3:
+    """Tabulate the plan of `python -m watchnext.lifecycle capacity`; nothing if an input was not measured."""
+    if not scaling_curves.RECORDS.keys() <= figures.keys():
         return ""
-    serving, features, index = figures["serving"], figures["features-20m"], figures["index-10m"]
-    requests = VIEWERS * REQUESTS / 86_400
-    events = requests * SLATE * 2
-    viewer, item = serving["viewer_state_bytes"], serving["video_state_bytes"]
-    held = serving["release_bytes_per_video"]
-    vectors = index["bytes_per_video"] - index["resident_bytes"] + 4
-    rows = [
-        ("requests a second, peak", f"500 M x 10 / 86,400 s x {PEAK}", f"{requests * PEAK:,.0f}"),
-        ("events a second, peak", f"requests x {SLATE} videos x 2 events", f"{events * PEAK / 1e6:.2f} M"),
-        ("viewer state", f"500 M x {viewer:,.0f} B, {COPIES} copies", f"{VIEWERS * viewer * COPIES / 1e12:.1f} TB"),
-        ("viewer state read at peak", f"requests x {viewer:,.0f} B", f"{requests * PEAK * viewer / 1e6:,.0f} MB/s"),
-        ("video state", f"1 G x {item:,.0f} B", f"{VIDEOS * item / 1e9:,.0f} GB a copy"),
-        ("catalogue and encoded video columns", f"1 G x ({held['catalogue']:.0f} + {held['videos']:.0f}) B",
-         f"{VIDEOS * (held['catalogue'] + held['videos']) / 1e9:,.0f} GB a copy"),
-        ("vector index in memory", f"1 G x {index['resident_bytes']:.0f} B",
-         f"{VIDEOS * index['resident_bytes'] / 1e9:,.0f} GB a copy"),
-        ("its exact vectors, mapped from disk", f"1 G x {vectors:.0f} B", f"{VIDEOS * vectors / 1e9:,.0f} GB a copy"),
-        ("journal", f"500 M x 10 x 40 x {serving['journal_event_bytes']:.0f} B",
-         f"{VIEWERS * REQUESTS * 2 * SLATE * serving['journal_event_bytes'] / 1e12:.1f} TB a day"),
-        ("served log", f"500 M x 10 x {serving['served_answer_bytes']:,.0f} B",
-         f"{VIEWERS * REQUESTS * serving['served_answer_bytes'] / 1e12:.1f} TB a day"),
-        ("training columns", f"500 M x 10 x {SLATE} x {features['column_bytes_per_impression']} B",
-         f"{VIEWERS * REQUESTS * SLATE * features['column_bytes_per_impression'] / 1e12:.1f} TB a day"),
-        ("cores for requests at peak", f"requests x {serving['cpu_ms']:.1f} ms / {BUSY}",
-         f"{requests * PEAK * serving['cpu_ms'] / 1e3 / BUSY:,.0f}"),
-        ("store writers at peak", f"events x {serving['durable_event_us'] / 1e3:.3f} ms",
-         f"{events * PEAK * serving['durable_event_us'] / 1e6:,.0f}"),
-    ]  # fmt: skip
-    return table(["quantity", "arithmetic", "result"], rows)
+    curves, assumed = scaling_curves.ScalingCurves.of(figures), yaml.safe_load(ASSUMED.read_text())["capacity"]["assumptions"]
+    largest = capacity_report.published_sizes()[-1]
+    parts = {
+        "Low / mid / high, with two videos a viewer:": capacity_report.totals(
+            capacity_report.published_sizes(), assumed, curves
+        ),
+        "500 million viewers a day and a billion videos, mid:": capacity_report.needs(
+            scenarios_of(*largest, assumed, curves)["mid"]
+        ),
+        "Which part of one machine is full first, mid:": capacity_report.limits(assumed, curves),
+        "The largest measured size of each curve, predicted from the smaller ones:": capacity_report.checks(curves),
+        "Published figures of others:": capacity_report.peers(assumed, curves),
+        "Assumptions:": capacity_report.assumptions(assumed),
+    }
+    return "\n\n".join(f"{title}\n\n{table(head, rows)}" for title, (head, *rows) in parts.items())
+
+
+def fleet(figures: Figures) -> str:
+    """Tabulate the simulated fleets by incident, and the one machine beside its measurement."""
+    run = only(figures)
+    rows = []
+    for viewers, found in run["fleets"].items():
+        for name, day in found["days"].items():
+            times, shares = (number(day[each], 1) for each in ("p50_ms", "p99_ms")), (day["shed"], day["degraded"])
+            needed = map(number, (day["processes"], day["machines"]))
+            size = [capacity_report.count(float(viewers)), number(found["processes"])]
+            rows.append([*size, name, *times, *(f"{share:.2%}" for share in shares), *needed])
+    head = ["viewers a day", "processes, half busy", "incident", "p50, ms", "p99, ms", "shed", "degraded", "processes needed"]
+    one = run["one_machine"]
+    checked = [[name, *(number(one[kind][name], 2) for kind in ("simulated", "measured")),
+                f"{one['simulated'][name] / one['measured'][name] - 1:+.0%}"] for name in ("p50_ms", "p99_ms")]  # fmt: skip
+    check = table(["one process, 40 slates/s", "simulated", "measured", "error"], checked)
+    return f"{table([*head, 'machines'], rows)}\n\n{check}"

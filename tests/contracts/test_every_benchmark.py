@@ -54,6 +54,10 @@ SMALL = {
         ["--impressions", "3000"],
         {"impressions_per_s", "peak_mb", "cpu_s", "start_s", "ns_per_impression", "column_bytes_per_impression", "update_us"},
     ),
+    "fleet": Small(
+        ["--viewers", "1e5", "--seconds", "1", "--results", str(ROOT / "benchmarks/results")],
+        {"times", "one_machine", "fleets"},
+    ),
     "framing": Small(
         ["data=tiny", *EPOCH, "--losses", "multi_task", "--heads", "log_seconds"], {"framing", "watch_time", "rows"}, "project"
     ),

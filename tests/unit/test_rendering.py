@@ -183,20 +183,3 @@ def test_leave_one_out_of_three_seeds_has_mean_and_spread():
     lines = tables.toys(runs).splitlines()
     assert lines[2] == "| towers alone | .2000 ± .1000 | .2000 ± .0000 |"
     assert tables.toys_gain(runs).splitlines()[2] == "| 0 | towers | graph | recall@10 | .0100 | .0200 |"
-
-
-def test_capacity_is_the_arithmetic_of_its_measurements():
-    held = {"catalogue": 127, "videos": 104}
-    serving = {"viewer_state_bytes": 4056, "video_state_bytes": 104, "release_bytes_per_video": held,
-               "journal_event_bytes": 143, "served_answer_bytes": 5209, "cpu_ms": 10.0, "durable_event_us": 71.0}  # fmt: skip
-    index = {"bytes_per_video": 324.0, "resident_bytes": 72.0}
-    figures = {"serving": serving, "features-20m": {"column_bytes_per_impression": 339}, "index-10m": index}
-    found = {line.split(" | ")[0]: line.split(" | ")[-1] for line in tables.capacity(figures).splitlines()}
-    assert found["| requests a second, peak"] == "173,611 |"
-    assert found["| viewer state"] == "6.1 TB |"
-    assert found["| its exact vectors, mapped from disk"] == "256 GB a copy |"
-    assert found["| journal"] == "28.6 TB a day |"
-    assert found["| training columns"] == "33.9 TB a day |"
-    assert found["| cores for requests at peak"] == "3,472 |"
-    assert found["| store writers at peak"] == "493 |"
-    assert tables.capacity({"serving": serving}) == ""

@@ -1,5 +1,6 @@
-"""`python -m watchnext.lifecycle select | release | promote | canary | rollback | pipeline | erase`: choose settings, build a
-release, let one serve, try one on a share of viewers, roll back, run all stages, or erase a user."""
+"""`python -m watchnext.lifecycle select | release | promote | canary | rollback | pipeline | erase | capacity`: choose
+settings, build a release, let one serve, try one on a share of viewers, roll back, run all stages, erase a user, or plan
+machines."""
 
 import json
 import subprocess
@@ -121,6 +122,33 @@ def erase(config: DictConfig) -> None:
         print(json.dumps(asdict(receipt)))
 
 
+def capacity(config: DictConfig) -> None:
+    """Plan machines, storage and cost: `capacity viewers=500e6 videos=1e9`, from the records in benchmarks/results."""
+    from watchnext.lifecycle.capacity import capacity_report as tables
+    from watchnext.lifecycle.capacity.scaling_curves import ScalingCurves
+    from watchnext.lifecycle.capacity.stage_needs import VIDEOS_A_VIEWER, scenarios_of
+
+    curves, chosen = ScalingCurves.load(), plain(config.capacity)
+    viewers, videos, assumed = chosen["viewers"], chosen["videos"], chosen["assumptions"]
+    sizes = tables.published_sizes() if viewers is None else [(viewers, videos or VIDEOS_A_VIEWER * viewers)]
+    planned = scenarios_of(*sizes[-1], assumed, curves)["mid"]
+    heading = f"{tables.count(planned.viewers)} viewers a day, {tables.count(planned.videos)} videos, mid:"
+    print(tables.text(heading, tables.needs(planned)))
+    for title, rows in {
+        "low / mid / high:": tables.totals(sizes, assumed, curves),
+        "one machine of the mid scenario:": tables.limits(assumed, curves),
+        "largest measured size, predicted from the smaller ones:": tables.checks(curves),
+        "others:": tables.peers(assumed, curves),
+        "assumptions; their sources stand in conf/config.yaml:": [row[:-1] for row in tables.assumptions(assumed)],
+    }.items():
+        print(tables.text(title, rows))
+    if chosen["picture"]:
+        from watchnext.lifecycle.capacity.cost_plot import cost_plot
+
+        cost_plot(assumed, curves, Path(chosen["picture"]))
+        print(chosen["picture"])
+
+
 COMMANDS = {
     "select": select,
     "release": release,
@@ -129,8 +157,10 @@ COMMANDS = {
     "rollback": rollback,
     "pipeline": pipeline,
     "erase": erase,
+    "capacity": capacity,
 }
+SHORT = {"capacity": {name: f"capacity.{name}" for name in ("viewers", "videos", "picture")}}
 ERRORS = (SchemaError, ReleaseError, ValueError, FileNotFoundError, LookupError, subprocess.CalledProcessError)
 
 if __name__ == "__main__":
-    dispatch("watchnext.lifecycle", COMMANDS, ERRORS)
+    dispatch("watchnext.lifecycle", COMMANDS, ERRORS, short=SHORT)

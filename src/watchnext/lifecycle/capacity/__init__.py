@@ -1,0 +1,1 @@
+"""Records of benchmarks and published loads > machines, storage and cost by number of viewers."""
