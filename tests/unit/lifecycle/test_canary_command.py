@@ -53,6 +53,7 @@ def test_without_a_canary_the_release_before_serves_again(releases, tmp_path):
         ("nothing", (0.1, 0), "is no release of"),
         ("second", (0.6, 0), "share is 0.6, expected 0 to 0.5"),
         ("second", (float("nan"), 0), "share is nan, expected 0 to 0.5"),
+        ("second", ("abc", 0), "share is 'abc', expected 0 to 0.5"),
         ("second", (0, 1.1), "shadow is 1.1, expected 0 to 1"),
         ("second", (0, 0), "share and shadow are 0"),
     ],

@@ -246,6 +246,14 @@ def test_a_rollback_meets_a_challenger_that_is_being_loaded(tried, monkeypatch):
     assert server.state.serving.store.known_beside is None
 
 
+def test_a_link_back_to_the_release_before_is_a_rollback(tried):
+    server = tried()
+    assert server.admin("promote", release="same").json() == {"serves": "same", "before": "first", "loading": None}
+    switch(server.root, "first")  # as `python -m watchnext.lifecycle rollback` does
+    server.until(lambda: server.state.serving.release_id == "first")
+    assert "no release served before first" in server.admin("rollback").json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("release", "reason"),
     [

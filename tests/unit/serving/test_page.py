@@ -325,6 +325,17 @@ def test_the_status_names_the_release_and_counts_what_was_served(page, release):
     assert int(re.search(r"Feeds(\d+)", text)[1]) > 0
 
 
+def test_the_status_names_a_release_that_is_tried(page):
+    def tried(route) -> None:
+        canary = {"release": "<b>newer</b>", "share": 0.05, "shadow": 0.1, "began": "2026-01-01T00:00:00+00:00"}
+        route.fulfill(json=route.fetch().json() | {"canary": canary})
+
+    page.route("**/v1/status", tried)
+    page.click("#tabs [data-view=health]")
+    page.wait_for_function("text => document.querySelector('#facts').textContent.includes(text)", arg="Tried beside it")
+    assert "<b>newer</b>: answers 5.0% of viewers, scores 10.0% of other feeds aside" in page.text_content("#facts")
+
+
 # ---- looks -------------------------------------------------------------------------------------------------------------
 
 

@@ -41,8 +41,9 @@ class CanaryPlan:
         if not NAME.fullmatch(self.release):
             raise ReleaseError(f"{self.release!r} names no release")
         for name, most in (("share", MOST_SHARE), ("shadow", 1.0)):
-            if not 0 <= (value := getattr(self, name)) <= most:
-                raise ReleaseError(f"{name} is {value}, expected 0 to {most:g}")
+            value = getattr(self, name)
+            if not (isinstance(value, int | float) and 0 <= value <= most):
+                raise ReleaseError(f"{name} is {value!r}, expected 0 to {most:g}")
         if self.share == self.shadow == 0:
             raise ReleaseError("share and shadow are 0, expected one above 0; to end a canary, roll it back")
 

@@ -12,7 +12,7 @@ from watchnext.serving.store.building.bootstrap import carry, load_state, put_or
 from watchnext.serving.store.building.integrity import require_sound
 from watchnext.serving.store.engines.engine import REPAIR, TABLES, Engine, StoreError, number_key, state_of
 from watchnext.serving.store.engines.environment import Environment, lengthened
-from watchnext.serving.store.engines.folder import claim_next, clear, commit_claim, new_environment, point
+from watchnext.serving.store.engines.folder import claim_next, clear, commit_claim, drop_claim, new_environment, point
 from watchnext.serving.store.engines.redis_engine import RedisEngine, is_url
 from watchnext.serving.store.erasure import drop_erased
 from watchnext.serving.store.tables.meta import put_meta
@@ -27,6 +27,7 @@ def opened(folder: Path, release: Release, replay: Replay, *, durable: bool, map
 
     Raises StoreError for a store of another schema or catalogue, StoreDamagedError for a damaged one if it is to be `durable`.
     """
+    drop_claim(folder)  # of a server that was killed while it tried or took another release
     take_over(folder, release, replay, durable=durable, map_bytes=map_bytes)
     if not os.path.lexists(folder / "current"):
         log.info("no store in %s yet: building it from the release %s", folder, release.id)
