@@ -48,7 +48,7 @@ class KernelCache(NullCache):
 
     @property
     def cache_path(self) -> str | None:
-        return _folder()
+        return cache_folder()
 
     @cached_property
     def _source(self) -> str:
@@ -77,7 +77,7 @@ class KernelCache(NullCache):
                 old.unlink()
 
     def _path(self, sig, codegen) -> Path | None:
-        folder = _folder()
+        folder = cache_folder()
         inputs = (VERSIONS, codegen.magic_tuple(), config.BOUNDSCHECK, self._source, [_type_of(kind) for kind in sig])
         digest = hashlib.sha256(repr(inputs).encode()).hexdigest()[:32]
         return folder and Path(folder, f"{self._name}-{digest}.nbc")
@@ -135,7 +135,7 @@ def _type_of(kind) -> tuple:
 
 
 @cache
-def _folder() -> str | None:
+def cache_folder() -> str | None:
     """Return the first writable cache folder; None if there is none, and every process compiles for itself."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser(), "watchnext", "kernels")
     for folder in [Path(config.CACHE_DIR, "watchnext")] if config.CACHE_DIR else [home, Path(__file__).parent / "__pycache__"]:
@@ -151,5 +151,5 @@ def _announce_once() -> None:
     from tqdm import tqdm  # prints above progress bars
 
     uncached = "in every process, as no cache folder is writable: set NUMBA_CACHE_DIR to a writable folder"
-    when = "once per machine and version" if _folder() else uncached
+    when = "once per machine and version" if cache_folder() else uncached
     tqdm.write(f"compiling kernels ({when}, about a minute in all)", file=sys.stderr)

@@ -359,6 +359,21 @@ def challenger(*, name: str = MODEL) -> str | None:
         return _aliased(client, name, "challenger")
 
 
+def registered(*, name: str = MODEL) -> set[str]:
+    """Return the ids of all registered releases."""
+    with _store(tracking_uri()) as client:
+        versions = (
+            client.search_model_versions(f"name = '{name}'") if client.search_registered_models(f"name = '{name}'") else []
+        )
+        return {version.tags["release_id"] for version in versions if "release_id" in version.tags}
+
+
+def drop_challenger(*, name: str = MODEL) -> None:
+    """Let no release be the challenger; the versions stay."""
+    with _store(tracking_uri()) as client:
+        client.delete_registered_model_alias(name, "challenger")
+
+
 def _version(client: "MlflowClient", name: str, release_id: str) -> int | None:
     versions = client.search_model_versions(f"name = '{name}' and tags.release_id = '{release_id}'")
     return int(versions[0].version) if versions else None

@@ -1,8 +1,8 @@
-"""`python -m watchnext.lifecycle select | release | promote | canary | rollback | pipeline | erase | capacity`: choose
-settings, build a release, let one serve, try one on a share of viewers, roll back, run all stages, erase a user, or plan
-machines."""
+"""`python -m watchnext.lifecycle COMMAND`: choose settings, build a release, let one serve, try one on a share of viewers, roll
+back, run all stages, run a pass of the loop, find what disagrees, erase a user, or plan machines."""
 
 import json
+import logging
 import subprocess
 import sys
 from dataclasses import asdict
@@ -11,13 +11,15 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from watchnext import tracking
-from watchnext.cli import dispatch, overrides_from, plain, write_report
+from watchnext.cli import dispatch, instantiate, overrides_from, plain, write_report
 from watchnext.evaluation.report.report_text import selection_table
 from watchnext.lifecycle.dvc_stages import run_stages
+from watchnext.lifecycle.loop.loop_state import LoopError
 from watchnext.lifecycle.promote import model_name, promote, register, serving_id
 from watchnext.metrics import flat, rounded
-from watchnext.schema import SchemaError
+from watchnext.schema import FeatureSchema, SchemaError
 from watchnext.serving.release.release import ReleaseError
+from watchnext.serving.store.engines.engine import StoreError
 
 
 def _builder(config: DictConfig):
@@ -149,6 +151,51 @@ def capacity(config: DictConfig) -> None:
         print(chosen["picture"])
 
 
+def loop(config: DictConfig) -> None:
+    """Run a pass of the loop: add served days to the log, check drift, decide, train, judge; one that was killed goes on."""
+    from watchnext.lifecycle.loop.daily_log import DailyLog  # the stages run none of this
+    from watchnext.lifecycle.loop.decision import Costs
+    from watchnext.lifecycle.loop.loop_pass import LoopPass, Project
+
+    overrides = [word for word in overrides_from(sys.argv[2:]) if not word.startswith(("data=", "loop."))]
+    project = Project(
+        root=Path.cwd(),
+        overrides=overrides,
+        **{name: config.data[as_name] for name, as_name in PROJECT.items()},
+        **{name: Path(config.data[name]) for name in ("outputs", "releases")},
+        served=Path(config.monitoring.served),
+    )
+    schema = FeatureSchema.load(Path(f"conf/features/{config.data.features}.yaml"))
+    costs = {name: value for name, value in plain(config.loop).items() if name != "webhook"}
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    LoopPass(
+        project,
+        open_log=lambda work: DailyLog(instantiate(config.data.loader), schema, work=work),
+        costs=Costs(**costs),
+        webhook=config.loop.webhook,
+    ).run()
+
+
+def doctor(config: DictConfig) -> int:
+    """Find what disagrees: releases, registry, store, outputs, leftovers, old caches; fix=true repairs what it can."""
+    from watchnext.lifecycle.doctor import Doctor  # the stages run none of this
+
+    folders = {name: Path(config.data[name]) for name in ("outputs", "releases")}
+    troubles = Doctor(data=config.data.name, store=config.data.store, **folders).examine()
+    left = 0
+    for trouble in troubles:
+        repaired = config.fix and trouble.repair is not None
+        if repaired:
+            trouble.repair()
+        left += not repaired
+        print(f"{'repaired' if repaired else 'wrong'}  {trouble.where}: {trouble.what}")
+        if not repaired:
+            print(f"       {trouble.command}" + ("  (or fix=true)" if trouble.repair else ""))
+    print(f"{len(troubles)} found, {len(troubles) - left} repaired" if troubles else "nothing disagrees")
+    return int(left > 0)
+
+
+PROJECT = {"data": "name", **{name: name for name in ("features", "store", "clock", "utc_offset_h")}}
 COMMANDS = {
     "select": select,
     "release": release,
@@ -156,11 +203,13 @@ COMMANDS = {
     "canary": canary,
     "rollback": rollback,
     "pipeline": pipeline,
+    "run": loop,
+    "doctor": doctor,
     "erase": erase,
     "capacity": capacity,
 }
 SHORT = {"capacity": {name: f"capacity.{name}" for name in ("viewers", "videos", "picture")}}
-ERRORS = (SchemaError, ReleaseError, ValueError, FileNotFoundError, LookupError, subprocess.CalledProcessError)
+ERRORS = (SchemaError, ReleaseError, StoreError, LoopError, ValueError, OSError, LookupError, subprocess.CalledProcessError)
 
 if __name__ == "__main__":
     dispatch("watchnext.lifecycle", COMMANDS, ERRORS, short=SHORT)

@@ -1,10 +1,12 @@
-"""Run the stages of dvc.yaml on other data: the same commands in the same order, without DVC's lock."""
+"""Run the stages of dvc.yaml: on other data the same commands in the same order, without DVC's lock."""
 
+import importlib.util
+import os
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -18,25 +20,47 @@ def stages(root: Path, parameters: Mapping) -> dict[str, str]:
     return {name: stage.cmd for name, stage in merged.stages.items()}
 
 
-def run_stages(root: Path, parameters: Mapping, overrides: Sequence[str] = (), *, stream=sys.stdout) -> None:
-    """Run every stage with `overrides` after its own, until one fails.
+def run_stages(
+    root: Path,
+    parameters: Mapping,
+    overrides: Sequence[str] = (),
+    *,
+    stream=sys.stdout,
+    only: Collection[str] | None = None,
+    ended: Callable[[str, float], None] = lambda name, seconds: None,
+) -> None:
+    """Run every stage, or those that are named in `only`, with `overrides` after its own, until one fails.
 
-    Raises ValueError for an override of a key that a stage sets itself, and subprocess.CalledProcessError.
+    A pipeline that `dvc repro` runs with these parameters is run by DVC, stage by stage. `ended` gets each stage with its
+    seconds. Raises ValueError for an override of a key that a stage sets itself, and subprocess.CalledProcessError.
     """
     commands = {name: shlex.split(command) for name, command in stages(root, parameters).items()}
     for override in overrides:
         _require_free(override, commands)
+    commands = {name: words for name, words in commands.items() if only is None or name in only}
+    if by_dvc := only is not None and not overrides and is_of_dvc(root, parameters):
+        commands = {name: ["python", "-m", "dvc", "repro", name] for name in commands}
+    # Stages of DVC name `python`: let it be the running interpreter, whatever PATH says.
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
     started = time.monotonic()
     for number, (name, command) in enumerate(commands.items(), 1):
-        words = [*command, *overrides]
+        words, began = [*command, *overrides], time.monotonic()
         print(
-            f"[{number}/{len(commands)}] {name}: {shlex.join(words)}  ({time.monotonic() - started:.0f} s so far)",
+            f"[{number}/{len(commands)}] {name}: {shlex.join(words)}  ({began - started:.0f} s so far)",
             file=stream,
             flush=True,
         )
-        # Use the running interpreter, whatever PATH says.
-        subprocess.run([sys.executable if word == "python" else word for word in words], cwd=root, check=True)
+        run = [sys.executable if word == "python" else word for word in words]
+        subprocess.run(run, cwd=root, check=True, env=environment if by_dvc else None)
+        ended(name, time.monotonic() - began)
     print(f"{len(commands)} stages in {time.monotonic() - started:.0f} s", file=stream)
+
+
+def is_of_dvc(root: Path, parameters: Mapping) -> bool:
+    """Return True where `dvc repro` runs the stages with `parameters`: params.yaml has them, and DVC is set up."""
+    own = OmegaConf.load(root / "params.yaml")
+    same = all(str(own.get(name)) == str(value) for name, value in parameters.items())
+    return same and (root / ".dvc").is_dir() and importlib.util.find_spec("dvc") is not None
 
 
 def _require_free(override: str, commands: Mapping[str, Sequence[str]]) -> None:

@@ -14,7 +14,7 @@ from watchnext.features.catalogue import Catalogue, Ids
 from watchnext.features.dataset.labels import Labels
 from watchnext.monitoring.sketch.rows import Impressions
 from watchnext.monitoring.windows.reference import slices_of, vectors_of
-from watchnext.serving.funnel.served.served_log import Pending
+from watchnext.serving.funnel.served.served_log import Pending, parts_between
 from watchnext.serving.store.tables.journal import Event
 from watchnext.types import TARGETS
 
@@ -61,7 +61,7 @@ class ServedLogReader:
         counts = pl.concat(
             [
                 pl.Series("release", [], dtype=pl.String),
-                *(_read(path, ("release",))["release"] for path in self._paths(0, None)),
+                *(_read(path, ("release",))["release"] for path in parts_between(self.folder, 0, None)),
             ]
         )
         table = counts.value_counts().sort("release")
@@ -79,13 +79,8 @@ class ServedLogReader:
         if answers:
             yield from self._unfolded(pl.concat(frames))
 
-    def _paths(self, start_ms: int, end_ms: int | None) -> list[Path]:
-        paths = sorted(self.folder.glob("hour=*/part-*.parquet"))
-        last = "9" * 10 if end_ms is None else _hour(end_ms - 1)
-        return [path for path in paths if _hour(start_ms) <= path.parent.name.removeprefix("hour=") <= last]
-
     def _frames(self, columns: tuple[str, ...], start_ms: int, end_ms: int | None) -> Iterator[pl.DataFrame]:
-        paths, ids = self._paths(start_ms, end_ms), []
+        paths, ids = parts_between(self.folder, start_ms, end_ms), []
         for path in paths:
             frame = _read(path, columns)
             ids.append(frame["request_id"])
@@ -156,10 +151,6 @@ def outcomes_of(events: Iterable[Event]) -> pl.DataFrame:
 
 def _read(path: Path, columns: tuple[str, ...]) -> pl.DataFrame:
     return pl.read_parquet(path, columns=list(columns), hive_partitioning=False)
-
-
-def _hour(at_ms: int) -> str:
-    return pl.Series([at_ms]).cast(pl.Datetime("ms")).dt.strftime("%Y%m%d%H").item()
 
 
 def _features(lists: pl.Series, sizes: np.ndarray) -> list[pl.Series]:

@@ -216,6 +216,12 @@ class Pending:
             self._path.unlink(missing_ok=True)
 
 
+def parts_between(folder: Path, start_ms: int, end_ms: int | None) -> list[Path]:
+    """Return the parts of a served log with answers from `start_ms` until before `end_ms` (None is without end), by hours."""
+    paths, last = sorted(Path(folder).glob("hour=*/part-*.parquet")), "9" * 10 if end_ms is None else _hour(end_ms - 1)
+    return [path for path in paths if _hour(start_ms) <= path.parent.name.removeprefix("hour=") <= last]
+
+
 def answers_in(folder: Path) -> pl.DataFrame:
     """Read all answers of a served log, also those that are in no part yet."""
     parts = sorted(Path(folder).glob("hour=*/part-*.parquet"))
@@ -238,6 +244,10 @@ def shown_videos(answers: pl.DataFrame) -> pl.DataFrame:
 
 def _hours(answers: pl.DataFrame) -> pl.Series:
     return answers["as_of_ms"].cast(pl.Datetime("ms")).dt.strftime("%Y%m%d%H")
+
+
+def _hour(at_ms: int) -> str:
+    return pl.Series([at_ms]).cast(pl.Datetime("ms")).dt.strftime("%Y%m%d%H").item()
 
 
 def _number(part: Path) -> int:

@@ -1,0 +1,191 @@
+"""Add served days to a log in daily Parquet files: each day whole, once, and only where its rows pass the checks."""
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import polars as pl
+
+from watchnext.data.check.log_checks import check_log
+from watchnext.data.loaders.canonical import CanonicalTables, read_sources
+from watchnext.data.loaders.folder_names import DAYS
+from watchnext.data.structure import expected_columns
+from watchnext.data.tables import IMPRESSIONS, DataError
+from watchnext.files import synced
+from watchnext.lifecycle.loop.served_days import Heard, impressions_of_day, served_days, typed_id
+from watchnext.schema import FeatureSchema
+
+NAME = "served.parquet"  # the file of a day that the loop wrote
+LEAST_ANSWERED = 0.05  # share of a day's requests with an outcome; below it, outcomes are taken for lost
+MOST_REJECTED = 0.1  # share of a day's rows that may fail a check
+
+
+@dataclass(frozen=True)
+class AddedDays:
+    """The fate of the served days.
+
+    added     day > impressions
+    withheld  day > why it is not in the log; it is tried again by the next pass
+    left_out  reason > impressions that are in no day of the log
+    videos    number of videos that were added to the catalogue of the log
+    """
+
+    added: Mapping[str, int]
+    withheld: Mapping[str, str]
+    left_out: Mapping[str, int]
+    videos: int
+
+
+class DailyLog:
+    """A log of `CanonicalTables` with impressions in daily Parquet folders, to which days are added."""
+
+    def __init__(self, loader: object, schema: FeatureSchema, *, work: Path) -> None:
+        """`work` is a folder for files of the moment. Raises DataError for another layout."""
+        if not isinstance(loader, CanonicalTables):
+            raise DataError(
+                f"the log is read by {type(loader).__name__}, expected CanonicalTables, to which served days can be added; "
+                "write the log in the three tables of `python -m watchnext.data describe`"
+            )
+        self._root, self._schema, self._work = loader.root, schema, work
+        self._has_log = any(self._root.glob("impressions*"))
+        days = loader.by_day() if self._has_log else {}
+        last = list(days.values())[-1].files[-1] if days else None
+        self._key = last.parent.name.partition("=")[0] if last else "date"
+        if days is None or self._key not in DAYS:
+            raise DataError(
+                f"{self._root / 'impressions'} is not in daily Parquet folders, expected date=2025-03-10/part-0.parquet and so "
+                "on; write it so, so that served days can be added to it"
+            )
+        self.days = {day: files.files for day, files in days.items()}
+        self._types = pl.read_parquet_schema(last) if last else {}
+
+    def add(self, served: Path, heard: Heard, *, until_ms: int, utc_offset_h: float) -> AddedDays:
+        """Add every whole served day before `until_ms` that the log lacks."""
+        added, withheld, left_out = {}, {}, {}
+        videos = self._add_videos(heard.posted)
+        context = [name for name in expected_columns("impressions", self._schema) if name not in IMPRESSIONS]
+        for day in served_days(served, heard, until_ms=until_ms, utc_offset_h=utc_offset_h):
+            if day.isoformat() in self.days:
+                continue
+            shown = impressions_of_day(served, heard, day, utc_offset_h=utc_offset_h, context=context)
+            rows, lacking = self._known(self._typed(shown))
+            for reason, count in lacking.items():
+                left_out[reason] = left_out.get(reason, 0) + count
+            if not len(rows):
+                continue
+            if reason := unanswered(rows) or self._faults(rows, day):
+                withheld[day.isoformat()] = reason
+                continue
+            self._write(rows, day)
+            added[day.isoformat()] = len(rows)
+        return AddedDays(added, withheld, {reason: count for reason, count in left_out.items() if count}, videos)
+
+    def rows_after(self, time_ms: int) -> tuple[int, int, int]:
+        """Return impressions, their watch time in seconds and their days, of the log from `time_ms` on."""
+        impressions, watch_ms, days = 0, 0, 0
+        for files in reversed(self.days.values()):
+            frame = pl.concat([pl.read_parquet(file, columns=["time_ms", "watch_ms"]) for file in files])
+            later = frame.filter(pl.col("time_ms") >= time_ms)
+            if not len(later):
+                break
+            impressions, watch_ms, days = impressions + len(later), watch_ms + int(later["watch_ms"].sum()), days + 1
+        return impressions, watch_ms // 1000, days
+
+    def _path(self, table: str) -> Path:
+        """Return the file of users or videos that may be replaced. Raises DataError where it is no single Parquet file."""
+        path = self._root / f"{table}.parquet"
+        if not path.is_file():
+            raise DataError(f"{path} is missing, expected one Parquet file, so that what was posted can be added to it")
+        return path
+
+    def _typed(self, shown: pl.DataFrame) -> pl.DataFrame:
+        users = pl.read_parquet_schema(self._path("users"))
+        types = {
+            "user_id": users["user_id"],
+            "video_id": pl.read_parquet_schema(self._path("videos"))["video_id"],
+            "request_id": self._types.get("request_id", pl.String),
+        }
+        ids = [typed_id(pl.col(name), types[name], hashed=name == "request_id").alias(name) for name in types]
+        return shown.with_columns(ids)
+
+    def _known(self, rows: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:
+        """Drop impressions of viewers and videos that the log does not list; return reason > number of them."""
+        lacking = {}
+        for table, key in (("users", "user_id"), ("videos", "video_id")):
+            ids = pl.read_parquet(self._path(table), columns=[key])[key]
+            known = rows[key].is_in(ids.implode())
+            lacking[f"{key} is not in {table}.parquet"] = int((~known).sum())
+            rows = rows.filter(known)
+        return rows, lacking
+
+    def _faults(self, rows: pl.DataFrame, day: date) -> str:
+        """Check a day beside the users and videos of the log; return what is wrong with it, "" for nothing."""
+        with TemporaryDirectory(prefix="checked-", dir=self._work) as folder:
+            aside = Path(folder)
+            for table in ("users", "videos"):
+                (aside / f"{table}.parquet").symlink_to(self._path(table).resolve())
+            (aside / "impressions").mkdir()
+            rows.write_parquet(aside / "impressions" / f"{day}.parquet")
+            findings = check_log(read_sources(aside, self._schema, repair="python -m watchnext.data check"), self._schema)
+        of_day = [each for each in findings if each.table == "impressions" and each.kind != "suspicious"]
+        whole = [each for each in of_day if each.count is None]
+        failed = sum(each.count or 0 for each in of_day)
+        if whole or failed > MOST_REJECTED * len(rows):
+            return "; ".join(each.message for each in whole or of_day)
+        return ""
+
+    def _write(self, rows: pl.DataFrame, day: date) -> None:
+        folder = self._root / "impressions" / f"{self._key}={day}"
+        folder.mkdir(parents=True, exist_ok=True)
+        if self._types:  # the columns that other days have, in their order
+            rows = rows.select(pl.col(name).cast(kind) for name, kind in self._types.items() if name in rows.columns)
+        written(rows, folder / NAME)
+        for each in (folder.parent, self._root):
+            synced(each)
+        self.days[day.isoformat()] = (folder / NAME,)
+
+    def _add_videos(self, posted: Mapping[int | str, Mapping]) -> int:
+        """Append videos that were posted and that the catalogue of the log lacks; return their number."""
+        if not posted:
+            return 0
+        path = self._path("videos")
+        catalogue = pl.read_parquet(path)
+        rows = [{"video_id": video, **known, **known.get("features", {})} for video, known in posted.items()]
+        types = catalogue.schema
+        columns = {name: [row.get(name) for row in rows] for name in types}
+        new = pl.DataFrame(
+            {name: pl.Series(name, columns[name], strict=False).cast(types[name], strict=False) for name in types}
+        )
+        new = new.filter(pl.col("video_id").is_not_null()).join(catalogue, on="video_id", how="anti", maintain_order="left")
+        if len(new):
+            written(pl.concat([catalogue, new]), path)
+        return len(new)
+
+
+def unanswered(rows: pl.DataFrame) -> str:
+    """Return why a day cannot be learned from: next to none of its requests has an outcome; "" where enough have."""
+    answered = rows.group_by("request_id").agg(pl.col("received_ms").is_not_null().any())["received_ms"]
+    if len(answered) and answered.mean() >= LEAST_ANSWERED:
+        return ""
+    return (
+        f"{int(answered.sum()):,} of {len(answered):,} requests have an outcome, expected at least {LEAST_ANSWERED:.0%}: every "
+        "video would count as not watched; let clients send outcomes to POST /v1/events"
+    )
+
+
+def written(frame: pl.DataFrame, path: Path) -> None:
+    """Write a table aside, sync it and rename it, so that no reader and no power cut meets half a file."""
+    aside = path.with_name(f".{path.name}.new")
+    try:
+        frame.write_parquet(aside, compression="zstd")
+        synced(aside)
+        os.replace(aside, path)
+    except BaseException:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise
+    synced(path.parent)

@@ -1,0 +1,261 @@
+"""One pass of the loop: collect, check, decide, train, evaluate, promote, notify. One that was killed goes on at its step."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from watchnext.files import replaced
+from watchnext.lifecycle.dvc_stages import run_stages
+from watchnext.lifecycle.loop.daily_log import DailyLog
+from watchnext.lifecycle.loop.decision import Costs, Evidence, decide
+from watchnext.lifecycle.loop.loop_state import STEPS, LoopError, LoopState, only_one
+from watchnext.lifecycle.loop.notice import notify
+from watchnext.lifecycle.loop.served_days import Heard
+from watchnext.monitoring.verdict.checked_window import DRIFT, NO_DATA
+from watchnext.monitoring.windows.served_rows import OUTCOME_MS
+from watchnext.serving.release.manifest import read_manifest
+from watchnext.serving.release.release import Release, current, last_built, verdict_of
+from watchnext.serving.store.engines.redis_engine import is_url
+from watchnext.serving.store.store import Store
+
+log = logging.getLogger(__name__)
+TRAINED = ("tables", "features", "tripwire", "two_tower", "graph", "trending", "index", "ranker", "selection", "release")
+BACKWARDS_MS = 60_000  # by which a clock may be corrected
+
+
+@dataclass(frozen=True, kw_only=True)
+class Project:
+    """Where a data set has its parts, and how its commands are run.
+
+    root       the folder with dvc.yaml
+    store      a folder, or an address
+    served     folder of the served log
+    clock      of the data set: `wall`, or `release` for a log of the past
+    overrides  of every command
+    """
+
+    root: Path
+    data: str
+    features: str
+    outputs: Path
+    releases: Path
+    store: str
+    served: Path
+    clock: str
+    utc_offset_h: float
+    overrides: Sequence[str] = ()
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the loop's own files."""
+        return self.outputs / "loop"
+
+    @property
+    def serving(self) -> Path | None:
+        """Folder of the serving release; None before the first. Raises ReleaseError for a link that leads nowhere."""
+        return current(self.releases) if os.path.lexists(self.releases / "current") else None
+
+    def run(self, module: str, command: str, *words: str, fine: Sequence[int] = (0,)) -> int:
+        """Run a command of a stage on this data set. Raises subprocess.CalledProcessError for an exit that is not `fine`."""
+        words = [sys.executable, "-m", f"watchnext.{module}", command, f"data={self.data}", *self.overrides, *words]
+        code = subprocess.run(words, cwd=self.root, check=False).returncode
+        if code not in fine:
+            raise subprocess.CalledProcessError(code, words)
+        return code
+
+
+class LoopPass:
+    """One pass.
+
+    open_log  folder for files of the moment > the log to which served days are added
+    """
+
+    def __init__(
+        self, project: Project, *, open_log: Callable[[Path], DailyLog], costs: Costs, webhook: str | None = None
+    ) -> None:
+        self._project, self._open_log, self._costs, self._webhook = project, open_log, costs, webhook
+        self._state = LoopState()
+
+    def run(self) -> dict:
+        """Run the steps that are left of the pass that was killed, or all of a new one; return the report, which is kept in
+        report.json too.
+
+        Raises LoopError while another process runs the loop, and whatever a step raises: the notice says it, and the
+        next pass begins anew.
+        """
+        folder = self._project.folder
+        with only_one(folder):
+            self._state = LoopState.load(folder)
+            if self._state.step:
+                print(f"pass {self._state.number} goes on at step {self._state.step}")
+            else:
+                self._state.number, self._state.step, self._state.report, self._state.stages = (
+                    self._state.number + 1,
+                    STEPS[0],
+                    {},
+                    {},
+                )
+                self._state.save(folder)
+            try:
+                while self._state.step:
+                    self._step()
+            except Exception as error:
+                self._failed(error)
+                raise
+            return self._state.report
+
+    def _step(self) -> None:
+        """Do the step that comes next, and keep what it found together with the step after it."""
+        name, state = self._state.step, self._state
+        after = (*STEPS, "")[STEPS.index(name) + 1]
+        found, after = {
+            "collect": self._collect, "check": self._check, "decide": self._decide, "train": self._train,
+            "evaluate": self._evaluate, "promote": self._promote, "notify": self._notify,
+        }[name](), after  # fmt: skip
+        state.report[name] = found
+        waits = name == "decide" and not found["train"]
+        state.step = "notify" if waits else after
+        state.save(self._project.folder)
+        print(f"{name}: {_line(found)}", flush=True)
+
+    def _failed(self, error: Exception) -> None:
+        """Keep and tell why a pass ended, and let the next begin anew. A full disk may keep even this from being written."""
+        step, message = self._state.step, f"{type(error).__name__}: {error}"
+        self._state.report["failed"], self._state.step = {"step": step, "error": message[:2000]}, ""
+        notify(
+            f"pass {self._state.number} of the loop failed at step {step}: {message}", self._state.report, webhook=self._webhook
+        )
+        try:
+            self._state.save(self._project.folder)
+            self._write_report()
+        except OSError as full:
+            log.error("the state of the loop could not be written (%s); the next pass repeats step %s", full, step)
+
+    # ---- the steps ---------------------------------------------------------------------------------------------------
+
+    def _collect(self) -> dict:
+        """Add whole served days to the log. Before the first release nothing was served."""
+        project = self._project
+        if project.serving is None:
+            return {"added": {}, "note": "no release serves, so nothing was served"}
+        with closing(self._store(Release.load(project.serving))) as store:
+            now_ms = int(time.time() * 1000) if project.clock == "wall" else store.last_known_at
+            self._require_forward(now_ms)
+            until_ms = now_ms - OUTCOME_MS
+            heard = Heard.of(store.entries(self._state.position), self._state.position, self._day_start(until_ms))
+        daily = self._open_log(project.folder)
+        added = daily.add(project.served, heard, until_ms=until_ms, utc_offset_h=project.utc_offset_h)
+        if not added.withheld:  # a day that is withheld is read again
+            self._state.position = heard.position
+        self._state.latest_ms = now_ms
+        return asdict(added)
+
+    def _store(self, release: Release) -> Store:
+        project = self._project
+        if not is_url(project.store) and not Path(project.store).exists():
+            raise LoopError(
+                f"there is no store {project.store}: nothing was served yet; start a server with `bentoml serve`, or run "
+                "`python -m watchnext.serving build-store`"
+            )
+        return Store.reader(project.store, release)
+
+    def _day_start(self, time_ms: int) -> int:
+        offset = int(self._project.utc_offset_h * 3_600_000)
+        return (time_ms + offset) // 86_400_000 * 86_400_000 - offset
+
+    def _require_forward(self, now_ms: int) -> None:
+        if now_ms < self._state.latest_ms - BACKWARDS_MS:
+            now, before = (datetime.fromtimestamp(each / 1000, UTC).isoformat() for each in (now_ms, self._state.latest_ms))
+            raise LoopError(
+                f"the clock says {now}, but the last pass saw {before}: it went backwards, and days could be taken for whole; "
+                f"set the clock, or, if that was wrong, remove {self._project.folder / 'state.json'}"
+            )
+
+    def _check(self) -> dict:
+        """Compare served traffic with the reference of the serving release."""
+        if self._project.serving is None:
+            return {"verdict": NO_DATA, "size": 0.0, "drifted": []}
+        self._project.run("monitoring", "drift", fine=(0, 2, 3))
+        report = json.loads((self._project.outputs / "drift" / "served" / "drift.json").read_text())
+        drifted = [name for name, each in report["columns"].items() if each["drifted"]]
+        sizes = [_times(report["columns"][name]) for name in drifted] if report["verdict"] == DRIFT else []
+        return {"verdict": report["verdict"], "size": max(sizes, default=0.0), "drifted": drifted}
+
+    def _decide(self) -> dict:
+        serving, daily = self._project.serving, self._open_log(self._project.folder)
+        as_of_ms = read_manifest(serving)["as_of_ms"] if serving else 0
+        rows, watch_s, days = daily.rows_after(as_of_ms)
+        newest = max(daily.days, default="")
+        found = Evidence(
+            rows=rows, watch_s=watch_s, days=days, drift=self._state.report["check"]["size"], train_s=self._state.train_s,
+            serves=serving is not None, is_trained=newest == self._state.trained_to,
+        )  # fmt: skip
+        return {**asdict(decide(found, self._costs)), "newest": newest}
+
+    def _train(self) -> dict:
+        self._run_stages([name for name in TRAINED if name not in self._state.stages])
+        self._state.train_s = sum(self._state.stages.values())
+        self._state.trained_to = self._state.report["decide"]["newest"]
+        release = last_built(self._project.releases, self._project.outputs).name
+        return {"candidate": release, "seconds": self._state.stages}
+
+    def _evaluate(self) -> dict:
+        self._run_stages(["evaluation"])
+        return json.loads((self._project.outputs / "metrics" / "evaluation.json").read_text())
+
+    def _run_stages(self, names: Sequence[str]) -> None:
+        project = self._project
+        parameters = {"data": project.data, "features": project.features, "outputs": str(project.outputs)}
+        run_stages(project.root, parameters, project.overrides, only=names, ended=self._ended)
+
+    def _ended(self, stage: str, seconds: float) -> None:
+        self._state.stages[stage] = round(seconds, 1)
+        self._state.save(self._project.folder)
+
+    def _promote(self) -> dict:
+        candidate, champion = self._state.report["train"]["candidate"], self._project.serving
+        if champion is not None and candidate == champion.name:
+            return {
+                "decision": "kept",
+                "reason": f"{candidate} serves already: training gave the same release, or it is the first",
+            }
+        if lost := verdict_of(self._project.releases / candidate):
+            behind = ", ".join(f"{name} at {depths}" for name, depths in lost.items())
+            return {"decision": "rejected", "reason": f"the slate of {candidate} lost to the baseline {behind}"}
+        return {
+            "decision": "shortlisted",
+            "reason": f"{candidate} is the challenger; it serves after a win on live traffic: "
+            f"`python -m watchnext.lifecycle promote data={self._project.data} release={candidate}`",
+        }
+
+    def _notify(self) -> dict:
+        report, project = self._state.report, self._project
+        outcome = report.get("promote") or {"decision": "waits", "reason": report["decide"]["reason"]}
+        message = f"pass {self._state.number} of the loop on {project.data}: {outcome['decision']}; {outcome['reason']}"
+        sent = notify(message, report, webhook=self._webhook)
+        self._write_report()
+        return {"message": message, "sent": sent}
+
+    def _write_report(self) -> None:
+        replaced(self._project.folder / "report.json", json.dumps({"pass": self._state.number, **self._state.report}, indent=1))
+
+
+def _times(check: Mapping) -> float:
+    """Return by how many times what matters a check moved; a check without a least effect counts once."""
+    return abs(check["effect"]) / check["least"] if check["effect"] is not None and check["least"] else 1.0
+
+
+def _line(found: Mapping) -> str:
+    if "message" in found or "reason" in found:
+        return found.get("message") or f"{'train' if found.get('train') else found.get('decision', 'wait')}: {found['reason']}"
+    shown = {name: value for name, value in found.items() if value and not isinstance(value, Mapping | list)}
+    shown |= {name: dict(value) for name, value in found.items() if isinstance(value, Mapping) and 0 < len(value) < 8}
+    return ", ".join(f"{name} {value}" for name, value in shown.items()) or "nothing"

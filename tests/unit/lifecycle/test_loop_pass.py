@@ -1,0 +1,288 @@
+"""A pass of the loop on a small release that served, with stages of a second: it ends once, whatever ends it in between."""
+
+import json
+import os
+import shutil
+import subprocess
+import threading
+import time
+from functools import partial
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+import yaml
+
+import programs
+from served_traffic import DAY_MS, FIRST_MS, HOUR_MS, daily_log, serve, write_log
+from small_release import CONF
+from watchnext.lifecycle.loop.decision import Costs
+from watchnext.lifecycle.loop.loop_pass import TRAINED, LoopPass, Project
+from watchnext.lifecycle.loop.loop_state import LoopError, LoopState, only_one
+from watchnext.serving.release.release import ReleaseError
+
+COSTS = {"decay": 0.01, "price": 1.0, "horizon_days": 1.0, "least_rows": 100, "most_days": 1, "train_s": 600.0}
+STAGE = """import json, pathlib, sys, time
+stage = sys.argv[1]
+with open("ran.txt", "a") as ran:
+    ran.write(stage + chr(10))
+if stage == pathlib.Path("slow.txt").read_text():
+    time.sleep(60)
+if stage == pathlib.Path("fails.txt").read_text():
+    sys.exit(3)
+if stage == "release":
+    pathlib.Path("outputs/release.json").write_text(json.dumps({"release": pathlib.Path("candidate.txt").read_text()}))
+if stage == "evaluation":
+    pathlib.Path("outputs/metrics").mkdir(exist_ok=True)
+    pathlib.Path("outputs/metrics/evaluation.json").write_text(json.dumps({"skew": 0.0}))
+"""
+
+
+@pytest.fixture
+def project(request, release, feature_stage, once, empty_store, tmp_path, monkeypatch) -> Path:
+    """A project whose release served for three days; its stages take no time, and ran.txt has their names."""
+    made = once("served", partial(_made, release, feature_stage, once, empty_store))
+    shutil.copytree(made, tmp_path, symlinks=True, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    if "real_drift" not in request.fixturenames:
+        monkeypatch.setattr(Project, "run", _drift)
+    return tmp_path
+
+
+@pytest.fixture
+def real_drift() -> None:
+    """Let the check of a pass run `python -m watchnext.monitoring drift`; elsewhere its report is there: it takes seconds."""
+
+
+def _drift(project: Project, *words: str, fine: tuple[int, ...]) -> int:
+    (project.outputs / "drift/served").mkdir(parents=True, exist_ok=True)
+    columns = {
+        "hour": {"drifted": True, "effect": -0.3, "least": 0.1},
+        "gap_s": {"drifted": False, "effect": 0.0, "least": 0.1},
+    }
+    report = {"verdict": "drift", "columns": columns}
+    (project.outputs / "drift/served/drift.json").write_text(json.dumps(report))
+    return 2
+
+
+def _made(release, feature_stage, once, empty_store, tmp_path: Path) -> None:
+    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
+    shutil.copytree(CONF, tmp_path / "conf")
+    shutil.copytree(release.folder.parent, tmp_path / "releases", symlinks=True)
+    write_log(feature_stage, once, tmp_path / "log")
+    (tmp_path / "outputs").mkdir()
+    loader = {
+        "_target_": "watchnext.data.loaders.canonical.CanonicalTables",
+        "root": "log",
+        "features": "conf/features/world.yaml",
+    }
+    preset = yaml.safe_load((CONF / "data" / "sample.yaml").read_text())
+    (tmp_path / "conf/data/tiny.yaml").write_text(yaml.safe_dump({**preset, "name": "tiny", "loader": loader}))
+    (tmp_path / "stage.py").write_text(STAGE)
+    stages = {name: {"cmd": f"python stage.py {name}"} for name in (*TRAINED, "evaluation", "store")}
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}, sort_keys=False))
+    (tmp_path / "params.yaml").write_text("data: sample\nfeatures: world\noutputs: outputs\nreads: data\n")
+    for name, text in {"slow": "", "fails": "", "candidate": release.id}.items():
+        (tmp_path / f"{name}.txt").write_text(text)
+    serve(release, tmp_path / "store", tmp_path / "outputs" / "served", days=3)
+
+
+def one_pass(project: Path, *, webhook: str | None = None, clock: str = "release", **costs) -> dict:
+    found = Project(
+        root=project, data="tiny", features="world", outputs=Path("outputs"), releases=Path("releases"), store="store",
+        served=Path("outputs/served"), clock=clock, utc_offset_h=0.0,
+    )  # fmt: skip
+    costs = Costs(**COSTS | costs)
+    return LoopPass(found, open_log=lambda work: daily_log(Path("log"), work), costs=costs, webhook=webhook).run()
+
+
+def ran(project: Path) -> list[str]:
+    path = project / "ran.txt"
+    return path.read_text().split() if path.exists() else []
+
+
+def state(project: Path) -> LoopState:
+    return LoopState.load(project / "outputs" / "loop")
+
+
+@pytest.fixture
+def webhook():
+    """The address of a server that keeps what it gets, and what it got."""
+    got = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/", got
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_pass_collects_decides_trains_and_tells(project, webhook, release):
+    address, got = webhook
+    report = one_pass(project, webhook=address)
+    assert list(report) == ["collect", "check", "decide", "train", "evaluate", "promote", "notify"]
+    assert list(report["collect"]["added"]) == ["2023-11-20", "2023-11-21"]  # the third day is not over
+    assert report["check"] == {"verdict": "drift", "size": pytest.approx(3.0), "drifted": ["hour"]}
+    assert report["decide"]["train"]
+    assert report["decide"]["terms"]["drift"] == pytest.approx(3.0)
+    assert report["decide"]["terms"]["age_days"] >= 2
+    assert ran(project) == [*TRAINED, "evaluation"]
+    assert report["promote"]["decision"] == "kept"  # the stages made the serving release again
+    assert got[0]["report"]["decide"] == report["decide"]
+    assert got[0]["text"].startswith("pass 1 of the loop on tiny: kept")
+    assert json.loads((project / "outputs/loop/report.json").read_text())["pass"] == 1
+    assert state(project).step == ""
+    again = one_pass(project)
+    assert again["collect"]["added"] == {}
+    assert not again["decide"]["train"]  # nothing is new since the last training
+    assert ran(project) == [*TRAINED, "evaluation"]
+    assert state(project).number == 2
+
+
+def test_waiting_that_costs_little_trains_nothing(project):
+    report = one_pass(project, decay=0.0, most_days=None)
+    assert not report["decide"]["train"]
+    assert report["decide"]["terms"]["loss_s"] == 0
+    assert list(report) == ["collect", "check", "decide", "notify"]
+    assert ran(project) == []
+
+
+COMMAND = ["-m", "watchnext.lifecycle", "run", "data=tiny", "loop.most_days=1"]
+
+
+def test_a_killed_pass_goes_on_at_its_stage(project):
+    (project / "slow.txt").write_text("index")
+    (project / "outputs/loop").mkdir()
+    LoopState(number=1, step="train", report={"decide": {"newest": "2023-11-21"}}).save(project / "outputs/loop")
+    process = programs.Program(*COMMAND, folder=project, environment=dict(os.environ))
+    while "index" not in ran(project) and process.poll() is None:
+        time.sleep(0.1)
+    with pytest.raises(LoopError, match=rf"process {process.pid} runs the loop"):
+        one_pass(project)
+    process.kill()
+    process.communicate()
+    assert state(project).step == "train"
+    assert list(state(project).stages) == list(TRAINED[: TRAINED.index("index")])
+    (project / "slow.txt").write_text("")
+    done = programs.run(*COMMAND, folder=project, environment=dict(os.environ))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "pass 1 goes on at step train" in done.stdout
+    at = TRAINED.index("index")
+    assert ran(project) == [*TRAINED[: at + 1], *TRAINED[at:], "evaluation"]
+    assert (state(project).step, state(project).number, state(project).trained_to) == ("", 1, "2023-11-21")
+
+
+def test_drift_is_checked_by_its_own_command(project, real_drift):
+    report = one_pass(project, decay=0.0, most_days=None)
+    assert report["check"]["verdict"] in ("none", "drift", "no data")
+    assert json.loads((project / "outputs/drift/served/drift.json").read_text())["verdict"] == report["check"]["verdict"]
+
+
+def test_a_stage_that_fails_is_told_and_the_next_pass_begins_anew(project, webhook):
+    address, got = webhook
+    (project / "fails.txt").write_text("ranker")
+    with pytest.raises(subprocess.CalledProcessError, match="exit status 3"):
+        one_pass(project, webhook=address)
+    assert "failed at step train" in got[0]["text"]
+    assert json.loads((project / "outputs/loop/report.json").read_text())["failed"]["step"] == "train"
+    (project / "fails.txt").write_text("")
+    report = one_pass(project)
+    assert state(project).number == 2
+    assert report["promote"]["decision"] == "kept"
+    assert "failed" not in report
+
+
+def test_a_webhook_that_is_gone_stops_nothing(project):
+    report = one_pass(project, webhook="http://127.0.0.1:9/", decay=0.0, most_days=None)
+    assert report["notify"]["sent"] is False
+    assert one_pass(project, webhook="file:///etc/passwd", decay=0.0, most_days=None)["notify"]["sent"] is False
+
+
+def test_a_clock_that_went_backwards_is_named(project):
+    now_ms = int(time.time() * 1000)
+    one_pass(project, clock="wall", decay=0.0, most_days=None)
+    later = state(project)
+    assert later.latest_ms >= now_ms
+    later.latest_ms += DAY_MS
+    later.save(project / "outputs" / "loop")
+    with pytest.raises(LoopError, match=r"it went backwards.*remove outputs/loop/state.json"):
+        one_pass(project, clock="wall")
+    assert "2023-11-22" in daily_log(Path("log"), project).days  # what was collected stays
+
+
+def test_without_a_champion_the_first_one_is_trained_and_a_broken_one_is_named(project):
+    (project / "releases/current").unlink()
+    report = one_pass(project)
+    assert report["collect"]["note"] == "no release serves, so nothing was served"
+    assert report["decide"]["reason"] == "no release serves"
+    assert ran(project) == [*TRAINED, "evaluation"]
+    (project / "releases/current").symlink_to("gone")
+    with pytest.raises(ReleaseError, match=r"names gone, which is gone; promote another release"):
+        one_pass(project)
+
+
+def test_outcomes_that_never_arrive_train_nothing(project, release):
+    shutil.rmtree(project / "outputs/served")
+    shutil.rmtree(project / "store")
+    serve(release, project / "store", project / "outputs/served", days=2, answered=False)
+    report = one_pass(project)
+    assert list(report["collect"]["withheld"]) == ["2023-11-20"]
+    assert report["collect"]["added"] == {}
+    assert state(project).position == 0  # it is read again
+
+
+def test_a_missing_store_and_a_damaged_state_name_the_next_command(project):
+    shutil.rmtree(project / "store")
+    with pytest.raises(LoopError, match=r"no store store: nothing was served yet.*build-store"):
+        one_pass(project)
+    (project / "outputs/loop/state.json").write_text("{")
+    with pytest.raises(LoopError, match=r"state.json is no state of the loop.*remove it"):
+        one_pass(project)
+
+
+def test_a_full_disk_keeps_the_state_of_before(project, monkeypatch):
+    one_pass(project, decay=0.0, most_days=None)
+    before = (project / "outputs/loop/state.json").read_bytes()
+
+    def full(path, text):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("watchnext.lifecycle.loop.loop_state.replaced", full)
+    with pytest.raises(OSError, match="No space left"):
+        one_pass(project)
+    monkeypatch.undo()
+    monkeypatch.chdir(project)
+    assert (project / "outputs/loop/state.json").read_bytes() == before
+
+
+def test_the_lock_of_a_dead_process_holds_nothing(tmp_path):
+    with only_one(tmp_path), pytest.raises(LoopError, match=rf"process {os.getpid()} runs the loop"), only_one(tmp_path):
+        pass
+    with only_one(tmp_path):
+        pass
+
+
+def test_a_day_of_half_an_hours_grace(project):
+    """An outcome may take half an hour, so a day is whole half an hour after its end."""
+    assert _last_event(project) == FIRST_MS + 3 * DAY_MS - HOUR_MS + 21_000
+    assert list(one_pass(project, decay=0.0, most_days=None)["collect"]["added"]) == ["2023-11-20", "2023-11-21"]
+
+
+def _last_event(project: Path) -> int:
+    from contextlib import closing
+
+    from watchnext.serving.release.release import Release, current
+    from watchnext.serving.store.store import Store
+
+    with closing(Store.reader(project / "store", Release.load(current(project / "releases")))) as store:
+        return store.last_known_at
