@@ -1,15 +1,14 @@
 """Measured costs as functions of size: read from the records of `benchmarks`, extrapolated by a stated law, and checked.
 
-A curve has two parameters and at least three points. The largest point is predicted from the smaller ones; that error is
-reported beside every plan, since a plan for a larger size rests on the same law.
+A curve has two parameters and three points. It goes through the two largest; the largest is predicted from the two before it,
+and that error is reported beside every plan, since a plan for a larger size rests on the same law.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 RESULTS = Path("benchmarks/results")
 SERVING = ("serving-2k", "serving-6k", "serving-20k")
@@ -57,26 +56,25 @@ class ScalingCurve:
     law: str = "linear"
 
     def at(self, size: float) -> float:
-        """Return the cost at a size by the law, fitted to all points by least squares of the relative error."""
-        return self._predicted(size, len(self.sizes))
+        """Return the cost at a size, by the law through the two largest points."""
+        return self._through(-2, None, size)
 
     @property
     def step(self) -> TenfoldStep:
-        """The check of the law."""
-        return TenfoldStep(self.sizes[-1], self._predicted(self.sizes[-1], len(self.sizes) - 1), self.values[-1])
+        """The check: the largest point by the law through the two before it."""
+        return TenfoldStep(self.sizes[-1], self._through(-3, -1, self.sizes[-1]), self.values[-1])
 
-    def _predicted(self, size: float, points: int) -> float:
-        values = np.array(self.values[:points], np.float64)
-        terms = np.stack([np.ones(points), self._term(np.array(self.sizes[:points], np.float64))], axis=1)
-        a, b = np.linalg.lstsq(terms / values[:, None], np.ones(points), rcond=None)[0]
+    def _through(self, first: int, last: int | None, size: float) -> float:
+        (x, further), (y, value) = map(self._term, self.sizes[first:last]), self.values[first:last]
+        b = (value - y) / (further - x)
         if b < 0:  # noise: a cost does not fall with size
-            a, b = 1 / np.mean(1 / values), 0.0
-        if a < 0:
-            a, b = 0.0, 1 / np.mean(terms[:, 1] / values)
-        return float(a + b * self._term(size))
+            return (y + value) / 2
+        if y < b * x:  # nor is it below nothing
+            return value / further * self._term(size)
+        return y + b * (self._term(size) - x)
 
-    def _term(self, size):
-        return np.log10(np.maximum(size, 1.0)) if self.law == "logarithmic" else size
+    def _term(self, size: float) -> float:
+        return math.log10(max(size, 1.0)) if self.law == "logarithmic" else size
 
 
 @dataclass(frozen=True)
