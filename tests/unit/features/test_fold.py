@@ -253,6 +253,24 @@ def test_a_log_in_stretches_gives_the_bits_of_the_whole(log, data):
 
 
 @settings(max_examples=40, deadline=None)
+@given(logs(), st.integers(2, 3))
+def test_a_log_partitioned_by_a_key_gives_the_bits_of_the_whole(log, parts):
+    """Engines rely on it: viewers by viewer, video counters by video, creators' by creator, each in the order of the log."""
+    whole = State.empty(LAYOUT, **SIZES)
+    wanted, creators = read_all(LAYOUT, whole, log, log.time_ms), CREATORS[log.video_rows]
+    own = {"viewers": (log.user_rows, slice(2, 4)), "videos": (log.video_rows, 0), "creators": (creators, 1)}
+    for name, (keys, cells) in own.items():
+        for part in range(parts):
+            rows, state = np.flatnonzero(keys % parts == part), State.empty(LAYOUT, **SIZES)
+            reads = read_all(LAYOUT, state, log.take(rows), log.time_ms[rows])
+            mine = np.arange(len(getattr(state, name))) % parts == part
+            np.testing.assert_array_equal(getattr(state, name)[mine], getattr(whole, name)[mine], err_msg=name)
+            np.testing.assert_array_equal(reads.candidate[:, cells], wanted.candidate[rows][:, cells], err_msg=name)
+            for of_viewer in ("user", "gap_s", "history_rows", "history") if name == "viewers" else ():
+                np.testing.assert_array_equal(getattr(reads, of_viewer), getattr(wanted, of_viewer)[rows], err_msg=of_viewer)
+
+
+@settings(max_examples=40, deadline=None)
 @given(logs(), st.data())
 def test_no_read_sees_what_was_not_known_strictly_before(log, data):
     """Whatever the outcomes of impressions that were not known yet, its own and its request's among them: the same bits."""
