@@ -67,6 +67,16 @@ class Doctor:
     def _promote(self) -> str:
         return f"python -m watchnext.lifecycle promote data={self.data} release="
 
+    @property
+    def _built(self) -> str | None:
+        """Return the release that the outputs belong to; after `dvc pull` it is not there yet."""
+        return _read(self.outputs / "release.json").get("release")
+
+    @property
+    def _release(self) -> str:
+        """Return the command that builds it of the outputs; for DVC they are up to date."""
+        return f"python -m watchnext.lifecycle release data={self.data}"
+
     def _sound(self, name: str) -> bool:
         with suppress(ReleaseError):
             return verified(self.releases / name)["data"] == self.data
@@ -74,7 +84,9 @@ class Doctor:
 
     def _releases(self) -> Iterator[Trouble]:
         if not self.releases.is_dir():
-            yield Trouble(str(self.releases), "there is no such folder, so no release", "dvc repro")
+            yield Trouble(
+                str(self.releases), "there is no such folder, so no release", self._release if self._built else "dvc repro"
+            )
             return
         for name in releases_in(self.releases):
             try:
@@ -113,10 +125,9 @@ class Doctor:
             yield Trouble(where, f"the challenger {challenger} is not in {self.releases}", "dvc repro --force release", repair)
 
     def _outputs(self) -> Iterator[Trouble]:
-        built = _read(self.outputs / "release.json").get("release")
-        if built is not None and not (self.releases / built).is_dir():
+        if (built := self._built) is not None and not (self.releases / built).is_dir():
             what = f"it names {built}, which is not in {self.releases}"
-            yield Trouble(str(self.outputs / "release.json"), what, "dvc repro --force release")
+            yield Trouble(str(self.outputs / "release.json"), what, self._release)
         state, serving = _read(self.outputs / "store.json").get("state"), self._serving
         if serving and state is not None and state != read_manifest(self.releases / serving)["state"]:
             what = f"it is of the state {state}, but {serving} has {read_manifest(self.releases / serving)['state']}"

@@ -110,10 +110,20 @@ def test_an_emptied_registry_is_left_to_a_person(project, empty_store):
 
 def test_outputs_of_another_release_name_their_stage(project):
     (project / "outputs/release.json").write_text(json.dumps({"release": "gone"}))
-    assert only("names gone, which is not in releases", repairs=False).command == "dvc repro --force release"
+    command = "python -m watchnext.lifecycle release data=tiny"
+    assert only("names gone, which is not in releases", repairs=False).command == command
     (project / "outputs/release.json").unlink()
     (project / "outputs/store.json").write_text(json.dumps({"state": "other"}))
     assert only("is of the state other", repairs=False).command == "dvc repro --force store"
+
+
+def test_outputs_that_were_pulled_are_a_release_by_one_command(project):
+    """For DVC everything is up to date then, as it does not know the folder of releases."""
+    shutil.rmtree(project / "releases")
+    found = {each.where: each.command for each in doctor().examine()}
+    assert found["releases"] == found["outputs/release.json"] == "python -m watchnext.lifecycle release data=tiny"
+    (project / "outputs/release.json").unlink()
+    assert [each.command for each in doctor().examine() if each.where == "releases"] == ["dvc repro"]
 
 
 def test_a_build_of_a_store_that_was_killed_is_removed_unless_the_store_is_held(project):
