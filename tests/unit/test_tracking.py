@@ -5,10 +5,12 @@ import math
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
 import time
+import urllib.request
 
 import pytest
 import yaml
@@ -304,3 +306,39 @@ def test_a_project_in_another_folder_writes_and_finds_its_artefacts_there(tmp_pa
                  f"{first}/artifacts/config.yaml", f"{first}/artifacts/more/manifest.json"):  # fmt: skip
         assert (there / "mlruns" / path).is_file()
     assert sorted(here.rglob("*")) == left
+
+
+@pytest.fixture
+def server(tmp_path):
+    """The address of a real MLflow server, and the folder of its artefacts."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (tmp_path / "server").mkdir()
+    words = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--backend-store-uri", "sqlite:///m.db"]
+    command = [sys.executable, "-m", "mlflow", *words, "--artifacts-destination", "./artefacts"]
+    log = (tmp_path / "server.log").open("w")
+    process = subprocess.Popen(command, cwd=tmp_path / "server", stdout=log, stderr=log, start_new_session=True)
+    try:
+        while process.poll() is None:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+                break
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}", tmp_path / "server" / "artefacts"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(60)
+        log.close()
+
+
+def test_one_variable_moves_runs_artefacts_and_registry_to_a_server(server, tmp_path, monkeypatch):
+    address, artefacts = server
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with tracking.start_run("release", config={"a": 1}, tags=TAGS) as run:
+        tracking.register_release("r1", release(tmp_path, "r1"), run_id=run.id, metrics={"m": 0.5})
+    tracking.set_champion("r1")
+    assert (tracking.champion(), tracking.registered()) == ("r1", {"r1"})
+    kept = sorted(path.relative_to(artefacts).as_posix().partition("/artifacts/")[2] for path in artefacts.rglob("*.*"))
+    assert kept == ["config.yaml", "releases/r1/manifest.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*before, "r1"])  # nothing is kept here
