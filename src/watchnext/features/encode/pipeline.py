@@ -374,5 +374,8 @@ class FeaturePipeline:
         schema.require(meta["fingerprint"], artefact=str(folder), repair="dvc repro features")
         fitted = load_arrays(folder)
         if any(len(values) != len(UNSCALED) for name, values in fitted.items() if name.startswith("scale.")):
-            raise SchemaError(f"{folder} was fitted without bounds of its values, by an older version; run `dvc repro`")
+            raise SchemaError(
+                f"{folder} was fitted without bounds of its values, by an older version; run `dvc repro release`, then "
+                "`python -m watchnext.lifecycle promote`"
+            )
         return cls(schema=schema, utc_offset_h=meta["utc_offset_h"], fitted=fitted)
