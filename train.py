@@ -3,9 +3,13 @@
 If training is interrupted, run the same command again: it resumes after the last completed epoch.
 """
 
+import json
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -19,17 +23,35 @@ from watchnext.nn.training import built, fit_and_test, tracked
 from watchnext.nn.weights import written_aside
 from watchnext.schema import SchemaError
 
+STOOD_IN = "stood_in"  # figure of a model that stands in for one without data to learn from
 
-def trained(preset: DictConfig, features: FeatureSet, training: Training, out: Path) -> dict[str, float | None]:
-    """Write a trained model to `out`; return its metrics, rounded to six digits: further ones differ by processor."""
+
+def trained(
+    preset: DictConfig, features: FeatureSet, training: Training, out: Path, known: Mapping[str, float] = MappingProxyType({})
+) -> dict[str, float | None]:
+    """Write a trained model to `out`; return its metrics, rounded to six digits: further ones differ by processor.
+
+    `known` figures are added. A model that repeats an evaluated one is not measured: it has seen all days.
+    """
     module = built(instantiate(preset.module), features, seed=training.seed)
-    found = fit_and_test(module, training)
+    found = {**known, **fit_and_test(module, training)}
     with written_aside(out) as folder:
         module.save(folder)
-        found |= instantiate(preset.reliability)(features, module.network, folder) if "reliability" in preset else {}
+        if "reliability" in preset and training.evaluated is None:
+            found |= instantiate(preset.reliability)(features, module.network, folder)
         report = rounded(dict(sorted(found.items())), 6)
         write_report(folder / "metrics.json", report)
     return report
+
+
+def evaluated_figures(config: DictConfig) -> dict[str, float] | None:
+    """Return the figures of the evaluated model whose fit is repeated, None where `evaluated` names no folder."""
+    if config.evaluated is None:
+        return None
+    path = Path(config.evaluated) / config.model.name / "metrics.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing, expected the figures of an evaluated model; run `dvc repro` first")
+    return json.loads(path.read_text())
 
 
 @hydra.main(version_base=None, config_path="conf", config_name="config")
@@ -38,15 +60,19 @@ def main(config: DictConfig) -> None:
     out = Path(config.out or Path(HydraConfig.get().runtime.output_dir) / "model")
     with exits_on(FileNotFoundError, SchemaError, ValueError):
         features = FeatureSet.load(Path(config.data.outputs) / "features")
+        evaluated = evaluated_figures(config)
         with tracked(plain(config), features, **settings) as (run, training):
+            training = replace(training, evaluated=evaluated)
             try:
+                if evaluated and STOOD_IN in evaluated:
+                    raise NothingToLearnError(f"{model.cold.name} stood in for it when it was evaluated")
                 report = trained(model, features, training, out)
             except NothingToLearnError as error:
                 if "cold" not in model:
                     raise
                 print(f"WARNING: {model.name} is not trained, {model.cold.name} stands in for it: {error}", file=sys.stderr)
                 run.set_tag("stood_in_by", model.cold.name)
-                report = trained(model.cold, features, training, out)
+                report = trained(model.cold, features, training, out, {STOOD_IN: 1.0})
             if config.metrics:
                 write_report(Path(config.metrics), report)
             run.log_result(report, out, folder="model")

@@ -71,6 +71,10 @@ SMALL = {
         {"recall@500", "p50_ms", "p99_ms", "narrow_recall@500", "bytes_per_video", "resident_bytes", "build_s", "peak_mb"},
     ),
     "off_policy": Small(["--runs", "2", "--viewers", "150", "--population", "4"], {"wide", "medium", "thin", "runs"}),
+    "promotion": Small(
+        ["--runs", "2", "--viewers", "400", "--days", "1", "--power-runs", "2", "--most", "500", "--policies"],
+        {"aa", "power", "seed"},
+    ),
     "ranker_training": Small(
         ["--impressions", "4000", "--steps", "2", "model.module.batch_size=64"],
         {"rows_per_s", "rows_per_cpu_s", "fields", "input_ms", "shares", "anonymous_mb", "mapped_mb"},

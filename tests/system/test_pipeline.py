@@ -133,11 +133,36 @@ def test_the_same_parts_give_the_same_release_and_others_a_challenger(project):
     other = run(project, "-m", "watchnext.lifecycle", "release", "data=tiny", "reranking.exploration.epsilon=0.5")
     assert "challenger" in other.stdout, other.stderr[-2000:]
     assert (project / "releases" / "current").resolve().name == before
-    promoted = run(project, "-m", "watchnext.lifecycle", "promote", "data=tiny")
+    compared = run(project, "-m", "watchnext.lifecycle", "promote", "data=tiny")
+    assert compared.returncode == 2, compared.stdout + compared.stderr[-4000:]
+    assert "not clearly worse; no live traffic was measured yet" in compared.stdout
+    assert (project / "releases" / "current").resolve().name == before
+    report = json.loads((project / "outputs" / "tiny" / "promotion" / "promotion.json").read_text())
+    assert report["verdict"] == "shortlisted"
+    assert {"coverage", "latency", "index_recall", "skew", "slice home"} <= {each["name"] for each in report["guards"]}
+    assert "no live traffic" in (project / "outputs" / "tiny" / "promotion" / "promotion.html").read_text()
+    promoted = run(project, "-m", "watchnext.lifecycle", "promote", "data=tiny", "force=true")
     assert promoted.returncode == 0, promoted.stderr
     after = (project / "releases" / "current").resolve().name
     assert after != before
     assert f"{after} serves instead of {before};" in promoted.stdout
+
+
+def test_the_registry_says_who_serves_who_did_and_why(project, monkeypatch):
+    from mlflow import MlflowClient
+
+    from watchnext import tracking
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project}/mlflow.db")
+    current = (project / "releases" / "current").resolve().name
+    model = {"name": "watchnext-tiny"}
+    assert (tracking.champion(**model), tracking.challenger(**model)) == (current, None)
+    assert tracking.previous(**model) not in (None, current)
+    version = MlflowClient(f"sqlite:///{project}/mlflow.db").get_model_version_by_alias(model["name"], "champion")
+    assert (version.tags["decision"], version.tags["reason"]) == ("forced", "force=true")
+    schema = json.loads((project / "releases" / "current" / "manifest.json").read_text())["schema"]
+    for said in (current, schema, "docs/model_card.md", "| commit |", "tiny, hash ", "```yaml"):
+        assert said in version.description
 
 
 def test_the_release_is_valued_on_the_propensities_of_the_log(project):
@@ -211,3 +236,25 @@ def test_the_evaluation_is_one_page_with_every_watch_on_it(project):
     assert {row["reason"] for row in json.loads((folder / "losses.json").read_text())} == {
         *found["losses"]["slices"]["outcome"]["watched"]
     } - {"watches"}
+
+
+def test_a_release_learns_from_all_days_with_the_choices_that_were_evaluated(project):
+    """The last test here: it trains once more."""
+    outputs, releases = project / "outputs" / "tiny", project / "releases"
+    done = run(project, "-m", "watchnext.lifecycle", "release", "data=tiny", "refit=true")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    names = json.loads((outputs / "release.json").read_text())
+    manifests = {key: json.loads((releases / name / "manifest.json").read_text()) for key, name in names.items()}
+    assert manifests["refitted"]["evaluated"] == names["release"]
+    last_ms = pl.read_parquet(project / "logs" / "impressions.parquet")["time_ms"].max()
+    assert manifests["refitted"]["as_of_ms"] == last_ms + 1 > manifests["release"]["as_of_ms"]
+    for part in ("reranking.json", "retrieval.json", "selection.json", "calibration/long_view.npz"):
+        kept = [(releases / name / part) for name in names.values()]
+        assert len({path.read_bytes() for path in kept if path.exists()}) <= 1, part
+    evaluated, again = (json.loads((outputs / part / "ranker" / "metrics.json").read_text()) for part in ("", "refit"))
+    assert again.items() <= evaluated.items()
+    assert not [name for name in again if name.startswith(("valid/", "test/"))]
+    rows = FeatureSet.load(outputs / "refit" / "features").report["impressions"]
+    assert rows == {"train": sum(FeatureSet.load(outputs / "features").report["impressions"].values()), "valid": 0, "test": 0}
+    refused = run(project, "-m", "watchnext.evaluation", "compare", names["refitted"], names["release"], "data=tiny")
+    assert "it knows them" in refused.stderr

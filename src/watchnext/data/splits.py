@@ -12,7 +12,8 @@ NO_SPLIT = -1  # a row that folds state, but neither trains nor is evaluated
 
 
 class TimeSplit:
-    """Split by calendar day: the last `test_days` test, the `valid_days` before them validate, earlier days train.
+    """Split by calendar day: the last `test_days` test, the `valid_days` before them validate, earlier days train. With none of
+    either, all days train.
 
     If none of those `valid_days` has a row, as many days validate, ending with the nearest earlier day that has rows.
 
@@ -26,8 +27,10 @@ class TimeSplit:
         self.test_days = test_days
         self.gap_days = gap_days
         self.warmup_days = warmup_days
-        if min(valid_days, gap_days, warmup_days) < 0 or test_days < 1:
-            raise DataError(f"split: {self}; expected test_days of at least 1 and the others of at least 0")
+        if min(valid_days, test_days, gap_days, warmup_days) < 0 or (valid_days and not test_days):
+            raise DataError(
+                f"split: {self}; expected none below 0, and test_days of at least 1 unless valid_days is 0 and all days train"
+            )
 
     def __str__(self) -> str:
         return ", ".join(f"{name}={days}" for name, days in vars(self).items())
@@ -82,7 +85,7 @@ class TimeSplit:
 
     @property
     def _parts(self) -> list[int]:
-        return [0, 1, 2] if self.valid_days else [0, 2]
+        return [0, *([1] if self.valid_days else []), *([2] if self.test_days else [])]
 
     def _require_all(self, split: np.ndarray, day: pl.Series) -> None:
         if lacking := [SPLITS[index] for index in self._parts if not (split == index).any()]:

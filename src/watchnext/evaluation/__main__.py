@@ -11,7 +11,6 @@ from omegaconf import DictConfig
 
 from watchnext import tracking
 from watchnext.cli import dispatch, plain, write_report
-from watchnext.data.storage import StoredTables
 from watchnext.data.tables import DataError
 from watchnext.evaluation.comparison.comparison_text import comparison_table
 from watchnext.evaluation.comparison.side_by_side import Replayed, compare_incumbent, compare_releases
@@ -57,12 +56,6 @@ def replays(config: DictConfig, release: Release, log: HeldOutLog) -> dict:
     return results | {left_out: results[serves]} if same else results
 
 
-def held_out_log(outputs: Path, features: FeatureSet) -> HeldOutLog:
-    """Return the log of the pipeline with these outputs, with the split and labels that the feature stage wrote."""
-    long_view = features.columns["targets"][:, TARGETS.index("long_view")]
-    return HeldOutLog(StoredTables.open(outputs / "tables"), np.asarray(features.columns["split"]), long_view)
-
-
 def empty_report(release: str, regime: str) -> dict:
     """Make the report for a log without held-out days."""
     return {
@@ -96,7 +89,7 @@ def replay(config: DictConfig) -> None:
         return
     rows = features.rows("test")
     targets, users = features.columns["targets"][rows], features.columns["user_rows"][rows]
-    log = held_out_log(outputs, features)
+    log = HeldOutLog.of_outputs(outputs, features)
     results = replays(config, release, log)
     traced = results[config.regime].traces
     ranker = Ranker.load(outputs / "ranker", schema=features.pipeline.schema, repair="dvc repro ranker")
@@ -156,7 +149,7 @@ def compare(config: DictConfig) -> None:
     if len(names) > COMPARED:
         raise ValueError(f"releases are {', '.join(names)}, expected at most {COMPARED}: one, and the other beside it")
     features = FeatureSet.load(outputs / "features")
-    log, settings = held_out_log(outputs, features), {"k": config.evaluation.slate, "seed": config.seed}
+    log, settings = HeldOutLog.of_outputs(outputs, features), {"k": config.evaluation.slate, "seed": config.seed}
     first = releases / names[0] if names else last_built(releases, outputs)
     if config.incumbent is not None:
         one = replayed(first, config, log, incumbent_of(config, log))
@@ -189,11 +182,9 @@ def incumbent_of(config: DictConfig, log: HeldOutLog) -> Given:
 
 def replayed(folder: Path, config: DictConfig, log: HeldOutLog, given: Given) -> Replayed:
     """Replay the held-out days through a release. Raises ReleaseError if it knows them already."""
-    release = Release.load(folder)
-    log.require_unseen(release)
-    options = config.evaluation
-    replay = Replay(release=release, regime=config.regime, slate=options.slate, requests=options.requests, depth=options.slate)
-    return Replayed(release, replay.run(log, given), popularity_before(log, release.video_ids))
+    release, options = Release.load(folder), config.evaluation
+    settings = {"regime": config.regime, "slate": options.slate, "requests": options.requests}
+    return Replayed.of(release, log, given=given, **settings)
 
 
 def experiment(config: DictConfig) -> None:
@@ -209,7 +200,7 @@ def off_policy(config: DictConfig) -> None:
         raise ValueError(f"off_policy.reward is {reward!r}, expected one of {', '.join(TARGETS)}")
     outputs = Path(config.data.outputs)
     release, features = Release.load(last_built(config.data.releases, outputs)), FeatureSet.load(outputs / "features")
-    log, rewards = held_out_log(outputs, features), features.columns["targets"][:, TARGETS.index(reward)]
+    log, rewards = HeldOutLog.of_outputs(outputs, features), features.columns["targets"][:, TARGETS.index(reward)]
     slates, rates, left_out = logged_slates(release, log, rewards, requests=config.off_policy.requests, seed=config.seed)
     report = {"release": release.id, "reward": reward, "left_out": left_out, **value_report(slates, rates)}
     write_report(outputs / "evaluation" / "off_policy.json", rounded(report, 6))

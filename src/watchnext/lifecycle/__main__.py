@@ -5,8 +5,11 @@ import json
 import logging
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
@@ -15,14 +18,20 @@ from watchnext.cli import dispatch, instantiate, overrides_from, plain, write_re
 from watchnext.evaluation.report.report_text import selection_table
 from watchnext.lifecycle.dvc_stages import run_stages
 from watchnext.lifecycle.loop.loop_state import LoopError
-from watchnext.lifecycle.promote import model_name, promote, register, serving_id
+from watchnext.lifecycle.promote import let_first_serve, model_name, promote, register, serving_id
+from watchnext.lifecycle.release_card import release_card
 from watchnext.metrics import flat, rounded
 from watchnext.schema import FeatureSchema, SchemaError
+from watchnext.serving.release.manifest import read_manifest
 from watchnext.serving.release.release import ReleaseError
 from watchnext.serving.store.engines.engine import StoreError
 
+if TYPE_CHECKING:
+    from watchnext.features.dataset.batches import FeatureSet
+    from watchnext.lifecycle.release_builder import BuiltRelease, ReleaseBuilder
 
-def _builder(config: DictConfig):
+
+def _builder(config: DictConfig) -> "ReleaseBuilder":
     from watchnext.features.dataset.batches import FeatureSet
     from watchnext.lifecycle.release_builder import ReleaseBuilder
 
@@ -51,34 +60,61 @@ def select(config: DictConfig) -> None:
 
 
 def release(config: DictConfig) -> None:
-    """Assemble a release from the trained parts and register it as challenger; the first one serves at once."""
+    """Assemble a release from the trained parts and register it as challenger; the first one serves at once (refit=true)."""
     builder = _builder(config)
-    outputs = builder.outputs
-    with tracking.start_run("release", config=plain(config), tags=builder.features.provenance) as run:
-        metrics = json.loads((outputs / "ranker" / "metrics.json").read_text())
-        built = builder.build()
-        serves = register(
-            built.folder,
-            new=built.new,
-            data=config.data.name,
-            run=run,
-            metrics={name: metrics[name] for name in sorted(metrics) if "test/" in name},
-        )
-        run.log_metrics({f"agreement/{name}": value for name, value in built.parity.items()})
-    (outputs / "release.json").write_text(json.dumps({"release": built.folder.name}, indent=1))
+    built, names = _registered(config, builder, builder.build), {}
+    names["release"] = built.folder.name
+    if _learns_from_all_days(config, builder.features):
+        from watchnext.lifecycle.refit import refit
+
+        given = [word for word in overrides_from(sys.argv[2:]) if word.partition("=")[0] not in ("data", "refit")]
+        refit(Path.cwd(), _parameters(config), given)
+        built = _registered(config, builder, partial(builder.build_refitted, names["release"]))
+        names["refitted"] = built.folder.name
+    serves = let_first_serve(built.folder, data=config.data.name)
+    (builder.outputs / "release.json").write_text(json.dumps(names, indent=1))
     command = f"python -m watchnext.lifecycle promote data={config.data.name}"
     print(f"{built.folder}: {'serves' if serves else f'challenger; run `{command}` to let it serve'}")
 
 
-def promote_release(config: DictConfig) -> None:
-    """Let the challenger (or release=ID) serve: switch releases/current and the registry's champion."""
-    name = model_name(config.data.name)
-    chosen = config.release or tracking.challenger(name=name)
-    if chosen is None:
-        raise LookupError(f"there is no challenger of {name!r}; choose a release with release=ID, or run `dvc repro`")
-    previous = serving_id(Path(config.data.releases))
-    promote(Path(config.data.releases), chosen, data=config.data.name, force=config.force)
+def _registered(config: DictConfig, builder: "ReleaseBuilder", build: Callable[[], "BuiltRelease"]) -> "BuiltRelease":
+    """Build a release in a tracked run, and register it."""
+    with tracking.start_run("release", config=plain(config), tags=builder.features.provenance) as run:
+        metrics = json.loads((builder.outputs / "ranker" / "metrics.json").read_text())
+        built = build()
+        measured = {name: metrics[name] for name in sorted(metrics) if "test/" in name}
+        about = {"data_hash": builder.features.provenance["data_hash"], "commit": tracking.commit(), "metrics": measured}
+        card = release_card(read_manifest(built.folder), config=plain(config), **about)
+        register(built.folder, new=built.new, data=config.data.name, run=run, metrics=measured, card=card)
+        run.log_metrics({f"agreement/{name}": value for name, value in built.parity.items()})
+    return built
+
+
+def _learns_from_all_days(config: DictConfig, features: "FeatureSet") -> bool:
+    """Return True if a release of all days is to be built, and some were held out."""
+    wanted = config.data.clock == "wall" if config.refit is None else config.refit
+    return bool(wanted and len(features.rows("test")))
+
+
+def promote_release(config: DictConfig) -> int:
+    """Compare the candidate (candidate=ID) with the champion; it serves if it won, exit 2 if not. release=ID serves at once."""
+    name, releases = model_name(config.data.name), Path(config.data.releases)
+    previous, chosen = serving_id(releases), config.release
+    if chosen is not None:
+        promote(releases, chosen, data=config.data.name, force=config.force)
+    else:
+        from watchnext.lifecycle.promotion.promotion import run_promotion  # the other commands need no comparison
+
+        chosen = config.candidate or tracking.challenger(name=name)
+        if chosen is None:
+            raise LookupError(f"there is no challenger of {name!r}; choose a release with candidate=ID, or run `dvc repro`")
+        decision = run_promotion(config, chosen)
+        print(f"{chosen} is {decision.verdict}: {decision.reason}")
+        print(f"report: {config.data.outputs}/promotion/promotion.html")
+        if not decision.serves:
+            return 2
     print(f"{chosen} serves instead of {previous or 'none'}; a running server follows within seconds")
+    return 0
 
 
 def canary(config: DictConfig) -> None:
@@ -106,9 +142,13 @@ def rollback(config: DictConfig) -> None:
 
 def pipeline(config: DictConfig) -> None:
     """Run every stage of dvc.yaml on other data without DVC, e.g. data=kuairand; other overrides go to every stage."""
-    chosen = {"data": config.data.name, "features": config.data.features, "outputs": config.data.outputs}
     overrides = [word for word in overrides_from(sys.argv[2:]) if not word.startswith("data=")]
-    run_stages(Path.cwd(), chosen, overrides)
+    run_stages(Path.cwd(), _parameters(config), overrides)
+
+
+def _parameters(config: DictConfig) -> dict[str, str]:
+    """Return the values of params.yaml for the data set."""
+    return {"data": config.data.name, "features": config.data.features, "outputs": config.data.outputs}
 
 
 def erase(config: DictConfig) -> None:
@@ -208,7 +248,10 @@ COMMANDS = {
     "erase": erase,
     "capacity": capacity,
 }
-SHORT = {"capacity": {name: f"capacity.{name}" for name in ("viewers", "videos", "picture")}}
+SHORT = {
+    "capacity": {name: f"capacity.{name}" for name in ("viewers", "videos", "picture")},
+    "promote": {"simulate": "promotion.simulate"},
+}
 ERRORS = (SchemaError, ReleaseError, StoreError, LoopError, ValueError, OSError, LookupError, subprocess.CalledProcessError)
 
 if __name__ == "__main__":

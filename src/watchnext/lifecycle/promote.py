@@ -23,10 +23,16 @@ def serving_id(releases: Path) -> str | None:
 
 
 def promote(releases: Path, release_id: str, *, data: str, force: bool = False) -> None:
-    """Let a release serve, after all checks; with `force`, also one whose slate lost to a baseline.
+    """Let a release serve, after all checks; with `force`, also one whose slate lost to a baseline. Raises as `promotable`."""
+    promotable(releases, release_id, data=data, force=force)
+    switched(releases, release_id, data=data)
 
-    Raises ReleaseError if it is damaged, missing, of another data set or behind a baseline, LookupError if it was never
-    registered.
+
+def promotable(releases: Path, release_id: str, *, data: str, force: bool) -> None:
+    """Check that a release may serve.
+
+    Raises ReleaseError if it is damaged, missing, of another data set or, without `force`, behind a baseline; LookupError if it
+    was never registered.
     """
     manifest = verified(releases / release_id)
     if manifest["id"] != release_id:
@@ -38,6 +44,11 @@ def promote(releases: Path, release_id: str, *, data: str, force: bool = False) 
         )
     if not force:
         _require_no_better_baseline(releases / release_id, data)
+    tracking.require_registered(release_id, name=model_name(data))
+
+
+def switched(releases: Path, release_id: str, *, data: str) -> None:
+    """Let a release that was checked serve: the champion in the registry, then `current`."""
     tracking.set_champion(release_id, name=model_name(data))
     switch(releases, release_id)  # last: the link decides what serves, and the registry mirrors it
 
@@ -52,17 +63,23 @@ def _require_no_better_baseline(release: Path, data: str) -> None:
         )
 
 
-def register(release: Path, *, new: bool, data: str, run: tracking.Run, metrics: Mapping[str, float | None]) -> bool:
-    """Register a finished release as challenger, and promote the first one. Return True if it serves now.
+def register(
+    release: Path, *, new: bool, data: str, run: tracking.Run, metrics: Mapping[str, float | None], card: str | None = None
+) -> None:
+    """Register a finished release as challenger, with a `card` on its page.
 
     A `new` release that cannot be registered is removed, so that the registry knows every release in the folder.
     """
     try:
-        tracking.register_release(release.name, release, run_id=run.id, metrics=metrics, name=model_name(data))
+        tracking.register_release(release.name, release, run_id=run.id, metrics=metrics, card=card, name=model_name(data))
     except BaseException:
         if new:
             shutil.rmtree(release)
         raise
+
+
+def let_first_serve(release: Path, *, data: str) -> bool:
+    """Promote a registered release if none serves, unless its slate lost to a baseline. Return True if it serves now."""
     if serving_id(release.parent) is None and not verdict_of(release):
         promote(release.parent, release.name, data=data)
     return serving_id(release.parent) == release.name

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,7 +16,8 @@ from watchnext.evaluation.selection.continuation import continuation_of
 from watchnext.evaluation.selection.held_out import VALID, before_validation, validation_requests
 from watchnext.evaluation.selection.selection import HeldOut, Selection, select
 from watchnext.features.dataset.batches import CANDIDATE_INPUTS, NO_INPUTS, FeatureSet
-from watchnext.lifecycle.parity import parity, require_parity
+from watchnext.lifecycle.parity import ROWS, parity, require_parity
+from watchnext.monitoring.sketch.rows import Impressions
 from watchnext.monitoring.windows.reference import held_out, write_reference
 from watchnext.nn.export import export_graph
 from watchnext.nn.weights import fingerprint, load_network, written_aside
@@ -48,6 +49,7 @@ QUERY_INPUTS = (
 VIDEO_INPUTS = ("video_codes", "video_tags", "video_values", "video_vector")
 CONFIGURED = "configured.json"
 SAMPLE_REQUESTS, SAMPLE_CANDIDATES = 4, 64  # of the reference sample that a server computes again
+REFIT = "refit"  # folder below the outputs, of the parts that were trained on all days
 EXAMPLE = 3  # candidates of the traced example; the exported network takes any number
 
 
@@ -127,17 +129,43 @@ class ReleaseBuilder:
         Raises FileNotFoundError naming the stage to run where a part is missing, ValueError where settings changed since
         `select`, ParityError where the compiled ranker differs from the trained one.
         """
-        ranker, chosen = self._ranker(), self.outputs / "selection"
+        return self._built(held_out(self.features, self._ranker(), "valid"))
+
+    def build_refitted(self, evaluated: str) -> BuiltRelease:
+        """Build a release of the parts in `outputs`/REFIT, which repeat this builder's on all days, and name the `evaluated`.
+
+        Settings and calibration are those that were chosen and fitted on the validation days. The reference is the test days as
+        the evaluated ranker scores them, who never learned from them. Raises as `build` does.
+        """
+        folder = self.outputs / REFIT
+        whole = replace(self, outputs=folder, features=FeatureSet.load(folder / "features"))
+        if (fitted := self.outputs / "ranker" / "calibration").exists():
+            shutil.copytree(fitted, folder / "ranker" / "calibration", dirs_exist_ok=True)
+        with written_aside(folder / "selection") as chosen:
+            whole.export(chosen)
+            self._require_selected(self.outputs / "selection").save(chosen)
+            shutil.copyfile(self.outputs / "selection" / CONFIGURED, chosen / CONFIGURED)
+        return whole._built(held_out(self.features, self._ranker(), "test"), evaluated=evaluated)
+
+    def _built(self, reference: Impressions, **names: str) -> BuiltRelease:
+        """Check parity and publish with the `reference`; `names` are optional keys of the manifest."""
+        chosen = self.outputs / "selection"
         selection = self._require_selected(chosen)
-        measured = self._require_parity(ranker.network, chosen / "ranker.xml")
+        measured = self._require_parity(self._ranker().network, chosen / "ranker.xml")
         work = staging_folder(self.releases)
         try:
-            write_reference(held_out(self.features, ranker, "valid"), self.features, work)
+            write_reference(reference, self.features, work)
             existing = set(self.releases.iterdir())
-            folder = self._publish(selection, chosen, self.releases, reference=work)
+            folder = self._publish(selection, chosen, self.releases, reference=work, **names)
             return BuiltRelease(folder, folder not in existing, measured)
         finally:
             shutil.rmtree(work, ignore_errors=True)
+
+    def _checked_rows(self) -> np.ndarray:
+        """Return the impressions on which compiled networks are checked: of the validation days, or the last where none is held
+        out."""
+        rows = self.features.rows("valid")
+        return rows if len(rows) or len(self.features.rows("test")) else self.features.rows("train")[-ROWS:]
 
     def _ranker(self) -> Ranker:
         ranker = Ranker.load(self.outputs / "ranker", schema=self.features.pipeline.schema, repair="dvc repro ranker")
@@ -176,11 +204,11 @@ class ReleaseBuilder:
     def _require_parity(self, ranker: torch.nn.Module, exported: Path) -> dict[str, float]:
         if not exported.exists():
             return {}
-        measured = parity(CompiledRanker.load(exported.parent), ranker, self.features, self.features.rows("valid"))
+        measured = parity(CompiledRanker.load(exported.parent), ranker, self.features, self._checked_rows())
         require_parity(measured)
         return measured
 
-    def _publish(self, selection: Selection, networks: Path, root: Path, *, reference: Path | None) -> Path:
+    def _publish(self, selection: Selection, networks: Path, root: Path, *, reference: Path | None, **names: str) -> Path:
         """Assemble and publish a release in `root` from all parts, with the `networks` of `select`."""
         staging = staging_folder(root)
         try:
@@ -202,7 +230,7 @@ class ReleaseBuilder:
                 reference=reference,
             )
             if reference:
-                write_sample(staging, sample_inputs(self.features, self.features.rows("valid")))
+                write_sample(staging, sample_inputs(self.features, self._checked_rows()))
             report = self.features.report
             manifest = {
                 "data": self.data,
@@ -210,6 +238,7 @@ class ReleaseBuilder:
                 "as_of_ms": report["as_of_ms"],
                 "clock": self.clock,
                 "towers": fingerprint(self.outputs / "two_tower"),
+                **names,
             }
             return publish(staging, root, manifest)
         finally:

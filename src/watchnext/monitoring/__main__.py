@@ -14,7 +14,7 @@ from watchnext.monitoring.report.drift_report import DriftReport
 from watchnext.monitoring.sketch.sketch import Sketch
 from watchnext.monitoring.verdict.verdict_history import read_history, write_history
 from watchnext.monitoring.windows.reference import drift_tests, held_out, vectors_of
-from watchnext.monitoring.windows.served_rows import ServedLogReader, outcomes_of
+from watchnext.monitoring.windows.served_rows import ServedLogReader, outcomes_in
 from watchnext.ranking.scoring import Ranker
 from watchnext.schema import FeatureSchema, SchemaError
 from watchnext.serving.funnel.served.served_log import answers_in
@@ -49,22 +49,13 @@ def _held_out(config: DictConfig, release: Path) -> DriftReport:
 def _served(config: DictConfig, release: Path, folder: Path) -> DriftReport:
     """Compare the served log with the reference of the release, window by window, and add the windows to the history."""
     past, check = read_history(folder), _check(config, release)
-    log = ServedLogReader(Path(config.monitoring.served), release, _outcomes(config, release), instantiate(config.labels))
+    log = ServedLogReader(
+        Path(config.monitoring.served), release, outcomes_in(config.data.store, release), instantiate(config.labels)
+    )
     report = check.served(log, past)
     others = [each for each in past if each.release != release.name]
     write_history(folder, [*others, *report.history])
     return report
-
-
-def _outcomes(config: DictConfig, release: Path) -> pl.DataFrame:
-    """Read the outcomes in the journal of the store; none where there is no store."""
-    from watchnext.serving.store.engines.redis_engine import is_url
-    from watchnext.serving.store.store import Store
-
-    if not is_url(config.data.store) and not Path(config.data.store).exists():
-        return outcomes_of(())
-    with closing(Store.reader(config.data.store, Release.load(release))) as store:
-        return outcomes_of(store.journal())
 
 
 def drift(config: DictConfig) -> int:

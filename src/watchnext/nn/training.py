@@ -30,8 +30,11 @@ def built(make: partial, features: FeatureSet, *, seed: int) -> Trainable:
 
 
 def fit_and_test(module: Trainable, training: Training) -> dict[str, float]:
-    """Fit, and measure validation and test days. Metrics of test days without usable rows are nan."""
+    """Fit, and measure validation and test days. Metrics of test days without usable rows are nan; a fit that repeats an
+    evaluated one has learned from all days, and is not measured."""
     fitted = module.fit(training)
+    if training.evaluated is not None:
+        return fitted
     undefined = {name.replace("valid/", "test/"): float("nan") for name in fitted if name.startswith("valid/")}
     return undefined | fitted | module.tested()
 
@@ -91,7 +94,7 @@ def fastest_precision() -> Precision:
 def quiet() -> Iterator[None]:
     """Silence Lightning's notes on loaders: one process makes the batches, so that their count is right."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-    needless = "does not have many workers|IterableDataset` has `__len__`|treespec, LeafSpec"
+    needless = "does not have many workers|IterableDataset` has `__len__`|treespec, LeafSpec|have no `val_dataloader`"
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=f".*({needless}).*")
         yield
@@ -129,16 +132,23 @@ class TrainableModule(pl.LightningModule, ABC):
         """Load a split. Raises NothingToLearnError for an empty one."""
 
     def fit(self, training: Training) -> dict[str, float]:
-        """Fit, resuming from the newest checkpoint; return the best epoch and its validation metrics."""
-        loaders = [self.loader(split, seed=training.seed) for split in ("train", "valid")]
+        """Fit, resuming from the newest checkpoint; return the best epoch and its validation metrics.
+
+        A fit that repeats an evaluated one ends with its best epoch.
+        """
+        repeats = None if training.evaluated is None else int(training.repeated("best_epoch"))
+        splits = ("train", "valid") if repeats is None else ("train",)
+        loaders = [self.loader(split, seed=training.seed) for split in splits]
         best, kept = BestWeights(monitor=self.monitor, patience=self.patience), training.checkpoints
         callbacks = [KeptEpochs(checkpoints=kept, name=training.name)] if kept else []
         reached = kept.latest(training.name) if kept else None
         with quiet():
             trainer = trainer_of(training, SeededEpochs(seed=training.seed), best, *callbacks)
+            if repeats is not None:
+                trainer.fit_loop.max_epochs = repeats + 1
             trainer.fit(self, *loaders, ckpt_path=reached, weights_only=True)
         self.eval()
-        return {"best_epoch": float(best.epoch)} | best.metrics
+        return {"best_epoch": float(best.epoch if repeats is None else repeats)} | best.metrics
 
     def tested(self) -> dict[str, float]:
         """Return metrics of test days, none without usable rows."""

@@ -51,6 +51,13 @@ def test_without_validation_days_nothing_validates():
     assert TimeSplit(valid_days=0, test_days=1).assign(DAYS).tolist() == [2, 0, 0, 0, 0, 0]
 
 
+def test_without_held_out_days_all_train_but_the_warm_up():
+    split = TimeSplit(valid_days=0, test_days=0, warmup_days=1)
+    assert split.assign(DAYS).tolist() == [-1 if day == DAYS.min() else 0 for day in DAYS]
+    assert not split.is_too_long_for(DAYS)
+    assert split.moved_message(DAYS) is None
+
+
 @pytest.mark.parametrize(("valid_days", "test_days", "lacking"), [(2, 3, "train"), (1, 4, "train"), (4, 1, "train")])
 def test_too_short_a_log_is_refused_by_name(valid_days, test_days, lacking):
     with pytest.raises(DataError, match=f"no rows for {lacking}.*2025-03-10 to 2025-03-14"):

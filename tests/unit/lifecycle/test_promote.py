@@ -7,7 +7,7 @@ import pytest
 
 from watchnext import tracking
 from watchnext.files import sha256_of
-from watchnext.lifecycle.promote import promote, register, serving_id
+from watchnext.lifecycle.promote import let_first_serve, promote, register, serving_id
 from watchnext.serving.release.manifest import SEAL, ReleaseError, digest_of
 
 TAGS = {"data_hash": "d1", "schema_fingerprint": "f1"}
@@ -32,8 +32,9 @@ def releases(tmp_path, monkeypatch) -> Path:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     releases = tmp_path / "releases"
     with tracking.start_run("release", config={}, tags=TAGS) as run:
-        assert register(sealed(releases, "first"), new=True, data="tiny", run=run, metrics={})
-        assert not register(sealed(releases, "second"), new=True, data="tiny", run=run, metrics={})
+        for name, serves in {"first": True, "second": False}.items():
+            register(sealed(releases, name), new=True, data="tiny", run=run, metrics={})
+            assert let_first_serve(releases / name, data="tiny") is serves
         register(sealed(releases, "other", "another"), new=True, data="another", run=run, metrics={})
     sealed(releases, "unknown")
     return releases
@@ -43,7 +44,7 @@ def test_a_release_behind_a_baseline_serves_only_when_forced(releases):
     behind = {"verdict": {"popular now": "recall@10, recall@20"}}
     sealed(releases, "behind", selection=behind)
     with tracking.start_run("release", config={}, tags=TAGS) as run:
-        assert not register(releases / "behind", new=True, data="tiny", run=run, metrics={})
+        register(releases / "behind", new=True, data="tiny", run=run, metrics={})
     with pytest.raises(ReleaseError, match=r"'behind' lost to .* popular now at recall@10, .*release=behind force=true"):
         promote(releases, "behind", data="tiny")
     assert serving_id(releases) == "first"

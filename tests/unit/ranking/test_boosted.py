@@ -8,6 +8,7 @@ import pytest
 import torch
 import xgboost
 
+from watchnext.nn.trainable import Training
 from watchnext.nn.weights import load_network
 from watchnext.ranking.heads import WATCH
 from watchnext.ranking.models.trees.boosted import BoostedModule, split_arrays, trees_of
@@ -150,3 +151,11 @@ def test_an_empty_split_is_named(world_features, empty):
     rows = {"train": world_features.rows("train"), "valid": world_features.rows("valid"), empty: np.zeros(0, np.int64)}
     with pytest.raises(ValueError, match=f"there are no {empty} impressions; check data.split"):
         fitted(world_features, rows["train"], rows["valid"])
+
+
+def test_an_evaluated_fit_is_repeated_without_validation(boosted, world_features):
+    module, counts, _ = boosted
+    again = module_of(world_features)
+    assert again.fit(Training(0, None, evaluated=counts)) == counts
+    pairs = zip(module.network.state_dict().items(), again.network.state_dict().values(), strict=True)
+    assert [name for (name, one), two in pairs if not torch.equal(one, two)] == []

@@ -177,3 +177,13 @@ def test_logits_of_no_spread_are_constant():
     assert network.mean.tolist() == [2.0, 5.0]
     assert network.spread.tolist() == [1.0, 0.0]
     assert torch.equal(network(torch.randn(4, 3))[:, 1], torch.full((4,), 5.0))
+
+
+def test_an_evaluated_fit_is_repeated_by_teacher_and_student(fitted, world_features):
+    module, figures = fitted
+    again = distilled(world_features)
+    found = again.fit(replace(training(), evaluated=figures))
+    assert found.items() <= figures.items()
+    for one, two in ((module.network, again.network), (module.teacher.network, again.teacher.network)):
+        pairs = zip(one.state_dict().items(), two.state_dict().values(), strict=True)
+        assert [name for (name, first), second in pairs if not torch.equal(first, second)] == []

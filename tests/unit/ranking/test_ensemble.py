@@ -1,5 +1,6 @@
 """An ensemble's weights, and a network under a feature mask."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from tqdm import tqdm
 
+from watchnext.features.dataset.batches import FeatureSet
 from watchnext.metrics import auc, gauc, logloss
 from watchnext.nn.checkpoints import Checkpoints
 from watchnext.nn.trainable import Training
@@ -87,7 +89,7 @@ def test_every_member_and_every_wait_is_named(world_features, monkeypatch, capsy
     monkeypatch.setattr("watchnext.ranking.models.ensemble.waiting", partial(tqdm, delay=0.0))
     module, trainings = ensemble(world_features), []
     for member in module.members.values():
-        monkeypatch.setattr(member, "fit", trainings.append)
+        monkeypatch.setattr(member, "fit", lambda training: trainings.append(training) or {})
     logged = []
     module.fit(Training(5, pl.Trainer, log=lambda values, step: logged.append((values, step))))
     assert [(each.name, each.seed) for each in trainings] == [("linear", 5), ("deep", 6), ("masked", 7)]
@@ -100,7 +102,13 @@ def test_every_member_and_every_wait_is_named(world_features, monkeypatch, capsy
     assert all(f"weights of {target}: 100%" in printed for target in TARGETS)
 
 
-def fitted(module: EnsembleModule, kept: Checkpoints | None = None, cut: str = "") -> list[str]:
+def without_validation(features: FeatureSet) -> FeatureSet:
+    """The same training rows, and no validation rows."""
+    split = np.array(features.columns["split"])
+    return replace(features, columns={**features.columns, "split": np.where(split == 1, -1, split)})
+
+
+def fitted(module: EnsembleModule, kept: Checkpoints | None = None, cut: str = "", evaluated: dict | None = None) -> list[str]:
     """Fit it, or until the second epoch of the member `cut`; returns which members trained an epoch."""
     seen, names = [], {id(each): name for name, each in module.members.items()}
 
@@ -114,7 +122,7 @@ def fitted(module: EnsembleModule, kept: Checkpoints | None = None, cut: str = "
         quiet |= {"enable_checkpointing": False, "enable_model_summary": False}
         return pl.Trainer(accelerator="cpu", max_epochs=2, callbacks=callbacks, num_sanity_val_steps=0, **quiet)
 
-    module.fit(Training(0, trainer, "ensemble", kept))
+    module.fit(Training(0, trainer, "ensemble", kept, evaluated=evaluated))
     return seen
 
 
@@ -190,3 +198,15 @@ def test_platt_with_its_slope_at_the_bound_still_fits_the_rate():
     scale, shift = platt(logit, target)
     assert scale == BOUNDS[0, 0]
     assert (1.0 / (1.0 + np.exp(-scale * logit - shift))).mean() == pytest.approx(target.mean(), abs=1e-6)
+
+
+def test_an_evaluated_fit_is_repeated_without_validation(world_features):
+    whole, again = ensemble(world_features), ensemble(without_validation(world_features))
+    fitted(whole)
+    lengths = [int(whole.figures[f"{name}/best_epoch"]) + 1 for name in whole.members]
+    seen = fitted(again, evaluated=whole.figures)
+    assert seen == [name for name, length in zip(whole.members, lengths, strict=True) for _ in range(length)]
+    pairs = zip(whole.network.state_dict().items(), again.network.state_dict().values(), strict=True)
+    assert [name for (name, one), two in pairs if not torch.equal(one, two)] == []
+    with pytest.raises(ValueError, match=r"evaluated model of linear has no best_epoch.*dvc repro"):
+        fitted(ensemble(world_features), evaluated={})

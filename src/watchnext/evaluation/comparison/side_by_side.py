@@ -9,8 +9,10 @@ from watchnext import metrics
 from watchnext.data.tables import DataError
 from watchnext.evaluation.comparison.paired import areas_apart, noise_floors, paired
 from watchnext.evaluation.replay.funnel_trace import FunnelTrace
-from watchnext.evaluation.replay.replay import ReplayResult
+from watchnext.evaluation.replay.held_out_log import HeldOutLog
+from watchnext.evaluation.replay.replay import Given, Replay, ReplayResult
 from watchnext.evaluation.report.ranking_report import PROBABILITIES
+from watchnext.evaluation.report.retrieval_report import popularity_before
 from watchnext.evaluation.report.slate_report import broken_rules, slate_columns, viewers_of, whole_figures
 from watchnext.serving.release.release import Release
 
@@ -25,6 +27,16 @@ class Replayed:
     result: ReplayResult
     popularity: np.ndarray
 
+    @classmethod
+    def of(cls, release: Release, log: HeldOutLog, *, regime: str, slate: int, requests: int, given: Given) -> "Replayed":
+        """Replay the held-out days beside the videos `given` by another recommender.
+
+        Raises ReleaseError if the release knows them already.
+        """
+        log.require_unseen(release)
+        replay = Replay(release=release, regime=regime, slate=slate, requests=requests, depth=slate)
+        return cls(release, replay.run(log, given), popularity_before(log, release.video_ids))
+
     @property
     def traces(self) -> list[FunnelTrace]:
         return self.result.traces
@@ -32,6 +44,10 @@ class Replayed:
     def columns(self, slates: Sequence[np.ndarray], relevant: Sequence[np.ndarray], k: int) -> dict[str, np.ndarray]:
         """Measure slates of this release's video rows for its traces."""
         return slate_columns(self.traces, slates, relevant, facts=self.release.catalogue, popularity=self.popularity, k=k)
+
+    def columns_beside(self, other: "Replayed", k: int, stage: str = "slate") -> dict[str, np.ndarray]:
+        """Measure the slates of this release by the videos that either catalogue knows."""
+        return self.columns(self.stage(stage), self.relevant_beside(other), k)
 
     def stage(self, name: str) -> list[np.ndarray]:
         return [trace.stages[name] for trace in self.traces]
@@ -54,9 +70,8 @@ def compare_releases(one: Replayed, other: Replayed, targets: np.ndarray, users:
     broken   [one, other]: rule > slots that break it
     ranking  target > `gauc` and `logloss` as `paired`, of the impressions that both releases score
     """
-    viewers, own = viewers_of(one.traces), one.relevant_beside(other)
-    served, redrawn = (one.columns(one.stage(name), own, k) for name in ("slate", "redrawn"))
-    against = other.columns(other.stage("slate"), other.relevant_beside(one), k)
+    viewers, against = viewers_of(one.traces), other.columns_beside(one, k)
+    served, redrawn = (one.columns_beside(other, k, name) for name in ("slate", "redrawn"))
     return {
         "requests": len(one.traces),
         "slate": paired(served, against, viewers, seed=seed, floors=noise_floors(served, redrawn, viewers, seed)),

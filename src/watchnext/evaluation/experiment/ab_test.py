@@ -8,6 +8,7 @@ import polars as pl
 from watchnext.evaluation.experiment.arm_figures import ArmFigures
 from watchnext.evaluation.experiment.interleaving import FIRST
 from watchnext.evaluation.experiment.power import detectable_lift, viewers_needed
+from watchnext.evaluation.experiment.relative import relative_of_teams
 from watchnext.ratios import TWO_SIDED_95, difference, ratio
 from watchnext.sequential import Spread, first_decision, widths
 from watchnext.simulator.behaviour import HOUR_MS
@@ -61,13 +62,25 @@ def _tested(first: ArmFigures, second: ArmFigures, of_first: tuple, of_second: t
 
 
 def preference(shown: pl.DataFrame) -> dict:
-    """Return how many more long views per request the first of two interleaved policies is credited with, and its interval.
+    """Return how many more long views per request the first of two interleaved policies is credited with, and its interval;
+    and by which part more `seconds`, with an always-valid one.
 
     The standard error is over viewers, whose requests are not independent.
     """
     signs = np.where(shown["team"].to_numpy() == FIRST, 1.0, -1.0)
     credited = shown.with_columns(credit=pl.Series(signs) * pl.col("long_view").cast(pl.Float64))
-    by_viewer = credited.group_by("viewer", maintain_order=True).agg(pl.col("credit").sum(), pl.col("request").n_unique())
+    watched = pl.col("watch_ms") / 1000.0
+    by_viewer = credited.group_by("viewer", maintain_order=True).agg(
+        pl.col("credit").sum(),
+        pl.col("request").n_unique(),
+        first=watched.filter(pl.col("team") == FIRST).sum(),
+        second=watched.filter(pl.col("team") != FIRST).sum(),
+    )
     value, error = ratio(by_viewer["credit"].to_numpy(), by_viewer["request"].to_numpy().astype(float))
     half = TWO_SIDED_95 * error
-    return {"viewers": len(by_viewer), "requests": shown["request"].n_unique(), "credit": [value, value - half, value + half]}
+    requests = shown["request"].n_unique()
+    seconds = relative_of_teams(
+        by_viewer["first"].to_numpy(), by_viewer["second"].to_numpy(), requests=requests, planned=requests
+    )
+    credit = [value, value - half, value + half]
+    return {"viewers": len(by_viewer), "requests": requests, "credit": credit, "seconds": list(seconds)}

@@ -30,6 +30,7 @@ class FunnelTrace:
     merged     rows best first, of all sources at more than their quotas
     rules      rule > number of slots of the slate that break it, and that bend it
     costs      as in `Recommender.costs`
+    spent_ms   by the answer, as the recommender's timer counts
     stages, sources, baselines  name > rows best first
     """
 
@@ -49,6 +50,7 @@ class FunnelTrace:
     sources: Mapping[str, np.ndarray]
     baselines: Mapping[str, np.ndarray]
     costs: Mapping[str, float] = field(default_factory=dict)
+    spent_ms: float = 0.0
 
     @property
     def relevant(self) -> np.ndarray:
@@ -97,6 +99,7 @@ class FunnelTracer:
             sources=sources,
             baselines=self._baselines.rank(request),
             costs=self._recommender.costs(answer),
+            spent_ms=sum(answer.timings_ms.values()),
         )
 
     def _compared(self, answer: Answer, given: np.ndarray | None) -> dict[str, np.ndarray]:

@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from watchnext.data.splits import SPLITS
 from watchnext.data.storage import Day, StoredTables
+from watchnext.features.dataset.batches import FeatureSet
 from watchnext.serving.release.release import Release, ReleaseError
+from watchnext.types import TARGETS
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,12 @@ class HeldOutLog:
     split: np.ndarray
     long_view: np.ndarray
     held_out: int = SPLITS.index("test")
+
+    @classmethod
+    def of_outputs(cls, outputs: Path, features: FeatureSet) -> "HeldOutLog":
+        """Open the log of the pipeline with these outputs, with the split and labels that the feature stage wrote."""
+        long_view = features.columns["targets"][:, TARGETS.index("long_view")]
+        return cls(StoredTables.open(outputs / "tables"), np.asarray(features.columns["split"]), long_view)
 
     def __len__(self) -> int:
         """Count the held-out rows."""

@@ -1,6 +1,7 @@
 """The served log with its outcomes > impressions, part by part, so that memory does not grow with the log."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -147,6 +148,19 @@ def outcomes_of(events: Iterable[Event]) -> pl.DataFrame:
     numbers = {"known_at": pl.Int64, "watch_ms": pl.Int64}
     schema = {"request_id": pl.String, "video_id": pl.String, **{name: numbers.get(name, pl.Boolean) for name in names}}
     return pl.DataFrame(rows, schema=schema, orient="row").unique(["request_id", "video_id"], keep="first", maintain_order=True)
+
+
+def outcomes_in(store: Path | str, release: Path) -> pl.DataFrame:
+    """Read the outcomes in the journal of an online store, which a server may hold; none where there is no store."""
+    # Imported here, as the held-out window needs no store.
+    from watchnext.serving.release.release import Release
+    from watchnext.serving.store.engines.redis_engine import is_url
+    from watchnext.serving.store.store import Store
+
+    if not is_url(store) and not Path(store).exists():
+        return outcomes_of(())
+    with closing(Store.reader(store, Release.load(release))) as opened:
+        return outcomes_of(opened.journal())
 
 
 def _read(path: Path, columns: tuple[str, ...]) -> pl.DataFrame:

@@ -55,16 +55,17 @@ class EnsembleModule:
     def __init__(self, *, features: FeatureSet, members: Mapping[str, Mapping], steps: int) -> None:
         self.features, self.steps = features, steps
         self.members: dict[str, Trainable] = {name: each["module"](features=features) for name, each in members.items()}
+        self._lengths: dict[str, float] = {}
         self._compose()
 
     @property
     def figures(self) -> dict[str, float]:
-        """Return the weight of each member per target, between 0 and 1."""
-        weights = self.network.weights.tolist()
-        return {
-            f"weight/{name}/{target}": weights[member][index]
-            for member, name in enumerate(self.members)
-            for index, target in enumerate(TARGETS)
+        """Return each member's weight per target, between 0 and 1, the length of its fit, and scale and shift of the logits."""
+        network = self.network
+        weights = {f"weight/{name}": row for name, row in zip(self.members, network.weights.tolist(), strict=True)}
+        each = weights | {"scale": network.scale.tolist(), "shift": network.shift.tolist()}
+        return self._lengths | {
+            f"{name}/{target}": value for name, row in each.items() for target, value in zip(TARGETS, row, strict=True)
         }
 
     def _compose(self) -> None:
@@ -80,16 +81,30 @@ class EnsembleModule:
             copy.load_state_dict(member.network.state_dict())
 
     def fit(self, training: Training) -> dict[str, float]:
-        """Fit the members, then weigh them; return the weights and metrics of validation days."""
+        """Fit the members, then weigh them; return `figures` and metrics of validation days."""
         for index, (name, module) in enumerate(self.members.items()):
             tqdm.write(f"member {index + 1} of {len(self.members)}: {name}", file=sys.stderr)
             torch.manual_seed(training.seed + index)
-            module.fit(training.of_member(index, name))
+            fitted = module.fit(training.of_member(index, name).within(f"{name}/"))
+            self._lengths |= {f"{name}/{key}": value for key, value in fitted.items() if not key.startswith("valid/")}
+        if training.evaluated is not None:
+            self._weigh_as(training)
+            return self.figures
         self.weigh(self.features.rows("valid"))
         return self.figures | held_out_metrics(self.features, self.network, "valid")
 
     def tested(self) -> dict[str, float]:
         return held_out_metrics(self.features, self.network, "test")
+
+    @torch.no_grad()
+    def _weigh_as(self, training: Training) -> None:
+        """Join the fitted members with the weights of an evaluated fit."""
+        self._compose()
+        for index, target in enumerate(TARGETS):
+            weights = [training.repeated(f"weight/{name}/{target}") for name in self.members]
+            self.network.weights[:, index] = torch.tensor(weights)
+            self.network.scale[index] = training.repeated(f"scale/{target}")
+            self.network.shift[index] = training.repeated(f"shift/{target}")
 
     @torch.no_grad()
     def weigh(self, valid: np.ndarray) -> None:

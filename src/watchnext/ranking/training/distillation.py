@@ -111,7 +111,7 @@ class DistilledModule(RankingModule):
             repair = f"python train.py model=ensemble out={self.trained}"
             network = load_network(Path(self.trained), schema=self.features.pipeline.schema, repair=repair)
         else:
-            figures, network = self.teacher.fit(training), self.teacher.network
+            figures, network = self.teacher.fit(training.within("teacher/")), self.teacher.network
         self.learn_from(network)
         shortened = partial(_shortened, training.trainer, self.epochs)
         own = super().fit(replace(training.of_member(0, "student"), trainer=shortened))

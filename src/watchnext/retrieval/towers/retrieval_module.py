@@ -156,6 +156,8 @@ class RetrievalModule(TrainableModule):
 
     def _query_rows(self) -> np.ndarray:
         rows = self._positives("valid")
+        if not len(rows):  # no day is held out
+            rows = self._positives("train")[-RECALL_CHECK_QUERIES:]
         return rows[:: max(1, len(rows) // RECALL_CHECK_QUERIES)][:RECALL_CHECK_QUERIES]
 
     @torch.no_grad()

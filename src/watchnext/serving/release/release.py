@@ -37,6 +37,7 @@ from watchnext.serving.release.surfaces import Surfaces
 
 # Keys of the manifest that the caller of `publish` gives; `publish` adds the others.
 GIVEN_KEYS = ("data", "regime", "as_of_ms", "clock", "towers")
+OPTIONAL_KEYS = ("id", "evaluated")
 CO_WATCH_SOURCES = ("related", "transitions")  # each has a graph of this name
 VIDEO_TOWER = "graphs/video_tower.xml"
 EDGES = ("starts", "neighbours", "weights")
@@ -293,8 +294,9 @@ def _copy(folder: Path, to: Path) -> None:
 def publish(staging: Path, root: Path, manifest: Mapping) -> Path:
     """Seal `staging` (in `root`) and rename it to `root/<id>`; return that folder. The same release again changes nothing.
 
-    `manifest` has GIVEN_KEYS and perhaps `id`; without it, the id follows from the content. Raises ReleaseError for an id that
-    exists with other content.
+    `manifest` has GIVEN_KEYS and perhaps `id`; without it, the id follows from the content. A release that has learned from all
+    days names in `evaluated` the one with the same settings that was measured on held-out days. Raises ReleaseError for an id
+    that exists with other content.
     """
     sealed = _sealed(staging, manifest)
     (staging / SEAL).write_text(json.dumps(sealed, indent=1))
@@ -311,14 +313,15 @@ def publish(staging: Path, root: Path, manifest: Mapping) -> Path:
 
 
 def _sealed(staging: Path, manifest: Mapping) -> dict:
-    if unexpected := sorted(set(GIVEN_KEYS) ^ (manifest.keys() - {"id"})):
+    if unexpected := sorted(set(GIVEN_KEYS) ^ (manifest.keys() - {*OPTIONAL_KEYS})):
         raise ReleaseError(
-            f"unknown or missing keys of the manifest: {', '.join(unexpected)}; expected {', '.join(GIVEN_KEYS)} and perhaps id"
+            f"unknown or missing keys of the manifest: {', '.join(unexpected)}; expected {', '.join(GIVEN_KEYS)} and perhaps "
+            f"{' or '.join(OPTIONAL_KEYS)}"
         )
     if manifest["clock"] not in CLOCKS:
         raise ReleaseError(f"the manifest's clock is {manifest['clock']!r}, expected one of {', '.join(CLOCKS)}")
     pipeline = FeaturePipeline.load(staging / "pipeline")
-    sealed = {name: manifest[name] for name in GIVEN_KEYS}
+    sealed = {name: manifest[name] for name in (*GIVEN_KEYS, "evaluated") if name in manifest}
     sealed["schema"] = pipeline.schema.fingerprint
     sealed["state"] = state_fingerprint(pipeline, Catalogue.load(staging / "catalogue"))
     sealed["files"] = {name: sha256_of(staging / name) for name in files_below(staging, but=SEAL)}
@@ -356,7 +359,10 @@ def current(root: Path) -> Path:
     if not path.is_symlink():
         raise ReleaseError(f"{path} is no link, expected one to a release; `python -m watchnext.lifecycle promote` makes it")
     if not path.exists():
-        raise ReleaseError(f"{path} names {os.readlink(path)}, which is gone; promote another release, or run `dvc repro`")
+        raise ReleaseError(
+            f"{path} names {os.readlink(path)}, which is gone; let another one serve with "
+            "`python -m watchnext.lifecycle promote release=ID`, or run `dvc repro`"
+        )
     return release_in(root, path.resolve().name, found=path.resolve())
 
 

@@ -59,7 +59,7 @@ class ProgressCallback(xgboost.callback.TrainingCallback):
 
     def after_iteration(self, model: xgboost.Booster, epoch: int, evals_log: dict) -> bool:
         self._bar.update()
-        if self._log and epoch % SHOWN == 0:
+        if self._log and evals_log and epoch % SHOWN == 0:
             (values,) = evals_log["valid"].values()
             self._log({self._name: float(values[-1])}, epoch)
         return False
@@ -114,6 +114,9 @@ class BoostedModule:
     def fit(self, training: Training) -> dict[str, float]:
         """Fit; return the number of trees per target and metrics of validation days. An interrupted fit restarts."""
         train, valid = (self.features.rows(split) for split in ("train", "valid"))
+        if training.evaluated is not None:
+            rounds = {name: int(training.repeated(f"trees/{name}")) for name in TARGETS}
+            return self.boost(train, None, seed=training.seed, log=training.log, rounds=rounds)
         return self.boost(train, valid, seed=training.seed, log=training.log) | self._measured("valid")
 
     def tested(self) -> dict[str, float]:
@@ -122,42 +125,59 @@ class BoostedModule:
     def _measured(self, split: str) -> dict[str, float]:
         return held_out_metrics(self.features, self.network, split)
 
-    def boost(self, train: np.ndarray, valid: np.ndarray, *, seed: int, log: Log | None = None) -> dict[str, float]:
-        """Fit on the impressions `train`, with early stopping on `valid`; return the number of trees per target. `log` receives
-        losses and the round. Raises NothingToLearnError if either is empty."""
-        for rows, name in ((train, "train"), (valid, "valid")):
+    def boost(
+        self,
+        train: np.ndarray,
+        valid: np.ndarray | None,
+        *,
+        seed: int,
+        log: Log | None = None,
+        rounds: Mapping[str, int] | None = None,
+    ) -> dict[str, float]:
+        """Fit on the impressions `train`, with early stopping on `valid` or, without, for the `rounds` of each target.
+
+        Returns the number of trees per target. `log` receives losses and the round. Raises NothingToLearnError without rows.
+        """
+        given = {"train": train} if valid is None else {"train": train, "valid": valid}
+        for name, rows in given.items():
             if not len(rows):
                 raise NothingToLearnError(f"there are no {name} impressions; check data.split")
-        threads = self.parameters["nthread"]
-        chunks = [Chunks(self.features, rows, self.network.columns, self._masked) for rows in (train, valid)]
-        learn = xgboost.QuantileDMatrix(chunks[0], nthread=threads)
-        check = xgboost.QuantileDMatrix(chunks[1], ref=learn, nthread=threads)
+        matrices: list[xgboost.QuantileDMatrix] = []
+        for rows in given.values():
+            chunks = Chunks(self.features, rows, self.network.columns, self._masked)
+            ref = matrices[0] if matrices else None
+            matrices.append(xgboost.QuantileDMatrix(chunks, ref=ref, nthread=self.parameters["nthread"]))
         forests, bases, figures = [], [], {}
         for index, name in enumerate(TARGETS):
-            label, checked = (_label(self.features.columns["targets"][rows, index], index) for rows in (train, valid))
-            learn.set_label(label)
-            check.set_label(checked)
-            base = float(label.mean()) if index == WATCH else float(label.mean().clip(*RATE))
-            with waiting(total=self.rounds, desc=f"trees of {name}") as bar:
-                booster = self._boosted(learn, check, index, base, seed, ProgressCallback(name, log, bar))
-            forests.append(trees_of(booster, booster.best_iteration + 1))
-            figures[f"trees/{name}"] = booster.best_iteration + 1.0
+            labels = [_label(self.features.columns["targets"][rows, index], index) for rows in given.values()]
+            for matrix, label in zip(matrices, labels, strict=True):
+                matrix.set_label(label)
+            mean, most = labels[0].mean(), rounds[name] if rounds else self.rounds
+            base = float(mean) if index == WATCH else float(mean.clip(*RATE))
+            with waiting(total=most, desc=f"trees of {name}") as bar:
+                booster = self._boosted(matrices, most, index, base, seed, ProgressCallback(name, log, bar))
+            trees = most if rounds else booster.best_iteration + 1
+            forests.append(trees_of(booster, trees))
+            figures[f"trees/{name}"] = float(trees)
             bases.append(base if index == WATCH else np.log(base / (1 - base)))
         self._fill(forests, bases)
         return figures
 
-    def _boosted(self, learn, check, index: int, base: float, seed: int, progress: ProgressCallback) -> xgboost.Booster:
-        """Boost the trees of one target, with early stopping on `check`."""
+    def _boosted(
+        self, matrices: list, rounds: int, index: int, base: float, seed: int, progress: ProgressCallback
+    ) -> xgboost.Booster:
+        """Boost the trees of one target on the first of `matrices`, with early stopping on the second, if any."""
+        learn, *checks = matrices
+        stopping = {"evals": [(checks[0], "valid")], "early_stopping_rounds": self.patience} if checks else {}
         objective, metric = ("reg:squarederror", "rmse") if index == WATCH else ("binary:logistic", "logloss")
         parameters = {**self.parameters, "objective": objective, "eval_metric": metric, "base_score": base, "seed": seed}
         return xgboost.train(
             parameters,
             learn,
-            self.rounds,
-            evals=[(check, "valid")],
-            early_stopping_rounds=self.patience,
+            rounds,
             verbose_eval=False,
             callbacks=[progress],
+            **stopping,
         )
 
     def _fill(self, forests: list[list[TreeNode]], bases: list[float]) -> None:

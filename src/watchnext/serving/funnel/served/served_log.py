@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -222,11 +222,13 @@ def parts_between(folder: Path, start_ms: int, end_ms: int | None) -> list[Path]
     return [path for path in paths if _hour(start_ms) <= path.parent.name.removeprefix("hour=") <= last]
 
 
-def answers_in(folder: Path) -> pl.DataFrame:
-    """Read all answers of a served log, also those that are in no part yet."""
+def answers_in(folder: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """Read all answers of a served log, also those that are in no part yet; of all `columns`, or of some with request_id."""
     parts = sorted(Path(folder).glob("hour=*/part-*.parquet"))
-    frames = [pl.read_parquet(part, hive_partitioning=False) for part in parts]
-    answers = pl.concat([*frames, Pending(Path(folder) / "pending.ipc").read()], how="diagonal_relaxed")
+    frames = [pl.read_parquet(part, columns=columns, hive_partitioning=False) for part in parts]
+    pending = Pending(Path(folder) / "pending.ipc").read()
+    pending = pending if columns is None else pending.select(columns)
+    answers = pl.concat([*frames, pending], how="diagonal_relaxed")
     return answers.unique("request_id", keep="first", maintain_order=True)
 
 

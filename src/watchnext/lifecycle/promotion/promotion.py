@@ -1,0 +1,157 @@
+"""`python -m watchnext.lifecycle promote`: compare, decide, report, record, and switch last."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig
+
+from watchnext import tracking
+from watchnext.cli import instantiate, plain, write_report
+from watchnext.features.dataset.batches import FeatureSet
+from watchnext.files import replaced
+from watchnext.lifecycle.promote import model_name, promotable, serving_id, switched
+from watchnext.lifecycle.promotion.live_result import LiveResult, live_result, simulated_result
+from watchnext.lifecycle.promotion.promotion_decision import (
+    FORCED,
+    PROMOTED,
+    WITHOUT_CHAMPION,
+    PromotionDecision,
+    decide,
+    guards,
+)
+from watchnext.lifecycle.promotion.promotion_report import markdown, page
+from watchnext.lifecycle.promotion.replay_comparison import ReplayComparison
+from watchnext.metrics import flat, rounded
+from watchnext.monitoring.windows.served_rows import outcomes_in
+from watchnext.serving.release.manifest import read_manifest
+from watchnext.serving.release.release import ReleaseError, current
+
+
+def run_promotion(config: DictConfig, candidate: str) -> PromotionDecision:
+    """Decide whether a candidate serves, write outputs/promotion/, record the decision in MLflow, and switch if it does.
+
+    Without a champion, a candidate serves whose slate lost to no baseline. With `force`, it serves whatever is measured. Raises
+    ReleaseError for a candidate that is damaged, missing, of another data set or schema, behind a baseline, or serves already,
+    for a champion that is gone, while another promotion runs, and where the champion changed meanwhile; LookupError if the
+    candidate was never registered.
+    """
+    releases, folder = Path(config.data.releases), Path(config.data.outputs) / "promotion"
+    with _alone(folder):
+        champion = current(releases).name if os.path.lexists(releases / "current") else None
+        promotable(releases, candidate, data=config.data.name, force=config.force)
+        if candidate == champion:
+            raise ReleaseError(f"{candidate!r} serves already; build another candidate with `dvc repro`")
+        report, decision = {"candidate": candidate, "champion": champion}, PromotionDecision(PROMOTED, WITHOUT_CHAMPION)
+        if champion is not None and not config.force:
+            measured, decision = _compared(config, candidate, champion)
+            report |= measured
+        if config.force:
+            decision = PromotionDecision(FORCED, "force=true")
+        report = rounded({**report, **asdict(decision)}, 6)
+        _written(report, folder)
+        _record(config, report, folder)
+        if decision.serves:
+            if serving_id(releases) != champion:
+                raise ReleaseError(f"{serving_id(releases)} serves now instead of {champion}; compare with it: run this again")
+            switched(releases, candidate, data=config.data.name)
+    return decision
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder of promotions. Raises ReleaseError where another promotion holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise ReleaseError(f"another promotion holds {folder}; wait until it has decided, and run this again") from None
+
+
+def require_one_schema(config: DictConfig, candidate: str, champion: str) -> None:
+    """Raise ReleaseError unless both releases and the features have one schema, without which nothing can be compared."""
+    releases = Path(config.data.releases)
+    built = FeatureSet.load(Path(config.data.outputs) / "features").report["schema"]
+    schemas = {name: read_manifest(releases / name)["schema"] for name in (candidate, champion)}
+    for name, schema in schemas.items():
+        if schema != built:
+            raise ReleaseError(
+                f"{name} has the schema {schema}, the features have {built}: the log cannot be replayed through both "
+                f"{candidate} and {champion}; build the candidate with `dvc repro`, or let it serve without a comparison: "
+                f"`python -m watchnext.lifecycle promote data={config.data.name} candidate={candidate} force=true`"
+            )
+
+
+def _compared(config: DictConfig, candidate: str, champion: str) -> tuple[dict, PromotionDecision]:
+    """Replay both releases, hold the guards, and read live traffic; return the report and the decision."""
+    require_one_schema(config, candidate, champion)
+    options, releases, outputs = config.promotion, Path(config.data.releases), Path(config.data.outputs)
+    figure = f"{options.figure}@{config.evaluation.slate}"
+    comparison = ReplayComparison.of(
+        (releases / candidate, releases / champion),
+        outputs,
+        figure=figure,
+        regime=config.regime,
+        slate=config.evaluation.slate,
+        requests=config.evaluation.requests,
+        check=instantiate(config.index.guard),
+        seed=config.seed,
+    )
+    live = _live(config, candidate, champion)
+    checked = guards(comparison, plain(options.guards))
+    decision = decide(comparison.compared["slate"][figure], checked, live, least=options.least)
+    return {
+        "replayed": list(comparison.replayed),
+        "requests": comparison.compared["requests"],
+        "live": live and live.report(),
+        "guards": [asdict(each) for each in checked],
+        "slate": comparison.compared["slate"],
+        "slices": comparison.slices,
+    }, decision
+
+
+def _live(config: DictConfig, candidate: str, champion: str) -> LiveResult | None:
+    options = config.promotion
+    if options.simulate:
+        return simulated_result(config, candidate, champion)
+    outcomes = outcomes_in(config.data.store, Path(config.data.releases) / champion)
+    return live_result(
+        Path(config.monitoring.served),
+        outcomes,
+        candidate=candidate,
+        champion=champion,
+        planned=options.requests,
+        since_ms=options.since_ms,
+    )
+
+
+def _written(report: dict, folder: Path) -> None:
+    write_report(folder / "promotion.json", report)
+    replaced(folder / "promotion.md", markdown(report))
+    replaced(folder / "promotion.html", page(report))
+
+
+def _record(config: DictConfig, report: dict, folder: Path) -> None:
+    """Track the decision as a run, and name it on the page of the candidate's version."""
+    candidate = report["candidate"]
+    manifest = read_manifest(Path(config.data.releases) / candidate)
+    tags = {"data_hash": manifest["id"], "schema_fingerprint": manifest["schema"], "release": candidate}
+    tags |= {"champion": report["champion"] or "none", "verdict": report["verdict"], "reason": report["reason"]}
+    with tracking.start_run("promotion", config=plain(config), tags=tags) as run:
+        run.log_metrics(flat(_values(report)))
+        for name in ("promotion.json", "promotion.md", "promotion.html"):
+            run.log_file(folder / name)
+    about = {"decision": report["verdict"], "reason": report["reason"], "decided_by_run": run.id}
+    tracking.tag_release(candidate, about, name=model_name(config.data.name))
+
+
+def _values(report: dict) -> dict:
+    """Return the figures of a report."""
+    guards = {each["name"]: {name: each[name] for name in ("candidate", "champion")} for each in report.get("guards", [])}
+    differences = {name: each["difference"] for name, each in report.get("slate", {}).items()}
+    live = report.get("live")
+    return {"guards": guards, "difference": differences, **({"live": live["relative"][0]} if live else {})}

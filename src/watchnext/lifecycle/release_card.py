@@ -1,0 +1,31 @@
+"""Render the page of a release in the registry: what it is made of, how it was measured, and its configuration."""
+
+from collections.abc import Mapping
+
+import yaml
+
+from watchnext.metrics import shown
+
+INTENDED = "A video recommender's release; intended use and limits are in docs/model_card.md."
+
+
+def release_card(
+    manifest: Mapping, *, data_hash: str, commit: str, metrics: Mapping[str, float | None], config: Mapping
+) -> str:
+    """Return Markdown: facts of the `manifest`, `metrics` of held-out days, and the composed configuration."""
+    evaluated = manifest.get("evaluated")
+    facts = {
+        "release": manifest["id"],
+        "data": f"{manifest['data']}, hash {data_hash}",
+        "commit": commit,
+        "schema": manifest["schema"],
+        "state as of": f"{manifest['as_of_ms']} ms, regime {manifest['regime']}",
+        "measured": f"as {evaluated}, with the same settings on fewer days" if evaluated else "itself, on held-out days",
+    }
+    lines = [f"# {manifest['id']}", "", INTENDED, "", *_table("", facts), ""]
+    lines += [*_table("metric", {name: shown(value, ".4f") for name, value in metrics.items()}), ""]
+    return "\n".join([*lines, "```yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True).strip(), "```", ""])
+
+
+def _table(head: str, rows: Mapping[str, str]) -> list[str]:
+    return [f"| {head} | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows.items())]

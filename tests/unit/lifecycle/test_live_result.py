@@ -1,0 +1,98 @@
+"""Live traffic of two releases: seconds a viewer from a served log that a real server's thread wrote, and its outcomes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from watchnext.evaluation.experiment.relative import relative_of_arms, relative_of_teams
+from watchnext.lifecycle.promotion.live_result import interleaved_result, live_result
+from watchnext.monitoring.windows.served_rows import outcomes_of
+from watchnext.serving.funnel.recommender import Recommender
+from watchnext.serving.funnel.served.served_log import ServedLog
+from watchnext.serving.store.store import Store
+from watchnext.serving.store.tables.journal import Event
+from watchnext.types import Request
+
+VIEWERS, MINUTE_MS = 40, 60_000
+
+
+def canary(release, folder: Path, watched_ms: dict[str, int], *, moved: int = 0, mirrored: int = 0) -> pl.DataFrame:
+    """Log an answer to each of VIEWERS of both releases; return outcomes: the first video is watched for about `watched_ms`."""
+    log, events = ServedLog(folder, max_bytes=1 << 30, flush_rows=500), []
+    store = Store.open(folder.parent / "store", release, durable=False)
+    random, start = np.random.default_rng(0), release.as_of_ms + MINUTE_MS
+    answer = Recommender(release, store).recommend(Request("r", 100, 3, start))
+    store.close()
+    for name, seconds in watched_ms.items():
+        for viewer in range(VIEWERS):
+            own = viewer if viewer < moved else 1_000 * (1 + list(watched_ms).index(name)) + viewer
+            request = Request(f"{name}-{viewer}", own, 3, start + viewer, mirrored=viewer >= VIEWERS - mirrored)
+            log.append(replace(answer, release=name, request=request))
+            given = {"user_id": own, "video_id": answer.ids[0], "request_id": request.request_id}
+            spent = int(seconds * random.uniform(0.9, 1.1))
+            events.append(Event(kind="outcome", known_at=start + viewer + 1, watch_ms=spent, **given))
+    log.close()
+    last = {"user_id": 7, "video_id": answer.ids[0], "request_id": "later"}
+    return outcomes_of([*events, Event(kind="outcome", known_at=start + 60 * MINUTE_MS, watch_ms=1, **last)])
+
+
+def told(folder: Path, outcomes: pl.DataFrame, **changed):
+    return live_result(folder, outcomes, candidate="new", champion="old", planned=100.0, **changed)
+
+
+@pytest.mark.parametrize(("new_ms", "verdict"), [(30_000, "win"), (10_000, "open"), (3_000, "loss")])
+def test_a_canary_is_won_lost_or_open(release, tmp_path, new_ms, verdict):
+    outcomes = canary(release, tmp_path / "served", {"old": 10_000, "new": new_ms})
+    found = told(tmp_path / "served", outcomes)
+    assert found.verdict == verdict
+    assert found.relative.value == pytest.approx(new_ms / 10_000 - 1, rel=0.1, abs=0.05)
+    assert (found.viewers, found.requests, found.moved) == ((VIEWERS, VIEWERS), 2 * VIEWERS, 0)
+
+
+def test_viewers_of_both_and_answers_that_nobody_saw_do_not_count(release, tmp_path):
+    outcomes = canary(release, tmp_path / "served", {"old": 10_000, "new": 10_000}, moved=3, mirrored=2)
+    found = told(tmp_path / "served", outcomes)
+    assert found.viewers == (VIEWERS - 5, VIEWERS - 5)
+    assert found.moved == 3
+
+
+def test_only_answers_whose_outcomes_have_come_count(release, tmp_path):
+    outcomes = canary(release, tmp_path / "served", {"old": 10_000, "new": 30_000})
+    late = told(tmp_path / "served", outcomes.filter(pl.col("request_id") != "later"))
+    assert late.viewers == (0, 0)
+    assert late.verdict == "open"
+    assert told(tmp_path / "served", outcomes_of(())).verdict == "open"
+    assert told(tmp_path / "served", outcomes, since_ms=release.as_of_ms + 2 * MINUTE_MS).verdict == "open"
+
+
+def test_without_an_answer_of_the_candidate_there_is_no_result(release, tmp_path):
+    outcomes = canary(release, tmp_path / "served", {"old": 10_000})
+    assert told(tmp_path / "served", outcomes) is None
+    assert told(tmp_path / "empty", outcomes) is None
+
+
+def test_standard_errors_are_those_of_a_bootstrap():
+    """The half width at the planned number is the standard error times the same factor as in `sequential`."""
+    random = np.random.default_rng(1)
+    first, second = random.lognormal(0, 0.5, 400), random.lognormal(0.1, 0.5, 500)
+    unit = relative_of_arms(first, second, requests=900, planned=900)
+    draws = [random.choice(first, 400).mean() / random.choice(second, 500).mean() for _ in range(2_000)]
+    factor = (unit.high - unit.low) / 2 / np.std(draws)
+    assert factor == pytest.approx(3.04, rel=0.08)
+    pair = np.stack([first, 0.5 * first + random.lognormal(0, 0.5, 400)])
+    told = relative_of_teams(*pair, requests=900, planned=900)
+    drawn = (pair[:, random.integers(400, size=400)].sum(axis=1) for _ in range(2_000))
+    assert (told.high - told.low) / 2 / np.std([one / other for one, other in drawn]) == pytest.approx(3.04, rel=0.08)
+
+
+def test_too_few_viewers_or_nothing_watched_decides_nothing():
+    few, none = np.ones(5), np.zeros(50)
+    for first, second in ((few, np.ones(50)), (np.ones(50), none), (none, np.ones(50))):
+        found = interleaved_result(
+            {"seconds": relative_of_arms(first, second, requests=9, planned=9), "viewers": 5, "requests": 9}
+        )
+        assert found.verdict == "open"
+        assert relative_of_teams(first, second[: len(first)], requests=9, planned=9).low == float("-inf")
