@@ -5,11 +5,9 @@ If training is interrupted, run the same command again: it resumes after the las
 
 import json
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -27,14 +25,14 @@ STOOD_IN = "stood_in"  # figure of a model that stands in for one without data t
 
 
 def trained(
-    preset: DictConfig, features: FeatureSet, training: Training, out: Path, known: Mapping[str, float] = MappingProxyType({})
+    preset: DictConfig, features: FeatureSet, training: Training, out: Path, *, stands_in: bool = False
 ) -> dict[str, float | None]:
     """Write a trained model to `out`; return its metrics, rounded to six digits: further ones differ by processor.
 
-    `known` figures are added. A model that repeats an evaluated one is not measured: it has seen all days.
+    A model that repeats an evaluated one is not measured: it has seen all days.
     """
     module = built(instantiate(preset.module), features, seed=training.seed)
-    found = {**known, **fit_and_test(module, training)}
+    found = fit_and_test(module, training) | ({STOOD_IN: 1.0} if stands_in else {})
     with written_aside(out) as folder:
         module.save(folder)
         if "reliability" in preset and training.evaluated is None:
@@ -44,11 +42,11 @@ def trained(
     return report
 
 
-def evaluated_figures(config: DictConfig) -> dict[str, float] | None:
-    """Return the figures of the evaluated model whose fit is repeated, None where `evaluated` names no folder."""
-    if config.evaluated is None:
+def evaluated_figures(folder: str | None, name: str) -> dict[str, float] | None:
+    """Return the figures of the evaluated model `name` in a folder, whose fit is repeated; None without a folder."""
+    if folder is None:
         return None
-    path = Path(config.evaluated) / config.model.name / "metrics.json"
+    path = Path(folder) / name / "metrics.json"
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing, expected the figures of an evaluated model; run `dvc repro` first")
     return json.loads(path.read_text())
@@ -60,7 +58,7 @@ def main(config: DictConfig) -> None:
     out = Path(config.out or Path(HydraConfig.get().runtime.output_dir) / "model")
     with exits_on(FileNotFoundError, SchemaError, ValueError):
         features = FeatureSet.load(Path(config.data.outputs) / "features")
-        evaluated = evaluated_figures(config)
+        evaluated = evaluated_figures(config.evaluated, model.name)
         with tracked(plain(config), features, **settings) as (run, training):
             training = replace(training, evaluated=evaluated)
             try:
@@ -72,7 +70,7 @@ def main(config: DictConfig) -> None:
                     raise
                 print(f"WARNING: {model.name} is not trained, {model.cold.name} stands in for it: {error}", file=sys.stderr)
                 run.set_tag("stood_in_by", model.cold.name)
-                report = trained(model.cold, features, training, out, {STOOD_IN: 1.0})
+                report = trained(model.cold, features, training, out, stands_in=True)
             if config.metrics:
                 write_report(Path(config.metrics), report)
             run.log_result(report, out, folder="model")

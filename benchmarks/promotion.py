@@ -1,12 +1,12 @@
 """Count wrong promotions: `python -m benchmarks.promotion [--runs 1000] [--policies full popular ...] [data=sample]`.
 
-    aa     share of A/A canaries that are ever promoted, or ever decided at all, in hourly looks over a week, at a tenth and a half
-           of the viewers. Viewers are those of `benchmarks.experiments`: heavy-tailed, and they come again and again
+    aa     share of A/A canaries that are ever promoted, or ever decided at all, in hourly looks over a week, at a tenth and at
+           half of the viewers. Viewers are those of `benchmarks.experiments`: heavy-tailed, and they come again and again
     power  viewers that a canary of `--lift` more seconds takes for 80%: for one look at the end by calculation, and the share
            that an always-valid interval finds in daily looks with so many, and with `--more` times as many. Sums of a day are
            drawn as gamma variables with the same moments as the sessions of `aa`
-    pairs  releases of known truth: the last built release and ablations of it, every ordered pair. The truth is seconds a viewer
-           with every viewer in both worlds (`experiment design=paired`). Replay is that of `promote` on the test days; live
+    pairs  releases of known truth: the last built release and ablations of it, every ordered pair. The truth is seconds a
+           viewer with every viewer in both worlds (`experiment design=paired`). Replay is that of `promote` on test days; live
            traffic is interleaved slates. Guards are left out, as they are no estimates. A promotion is false where the truth is
            not above 0; a rejection is false where the truth is clearly above it, its 95% interval beyond 0
 

@@ -18,7 +18,7 @@ from watchnext.code_digest import PACKAGE, imported, targets_of
 
 ROOT = Path(__file__).resolve().parents[2]
 # What is told in config.yaml itself, and which a stage is given by its command or has no use for.
-TOLD = {"out", "metrics"}
+TOLD = {"out", "metrics", "evaluated"}
 # Folders of which a data set may have a file, and the key that it changes.
 # Stages that rebuild trained networks, from the classes that these presets name.
 REBUILDS = {"selection": ("two_tower", "ranker"), "release": ("ranker",), "evaluation": ("ranker",), "drift": ("ranker",)}

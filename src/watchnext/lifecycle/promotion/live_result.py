@@ -1,4 +1,4 @@
-"""What live traffic says of a candidate beside the champion: seconds a viewer, with an always-valid interval.
+"""Read the outcome of live traffic for a candidate beside the champion: seconds a viewer, with an always-valid interval.
 
 `live_result` reads what the server logged while both answered viewers of their own (a canary); `simulated_result` lets the
 viewers of a simulated world meet both in interleaved slates.
