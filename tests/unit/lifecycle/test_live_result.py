@@ -12,6 +12,7 @@ from watchnext.lifecycle.promotion.live_result import interleaved_result, live_r
 from watchnext.monitoring.windows.served_rows import outcomes_of
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.funnel.served.served_log import ServedLog
+from watchnext.serving.release.canary_plan import CHALLENGER, CONTROL, CanaryPlan
 from watchnext.serving.store.store import Store
 from watchnext.serving.store.tables.journal import Event
 from watchnext.types import Request
@@ -19,59 +20,70 @@ from watchnext.types import Request
 VIEWERS, MINUTE_MS = 40, 60_000
 
 
-def canary(release, folder: Path, watched_ms: dict[str, int], *, moved: int = 0, mirrored: int = 0) -> pl.DataFrame:
-    """Log an answer to each of VIEWERS of both releases; return outcomes: the first video is watched for about `watched_ms`."""
+PLAN = CanaryPlan(release="new", share=0.5)
+ARMS = {arm: [user for user in range(1, 400) if PLAN.arm_of(user) == arm][:VIEWERS] for arm in (CHALLENGER, CONTROL)}
+
+
+def canary(release, folder: Path, watched_ms: dict[str, int], *, fallen: int = 0, mirrored: int = 0) -> pl.DataFrame:
+    """Log an answer to VIEWERS of each arm, and return outcomes: the first video is watched for about `watched_ms`, by arm.
+
+    The champion answers the first `fallen` viewers of the challenger; the last `mirrored` ones see nothing.
+    """
     log, events = ServedLog(folder, max_bytes=1 << 30, flush_rows=500), []
     store = Store.open(folder.parent / "store", release, durable=False)
     random, start = np.random.default_rng(0), release.as_of_ms + MINUTE_MS
     answer = Recommender(release, store).recommend(Request("r", 100, 3, start))
     store.close()
-    for name, seconds in watched_ms.items():
-        for viewer in range(VIEWERS):
-            own = viewer if viewer < moved else 1_000 * (1 + list(watched_ms).index(name)) + viewer
-            request = Request(f"{name}-{viewer}", own, 3, start + viewer, mirrored=viewer >= VIEWERS - mirrored)
+    for arm, typical in watched_ms.items():
+        for number, user in enumerate(ARMS[arm]):
+            name = "new" if arm == CHALLENGER and number >= fallen else "old"
+            request = Request(f"request-{user}", user, 3, start + number, mirrored=number >= VIEWERS - mirrored)
             log.append(replace(answer, release=name, request=request))
-            given = {"user_id": own, "video_id": answer.ids[0], "request_id": request.request_id}
-            spent = int(seconds * random.uniform(0.9, 1.1))
-            events.append(Event(kind="outcome", known_at=start + viewer + 1, watch_ms=spent, **given))
+            given = {"user_id": user, "video_id": answer.ids[0], "request_id": request.request_id}
+            spent = int(typical * random.uniform(0.9, 1.1))
+            events.append(Event(kind="outcome", known_at=start + number + 1, watch_ms=spent, **given))
     log.close()
     last = {"user_id": 7, "video_id": answer.ids[0], "request_id": "later"}
     return outcomes_of([*events, Event(kind="outcome", known_at=start + 60 * MINUTE_MS, watch_ms=1, **last)])
 
 
-def told(folder: Path, outcomes: pl.DataFrame, **changed):
-    return live_result(folder, outcomes, candidate="new", champion="old", planned=100.0, **changed)
+def told(release, folder: Path, outcomes: pl.DataFrame, plan: CanaryPlan = PLAN, since_ms: int | None = None):
+    settings = {"ids": release.user_ids, "planned": 100.0, "since_ms": since_ms}
+    return live_result(folder, outcomes, plan=plan, champion="old", **settings)
 
 
 @pytest.mark.parametrize(("new_ms", "verdict"), [(30_000, "win"), (10_000, "open"), (3_000, "loss")])
 def test_a_canary_is_won_lost_or_open(release, tmp_path, new_ms, verdict):
-    outcomes = canary(release, tmp_path / "served", {"old": 10_000, "new": new_ms})
-    found = told(tmp_path / "served", outcomes)
+    outcomes = canary(release, tmp_path / "served", {CONTROL: 10_000, CHALLENGER: new_ms})
+    found = told(release, tmp_path / "served", outcomes, since_ms=0)
     assert found.verdict == verdict
     assert found.relative.value == pytest.approx(new_ms / 10_000 - 1, rel=0.1, abs=0.05)
-    assert (found.viewers, found.requests, found.moved) == ((VIEWERS, VIEWERS), 2 * VIEWERS, 0)
+    assert (found.viewers, found.requests, found.ended) == ((VIEWERS, VIEWERS), 2 * VIEWERS, None)
 
 
-def test_viewers_of_both_and_answers_that_nobody_saw_do_not_count(release, tmp_path):
-    outcomes = canary(release, tmp_path / "served", {"old": 10_000, "new": 10_000}, moved=3, mirrored=2)
-    found = told(tmp_path / "served", outcomes)
-    assert found.viewers == (VIEWERS - 5, VIEWERS - 5)
-    assert found.moved == 3
+def test_a_viewer_counts_for_the_arm_whoever_answered_and_what_nobody_saw_does_not(release, tmp_path):
+    outcomes = canary(release, tmp_path / "served", {CONTROL: 10_000, CHALLENGER: 10_000}, fallen=3, mirrored=2)
+    assert told(release, tmp_path / "served", outcomes, since_ms=0).viewers == (VIEWERS - 2, VIEWERS - 2)
+    assert told(release, tmp_path / "served", outcomes).viewers == (
+        VIEWERS - 5,
+        VIEWERS - 5,
+    )  # from the first answer of its own
 
 
 def test_only_answers_whose_outcomes_have_come_count(release, tmp_path):
-    outcomes = canary(release, tmp_path / "served", {"old": 10_000, "new": 30_000})
-    late = told(tmp_path / "served", outcomes.filter(pl.col("request_id") != "later"))
+    outcomes = canary(release, tmp_path / "served", {CONTROL: 10_000, CHALLENGER: 30_000})
+    late = told(release, tmp_path / "served", outcomes.filter(pl.col("request_id") != "later"))
     assert late.viewers == (0, 0)
     assert late.verdict == "open"
-    assert told(tmp_path / "served", outcomes_of(())).verdict == "open"
-    assert told(tmp_path / "served", outcomes, since_ms=release.as_of_ms + 2 * MINUTE_MS).verdict == "open"
+    assert told(release, tmp_path / "served", outcomes_of(())).verdict == "open"
+    assert told(release, tmp_path / "served", outcomes, since_ms=release.as_of_ms + 2 * MINUTE_MS).verdict == "open"
 
 
-def test_without_an_answer_of_the_candidate_there_is_no_result(release, tmp_path):
-    outcomes = canary(release, tmp_path / "served", {"old": 10_000})
-    assert told(tmp_path / "served", outcomes) is None
-    assert told(tmp_path / "empty", outcomes) is None
+def test_without_an_answer_of_the_candidate_there_is_no_result_and_the_end_of_a_canary_is_told(release, tmp_path):
+    outcomes = canary(release, tmp_path / "served", {CONTROL: 10_000, CHALLENGER: 10_000})
+    assert told(release, tmp_path / "served", outcomes, replace(PLAN, release="other")) is None
+    assert told(release, tmp_path / "empty", outcomes) is None
+    assert told(release, tmp_path / "served", outcomes, replace(PLAN, ended="errors")).ended == "errors"
 
 
 def test_standard_errors_are_those_of_a_bootstrap():

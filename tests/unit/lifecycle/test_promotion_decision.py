@@ -92,6 +92,12 @@ def test_a_broken_guard_rejects_whatever_was_won():
     assert "latency is 16 beside 10, expected at most 1.5 times the champion's" in found.reason
 
 
+def test_a_canary_that_ended_rejects():
+    found = decide(figure(), guards(EVEN, LIMITS), replace(live(0.01, 0.05), ended="errors: .2 beside .01"), least=0.01)
+    assert found.verdict == "rejected"
+    assert "its canary ended: errors: .2" in found.reason
+
+
 def test_the_limits_are_those_of_the_configuration():
     text = (Path(__file__).resolve().parents[3] / "conf" / "config.yaml").read_text()
     assert yaml.safe_load(text)["promotion"]["guards"].keys() == LIMITS.keys()

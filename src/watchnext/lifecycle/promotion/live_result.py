@@ -13,8 +13,11 @@ import polars as pl
 from omegaconf import DictConfig
 
 from watchnext.evaluation.experiment.relative import UNKNOWN, relative_of_arms
+from watchnext.features.catalogue import Ids
 from watchnext.sequential import Spread
+from watchnext.serving.funnel.served.repeated import id_of
 from watchnext.serving.funnel.served.served_log import answers_in
+from watchnext.serving.release.canary_plan import CHALLENGER, CONTROL, CanaryPlan
 
 COLUMNS = ("request_id", "release", "user_id", "as_of_ms", "asked")
 OUTCOME_MS = 30 * 60_000  # an outcome that has not come after so long counts as a watch of 0
@@ -28,14 +31,14 @@ class LiveResult:
     relative  seconds of the candidate over those of the champion, less 1, always valid
     viewers   of candidate and champion; of interleaved slates the same ones
     requests  of both
-    moved     viewers who met both releases of a canary, and count for neither
+    ended     why a canary ended, None while it goes on
     """
 
     source: str
     relative: Spread
     viewers: tuple[int, int]
     requests: int
-    moved: int = 0
+    ended: str | None = None
 
     @property
     def verdict(self) -> str:
@@ -47,23 +50,24 @@ class LiveResult:
 
 
 def live_result(
-    served: Path, outcomes: pl.DataFrame, *, candidate: str, champion: str, planned: float, since_ms: int | None = None
+    served: Path, outcomes: pl.DataFrame, *, plan: CanaryPlan, champion: str, ids: Ids, planned: float, since_ms: int | None
 ) -> LiveResult | None:
-    """Compare two releases by the seconds that their viewers watched since the canary began.
+    """Compare the arms of a canary by the seconds that their viewers watched since it began.
 
     served    folder of the served log, read without a server
     outcomes  first outcome of each video in a request: request_id, video_id, known_at, watch_ms (`served_rows.outcomes_of`)
+    ids       of the viewers, which say whether the log's texts were numbers
     planned   number of requests at which the interval is narrowest
-    since_ms  beginning of the canary; None is the candidate's first answer
+    since_ms  beginning of the canary by the servers' clock; None is the candidate's first answer
 
-    Counted are all answers, whichever way they were made, except mirrored ones, which nobody saw, and those so late that
-    outcomes are still to come. A viewer who met both releases, as the share grew, counts for neither. None if the candidate
-    answered nobody.
+    A viewer counts for the arm that the plan gives, whoever answered: where the challenger fails, or a slate was stored, the
+    champion answers its viewers too, and leaving these out would compare unlike viewers. Mirrored answers, which nobody saw,
+    and answers whose outcomes are still to come do not count. None if the candidate answered nobody.
     """
     answers = answers_in(served, COLUMNS).filter(
-        pl.col("release").is_in([candidate, champion]) & ~pl.col("asked").str.contains('"mirrored":true', literal=True)
+        pl.col("release").is_in([plan.release, champion]) & ~pl.col("asked").str.contains('"mirrored":true', literal=True)
     )
-    own = answers.filter(pl.col("release") == candidate)
+    own = answers.filter(pl.col("release") == plan.release)
     if not len(own):
         return None
     start = own["as_of_ms"].min() if since_ms is None else since_ms
@@ -73,13 +77,14 @@ def live_result(
     viewers = (
         answers.join(watched, on="request_id", how="left")
         .group_by("user_id", maintain_order=True)
-        .agg(pl.col("release").first(), releases=pl.col("release").n_unique(), seconds=pl.col("seconds").sum())
+        .agg(pl.col("seconds").sum(), requests=pl.len())
     )
-    kept = viewers.filter(pl.col("releases") == 1)
-    arms = [kept.filter(pl.col("release") == name)["seconds"].to_numpy() for name in (candidate, champion)]
-    relative = relative_of_arms(*arms, requests=len(answers), planned=planned)
-    counts = (len(arms[0]), len(arms[1]))
-    return LiveResult("canary", relative, counts, len(answers), len(viewers) - len(kept))
+    arms = np.array([plan.arm_of(id_of(each, ids)) or "" for each in viewers["user_id"]], object)
+    seconds, requests = viewers["seconds"].to_numpy(), viewers["requests"].to_numpy()
+    challenger, control = (arms == name for name in (CHALLENGER, CONTROL))
+    counted = int(requests[challenger | control].sum())
+    relative = relative_of_arms(seconds[challenger], seconds[control], requests=counted, planned=planned)
+    return LiveResult("canary", relative, (int(challenger.sum()), int(control.sum())), counted, plan.ended)
 
 
 def simulated_result(config: DictConfig, candidate: str, champion: str) -> LiveResult:

@@ -11,6 +11,8 @@ from omegaconf import DictConfig
 
 from watchnext import tracking
 from watchnext.cli import instantiate, plain, write_report
+from watchnext.features.arrays import load_arrays
+from watchnext.features.catalogue import Ids
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.files import replaced
 from watchnext.lifecycle.promote import model_name, promotable, serving_id, switched
@@ -27,6 +29,7 @@ from watchnext.lifecycle.promotion.promotion_report import markdown, page
 from watchnext.lifecycle.promotion.replay_comparison import ReplayComparison
 from watchnext.metrics import flat, rounded
 from watchnext.monitoring.windows.served_rows import outcomes_in
+from watchnext.serving.release.canary_plan import read_plan
 from watchnext.serving.release.manifest import read_manifest
 from watchnext.serving.release.release import ReleaseError, current
 
@@ -118,15 +121,14 @@ def _live(config: DictConfig, candidate: str, champion: str) -> LiveResult | Non
     options = config.promotion
     if options.simulate:
         return simulated_result(config, candidate, champion)
-    outcomes = outcomes_in(config.data.store, Path(config.data.releases) / champion)
-    return live_result(
-        Path(config.monitoring.served),
-        outcomes,
-        candidate=candidate,
-        champion=champion,
-        planned=options.requests,
-        since_ms=options.since_ms,
-    )
+    releases, served = Path(config.data.releases), Path(config.monitoring.served)
+    plan = read_plan(releases)
+    if plan is None or plan.release != candidate or not plan.share:
+        return None
+    ids = Ids(load_arrays(releases / champion / "user_table")["user_ids"])
+    outcomes = outcomes_in(config.data.store, releases / champion)
+    settings = {"planned": options.requests, "since_ms": options.since_ms}
+    return live_result(served, outcomes, plan=plan, champion=champion, ids=ids, **settings)
 
 
 def _written(report: dict, folder: Path) -> None:

@@ -74,7 +74,8 @@ def decide(figure: Mapping, checked: list[Guard], live: LiveResult | None, *, le
     least   smallest relative difference of it, above its noise floor, that counts
 
     A broken guard or a replay that is clearly worse rejects. Replay favours what the champion showed, so that no win in it
-    promotes: the candidate is shortlisted, until an always-valid interval of live traffic excludes 0. A tie keeps the champion.
+    promotes: the candidate is shortlisted, until an always-valid interval of live traffic excludes 0. A tie keeps the champion,
+    and a canary that a guard or a command ended rejects.
     """
     if broken := [f"{each.name} is {each.candidate:.4g} beside {each.champion:.4g}, expected {each.limit}" for each in checked
                   if each.broken]:  # fmt: skip
@@ -85,6 +86,8 @@ def decide(figure: Mapping, checked: list[Guard], live: LiveResult | None, *, le
         return PromotionDecision(REJECTED, f"{replay}: clearly worse than the champion on the same days")
     if live is None:
         return PromotionDecision(SHORTLISTED, f"{replay}: not clearly worse; no live traffic was measured yet")
+    if live.ended:
+        return PromotionDecision(REJECTED, f"its canary ended: {live.ended}; {replay}")
     value, low, high = (f"{each:+.1%}" for each in live.relative)
     counted = f"{live.source} of {live.requests:,} requests: seconds {value} [{low}, {high}]"
     if live.verdict == "win":

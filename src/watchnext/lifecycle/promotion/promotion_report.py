@@ -18,13 +18,12 @@ def tables_of(report: Mapping) -> Iterator[Table]:
     """Yield the tables of a report of `promotion.json`: live traffic, guards, figures of slates and of slices."""
     if live := report.get("live"):
         value, low, high = (shown(each, "+.2%") for each in live["relative"])
-        row = [live["source"], *(f"{count:,}" for count in live["viewers"]), f"{live['requests']:,}", f"{live['moved']:,}"]
+        row = [live["source"], *(f"{count:,}" for count in live["viewers"]), f"{live['requests']:,}"]
         head = [
             "source",
             "viewers of the candidate",
             "of the champion",
             "requests",
-            "viewers of both",
             "seconds",
             "always valid",
         ]

@@ -15,6 +15,7 @@ import numpy as np
 import orjson
 import polars as pl
 
+from watchnext.features.catalogue import Ids
 from watchnext.serving.funnel.query import features_by_name
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.funnel.served.served_log import shown_videos
@@ -97,7 +98,7 @@ def request_of(row: dict, release: Release) -> Request:
     """Read the request of a row of the served log."""
     asked = {name: _as_default(name, value) for name, value in orjson.loads(row["asked"]).items()}
     known = {"request_id": row["request_id"], "k": row["k"], "as_of_ms": row["as_of_ms"]}
-    return Request(user_id=_id_of(row["user_id"], release), **known, **asked)
+    return Request(user_id=id_of(row["user_id"], release.user_ids), **known, **asked)
 
 
 def _as_default(name: str, value: object) -> object:
@@ -108,10 +109,10 @@ def _as_default(name: str, value: object) -> object:
     return type(default)(**value) if is_dataclass(default) else value
 
 
-def _id_of(logged: str, release: Release) -> int | str:
+def id_of(logged: str, ids: Ids) -> int | str:
     """Return the id that the log holds as a string; that of a session is no number."""
     number = int(logged) if logged.removeprefix("-").isdigit() else logged
-    return number if release.user_ids.takes(number) else logged
+    return number if ids.takes(number) else logged
 
 
 def _origin(store: Store, release: Release) -> Release:
