@@ -21,18 +21,16 @@ from watchnext.nn.training import built, fit_and_test, tracked
 from watchnext.nn.weights import written_aside
 from watchnext.schema import SchemaError
 
-STOOD_IN = "stood_in"  # figure of a model that stands in for one without data to learn from
+MEASURED = ("valid/", "test/", "uncalibrated/")  # prefixes of figures that say nothing of the fit itself
 
 
-def trained(
-    preset: DictConfig, features: FeatureSet, training: Training, out: Path, *, stands_in: bool = False
-) -> dict[str, float | None]:
+def trained(preset: DictConfig, features: FeatureSet, training: Training, out: Path) -> dict[str, float | None]:
     """Write a trained model to `out`; return its metrics, rounded to six digits: further ones differ by processor.
 
     A model that repeats an evaluated one is not measured: it has seen all days.
     """
     module = built(instantiate(preset.module), features, seed=training.seed)
-    found = fit_and_test(module, training) | ({STOOD_IN: 1.0} if stands_in else {})
+    found = fit_and_test(module, training)
     with written_aside(out) as folder:
         module.save(folder)
         if "reliability" in preset and training.evaluated is None:
@@ -62,7 +60,7 @@ def main(config: DictConfig) -> None:
         with tracked(plain(config), features, **settings) as (run, training):
             training = replace(training, evaluated=evaluated)
             try:
-                if evaluated and STOOD_IN in evaluated:
+                if evaluated is not None and all(figure.startswith(MEASURED) for figure in evaluated):
                     raise NothingToLearnError(f"{model.cold.name} stood in for it when it was evaluated")
                 report = trained(model, features, training, out)
             except NothingToLearnError as error:
@@ -70,7 +68,7 @@ def main(config: DictConfig) -> None:
                     raise
                 print(f"WARNING: {model.name} is not trained, {model.cold.name} stands in for it: {error}", file=sys.stderr)
                 run.set_tag("stood_in_by", model.cold.name)
-                report = trained(model.cold, features, training, out, stands_in=True)
+                report = trained(model.cold, features, training, out)
             if config.metrics:
                 write_report(Path(config.metrics), report)
             run.log_result(report, out, folder="model")

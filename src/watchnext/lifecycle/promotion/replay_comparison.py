@@ -22,7 +22,6 @@ from watchnext.serving.release.manifest import ReleaseError, read_manifest
 from watchnext.serving.release.reference_sample import OUTPUTS, SAMPLE, require_reproduced
 from watchnext.serving.release.release import Release, release_in
 
-SLOW = 95  # percentile of the processor time of an answer
 HISTORY = ((0, "no history"), (10, "short history"), (np.inf, "long history"))  # watches below which a viewer has it
 QUERIES = 200  # video vectors that stand for queries in the recall of an index, beside those of the reference sample
 
@@ -35,7 +34,7 @@ class ReplayComparison:
     compared      as `side_by_side.compare_releases`
     slices        slice > figure of slates as in `paired`, of its requests
     calibration   target > expected calibration errors
-    measures      coverage, diversity, latency (ms of a processor at the SLOW-th percentile), index_recall, size (bytes),
+    measures      coverage, diversity, latency (median ms of a processor for an answer), index_recall, size (bytes),
                   skew (1 where a release does not compute here what it computed when built), broken (slots)
     """
 
@@ -143,7 +142,7 @@ def _calibration(one: Replayed, other: Replayed, targets: np.ndarray) -> dict[st
 
 
 def _latency(traces: list[FunnelTrace]) -> float:
-    return float(np.percentile([trace.spent_ms for trace in traces], SLOW)) if traces else float("nan")
+    return float(np.median([trace.spent_ms for trace in traces])) if traces else float("nan")
 
 
 def index_recall(release: Release, check: RecallCheck) -> float:
