@@ -7,7 +7,7 @@ from test_promote import TAGS, sealed
 
 from watchnext import tracking
 from watchnext.lifecycle.canary_command import begin_canary, roll_back
-from watchnext.lifecycle.promote import promote, register, serving_id
+from watchnext.lifecycle.promote import let_first_serve, promote, register, serving_id
 from watchnext.serving.release.canary_plan import CHALLENGER, CONTROL, CanaryPlan, read_plan
 from watchnext.serving.release.manifest import ReleaseError
 
@@ -20,6 +20,7 @@ def releases(tmp_path, monkeypatch):
     with tracking.start_run("release", config={}, tags=TAGS) as run:
         for name in ("first", "second"):
             register(sealed(root, name), new=True, data="tiny", run=run, metrics={})
+            let_first_serve(root / name, data="tiny")
     promote(root, "first", data="tiny")
     sealed(root, "other", "another")
     sealed(root, "behind", selection={"verdict": {"popular now": "recall@10"}})

@@ -11,7 +11,7 @@ import pytest
 
 from watchnext import kernels, tracking
 from watchnext.lifecycle.doctor import Doctor
-from watchnext.lifecycle.promote import register, serving_id
+from watchnext.lifecycle.promote import let_first_serve, register, serving_id
 from watchnext.serving.release.release import current
 from watchnext.serving.store.engines.folder import locked
 from watchnext.serving.store.store import Store
@@ -32,6 +32,7 @@ def project(release, empty_store, tmp_path, monkeypatch) -> Path:
     shutil.copytree(release.folder, tmp_path / "releases" / release.id)
     with tracking.start_run("release", config={}, tags=TAGS) as run:
         register(tmp_path / "releases" / release.id, new=True, data="tiny", run=run, metrics={})
+        let_first_serve(tmp_path / "releases" / release.id, data="tiny")
     Store.open(tmp_path / "store", release, durable=False).close()
     (tmp_path / "outputs/release.json").write_text(json.dumps({"release": release.id}))
     (tmp_path / "outputs/store.json").write_text(json.dumps({"state": release.state_fingerprint}))
