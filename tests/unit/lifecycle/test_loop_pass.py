@@ -227,7 +227,7 @@ def test_without_a_champion_the_first_one_is_trained_and_a_broken_one_is_named(p
     assert report["decide"]["reason"] == "no release serves"
     assert ran(project) == [*TRAINED, "evaluation"]
     (project / "releases/current").symlink_to("gone")
-    with pytest.raises(ReleaseError, match=r"names gone, which is gone; promote another release"):
+    with pytest.raises(ReleaseError, match=r"names gone, which is gone; let another one serve"):
         one_pass(project)
 
 
