@@ -212,6 +212,7 @@ def loop(config: DictConfig) -> None:
         project,
         open_log=lambda work: DailyLog(instantiate(config.data.loader), schema, work=work),
         costs=Costs(**costs),
+        share=config.share,
         webhook=config.loop.webhook,
     ).run()
 

@@ -15,11 +15,12 @@ import yaml
 
 import programs
 from served_traffic import DAY_MS, FIRST_MS, HOUR_MS, daily_log, serve, write_log
-from small_release import CONF
+from small_release import CONF, exported, make_release, small_log
 from watchnext.lifecycle.loop.decision import Costs
 from watchnext.lifecycle.loop.loop_pass import TRAINED, LoopPass, Project
 from watchnext.lifecycle.loop.loop_state import LoopError, LoopState, only_one
-from watchnext.serving.release.release import ReleaseError
+from watchnext.serving.release.canary_plan import end_plan, read_plan
+from watchnext.serving.release.release import ReleaseError, current, switch
 
 COSTS = {"decay": 0.01, "price": 1.0, "horizon_days": 1.0, "least_rows": 100, "most_days": 1, "train_s": 600.0}
 STAGE = """import json, pathlib, sys, time
@@ -46,7 +47,7 @@ def project(request, release, feature_stage, once, empty_store, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     if "real_drift" not in request.fixturenames:
-        monkeypatch.setattr(Project, "run", _drift)
+        monkeypatch.setattr(Project, "run", _command)
     return tmp_path
 
 
@@ -55,7 +56,22 @@ def real_drift() -> None:
     """Let the check of a pass run `python -m watchnext.monitoring drift`; elsewhere its report is there: it takes seconds."""
 
 
-def _drift(project: Project, *words: str, fine: tuple[int, ...]) -> int:
+def _command(project: Project, module: str, command: str, *words: str, fine: tuple[int, ...]) -> int:
+    return _promote(project, *words) if command == "promote" else _drift(project)
+
+
+def _promote(project: Project, chosen: str) -> int:
+    """Decide what verdict.txt says."""
+    verdict, candidate = Path("verdict.txt").read_text(), chosen.removeprefix("candidate=")
+    (project.outputs / "promotion").mkdir(exist_ok=True)
+    report = {"candidate": candidate, "verdict": verdict, "reason": f"{verdict} because"}
+    (project.outputs / "promotion/promotion.json").write_text(json.dumps(report))
+    if verdict == "promoted":
+        switch(project.releases, candidate)
+    return 0 if verdict == "promoted" else 2
+
+
+def _drift(project: Project) -> int:
     (project.outputs / "drift/served").mkdir(parents=True, exist_ok=True)
     columns = {
         "hour": {"drifted": True, "effect": -0.3, "least": 0.1},
@@ -88,13 +104,13 @@ def _made(release, feature_stage, once, empty_store, tmp_path: Path) -> None:
     serve(release, tmp_path / "store", tmp_path / "outputs" / "served", days=3)
 
 
-def one_pass(project: Path, *, webhook: str | None = None, clock: str = "release", **costs) -> dict:
+def one_pass(project: Path, *, webhook: str | None = None, clock: str = "release", share: float = 0.0, **costs) -> dict:
     found = Project(
         root=project, data="tiny", features="world", outputs=Path("outputs"), releases=Path("releases"), store="store",
         served=Path("outputs/served"), clock=clock, utc_offset_h=0.0,
     )  # fmt: skip
     costs = Costs(**COSTS | costs)
-    return LoopPass(found, open_log=lambda work: daily_log(Path("log"), work), costs=costs, webhook=webhook).run()
+    return LoopPass(found, open_log=lambda work: daily_log(Path("log"), work), costs=costs, share=share, webhook=webhook).run()
 
 
 def ran(project: Path) -> list[str]:
@@ -286,3 +302,50 @@ def _last_event(project: Path) -> int:
 
     with closing(Store.reader(project / "store", Release.load(current(project / "releases")))) as store:
         return store.last_known_at
+
+
+@pytest.fixture
+def challenger(project, feature_stage, once) -> str:
+    """The id of another release, which the stages of the project build."""
+    built, serving = small_log(feature_stage, once), current(project / "releases").name
+    made = make_release(built, exported(built, once), project / "releases", regime="daily").name
+    switch(project / "releases", serving)
+    (project / "candidate.txt").write_text(made)
+    return made
+
+
+def decided(project: Path, verdict: str, **settings) -> dict:
+    (project / "verdict.txt").write_text(verdict)
+    return one_pass(project, **settings)
+
+
+def test_a_shortlisted_candidate_meets_viewers_and_serves_once_it_won(project, challenger):
+    report = decided(project, "shortlisted", share=0.1)
+    assert report["promote"]["decision"] == "shortlisted"
+    assert (state(project).candidate, read_plan(project / "releases").share) == (challenger, 0.1)
+    trained = ran(project)
+    report = decided(project, "kept", share=0.1)  # live traffic is no win yet
+    assert report["decide"]["reason"].startswith(f"{challenger} is tried on 10% of the viewers since")
+    assert list(report) == ["collect", "check", "decide", "promote", "notify"]
+    assert state(project).candidate == challenger
+    report = decided(project, "promoted", share=0.1)
+    assert (report["promote"]["decision"], state(project).candidate) == ("promoted", "")
+    assert current(project / "releases").name == challenger
+    assert read_plan(project / "releases").ended.startswith("the loop: promoted")
+    assert ran(project) == trained  # nothing was trained while it was tried
+
+
+def test_a_canary_that_guards_ended_frees_the_loop(project, challenger):
+    decided(project, "shortlisted", share=0.1)
+    end_plan(project / "releases", "a guard")
+    report = decided(project, "kept", share=0.1)
+    assert report["decide"]["reason"].startswith("the last training has seen the whole log")
+    assert state(project).candidate == ""
+
+
+@pytest.mark.parametrize("verdict", ["rejected", "shortlisted"])
+def test_without_a_share_no_viewer_meets_a_candidate(project, challenger, verdict):
+    report = decided(project, verdict)
+    assert report["promote"] == {"decision": verdict, "reason": f"{verdict} because", "candidate": challenger}
+    assert read_plan(project / "releases") is None
+    assert state(project).candidate == ""

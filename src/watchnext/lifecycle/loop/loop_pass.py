@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from watchnext.files import replaced
+from watchnext.lifecycle.canary_command import begin_canary
 from watchnext.lifecycle.dvc_stages import run_stages
 from watchnext.lifecycle.loop.daily_log import DailyLog
 from watchnext.lifecycle.loop.decision import Costs, Evidence, decide
@@ -21,6 +22,7 @@ from watchnext.lifecycle.loop.notice import notify
 from watchnext.lifecycle.loop.served_days import Heard
 from watchnext.monitoring.verdict.checked_window import DRIFT, NO_DATA
 from watchnext.monitoring.windows.served_rows import OUTCOME_MS
+from watchnext.serving.release.canary_plan import end_plan, read_plan
 from watchnext.serving.release.manifest import read_manifest
 from watchnext.serving.release.release import Release, current, last_built, verdict_of
 from watchnext.serving.store.engines.redis_engine import is_url
@@ -76,12 +78,20 @@ class LoopPass:
     """One pass.
 
     open_log  folder for files of the moment > the log to which served days are added
+    share     of the viewers who meet a candidate that is shortlisted; 0 leaves that to a person
     """
 
     def __init__(
-        self, project: Project, *, open_log: Callable[[Path], DailyLog], costs: Costs, webhook: str | None = None
+        self,
+        project: Project,
+        *,
+        open_log: Callable[[Path], DailyLog],
+        costs: Costs,
+        share: float = 0.0,
+        webhook: str | None = None,
     ) -> None:
-        self._project, self._open_log, self._costs, self._webhook = project, open_log, costs, webhook
+        self._project, self._open_log, self._costs = project, open_log, costs
+        self._share, self._webhook = share, webhook
         self._state = LoopState()
 
     def run(self) -> dict:
@@ -121,8 +131,9 @@ class LoopPass:
             "evaluate": self._evaluate, "promote": self._promote, "notify": self._notify,
         }[name](), after  # fmt: skip
         state.report[name] = found
-        waits = name == "decide" and not found["train"]
-        state.step = "notify" if waits else after
+        if name == "decide" and not found["train"]:
+            after = "promote" if found.get("tried") else "notify"
+        state.step = after
         state.save(self._project.folder)
         print(f"{name}: {_line(found)}", flush=True)
 
@@ -190,6 +201,8 @@ class LoopPass:
         return {"verdict": report["verdict"], "size": max(sizes, default=0.0), "drifted": drifted}
 
     def _decide(self) -> dict:
+        if tried := self._tried():
+            return {"train": False, "reason": tried, "tried": True}
         serving, daily = self._project.serving, self._open_log(self._project.folder)
         as_of_ms = read_manifest(serving)["as_of_ms"] if serving else 0
         rows, watch_s, days = daily.rows_after(as_of_ms)
@@ -221,20 +234,44 @@ class LoopPass:
         self._state.save(self._project.folder)
 
     def _promote(self) -> dict:
-        candidate, champion = self._state.report["train"]["candidate"], self._project.serving
+        """Compare the candidate with the champion by `promote`, which lets it serve after a win on live traffic alone.
+
+        One that is shortlisted gets viewers of running servers, and waits for the next pass.
+        """
+        project, champion = self._project, self._project.serving
+        candidate = self._state.candidate or self._state.report["train"]["candidate"]
+        self._state.candidate = ""
         if champion is not None and candidate == champion.name:
             return {
                 "decision": "kept",
                 "reason": f"{candidate} serves already: training gave the same release, or it is the first",
             }
-        if lost := verdict_of(self._project.releases / candidate):
+        if lost := verdict_of(project.releases / candidate):
             behind = ", ".join(f"{name} at {depths}" for name, depths in lost.items())
             return {"decision": "rejected", "reason": f"the slate of {candidate} lost to the baseline {behind}"}
-        return {
-            "decision": "shortlisted",
-            "reason": f"{candidate} is the challenger; it serves after a win on live traffic: "
-            f"`python -m watchnext.lifecycle promote data={self._project.data} release={candidate}`",
-        }
+        project.run("lifecycle", "promote", f"candidate={candidate}", fine=(0, 2))
+        report = json.loads((project.outputs / "promotion" / "promotion.json").read_text())
+        found = {"decision": report["verdict"], "reason": report["reason"], "candidate": candidate}
+        plan = read_plan(project.releases)
+        is_tried = plan is not None and plan.release == candidate and plan.ended is None
+        if found["decision"] not in ("shortlisted", "kept"):
+            if is_tried:
+                end_plan(project.releases, f"the loop: {found['decision']}")
+        elif is_tried:
+            self._state.candidate = candidate
+        elif self._share:
+            begin_canary(project.releases, candidate, share=self._share, shadow=0.0, data=project.data)
+            self._state.candidate = candidate
+            found["canary"] = f"{self._share:.0%} of the viewers meet it from now on"
+        return found
+
+    def _tried(self) -> str | None:
+        """Return why the candidate of an earlier pass is not judged yet; None without one, or where its canary was ended."""
+        plan = read_plan(self._project.releases) if self._state.candidate else None
+        if plan is None or plan.ended or plan.release != self._state.candidate:
+            self._state.candidate = ""
+            return None
+        return f"{plan.release} is tried on {plan.share:.0%} of the viewers since {plan.began}"
 
     def _notify(self) -> dict:
         report, project = self._state.report, self._project

@@ -29,6 +29,7 @@ class LoopState:
     latest_ms  latest time that a pass saw
     train_s    seconds of the last whole training
     trained_to the newest day of the log that it saw
+    candidate  release that is tried on live traffic, "" without one
     report     what the steps of this pass found
     """
 
@@ -39,6 +40,7 @@ class LoopState:
     latest_ms: int = 0
     train_s: float | None = None
     trained_to: str = ""
+    candidate: str = ""
     report: dict = field(default_factory=dict)
 
     @classmethod
