@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from watchnext.evaluation.experiment.relative import relative_of_arms, relative_of_teams
+from watchnext.evaluation.experiment.relative import FEWEST, relative_of_arms, relative_of_teams
 from watchnext.lifecycle.promotion.live_result import interleaved_result, live_result
 from watchnext.monitoring.windows.served_rows import outcomes_of
 from watchnext.serving.funnel.recommender import Recommender
@@ -17,7 +17,7 @@ from watchnext.serving.store.store import Store
 from watchnext.serving.store.tables.journal import Event
 from watchnext.types import Request
 
-VIEWERS, MINUTE_MS = 40, 60_000
+VIEWERS, MINUTE_MS = 110, 60_000
 
 
 PLAN = CanaryPlan(release="new", share=0.5)
@@ -87,24 +87,29 @@ def test_without_an_answer_of_the_candidate_there_is_no_result_and_the_end_of_a_
 
 
 def test_standard_errors_are_those_of_a_bootstrap():
-    """The half width at the planned number is the standard error times the same factor as in `sequential`."""
+    """The half width at the planned number is the standard error of the logarithm times the same factor as in `sequential`."""
+
+    def half(found):
+        return (np.log1p(found.high) - np.log1p(found.low)) / 2
+
     random = np.random.default_rng(1)
     first, second = random.lognormal(0, 0.5, 400), random.lognormal(0.1, 0.5, 500)
     unit = relative_of_arms(first, second, requests=900, planned=900)
     draws = [random.choice(first, 400).mean() / random.choice(second, 500).mean() for _ in range(2_000)]
-    factor = (unit.high - unit.low) / 2 / np.std(draws)
+    factor = half(unit) / np.std(np.log(draws))
     assert factor == pytest.approx(3.04, rel=0.08)
     pair = np.stack([first, 0.5 * first + random.lognormal(0, 0.5, 400)])
     told = relative_of_teams(*pair, requests=900, planned=900)
     drawn = (pair[:, random.integers(400, size=400)].sum(axis=1) for _ in range(2_000))
-    assert (told.high - told.low) / 2 / np.std([one / other for one, other in drawn]) == pytest.approx(3.04, rel=0.08)
+    assert half(told) / np.std([np.log(one / other) for one, other in drawn]) == pytest.approx(3.04, rel=0.08)
 
 
 def test_too_few_viewers_or_nothing_watched_decides_nothing():
-    few, none = np.ones(5), np.zeros(50)
-    for first, second in ((few, np.ones(50)), (np.ones(50), none), (none, np.ones(50))):
+    few, enough, none = np.ones(FEWEST - 1), np.ones(FEWEST), np.zeros(FEWEST)
+    for first, second in ((few, enough), (enough, few), (enough, none), (none, enough)):
         found = interleaved_result(
             {"seconds": relative_of_arms(first, second, requests=9, planned=9), "viewers": 5, "requests": 9}
         )
         assert found.verdict == "open"
         assert relative_of_teams(first, second[: len(first)], requests=9, planned=9).low == float("-inf")
+    assert relative_of_arms(enough, enough, requests=9, planned=9).value == 0.0
