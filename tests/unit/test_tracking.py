@@ -249,7 +249,7 @@ def test_the_registry_mirrors_challenger_and_champion(tmp_path):
     assert tracking.register_release("r1", first, run_id=run.id, metrics=metrics) == 1
     assert client().get_registered_model("watchnext").aliases == {"champion": 1, "challenger": 2}
     tracking.set_champion("r2")
-    assert client().get_registered_model("watchnext").aliases == {"champion": 2}
+    assert client().get_registered_model("watchnext").aliases == {"champion": 2, "previous": 1}
     version = client().get_model_version("watchnext", "2")
     assert version.tags == {"release_id": "r2", "metric.ndcg_10": "0.5"}
     assert os.path.isfile(version.source.removeprefix("file://") + "/manifest.json")

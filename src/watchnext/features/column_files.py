@@ -52,7 +52,10 @@ class ColumnFiles:
 
 
 def _data(file) -> int:
-    """Return the offset of the data in an `.npy` file."""
+    """Return the offset of the data in an `.npy` file of format 1.0, where two bytes give the length of the header.
+
+    The header is not parsed: threads append columns at once, in which the parser of literals of Python 3.11 may fail.
+    """
     npy.read_magic(file)
-    npy.read_array_header_1_0(file)
-    return file.tell()
+    length = int.from_bytes(file.read(2), "little")
+    return file.tell() + length

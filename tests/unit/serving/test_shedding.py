@@ -80,7 +80,7 @@ def test_refused_requests_are_answered_and_counted_and_keep_their_connection(ful
 def test_a_refused_request_has_a_line_in_the_log_of_answers(full, caplog):
     with caplog.at_level(logging.INFO, logger="watchnext.answers"):
         answer(full[0], post(ASKED), LAST)
-    assert [line.answer for line in caplog.records] == [
+    assert [line.answer for line in caplog.records if line.name == "watchnext.answers"] == [
         {"route": ROUTE, "method": "POST", "status": 503, "ms": 0.0, "key": None}
     ]
 
