@@ -9,7 +9,7 @@ def test_a_preview_is_not_recorded_and_can_be_traced(api, store, served, viewer,
     written(api)
     assert store.viewer(viewer).tobytes() == before
     first, second = ([item["video_id"] for item in slate["items"]] for slate in looked)
-    assert len(set(first) & set(second)) >= 8  # exploration alone differs
+    assert len(set(first) & set(second)) >= 5  # exploration alone differs, half a slot a slate in the mean
     assert api("GET", f"/v1/trace/{looked[0]['request_id']}").status_code == 200
     served.close()
     assert list((tmp_path / "served").rglob("*.parquet")) == []
