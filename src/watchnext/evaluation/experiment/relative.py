@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 
+from watchnext.ratios import ratio
 from watchnext.sequential import Spread, always_valid
 
 UNKNOWN = Spread(float("nan"), float("-inf"), float("inf"))
@@ -31,9 +32,7 @@ def relative_of_teams(first: np.ndarray, second: np.ndarray, *, requests: float,
     Otherwise as `relative_of_arms`."""
     if min(np.count_nonzero(first), np.count_nonzero(second)) < FEWEST:
         return UNKNOWN
-    value = first.sum() / second.sum()
-    residuals = first - value * second  # their sum is 0
-    error = np.sqrt(residuals @ residuals * len(first) / (len(first) - 1)) / second.sum()
+    value, error = ratio(first, second)
     return _less_one(value, error / value, requests, planned)
 
 
