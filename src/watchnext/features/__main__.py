@@ -14,7 +14,10 @@ from watchnext.features.dataset.batches import FeatureSet
 from watchnext.features.dataset.build import FeatureBuilder
 from watchnext.features.dataset.labels import Labels
 from watchnext.features.state.fold import Layout
+from watchnext.features.state.fold_log import replay
+from watchnext.features.state.spark_fold import SparkFold
 from watchnext.schema import FeatureSchema, SchemaError
+from watchnext.spark import SparkError, engine
 
 
 def builder_of(config: DictConfig, schema: FeatureSchema, regime: str) -> FeatureBuilder:
@@ -35,7 +38,10 @@ def build(config: DictConfig) -> None:
     schema = FeatureSchema.load(f"conf/features/{config.data.features}.yaml")
     _require_long_views(outputs / "tables" / "report.json", instantiate(config.labels))
     split, days = instantiate(config.data.split), pl.Series([day.day for day in stored.days], dtype=pl.String).str.to_date()
-    built = builder_of(config, schema, config.regime).build(stored, split, outputs / "features")
+    builder = builder_of(config, schema, config.regime)
+    with engine(config.engine, config.master) as spark:
+        fold = SparkFold(spark, outputs / "features" / "state" / "spark").replay if spark else replay
+        built = builder.build(stored, split, outputs / "features", fold)
     print(
         f"{outputs / 'features'}: {built.report['impressions']}, regime {built.report['regime']}, "
         f"{built.report['viewer_state_bytes']} bytes per viewer; {built.kept} days kept, {built.folded} folded"
@@ -119,5 +125,5 @@ def card(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    errors = (DataError, SchemaError, FileNotFoundError, ValueError, KeyError)
+    errors = (DataError, SchemaError, FileNotFoundError, ValueError, KeyError, SparkError)
     dispatch("watchnext.features", {"build": build, "tripwire": tripwire, "card": card}, errors)

@@ -7,6 +7,7 @@ build of the whole log.
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from watchnext.features.encode.context import context_of
 from watchnext.features.encode.pipeline import FeaturePipeline, TrainingCounts
 from watchnext.features.state.event_order import Log
 from watchnext.features.state.fold import Reads
+from watchnext.features.state.fold_log import replay
 from watchnext.features.video_texts import VideoTexts
 from watchnext.schema import FeatureSchema
 
@@ -62,8 +64,8 @@ class FeatureBuilder:
     min_count: int
     snapshots: int = 7
 
-    def build(self, stored: StoredTables, split: TimeSplit, folder: Path) -> BuildResult:
-        """Update `folder` to the tables, keeping the valid part of the last build.
+    def build(self, stored: StoredTables, split: TimeSplit, folder: Path, replay: Callable = replay) -> BuildResult:
+        """Update `folder` to the tables, keeping the valid part of the last build; `replay` folds, here or on an engine.
 
         It holds pipeline/, catalogue/, users/, user_table/, videos/, columns/, watches/, context/ and state/, and where
         the log has titles, thumbnails or links, video_texts/.
@@ -73,7 +75,7 @@ class FeatureBuilder:
         log = LogColumns(
             folder, stored, split, schema=self.schema, labels=self.labels, regime=self.regime, snapshots=self.snapshots
         )
-        kept = log.build()
+        kept = log.build(replay)
         log.state.as_of(log.as_of_ms)  # the initial state of a release
         pipeline = self._fit_stored(log)
         for part in ("pipeline", "catalogue", "users", "user_table", "videos", video_texts.FOLDER):

@@ -1,7 +1,7 @@
 """The columns of a log on disk, one row an impression, written while its state is folded."""
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from datetime import date
@@ -20,7 +20,7 @@ from watchnext.features.dataset.labels import Labels, watch_ratio
 from watchnext.features.encode.context import Dictionaries
 from watchnext.features.state.builder import Changes, StateBuilder
 from watchnext.features.state.event_order import Log
-from watchnext.features.state.fold_log import THREADS, ReadBuffers
+from watchnext.features.state.fold_log import THREADS, ReadBuffers, replay
 from watchnext.features.state.history import Watches
 from watchnext.features.state.partitions import Plan, TimePartition
 from watchnext.files import synced_below
@@ -107,8 +107,9 @@ class LogColumns:
 
     # ---- build -------------------------------------------------------------------------------------------------------
 
-    def build(self) -> int:
-        """Keep the valid days of the last build, fold the others and write their rows. Returns the number of days kept."""
+    def build(self, replay: Callable = replay) -> int:
+        """Keep the valid days of the last build, fold the others by `replay` and write their rows. Returns the number of days
+        kept."""
         kept, reason = self.state.plan()
         if reason and self.plan.partitions:
             print(f"{self.folder}: rebuilding from {self.plan.partitions[self.state.kept].days[0].day} on: {reason}")
@@ -117,7 +118,7 @@ class LogColumns:
                 shutil.rmtree(self.folder / part, ignore_errors=True)
             self.dictionaries.values.clear()
         self.dictionaries.truncate(self.state.entries[-1].encoded["dictionaries"] if self.state.kept else {})
-        self.state.fold(self.prepare, self.encode)
+        self.state.fold(self.prepare, self.encode, replay)
         self.columns.resize(self._rows)
         self.watches.resize(self._watched)
         self.dictionaries.save(self.folder / "context")

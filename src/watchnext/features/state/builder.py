@@ -19,7 +19,7 @@ from watchnext.features.catalogue import Catalogue, Ids
 from watchnext.features.state import log_arrays
 from watchnext.features.state.event_order import Log, no_rows
 from watchnext.features.state.fold import Layout
-from watchnext.features.state.fold_log import THREADS, ahead
+from watchnext.features.state.fold_log import THREADS, ahead, replay
 from watchnext.features.state.history import Watches
 from watchnext.features.state.partitions import BuildManifest, ManifestEntry, TimePartition, digest_of
 from watchnext.features.state.snapshots import AS_OF, Snapshot, Snapshots
@@ -128,12 +128,13 @@ class StateBuilder:
 
     # ---- fold --------------------------------------------------------------------------------------------------------
 
-    def fold(self, prepare: Callable = prepare_nothing, encode: Callable = fold_only) -> None:
+    def fold(self, prepare: Callable = prepare_nothing, encode: Callable = fold_only, replay: Callable = replay) -> None:
         """Fold the partitions after those kept.
 
         prepare  (partition, impressions, log) > anything that `encode` needs; called in order, a partition ahead of the fold
         encode   (index, prepared, changes) > facts for the manifest; it exhausts `changes(visible=, as_of=, out=, watched=)`,
                  which folds the partition as `replay` does and yields the watches of viewers
+        replay   `fold_log.replay`, or that of an engine
         """
         remaining = self.partitions[self.kept :]
         with (
@@ -144,7 +145,9 @@ class StateBuilder:
             read = ahead(reader, partial(self._read, prepare), [(each,) for each in remaining], most=2)
             for index, (log, prepared) in enumerate(read, start=self.kept):
                 state, partition = self.load(index), self.partitions[index]
-                changes = partial(self._changes, self._snapshots.of(index), state, log, partition.snapshot_ms, pool=pool)
+                changes = partial(
+                    self._changes, self._snapshots.of(index), state, log, partition.snapshot_ms, pool=pool, replay=replay
+                )
                 self.snapshot(index, state, log.rows, encode(index, prepared, changes))
                 progress.update(partition.rows)
 

@@ -151,12 +151,16 @@ class ByViewer(NamedTuple):
             Groups(rank[reads[reads_by_viewer.members]], reads_by_viewer.starts),
         )
 
-    def chunks(self, rows: int, viewers: int) -> list[tuple[int, int]]:
-        """Return ranges of viewers, each with about `rows` impressions and at most `viewers` viewers."""
-        bounds, first = [], 0
-        while first < len(self.users):
-            last = int(np.searchsorted(self.rows, self.rows[first] + rows, side="right")) - 1
-            last = min(max(last, first + 1), first + viewers, len(self.users))
-            bounds.append((first, last))
-            first = last
-        return bounds
+
+def chunks(starts: np.ndarray, rows: int, keys: int) -> list[tuple[int, int]]:
+    """Return ranges of keys, each with about `rows` rows and at most `keys` keys.
+
+    Key a has the rows from starts[a] to starts[a + 1]; one with more than `rows` of them is a range of its own.
+    """
+    bounds, first, last_key = [], 0, len(starts) - 1
+    while first < last_key:
+        last = int(np.searchsorted(starts, starts[first] + rows, side="right")) - 1
+        last = min(max(last, first + 1), first + keys, last_key)
+        bounds.append((first, last))
+        first = last
+    return bounds

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from watchnext.features.state import counters, history
-from watchnext.features.state.event_order import ByViewer, Log, in_order
+from watchnext.features.state.event_order import ByViewer, Log, chunks, in_order
 from watchnext.features.state.fold import (
     OUTCOME,
     Layout,
@@ -153,6 +154,32 @@ def _viewers(
     return video_rows, at, watch_ms, bits, history_at, history_len
 
 
+class Ordered(NamedTuple):
+    """A partition of a log with its events in the order of the fold.
+
+    log       its `time_ms` are those to which the reads decay
+    events    (E,) ids of the events, and `known_at` (E,) their times
+    reads     indices of the impressions that read the state, in the order in which they see the log
+    visible   (N,) time before which each of them sees the state
+    """
+
+    log: Log
+    events: np.ndarray
+    known_at: np.ndarray
+    reads: np.ndarray
+    visible: np.ndarray
+
+    @classmethod
+    def of(cls, log: Log, *, until: float, visible: np.ndarray | None, as_of: np.ndarray | None) -> "Ordered":
+        """Order `log`; the arguments are those of `replay`."""
+        events, known_at = in_order(log.time_ms, log.known_at, until=until, pending=log.pending)
+        reads = log.pending + np.argsort(np.zeros(0) if visible is None else visible, kind="stable")
+        visible_ms = np.zeros(0) if visible is None else np.concatenate([np.zeros(log.pending), visible])
+        if as_of is not None:  # events are in order by now, and time_ms is left to the reads
+            log = log._replace(time_ms=np.concatenate([np.zeros(log.pending), as_of]))
+        return cls(log, events, known_at, reads, visible_ms)
+
+
 def replay(
     layout: Layout,
     log: Log,
@@ -178,33 +205,42 @@ def replay(
     watched   number of watches before those of this call
     pool      threads shared by many calls, because every new pool would keep memory of its own
     """
-    events, known_at = in_order(log.time_ms, log.known_at, until=until, pending=log.pending)
-    reads = log.pending + np.argsort(np.zeros(0) if visible is None else visible, kind="stable")
-    visible_ms = np.zeros(0) if visible is None else np.concatenate([np.zeros(log.pending), visible])
-    out = out or ReadBuffers.empty(layout, 0)
-    if as_of is not None:  # events are in order by now, and time_ms is left to the reads
-        log = log._replace(time_ms=np.concatenate([np.zeros(log.pending), as_of]))
+    ordered, out = Ordered.of(log, until=until, visible=visible, as_of=as_of), out or ReadBuffers.empty(layout, 0)
+    with nullcontext(pool) if pool else ThreadPoolExecutor(THREADS) as pool:
+        items = pool.submit(fold_items, layout, ordered, videos, creators, out.candidate)
+        yield from fold_viewers(layout, ordered, load, out, watched, pool)
+        items.result()
+
+
+def fold_items(layout: Layout, ordered: Ordered, videos: np.ndarray, creators: np.ndarray, candidate: np.ndarray) -> None:
+    """Fold the events into the records of videos and creators, in place, and read both into `candidate`[:, :2]."""
+    log, *order = ordered
+    _items(layout, videos, creators, log, *order, candidate)
+
+
+def fold_viewers(
+    layout: Layout, ordered: Ordered, load: Callable, out: ReadBuffers, watched: int, pool: ThreadPoolExecutor
+) -> Iterator[tuple[np.ndarray, np.ndarray, Watches]]:
+    """Fold the events into the records of their viewers; yields what `replay` does."""
+    log, events, known_at, reads, visible = ordered
     by_viewer = ByViewer.of(log, events, known_at, reads)
 
     def folded(first: int, last: int):
         records = load(by_viewer.users[first:last])
         return records, _viewers(
             layout, records, by_viewer.log, by_viewer.positions, log.pending, *by_viewer.events, by_viewer.known_at,
-            *by_viewer.reads, first, visible_ms,
+            *by_viewer.reads, first, visible,
             out.user, out.gap_s, out.candidate,
         )  # fmt: skip
 
-    bounds = by_viewer.chunks(CHUNK_ROWS, CHUNK_VIEWERS)
-    with nullcontext(pool) if pool else ThreadPoolExecutor(THREADS) as pool:
-        items = pool.submit(_items, layout, videos, creators, log, events, known_at, reads, visible_ms, out.candidate)
-        for (first, last), (records, output) in zip(bounds, ahead(pool, folded, bounds, most=6), strict=True):
-            *columns, history_at, history_len = output
-            members = by_viewer.reads.members[by_viewer.reads.starts[first] : by_viewer.reads.starts[last]]
-            rows = by_viewer.positions[members] - log.pending
-            out.history_at[rows], out.history_len[rows] = watched + history_at, history_len
-            watched += len(columns[0])
-            yield by_viewer.users[first:last], records, Watches(*columns)
-        items.result()
+    bounds = chunks(by_viewer.rows, CHUNK_ROWS, CHUNK_VIEWERS)
+    for (first, last), (records, output) in zip(bounds, ahead(pool, folded, bounds, most=6), strict=True):
+        *columns, history_at, history_len = output
+        members = by_viewer.reads.members[by_viewer.reads.starts[first] : by_viewer.reads.starts[last]]
+        rows = by_viewer.positions[members] - log.pending
+        out.history_at[rows], out.history_len[rows] = watched + history_at, history_len
+        watched += len(columns[0])
+        yield by_viewer.users[first:last], records, Watches(*columns)
 
 
 def ahead(pool: ThreadPoolExecutor, work: Callable, items: Sequence[tuple], *, most: int) -> Iterator:

@@ -11,7 +11,7 @@ record is read from the latest partition that has it, else from the base; a set 
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +50,16 @@ class ViewerRecords:
     base: ColumnFiles
     later: list[tuple[np.ndarray, Path]]
     count: int
+
+    @classmethod
+    def of(cls, base: ColumnFiles, later: Sequence[Path], count: int) -> "ViewerRecords":
+        """Map the records of the base and of the folders `later`."""
+        return cls(base, [(np.load(folder / "users.npy"), folder / "viewers.npy") for folder in later], count)
+
+    def __reduce__(self):
+        """Travel to another process as paths, where the same files are mapped."""
+        base = ColumnFiles(self.base.folder.resolve(), self.base.kinds)
+        return ViewerRecords.of, (base, [path.parent.resolve() for _, path in self.later], self.count)
 
     def load(self, users: np.ndarray) -> np.ndarray:
         """Return copies of the records (n, layout.viewer) of the viewers `users` (n,), ascending."""
@@ -94,11 +104,12 @@ class Snapshot:
         out: ReadBuffers | None = None,
         watched: int = 0,
         pool: ThreadPoolExecutor | None = None,
+        replay: Callable = replay,
     ) -> Iterator[tuple[np.ndarray, np.ndarray, Watches]]:
         """Fold the pending impressions, then `log`, both before `until`. Yields changed viewers, their records, watches.
 
         Exhaust it: then videos, creators and pending impressions are those at `until`. The other arguments are those of
-        `replay`.
+        `replay`, or of an engine's that does the same.
         """
         log = log.after(log._replace(**self.pending))
         tables = {"videos": self.videos, "creators": self.creators, "load": self.viewers.load}
@@ -157,10 +168,10 @@ class Snapshots:
         parts = [*sorted(self._base.folder.glob(f"{SEEN}-*")), *(folder / SEEN for folder in later)]
         seen = SeenParts([load_arrays(folder) for folder in parts], self._sizes["users"])
         arrays = load_arrays(later[-1] if later else self._base.folder)
-        changed = [(np.load(folder / "users.npy"), folder / "viewers.npy") for folder in later]
+        viewers = ViewerRecords.of(self._base, later, self._sizes["users"])
         items = (_grown(arrays[name], self._sizes[name]) for name in ("videos", "creators"))
         pending = {name: np.array(arrays[f"pending.{name}"]) for name in PER_ROW}
-        return Snapshot(self.layout, ViewerRecords(self._base, changed, self._sizes["users"]), *items, pending, seen)
+        return Snapshot(self.layout, viewers, *items, pending, seen)
 
     def open(self, folder: Path) -> ColumnFiles:
         """Open the files of changed viewers in `folder`."""
