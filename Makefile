@@ -18,7 +18,7 @@ export BENTOML_DO_NOT_TRACK := True
 export MLFLOW_DISABLE_TELEMETRY := true
 ACTIVATE := source $(BIN)/activate
 
-.PHONY: help setup demo test test-full lint bench docs serve ui kuairand serve-kuairand lock clean
+.PHONY: help setup demo test test-full test-spark lint bench docs serve ui kuairand serve-kuairand lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -53,6 +53,11 @@ test: lint ## run lint and all tests
 test-full: setup ## run the tests that take minutes: faults by the hundred, under load
 	@$(ACTIVATE) && python -m pytest -m full
 
+test-spark: setup ## install pyspark, 491 MB, and run its tests on two workers of this machine
+	@command -v java >/dev/null || { echo "Java is missing; run: apt-get install default-jre-headless"; exit 1; }
+	@$(PIP) --no-build-isolation -e '.[spark]' -c <(grep -oE '^[^ ]+==[^ ]+' requirements.lock)
+	@$(ACTIVATE) && python -m pytest tests/spark
+
 lint: setup ## check style and import rules
 	@$(ACTIVATE) && ruff check . && ruff format --check . && lint-imports
 
@@ -78,11 +83,11 @@ serve-kuairand: setup ## serve what `make kuairand` built
 	@$(ACTIVATE) && WATCHNEXT_RELEASES=outputs/kuairand/releases WATCHNEXT_STORE=outputs/kuairand/store exec bentoml serve
 
 # Locked versions are kept where pyproject.toml allows them; remove requirements.lock for the newest. It has the hashes of all
-# files of a version, so that it works on other processors too. Dependencies of PyTorch's CUDA builds are left out.
+# files of a version, so that it works on other processors too. Dependencies of PyTorch's CUDA builds are left out, and Spark.
 lock: ## write requirements.lock and its part for serving from pyproject.toml, with hashes
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) uv
-	@$(BIN)/uv pip compile --quiet pyproject.toml --all-extras --generate-hashes --no-header --no-annotate --no-emit-package torch \
+	@$(BIN)/uv pip compile --quiet pyproject.toml --extra train --extra dev --generate-hashes --no-header --no-annotate --no-emit-package torch \
 	  --python $(BIN)/python --output-file requirements.lock
 	@awk '/^[^ ]/ { kept = !/^(nvidia-|triton|cuda)/ || /^nvidia-ml-py==/ } kept' requirements.lock > requirements.lock.new
 	@mv requirements.lock.new requirements.lock

@@ -36,19 +36,16 @@ def two_partitions(monkeypatch) -> None:
     monkeypatch.setattr(partitions, "PARTITION_ROWS", 1_000)
 
 
-def build(stored: StoredTables, folder: Path, schema, regime: str, fold=replay) -> dict[Path, bytes]:
-    builder = FeatureBuilder(schema=schema, labels=Labels(), utc_offset_h=0, regime=regime, min_count=2, snapshots=1)
+def build(stored: StoredTables, folder: Path, schema, fold=replay) -> dict[Path, bytes]:
+    builder = FeatureBuilder(schema=schema, labels=Labels(), utc_offset_h=0, regime="request", min_count=2, snapshots=1)
     builder.build(stored, SPLIT, folder, fold)
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("regime", ["request", "frozen"])
-def test_spark_writes_the_files_of_one_machine_though_workers_are_killed(spark, stored, world_schema, tmp_path, regime):
-    wanted = build(stored, tmp_path / "one", world_schema, regime)
-    dying = DyingSpark(spark, tmp_path)
-    found = build(
-        stored, tmp_path / "many", world_schema, regime, SparkFold(dying, tmp_path / "many" / "state" / "spark").replay
-    )
+def test_spark_writes_the_files_of_one_machine_though_workers_are_killed(spark, stored, world_schema, tmp_path):
+    wanted = build(stored, tmp_path / "one", world_schema)
+    fold = SparkFold(DyingSpark(spark, tmp_path), tmp_path / "many" / "state" / "spark")
+    found = build(stored, tmp_path / "many", world_schema, fold.replay)
     assert (tmp_path / "before").exists()
     assert (tmp_path / "after").exists()
     assert found.keys() == wanted.keys()
@@ -58,4 +55,4 @@ def test_spark_writes_the_files_of_one_machine_though_workers_are_killed(spark, 
 def test_workers_with_other_code_are_refused(spark, stored, world_schema, tmp_path, monkeypatch):
     monkeypatch.setattr("watchnext.spark._code", lambda _: ("watchnext.features.state.spark_fold", "0123456789abcdef"))
     with pytest.raises(SparkError, match="0123456789abcdef on the driver; install the same version of watchnext on both"):
-        build(stored, tmp_path, world_schema, "request", SparkFold(spark, tmp_path / "state" / "spark").replay)
+        build(stored, tmp_path, world_schema, SparkFold(spark, tmp_path / "state" / "spark").replay)

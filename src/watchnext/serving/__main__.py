@@ -16,6 +16,7 @@ from watchnext.data.tables import DataError
 from watchnext.metrics import aligned
 from watchnext.schema import SchemaError
 from watchnext.serving.funnel.ahead.batch import recommend_all
+from watchnext.serving.funnel.ahead.spark_batch import SparkBatch
 from watchnext.serving.funnel.served.repeated import differences, repeated
 from watchnext.serving.funnel.served.served_log import answers_in
 from watchnext.serving.release.manifest import ReleaseError
@@ -24,6 +25,7 @@ from watchnext.serving.store.engines.engine import StoreError, StoreHeldError
 from watchnext.serving.store.engines.redis_engine import is_url, location
 from watchnext.serving.store.store import Store, build_store
 from watchnext.serving.store.tables.slate_table import SlateTable
+from watchnext.spark import SparkError, engine
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -66,7 +68,15 @@ def recommendations(config: DictConfig) -> None:
         # A slate is computed as of now, so that it includes all events of the store.
         now_ms = int(time.time() * 1000) if release.clock == "wall" else max(release.as_of_ms, slates.last_known_at + 1)
     outputs = Path(config.data.outputs)
-    report = recommend_all(release, folder, outputs / "recommendations", k=config.slate_size, now_ms=now_ms)
+    with engine(config.engine, config.master) as spark:
+        if spark and not config.master.startswith("local") and not is_url(folder):
+            raise StoreError(
+                f"data.store is {folder}, which only this machine can open; with master={config.master} use a Redis"
+            )
+        compute = SparkBatch(spark).computed if spark else None
+        report = recommend_all(
+            release, folder, outputs / "recommendations", k=config.slate_size, now_ms=now_ms, compute=compute
+        )
     write_report(outputs / "metrics" / "recommendations.json", {"release": release.id, **asdict(report)})
     print(f"{release.id}: {report.slates:,} slates for {report.users:,} users, also in {outputs / 'recommendations'}")
 
@@ -119,5 +129,8 @@ if __name__ == "__main__":
         from watchnext.cli import dispatch
 
         dispatch(
-            "watchnext.serving", commands, (ReleaseError, StoreError, DataError, SchemaError), leading={"replay": "request_id"}
+            "watchnext.serving",
+            commands,
+            (ReleaseError, StoreError, DataError, SchemaError, SparkError),
+            leading={"replay": "request_id"},
         )

@@ -6,7 +6,7 @@ A run may be killed at any moment. The next one goes on where it was: as of the 
 import json
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -136,12 +136,14 @@ def recommend_all(
     viewers: int | None = None,
     processes: int | None = None,
     viewers_a_part: int | None = None,
+    compute: Callable | None = None,
 ) -> BatchReport:
     """Compute the slates of a release's viewers into `store` and below `folder`, or what an interrupted run left to do.
 
     viewers         number of viewers, the first of the release; None is all
     processes       number of processes that compute; None is one a core
     viewers_a_part  None is VIEWERS_A_PART, or less where there would be fewer than PARTS
+    compute         None is `computed`; an engine has its own
     Raises StoreError.
     """
     viewers = min(viewers or len(release.user_ids.ids), len(release.user_ids.ids))
@@ -153,7 +155,9 @@ def recommend_all(
         run = Batch.begun(Batch(release.id, slates.store, k, viewers, now_ms, part), folder)
         missing = run.missing(folder)
         progress.update(viewers - sum(len(run.users(part)) for part in missing))
-        for part, computed_slates in computed(missing, (release.folder, store, run, folder), processes or os.cpu_count()):
+        for part, computed_slates in (compute or computed)(
+            missing, (release.folder, store, run, folder), processes or os.cpu_count()
+        ):
             slates.put(computed_slates)
             path = run.path(folder, part)
             os.replace(path.with_suffix(".new"), path)  # only now is the part done
