@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 __all__ = ["composed", "dispatch", "exits_on", "instantiate", "overrides_from", "plain", "write_report"]
 
+WORD_AND_BRACKETS = re.compile(r"\w+\[[^]]*\]")  # local[2]; Hydra's grammar would read a list after the word, and fail
 Command = Callable[[DictConfig], int | None]
 # Modules of loaders by where they stood: teams have presets of their own that name them.
 LOADERS = ("canonical", "kuairand", "movielens", "sequences", "vk_lsvd")
@@ -105,7 +106,8 @@ def overrides_from(words: list[str]) -> list[str]:
     while remaining:
         word = remaining.pop(0)
         if not word.startswith("--"):
-            overrides.append(word)
+            name, _, value = word.partition("=")
+            overrides.append(f"{name}={_quoted(value)}" if WORD_AND_BRACKETS.fullmatch(value) else word)
             continue
         key, equals, value = word.removeprefix("--").partition("=")
         if not equals and (not remaining or remaining[0].startswith("--")):

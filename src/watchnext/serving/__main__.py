@@ -70,9 +70,7 @@ def recommendations(config: DictConfig) -> None:
     outputs = Path(config.data.outputs)
     with engine(config.engine, config.master) as spark:
         if spark and not config.master.startswith("local") and not is_url(folder):
-            raise StoreError(
-                f"data.store is {folder}, which only this machine can open; with master={config.master} use a Redis"
-            )
+            raise StoreError(f"data.store is {folder}, which this machine alone can open; master={config.master} needs a Redis")
         compute = SparkBatch(spark).computed if spark else None
         report = recommend_all(
             release, folder, outputs / "recommendations", k=config.slate_size, now_ms=now_ms, compute=compute
@@ -128,9 +126,5 @@ if __name__ == "__main__":
     else:
         from watchnext.cli import dispatch
 
-        dispatch(
-            "watchnext.serving",
-            commands,
-            (ReleaseError, StoreError, DataError, SchemaError, SparkError),
-            leading={"replay": "request_id"},
-        )
+        errors = (ReleaseError, StoreError, DataError, SchemaError, SparkError)
+        dispatch("watchnext.serving", commands, errors, leading={"replay": "request_id"})

@@ -1,7 +1,7 @@
 """Compute the parts of a batch in tasks of Spark: the slates of `batch.computed`.
 
-A worker opens the release and the store by path or URL, once. What it computes of a part lies beside the part's place: the Parquet
-file, and the slates as the store keeps them, which the driver loads.
+A worker opens the release and the store by path or URL, once. What it computes of a part lies beside the part's place: the
+Parquet file, and the slates as the store keeps them, which the driver loads. A part whose slates lie there is not computed again.
 """
 
 import os
@@ -34,7 +34,8 @@ class SparkBatch:
         release, store, run, folder = about
         about = release.resolve(), store if is_url(store) else Path(store).resolve(), run, folder.resolve()
         for job in batched(parts, PARTS_A_JOB * self.spark.parallelism):
-            self.spark.each(list(job), partial(_compute, about))
+            if missing := [part for part in job if not _slates_path(run, folder, part).exists()]:
+                self.spark.each(missing, partial(_compute, about))
             for part in job:
                 slates = _slates_path(run, folder, part)
                 yield part, pl.read_parquet(slates).rows()
