@@ -62,7 +62,7 @@ lint: setup ## check style and import rules
 	@$(ACTIVATE) && ruff check . && ruff format --check . && lint-imports
 
 # The others need files that are not in the repository or another interpreter, or run other programs.
-BENCHMARKS := $(filter-out ranking rectools_sasrec retrieval worlds record, \
+BENCHMARKS := $(filter-out ranking rectools_sasrec retrieval spark worlds record, \
   $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))
 
 bench: setup ## run every benchmark of the sample and of simulated logs, one JSON line each

@@ -108,6 +108,11 @@ SMALL = {
         "project",
     ),
     "simulator": Small(["--impressions", "3000"], {"impressions_per_s", "setup_s", "peak_mb", "file_bytes_per_impression"}),
+    "spark": Small(
+        ["--impressions", "3000", "--workers", "1"],
+        {"impressions", "one_process", "spark", "cpu_overhead", "differing_files"},
+        "with_spark",
+    ),
     "store": Small(
         ["--viewers", "3", "6", "9", "--watches", "2"], {"curve", "event_bytes", "known_event_cpu_us", "videos"}, "project"
     ),
@@ -151,6 +156,12 @@ def bare(tmp_path) -> Path:
     """A folder with the repository's conf/ and nothing else."""
     (tmp_path / "conf").symlink_to(ROOT / "conf")
     return tmp_path
+
+
+@pytest.fixture
+def with_spark(bare) -> Path:
+    pytest.importorskip("pyspark", reason="pyspark is not installed; run `make test-spark`")
+    return bare
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from hydra.utils import get_class
 
-from watchnext.cli import composed, dispatch, keys_of, plain
+from watchnext.cli import composed, dispatch, keys_of, overrides_from, plain
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -191,3 +191,8 @@ def test_a_preset_may_name_its_loader_by_the_old_place(old, new, capsys):
 def test_a_loader_where_it_stands_needs_no_note(capsys):
     composed(["data=kuairand"])
     assert capsys.readouterr().err == ""
+
+
+def test_a_word_with_brackets_is_a_value_and_brackets_alone_are_a_list():
+    config = composed(overrides_from(["master=local[2]", "releases=[a,b]"]))
+    assert (config.master, config.releases) == ("local[2]", ["a", "b"])

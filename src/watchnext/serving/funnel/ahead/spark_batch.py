@@ -1,7 +1,7 @@
 """Compute the parts of a batch in tasks of Spark: the slates of `batch.computed`.
 
 A worker opens the release and the store by path or URL, once. What it computes of a part lies beside the part's place: the
-Parquet file, and the slates as the store keeps them, which the driver loads. A part whose slates lie there is not computed again.
+Parquet file, and the slates as the store keeps them, which the driver loads. A part whose slates lie there is computed no more.
 """
 
 import os
