@@ -188,7 +188,7 @@ def _first_line(error: Exception) -> str:
 def _code(work: Callable) -> tuple[str, str]:
     """Return the module of some work and the digest of its code."""
     module = getattr(work, "func", work).__module__
-    return module, code_of(module)
+    return module, _digest_here(module)
 
 
 def _require_code(module: str, digest: str) -> None:
@@ -200,7 +200,7 @@ def _require_code(module: str, digest: str) -> None:
         )
 
 
-_digest_here = cache(code_of)
+_digest_here = cache(code_of)  # of a process: its sources may be edited later
 
 
 def _whole_task(code: tuple[str, str], work: Callable, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

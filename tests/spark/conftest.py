@@ -21,5 +21,7 @@ def spark() -> Iterator[Spark]:
     paths = [str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
-        with Spark.opened("local[2]", wait_s=600.0) as opened:
+        # Most of a short session's time is Java's own compiler.
+        quick = {"spark_driver_extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"}
+        with Spark.opened("local[2]", wait_s=600.0, **quick) as opened:
             yield opened

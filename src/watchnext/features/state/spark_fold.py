@@ -118,7 +118,7 @@ def _table(log: Log, visible: np.ndarray | None, as_of: np.ndarray | None, keys:
 
 @dataclass(frozen=True)
 class _Partition:
-    """What the tasks of one partition share.
+    """The settings that the tasks of one partition share.
 
     pending  number of first rows whose impressions were shown before it
     reads    whether its impressions read the state
