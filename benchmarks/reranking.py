@@ -22,6 +22,7 @@ from watchnext.cli import exits_on
 from watchnext.metrics import rounded
 from watchnext.reranking.diversity import METHODS, Diversity
 from watchnext.reranking.rules.copies import NearDuplicateRule
+from watchnext.reranking.rules.rule import RuleContext
 from watchnext.reranking.slate import Reranker
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.release.release import Release, ReleaseError, last_built
@@ -58,7 +59,7 @@ def timed(reranker: Reranker, store: Store, requests: list[tuple[Query, Scored]]
     taken, lengths = [], []
     for query, scored in requests:
         began = time.perf_counter(), time.thread_time()
-        slate = reranker.rerank(scored, query, **facts)
+        slate = reranker.rerank(scored, query.request, RuleContext.of(query, **facts))
         taken.append((1e3 * (time.perf_counter() - began[0]), 1e3 * (time.thread_time() - began[1])))
         lengths.append(len(slate.picked))
     ms, cpu_ms = np.array(taken[WARM:]).T

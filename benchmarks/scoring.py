@@ -43,7 +43,7 @@ class Scoring:
 
     def __init__(self, release: Release, store: Store, ranker: CompiledRanker) -> None:
         self._release, self._store, self._ranker = release, store, ranker
-        self._encoder, self._ranking = QueryEncoder(release, store.catalogue.inputs), RankingStage(release, store)
+        self._encoder, self._ranking = QueryEncoder(release, store.catalogue), RankingStage(release, store)
 
     def __call__(self, request: Request, rows: np.ndarray) -> tuple[np.ndarray, float, float]:
         """Return predictions (C, T), and milliseconds for features and model."""

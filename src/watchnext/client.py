@@ -41,6 +41,7 @@ class _Routes(Generic[R]):
         region: str | None = None,
         context: Mapping[str, float | str] | None = None,
         exclude: Sequence[Id] | None = None,
+        muted: Sequence[Id] | None = None,
         filter: Mapping[str, Any] | None = None,
         page_token: str | None = None,
         seed_video_id: Id | None = None,
@@ -54,9 +55,10 @@ class _Routes(Generic[R]):
     ) -> R:
         """Ask for a slate; its videos count as shown, but those of a preview or a mirrored one."""
         about = _given(user_id=user_id, session=session, k=k, surface=surface, region=region, context=context)
-        which = _given(exclude=exclude, filter=filter, page_token=page_token, seed_video_id=seed_video_id, mirror=mirror)
-        how = _given(mode=mode, budget_ms=budget_ms, priority=priority, explain=explain, preview=preview, dials=dials)
-        return self._send("POST", "/v1/recommend", body=about | which | how)
+        which = _given(exclude=exclude, muted=muted, filter=filter, page_token=page_token, seed_video_id=seed_video_id)
+        how = _given(mode=mode, budget_ms=budget_ms, priority=priority, dials=dials)
+        shown = _given(explain=explain, preview=preview, mirror=mirror)
+        return self._send("POST", "/v1/recommend", body=about | which | how | shown)
 
     def recommend_batch(self, requests: Sequence[Mapping[str, Any]]) -> R:
         """Ask for up to 100 slates by their bodies of `recommend`. `answers` has the `status` and `answer` of each, in order:
@@ -73,13 +75,14 @@ class _Routes(Generic[R]):
         region: str | None = None,
         context: Mapping[str, float | str] | None = None,
         exclude: Sequence[Id] | None = None,
+        muted: Sequence[Id] | None = None,
         filter: Mapping[str, Any] | None = None,
         seed_video_id: Id | None = None,
         mode: str | None = None,
     ) -> R:
         """List the merged candidates for a viewer, before ranking. Nothing counts as shown."""
         about = _given(user_id=user_id, session=session, k=k, surface=surface, region=region, context=context)
-        which = _given(exclude=exclude, filter=filter, seed_video_id=seed_video_id, mode=mode)
+        which = _given(exclude=exclude, muted=muted, filter=filter, seed_video_id=seed_video_id, mode=mode)
         return self._send("POST", "/v1/retrieve", body=about | which)
 
     def rank(

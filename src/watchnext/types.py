@@ -61,9 +61,11 @@ class VideoFilter:
 @dataclass(frozen=True)
 class Request:
     """A request for a slate. `as_of_ms` is its time; later events are not read. `region` overrides the user's; the rows in
-    `exclude` are never proposed. A request that is not `personalised` is answered as one of a new viewer: nothing of the user
-    is read. Videos beside the row `seed` join the candidates. `budget_ms` may shorten that of the recommender. A
-    `mirrored` one is answered for the log alone, beside another recommender: its slate is not shown."""
+    `exclude`, and the videos of creators named in `muted`, are never proposed. A request that is not `personalised` is answered
+    as one of a new viewer: nothing of the user is read. Videos beside the row `seed` join the candidates. `budget_ms` may
+    shorten that of the recommender. A `mirrored` one is answered for the log alone, beside another recommender: its slate is
+    not shown.
+    """
 
     request_id: str
     user_id: int | str
@@ -73,6 +75,7 @@ class Request:
     region: str | None = None
     context: Mapping[str, str | float] = field(default_factory=dict)
     exclude: tuple[int, ...] = ()
+    muted: tuple[str, ...] = ()
     personalised: bool = True
     dials: Dials = Dials()
     filter: VideoFilter = VideoFilter()
@@ -96,6 +99,7 @@ class Query:
     inputs                     inputs of networks that do not depend on a candidate, one row each
     age, language              of the viewer, as the log names them; None unknown
     vectors (Q, D) float32     the query tower's, where computed for many viewers at once; else None
+    muted (n,) int64           rows of the videos of muted creators
     """
 
     request: Request
@@ -112,6 +116,7 @@ class Query:
     age: str | None = None
     language: str | None = None
     vectors: np.ndarray | None = None
+    muted: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     @property
     def as_of_ms(self) -> float:
@@ -119,8 +124,8 @@ class Query:
 
     @cached_property
     def excluded(self) -> np.ndarray:
-        """Rows (n,) int64 that the request excludes, sorted."""
-        return np.unique(np.array(self.request.exclude, np.int64))
+        """Rows (n,) int64 that the request excludes or mutes, sorted."""
+        return np.unique(np.concatenate([np.array(self.request.exclude, np.int64), self.muted]))
 
     @cached_property
     def hidden(self) -> np.ndarray:

@@ -65,6 +65,10 @@ def context_of(ranked, query, inputs) -> RuleContext:
     return RuleContext.of(query, continued=continued, **inputs)
 
 
+def asked(ranked, query, inputs) -> tuple:
+    return ranked, query.request, RuleContext.of(query, **inputs)
+
+
 def shown_k(query, k: int):
     return replace(query, request=replace(query.request, k=k))
 
@@ -95,7 +99,7 @@ def test_every_candidate_is_picked_or_removed_under_the_rules_name(name):
     removed = 0
     for seed in SEEDS:
         ranked, query, inputs = situation(seed)
-        slate = reranker(name).rerank(ranked, query, **inputs)
+        slate = reranker(name).rerank(*asked(ranked, query, inputs))
         assert [*slate.removed] == [name]
         accounted = np.concatenate([slate.picked, slate.removed[name]])
         assert sorted(accounted.tolist()) == list(range(len(ranked)))
@@ -111,7 +115,7 @@ def test_the_order_of_the_candidates_changes_nothing(name):
         candidates = ranked.candidates
         shuffled = scored(candidates.rows[order], ranked.predictions[order])
         shuffled = replace(shuffled, candidates=replace(shuffled.candidates, sources=candidates.sources[order]))
-        one, two = (reranker(name, epsilon=0.5).rerank(each, shown_k(query, 8), **inputs) for each in (ranked, shuffled))
+        one, two = (reranker(name, epsilon=0.5).rerank(*asked(each, shown_k(query, 8), inputs)) for each in (ranked, shuffled))
         assert candidates.rows[one.picked].tolist() == shuffled.candidates.rows[two.picked].tolist()
         assert one.propensities.tolist() == two.propensities.tolist()
         rows = [set(each.candidates.rows[slate.removed[name]].tolist()) for each, slate in ((ranked, one), (shuffled, two))]
@@ -122,7 +126,7 @@ def test_the_order_of_the_candidates_changes_nothing(name):
 def test_no_candidates_give_an_empty_slate(name):
     ranked, query, inputs = situation(0)
     nothing = scored(ranked.candidates.rows[:0], ranked.predictions[:0])
-    slate = reranker(name).rerank(nothing, query, **inputs)
+    slate = reranker(name).rerank(*asked(nothing, query, inputs))
     assert (len(slate.picked), len(slate.removed[name])) == (0, 0)
 
 
@@ -152,7 +156,7 @@ def test_a_filter_is_never_relaxed(name):
     for seed in SEEDS:
         ranked, query, inputs = situation(seed)
         context, rows = context_of(ranked, query, inputs), ranked.candidates.rows
-        slate = reranker(*OPTIONS, epsilon=1.0).rerank(ranked, query, **inputs)
+        slate = reranker(*OPTIONS, epsilon=1.0).rerank(*asked(ranked, query, inputs))
         picked = slate.picked[np.lexsort((rows[slate.picked], -slate.values))]
         assert not rule(name, {}).removes(rows[picked], context).any()
         alone = [row for row in rows if rule(name, {}).removes(np.array([row]), context)[0]]
@@ -179,7 +183,7 @@ def test_a_cap_holds_until_nothing_else_is_left_and_names_what_it_barred(name):
     for seed in SEEDS:
         ranked, query, inputs = situation(seed)
         cap, rows = rule(name, strict(name)), ranked.candidates.rows
-        slate = reranker(name).rerank(ranked, shown_k(query, 4), **inputs)
+        slate = reranker(name).rerank(*asked(ranked, shown_k(query, 4), inputs))
         keys = cap.keys(rows, context_of(ranked, query, inputs))
         above = slate.picked[:-1][-(cap.slots - 1) :] if cap.slots else slate.picked[:-1]
         exhausted = np.isin(keys, keys[above][keys[above] >= 0]).any(axis=1)

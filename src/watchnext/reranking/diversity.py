@@ -6,13 +6,13 @@ from math import log
 import numpy as np
 
 from watchnext.kernels import kernel
-from watchnext.reranking.rules.rule import CatalogueFacts, require_whole
+from watchnext.reranking.rules.rule import CatalogueFacts
 from watchnext.reranking.value import require_known, require_number
 
-METHODS = MMR, WINDOW, DPP = "mmr", "window", "dpp"
+METHODS = MMR, DPP = "mmr", "dpp"
 RIDGE = 0.1  # share of the diagonal in the kernel of the determinant: two equal videos then have one of more than 0
 SCALE = -1.0 / log(RIDGE)
-BY_WINDOW, BY_DETERMINANT = METHODS.index(WINDOW), METHODS.index(DPP)
+BY_DETERMINANT = METHODS.index(DPP)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,6 @@ class Diversity:
     mmr      maximal marginal relevance (Carbonell & Goldstein, SIGIR 1998): a candidate scores trade_off * value -
              (1 - trade_off) * max similarity to the slate. Deviation: a negative similarity counts as 0, so that opposite
              videos are not favoured
-    window   the same over the last `window` videos of the slate alone
     dpp      fast greedy MAP of a determinantal point process (Chen, Zhang & Zhou, NeurIPS 2018): the gain in trade_off * sum of
              values + (1 - trade_off) * log det of the similarities. Deviations: a cosine c counts as (1 + c) / 2, RIDGE stands
              on the diagonal, and the logarithm is scaled so that one gain lies in [-1, 0]
@@ -32,12 +31,10 @@ class Diversity:
 
     trade_off: float = 0.8
     method: str = MMR
-    window: int = 5
 
     def __post_init__(self) -> None:
         require_number("diversity.trade_off", self.trade_off, low=0, high=1)
         require_known("diversity.method", [self.method], METHODS)
-        require_whole("diversity.window", self.window, low=1)
 
     @property
     def kind(self) -> int:
@@ -45,7 +42,7 @@ class Diversity:
 
     def remembered(self, slots: int) -> int:
         """Return how many videos of a slate the method has to remember."""
-        return {MMR: 0, WINDOW: int(self.window), DPP: slots}[self.method]
+        return slots if self.method == DPP else 0
 
 
 @dataclass(frozen=True)
@@ -110,19 +107,13 @@ def _write_units(vectors, units, has_vector):
 def spread(picked, kind, known, cosine, similarity, rows, left, gain):
     """Update the gain in diversity (N,) of each video, after the last of `picked` (s,).
 
-    cosine, similarity (N,) are overwritten. rows (memory, N) holds similarities of the last videos, or a row of the Cholesky
-    factor for each video of the slate, and left (N,) the squared diagonal that it leaves.
+    cosine, similarity (N,) are overwritten. Of the determinant, rows (memory, N) hold the Cholesky factor, a row a video of the
+    slate, and left (N,) the squared diagonal that it leaves.
     """
     last, at = picked[-1], len(picked) - 1
     compare(last, known, kind == BY_DETERMINANT, cosine, similarity)
     if kind == BY_DETERMINANT:
         _factor(last, at, similarity, rows, left, gain)
-    elif kind == BY_WINDOW:
-        rows[at % len(rows)] = similarity
-        gain[:] = 0.0
-        for row in range(min(len(picked), len(rows))):
-            for i in range(len(gain)):
-                gain[i] = min(gain[i], -rows[row, i])
     else:
         for i in range(len(gain)):
             gain[i] = min(gain[i], -similarity[i])

@@ -12,10 +12,10 @@ from watchnext.reranking.greedy import NOTHING, Filled
 from watchnext.reranking.limits import SlateRules
 from watchnext.reranking.rules.copies import DuplicateFilter
 from watchnext.reranking.rules.registry import Rule, rule
-from watchnext.reranking.rules.rule import HARD, CatalogueFacts, Demotion, Filter, RuleContext
+from watchnext.reranking.rules.rule import HARD, Demotion, Filter, RuleContext
 from watchnext.reranking.slate_policy import SlatePolicy
 from watchnext.reranking.value import MERGE, RerankingError, Value, require_known, require_number
-from watchnext.types import Dials, Query, Scored, Slate
+from watchnext.types import Dials, Request, Scored, Slate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,16 +86,8 @@ class Reranker:
         value = replace(self.value, **changes)
         return Reranker(value=value, rules=self.rules, diversity=diversity, exploration=self.exploration)
 
-    def rerank(
-        self,
-        scored: Scored,
-        query: Query,
-        *,
-        facts: CatalogueFacts,
-        region_bits: Mapping[str, int],
-        unavailable: np.ndarray | None = None,
-    ) -> Slate:
-        """Pick the best `k` of the request, or all eligible candidates if fewer. `region_bits` are bit numbers.
+    def rerank(self, scored: Scored, request: Request, context: RuleContext) -> Slate:
+        """Pick the best `k` of the request, or all eligible candidates if fewer; `context` is what the rules read.
 
         Exploration is drawn from the request's id, so that the same request has the same slate.
 
@@ -103,13 +95,12 @@ class Reranker:
         neither picked nor removed were eligible but not chosen. `bent` names the soft rules that the slate does not keep. A
         value of -inf marks a non-finite prediction.
         """
-        if (k := query.request.k) < 0:
+        if (k := request.k) < 0:
             raise RerankingError(f"k is {k}, expected 0 or more")
         rows = scored.candidates.rows
-        context = _context(scored, query, facts, region_bits, unavailable)
         values, order, left, removed = self._filtered(scored, self._filters, context)
         policy = self._policy(k, rows[left], values[left], context)
-        filled, names = policy.filled(_random(query.request.request_id).random((policy.slots, 2))), self._limiting.names
+        filled, names = policy.filled(_random(request.request_id).random((policy.slots, 2))), self._limiting.names
         for at, name in enumerate(names):
             removed[name] = np.concatenate([removed.get(name, left[:0]), left[filled.barred_by == at]])
         picked = left[filled.picked]
@@ -122,34 +113,25 @@ class Reranker:
             bent=tuple(name for name, bent in zip(names, filled.bent.tolist(), strict=True) if bent),
         )
 
-    def costs(
-        self,
-        scored: Scored,
-        query: Query,
-        *,
-        facts: CatalogueFacts,
-        region_bits: Mapping[str, int],
-        unavailable: np.ndarray | None = None,
-    ) -> dict[str, float]:
+    def costs(self, scored: Scored, request: Request, context: RuleContext) -> dict[str, float]:
         """Return rule, "diversity" and "exploration" > the value that the slate of `rerank` loses by it.
 
         Each is applied behind those before it: filters, then what weighs less, limits, diversity, exploration. So all sum to
         the difference between the best slate by value alone and the one that is shown. A slot counts by its reach.
         """
         rows = scored.candidates.rows
-        context = _context(scored, query, facts, region_bits, unavailable)
         values, order, left, removed = self._filtered(scored, self._filters, context)
         least = values[np.isfinite(values)].min(initial=np.inf)
-        worth, reach = np.where(np.isfinite(values), values, least), self.value.goes_on ** np.arange(query.request.k)
+        worth, reach = np.where(np.isfinite(values), values, least), self.value.goes_on ** np.arange(request.k)
 
         def total(positions: np.ndarray) -> float:
             return float(worth[positions[: len(reach)]] @ reach[: len(positions)])
 
-        policy, steps = self._policy(query.request.k, rows[left], values[left], context), [("", order)]
+        policy, steps = self._policy(request.k, rows[left], values[left], context), [("", order)]
         for name, out in removed.items():
             after = steps[-1][1]
             steps.append((name, after[~np.isin(after, out)]))
-        steps += [(name, left[filled.picked]) for name, filled in self._steps(policy, query.request.request_id)]
+        steps += [(name, left[filled.picked]) for name, filled in self._steps(policy, request.request_id)]
         lost = dict.fromkeys([name for name, _ in steps[1:]], 0.0)
         for (_, before), (name, after) in pairwise(steps):
             lost[name] += total(before) - total(after)
@@ -167,17 +149,8 @@ class Reranker:
         yield "diversity", replace(policy, epsilon=0.0).filled(draws)
         yield "exploration", policy.filled(draws)
 
-    def ordered(
-        self,
-        scored: Scored,
-        query: Query,
-        *,
-        facts: CatalogueFacts,
-        region_bits: Mapping[str, int],
-        unavailable: np.ndarray | None = None,
-    ) -> Slate:
+    def ordered(self, scored: Scored, request: Request, context: RuleContext) -> Slate:
         """Order all candidates by value without those that a HARD filter removes: no other rule, diversity or exploration."""
-        context = RuleContext.of(query, facts=facts, region_bits=region_bits, unavailable=unavailable)
         values, order, picked, removed = self._filtered(scored, self._hard, context)
         return Slate(picked=picked, values=values[picked], propensities=np.ones(len(picked)), removed=removed, order=order)
 
@@ -198,8 +171,12 @@ class Reranker:
     def _filtered(
         self, scored: Scored, filters: Sequence[Filter], context: RuleContext
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """Return the values (C,), all positions by value, those that pass every filter, and those that each filter removed."""
+        """Return the values (C,), all positions by value, those that pass every filter, and those that each filter removed.
+
+        A slate may continue what the source `continue` lists.
+        """
         rows, values = scored.candidates.rows, self._values(scored)
+        context = replace(context, continued=rows[scored.candidates.named_by("continue")])
         by_row = np.argsort(rows)
         order = by_row[np.argsort(-values[by_row], kind="stable")]
         return values, order, *_passing(rows, order, filters, context)
@@ -218,21 +195,11 @@ class Reranker:
         value = replace(self.value, source=MERGE) if unranked and self.value.source is None else self.value
         return value.order(scored)
 
-    def policy(
-        self,
-        scored: Scored,
-        query: Query,
-        shown: np.ndarray,
-        *,
-        facts: CatalogueFacts,
-        region_bits: Mapping[str, int],
-        unavailable: np.ndarray | None = None,
-    ) -> SlatePolicy:
+    def policy(self, scored: Scored, request: Request, context: RuleContext, shown: np.ndarray) -> SlatePolicy:
         """Return the distribution of the slate that `rerank` draws, with the videos `shown` (P,) among its rows."""
         rows = scored.candidates.rows
-        context = _context(scored, query, facts, region_bits, unavailable)
         values, _, left, _ = self._filtered(scored, self._filters, context)
-        return self._policy(query.request.k, rows[left], values[left], context, shown[~np.isin(shown, rows[left])])
+        return self._policy(request.k, rows[left], values[left], context, shown[~np.isin(shown, rows[left])])
 
     def _policy(
         self, k: int, rows: np.ndarray, values: np.ndarray, context: RuleContext, outside: np.ndarray = NOTHING
@@ -253,14 +220,6 @@ class Reranker:
             epsilon=self.exploration.epsilon,
             continuation=self.value.goes_on,
         )
-
-
-def _context(
-    scored: Scored, query: Query, facts: CatalogueFacts, region_bits: Mapping[str, int], unavailable: np.ndarray | None
-) -> RuleContext:
-    """Return the context of all filters for a slate, which may continue what the source `continue` lists."""
-    continued = scored.candidates.rows[scored.candidates.named_by("continue")]
-    return RuleContext.of(query, facts=facts, region_bits=region_bits, unavailable=unavailable, continued=continued)
 
 
 def _passing(

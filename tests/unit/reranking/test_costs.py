@@ -31,8 +31,9 @@ def reranker(rules, *, trade_off=0.7, epsilon=0.0, **value):
 
 def costs(by, asked, k):
     ranked, viewer, facts, unavailable = asked
-    query, shared = query_of(k=k, **viewer), {"facts": facts, "region_bits": BITS, "unavailable": unavailable}
-    return by.costs(ranked, query, **shared), by.rerank(ranked, query, **shared)
+    query = query_of(k=k, **viewer)
+    asked = ranked, query.request, RuleContext.of(query, facts=facts, region_bits=BITS, unavailable=unavailable)
+    return by.costs(*asked), by.rerank(*asked)
 
 
 def by_hand():
@@ -110,10 +111,10 @@ def test_under_caps_the_seconds_watched_are_at_least_99_of_100_of_the_best():
     assert np.mean(got) >= 0.99 * np.mean(best)
 
 
-@pytest.mark.parametrize(("method", "least"), [("mmr", 0.99), ("window", 0.95), ("dpp", 0.99)])
+@pytest.mark.parametrize(("method", "least"), [("mmr", 0.99), ("dpp", 0.99)])
 def test_the_gain_of_a_slate_is_a_large_share_of_the_best(method, least):
-    """Try all slates of 4 out of 8 candidates, in every order. The best of them use it that a window of 2 forgets."""
-    got, best, diversity = [], [], Diversity(trade_off=0.8, method=method, window=2)
+    """Try all slates of 4 out of 8 candidates, in every order."""
+    got, best, diversity = [], [], Diversity(trade_off=0.8, method=method)
     for seed in range(30):
         seconds, facts, context = drawn(seed, 8)
         values = (seconds - seconds.min()) / np.ptp(seconds)
@@ -132,8 +133,7 @@ def worth(slate, values, alike, diversity) -> float:
     if diversity.method == "dpp":
         kernel = (1 - RIDGE) * among + RIDGE * np.eye(len(order))
         return share * values[order].sum() + (1 - share) * SCALE * np.linalg.slogdet(kernel)[1]
-    memory = diversity.window if diversity.method == "window" else len(order)
-    nearest = [max(among[slot, max(0, slot - memory) : slot], default=0.0) for slot in range(len(order))]
+    nearest = [max(among[slot, :slot], default=0.0) for slot in range(len(order))]
     return share * values[order].sum() - (1 - share) * sum(nearest)
 
 
@@ -154,7 +154,7 @@ def test_the_determinant_grows_by_what_the_pass_adds(seed):
 # ---- propensities ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["mmr", "window", "dpp"])
+@pytest.mark.parametrize("method", ["mmr", "dpp"])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_propensities_of_every_slate_are_its_share_of_all_draws(method, seed):
     """Every way to draw two slots of five candidates is enumerated: to explore or not, and each of 60 equal parts of a draw."""

@@ -31,9 +31,9 @@ def limited(candidates, *rules, hard=0):
     )
 
 
-def filled(relevance, slots, *rules, similarity=None, trade_off=1.0, epsilon=0.0, hard=0, method="mmr", window=5):
+def filled(relevance, slots, *rules, similarity=None, trade_off=1.0, epsilon=0.0, hard=0, method="mmr"):
     relevance = np.array(relevance, float)
-    diversity = Diversity(trade_off=trade_off, method=method, window=window)
+    diversity = Diversity(trade_off=trade_off, method=method)
     limits, draws = limited(len(relevance), *rules, hard=hard), np.full((slots, 2), 0.999)
     return fill(relevance, similarity, diversity, limits, epsilon, draws, slots=slots)
 
@@ -44,14 +44,7 @@ def test_similar_candidates_give_way_to_others():
     assert filled([1.0, 0.9, 0.5, 0.1], 4, similarity=similarity, trade_off=0.5).picked.tolist() == [0, 2, 3, 1]
 
 
-def test_a_window_forgets_what_is_far_above():
-    similarity = vectors([[1, 0], [1, 0], [0, 1], [-1, 0]])
-    by_window = {"similarity": similarity, "trade_off": 0.4, "method": "window"}
-    assert filled([1.0, 0.9, 0.5, 0.1], 4, **by_window, window=3).picked.tolist() == [0, 2, 3, 1]
-    assert filled([1.0, 0.9, 0.5, 0.1], 4, **by_window, window=1).picked.tolist() == [0, 2, 1, 3]
-
-
-@pytest.mark.parametrize("method", ["mmr", "window", "dpp"])
+@pytest.mark.parametrize("method", ["mmr", "dpp"])
 @pytest.mark.parametrize("trade_off", [0.0, 0.5, 1.0])
 def test_a_sunk_value_comes_last_at_every_trade_off(trade_off, method):
     similarity = vectors([[1, 0], [1, 0], [0, 1]])

@@ -40,7 +40,7 @@ def drawn(seed: int) -> tuple[Reranker, tuple, dict, dict]:
         {
             "value": {"weights": {"click": 0.25, "long_view": 1.0}},
             "rules": rules,
-            "diversity": {"trade_off": float(rng.choice([0.3, 0.8, 1.0])), "method": str(rng.choice(["mmr", "window", "dpp"]))},
+            "diversity": {"trade_off": float(rng.choice([0.3, 0.8, 1.0])), "method": str(rng.choice(["mmr", "dpp"]))},
             "exploration": {"epsilon": float(rng.choice([0.0, 0.5, 1.0]))},
         }
     )
@@ -51,7 +51,8 @@ def drawn(seed: int) -> tuple[Reranker, tuple, dict, dict]:
 
 
 def slate_of(reranker, ranked, viewer, inputs, k, seed):
-    return reranker.rerank(ranked, query_of(request_id=str(seed), k=k, **viewer), **inputs)
+    query = query_of(request_id=str(seed), k=k, **viewer)
+    return reranker.rerank(ranked, query.request, RuleContext.of(query, **inputs))
 
 
 class Slow:

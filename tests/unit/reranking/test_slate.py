@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from queries import query_of
 from random_slates import BITS, VIDEOS, scored, world
+from watchnext.reranking.rules.rule import RuleContext
 from watchnext.reranking.slate import Reranker
 from watchnext.reranking.value import RerankingError
 
@@ -32,7 +33,8 @@ def config(*, trade_off=0.7, epsilon=0.0, creator=2, tag=3):
 def slate_of(reranker, asked, k, seed=0):
     ranked, viewer, facts, unavailable = asked
     query = query_of(request_id=str(seed), k=k, **viewer)
-    return reranker.rerank(ranked, query, facts=facts, region_bits=BITS, unavailable=unavailable)
+    context = RuleContext.of(query, facts=facts, region_bits=BITS, unavailable=unavailable)
+    return reranker.rerank(ranked, query.request, context)
 
 
 def allowed(row, viewer, facts, unavailable):

@@ -7,6 +7,7 @@ import pytest
 
 from queries import query_of
 from random_slates import BITS, VIDEOS, world
+from watchnext.reranking.rules.rule import RuleContext
 from watchnext.reranking.slate import Reranker
 
 
@@ -24,9 +25,9 @@ def reranker(epsilon: float) -> Reranker:
 
 def drawn(ranker: Reranker, asked: tuple, request_id: str, k: int):
     ranked, viewer, facts, unavailable = asked
-    shared = {"facts": facts, "region_bits": BITS, "unavailable": unavailable}
     query = query_of(request_id=request_id, k=k, **viewer)
-    return ranker.rerank(ranked, query, **shared), lambda shown: ranker.policy(ranked, query, np.array(shown), **shared)
+    asked = ranked, query.request, RuleContext.of(query, facts=facts, region_bits=BITS, unavailable=unavailable)
+    return ranker.rerank(*asked), lambda shown: ranker.policy(*asked, np.array(shown))
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -9,6 +9,7 @@ from api import Api, app_over, asked, written
 
 from batches import precompute
 from watchnext.reranking.slate import Reranker
+from watchnext.serving.funnel.ahead.precomputed import precomputed
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.store.tables.journal import Event
 from watchnext.types import Request
@@ -162,6 +163,48 @@ def test_they_hold_for_candidates_given_videos_and_a_refilled_slate(recommender,
         again = recommender.recommend(replace(request, k=K, as_of_ms=strict.as_of_ms + 86_400_000))
         assert len(again.ids) == K
         truth.require(again.ids, user)
+
+
+def test_a_muted_creator_is_shown_on_no_path(strict, recommender, store, truth):
+    """Half of the creators are muted: candidates, slates of every kind, refills and videos posted since have none of theirs."""
+    creators = sorted({video["creator_id"] for video in truth.videos.values()} - {None})
+    muted, now = tuple(creators[::2]), strict.as_of_ms
+    rows = [row for row in range(len(strict.catalogue)) if truth.videos[strict.video_ids.value(row)]["creator_id"] in muted]
+    assert recommender.catalogue.of_creators((*muted, "nobody")).tolist() == rows
+    precompute(recommender, sorted(truth.users), k=K, as_of_ms=now)
+    metadata = METADATA | {"creator_id": muted[0], "upload_ms": now + 1}
+    store.apply([Event(kind="posted", user_id="", video_id="posted", known_at=now + 1, metadata=metadata)])
+    truth.videos["posted"] = {"regions": None, "safety": None} | metadata
+    shown, stored, refilled = 0, 0, 0
+    for user in (*truth.users, 999):
+        request = Request("q", user, 8, now + 2, muted=muted)
+        longer = replace(request, k=100, as_of_ms=now + 86_400_000)
+        answers = [recommender.recommend(each) for each in (request, replace(request, budget_ms=0.0), longer)]
+        answers += [recommender.recommend(replace(request, personalised=False, seed=rows[0], exclude=(rows[0],)))]
+        answers += [kept for kept in (precomputed(recommender, request),) if kept]
+        stored += answers[-1].mode == "precomputed"
+        candidates = [
+            recommender.catalogue.ids.value(row) for row in recommender.retrieved(replace(request, k=500)).candidates.rows
+        ]
+        for ids in (candidates, *(answer.ids for answer in answers)):
+            truth.require(ids, user if ids is not answers[3].ids else None, limited=ids is not candidates)
+            assert not {truth.videos[each]["creator_id"] for each in ids} & {*muted}
+            shown += len(ids)
+        refilled += sum("again" in names for names in answers[2].sources)
+        assert recommender.trace(answers[0], rows[0])["rule"] == "muted"
+    assert min(shown, stored, refilled) > 0
+
+
+def test_creators_are_muted_over_http_by_the_id_of_an_answer(strict_api, truth):
+    viewer = min(truth.users)
+    creator = asked(strict_api, user_id=viewer, k=5, preview=True)["items"][0]["video"]["creator_id"]
+    slate = asked(strict_api, user_id=viewer, k=K, muted=[creator, "nobody"])
+    assert len(slate["items"]) == K
+    assert creator not in {item["video"]["creator_id"] for item in slate["items"]}
+    for wrong in (["c"] * 201, [True], "c"):
+        answer = strict_api("POST", "/v1/recommend", body={"user_id": viewer, "muted": wrong})
+        assert answer.status_code == 422
+        assert "body.muted" in answer.text
 
 
 def test_an_answer_names_the_rules_that_it_bends_and_the_trace_their_costs(strict_api, strict, store, truth):

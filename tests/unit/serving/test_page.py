@@ -295,6 +295,17 @@ def test_search_finds_a_title_and_hostile_ones_are_inert(page):
     assert page.is_hidden("#results")
 
 
+def test_a_muted_creator_leaves_the_feed_until_unmuted(page):
+    as_new_viewer(page)
+    creators = "#cards .facts"
+    muted = page.text_content(f"#cards li:first-child {creators.split()[1]}").split(" · ")[0]
+    asked = sent(page, "/v1/recommend", lambda: page.click("#cards li:first-child [data-action=mute]"))
+    settled(page)
+    assert [f"Creator {each}" for each in asked["muted"]] == [muted]
+    assert muted not in [text.split(" · ")[0] for text in page.locator(creators).all_text_contents()]
+    assert sent(page, "/v1/recommend", lambda: page.click("#changes button"))["muted"] == []
+
+
 def test_similar_videos_are_listed_and_can_be_watched(page):
     asked = sent(page, "/v1/similar", lambda: page.click("#cards li:first-child [data-action=similar]"))
     assert json.dumps(asked["seed_video_id"]) == videos(page)[0]

@@ -70,7 +70,7 @@ def test_requests_that_differ_in_everything_may_be_asked_together(recommender, r
                 {},
                 {"as_of_ms": release.as_of_ms + 9_000_000, "k": 3},
                 {"personalised": False},
-                {"exclude": (3, 5, 8), "k": 7},
+                {"exclude": (3, 5, 8), "muted": ("c1",), "k": 7},
                 {"filter": VideoFilter(language=("en",))},
                 {"seed": 4, "k": 0},
                 {"region": "de", "surface": "next"},

@@ -22,6 +22,7 @@ from watchnext import metrics
 from watchnext.evaluation.selection.merge_weights import MergeProblem, chosen_weights
 from watchnext.features.catalogue import Catalogue
 from watchnext.ranking.models.trees.engage import Engage, evidence
+from watchnext.reranking.rules.rule import RuleContext
 from watchnext.reranking.slate import Reranker
 from watchnext.reranking.value import MERGE, Value
 from watchnext.retrieval.sources.merge import fused, vector
@@ -337,10 +338,11 @@ def _most_diverse(
         diversity = replace(reranker.diversity, trade_off=trade_off)
         tried = Reranker(value=value, rules=reranker.rules, diversity=diversity, exploration=reranker.exploration)
         by_surface = {surface: surfaces.reranker(surface, tried) for surface in {each.surface for each in requests}}
-        shared = {"facts": facts, "region_bits": facts.region_bits}
+        queries = [request.query for request in requests]
+        contexts = [RuleContext.of(query, facts=facts, region_bits=facts.region_bits) for query in queries]
         return [
-            each.candidates.rows[by_surface[request.surface].rerank(each, request.query, **shared).picked]
-            for each, request in zip(scored, requests, strict=True)
+            each.candidates.rows[by_surface[query.request.surface].rerank(each, query.request, context).picked]
+            for each, query, context in zip(scored, queries, contexts, strict=True)
         ]
 
     without = slates(1.0)

@@ -13,7 +13,7 @@ from watchnext.features.state.fold import Reads, creators_of, read_viewer
 from watchnext.features.state.seen import SeenSet
 from watchnext.retrieval.sources.source import slot_of
 from watchnext.schema import Feature
-from watchnext.serving.release.live_catalogue import Overlay
+from watchnext.serving.release.live_catalogue import LiveCatalogue
 from watchnext.serving.release.release import Release
 from watchnext.types import Query, Request
 
@@ -32,8 +32,8 @@ class ContextError(FieldError):
 class QueryEncoder:
     """Hydrate requests: read a viewer's state as of the request, and encode it for networks."""
 
-    def __init__(self, release: Release, videos: Mapping[str, Overlay]) -> None:
-        self._release, self._videos = release, videos
+    def __init__(self, release: Release, catalogue: LiveCatalogue) -> None:
+        self._release, self._catalogue = release, catalogue
         self._pipeline, self._layout = release.pipeline, release.layout
         self._follow_slot = slot_of(self._pipeline.schema.state, release.retrieval["followed"]["count"])
         self._context = {feature.name: feature for feature in self._pipeline.schema.columns("context")}
@@ -51,7 +51,7 @@ class QueryEncoder:
         for i, record in enumerate(records):
             reads.gap_s[i] = read_viewer(layout, record, as_of[i], reads.user[i], reads.history_rows[i], reads.history[i])
         blocks = self._pipeline.query(self._context_columns(requests), as_of, reads)
-        inputs = joined(blocks, self._release.users, self._videos, users, NO_VIDEOS)
+        inputs = joined(blocks, self._release.users, self._catalogue.inputs, users, NO_VIDEOS)
         return [
             self._query(request, record, user, seen_set.rows, reads, i, inputs)
             for i, (request, record, user, seen_set) in enumerate(zip(requests, records, users, seen, strict=True))
@@ -78,6 +78,7 @@ class QueryEncoder:
             inputs={name: values[i : i + 1] for name, values in inputs.items()},
             age=self._category(AGE, user),
             language=self._category(LANGUAGE, user),
+            muted=self._catalogue.of_creators(request.muted),
         )
 
     def age(self, request: Request) -> str | None:

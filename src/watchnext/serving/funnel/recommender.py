@@ -46,7 +46,7 @@ class Recommender:
     ) -> None:
         self.release, self.store, self.catalogue = release, store, store.catalogue
         self._timer, self._budget_ms = timer, budget_ms
-        self._encoder = QueryEncoder(release, self.catalogue.inputs)
+        self._encoder = QueryEncoder(release, self.catalogue)
         self.retrieval, self.ranking = RetrievalStage(release, store), RankingStage(release, store)
         self._explanations, self._supply = Explanations(release, store), Supply(release, store)
 
@@ -209,32 +209,29 @@ class Recommender:
 
     def rerank(self, query: Query, scored: Scored) -> Slate:
         """Return the slate of scored candidates. Raises RerankingError for dials that leave no value."""
-        return self._reranker(query).rerank(scored, query, **self._facts())
+        return self._reranker(query).rerank(scored, query.request, self._context(query))
 
     def policy(self, query: Query, scored: Scored, shown: np.ndarray) -> SlatePolicy:
         """Return the distribution from which `rerank` draws, with the videos `shown` (n,) among its rows."""
-        return self._reranker(query).policy(scored, query, shown, **self._facts())
+        return self._reranker(query).policy(scored, query.request, self._context(query), shown)
 
     def order(self, query: Query, scored: Scored) -> Slate:
         """Return all candidates that may be shown, best first."""
-        return self._reranker(query).ordered(scored, query, **self._facts())
+        return self._reranker(query).ordered(scored, query.request, self._context(query))
 
     def costs(self, answer: Answer) -> dict[str, float]:
         """Return `Reranker.costs` of an answer, as of now; empty for one that was precomputed or refilled, whose candidates are
         not kept."""
         if answer.query is None or len(answer.scored) != answer.funnel["retrieved"]:
             return {}
-        return self._reranker(answer.query).costs(answer.scored, answer.query, **self._facts())
+        return self._reranker(answer.query).costs(answer.scored, answer.query.request, self._context(answer.query))
 
     def _reranker(self, query: Query) -> Reranker:
         return self.release.reranker_of(query.request.surface).turned(query.request.dials)
 
-    def _facts(self) -> dict:
-        facts, bits = self.catalogue, self.catalogue.region_bits
-        return {"facts": facts, "region_bits": bits, "unavailable": self.store.unavailable}
-
     def _context(self, query: Query) -> RuleContext:
-        return RuleContext.of(query, **self._facts())
+        facts = {"facts": self.catalogue, "region_bits": self.catalogue.region_bits, "unavailable": self.store.unavailable}
+        return RuleContext.of(query, **facts)
 
     def trace(self, answer: Answer, row: int) -> dict:
         """Return the way of the video `row` through the funnel of an answer of this release."""
@@ -254,10 +251,11 @@ class Recommender:
         if query is None:
             return [None] * len(rows)
         filters = self.release.reranker_of(query.request.surface).first_filters(rows, self._context(query))
-        late, excluded = self.catalogue.upload_ms[rows] > query.as_of_ms, among(rows, query.excluded)
-        return [
-            "exclude" if out else "upload" if later else name for out, later, name in zip(excluded, late, filters, strict=True)
-        ]
+        names = np.array(filters, object)  # the last of those that follow is said first
+        names[self.catalogue.upload_ms[rows] > query.as_of_ms] = "upload"
+        names[among(rows, query.excluded)] = "exclude"
+        names[among(rows, query.muted)] = "muted"
+        return names.tolist()
 
     def may_be_shown(self, request: Request, rows: np.ndarray) -> np.ndarray:
         """Return a mask (n,) of `rows`, best first, that may be in one slate for every viewer of the same age and region."""

@@ -18,6 +18,7 @@ from watchnext.serving.release.release import Release
 from watchnext.serving.release.video_encoder import EncodedVideos, VideoEncoder
 
 LANGUAGE = "language"
+NO_VIDEOS = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +89,12 @@ class NamesByRow:
         if name not in self.rows:
             self.rows[name] = len(self)
             self._added.append(name)
+
+    def marked(self, wanted: Sequence[str]) -> np.ndarray:
+        """Return a mask (most + 1,) by row of the names that are wanted; the last one is for row -1, no name."""
+        marks = np.zeros(self.most + 1, bool)
+        marks[[self.rows[name] for name in wanted if name in self.rows]] = True
+        return marks
 
     def all(self) -> np.ndarray:
         return np.array([*self._released.tolist(), *self._added], np.str_)
@@ -181,6 +188,10 @@ class LiveCatalogue:
     def language_codes(self, rows: np.ndarray) -> np.ndarray:
         """Return the code (n,) of the language of each video, 0 unknown."""
         return self.inputs["video_codes"][rows][:, self._language] if self.has_language else np.zeros(len(rows), np.int32)
+
+    def of_creators(self, names: Sequence[str]) -> np.ndarray:
+        """Return the rows (n,) of all videos of some creators, ascending; an unknown name has none."""
+        return np.flatnonzero(self.creator_names.marked(names)[self.creator_rows[: len(self)]]) if names else NO_VIDEOS
 
     def slot(self, row: int) -> int | None:
         """Return the slot of a video that was posted or changed, or None."""

@@ -109,7 +109,7 @@ class Release:
                 name: Edges(*(arrays[part] for part in EDGES)) for name, arrays in counted.items() if name in CO_WATCH_SOURCES
             },
             trending=TrendingCounts(**{each.name: counted["trending"][each.name] for each in fields(TrendingCounts)}),
-            reranker=Reranker.from_config(json.loads((folder / "reranking.json").read_text())),
+            reranker=_reranker_of(folder),
             retrieval=json.loads((folder / "retrieval.json").read_text()),
             surfaces=_surfaces_of(folder),
         )
@@ -175,6 +175,13 @@ class Release:
     @cached_property
     def state_fingerprint(self) -> str:
         return state_fingerprint(self.pipeline, self.catalogue)
+
+
+def _reranker_of(folder: Path) -> Reranker:
+    """Load the re-ranker; a release of a version that had a sliding window names its length, which no other method reads."""
+    config = json.loads((folder / "reranking.json").read_text())
+    config["diversity"].pop("window", None)
+    return Reranker.from_config(config)
 
 
 def _seen_of(folder: Path, state: State, layout: Layout) -> SeenSets:

@@ -27,7 +27,7 @@ def precomputed(recommender: Recommender, request: Request, *, max_age_ms: int =
 
     None is returned if there is no slate, if it is degraded, too old, from another release or from after the request, if the
     request has one of UNKNOWN_AHEAD or a surface with settings of its own, or if fewer than k are left without those excluded,
-    seen or withdrawn since.
+    muted, seen or withdrawn since.
     """
     kept_as = recommender.store.slates.get(request.user_id)
     if kept_as is None or any(getattr(request, name) != getattr(PLAIN, name) for name in UNKNOWN_AHEAD):
@@ -45,7 +45,8 @@ def precomputed(recommender: Recommender, request: Request, *, max_age_ms: int =
 
 
 def _valid(recommender: Recommender, request: Request, videos: np.ndarray, age_ms: int) -> np.ndarray:
-    """Return the positions of videos neither excluded, withdrawn, forbidden nor seen. One to continue had been seen before."""
+    """Return the positions of videos neither excluded, muted, withdrawn, forbidden nor seen. One to continue had been seen
+    before."""
     rows, seen = videos["row"], recommender.seen(request)
     out = recommender.store.unavailable[rows]
     out |= among(rows, seen)
@@ -53,8 +54,7 @@ def _valid(recommender: Recommender, request: Request, videos: np.ndarray, age_m
     if len(midway):
         watched, ago_s = recommender.watched(request)
         out[midway] = recommender.store.unavailable[rows[midway]] | np.isin(rows[midway], watched[ago_s <= age_ms / 1000.0])
-    if request.exclude:
-        out |= np.isin(rows, request.exclude)
+    out |= np.isin(rows, request.exclude) | among(rows, recommender.catalogue.of_creators(request.muted))
     if recommender.catalogue.changes.changed[rows].any():
         out[~out] = ~recommender.may_be_shown(request, rows[~out])
     return np.flatnonzero(~out)

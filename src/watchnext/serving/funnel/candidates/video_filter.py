@@ -1,13 +1,12 @@
 """Filter the catalogue as a request asks: tags, creators and languages > the videos that have one of each."""
 
-from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 
 from watchnext.retrieval.index.prefilter import StaticMask
 from watchnext.serving.funnel.query import FieldError
-from watchnext.serving.release.live_catalogue import LiveCatalogue, NamesByRow
+from watchnext.serving.release.live_catalogue import LiveCatalogue
 from watchnext.types import VideoFilter
 
 KEPT = 16  # filters whose videos are remembered: 1 byte a video each
@@ -40,17 +39,10 @@ class VideoFilters:
         """Return a mask (n,) of the videos `rows` (n,) that the filter lets through."""
         catalogue, mask = self._catalogue, np.ones(len(rows), bool)
         if wanted.tags:
-            mask &= _marked(wanted.tags, catalogue.tag_names)[catalogue.tag_rows[rows]].any(axis=1)
+            mask &= catalogue.tag_names.marked(wanted.tags)[catalogue.tag_rows[rows]].any(axis=1)
         if wanted.creators:
-            mask &= _marked(wanted.creators, catalogue.creator_names)[catalogue.creator_rows[rows]]
+            mask &= catalogue.creator_names.marked(wanted.creators)[catalogue.creator_rows[rows]]
         if wanted.language:
             codes = [catalogue.languages[name] for name in wanted.language if name in catalogue.languages]
             mask &= np.isin(catalogue.language_codes(rows), codes)
         return mask
-
-
-def _marked(wanted: Sequence[str], names: NamesByRow) -> np.ndarray:
-    """Return a mask by row of the names that are wanted; the last one is for row -1, no name."""
-    marks = np.zeros(names.most + 1, bool)
-    marks[[names.rows[name] for name in wanted if name in names.rows]] = True
-    return marks

@@ -191,6 +191,7 @@ class Handlers:
             region=body.region,
             context=body.context,
             exclude=(*(row for row in exclude if row >= 0), *seed),
+            muted=tuple(map(str, body.muted)),
             personalised=personalised,
             dials=dials,
             filter=_filter_of(body),

@@ -35,6 +35,7 @@ EXCLUDE_MOST = 1000
 RANK_MOST = 500
 RETRIEVE_MOST = 500
 FILTER_MOST = 50
+MUTED_MOST = 200
 EVENTS_MOST = 1000
 CONTEXT_MOST = 32
 UNKNOWN_MOST = 16  # keys that no model knows and that an error names one by one
@@ -143,6 +144,12 @@ class ViewerRequest(Strict):
         default_factory=list,
         max_length=EXCLUDE_MOST,
         description="video ids that are not returned, whatever the mode; unknown ones are ignored",
+    )
+    muted: list[Id] = Field(
+        default_factory=list,
+        max_length=MUTED_MOST,
+        description="creators, as `creator_id` of an answer, whose videos are not returned, whatever the mode; the server does "
+        "not keep them; unknown ones are ignored",
     )
     filter: FilterGiven = Field(default_factory=FilterGiven, description="only videos that pass it; the slate stays full")
     seed_video_id: Id = Optional(

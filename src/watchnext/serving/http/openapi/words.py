@@ -21,6 +21,7 @@ WORDS: Mapping[str, tuple[str, Any]] = {
     "query": ("words, or parts of words", "guitar"),
     "context": ("values of the context that the schema of the data declares", {}),
     "exclude": ("videos that are not returned", [50008000]),
+    "muted": ("creators whose videos are not returned", ["creator-17"]),
     "filter": ("what the videos of the slate must have", {}),
     "mode": ("how the slate is computed", "online"),
     "preview": ("look without showing", False),

@@ -28,8 +28,8 @@ export function facts({ creator_id, age_h, tags } = {}) {
   return [line && el("p", { cls: "soft facts", text: line }), tags?.length > 0 && chips(tags.slice(0, 4))];
 }
 
-// `act(action)` and `why()` are called on a click; `mark` is [class, text] of what changed, or null.
-export function card(item, { place, mark, act, why, similar }) {
+// `act(action)`, `why()`, `similar()` and `mute()`, if given, are called on a click; `mark` is [class, text] of what changed, or null.
+export function card(item, { place, mark, act, why, similar, mute }) {
   const title = titleOf(item, name), { video } = item;
   const picture = thumbnail(name(item.video_id), video, place && el("span", { cls: "place", text: place }),
     video?.duration_ms && el("span", { cls: "length", text: length(video.duration_ms) }), mark && el("span", { cls: `mark ${mark[0]}`, text: mark[1] }));
@@ -38,7 +38,8 @@ export function card(item, { place, mark, act, why, similar }) {
   const reason = item.reasons?.[0];
   const more = el("div", { cls: "more" },
     el("button", { type: "button", cls: "reason", ariaLabel: `Why: ${title}`, data: { action: "why" }, on: { click: why } }, icon("why"), el("span", { text: reason ?? "Why not in the feed?" }), item.reasons?.length > 1 && el("span", { cls: "soft", text: `+${item.reasons.length - 1}` })),
-    el("button", { type: "button", cls: "similar", ariaLabel: `Similar videos: ${title}`, data: { action: "similar" }, on: { click: similar }, text: "Similar" }));
+    el("button", { type: "button", cls: "similar", ariaLabel: `Similar videos: ${title}`, data: { action: "similar" }, on: { click: similar }, text: "Similar" }),
+    mute && el("button", { type: "button", cls: "similar", title: "No videos of this creator", ariaLabel: `Mute the creator of ${title}`, data: { action: "mute" }, on: { click: mute }, text: "Mute" }));
   const article = el("article", { cls: `card ${mark?.[0] ?? ""}` }, picture,
     el("div", { cls: "body" }, titleLine(item), facts(video), more),
     el("div", { cls: "acts", role: "group", ariaLabel: "What the viewer does" }, Object.keys(ACTIONS).map(action)));

@@ -5,7 +5,8 @@ import { card, outcomeOf } from "./card.js";
 import { $, el } from "./elements.js";
 
 const MOST = 100; // videos of one request
-export const state = { viewer: null, items: [], slate: null, dials: {}, watched: [], took_ms: 0, asking: null, listeners: [] };
+const MUTED_MOST = 200; // creators of one request
+export const state = { viewer: null, items: [], slate: null, dials: {}, watched: [], muted: [], took_ms: 0, asking: null, listeners: [] };
 const who = () => (state.viewer.session ? { session: state.viewer.session } : { user_id: state.viewer.user_id });
 const changed = () => state.listeners.forEach((listener) => listener());
 
@@ -35,7 +36,7 @@ async function ask(fields) {
   state.asking = new AbortController();
   const given = { surface: $("surface").value || null, region: $("region").value || null, mode: $("mode").value };
   const began = performance.now();
-  const slate = await call("v1/recommend", { body: { ...who(), ...given, dials: state.dials, explain: true, preview: true, ...fields }, signal: state.asking.signal });
+  const slate = await call("v1/recommend", { body: { ...who(), ...given, dials: state.dials, muted: state.muted, explain: true, preview: true, ...fields }, signal: state.asking.signal });
   state.took_ms = performance.now() - began;
   return slate;
 }
@@ -76,6 +77,12 @@ export async function send(item, action) {
   if (place >= 0) $("cards").children[Math.min(place, $("cards").children.length - 1)]?.querySelector(`[data-action=${action}]`)?.focus({ preventScroll: true });
 }
 
+// Asks for no video of the creators in `muted` from now on. The server keeps none of them.
+export const mute = (muted) => {
+  state.muted = muted.slice(-MUTED_MOST);
+  return attempt(() => recommend({ again: true }));
+};
+
 // Returns the last watches, latest first: of a listed viewer from the server, of a new one those made on this page.
 export async function history() {
   if (state.viewer.session) return state.watched;
@@ -85,7 +92,8 @@ export async function history() {
 
 export const actions = { why: () => {}, similar: () => {} }; // set by found.js
 export const cardOf = (item, index, mark) => card(item, { place: index == null ? null : index + 1, mark, act: (action) => send(item, action),
-  why: () => actions.why(item), similar: () => actions.similar(item) });
+  why: () => actions.why(item), similar: () => actions.similar(item),
+  mute: item.video?.creator_id != null && (() => mute([...state.muted, item.video.creator_id])) });
 
 function markOf(item, index, before) {
   const was = before?.get(key(item.video_id));
@@ -115,5 +123,7 @@ function drawChanges(before) {
   const counted = [["new", "new"], ["up", "moved up"]].map(([cls, words]) => [cls, words, marks.filter((mark) => mark === cls).length]);
   const chips = counted.filter(([, , n]) => n).map(([cls, words, n]) => el("span", { cls: `chip ${cls}`, text: `${n} ${words}` }));
   const degraded = state.slate.degraded_why.map(({ text }) => el("span", { cls: "chip bad", text }));
-  $("changes").replaceChildren(...chips, ...degraded, ...(before && !chips.length ? ["Nothing moved"] : []));
+  const muted = state.muted.map((creator) => el("button", { type: "button", cls: "chip", title: "Show this creator again", text: `Muted: ${creator} ✕`,
+    on: { click: () => mute(state.muted.filter((each) => each !== creator)) } }));
+  $("changes").replaceChildren(...chips, ...degraded, ...(before && !chips.length ? ["Nothing moved"] : []), ...muted);
 }

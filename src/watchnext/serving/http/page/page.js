@@ -27,7 +27,7 @@ function choose() {
     return;
   }
   state.viewer = chosen === NEW ? { session: random() } : { user_id: chosen === OTHER ? typed() : listed[Number(chosen)].user_id };
-  state.watched = [];
+  Object.assign(state, { watched: [], muted: [] });
   $("feed-title").textContent = chosen === NEW ? "Watch next, as a new viewer" : `Watch next for ${name(state.viewer.user_id)}`;
   showFeed();
   attempt(() => recommend());
