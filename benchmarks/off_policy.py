@@ -11,12 +11,14 @@ The last line is one JSON object, by overlap:
     truth, logged   mean long views of a slate under the policy, and under the logger
     effective       effective share of the requests, of slates and of clusters
     estimators      name > root mean square error, bias, and coverage of the 95% interval and of one by 200 bootstraps
-    chosen          the same of the estimator that was chosen in each run, the names with their runs, and the ratio of its error
-                    to that of the estimator with the least
+    chosen          the same of the estimator that was chosen in each run, with its interval widened by its disagreement with
+                    those that assume less: coverage, that of its interval as estimated, how many times wider it is, the ratio
+                    of its error to that of the estimator with the least, and the names with their runs
 """
 
 import argparse
 import json
+import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -25,7 +27,7 @@ import numpy as np
 from tqdm import tqdm
 
 from watchnext.cli import exits_on
-from watchnext.evaluation.off_policy.choice import chosen
+from watchnext.evaluation.off_policy.choice import chosen, disagreement
 from watchnext.evaluation.off_policy.estimate import estimated
 from watchnext.evaluation.off_policy.policy_rates import PolicyRates
 from watchnext.evaluation.off_policy.slate_log import SlateLog
@@ -241,6 +243,7 @@ def figures_of(runs: list[tuple[float, bool, bool]], truth: float) -> dict[str, 
 def measured(worlds: Worlds, *, runs: int, viewers: int, seed: int) -> dict:
     """Draw `runs` logs and value the policy on each."""
     found, names, effective, truth = defaultdict(list), Counter(), defaultdict(list), worlds.truth
+    widths = []
     rng = np.random.default_rng(seed)
     for _ in tqdm(range(runs), desc="runs"):
         log, rates = worlds.drawn(viewers, rng)
@@ -253,13 +256,16 @@ def measured(worlds: Worlds, *, runs: int, viewers: int, seed: int) -> dict:
             found[each.name].append(run)
             effective[each.level].append(each.effective / len(log))
             if each is best:
-                found["chosen"].append(run)
+                half = math.hypot(best.half, disagreement(best, answers))
+                found["chosen"].append((best.value, abs(best.value - truth) <= half, run[1]))
+                widths.append(half / best.half)
         names.update([best.name if best else "none"])
     figures = {name: figures_of(values, truth) for name, values in found.items()}
     picked = figures.pop("chosen", {})
     least = min(figures, key=lambda name: figures[name]["error"])
     if picked:
-        picked["of_least"] = picked["error"] / figures[least]["error"]
+        picked["as_estimated"] = picked.pop("bootstrap")
+        picked |= {"wider": float(np.mean(widths)), "of_least": picked["error"] / figures[least]["error"]}
     return {
         "truth": truth,
         "logged": worlds.logged,

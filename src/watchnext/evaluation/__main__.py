@@ -12,12 +12,8 @@ from omegaconf import DictConfig
 from watchnext import tracking
 from watchnext.cli import dispatch, plain, write_report
 from watchnext.data.tables import DataError
-from watchnext.evaluation.comparison.comparison_text import comparison_table
-from watchnext.evaluation.comparison.side_by_side import Replayed, compare_incumbent, compare_releases
-from watchnext.evaluation.off_policy.logged_slates import logged_slates
-from watchnext.evaluation.off_policy.value_report import value_report, value_table
 from watchnext.evaluation.replay.held_out_log import HeldOutLog
-from watchnext.evaluation.replay.replay import Given, Replay
+from watchnext.evaluation.replay.replay import Replay
 from watchnext.evaluation.report.evaluation_page import evaluation_page
 from watchnext.evaluation.report.losses import loss_rows
 from watchnext.evaluation.report.ranking_report import gauc_intervals, ranking_metrics, request_metrics, skew
@@ -30,10 +26,7 @@ from watchnext.features.dataset.freshness import REGIMES
 from watchnext.metrics import flat, rounded
 from watchnext.ranking.scoring import Ranker
 from watchnext.schema import SchemaError
-from watchnext.serving.release.release import Release, ReleaseError, current, last_built
-from watchnext.types import TARGETS
-
-COMPARED = 2  # releases
+from watchnext.serving.release.release import Release, ReleaseError, last_built
 
 
 def replay_under(regime: str, config: DictConfig, release: Release) -> Replay:
@@ -145,46 +138,10 @@ def write_pictures(report: Mapping, folder: Path) -> list[Path]:
 
 def compare(config: DictConfig) -> None:
     """Compare two releases: ONE OTHER, by default the last built and the serving one; or ONE with incumbent=LOG."""
-    outputs, releases, names = Path(config.data.outputs), Path(config.data.releases), list(config.releases)
-    if len(names) > COMPARED:
-        raise ValueError(f"releases are {', '.join(names)}, expected at most {COMPARED}: one, and the other beside it")
-    features = FeatureSet.load(outputs / "features")
-    log, settings = HeldOutLog.of_outputs(outputs, features), {"k": config.evaluation.slate, "seed": config.seed}
-    first = releases / names[0] if names else last_built(releases, outputs)
-    if config.incumbent is not None:
-        one = replayed(first, config, log, incumbent_of(config, log))
-        report = {"release": one.release.id, "other": "incumbent", **compare_incumbent(one, **settings)}
-    else:
-        second = releases / names[1] if names[1:] else current(releases)
-        if not names and second.name == first.name:
-            raise ValueError(f"{first.name} is the last built release and the one that serves; name two, or give incumbent=LOG")
-        one, other = (replayed(folder, config, log, {}) for folder in (first, second))
-        rows = features.rows("test")
-        labels = features.columns["targets"][rows], features.columns["user_rows"][rows]
-        report = {"release": one.release.id, "other": other.release.id, **compare_releases(one, other, *labels, **settings)}
-    report = rounded({**report, "regime": config.regime}, 6)
-    tags = {**features.provenance, "release": report["release"], "other": report["other"]}
-    with tracking.start_run("comparison", config=plain(config), tags=tags) as tracked:
-        tracked.log_metrics(flat(report))
-    write_report(outputs / "evaluation" / "comparison.json", report)
-    print(comparison_table(report))
+    # Imported here, as this and what follows need nothing of the replay's reports.
+    from watchnext.evaluation.comparison.comparison_command import run_comparison
 
-
-def incumbent_of(config: DictConfig, log: HeldOutLog) -> Given:
-    """Read the slates of the incumbent on the held-out days."""
-    # Imported here, as the replay reads no raw log.
-    from watchnext.evaluation.comparison.incumbent import incumbent_slates
-
-    days = {day for part in log.parts() for day in part.impressions.filter(pl.Series(part.held_out))["day"].unique()}
-    features = Path(f"conf/features/{config.data.features}.yaml")
-    return incumbent_slates(Path(config.incumbent), days, features=features, most=config.evaluation.slate)
-
-
-def replayed(folder: Path, config: DictConfig, log: HeldOutLog, given: Given) -> Replayed:
-    """Replay the held-out days through a release. Raises ReleaseError if it knows them already."""
-    release, options = Release.load(folder), config.evaluation
-    settings = {"regime": config.regime, "slate": options.slate, "requests": options.requests}
-    return Replayed.of(release, log, given=given, **settings)
+    run_comparison(config)
 
 
 def experiment(config: DictConfig) -> None:
@@ -195,21 +152,16 @@ def experiment(config: DictConfig) -> None:
 
 
 def off_policy(config: DictConfig) -> None:
-    """Value the release's slates on the logged slates of the test days, by the propensities of the log."""
-    if (reward := config.off_policy.reward) not in TARGETS:
-        raise ValueError(f"off_policy.reward is {reward!r}, expected one of {', '.join(TARGETS)}")
-    outputs = Path(config.data.outputs)
-    release, features = Release.load(last_built(config.data.releases, outputs)), FeatureSet.load(outputs / "features")
-    log, rewards = HeldOutLog.of_outputs(outputs, features), features.columns["targets"][:, TARGETS.index(reward)]
-    slates, rates, left_out = logged_slates(release, log, rewards, requests=config.off_policy.requests, seed=config.seed)
-    report = {"release": release.id, "reward": reward, "left_out": left_out, **value_report(slates, rates)}
-    write_report(outputs / "evaluation" / "off_policy.json", rounded(report, 6))
-    print(value_table(report))
+    """Value the release's slates on the logged slates of the test days, or of a served log (served=FOLDER)."""
+    from watchnext.evaluation.off_policy.off_policy_command import run_off_policy
+
+    run_off_policy(config)
 
 
-SHORT = {key: f"experiment.{key}" for key in ("policies", "days", "viewers", "design", "shares")}
+EXPERIMENT = {key: f"experiment.{key}" for key in ("policies", "days", "viewers", "design", "shares")}
+SHORT = {"experiment": EXPERIMENT, "off-policy": {"served": "off_policy.served"}}
 
 if __name__ == "__main__":
     errors = (DataError, SchemaError, ReleaseError, FileNotFoundError, ValueError)
     commands = {"replay": replay, "compare": compare, "experiment": experiment, "off-policy": off_policy}
-    dispatch("watchnext.evaluation", commands, errors, leading={"compare": "releases..."}, short={"experiment": SHORT})
+    dispatch("watchnext.evaluation", commands, errors, leading={"compare": "releases..."}, short=SHORT)

@@ -114,10 +114,12 @@ def test_the_floor_is_what_exploration_alone_may_do():
     viewers = np.arange(50)
     served = {"recall": np.zeros(50), "fresh": np.zeros(50)}
     redrawn = {"recall": np.tile([0.2, -0.2], 25), "fresh": np.zeros(50)}
-    floors = noise_floors(served, redrawn, viewers, 0)
+    floors = noise_floors(served, [redrawn], viewers, 0)
     low, high = metrics.interval(redrawn["recall"], seed=0, viewers=viewers)
     assert floors == {"recall": pytest.approx(max(-low, high)), "fresh": 0.0}
     assert floors["recall"] > 0.02
+    retrained = {"recall": np.full(50, 0.3), "fresh": np.full(50, -0.1)}
+    assert noise_floors(served, [redrawn, retrained], viewers, 0) == pytest.approx({"recall": 0.3, "fresh": 0.1})
 
 
 def test_areas_of_viewers_average_to_gauc():

@@ -197,6 +197,11 @@ def test_a_release_differs_from_itself_by_noise(replayed, built):
     )
     text = comparison_table({"release": "a", "other": "b", "regime": "streaming", **report})
     assert "gauc" in text
+    assert "floor: what exploration alone may move; training with another seed may move more" in text
+    again = compare_releases(replayed, replayed, targets, users, k=SLATE, seed=0, retrained=replayed)
+    assert again["floor"] == ["exploration", "retraining"]
+    assert again["slate"] == report["slate"]  # retrained to the same release, which moves less than exploration
+    assert "retraining alone may move" in comparison_table({"release": "a", "other": "b", "regime": "streaming", **again})
     assert "rules broken by a: none" in text
 
 

@@ -16,6 +16,11 @@ def comparison_table(report: Mapping) -> str:
             f"the incumbent filled {report['slots']:.1f} slots a request, {report['unknown']:.1%} of them with unknown videos; "
             "recall is of what it showed, which favours it"
         )
+    if "floor" in report:
+        missing = (
+            "" if "retraining" in report["floor"] else "; training with another seed may move more: name such a release third"
+        )
+        lines.append(f"floor: what {' and '.join(report['floor'])} alone may move{missing}")
     lines += ["slates", *_figures(report["slate"], one, other)]
     if "order" in report:
         lines += ["the incumbent's videos in two orders", *_figures(report["order"], one, other)]

@@ -48,15 +48,16 @@ def _verdict(difference: Mapping[str, float], floor: float) -> dict:
 
 
 def noise_floors(
-    columns: Mapping[str, np.ndarray], redrawn: Mapping[str, np.ndarray], viewers: np.ndarray, seed: int
+    columns: Mapping[str, np.ndarray], again: Sequence[Mapping[str, np.ndarray]], viewers: np.ndarray, seed: int
 ) -> dict[str, float]:
-    """Return figure > the largest difference that a recommender may have to itself: the further end of the 95% interval of its
-    figures with exploration drawn anew (`redrawn`) minus those as served. 0 for slates without exploration."""
-    differences = {name: redrawn[name] - columns[name] for name in columns}
-    noise = with_intervals(differences, viewers, seed)
-    return {
-        name: max(0.0, *(abs(each[end]) for end in ("low", "high") if np.isfinite(each[end]))) for name, each in noise.items()
-    }
+    """Return figure > the largest difference that a recommender may have to itself: the furthest end of the 95% intervals of
+    its figures `again`, with exploration drawn anew or trained with another seed, minus those as served."""
+    floors = dict.fromkeys(columns, 0.0)
+    for each in again:
+        noise = with_intervals({name: each[name] - columns[name] for name in columns}, viewers, seed)
+        for name, found in noise.items():
+            floors[name] = max(floors[name], *(abs(found[end]) for end in ("low", "high") if np.isfinite(found[end])))
+    return floors
 
 
 def areas_apart(

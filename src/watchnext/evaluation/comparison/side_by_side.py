@@ -62,19 +62,33 @@ class Replayed:
         return joined
 
 
-def compare_releases(one: Replayed, other: Replayed, targets: np.ndarray, users: np.ndarray, *, k: int, seed: int) -> dict:
+def compare_releases(
+    one: Replayed,
+    other: Replayed,
+    targets: np.ndarray,
+    users: np.ndarray,
+    *,
+    k: int,
+    seed: int,
+    retrained: Replayed | None = None,
+) -> dict:
     """Compare two releases that were replayed on the same log; `targets` (N, T) and `users` (N,) are of its held-out rows.
 
-    slate    figure > as `paired`, of served slates; the floor is the release's difference to itself, exploration drawn anew
+    `retrained` is the first release as built with another seed: what moves between the two is noise of training.
+
+    floor    of what it knows: "exploration", and "retraining" where `retrained` is given
+    slate    figure > as `paired`, of served slates; the floor is the release's difference to itself
     whole    figure > [one, other] of all slates together, without an interval
     broken   [one, other]: rule > slots that break it
     ranking  target > `gauc` and `logloss` as `paired`, of the impressions that both releases score
     """
     viewers, against = viewers_of(one.traces), other.columns_beside(one, k)
     served, redrawn = (one.columns_beside(other, k, name) for name in ("slate", "redrawn"))
+    again = [redrawn] if retrained is None else [redrawn, retrained.columns_beside(other, k)]
     return {
         "requests": len(one.traces),
-        "slate": paired(served, against, viewers, seed=seed, floors=noise_floors(served, redrawn, viewers, seed)),
+        "floor": ["exploration", "retraining"][: len(again)],
+        "slate": paired(served, against, viewers, seed=seed, floors=noise_floors(served, again, viewers, seed)),
         "whole": _both({name: whole_figures(each.stage("slate"), each.release.catalogue) for name, each in _named(one, other)}),
         "broken": [broken_rules(one.traces), broken_rules(other.traces)],
         "ranking": _ranking(one.result.scores, other.result.scores, targets, users, seed),
@@ -137,7 +151,7 @@ def compare_incumbent(one: Replayed, *, k: int, seed: int) -> dict:
         "requests": len(traces),
         "slots": float(np.mean([len(rows) for rows in everything])),
         "unknown": float(np.mean(np.concatenate(everything) < 0)),
-        "slate": paired(served, theirs, viewers, seed=seed, floors=noise_floors(served, again, viewers, seed)),
+        "slate": paired(served, theirs, viewers, seed=seed, floors=noise_floors(served, [again], viewers, seed)),
         "whole": _both({"one": whole_figures(slates, facts), "incumbent": whole_figures(given, facts)}),
         "broken": [broken_rules(traces), {}],
         "order": _order(one, viewers, k, seed),

@@ -8,8 +8,6 @@ import heapq
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import count
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import polars as pl
@@ -18,10 +16,9 @@ from tqdm import tqdm
 from watchnext.data.tables import OUTCOMES
 from watchnext.evaluation.experiment.interleaving import team_draft
 from watchnext.evaluation.experiment.simulation import Simulation
-from watchnext.evaluation.replay.replay import events_of
+from watchnext.evaluation.replay.event_stream import events_of, fresh_store
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.release.release import Release
-from watchnext.serving.store.store import Store
 from watchnext.serving.store.tables.journal import Event
 from watchnext.simulator.audience.visits import Visit
 from watchnext.simulator.behaviour import DAY_MS, HOUR_MS, Outcomes
@@ -129,12 +126,11 @@ def run_arms(
 @contextmanager
 def opened(policies: Sequence[Release], simulation: Simulation) -> Iterator[list[Recommender]]:
     """Yield a recommender of each policy, with a store that has heard the log since its release."""
-    with TemporaryDirectory(prefix="watchnext-experiment-") as folder, ExitStack() as stores:
+    with ExitStack() as stores:
         recommenders = []
-        for at, release in enumerate(policies):
+        for release in policies:
             simulation.require(release)
-            store = Store.open(Path(folder) / str(at), release, durable=False)
-            stores.callback(store.close)
+            store = stores.enter_context(fresh_store(release))
             events = events_of(simulation.log.impressions, release.as_of_ms)
             for first in range(0, len(events), LOGGED_TOGETHER):
                 store.apply(events[first : first + LOGGED_TOGETHER])

@@ -1,4 +1,4 @@
-"""Choose among estimators without knowing the truth."""
+"""Choose among estimators without knowing the truth, and widen the interval of the chosen one by what may be bias."""
 
 import math
 from collections.abc import Sequence
@@ -22,6 +22,20 @@ def chosen(estimates: Sequence[Estimate]) -> Estimate | None:
             best = each
             narrower.append(each)
     return best
+
+
+def disagreement(best: Estimate, estimates: Sequence[Estimate]) -> float:
+    """Return how far `best` is from the narrowest estimates of the levels that assume less: the root mean square over these
+    levels, 0 where none has enough overlap.
+
+    An estimate that assumes less has less bias, so the distance bounds that of `best` from above in the mean. It joins the half
+    width of the interval in quadrature, as a systematic error joins a statistical one.
+    """
+    below: dict[str, Estimate] = {}
+    for each in sorted(_usable(estimates), key=lambda each: -each.half):
+        if LEVELS.index(each.level) < LEVELS.index(best.level):
+            below[each.level] = each
+    return math.sqrt(sum((best.value - each.value) ** 2 for each in below.values()) / max(len(below), 1))
 
 
 def checked(best: Estimate, estimates: Sequence[Estimate]) -> bool:

@@ -1,10 +1,11 @@
 """A release's value on a log as a report and as text."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
 
-from watchnext.evaluation.off_policy.choice import checked, chosen
+from watchnext.evaluation.off_policy.choice import checked, chosen, disagreement
 from watchnext.evaluation.off_policy.estimate import estimated, interval_of
 from watchnext.evaluation.off_policy.policy_rates import PolicyRates
 from watchnext.evaluation.off_policy.slate_log import SlateLog
@@ -15,7 +16,10 @@ WARNED = "!"  # in the table, at an estimate with a warning
 
 
 def value_report(log: SlateLog, rates: PolicyRates) -> dict:
-    """Return every estimate of a slate's reward, the one that was chosen, and its gain on the log's own mean; JSON-ready."""
+    """Return every estimate of a slate's reward, the one that was chosen, and its gain on the log's own mean; JSON-ready.
+
+    `value` and `gain` of the chosen one are mean, low, high, widened by its disagreement with estimates that assume less.
+    """
     every = contributions(log, rates)
     estimates = {f"{level} {form}": estimated(f"{level} {form}", level, log, *parts) for (level, form), parts in every.items()}
     best, logged = chosen([*estimates.values()]), log.reward.sum(axis=1)
@@ -27,13 +31,16 @@ def value_report(log: SlateLog, rates: PolicyRates) -> dict:
               "chosen": best.name if best else None}  # fmt: skip
     if best:
         values = next(parts[1] for key, parts in every.items() if " ".join(key) == best.name)
-        report |= {"gain": _interval(log, values - logged), "checked": checked(best, [*estimates.values()])}
+        apart = disagreement(best, [*estimates.values()])
+        report |= {"value": _interval(log, values, apart), "gain": _interval(log, values - logged, apart), "apart": apart,
+                   "checked": checked(best, [*estimates.values()])}  # fmt: skip
     return report
 
 
-def _interval(log: SlateLog, values: np.ndarray) -> list[float]:
-    """Return the mean of values (R,) and its 95% interval over viewers."""
+def _interval(log: SlateLog, values: np.ndarray, apart: float = 0.0) -> list[float]:
+    """Return the mean of values (R,) and its 95% interval over viewers, widened by a bias of about `apart`."""
     mean, half = interval_of(log, values)
+    half = math.hypot(half, apart)
     return [mean, mean - half, mean + half]
 
 
@@ -76,5 +83,8 @@ def _verdict(report: Mapping, reward: str) -> str:
             "(off_policy.requests), or log with more exploration (reranking.exploration.epsilon)"
         )
     mean, low, high = report["gain"]
-    gain = f"gain of the release on the log, by {report['chosen']}: {mean:+.4f} [{low:+.4f}, {high:+.4f}] {reward} a slate"
+    gain = (
+        f"gain of the release on the log, by {report['chosen']}: {mean:+.4f} [{low:+.4f}, {high:+.4f}] {reward} a slate, with "
+        f"{report['apart']:.4f} of disagreement with what assumes less"
+    )
     return gain if report["checked"] else f"{gain}; unchecked, as no estimator that assumes less has enough overlap"

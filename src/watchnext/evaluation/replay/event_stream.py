@@ -1,13 +1,30 @@
 """Apply the events of a held-out log to a store, as far as the freshness regime allows for each request."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import numpy as np
 import polars as pl
 
 from watchnext.data.tables import OUTCOMES, known_at
 from watchnext.features.state.event_order import in_order
 from watchnext.features.state.fold import SHOWN
+from watchnext.serving.release.release import Release
 from watchnext.serving.store.store import Store
 from watchnext.serving.store.tables.journal import Event
+
+
+@contextmanager
+def fresh_store(release: Release) -> Iterator[Store]:
+    """Yield a store with the state of a release, in a folder that is gone afterwards."""
+    with TemporaryDirectory(prefix="watchnext-evaluation-") as folder:
+        store = Store.open(Path(folder), release, durable=False)
+        try:
+            yield store
+        finally:
+            store.close()
 
 
 def events_of(impressions: pl.DataFrame, since_ms: int = 0) -> list[Event]:

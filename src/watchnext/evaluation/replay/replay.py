@@ -9,20 +9,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import polars as pl
 from tqdm import tqdm
 
-from watchnext.evaluation.replay.event_stream import EventStream, events_of
+from watchnext.evaluation.replay.event_stream import EventStream, events_of, fresh_store
 from watchnext.evaluation.replay.funnel_trace import FunnelTrace, FunnelTracer
 from watchnext.evaluation.replay.held_out_log import HeldOutLog, LogPart
 from watchnext.features.dataset.freshness import day_starts, request_groups
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.release.release import Release
-from watchnext.serving.store.store import Store
 from watchnext.types import TARGETS, Request
 
 Given = Mapping[tuple[int | str, date], Sequence[int | str]]  # (viewer, day) > videos that another recommender gave, best first
@@ -101,14 +98,10 @@ class Replay:
 
         At each request, the recommender's store has seen the events that the regime allows, from the release's `as_of` on.
         """
-        with TemporaryDirectory(prefix="watchnext-replay-") as folder:
-            store = Store.open(Path(folder), self.release, durable=False)
-            try:
-                stream = EventStream(store, regime=self.regime)
-                # Processor time: what else runs on the machine must not decide which release is slow.
-                yield Recommender(self.release, store, timer=time.process_time), self._requests(log, stream, traced_only)
-            finally:
-                store.close()
+        with fresh_store(self.release) as store:
+            stream = EventStream(store, regime=self.regime)
+            # Processor time: what else runs on the machine must not decide which release is slow.
+            yield Recommender(self.release, store, timer=time.process_time), self._requests(log, stream, traced_only)
 
     def _requests(self, log: HeldOutLog, stream: EventStream, traced_only: bool) -> Iterator[HeldOutRequest]:
         traced = Sample(log.viewer_days() if self.requests else 0, self.requests)

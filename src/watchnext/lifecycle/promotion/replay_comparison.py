@@ -125,7 +125,7 @@ def _sliced(one: Replayed, other: Replayed, figure: str, *, k: int, seed: int) -
     parts = {}
     for name, chosen in slice_names(one.traces).items():
         mine, again, theirs = ({figure: each[figure][chosen]} for each in (served, redrawn, against))
-        floors = noise_floors(mine, again, viewers[chosen], seed)
+        floors = noise_floors(mine, [again], viewers[chosen], seed)
         parts[name] = {"requests": int(chosen.sum()), **paired(mine, theirs, viewers[chosen], seed=seed, floors=floors)[figure]}
     return parts
 

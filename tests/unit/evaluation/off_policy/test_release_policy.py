@@ -13,9 +13,9 @@ from watchnext.data.splits import TimeSplit
 from watchnext.data.storage import StoredTables, write_tables
 from watchnext.data.tables import Tables
 from watchnext.evaluation.off_policy.clusters import content_clusters
-from watchnext.evaluation.off_policy.logged_slates import logged_slates
-from watchnext.evaluation.off_policy.release_policy import ReleasePolicy, marginals
 from watchnext.evaluation.off_policy.slate_log import OffPolicyError
+from watchnext.evaluation.off_policy.slates.logged_slates import logged_slates
+from watchnext.evaluation.off_policy.slates.release_policy import ReleasePolicy, marginals
 from watchnext.evaluation.off_policy.value_report import value_report, value_table
 from watchnext.evaluation.replay.held_out_log import HeldOutLog
 from watchnext.reranking.diversity import Diversity
@@ -57,7 +57,7 @@ def test_a_slate_that_the_release_draws_has_its_propensities(release, recommende
 
 
 def test_the_probability_at_a_position_is_how_often_the_release_puts_it_there(release, recommender, clusters, monkeypatch):
-    monkeypatch.setattr("watchnext.evaluation.off_policy.release_policy.DRAWS", 2000)
+    monkeypatch.setattr("watchnext.evaluation.off_policy.slates.release_policy.DRAWS", 2000)
     query, counts = recommender.query(request_of(release, 0)), Counter()
     scored = recommender.rank(query, recommender.retrieval.retrieve(query, []))
     for number in range(2000):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from random_log import log_of, random_arrays, rates_of
-from watchnext.evaluation.off_policy.choice import checked, chosen
+from watchnext.evaluation.off_policy.choice import checked, chosen, disagreement
 from watchnext.evaluation.off_policy.estimate import Estimate, effective_requests, estimated, interval_of
 from watchnext.evaluation.off_policy.reward_model import FOLDS, cross_fitted
 from watchnext.evaluation.off_policy.slate_log import SlateLog
@@ -179,6 +179,19 @@ def test_a_choice_is_checked_by_what_assumes_less():
     assert checked(cluster, [slate, cascade, cluster])
     assert not checked(cluster, [cascade, cluster])
     assert checked(slate, [slate])
+
+
+def test_a_choice_is_as_far_apart_as_the_narrowest_of_each_level_that_assumes_less():
+    """.3 from the narrower slate estimate, .4 from the cascade; one without overlap, and those of its level, say nothing."""
+    estimates = [
+        answer("slate", 5.0, 0.9),
+        answer("slate", 1.0, 0.5),
+        answer("cascade", 1.7, 0.1),
+        answer("cluster", 1.3, 0.05),
+    ]
+    ignored = [answer("position", 9.0, 0.1, warning="thin"), answer("cluster", 7.0, 0.2)]
+    assert disagreement(estimates[-1], [*estimates, *ignored]) == pytest.approx(((0.3**2 + 0.4**2) / 2) ** 0.5)
+    assert disagreement(estimates[1], estimates) == 0.0
 
 
 def test_none_is_chosen_without_overlap():
