@@ -54,7 +54,7 @@ def served_slates(
 def _weighable(answers: pl.DataFrame, release: Release, last_ms: int) -> tuple[pl.DataFrame, dict[str, int]]:
     """Return the answers that viewers saw and whose draw can be weighed, in time order, and the numbers of the others."""
     asked = [orjson.loads(text) for text in answers["asked"]]
-    rows = [each.get("exclude") or each.get("seed") is not None for each in asked]
+    rows = [bool(each.get("exclude")) or each.get("seed") is not None for each in asked]
     lacks = {
         "nobody saw it": pl.Series([bool(each.get("mirrored")) for each in asked], dtype=pl.Boolean),
         "it was precomputed or degraded, or events came meanwhile": ~answers["request_id"].is_in(
