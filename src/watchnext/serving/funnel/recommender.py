@@ -251,7 +251,7 @@ class Recommender:
         if query is None:
             return [None] * len(rows)
         filters = self.release.reranker_of(query.request.surface).first_filters(rows, self._context(query))
-        names = np.array(filters, object)  # the last of those that follow is said first
+        names = np.array(filters, object)  # each line below overrules those above
         names[self.catalogue.upload_ms[rows] > query.as_of_ms] = "upload"
         names[among(rows, query.excluded)] = "exclude"
         names[among(rows, query.muted)] = "muted"
