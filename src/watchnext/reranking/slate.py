@@ -113,8 +113,8 @@ class Reranker:
             bent=tuple(name for name, bent in zip(names, filled.bent.tolist(), strict=True) if bent),
         )
 
-    def costs(self, scored: Scored, request: Request, context: RuleContext) -> dict[str, float]:
-        """Return rule, "diversity" and "exploration" > the value that the slate of `rerank` loses by it.
+    def costs(self, scored: Scored, request: Request, context: RuleContext, slate: Slate) -> dict[str, float]:
+        """Return rule, "diversity" and "exploration" > the value that the `slate` of `rerank` loses by it.
 
         Each is applied behind those before it: filters, then what weighs less, limits, diversity, exploration. So all sum to
         the difference between the best slate by value alone and the one that is shown. A slot counts by its reach.
@@ -131,23 +131,24 @@ class Reranker:
         for name, out in removed.items():
             after = steps[-1][1]
             steps.append((name, after[~np.isin(after, out)]))
-        steps += [(name, left[filled.picked]) for name, filled in self._steps(policy, request.request_id)]
+        draws = _random(request.request_id).random((policy.slots, 2))
+        steps += [(name, left[filled.picked]) for name, filled in self._steps(policy, draws)]
+        explored = (draws[:, 0] < policy.epsilon).any()  # else the slate is the one without exploration
+        without = left[replace(policy, epsilon=0.0).filled(draws).picked] if explored else slate.picked
+        steps += [("diversity", without), ("exploration", slate.picked)]
         lost = dict.fromkeys([name for name, _ in steps[1:]], 0.0)
         for (_, before), (name, after) in pairwise(steps):
             lost[name] += total(before) - total(after)
         return lost
 
-    def _steps(self, policy: SlatePolicy, request_id: str) -> Iterator[tuple[str, Filled]]:
-        """Yield the name of what is applied behind the filters, one after another, and the slate with it."""
-        draws = _random(request_id).random((policy.slots, 2))
+    def _steps(self, policy: SlatePolicy, draws: np.ndarray) -> Iterator[tuple[str, Filled]]:
+        """Yield the name of each rule behind the filters, one after another, and the slate with it, by value alone."""
         known = policy.similarity if self._limiting.keep_copies_apart else None
         plain = replace(policy, similarity=known, diversity=replace(self.diversity, trade_off=1.0), epsilon=0.0)
         for each in self._demotions:
             yield each.name, replace(plain, limits=policy.limits.first(0)).filled(draws)
         for count, name in enumerate(self._limiting.names, 1):
             yield name, replace(plain, limits=policy.limits.first(count)).filled(draws)
-        yield "diversity", replace(policy, epsilon=0.0).filled(draws)
-        yield "exploration", policy.filled(draws)
 
     def ordered(self, scored: Scored, request: Request, context: RuleContext) -> Slate:
         """Order all candidates by value without those that a HARD filter removes: no other rule, diversity or exploration."""

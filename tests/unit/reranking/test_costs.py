@@ -33,7 +33,8 @@ def costs(by, asked, k):
     ranked, viewer, facts, unavailable = asked
     query = query_of(k=k, **viewer)
     asked = ranked, query.request, RuleContext.of(query, facts=facts, region_bits=BITS, unavailable=unavailable)
-    return by.costs(*asked), by.rerank(*asked)
+    slate = by.rerank(*asked)
+    return by.costs(*asked, slate), slate
 
 
 def by_hand():

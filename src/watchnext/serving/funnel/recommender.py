@@ -220,11 +220,12 @@ class Recommender:
         return self._reranker(query).ordered(scored, query.request, self._context(query))
 
     def costs(self, answer: Answer) -> dict[str, float]:
-        """Return `Reranker.costs` of an answer, as of now; empty for one that was precomputed or refilled, whose candidates are
+        """Return `Reranker.costs` of an answer; empty for one that was precomputed or refilled, whose candidates are
         not kept."""
         if answer.query is None or len(answer.scored) != answer.funnel["retrieved"]:
             return {}
-        return self._reranker(answer.query).costs(answer.scored, answer.query.request, self._context(answer.query))
+        query, context = answer.query, self._context(answer.query)
+        return self._reranker(query).costs(answer.scored, query.request, context, answer.slate)
 
     def _reranker(self, query: Query) -> Reranker:
         return self.release.reranker_of(query.request.surface).turned(query.request.dials)
