@@ -25,6 +25,7 @@ from benchmarks.leave_one_out.fusion import chosen, in_logs, pooled
 from benchmarks.leave_one_out.module import SequenceModule
 from benchmarks.leave_one_out.protocol import CONF, LeaveOneOut, Sequences, histories_of, leave_one_out
 from omegaconf import DictConfig
+from pytorch_lightning.callbacks import EMAWeightAveraging
 
 from watchnext.cli import composed, exits_on, instantiate
 from watchnext.data.loaders import sequences
@@ -52,6 +53,19 @@ class EpochClock(lightning.Callback):
         print(f"epoch {trainer.current_epoch} {self.seconds[-1]:.2f} s {result}", file=sys.stderr)
 
 
+class AveragedWeights(EMAWeightAveraging):
+    """Exponential moving average of the weights, which validates and is kept.
+
+    Lightning swaps the weights of training back before the callbacks that keep the best epoch see them; here, after these.
+    """
+
+    def on_validation_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Leave the average in place."""
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        super().on_validation_epoch_end(trainer, module)
+
+
 def read(path: str) -> tuple[Sequences, pl.Series]:
     """Sequences in the order of the file's lines, and item ids. Raises DataError naming the first bad line."""
     loaded = sequences.Sequences(path=path).read()
@@ -69,7 +83,8 @@ def fit(config: DictConfig, split: LeaveOneOut) -> tuple[SequenceModule, EpochCl
     clock = EpochClock()
 
     def trainer(callbacks: list[lightning.Callback], **quiet: bool) -> lightning.Trainer:
-        return instantiate(config.trainer, max_epochs=config.max_epochs, callbacks=[*callbacks, clock], **quiet)
+        callbacks = [*callbacks, AveragedWeights(decay=config.average), clock]
+        return instantiate(config.trainer, max_epochs=config.max_epochs, callbacks=callbacks, **quiet)
 
     module = instantiate(config.module)(split=split)
     module.fit(Training(config.seed, trainer))
