@@ -40,6 +40,7 @@ RECORDS = {
     "cold_start": "cold_start",
     "tables": "tables",
     "true_worlds": "true_worlds --seeds 3 --users 1000 --videos 2500 --days 8 trainer.max_epochs=4",
+    "closed_loop": "closed_loop --users 1000 --videos 2500 --days 8 --seeds 1 trainer.max_epochs=4",
     "index-10m": "--label 10m index --videos 10000000",
     "training": "training --rectools $RECTOOLS_PYTHON",
     "ranking": f"ranking {KUAIRAND} --seeds 3 --models ranker ensemble xgboost",
@@ -158,6 +159,9 @@ BLOCKS = {
     "true-best": Block(tables.true_best, ("true_best",), "seed 0, streaming state, mean ± twice the standard error"),
     "true-worlds": Block(tables.true_worlds, ("true_worlds",), WORLDS_ABOUT),
     "true-policies": Block(tables.true_policies, ("true_worlds",), WORLDS_ABOUT),
+    "closed-loop": Block(
+        tables.closed_loop, ("closed_loop",), "seconds watched a viewer and day, 95% intervals over runs, and over viewers"
+    ),
     "global-split": Block(tables.global_split, ("global_split",), "seed 0, the state of the start of the test days"),
     "toys": Block(tables.toys, ("retrieval-0", "retrieval-1", "retrieval-2"), "mean ± deviation over seeds"),
     "toys-gain": Block(tables.toys_gain, ("retrieval-0", "retrieval-1", "retrieval-2"), "viewers resampled in pairs"),

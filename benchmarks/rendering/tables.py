@@ -384,6 +384,23 @@ def _worst(run: Mapping, order: str) -> str:
     return f"{number(worst['mean'], 3)} ({worst['world']})" if worst["world"] else "–"
 
 
+def closed_loop(figures: Figures) -> str:
+    """What the funnel gains over each policy in seconds, by world; the worst run; how often it wins and loses clearly."""
+    run = only(figures)
+    rows = []
+    for policy, (name, worst) in run["worst"].items():
+        won = run["won"][policy]
+        gains = [_signed(run["gain"][world][policy]) for world in run["gain"]]
+        rows.append([policy, *gains, f"{_signed(worst)}, {name}", f"{won['won']} won, {won['lost']} lost of {won['runs']}"])
+    return table(["full over", *(f"{world}, runs" for world in run["gain"]), "worst run, viewers", "clearly"], rows)
+
+
+def _signed(interval: Sequence[float | None]) -> str:
+    """Format a relative gain in percent with its interval, where it has one."""
+    mean, *ends = (f"{100 * value:+.0f}%" for value in interval if value is not None)
+    return f"{mean} [{', '.join(ends)}]" if ends else mean
+
+
 def global_split(figures: Figures) -> str:
     run = only(figures)
     keys = ("recall@10", "hit@10", "ndcg@10", "ndcg@10_of_10", "coverage@10")

@@ -58,6 +58,12 @@ SMALL = {
         ["--viewers", "1e5", "--seconds", "1", "--results", str(ROOT / "benchmarks/results")],
         {"times", "one_machine", "fleets"},
     ),
+    "closed_loop": Small(
+        ["--worlds", "world", "--others", "popular", "--seeds", "1", "--users", "80", "--videos", "150", "--days", "4",
+         "--loop-days", "1", *EPOCH, "trainer.log_every_n_steps=1"],
+        {"runs", "gain", "worst", "won", "sizes"},
+        "pipeline",
+    ),
     "framing": Small(
         ["data=tiny", *EPOCH, "--losses", "multi_task", "--heads", "log_seconds"], {"framing", "watch_time", "rows"}, "project"
     ),
@@ -135,6 +141,7 @@ WITHOUT_INPUT = {
     "serving": ([], "dvc repro"),
     "store": ([], "dvc repro"),
     "true_best": ([], "dvc repro"),
+    "closed_loop": (["--minutes", "0"], "there are no runs to summarise"),
     "true_worlds": (["--minutes", "0"], "there are no runs to summarise"),
     "ranking": (["--root", "none", *DAYS], "none holds none of .*export KUAIRAND_ROOT"),
     "retrieval": (["--sequences", "none.txt"], "none.txt is not a file"),
@@ -171,7 +178,8 @@ def pipeline(bare, empty_store, monkeypatch) -> Path:
         (bare / name).symlink_to(ROOT / name)
     shutil.copyfile(empty_store, bare / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{bare}/mlflow.db")
-    monkeypatch.setattr("benchmarks.true_worlds.commit", lambda: "none")  # the folder is no checkout
+    for name in ("true_worlds", "closed_loop"):
+        monkeypatch.setattr(f"benchmarks.{name}.commit", lambda: "none")  # the folder is no checkout
     return bare
 
 

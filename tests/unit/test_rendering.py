@@ -154,6 +154,9 @@ EXAMPLES = {
                                 for way in ("retrieved", "drawn")}},
     "true-worlds": {"true_worlds": TRUE_WORLDS},
     "true-policies": {"true_worlds": TRUE_WORLDS},
+    "closed-loop": {"closed_loop": {"gain": {"world": {"popular": [0.2, None, None]}},
+                                    "worst": {"popular": ["world-0", [0.2, 0.1, 0.3]]},
+                                    "won": {"popular": {"won": 1, "lost": 0, "runs": 1}}}},
     "global-split": {"global_split": {viewers: {"viewers": 9, "towers": dict.fromkeys(
         ("recall@10", "hit@10", "ndcg@10", "ndcg@10_of_10", "coverage@10"), 0.1)} for viewers in ("all", "warm")}},
     "cold-start": {"cold_start": {"recall@500": {

@@ -1,4 +1,4 @@
-"""Hand-computed examples of what benchmarks/true_best.py, true_worlds.py and global_split.py compute beyond a run."""
+"""Hand-computed examples of what true_best.py, true_worlds.py, closed_loop.py and global_split.py compute beyond a run."""
 
 import json
 from datetime import date
@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import polars as pl
 import pytest
-from benchmarks import true_worlds
+from benchmarks import closed_loop, true_worlds
 from benchmarks.global_split import HeldOutWindow, figures, first_unseen, options_of
 from benchmarks.true_best import _require_known, among_first, recalled
 from benchmarks.true_worlds import STRENGTHS, Run, interval, recorded, summary
@@ -128,6 +128,26 @@ def test_every_cell_has_a_seed_before_any_has_two_and_no_run_is_repeated(tmp_pat
         true_worlds.main()
     assert asked == ["world-weak-0", "world-strong-0", "world-weak-1", "world-strong-1"]
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["seeds"] == {"world": {"weak": 2, "strong": 2}}
+
+
+# ---- closed_loop -----------------------------------------------------------------------------------------------------
+
+
+def looped(world: str, seed: int, gain: list[float]) -> dict:
+    differences = {"full - popular": {"watch_s": {"relative": gain}}}
+    arms = {"full": {"watch_s": [60.0, 50.0, 70.0]}, "popular": {"watch_s": [50.0, 40.0, 60.0]}}
+    return {"world": world, "policy": "configured", "seed": seed, "arms": arms, "differences": differences}
+
+
+def test_the_worst_run_is_that_of_the_least_gain_and_clear_ones_are_counted():
+    gains = [[0.2, 0.1, 0.3], [0.4, 0.3, 0.5], [0.05, -0.1, 0.2], [-0.2, -0.3, -0.1]]
+    runs = [looped("world", 0, gains[0]), looped("world", 1, gains[1])]
+    runs += [looped("world_still", 0, gains[2]), looped("world_popular", 0, gains[3])]
+    found = closed_loop.summary(runs, ["popular"])
+    assert found["worst"] == {"popular": ("world_popular-configured-0", [-0.2, -0.3, -0.1])}
+    assert found["won"] == {"popular": {"won": 2, "lost": 1, "runs": 4}}
+    assert found["gain"]["world"]["popular"] == pytest.approx(interval(np.array([0.2, 0.4])))
+    assert found["runs"]["world-configured-1"] == {"full": 60.0, "popular": 50.0}
 
 
 # ---- global_split ----------------------------------------------------------------------------------------------------
