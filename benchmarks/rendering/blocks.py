@@ -33,6 +33,8 @@ RECORDS = {
     "inputs": "whole.inputs",
     "debias": "debias --seeds 3",
     "drift": "drift",
+    "off_policy": "off_policy",
+    "reranking": "reranking --candidates 500",
     "retrieval-0": f"--label 0 {TOYS} 0",
     "retrieval-1": f"--label 1 {TOYS} 1",
     "retrieval-2": f"--label 2 {TOYS} 2",
@@ -156,6 +158,7 @@ BLOCKS = {
     "debias": Block(tables.debias, ("debias",), "seeds 0 to 2 of training, one log; streaming state"),
     "drift": Block(tables.drift, ("drift",), "seed 0, state as of each request; windows of the viewers held out"),
     "drift-power": Block(tables.drift_power, ("drift",), "seed 0; share of windows that are drift and name the column"),
+    "off-policy": Block(tables.off_policy, ("off_policy",), "seed 0; simulated logs, the truth is exact"),
     "true-best": Block(tables.true_best, ("true_best",), "seed 0, streaming state, mean ± twice the standard error"),
     "true-worlds": Block(tables.true_worlds, ("true_worlds",), WORLDS_ABOUT),
     "true-policies": Block(tables.true_policies, ("true_worlds",), WORLDS_ABOUT),
@@ -253,6 +256,17 @@ BLOCKS = {
             }
         ),
         ("scoring", "scoring-avx2"),
+        "seed 0; one core",
+    ),
+    "reranking": Block(
+        tables.columns(
+            {
+                f"{method}: {title}": lambda f, method=method, key=key: f["methods"][method][key]
+                for method in ("mmr", "dpp")
+                for title, key in (("p50, ms", "p50_ms"), ("p99, ms", "p99_ms"), ("processor time, ms", "cpu_ms"))
+            }
+        ),
+        ("reranking",),
         "seed 0; one core",
     ),
     "serving": Block(

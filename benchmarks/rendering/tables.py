@@ -333,6 +333,24 @@ def drift_power(figures: Figures) -> str:
     return table(["planted", *(f"size {n}: named" for n in range(1, 1 + max(map(len, planted.values()))))], rows)
 
 
+def off_policy(figures: Figures) -> str:
+    """Tabulate, by overlap, coverage and error of the estimators of every level, and of the one that was chosen."""
+    run = only(figures)
+    overlaps = {name: run[name] for name in ("wide", "medium", "thin")}
+    rows = [
+        [
+            "effective share of the requests, whole slates",
+            *(number(each["effective"]["slate"], 3) for each in overlaps.values()),
+        ]
+    ]
+    for title, key in (("coverage", "coverage"), ("coverage before it is widened", "as_estimated"), ("times wider", "wider"),
+                       ("error over the least", "of_least")):  # fmt: skip
+        rows.append([f"chosen: {title}", *(number(each["chosen"][key], 3) for each in overlaps.values())])
+    for name in next(iter(overlaps.values()))["estimators"]:
+        rows.append([f"{name}: coverage", *(number(each["estimators"][name]["coverage"], 3) for each in overlaps.values())])
+    return table(["95% intervals over viewers", *overlaps], rows)
+
+
 TRUE_COLUMNS = ("ordered by", "share of the true best 10", "long views of the first 10", "seconds of the first 10",
                 "recall@10 in the log")  # fmt: skip
 
