@@ -35,6 +35,15 @@ def test_a_release_loads_as_it_was_published(published):
     assert not any(path.suffix in (".pkl", ".pt") for path in published.rglob("*"))
 
 
+def test_a_release_of_a_version_with_a_sliding_window_loads(staged, tmp_path):
+    stage = staged()
+    config = json.loads((stage / "reranking.json").read_text())
+    config["diversity"]["window"] = 5
+    (stage / "reranking.json").write_text(json.dumps(config))
+    release = Release.load(publish(stage, tmp_path / "releases", MANIFEST))
+    assert "window" not in release.reranker.to_config()["diversity"]
+
+
 def test_one_flipped_byte_in_any_file_is_refused_by_name(published):
     for path in sorted(path for path in published.rglob("*") if path.is_file()):
         whole = path.read_bytes()
