@@ -27,6 +27,7 @@ from watchnext.metrics import flat, rounded
 from watchnext.ranking.scoring import Ranker
 from watchnext.schema import SchemaError
 from watchnext.serving.release.release import Release, ReleaseError, last_built
+from watchnext.serving.store.engines.engine import StoreError
 
 
 def replay_under(regime: str, config: DictConfig, release: Release) -> Replay:
@@ -137,7 +138,7 @@ def write_pictures(report: Mapping, folder: Path) -> list[Path]:
 
 
 def compare(config: DictConfig) -> None:
-    """Compare two releases: ONE OTHER, by default the last built and the serving one; or ONE with incumbent=LOG."""
+    """Compare releases: ONE OTHER [TWIN], by default the last built and the serving one; or ONE with incumbent=LOG."""
     # Imported here, as this and what follows need nothing of the replay's reports.
     from watchnext.evaluation.comparison.comparison_command import run_comparison
 
@@ -162,6 +163,6 @@ EXPERIMENT = {key: f"experiment.{key}" for key in ("policies", "days", "viewers"
 SHORT = {"experiment": EXPERIMENT, "off-policy": {"served": "off_policy.served"}}
 
 if __name__ == "__main__":
-    errors = (DataError, SchemaError, ReleaseError, FileNotFoundError, ValueError)
+    errors = (DataError, SchemaError, ReleaseError, StoreError, FileNotFoundError, ValueError)
     commands = {"replay": replay, "compare": compare, "experiment": experiment, "off-policy": off_policy}
     dispatch("watchnext.evaluation", commands, errors, leading={"compare": "releases..."}, short=SHORT)

@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from watchnext.cli import instantiate, write_report
 from watchnext.evaluation.off_policy.policy_rates import PolicyRates
-from watchnext.evaluation.off_policy.slate_log import SlateLog
+from watchnext.evaluation.off_policy.slate_log import OffPolicyError, SlateLog
 from watchnext.evaluation.off_policy.slates.logged_slates import logged_slates
 from watchnext.evaluation.off_policy.slates.served_slates import served_slates
 from watchnext.evaluation.off_policy.value_report import value_report, value_table
@@ -15,6 +15,7 @@ from watchnext.evaluation.replay.held_out_log import HeldOutLog
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.metrics import rounded
 from watchnext.serving.release.release import Release, current, last_built
+from watchnext.serving.store.engines.redis_engine import is_url
 from watchnext.serving.store.store import Store
 from watchnext.types import TARGETS
 
@@ -37,6 +38,11 @@ def _slates(config: DictConfig, release: Release) -> tuple[SlateLog, PolicyRates
         features = FeatureSet.load(Path(config.data.outputs) / "features")
         log = HeldOutLog.of_outputs(Path(config.data.outputs), features)
         return logged_slates(release, log, features.columns["targets"][:, TARGETS.index(options.reward)], **sampled)
+    if not is_url(config.data.store) and not Path(config.data.store).exists():
+        raise OffPolicyError(
+            f"{config.data.store} is missing, expected the store of the server that wrote {options.served}, whose journal has "
+            "the outcomes; name it as data.store=FOLDER"
+        )
     serving, labels = Release.load(current(Path(config.data.releases))), instantiate(config.labels)
     with closing(Store.reader(config.data.store, serving)) as store:
         return served_slates(release, Path(options.served), store, labels, options.reward, **sampled)
