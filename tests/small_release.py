@@ -1,6 +1,7 @@
 """One small real release: random tables through the feature stage, random networks through the export."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -246,6 +247,24 @@ def make_release(built, exported, root: Path, **changes) -> Path:
     folder = publish(staging, root, manifest | changes)
     switch(root, folder.name)
     return folder
+
+
+def make_releases(root: Path, feature_stage, once) -> tuple[tuple[Path, Path], int]:
+    """Publish `first`, which serves, `same` of the same state, `fewer` with fewer videos, and `flipped`, with a wrong byte.
+
+    Returns the parts of all but `fewer`, for `make_release`, and the as_of_ms of `first`.
+    """
+    built = small_log(feature_stage, once)
+    parts = built, exported(built, once)
+    fewer = small_log(feature_stage, once, name="built-fewer", videos=100)
+    make_release(fewer, exported(fewer, once, name="exported-fewer"), root, id="fewer")
+    with (make_release(*parts, root, id="flipped") / "videos" / "video_values.npy").open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\x77")
+    as_of_ms = Release.load(make_release(*parts, root, id="first")).as_of_ms
+    make_release(*parts, root, id="same", as_of_ms=as_of_ms - 1_000)
+    switch(root, "first")
+    return parts, as_of_ms
 
 
 def released(feature_stage, once) -> Release:

@@ -3,7 +3,9 @@
 import hashlib
 import os
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -22,12 +24,20 @@ def synced_below(folder: Path) -> None:
         list(pool.map(synced, [*Path(folder).rglob("*"), folder]))
 
 
-def replaced(path: Path, text: str) -> None:
-    """Replace a file's content in one step: after a power cut it holds the old text or the new one."""
-    aside = path.with_name(f"{path.name}.new")
-    aside.write_text(text)
-    synced(aside)
-    os.replace(aside, path)
+def replaced(path: Path, content: str | Callable[[Path], object]) -> None:
+    """Replace a file in one step: no reader meets half of it, and after a power cut it holds the old content or the new one.
+
+    `content` is text, or writes the file that it gets. Several processes may replace one file at once; the last one wins.
+    """
+    aside = path.with_name(f".{path.name}.{os.urandom(4).hex()}.new")  # hidden: no file of a table, whose folder it is in
+    try:
+        aside.write_text(content) if isinstance(content, str) else content(aside)
+        synced(aside)
+        os.replace(aside, path)
+    except BaseException:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise
     synced(path.parent)
 
 

@@ -89,6 +89,22 @@ def test_the_interval_is_the_theorem_s():
     assert found == pytest.approx((1.0, 1.0 - half, 1.0 + half))
 
 
+@pytest.mark.parametrize(
+    ("alpha", "planned", "bounds"),
+    [
+        (0.05, 100, [8.675255992813673, 17.360279516157824, 30.35446396635931, 246.027963308341]),
+        (0.05, 20_000, [116.84252917300822, 117.70779755172336, 119.77685668932469, 228.159834451524]),
+        (0.01, 100, [9.184974705854309, 20.236500804605992, 35.718035051921895, 279.9045178046128]),
+    ],
+)
+def test_the_interval_is_the_two_sided_normal_mixture_of_confseq(alpha, planned, bounds):
+    """Bounds of sums of 1, 30, 100 and 5,000 steps of variance 1, by confseq 0.0.11 (`normal_mixture_bound`, two-sided) with
+    the rho of `tuned`, 1 / r²: v_opt = rho (2 ln(1/α) + ln(1 + 2 ln(1/α))). Its own rho is another approximation of the best
+    one, and its bounds differ by up to 5%. It has no wheels, and its source needs Boost and an older Python."""
+    t = np.array([1, 30, 100, 5_000])
+    assert widths(1 / np.sqrt(t), t, planned=planned, alpha=alpha) * t == pytest.approx(bounds, rel=1e-12)
+
+
 def test_the_interval_is_narrowest_relative_to_a_single_look_where_it_is_tuned():
     observations = np.geomspace(10, 100_000, 401)
     relative = widths(np.ones(401), observations, planned=1000)

@@ -206,13 +206,14 @@ def loop(config: DictConfig) -> None:
         served=Path(config.monitoring.served),
     )
     schema = FeatureSchema.load(Path(f"conf/features/{config.data.features}.yaml"))
-    costs = {name: value for name, value in plain(config.loop).items() if name != "webhook"}
+    costs = {name: value for name, value in plain(config.loop).items() if name in Costs.__dataclass_fields__}
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     LoopPass(
         project,
         open_log=lambda work: DailyLog(instantiate(config.data.loader), schema, work=work),
         costs=Costs(**costs),
         share=config.share,
+        patience=config.loop.patience_days,
         webhook=config.loop.webhook,
     ).run()
 

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from watchnext.data.user_rows import erase_from_tables
+from watchnext.files import replaced
 from watchnext.serving.funnel.served.served_log import erase_answers
 from watchnext.serving.release.release import releases_in
 from watchnext.serving.store.erasure import Receipt, erase_from_folder
@@ -50,9 +51,7 @@ def _erase_slates(folder: Path, users: Sequence[int | str]) -> int:
         left = slates.filter(~pl.col("user_id").cast(pl.String).is_in(names))
         if len(left) < len(slates):
             removed += len(slates) - len(left)
-            aside = path.with_suffix(".new")
-            left.write_parquet(aside)
-            aside.rename(path)
+            replaced(path, left.write_parquet)
     return removed
 
 

@@ -38,6 +38,15 @@ def test_a_canary_begins_and_is_rolled_back(releases, tmp_path):
     assert serving_id(releases) == "first"
 
 
+def test_a_damaged_plan_rolls_no_release_back(releases, tmp_path):
+    (tmp_path / "releases.json").write_text(json.dumps(["first", "second"]))
+    promote(releases, "second", data="tiny")
+    (releases / "canary.json").write_text("{")
+    with pytest.raises(ReleaseError, match=r"canary.json cannot be read, no release is tried: .*; remove it"):
+        roll_back(releases, tmp_path, data="tiny")
+    assert serving_id(releases) == "second"
+
+
 def test_without_a_canary_the_release_before_serves_again(releases, tmp_path):
     (tmp_path / "releases.json").write_text(json.dumps(["first", "second"]))
     promote(releases, "second", data="tiny")
@@ -53,6 +62,7 @@ def test_without_a_canary_the_release_before_serves_again(releases, tmp_path):
         ("behind", (0.1, 0), "lost to the baseline popular now.* share=0 shadow=0.1"),
         ("nothing", (0.1, 0), "is no release of"),
         ("second", (0.6, 0), "share is 0.6, expected 0 to 0.5"),
+        ("second", (1e-17, 0), "share is 1e-17, expected 0, or 1e-06 to 0.5"),
         ("second", (float("nan"), 0), "share is nan, expected 0 to 0.5"),
         ("second", ("abc", 0), "share is 'abc', expected 0 to 0.5"),
         ("second", (0, 1.1), "shadow is 1.1, expected 0 to 1"),

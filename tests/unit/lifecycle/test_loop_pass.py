@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import threading
 import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -19,7 +21,7 @@ from small_release import CONF, exported, make_release, small_log
 from watchnext.lifecycle.loop.decision import Costs
 from watchnext.lifecycle.loop.loop_pass import TRAINED, LoopPass, Project
 from watchnext.lifecycle.loop.loop_state import LoopError, LoopState, only_one
-from watchnext.serving.release.canary_plan import end_plan, read_plan
+from watchnext.serving.release.canary_plan import end_plan, read_plan, write_plan
 from watchnext.serving.release.release import ReleaseError, current, switch
 
 COSTS = {"decay": 0.01, "price": 1.0, "horizon_days": 1.0, "least_rows": 100, "most_days": 1, "train_s": 600.0}
@@ -104,13 +106,16 @@ def _made(release, feature_stage, once, empty_store, tmp_path: Path) -> None:
     serve(release, tmp_path / "store", tmp_path / "outputs" / "served", days=3)
 
 
-def one_pass(project: Path, *, webhook: str | None = None, clock: str = "release", share: float = 0.0, **costs) -> dict:
+def one_pass(
+    project: Path, *, webhook: str | None = None, clock: str = "release", share: float = 0.0, patience: float = 14.0, **costs
+) -> dict:
     found = Project(
         root=project, data="tiny", features="world", outputs=Path("outputs"), releases=Path("releases"), store="store",
         served=Path("outputs/served"), clock=clock, utc_offset_h=0.0,
     )  # fmt: skip
     costs = Costs(**COSTS | costs)
-    return LoopPass(found, open_log=lambda work: daily_log(Path("log"), work), costs=costs, share=share, webhook=webhook).run()
+    options = {"costs": costs, "share": share, "patience": patience, "webhook": webhook}
+    return LoopPass(found, open_log=lambda work: daily_log(Path("log"), work), **options).run()
 
 
 def ran(project: Path) -> list[str]:
@@ -343,6 +348,19 @@ def test_a_canary_that_guards_ended_frees_the_loop(project, challenger):
     report = decided(project, "kept", share=0.1)
     assert report["decide"]["reason"].startswith("the last training has seen the whole log")
     assert state(project).candidate == ""
+
+
+def test_a_canary_that_decides_nothing_ends_and_the_loop_trains_again(project, challenger):
+    decided(project, "shortlisted", share=0.1)
+    releases = project / "releases"
+    began = datetime.now(UTC) - timedelta(days=15)
+    write_plan(releases, replace(read_plan(releases), began=began.isoformat()))
+    assert "canary" not in decided(project, "kept", share=0.1, patience=16)["promote"]
+    assert decided(project, "kept", share=0.1, patience=14)["promote"]["canary"] == "ended without a decision after 15 days"
+    assert read_plan(releases).ended.startswith("the loop: no decision after 15 days")
+    assert "is tried" not in decided(project, "kept", share=0.1)["decide"]["reason"]
+    (releases / "canary.json").write_text(json.dumps({"release": challenger, "share": 0.1}))
+    assert read_plan(releases).days == 0
 
 
 @pytest.mark.parametrize("verdict", ["rejected", "shortlisted"])

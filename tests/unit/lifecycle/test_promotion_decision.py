@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from watchnext.evaluation.experiment.relative import UNKNOWN
 from watchnext.lifecycle.promotion.live_result import LiveResult
 from watchnext.lifecycle.promotion.promotion_decision import decide, guards
 from watchnext.lifecycle.promotion.promotion_report import markdown, page
@@ -74,6 +75,12 @@ def live(low: float, high: float) -> LiveResult:
         (figure(), live(0.01, 0.05), "promoted", r"seconds \+3.0% \[\+1.0%, \+5.0%\], won"),
         (figure(0.2, "higher"), live(-0.01, 0.05), "kept", "a tie keeps the champion"),
         (figure(0.2, "higher"), live(-0.05, -0.01), "rejected", "lost"),
+        (
+            figure(),
+            replace(live(0, 0), relative=UNKNOWN),
+            "shortlisted",
+            "fewer than 100 viewers of a release watched anything",
+        ),
         (figure(-0.1, "lower"), live(0.01, 0.05), "rejected", "clearly worse than the champion"),
         (figure(-0.004, "lower"), live(0.01, 0.05), "promoted", "won"),  # less than counts
     ],

@@ -30,22 +30,13 @@ SHADOW_CPU = 0.25
 
 @pytest.fixture(scope="module")
 def made(feature_stage, once, tmp_path_factory) -> Path:
-    """Releases: `first` and `same` share a state, `fewer` has fewer videos, `lax` shows mature ones to everyone."""
+    """Releases of `make_releases`, `elsewhere` of another data set, and `lax`, which shows mature videos to everyone."""
     root = tmp_path_factory.mktemp("canary") / "releases"
-    built = small_release.small_log(feature_stage, once)
-    parts = built, small_release.exported(built, once)
-    fewer = small_release.small_log(feature_stage, once, name="built-fewer", videos=100)
-    small_release.make_release(fewer, small_release.exported(fewer, once, name="exported-fewer"), root, id="fewer")
-    as_of_ms = Release.load(small_release.make_release(*parts, root, id="first")).as_of_ms
-    small_release.make_release(*parts, root, id="same", as_of_ms=as_of_ms - 1_000)
+    parts, as_of_ms = small_release.make_releases(root, feature_stage, once)
     small_release.make_release(*parts, root, id="elsewhere", data="another")
     with pytest.MonkeyPatch.context() as patched:
         patched.setitem(small_release.RERANKING["rules"], "safety", {"highest": "mature"})
         small_release.make_release(*parts, root, id="lax", as_of_ms=as_of_ms - 2_000)
-    small_release.make_release(*parts, root, id="flipped")
-    with (root / "flipped" / "videos" / "video_values.npy").open("r+b") as file:
-        file.seek(-1, os.SEEK_END)
-        file.write(b"\x77")
     return root
 
 
@@ -227,6 +218,21 @@ def test_a_challenger_of_another_catalogue_that_ends_leaves_nothing(tried):
     assert not (server.folder / "store" / "taking").is_symlink()
     assert not first.follower._thread.is_alive()
     assert server.slate(101, k=5)["release"] == "fewer"
+    answer = server.admin("rollback")  # there is no canary left that it could end
+    assert "no release served before fewer" in answer.json()["error"]["message"]
+
+
+def test_a_canary_that_cannot_be_written_down_does_not_go_on(tried, monkeypatch):
+    server = tried()
+
+    def full(root, plan):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("watchnext.serving.http.swap.canary_control.write_plan", full)
+    refused = server.admin("canary", release="same", share=0.5)
+    assert (refused.status_code, server.canary) == (409, None)
+    assert "No space left on device" in refused.json()["error"]["message"]
+    assert {server.slate(user, k=3)["release"] for user in VIEWERS} == {"first"}
 
 
 def test_a_rollback_meets_a_challenger_that_is_being_loaded(tried, monkeypatch):
@@ -260,7 +266,7 @@ def test_a_link_back_to_the_release_before_is_a_rollback(tried):
         ("flipped", "is damaged"),
         ("nothing", "is no release of"),
         ("first", "serves already"),
-        ("elsewhere", "has the data set: another, but first has tiny"),
+        ("elsewhere", "is of the data set another, expected tiny, that of first"),
     ],
 )
 def test_what_cannot_be_tried_is_refused_by_name(tried, release, reason):
@@ -278,6 +284,8 @@ def test_what_cannot_be_tried_is_refused_by_name(tried, release, reason):
 def test_shares_out_of_bounds_and_a_damaged_plan_try_nothing(tried, caplog):
     server = tried()
     assert server.admin("canary", release="same", share=0.51).status_code == 422
+    least = server.admin("canary", release="same", share=1e-17)  # of which no viewer can be
+    assert "share is 1e-17, expected 0, or 1e-06 to 0.5" in least.json()["error"]["message"]
     assert "share and shadow are 0" in server.admin("canary", release="same").json()["error"]["message"]
     for content in (
         "",
@@ -380,15 +388,24 @@ def test_requests_are_scored_aside_without_a_trace(tried):
     assert counts["scored"] > 1
     assert counts["ms"] * (counts["scored"] - 1) <= SHADOW_CPU * 1000.0 * (time.monotonic() - began)
     assert counts["failed"] == counts["degraded"] == 0
-    # The same networks, and the state of the viewer as of the request; the counters of videos may have moved on since.
-    assert counts["overlap"] > 0.95
-    assert counts["score_difference"] < 1e-2
+    assert counts["overlap"] > 0.9  # the impressions of these slates moved the counters of their videos
     text = server.api("GET", "/metrics").text
     assert f'watchnext_canary_answers_total{{arm="shadow",result="whole"}} {counts["scored"]:.1f}' in text
     server.state.commits.submit([]).result()
     assert server.state.serving.store.position == journal + 5 * len(VIEWERS)
     server.served.close()
     assert answers_in(server.folder / "served")["release"].unique().to_list() == ["first"]
+
+
+def test_where_nothing_is_counted_meanwhile_the_same_release_scores_the_same_slates(tried):
+    """The viewer's state is that of the request, counters of videos are those of its scoring; previews count nothing."""
+    server = tried()
+    server.begin("same", shadow=1.0)
+    for number, user in enumerate(VIEWERS[:12], 1):
+        server.api("POST", "/v1/recommend", body={"user_id": user, "k": 5, "preview": True}).raise_for_status()
+        server.until(lambda number=number: scored(server)["scored"] == number)
+    assert scored(server)["overlap"] == pytest.approx(1.0)
+    assert scored(server)["score_difference"] < 1e-6
 
 
 def scored(server: Tried) -> dict:

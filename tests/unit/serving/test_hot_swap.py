@@ -30,28 +30,20 @@ NOT_FAILED = {"ranker_late", "sources_late", "not_precomputed"}  # slow under lo
 
 
 class Releases:
-    """A folder with good and bad releases: `first` and `same` share a state, `other` has fewer videos."""
+    """A folder with the releases of `make_releases`, and others that cannot serve."""
 
     def __init__(self, root: Path, feature_stage, once) -> None:
         self.root = root
-        built = small_release.small_log(feature_stage, once)
-        parts = built, small_release.exported(built, once)
-        fewer = small_release.small_log(feature_stage, once, name="built-fewer", videos=100)
-        small_release.make_release(fewer, small_release.exported(fewer, once, name="exported-fewer"), root, id="other")
-        as_of_ms = Release.load(small_release.make_release(*parts, root, id="first")).as_of_ms
-        small_release.make_release(*parts, root, id="same", as_of_ms=as_of_ms - 1_000)
+        parts, as_of_ms = small_release.make_releases(root, feature_stage, once)
         self._not_reproduced(*parts, as_of_ms)
-        for name in ("flipped", "odd", "short"):
+        for name in ("odd", "short"):
             small_release.make_release(*parts, root, id=name)
-        with (root / "flipped" / "videos" / "video_values.npy").open("r+b") as file:
-            file.seek(-1, os.SEEK_END)
-            file.write(b"\x77")
         (root / "odd" / "manifest.json").write_text('{"digest": "0", "files": ["../../etc"]}')
         os.truncate(root / "short" / "graphs" / "ranker.bin", 10)
         self.bad = ("not-reproduced", "flipped", "odd", "short", "first-renamed", "nothing", "../elsewhere")
         shutil.copytree(root / "first", root / "first-renamed")
         shutil.copytree(root / "same", root.parent / "elsewhere")
-        loaded = {name: Release.load(root / name) for name in ("first", "same", "other")}
+        loaded = {name: Release.load(root / name) for name in ("first", "same", "fewer")}
         self.ids = {name: {each.video_ids.value(row) for row in np.flatnonzero(each.catalogue.safety == 0)}
                     for name, each in loaded.items()}  # fmt: skip
         self.point("first")
@@ -92,7 +84,7 @@ class Load:
     """
 
     def __init__(self, server: Server, releases: Releases) -> None:
-        self._server, self._releases, self._gone = server, releases, min(releases.ids["other"])
+        self._server, self._releases, self._gone = server, releases, min(releases.ids["fewer"])
         assert httpx.delete(f"{server.url}/v1/videos/{self._gone}", timeout=20).status_code == 200  # shown never again
         self._done, self._pool = threading.Event(), ThreadPoolExecutor(3)
         self.slates, self.acknowledged = Counter(), []
@@ -118,7 +110,7 @@ class Load:
                 self.slates[slate["release"]] += 1
 
     def _post(self) -> None:
-        draw, ids = random.Random(SEED + 100), sorted(self._releases.ids["other"])
+        draw, ids = random.Random(SEED + 100), sorted(self._releases.ids["fewer"])
         with httpx.Client(base_url=self._server.url, timeout=20) as client:
             for number in itertools.count():
                 if self._done.is_set():
@@ -244,18 +236,18 @@ def test_a_restart_serves_what_was_verified_last_where_current_is_bad(releases, 
 
     server = started()
     try:
-        for name in ("other", "flipped"):
-            assert admin(server, "POST", "promote", {"release": name}).status_code == (200 if name == "other" else 409)
+        for name in ("fewer", "flipped"):
+            assert admin(server, "POST", "promote", {"release": name}).status_code == (200 if name == "fewer" else 409)
         releases.point("flipped")
         until(server, lambda state: state["refused"] and "damaged" in state["refused"]["reason"])
         worker = max(server.family(), key=lambda process: process.memory_info().rss)
         worker.kill()
         psutil.wait_procs([worker], timeout=20)
         state = until(server, lambda state: state.get("refused"))
-        assert (state["release"], state["refused"]["release"]) == ("other", "flipped")
+        assert (state["release"], state["refused"]["release"]) == ("fewer", "flipped")
         assert server.stop() == 0
         server = started()  # the whole server, too
-        assert until(server, lambda state: state["refused"])["release"] == "other"
+        assert until(server, lambda state: state["refused"])["release"] == "fewer"
         releases.point("first")  # of another catalogue than the store is now
         until(server, lambda state: state["release"] == "first" and not state["refused"])
     finally:

@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from watchnext.ratios import ratio
-from watchnext.sequential import Spread, always_valid
+from watchnext.sequential import Spread, relative
 
 UNKNOWN = Spread(float("nan"), float("-inf"), float("inf"))
 FEWEST = 100  # viewers of an arm who watched anything, from which on a mean counts as normal
@@ -24,7 +24,7 @@ def relative_of_arms(first: np.ndarray, second: np.ndarray, *, requests: float, 
     if min(np.count_nonzero(first), np.count_nonzero(second)) < FEWEST:
         return UNKNOWN
     squares = sum(each.var(ddof=1) / len(each) / each.mean() ** 2 for each in (first, second))
-    return _less_one(first.mean() / second.mean(), np.sqrt(squares), requests, planned)
+    return relative(first.mean() / second.mean(), math.sqrt(squares), max(requests, 1.0), planned=planned)
 
 
 def relative_of_teams(first: np.ndarray, second: np.ndarray, *, requests: float, planned: float) -> Spread:
@@ -33,10 +33,4 @@ def relative_of_teams(first: np.ndarray, second: np.ndarray, *, requests: float,
     if min(np.count_nonzero(first), np.count_nonzero(second)) < FEWEST:
         return UNKNOWN
     value, error = ratio(first, second)
-    return _less_one(value, error / value, requests, planned)
-
-
-def _less_one(value: float, error: float, requests: float, planned: float) -> Spread:
-    """Return a ratio less 1; `error` is the standard error of its logarithm."""
-    found = always_valid(math.log(value), float(error), max(requests, 1.0), planned=planned)
-    return Spread(*(math.expm1(each) for each in found))
+    return relative(value, error / value, max(requests, 1.0), planned=planned)

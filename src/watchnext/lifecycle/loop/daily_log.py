@@ -1,10 +1,9 @@
 """Add served days to a log in daily Parquet files: each day whole, once, and only where its rows pass the checks."""
 
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,7 +14,7 @@ from watchnext.data.loaders.canonical import CanonicalTables, read_sources
 from watchnext.data.loaders.folder_names import DAYS
 from watchnext.data.structure import expected_columns
 from watchnext.data.tables import IMPRESSIONS, DataError
-from watchnext.files import synced
+from watchnext.files import replaced, synced
 from watchnext.lifecycle.loop.served_days import Heard, impressions_of_day, served_days, typed_id
 from watchnext.schema import FeatureSchema
 
@@ -143,7 +142,7 @@ class DailyLog:
         folder.mkdir(parents=True, exist_ok=True)
         if self._types:  # the columns that other days have, in their order
             rows = rows.select(pl.col(name).cast(kind) for name, kind in self._types.items() if name in rows.columns)
-        written(rows, folder / NAME)
+        replaced(folder / NAME, partial(rows.write_parquet, compression="zstd"))
         for each in (folder.parent, self._root):
             synced(each)
         self.days[day.isoformat()] = (folder / NAME,)
@@ -162,7 +161,7 @@ class DailyLog:
         )
         new = new.filter(pl.col("video_id").is_not_null()).join(catalogue, on="video_id", how="anti", maintain_order="left")
         if len(new):
-            written(pl.concat([catalogue, new]), path)
+            replaced(path, partial(pl.concat([catalogue, new]).write_parquet, compression="zstd"))
         return len(new)
 
 
@@ -175,17 +174,3 @@ def unanswered(rows: pl.DataFrame) -> str:
         f"{int(answered.sum()):,} of {len(answered):,} requests have an outcome, expected at least {LEAST_ANSWERED:.0%}: every "
         "video would count as not watched; let clients send outcomes to POST /v1/events"
     )
-
-
-def written(frame: pl.DataFrame, path: Path) -> None:
-    """Write a table aside, sync it and rename it, so that no reader and no power cut meets half a file."""
-    aside = path.with_name(f".{path.name}.new")
-    try:
-        frame.write_parquet(aside, compression="zstd")
-        synced(aside)
-        os.replace(aside, path)
-    except BaseException:
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)
-        raise
-    synced(path.parent)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -79,6 +80,7 @@ class LoopPass:
 
     open_log  folder for files of the moment > the log to which served days are added
     share     of the viewers who meet a candidate that is shortlisted; 0 leaves that to a person
+    patience  days after which a canary that decided nothing ends, so that the loop trains again
     """
 
     def __init__(
@@ -88,10 +90,11 @@ class LoopPass:
         open_log: Callable[[Path], DailyLog],
         costs: Costs,
         share: float = 0.0,
+        patience: float = math.inf,
         webhook: str | None = None,
     ) -> None:
         self._project, self._open_log, self._costs = project, open_log, costs
-        self._share, self._webhook = share, webhook
+        self._share, self._patience, self._webhook = share, patience, webhook
         self._state = LoopState()
 
     def run(self) -> dict:
@@ -257,6 +260,9 @@ class LoopPass:
         if found["decision"] not in ("shortlisted", "kept"):
             if is_tried:
                 end_plan(project.releases, f"the loop: {found['decision']}")
+        elif is_tried and plan.days > self._patience:
+            found["canary"] = f"ended without a decision after {plan.days:.0f} days"
+            end_plan(project.releases, f"the loop: no decision after {plan.days:.0f} days")
         elif is_tried:
             self._state.candidate = candidate
         elif self._share:

@@ -1,8 +1,10 @@
 """Decide on a candidate: by guards, by replay, which may only reject or shortlist, and by live traffic, which must be won."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from watchnext.evaluation.experiment.relative import FEWEST
 from watchnext.lifecycle.promotion.live_result import LiveResult
 from watchnext.lifecycle.promotion.replay_comparison import ReplayComparison
 
@@ -88,6 +90,9 @@ def decide(figure: Mapping, checked: list[Guard], live: LiveResult | None, *, le
         return PromotionDecision(SHORTLISTED, f"{replay}: not clearly worse; no live traffic was measured yet")
     if live.ended:
         return PromotionDecision(REJECTED, f"its canary ended: {live.ended}; {replay}")
+    if math.isnan(live.relative.value):
+        few = f"{live.source} of {live.requests:,} requests: fewer than {FEWEST} viewers of a release watched anything so far"
+        return PromotionDecision(SHORTLISTED, f"{few}; {replay}")
     value, low, high = (f"{each:+.1%}" for each in live.relative)
     counted = f"{live.source} of {live.requests:,} requests: seconds {value} [{low}, {high}]"
     if live.verdict == "win":

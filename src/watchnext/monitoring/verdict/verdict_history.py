@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from watchnext.files import synced
+from watchnext.files import replaced
 from watchnext.monitoring.verdict.checked_window import DRIFT, NO_DATA, NONE, CheckedWindow
 
 KEPT = 400  # windows in the file
@@ -65,7 +65,4 @@ def write_history(folder: Path, windows: Iterable[PastWindow]) -> None:
     """Replace the file in one step, oldest window first, by the last KEPT windows."""
     lines = [json.dumps(asdict(each)) for each in sorted(windows, key=lambda each: (each.start_ms, each.release))]
     folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / f"{FILE}.new"
-    aside.write_text("".join(f"{line}\n" for line in lines[-KEPT:]))
-    synced(aside)
-    aside.rename(folder / FILE)
+    replaced(folder / FILE, "".join(f"{line}\n" for line in lines[-KEPT:]))

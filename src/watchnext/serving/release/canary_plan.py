@@ -6,7 +6,7 @@ The file is replaced whole, and servers look at it as they look at the link `cur
 import json
 import logging
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from watchnext.serving.release.release import current, release_in, verdict_of
 log = logging.getLogger(__name__)
 FILE = "canary.json"
 MOST_SHARE = 0.5  # as many viewers of the serving release are compared with those of the challenger
+LEAST_SHARE = 1e-6  # below, the ranges of the arms are empty in the precision of a hash
 CHALLENGER, CONTROL = "challenger", "control"
 
 
@@ -46,6 +47,16 @@ class CanaryPlan:
                 raise ReleaseError(f"{name} is {value!r}, expected 0 to {most:g}")
         if self.share == self.shadow == 0:
             raise ReleaseError("share and shadow are 0, expected one above 0; to end a canary, roll it back")
+        if 0 < self.share < LEAST_SHARE:
+            raise ReleaseError(f"share is {self.share!r}, expected 0, or {LEAST_SHARE:g} to {MOST_SHARE:g}")
+
+    @property
+    def days(self) -> float:
+        """The days since it began; 0 where that is unknown."""
+        try:
+            return (datetime.now(UTC) - datetime.fromisoformat(self.began)) / timedelta(days=1)
+        except (TypeError, ValueError):
+            return 0.0
 
     @cached_property
     def _assignment(self) -> Assignment:
@@ -67,15 +78,22 @@ def new_plan(release: str, *, share: float, shadow: float) -> CanaryPlan:
 
 def read_plan(root: Path) -> CanaryPlan | None:
     """Return the plan of the folder `root`; None without one, or with one that cannot be read, which is logged."""
+    try:
+        return _plan_in(root)
+    except ReleaseError as error:
+        log.error("%s", error)
+        return None
+
+
+def _plan_in(root: Path) -> CanaryPlan | None:
+    """Return the plan of the folder `root`, None without one. Raises ReleaseError for one that cannot be read."""
     path = Path(root) / FILE
     try:
-        given = json.loads(path.read_text())
-        return CanaryPlan(**given)
+        return CanaryPlan(**json.loads(path.read_text()))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, RecursionError, ReleaseError) as error:
-        log.error("%s cannot be read, no release is tried: %s", path, error)
-        return None
+        raise ReleaseError(f"{path} cannot be read, no release is tried: {error}; remove it") from error
 
 
 def write_plan(root: Path, plan: CanaryPlan) -> None:
@@ -84,8 +102,9 @@ def write_plan(root: Path, plan: CanaryPlan) -> None:
 
 
 def end_plan(root: Path, reason: str) -> CanaryPlan | None:
-    """End the canary of the folder `root`; return its plan, None where none is under way."""
-    plan = read_plan(root)
+    """End the canary of the folder `root`; return its plan, None where none is under way. Raises ReleaseError for a plan that
+    cannot be read."""
+    plan = _plan_in(root)
     if plan is None or plan.ended:
         return None
     write_plan(root, replace(plan, ended=f"{reason} ({_now()})"))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from watchnext.ratios import ratio
-from watchnext.sequential import Spread, always_valid
+from watchnext.sequential import Spread, always_valid, relative
 from watchnext.serving.http.canary.arm_counts import RESULTS, ArmCounts
 
 PLANNED = 100  # answers, or viewers, at which the intervals are narrowest: what is bad must end soon
@@ -21,7 +21,8 @@ class Guards:
     slower, slower_ms        an answer is slow above the p99 of the serving release times `slower` plus `slower_ms`
     slow                     largest share of slow answers
     watch                    largest share by which seconds per impression may be lower
-    least, least_viewers     answers and viewers of each arm before which nothing is judged
+    idle                     largest share of viewers who watched nothing beyond that of the serving release
+    least, least_viewers     answers of each arm, and viewers (for `watch`, who watched), before which nothing is judged
     """
 
     errors: float = 0.005
@@ -31,6 +32,7 @@ class Guards:
     slower_ms: float = 5.0
     slow: float = 0.02
     watch: float = 0.0
+    idle: float = 0.02
     least: int = 30
     least_viewers: int = 50
 
@@ -66,6 +68,10 @@ class Guards:
         return None
 
     def _less_watched(self, challenger: ArmCounts, control: ArmCounts) -> str | None:
+        idle = [(int((seconds == 0).sum()), len(seconds)) for seconds, _ in (challenger.watch, control.watch)]
+        excess = share_difference(*idle[0], *idle[1], least=self.least_viewers)
+        if excess is not None and excess.low > self.idle:
+            return f"watch time: {idle[0][0]} of {idle[0][1]} viewers watched nothing, against {idle[1][0]} of {idle[1][1]}"
         change = watch_change(challenger, control, least=self.least_viewers)
         if change is not None and change.high < -self.watch:
             return f"watch time: seconds per impression changed by {change.value:+.1%} [{change.low:+.1%}, {change.high:+.1%}]"
@@ -85,12 +91,11 @@ def share_difference(first: int, of_first: int, second: int, of_second: int, *, 
 
 
 def watch_change(challenger: ArmCounts, control: ArmCounts, *, least: int) -> Spread | None:
-    """Return the relative change of seconds per impression with its always-valid interval, the standard error by the delta
-    method over viewers; None for fewer than `least` viewers of either arm, or where the control watches nothing."""
+    """Return the relative change of seconds per impression with the always-valid interval of its logarithm, the standard errors
+    by the delta method over viewers; None where fewer than `least` viewers of either arm watched anything."""
     tried, kept = challenger.watch, control.watch
-    if min(len(tried[0]), len(kept[0])) < least or kept[0].sum() == 0:
+    if min(np.count_nonzero(seconds) for seconds, _ in (tried, kept)) < least:
         return None
     (value, error), (base, base_error) = ratio(*tried), ratio(*kept)
-    relative = value / base
-    spread = math.hypot(error / base, relative * base_error / base)
-    return always_valid(relative - 1.0, spread, min(len(tried[0]), len(kept[0])), planned=PLANNED, alpha=ALPHA)
+    viewers = min(len(tried[0]), len(kept[0]))
+    return relative(value / base, math.hypot(error / value, base_error / base), viewers, planned=PLANNED, alpha=ALPHA)

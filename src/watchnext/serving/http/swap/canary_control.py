@@ -17,7 +17,7 @@ from watchnext.serving.http.canary.canary import Canary
 from watchnext.serving.http.canary.follower import StoreFollower
 from watchnext.serving.http.canary.guards import Guards
 from watchnext.serving.http.clock import Clock
-from watchnext.serving.http.swap.served_releases import checked
+from watchnext.serving.http.swap.served_releases import checked_beside
 from watchnext.serving.http.swap.serving import Serving
 from watchnext.serving.http.worker_pool import WorkerPool
 from watchnext.serving.release.canary_plan import FILE, CanaryPlan, end_plan, read_plan, require_challenger, write_plan
@@ -72,7 +72,9 @@ class CanaryControl:
             return None
         self._file, plan = identity, read_plan(self._root)
         if plan is None or plan.ended:
-            self._detach((plan and plan.ended) or f"{FILE} is gone")
+            with self._lock:
+                self._wanted = None
+            self._detach((plan and plan.ended) or f"{FILE} is gone, or cannot be read")
             return None
         return plan.release, partial(self._follow, plan), Future()
 
@@ -86,10 +88,14 @@ class CanaryControl:
     def begin(self, plan: CanaryPlan) -> None:
         """Try a release, and then write the plan for all servers of the folder. Raises ReleaseError and StoreError."""
         self._start(plan)
-        with self._lock:
-            if self._wanted is plan:
-                write_plan(self._root, plan)
-                self._file = _identity(self._root / FILE)
+        try:
+            with self._lock:
+                if self._wanted is plan:
+                    write_plan(self._root, plan)
+                    self._file = _identity(self._root / FILE)
+        except OSError as error:  # a full disk: a canary that no restart and no other server knows must not go on
+            self.end(f"{self._root / FILE} cannot be written: {error}")
+            raise
 
     def end(self, reason: str) -> bool:
         """Let the champion answer everyone at once, on this server; others follow the file. Returns False without a canary."""
@@ -97,7 +103,7 @@ class CanaryControl:
             was_wanted, self._wanted = self._wanted is not None, None
             try:
                 was_wanted |= end_plan(self._root, reason) is not None
-            except OSError as error:  # a full disk: here it ends all the same
+            except (OSError, ReleaseError) as error:  # a full disk, or a damaged file: here it ends all the same
                 log.error("%s cannot be replaced, other servers go on with the canary: %s", self._root / FILE, error)
         return self._detach(reason) or was_wanted
 
@@ -115,8 +121,9 @@ class CanaryControl:
         with self._lock:
             self._wanted = plan
         log.info("loading the release %s as challenger of %s", plan.release, self._serving.release_id)
-        release, store, champion = checked(folder), self._serving.store, self._serving.recommender.release
-        _require_alike(release, champion)
+        store, champion = self._serving.store, self._serving.recommender.release
+        release = checked_beside(folder, champion)
+        _require_same_requests(release, champion)
         successor = self._succession.prepare(store, release, champion.state_fingerprint)
         try:
             canary = self._loaded(plan, release, successor)
@@ -229,10 +236,9 @@ class CanaryControl:
             log.warning("%s cannot be written: %s", self._report, error)
 
 
-def _require_alike(release: Release, champion: Release) -> None:
+def _require_same_requests(release: Release, champion: Release) -> None:
     """Raise ReleaseError for a challenger that other requests are made for."""
     for name, of in (
-        ("the data set", lambda each: each.manifest["data"]),
         ("context features", lambda each: sorted(feature.name for feature in each.pipeline.schema.columns("context"))),
         ("strings as ids of videos", lambda each: each.video_ids.are_strings),
         ("strings as ids of viewers", lambda each: each.user_ids.are_strings if len(each.user_ids.ids) else None),

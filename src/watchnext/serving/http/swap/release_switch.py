@@ -14,7 +14,7 @@ from watchnext.files import link
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.http.clock import Clock
 from watchnext.serving.http.swap.canary_control import CanaryControl
-from watchnext.serving.http.swap.served_releases import ServedReleases, checked
+from watchnext.serving.http.swap.served_releases import ServedReleases, checked_beside
 from watchnext.serving.http.swap.serving import Refusal, Serving
 from watchnext.serving.http.worker_pool import WorkerPool
 from watchnext.serving.release.canary_plan import CanaryPlan
@@ -199,9 +199,8 @@ class ReleaseSwitch:
 
     def _prepared(self, folder: Path) -> tuple[Release, Store]:
         log.info("loading the release %s beside %s", folder.name, self._serving.release_id)
-        release, now = checked(folder), self._serving.recommender.release
-        if release.manifest["data"] != now.manifest["data"]:
-            raise ReleaseError(f"{folder} is of the data set {release.manifest['data']}, expected {now.manifest['data']}")
+        now = self._serving.recommender.release
+        release = checked_beside(folder, now)
         return release, self._succession.prepare(self._serving.store, release, now.state_fingerprint)
 
     def _complete(self, store: Store, successor: Store, recommender: Recommender, back: bool) -> Store:

@@ -68,6 +68,16 @@ def checked(folder: Path) -> Release:
     return release
 
 
+def checked_beside(folder: Path, serving: Release) -> Release:
+    """Load a release that is to be tried beside `serving`, or to follow it. Raises ReleaseError as `checked`, and for one of
+    another data set."""
+    release = checked(folder)
+    own, expected = (each.manifest["data"] for each in (release, serving))
+    if own != expected:
+        raise ReleaseError(f"{folder} is of the data set {own}, expected {expected}, that of {serving.id}")
+    return release
+
+
 def first_that_opens(root: Path, served: ServedReleases, opened: Callable[[Path], T]) -> T:
     """Return `opened(folder)` of the release that `root/current` names or, where it cannot serve, of the latest that did.
 
