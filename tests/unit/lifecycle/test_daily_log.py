@@ -8,6 +8,7 @@ import pytest
 
 from served_traffic import CONF, DAY_MS, FIRST_MS, HOUR_MS, SCHEMA, daily_log, rows_of, serve, write_log
 from watchnext.data.loaders.canonical import CanonicalTables
+from watchnext.data.splits import TimeSplit
 from watchnext.data.stage import write_stage
 from watchnext.data.storage import StoredTables
 from watchnext.data.tables import DataError
@@ -73,6 +74,9 @@ def test_what_is_added_passes_the_checks_of_the_tables_stage(release, log, tmp_p
     expected = rows_of(log, "2023-11-20").filter(pl.col("video_id").is_in(sound.implode()))
     assert 0 < len(expected) < rows
     assert stored.filter(pl.col("time_ms") >= FIRST_MS)["video_id"].to_list() == expected["video_id"].to_list()
+    split = TimeSplit(valid_days=1, test_days=1).assign(stored["day"])  # a training sees no day that it is measured on
+    train, valid, test = (stored.filter(split == part)["time_ms"] for part in range(3))
+    assert train.max() < valid.min() <= valid.max() < FIRST_MS <= test.min()
 
 
 def test_a_days_impressions_are_those_of_its_own_time_zone(release, log, tmp_path):
@@ -165,7 +169,7 @@ def test_a_full_disk_leaves_the_log_as_it_was(release, log, tmp_path, monkeypatc
     def full(path):
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr("watchnext.lifecycle.loop.daily_log.synced", full)
+    monkeypatch.setattr("watchnext.files.synced", full)
     with pytest.raises(OSError, match="No space left on device"):
         add(release, log, tmp_path, until_ms=FIRST_MS + DAY_MS)
     assert "2023-11-20" not in daily_log(log, tmp_path).days

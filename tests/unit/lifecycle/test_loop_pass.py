@@ -178,6 +178,15 @@ def test_waiting_that_costs_little_trains_nothing(project):
     assert ran(project) == []
 
 
+def test_days_that_the_pipeline_has_seen_are_not_trained_again(project):
+    (project / "outputs/tables").mkdir()
+    (project / "outputs/tables/days.json").write_text(json.dumps([{"day": "2023-11-20"}, {"day": "2023-11-21"}]))
+    (project / "outputs/release.json").write_text("{}")
+    for _ in range(2):
+        assert one_pass(project)["decide"]["reason"].startswith("the last training has seen the whole log")
+    assert ran(project) == []
+
+
 COMMAND = ["-m", "watchnext.lifecycle", "run", "data=tiny", "loop.most_days=1"]
 
 

@@ -210,11 +210,20 @@ class LoopPass:
         as_of_ms = read_manifest(serving)["as_of_ms"] if serving else 0
         rows, watch_s, days = daily.rows_after(as_of_ms)
         newest = max(daily.days, default="")
+        if self._state.number == 1:
+            self._state.trained_to = self._built_to()
         found = Evidence(
             rows=rows, watch_s=watch_s, days=days, drift=self._state.report["check"]["size"], train_s=self._state.train_s,
             serves=serving is not None, is_trained=newest == self._state.trained_to,
         )  # fmt: skip
         return {**asdict(decide(found, self._costs)), "newest": newest}
+
+    def _built_to(self) -> str:
+        """Return the newest day that the pipeline saw when it built a release before the first pass, "" if it built none."""
+        built, tables = (self._project.outputs / name for name in ("release.json", "tables/days.json"))
+        if not (built.exists() and tables.exists()):
+            return ""
+        return max((each["day"] for each in json.loads(tables.read_text())), default="")
 
     def _train(self) -> dict:
         self._run_stages([name for name in TRAINED if name not in self._state.stages])
