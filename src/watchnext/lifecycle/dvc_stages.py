@@ -28,11 +28,13 @@ def run_stages(
     stream=sys.stdout,
     only: Collection[str] | None = None,
     ended: Callable[[str, float], None] = lambda name, seconds: None,
+    keeps: Sequence[int] = (),
 ) -> None:
     """Run every stage, or those that are named in `only`, with `overrides` after its own, until one fails.
 
     A pipeline that `dvc repro` runs with these parameters is run by DVC, stage by stage. `ended` gets each stage with its
-    seconds. Raises ValueError for an override of a key that a stage sets itself, and subprocess.CalledProcessError.
+    seconds, and each stage the open descriptors `keeps`. Raises ValueError for an override of a key that a stage sets itself,
+    and subprocess.CalledProcessError.
     """
     commands = {name: shlex.split(command) for name, command in stages(root, parameters).items()}
     for override in overrides:
@@ -51,7 +53,7 @@ def run_stages(
             flush=True,
         )
         run = [sys.executable if word == "python" else word for word in words]
-        subprocess.run(run, cwd=root, check=True, env=environment if by_dvc else None)
+        subprocess.run(run, cwd=root, check=True, env=environment if by_dvc else None, pass_fds=keeps)
         ended(name, time.monotonic() - began)
     print(f"{len(commands)} stages in {time.monotonic() - started:.0f} s", file=stream)
 

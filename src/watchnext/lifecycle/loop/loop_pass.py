@@ -66,10 +66,13 @@ class Project:
         """Folder of the serving release; None before the first. Raises ReleaseError for a link that leads nowhere."""
         return current(self.releases) if os.path.lexists(self.releases / "current") else None
 
-    def run(self, module: str, command: str, *words: str, fine: Sequence[int] = (0,)) -> int:
-        """Run a command of a stage on this data set. Raises subprocess.CalledProcessError for an exit that is not `fine`."""
+    def run(self, module: str, command: str, *words: str, fine: Sequence[int] = (0,), keeps: Sequence[int] = ()) -> int:
+        """Run a command of a stage on this data set, with the open descriptors `keeps`.
+
+        Raises subprocess.CalledProcessError for an exit that is not `fine`.
+        """
         words = [sys.executable, "-m", f"watchnext.{module}", command, f"data={self.data}", *self.overrides, *words]
-        code = subprocess.run(words, cwd=self.root, check=False).returncode
+        code = subprocess.run(words, cwd=self.root, check=False, pass_fds=keeps).returncode
         if code not in fine:
             raise subprocess.CalledProcessError(code, words)
         return code
@@ -96,6 +99,7 @@ class LoopPass:
         self._project, self._open_log, self._costs = project, open_log, costs
         self._share, self._patience, self._webhook = share, patience, webhook
         self._state = LoopState()
+        self._keeps: tuple[int, ...] = ()  # the lock, which stages hold too
 
     def run(self) -> dict:
         """Run the steps that are left of the pass that was killed, or all of a new one; return the report, which is kept in
@@ -105,7 +109,8 @@ class LoopPass:
         next pass begins anew.
         """
         folder = self._project.folder
-        with only_one(folder):
+        with only_one(folder) as lock:
+            self._keeps = (lock,)
             self._state = LoopState.load(folder)
             if self._state.step:
                 print(f"pass {self._state.number} goes on at step {self._state.step}")
@@ -197,7 +202,7 @@ class LoopPass:
         """Compare served traffic with the reference of the serving release."""
         if self._project.serving is None:
             return {"verdict": NO_DATA, "size": 0.0, "drifted": []}
-        self._project.run("monitoring", "drift", fine=(0, 2, 3))
+        self._project.run("monitoring", "drift", fine=(0, 2, 3), keeps=self._keeps)
         report = json.loads((self._project.outputs / "drift" / "served" / "drift.json").read_text())
         drifted = [name for name, each in report["columns"].items() if each["drifted"]]
         sizes = [_times(report["columns"][name]) for name in drifted] if report["verdict"] == DRIFT else []
@@ -239,7 +244,7 @@ class LoopPass:
     def _run_stages(self, names: Sequence[str]) -> None:
         project = self._project
         parameters = {"data": project.data, "features": project.features, "outputs": str(project.outputs)}
-        run_stages(project.root, parameters, project.overrides, only=names, ended=self._ended)
+        run_stages(project.root, parameters, project.overrides, only=names, ended=self._ended, keeps=self._keeps)
 
     def _ended(self, stage: str, seconds: float) -> None:
         self._state.stages[stage] = round(seconds, 1)
@@ -261,7 +266,7 @@ class LoopPass:
         if lost := verdict_of(project.releases / candidate):
             behind = ", ".join(f"{name} at {depths}" for name, depths in lost.items())
             return {"decision": "rejected", "reason": f"the slate of {candidate} lost to the baseline {behind}"}
-        project.run("lifecycle", "promote", f"candidate={candidate}", fine=(0, 2))
+        project.run("lifecycle", "promote", f"candidate={candidate}", fine=(0, 2), keeps=self._keeps)
         report = json.loads((project.outputs / "promotion" / "promotion.json").read_text())
         found = {"decision": report["verdict"], "reason": report["reason"], "candidate": candidate}
         plan = read_plan(project.releases)

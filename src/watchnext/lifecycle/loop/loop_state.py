@@ -62,8 +62,12 @@ class LoopState:
 
 
 @contextmanager
-def only_one(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder. Raises LoopError naming the process that holds it; a dead one holds nothing."""
+def only_one(folder: Path) -> Iterator[int]:
+    """Hold the lock of a folder; yield its descriptor.
+
+    A stage that gets the descriptor holds the lock too: it outlives a pass that was killed, and two must not write one folder.
+    Raises LoopError naming the process that took the lock; dead ones hold nothing.
+    """
     Path(folder).mkdir(parents=True, exist_ok=True)
     with open(Path(folder) / "lock", "a+") as lock:
         try:
@@ -71,8 +75,10 @@ def only_one(folder: Path) -> Iterator[None]:
         except OSError as error:
             lock.seek(0)
             holder = lock.read().strip() or "unknown"
-            raise LoopError(f"process {holder} runs the loop on {folder}; wait until it has ended") from error
+            raise LoopError(
+                f"process {holder}, or a stage that it began, runs the loop on {folder}; wait until it has ended"
+            ) from error
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        yield
+        yield lock.fileno()
