@@ -117,10 +117,10 @@ LATEST = {"retrieval": 0.4, "ranking": 0.6}
 
 
 class StageTimer:
-    """Measure the milliseconds of each stage, and say when it is late for one."""
+    """Measure the milliseconds of each stage, an equal share of `requests`, and say when it is late for one."""
 
-    def __init__(self, timer: Callable[[], float], budget_ms: float) -> None:
-        self._timer, self._budget_ms = timer, budget_ms
+    def __init__(self, timer: Callable[[], float], budget_ms: float, requests: int = 1) -> None:
+        self._timer, self._budget_ms, self._requests = timer, budget_ms, max(requests, 1)
         self._began = self._last = timer()
         self.ms: dict[str, float] = {}
 
@@ -129,5 +129,5 @@ class StageTimer:
 
     def stop(self, stage: str) -> None:
         now = self._timer()
-        self.ms[stage] = 1000.0 * (now - self._last)
+        self.ms[stage] = 1000.0 * (now - self._last) / self._requests
         self._last = now

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,6 +28,17 @@ from watchnext.serving.store.store import Store
 from watchnext.types import Candidates, Query, Request, Scored, Slate, among
 
 log = logging.getLogger(__name__)
+
+
+class _Passed(NamedTuple):
+    """One request, as far as it has passed the funnel."""
+
+    request: Request
+    hydrated: Hydrated
+    inputs: dict[str, np.ndarray]
+    scored: Scored
+    slate: Slate
+    degradations: list[Degradation]
 
 
 class Recommender:
@@ -56,11 +68,11 @@ class Recommender:
         Where too little unseen is left, seen videos return as `Supply` says; their sources name "again". Raises ContextError
         for a context that the schema does not declare.
         """
-        return self._answer(request, self.retrieval.retrieve, self.rerank, refills=True)
+        return self._answers([request], self.retrieval.retrieve_all, self.rerank, refills=True)[0]
 
     def recommend_all(self, requests: Sequence[Request], shared: VideoValues | None = None) -> list[Answer]:
-        """Return the answers of `recommend`, the same bit for bit, in less time: what each needs before its candidates are
-        known is computed for all at once, and is no part of the timings.
+        """Return the answers of `recommend`, the same bit for bit, in less time: each stage takes all requests before the next
+        one does. Timings are an equal share of a stage; that of the state is left out.
 
         `shared`, of `RankingStage.shared`, serves the requests of its moment. Raises ContextError.
         """
@@ -69,25 +81,21 @@ class Recommender:
             queries = self.retrieval.embedded([each.query for each in hydrated])
         except StoreError:  # so that one damaged record degrades one answer
             return [self.recommend(request) for request in requests]
-        return [
-            self._answer(
-                request, self.retrieval.retrieve, self.rerank, refills=True, hydrated=each._replace(query=query, shared=shared)
-            )
-            for request, each, query in zip(requests, hydrated, queries, strict=True)
-        ]
+        known = [each._replace(query=query, shared=shared) for each, query in zip(hydrated, queries, strict=True)]
+        return self._answers(requests, self.retrieval.retrieve_all, self.rerank, refills=True, hydrated=known)
 
     def prepared(self, request: Request) -> Callable[[], Answer]:
         """Read the viewer's state now; return what computes the answer of `recommend` from it later. Raises ContextError and
         StoreError."""
-        [hydrated] = self._hydrated([request])
-        return partial(self._answer, request, self.retrieval.retrieve, self.rerank, refills=True, hydrated=hydrated)
+        known = self._hydrated([request])
+        return lambda: self._answers([request], self.retrieval.retrieve_all, self.rerank, refills=True, hydrated=known)[0]
 
     def retrieved(self, request: Request) -> Retrieved:
         """Return the first `request.k` candidates that `recommend` would rank, without those that a HARD filter removes.
 
         A part that fails degrades the answer. Raises ContextError.
         """
-        timer, degradations, (query, *_), found = self._candidates(request, self.retrieval.retrieve)
+        timer, [degradations], [(query, *_)], [found] = self._candidates([request], self.retrieval.retrieve_all)
         kept, removed = self._reranker(query).permitted(found.rows, self._context(query))
         timer.stop("retrieval")
         counts = {name: len(positions) for name, positions in removed.items()}
@@ -98,66 +106,96 @@ class Recommender:
 
         Only the filters of `Reranker.ordered` remove a video. A part that fails degrades the answer. Raises ContextError.
         """
-        return self._answer(
-            request, lambda query, degradations, late: self.retrieval.given(query, rows, degradations, late=late), self.order
-        )
 
-    def _answer(
+        def given(queries: Sequence[Query], degradations: Sequence[list], *, late: Callable[[], bool]) -> list[Candidates]:
+            parts = zip(queries, degradations, strict=True)
+            return [self.retrieval.given(query, rows, found, late=late) for query, found in parts]
+
+        return self._answers([request], given, self.order)[0]
+
+    def _answers(
         self,
-        request: Request,
-        retrieve: Callable[..., Candidates],
+        requests: Sequence[Request],
+        retrieve: Callable[..., list[Candidates]],
         rerank: Callable[[Query, Scored], Slate],
         *,
         refills: bool = False,
-        hydrated: Hydrated | None = None,
-    ) -> Answer:
-        timer, degradations, (query, seen, position, shared), candidates = self._candidates(request, retrieve, hydrated)
+        hydrated: Sequence[Hydrated] | None = None,
+    ) -> list[Answer]:
+        """Take requests through the funnel, stage by stage: the code and columns of one stage stay in the processor's cache."""
+        timer, degradations, hydrated, found = self._candidates(requests, retrieve, hydrated)
         timer.stop("retrieval")
         late = timer.is_late("ranking")
-        inputs, scored = self._ranked(query, candidates, degradations, shared, late=late)
-        position = position if position == self.store.settled else None
+        inputs, scored = self._ranked(hydrated, found, degradations, late=late)
+        settled = self.store.settled
         timer.stop("ranking")
-        slate = rerank(query, scored)
-        retrieved, removed = len(candidates), slate.removed
-        if refills and len(slate.picked) < request.k:
-            position = None  # what was let in again is no part of the log
-            again = self._supply.again(
-                query, seen, candidates.rows[slate.picked], passing=partial(self.retrieval.passing, query)
-            )
-            refilled, candidates = self._supply.refilled(query, seen, candidates, slate.picked, again)
-            inputs, scored = self._ranked(refilled, candidates, degradations, shared, late=late)
-            slate = rerank(refilled, scored)
+        slates = [rerank(known.query, each) for known, each in zip(hydrated, scored, strict=True)]
+        passed = [_Passed(*parts) for parts in zip(requests, hydrated, inputs, scored, slates, degradations, strict=True)]
+        shown = [
+            self._refilled(each, rerank, late=late) if refills and len(each.slate.picked) < each.request.k else each
+            for each in passed
+        ]
         timer.stop("reranking")
-        picked = {**query.inputs, **{name: values[slate.picked] for name, values in inputs.items()}}
-        explanations = self._explanations.explain(query, scored, slate)
+        reasons = [self._explanations.explain(each.hydrated.query, each.scored, each.slate) for each in shown]
         timer.stop("answer")
-        rows = candidates.rows[slate.picked]
+        return [
+            self._answered(before, each, sentences, timer.ms, settled)
+            for before, each, sentences in zip(passed, shown, reasons, strict=True)
+        ]
+
+    def _refilled(self, passed: "_Passed", rerank: Callable[[Query, Scored], Slate], *, late: bool) -> "_Passed":
+        """Return the same with a slate that holds seen videos where too few others were left."""
+        (query, seen, *_), candidates, picked = passed.hydrated, passed.scored.candidates, passed.slate.picked
+        again = self._supply.again(query, seen, candidates.rows[picked], passing=partial(self.retrieval.passing, query))
+        refilled, candidates = self._supply.refilled(query, seen, candidates, picked, again)
+        known = passed.hydrated._replace(query=refilled)
+        [inputs], [scored] = self._ranked([known], [candidates], [passed.degradations], late=late)
+        return passed._replace(inputs=inputs, scored=scored, slate=rerank(refilled, scored))
+
+    def _answered(
+        self,
+        passed: "_Passed",
+        shown: "_Passed",
+        explanations: list[list[str]],
+        timings_ms: Mapping[str, float],
+        settled: int | None,
+    ) -> Answer:
+        """Make the answer of what `passed` the funnel; `shown` differs where the slate was refilled."""
+        request, query, position = passed.request, passed.hydrated.query, passed.hydrated.position
+        picked = {**query.inputs, **{name: values[shown.slate.picked] for name, values in shown.inputs.items()}}
+        rows, retrieved = shown.scored.candidates.rows[shown.slate.picked], len(passed.scored)
         return Answer(
             request=request,
             release=self.release.id,
             mode="online" if request.personalised else "not_personalised",
             as_of_ms=request.as_of_ms,
-            scored=scored,
-            slate=slate,
+            scored=shown.scored,
+            slate=shown.slate,
             ids=self.catalogue.ids.values(rows),
             explanations=explanations,
-            removed={name: len(positions) for name, positions in removed.items()},
+            removed={name: len(positions) for name, positions in passed.slate.removed.items()},
             funnel={"retrieved": retrieved, "ranked": retrieved, "slate": len(rows)},
             query=query,
-            degradations=tuple(dict.fromkeys(degradations)),
-            timings_ms=timer.ms,
-            position=position,
+            degradations=tuple(dict.fromkeys(passed.degradations)),
+            timings_ms=timings_ms,
+            position=position if position == settled and shown is passed else None,  # what returns is no part of the log
             name_features=partial(features_by_name, self.release.pipeline, picked),
         )
 
     def _candidates(
-        self, request: Request, retrieve: Callable[..., Candidates], hydrated: Hydrated | None = None
-    ) -> tuple[StageTimer, list[Degradation], Hydrated, Candidates]:
-        """Hydrate a request, if it is not yet, and retrieve; the timer's stage of retrieval goes on."""
-        timer, degradations = StageTimer(self._timer, min(self._budget_ms, request.budget_ms)), []
-        hydrated = hydrated or self._known(request, degradations)
+        self,
+        requests: Sequence[Request],
+        retrieve: Callable[..., list[Candidates]],
+        hydrated: Sequence[Hydrated] | None = None,
+    ) -> tuple[StageTimer, list[list[Degradation]], Sequence[Hydrated], list[Candidates]]:
+        """Hydrate requests, if they are not yet, and retrieve; the timer's stage of retrieval goes on."""
+        budget_ms = min((request.budget_ms for request in requests), default=math.inf)
+        timer = StageTimer(self._timer, min(self._budget_ms, budget_ms), len(requests))
+        degradations: list[list[Degradation]] = [[] for _ in requests]
+        hydrated = hydrated or [self._known(*parts) for parts in zip(requests, degradations, strict=True)]
         timer.stop("state")
-        return timer, degradations, hydrated, retrieve(hydrated.query, degradations, late=partial(timer.is_late, "retrieval"))
+        late = partial(timer.is_late, "retrieval")
+        return timer, degradations, hydrated, retrieve([each.query for each in hydrated], degradations, late=late)
 
     def query(self, request: Request) -> Query:
         """Hydrate a request. Raises ContextError and StoreError."""
@@ -199,13 +237,24 @@ class Recommender:
 
     def rank(self, query: Query, candidates: Candidates) -> Scored:
         """Return the candidates with their predictions."""
-        return self._ranked(query, candidates, [], None, late=False)[1]
+        return self._ranked([Hydrated(query, SeenSet.empty(), None)], [candidates], [[]], late=False)[1][0]
 
     def _ranked(
-        self, query: Query, candidates: Candidates, degradations: list[Degradation], shared: VideoValues | None, *, late: bool
-    ) -> tuple[dict[str, np.ndarray], Scored]:
-        inputs = self.ranking.encode(query, candidates.rows, shared)
-        return inputs, self.ranking.rank(query, candidates, inputs, degradations, late=late)
+        self,
+        hydrated: Sequence[Hydrated],
+        found: Sequence[Candidates],
+        degradations: Sequence[list[Degradation]],
+        *,
+        late: bool,
+    ) -> tuple[list[dict[str, np.ndarray]], list[Scored]]:
+        """Return inputs and scores of the candidates of each query."""
+        pairs = [*zip(hydrated, found, strict=True)]
+        inputs = [self.ranking.encode(known.query, each.rows, known.shared) for known, each in pairs]
+        scored = [
+            self.ranking.rank(known.query, each, own, parts, late=late)
+            for (known, each), own, parts in zip(pairs, inputs, degradations, strict=True)
+        ]
+        return inputs, scored
 
     def rerank(self, query: Query, scored: Scored) -> Slate:
         """Return the slate of scored candidates. Raises RerankingError for dials that leave no value."""

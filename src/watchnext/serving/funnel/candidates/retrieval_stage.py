@@ -68,7 +68,19 @@ class RetrievalStage:
         self, query: Query, degradations: list[Degradation], k: int | None = None, *, late: Callable[[], bool] = never
     ) -> Candidates:
         """Merge the lists of all sources; with `k`, each has up to `k` videos instead of its quota, and `k` are kept."""
-        return self.merged(query, self.by_source(query, degradations, k, late=late), k)
+        return self.retrieve_all([query], [degradations], k, late=late)[0]
+
+    def retrieve_all(
+        self,
+        queries: Sequence[Query],
+        degradations: Sequence[list[Degradation]],
+        k: int | None = None,
+        *,
+        late: Callable[[], bool] = never,
+    ) -> list[Candidates]:
+        """Return `retrieve` of several queries, whose degradations are lists of their own."""
+        lists = self._by_source(queries, degradations, k, late)
+        return [self.merged(query, own, k) for query, own in zip(queries, lists, strict=True)]
 
     def merged(self, query: Query, lists: Mapping[str, np.ndarray], k: int | None = None) -> Candidates:
         """Merge source > rows (n,) with the settings of the query's surface; `k` as in `retrieve`."""
@@ -126,17 +138,29 @@ class RetrievalStage:
         A source that fails is left out, and named in `degradations`; when it is `late`, only FALLBACKS are asked. Raises
         FieldError for a filter by what the videos of the release do not have.
         """
-        lists, allowed = {}, self._filter(query)
-        for name, quota in self._of(query)["quotas"].items():
-            if name not in FALLBACKS and late():
-                degradations += [] if SOURCES_LATE in degradations else [SOURCES_LATE]
-                continue
-            try:
-                lists[name] = self._left(name, query, quota if k is None else k, allowed)
-            except Exception:
-                log.exception("request %s is answered without the source %s", query.request.request_id, name)
-                degradations.append(_failed(name))
-        return lists if allowed is None else self._filled(query, lists, allowed)
+        return self._by_source([query], [degradations], k, late)[0]
+
+    def _by_source(
+        self, queries: Sequence[Query], degradations: Sequence[list[Degradation]], k: int | None, late: Callable[[], bool]
+    ) -> list[dict[str, np.ndarray]]:
+        """Return `by_source` of several queries; a source is asked for all before the next one."""
+        lists: list[dict[str, np.ndarray]] = [{} for _ in queries]
+        allowed, quotas = [self._filter(query) for query in queries], [self._of(query)["quotas"] for query in queries]
+        for name in self._release.retrieval["quotas"]:
+            skipped = name not in FALLBACKS and late()
+            for query, found, own, kept, most in zip(queries, degradations, lists, allowed, quotas, strict=True):
+                if skipped:
+                    found += [] if SOURCES_LATE in found else [SOURCES_LATE]
+                    continue
+                try:
+                    own[name] = self._left(name, query, most[name] if k is None else k, kept)
+                except Exception:
+                    log.exception("request %s is answered without the source %s", query.request.request_id, name)
+                    found.append(_failed(name))
+        return [
+            own if kept is None else self._filled(query, own, kept)
+            for query, own, kept in zip(queries, lists, allowed, strict=True)
+        ]
 
     def _filter(self, query: Query) -> PreFilter | None:
         """Return the videos of the request's filter, as far as the rules let the query have them; None without a filter."""
