@@ -15,7 +15,7 @@ from watchnext.reranking.rules.registry import Rule, rule
 from watchnext.reranking.rules.rule import HARD, Demotion, Filter, RuleContext
 from watchnext.reranking.slate_policy import SlatePolicy
 from watchnext.reranking.value import MERGE, RerankingError, Value, require_known, require_number
-from watchnext.types import Dials, Request, Scored, Slate
+from watchnext.types import Dials, Request, Scored, Slate, descending
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,8 +178,7 @@ class Reranker:
         """
         rows, values = scored.candidates.rows, self._values(scored)
         context = replace(context, continued=rows[scored.candidates.named_by("continue")])
-        by_row = np.argsort(rows)
-        order = by_row[np.argsort(-values[by_row], kind="stable")]
+        order = descending(values, rows)
         return values, order, *_passing(rows, order, filters, context)
 
     def allowed(self, rows: np.ndarray, context: RuleContext) -> np.ndarray:

@@ -178,17 +178,41 @@ def _add_slot(keys, values, key, out):
 
 
 @kernel
-def read_all_crosses(layout, viewer, as_of, creator_rows, tag_rows, out, known):
+def read_all_crosses(layout, viewer, as_of, creator_rows, tag_rows, out):
     """Add a viewer's counters of the tags, summed, and of the creators of C videos onto `out` (C, 2, block), as `read_crosses`
-    does, but reading each slot of the viewer's tables once. Mark in `known` (C,) bool the videos that the tables know."""
+    does, but reading each slot of the viewer's tables once."""
     tags = _read_table(layout, viewer, as_of, layout.at_tags, layout.tags)
     creators = _read_table(layout, viewer, as_of, layout.at_creators, layout.creators)
     for i in range(creator_rows.size):
-        known[i] = creator_rows[i] >= 0 and _add_slot(*creators, creator_rows[i], out[i, 1])
-        for tag in tag_rows[i]:
-            if tag < 0:
-                break
-            known[i] |= _add_slot(*tags, tag, out[i, 0])
+        _add_crosses(tags, creators, creator_rows[i], tag_rows[i], out[i])
+
+
+@kernel
+def _add_crosses(tags, creators, creator_row, tag_row, out):
+    """Add the counters of one video onto `out` (2, block); return whether the tables have any."""
+    known = creator_row >= 0 and _add_slot(*creators, creator_row, out[1])
+    for tag in tag_row:
+        if tag < 0:
+            break
+        known |= _add_slot(*tags, tag, out[0])
+    return known
+
+
+@kernel
+def read_known_crosses(layout, viewer, as_of, creator_rows, tag_rows, out, places):
+    """Write those of `read_all_crosses` that the viewer's tables know, one after another, into `out` (C, 2, block), and the
+    positions of their videos into `places` (C,); return their number. The rest of `out` is not touched."""
+    tags = _read_table(layout, viewer, as_of, layout.at_tags, layout.tags)
+    creators = _read_table(layout, viewer, as_of, layout.at_creators, layout.creators)
+    found, known = 0, True
+    for i in range(creator_rows.size):
+        if known:  # else the last row is still zeros
+            out[found] = 0.0
+        known = _add_crosses(tags, creators, creator_rows[i], tag_rows[i], out[found])
+        if known:
+            places[found] = i
+            found += 1
+    return found
 
 
 @kernel
@@ -202,7 +226,7 @@ def read_candidates(layout, viewer, videos, creators, as_of, creator_rows, tag_r
         counters.read(videos[i], 0, as_of, layout.half_lives_ms, out[i, 0])
         if creator_rows[i] >= 0:
             counters.read(creators[i], 0, as_of, layout.half_lives_ms, out[i, 1])
-    read_all_crosses(layout, viewer, as_of, creator_rows, tag_rows, out[:, 2:], np.empty(creator_rows.size, np.bool_))
+    read_all_crosses(layout, viewer, as_of, creator_rows, tag_rows, out[:, 2:])
 
 
 def creators_of(layout: Layout, viewer: np.ndarray, as_of: float, slot: int) -> tuple[np.ndarray, np.ndarray]:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from watchnext.retrieval.index.vectors import VideoIndexError
+from watchnext.types import descending, first_of
 
 CHUNK = 65_536  # vectors at a time
 
@@ -15,7 +16,7 @@ def best_of(rows: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarra
         return rows[0, found], scores[0, found]
     width, order = rows.shape[1], np.argsort(-scores, axis=None, kind="stable")
     rows, scores = rows.ravel()[order], scores.ravel()[order]
-    first = np.sort(np.unique(rows, return_index=True)[1])
+    first = first_of(rows)
     first = first[rows[first] >= 0][:width]
     return rows[first], scores[first]
 
@@ -25,7 +26,7 @@ def best(scores: np.ndarray, k: int) -> np.ndarray:
     positions = np.arange(len(scores))
     if 0 < k < len(scores):
         positions = np.flatnonzero(scores >= np.partition(scores, len(scores) - k)[len(scores) - k])
-    return positions[np.argsort(-scores[positions], kind="stable")][:k]
+    return positions[descending(scores[positions], positions)][:k]
 
 
 def require_finite(vectors: np.ndarray, subject: str, names: np.ndarray) -> None:

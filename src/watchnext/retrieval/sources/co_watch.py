@@ -9,18 +9,23 @@ from watchnext.types import Query, among
 
 
 @kernel
-def _walk(starts, neighbours, weights, watched, steps, rows, scores):
-    """Sum edge weights per neighbour in a hash table with open addressing: `rows` (T,) of zeros will hold row + 1, `scores`
-    (T,) the sums. T is a power of two above the number of edges, so that the cost does not depend on the catalogue."""
-    mask = len(rows) - 1
+def _walk(starts, neighbours, weights, watched, steps, table, rows, scores):
+    """Sum edge weights per neighbour: write distinct `rows` (E,) and their `scores` (E,), and return their number. `table` (T,)
+    of zeros, T a power of two above the number of edges, will hold positions + 1 by open addressing, so that the cost does not
+    depend on the catalogue."""
+    mask, found = len(table) - 1, 0
     for watch in range(len(watched)):
         for edge in range(starts[watched[watch]], starts[watched[watch] + 1]):
-            key = np.int64(neighbours[edge]) + 1
-            at = (key * 2654435761 >> 7) & mask  # Knuth's multiplicative hash
-            while rows[at] != 0 and rows[at] != key:
+            row = np.int64(neighbours[edge])
+            at = ((row + 1) * 2654435761 >> 7) & mask  # Knuth's multiplicative hash
+            while table[at] != 0 and rows[table[at] - 1] != row:
                 at = (at + 1) & mask
-            rows[at] = key
-            scores[at] += steps[watch] * weights[edge]
+            if table[at] == 0:
+                rows[found], scores[found] = row, 0.0
+                found += 1
+                table[at] = found
+            scores[table[at] - 1] += steps[watch] * weights[edge]
+    return found
 
 
 class CoWatchSource:
@@ -45,9 +50,8 @@ class CoWatchSource:
         starts = self._starts
         watched = watched[watched < len(starts) - 1]
         edges = int((starts[watched + 1] - starts[watched]).sum())
-        table, sums = (np.zeros(1 << (2 * edges).bit_length(), kind) for kind in (np.int64, np.float64))
-        _walk(starts, self._neighbours, self._weights, watched, self._steps, table, sums)
-        filled = np.flatnonzero(table)
-        rows, scores = table[filled] - 1, sums[filled]
+        table, rows, scores = np.zeros(1 << (2 * edges).bit_length(), np.int32), np.empty(edges, np.int64), np.empty(edges)
+        found = _walk(starts, self._neighbours, self._weights, watched, self._steps, table, rows, scores)
+        rows, scores = rows[:found], scores[:found]
         rows = rows[ranked(rows, scores, k + len(watched))]
         return rows[~among(rows, np.sort(watched))][:k]

@@ -12,7 +12,7 @@ from watchnext.kernels import kernel
 from watchnext.retrieval.sources.changes import ByUpload, CatalogueChanges, last, unchanged
 from watchnext.retrieval.sources.refreshed import Refreshed
 from watchnext.schema import StateSpec
-from watchnext.types import Query, among, first_of
+from watchnext.types import Query, among, descending, first_of
 
 
 class CandidateSource(Protocol):
@@ -55,10 +55,10 @@ def _eligible(rows, hidden, upload_ms, as_of_ms, out):
 
 def ranked(rows: np.ndarray, scores: np.ndarray, k: int) -> np.ndarray:
     """Return the positions of the best `k` scores, best first, ties by row, without sorting all."""
-    places = np.arange(len(rows))
-    if 0 < k < len(rows):
-        places = np.flatnonzero(scores >= np.partition(scores, len(scores) - k)[len(scores) - k])
-    return places[np.lexsort((rows[places], -scores[places]))][:k]
+    if not 0 < k < len(rows):
+        return descending(scores, rows)[:k]
+    places = np.flatnonzero(scores >= np.partition(scores, len(scores) - k)[len(scores) - k])
+    return places[descending(scores[places], rows[places])][:k]
 
 
 def distinct(rows: np.ndarray) -> np.ndarray:

@@ -67,7 +67,7 @@ class RankingStage:
             values = shared.of(rows)
             crosses, known = self._store.crosses(query.state, rows, query.as_of_ms)
             own = values[known]
-            self._release.pipeline.put_crosses(crosses[known], own)
+            self._release.pipeline.put_crosses(crosses, own)
             values[known] = own
         return {name: values[rows] for name, values in self._catalogue.inputs.items()} | {"candidate_values": values}
 

@@ -63,7 +63,7 @@ class Reading(ABC):
         return self._items.counters(self.catalogue, viewer, rows, as_of)
 
     def crosses(self, viewer: np.ndarray, rows: np.ndarray, as_of: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return what of `counters` is the viewer's own (C, 2, block), and a mask (C,) of the videos for which it was kept."""
+        """Return what of `counters` is the viewer's own (n, 2, block), and the positions (n,) in `rows` that have any."""
         return self._items.crosses(self.catalogue, viewer, rows, as_of)
 
     def video_records(self, rows: np.ndarray) -> np.ndarray:
