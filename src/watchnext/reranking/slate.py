@@ -102,7 +102,8 @@ class Reranker:
         policy = self._policy(k, rows[left], values[left], context)
         filled, names = policy.filled(_random(request.request_id).random((policy.slots, 2))), self._limiting.names
         for at, name in enumerate(names):
-            removed[name] = np.concatenate([removed.get(name, left[:0]), left[filled.barred_by == at]])
+            barred = left[filled.barred_by == at]
+            removed[name] = np.concatenate([removed[name], barred]) if name in removed else barred
         picked = left[filled.picked]
         return Slate(
             picked=picked,
@@ -226,11 +227,13 @@ def _passing(
     rows: np.ndarray, left: np.ndarray, filters: Sequence[Filter], context: RuleContext
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Return the positions `left` in `rows` that pass every filter, in their order, and those that each filter removed."""
-    removed = {}
+    removed, passing = {}, rows[left]
     for each in filters:
-        out = each.removes(rows[left], context)
+        out = each.removes(passing, context)
         removed[each.name] = left[out]
-        left = left[~out]
+        if len(removed[each.name]):  # most filters remove nothing: the sources leave it out
+            left = left[~out]
+            passing = rows[left]
     return left, removed
 
 
