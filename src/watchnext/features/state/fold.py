@@ -156,61 +156,59 @@ def read_crosses(layout, viewer, as_of, creator_row, tags, tag_out, creator_out)
 
 
 @kernel
-def _read_table(layout, viewer, as_of, at, slots):
-    """Read a bounded table of a viewer: keys + 1 (slots,) and counters (slots, block) as of `as_of`."""
-    width = 2 + layout.block
-    keys, values = np.empty(slots), np.zeros((slots, layout.block))
+def _read_tables(layout, viewer, as_of):
+    """Read both bounded tables of a viewer: names (slots,), 2 * (row + 1) of a tag and one more of a creator, counters (slots,
+    block) as of `as_of`, and a hash table (T,) of slots + 1 by open addressing, as most videos of a request are not in them."""
+    width, slots, size = 2 + layout.block, layout.tags + layout.creators, 8
+    while size < 4 * slots:
+        size *= 2
+    names, values, table = np.zeros(slots, np.int64), np.zeros((slots, layout.block)), np.zeros(size, np.int32)
     for slot in range(slots):
-        keys[slot] = viewer[at + slot * width]
-        counters.read(viewer, at + slot * width + 1, as_of, layout.half_lives_ms, values[slot])
-    return keys, values
+        of_creator = slot >= layout.tags
+        at = layout.at_creators + (slot - layout.tags) * width if of_creator else layout.at_tags + slot * width
+        if viewer[at] == 0.0:
+            continue
+        names[slot] = 2 * np.int64(viewer[at]) + of_creator
+        counters.read(viewer, at + 1, as_of, layout.half_lives_ms, values[slot])
+        place = (names[slot] * 2654435761 >> 7) & (size - 1)  # Knuth's multiplicative hash
+        while table[place] != 0:
+            place = (place + 1) & (size - 1)
+        table[place] = slot + 1
+    return names, values, table
 
 
 @kernel
-def _add_slot(keys, values, key, out):
-    """Add the counters of `key` onto `out` (block,), if the table has it; return whether it has."""
-    for slot in range(keys.size):
-        if keys[slot] == key + 1:
-            for k in range(out.size):
-                out[k] += values[slot, k]
-            return True
-    return False
-
-
-@kernel
-def read_all_crosses(layout, viewer, as_of, creator_rows, tag_rows, out):
+def read_all_crosses(layout, viewer, as_of, creator_rows, tag_rows, out, places):
     """Add a viewer's counters of the tags, summed, and of the creators of C videos onto `out` (C, 2, block), as `read_crosses`
-    does, but reading each slot of the viewer's tables once."""
-    tags = _read_table(layout, viewer, as_of, layout.at_tags, layout.tags)
-    creators = _read_table(layout, viewer, as_of, layout.at_creators, layout.creators)
+    does, but reading each slot of the viewer's tables once.
+
+    With `places` (C,), those that the tables know are written one after another into `out`, and the positions of their videos
+    into `places`; the rest of `out` is not touched. Without (0,), `out` is by video. Returns the number of known ones.
+    """
+    names, values, table = _read_tables(layout, viewer, as_of)
+    found, known, mask = 0, True, table.size - 1
     for i in range(creator_rows.size):
-        _add_crosses(tags, creators, creator_rows[i], tag_rows[i], out[i])
-
-
-@kernel
-def _add_crosses(tags, creators, creator_row, tag_row, out):
-    """Add the counters of one video onto `out` (2, block); return whether the tables have any."""
-    known = creator_row >= 0 and _add_slot(*creators, creator_row, out[1])
-    for tag in tag_row:
-        if tag < 0:
-            break
-        known |= _add_slot(*tags, tag, out[0])
-    return known
-
-
-@kernel
-def read_known_crosses(layout, viewer, as_of, creator_rows, tag_rows, out, places):
-    """Write those of `read_all_crosses` that the viewer's tables know, one after another, into `out` (C, 2, block), and the
-    positions of their videos into `places` (C,); return their number. The rest of `out` is not touched."""
-    tags = _read_table(layout, viewer, as_of, layout.at_tags, layout.tags)
-    creators = _read_table(layout, viewer, as_of, layout.at_creators, layout.creators)
-    found, known = 0, True
-    for i in range(creator_rows.size):
-        if known:  # else the last row is still zeros
-            out[found] = 0.0
-        known = _add_crosses(tags, creators, creator_rows[i], tag_rows[i], out[found])
+        row = found if places.size else i
+        if places.size and known:  # else the last row is still zeros
+            out[row] = 0.0
+        known = False
+        for j in range(-1, tag_rows.shape[1]):  # in one loop: a call would pass five arrays, which costs more than the sum
+            key = np.int64(creator_rows[i] if j < 0 else tag_rows[i, j])
+            if key < 0 <= j:
+                break
+            name = 2 * (key + 1) + (j < 0)
+            place = (name * 2654435761 >> 7) & mask
+            while table[place] != 0 and key >= 0:
+                slot = table[place] - 1
+                if names[slot] == name:
+                    for k in range(values.shape[1]):
+                        out[row, 1 if j < 0 else 0, k] += values[slot, k]
+                    known = True
+                    break
+                place = (place + 1) & mask
         if known:
-            places[found] = i
+            if places.size:
+                places[found] = i
             found += 1
     return found
 
@@ -226,7 +224,7 @@ def read_candidates(layout, viewer, videos, creators, as_of, creator_rows, tag_r
         counters.read(videos[i], 0, as_of, layout.half_lives_ms, out[i, 0])
         if creator_rows[i] >= 0:
             counters.read(creators[i], 0, as_of, layout.half_lives_ms, out[i, 1])
-    read_all_crosses(layout, viewer, as_of, creator_rows, tag_rows, out[:, 2:])
+    read_all_crosses(layout, viewer, as_of, creator_rows, tag_rows, out[:, 2:], np.empty(0, np.int64))
 
 
 def creators_of(layout: Layout, viewer: np.ndarray, as_of: float, slot: int) -> tuple[np.ndarray, np.ndarray]:

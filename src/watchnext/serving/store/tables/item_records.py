@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from watchnext.features.state.fold import Layout, read_candidates, read_known_crosses
+from watchnext.features.state.fold import Layout, read_all_crosses, read_candidates
 from watchnext.serving.release.live_catalogue import LiveCatalogue
 from watchnext.serving.store.engines.engine import CHUNK, Changes, Transaction, batched
 from watchnext.serving.store.tables.seal import unsealed
@@ -67,7 +67,7 @@ class ItemRecords:
         """Return the last two `counters` (n, 2, block) of the videos that have any, and their positions (n,) in `rows`."""
         out, places = np.empty((len(rows), 2, self._layout.block)), np.empty(len(rows), np.int64)
         about = self._layout, viewer, as_of, catalogue.creator_rows[rows], catalogue.tag_rows[rows]
-        found = read_known_crosses(*about, out, places)
+        found = read_all_crosses(*about, out, places)
         return out[:found], places[:found]
 
 
