@@ -46,6 +46,8 @@ class Ids:
             alike, wanted = True, values
         elif self.are_strings and {*map(type, values)} <= {str}:  # as nearly always
             alike, wanted = True, np.array([value.encode() for value in values], np.bytes_)
+        elif not self.are_strings and {*map(type, values)} == {int} and min(values) >= -(2**63) and max(values) < 2**63:
+            alike, wanted = True, np.array(values, np.int64)
         else:
             alike = np.array([self.takes(value) for value in values], bool)
             known = [value if like else ("" if self.are_strings else 0) for value, like in zip(values, alike, strict=True)]

@@ -3,6 +3,7 @@
 import ipaddress
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -100,6 +101,7 @@ def _name(host: str) -> str:
     return (host if end <= 0 else host[:end]).lower()
 
 
+@lru_cache(1024)  # a parsed address costs as much as all that is checked beside it
 def is_loopback(address: str) -> bool:
     """Say if an IP address, or `localhost`, is of this machine."""
     try:
