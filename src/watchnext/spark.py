@@ -134,10 +134,11 @@ def _session(master: str, settings: dict[str, str]) -> SparkSession:
         "spark.ui.enabled": "false",  # it would listen on every address, without keys
         "spark.ui.showConsoleProgress": "false",
         "spark.sql.adaptive.enabled": "false",  # it would join tasks, whose memory is bounded one by one
-        "spark.pyspark.python": sys.executable,
         **({"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"} if master.startswith("local") else {}),
         **settings,
     }
+    if master.startswith("local"):
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # else the first python3 of PATH, which may lack watchnext
     for name, value in settings.items():
         builder = builder.config(name, value)
     try:

@@ -11,7 +11,7 @@ from watchnext.data.storage import StoredTables, write_tables
 from watchnext.data.tables import Tables
 from watchnext.features.dataset.build import FeatureBuilder
 from watchnext.features.dataset.labels import Labels
-from watchnext.features.state import partitions
+from watchnext.features.state import partitions, spark_fold
 from watchnext.features.state.fold_log import replay
 from watchnext.features.state.spark_fold import SparkFold
 from watchnext.spark import SparkError
@@ -32,8 +32,9 @@ def stored(world_tables, tmp_path_factory) -> StoredTables:
 
 
 @pytest.fixture(autouse=True)
-def two_partitions(monkeypatch) -> None:
+def two_partitions_of_several_tasks(monkeypatch) -> None:
     monkeypatch.setattr(partitions, "PARTITION_ROWS", 1_000)
+    monkeypatch.setattr(spark_fold, "LEAST_ROWS", 1)
 
 
 def build(stored: StoredTables, folder: Path, schema, fold=replay) -> dict[Path, bytes]:

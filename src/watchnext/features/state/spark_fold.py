@@ -29,6 +29,7 @@ from watchnext.spark import Spark
 
 TASK_ROWS = 262_144  # of a task, unless one key alone has more
 TASK_KEYS = 16 * CHUNK_VIEWERS  # viewers' records are the largest part of a task
+LEAST_ROWS = 8_192  # starting a task costs about as much
 GROUP_ROWS = 65_536  # rows that Spark reads together
 BY = ("viewer", "video", "creator")
 
@@ -60,7 +61,7 @@ class SparkFold:
             return
         out, scratch = out or ReadBuffers.empty(layout, 0), self.scratch.resolve()
         keys = dict(zip(BY, (log.user_rows, log.video_rows, log.creator_rows[log.video_rows]), strict=True))
-        tasks, ends = _tasks(keys, min(TASK_ROWS, -(-log.rows // (2 * self.spark.parallelism))))
+        tasks, ends = _tasks(keys, min(TASK_ROWS, max(LEAST_ROWS, -(-log.rows // (2 * self.spark.parallelism)))))
         removed(scratch)
         save_arrays(scratch, {"video": videos, "creator": creators, "creator_rows": log.creator_rows, "tag_rows": log.tag_rows})
         parquet.write_table(_table(log, visible, as_of, keys, tasks), scratch / "log.parquet", row_group_size=GROUP_ROWS)
