@@ -11,6 +11,7 @@ import json
 import resource
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -33,20 +34,22 @@ WAIT_S = 600.0  # for a worker, on a busy machine
 
 def cpu_s() -> float:
     """Return the processor seconds of this process and all below it, those that ended among them."""
-    own = psutil.Process()
-    times = [each.cpu_times() for each in (own, *own.children(recursive=True))]
-    return sum(each.user + each.system + each.children_user + each.children_system for each in times)
+    total = 0.0
+    for each in (psutil.Process(), *psutil.Process().children(recursive=True)):
+        with suppress(psutil.Error):  # it just ended, and counts in its parent
+            times = each.cpu_times()
+            total += times.user + times.system + times.children_user + times.children_system
+    return total
 
 
 def worker_peak_mb() -> float:
-    """Return the largest memory of a Python worker so far, in MB."""
-    below = [each for each in psutil.Process().children(recursive=True) if "pyspark" in " ".join(each.cmdline())]
-    peaks = [int(line.split()[1]) for each in below for line in _status(each.pid) if line.startswith("VmHWM")]
-    return max(peaks, default=0) / 1024
-
-
-def _status(pid: int) -> list[str]:
-    return Path(f"/proc/{pid}/status").read_text().splitlines()
+    """Return the largest memory of a Python worker that lives, so far, in MB."""
+    peaks = [0]
+    for each in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error, OSError):  # it just ended
+            lines = Path(f"/proc/{each.pid}/status").read_text().splitlines() if "pyspark.worker" in each.cmdline() else []
+            peaks += [int(line.split()[1]) for line in lines if line.startswith("VmHWM")]
+    return max(peaks) / 1024
 
 
 def built(work: Path, name: str, schema: FeatureSchema, fold_into: Callable) -> dict[str, float]:

@@ -144,7 +144,7 @@ def _session(master: str, settings: dict[str, str]) -> SparkSession:
     try:
         session = builder.getOrCreate()
     except _failures() as error:
-        raise SparkError(f"master {master} gives no session: {_first_line(error)}") from error
+        raise SparkError(f"master {master} gives no session: {_reason(error)}") from error
     session.sparkContext.setLogLevel("ERROR")
     return session
 
@@ -159,17 +159,16 @@ def _require_worker(session: SparkSession, master: str, wait_s: float) -> None:
             session.sparkContext.cancelAllJobs()  # so that the thread ends
             raise SparkError(f"master {master} has no worker that took a task within {wait_s:g} s; start one") from error
         except _failures() as error:
-            raise SparkError(f"master {master} gives no session: {_first_line(error)}") from error
+            raise SparkError(f"master {master} gives no session: {_reason(error)}") from error
 
 
 @contextmanager
 def _named_failures() -> Iterator[None]:
-    """Raise SparkError for a task that failed TRIES times, with the last line of its traceback."""
+    """Raise SparkError for a task that failed TRIES times."""
     try:
         yield
     except _failures() as error:
-        raised = re.findall(r"^(?:\w+\.)*(\w*(?:Error|Exception): .+)$", str(error), re.MULTILINE)
-        raise SparkError(f"a task failed {TRIES} times: {raised[-1] if raised else _first_line(error)}") from error
+        raise SparkError(f"a task failed {TRIES} times: {_reason(error)}") from error
 
 
 def _failures() -> tuple[type[Exception], ...]:
@@ -179,8 +178,10 @@ def _failures() -> tuple[type[Exception], ...]:
     return PySparkException, Py4JError
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+def _reason(error: Exception) -> str:
+    """Return the last line of Python's or Java's traceback that names an exception, else the first line."""
+    raised = re.findall(r"^(?:: |Caused by: )?(?:[\w$]+\.)*(\w*(?:Error|Exception): .+)$", str(error), re.MULTILINE)
+    return raised[-1] if raised else str(error).strip().partition("\n")[0]
 
 
 # ---- in a worker ---------------------------------------------------------------------------------------------------------

@@ -61,6 +61,9 @@ def recommendations(config: DictConfig) -> None:
     was interrupted goes on. A server may run beside it."""
     from watchnext.cli import write_report
 
+    if config.engine == "spark" and not config.master.startswith("local") and not is_url(config.data.store):
+        store = config.data.store
+        raise StoreError(f"data.store is {store}, which this machine alone can open; master={config.master} needs a Redis")
     release, folder = Release.load(current(Path(config.data.releases))), location(config.data.store)
     with suppress(StoreHeldError):  # the server keeps it open
         Store.open(folder, release).close()
@@ -69,8 +72,6 @@ def recommendations(config: DictConfig) -> None:
         now_ms = int(time.time() * 1000) if release.clock == "wall" else max(release.as_of_ms, slates.last_known_at + 1)
     outputs = Path(config.data.outputs)
     with engine(config.engine, config.master) as spark:
-        if spark and not config.master.startswith("local") and not is_url(folder):
-            raise StoreError(f"data.store is {folder}, which this machine alone can open; master={config.master} needs a Redis")
         compute = SparkBatch(spark).computed if spark else None
         report = recommend_all(
             release, folder, outputs / "recommendations", k=config.slate_size, now_ms=now_ms, compute=compute

@@ -2,8 +2,10 @@ from dataclasses import replace
 
 import polars as pl
 import pytest
+from omegaconf import OmegaConf
 
 import programs
+from watchnext.serving.__main__ import recommendations
 from watchnext.serving.funnel.ahead.batch import RESUMED_MS, Batch, BatchReport, recommend_all
 from watchnext.serving.funnel.ahead.precomputed import precomputed
 from watchnext.serving.funnel.recommender import Recommender
@@ -111,6 +113,12 @@ def test_a_batch_runs_beside_the_process_that_holds_the_store(release, folder, t
     finally:
         server.kill()
         server.communicate()
+
+
+def test_workers_on_other_machines_need_a_store_that_they_can_open():
+    config = OmegaConf.create({"engine": "spark", "master": "spark://one:7077", "data": {"store": "store"}})
+    with pytest.raises(StoreError, match=r"data\.store is store, .*master=spark://one:7077 needs a Redis"):
+        recommendations(config)
 
 
 def test_no_store_is_named(release, tmp_path):
