@@ -15,6 +15,7 @@ from pathlib import Path
 from watchnext import kernels, tracking
 from watchnext.files import removed
 from watchnext.lifecycle.promote import model_name
+from watchnext.serving.release.canary_plan import FILE, end_plan, plan_in
 from watchnext.serving.release.manifest import ReleaseError, read_manifest, verified
 from watchnext.serving.release.release import Release, current, releases_in, switch
 from watchnext.serving.store.engines.engine import StoreError, StoreHeldError
@@ -25,8 +26,13 @@ from watchnext.serving.store.store import Store, build_store
 LEFT_S = 3_600.0  # age from which a temporary file is taken for a leftover
 UNUSED_S = 30 * 86_400.0  # after which machine code that no process used goes
 LEFTOVERS = {  # pattern below outputs or releases > what leaves it
-    "releases": {".staging-*": "a build of a release"},
-    "outputs": {".*.[0-9]*": "a training", "tmp????????": "a choice of settings", "loop/checked-*": "a pass of the loop"},
+    "releases": {".staging-*": "a build of a release", ".*.new": "a writer"},
+    "outputs": {
+        "**/.*.new": "a writer",
+        ".*.[0-9]*": "a training",
+        "tmp????????": "a choice of settings",
+        "loop/checked-*": "a pass of the loop",
+    },
 }
 
 
@@ -54,7 +60,7 @@ class Doctor:
 
     def examine(self) -> list[Trouble]:
         """Return everything that is wrong, what serves first."""
-        parts = (self._releases, self._registry, self._outputs, self._store, self._leftovers, self._caches)
+        parts = (self._releases, self._canary, self._registry, self._outputs, self._store, self._leftovers, self._caches)
         return [trouble for part in parts for trouble in part()]
 
     @property
@@ -100,6 +106,20 @@ class Doctor:
             can = champion is not None and self._sound(champion)
             repair = partial(switch, self.releases, champion) if can else None
             yield Trouble(str(self.releases / "current"), str(error), f"{self._promote}{champion or 'ID'}", repair)
+
+    def _canary(self) -> Iterator[Trouble]:
+        path = self.releases / FILE
+        try:
+            plan = plan_in(self.releases)
+        except ReleaseError as error:
+            yield Trouble(str(path), str(error), f"rm {path}", partial(removed, path))
+            return
+        if plan is None or plan.ended:
+            return
+        if plan.release == self._serving or not (self.releases / plan.release).is_dir():
+            what = f"it tries {plan.release}, which {'serves' if plan.release == self._serving else 'is gone'}"
+            command = f"python -m watchnext.lifecycle rollback data={self.data}"
+            yield Trouble(str(path), what, command, partial(end_plan, self.releases, "ended by doctor"))
 
     @property
     def _has_registry(self) -> bool:

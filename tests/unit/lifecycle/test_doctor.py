@@ -12,6 +12,7 @@ import pytest
 from watchnext import kernels, tracking
 from watchnext.lifecycle.doctor import Doctor
 from watchnext.lifecycle.promote import let_first_serve, register, serving_id
+from watchnext.serving.release.canary_plan import new_plan, write_plan
 from watchnext.serving.release.release import current
 from watchnext.serving.store.engines.folder import locked
 from watchnext.serving.store.store import Store
@@ -127,6 +128,14 @@ def test_outputs_that_were_pulled_are_a_release_by_one_command(project):
     assert [each.command for each in doctor().examine() if each.where == "releases"] == ["dvc repro"]
 
 
+def test_a_canary_that_cannot_be_is_ended(project, release):
+    (project / "releases/canary.json").write_text("{")
+    only("canary.json cannot be read")
+    for name, says in (("gone", "it tries gone, which is gone"), (release.id, "which serves")):
+        write_plan(project / "releases", new_plan(name, share=0.1, shadow=0.0))
+        only(says)
+
+
 def test_a_build_of_a_store_that_was_killed_is_removed_unless_the_store_is_held(project):
     (project / "store/env-9").mkdir()
     with closing(locked(project / "store")):
@@ -143,7 +152,14 @@ def test_a_store_of_another_state_is_rebuilt(project, release):
 
 
 @pytest.mark.parametrize(
-    "path", ["releases/.staging-0123", "outputs/.ranker.4711", "outputs/tmpab_12345", "outputs/loop/checked-xyz"]
+    "path",
+    [
+        "releases/.staging-0123",
+        "outputs/.ranker.4711",
+        "outputs/tmpab_12345",
+        "outputs/loop/checked-xyz",
+        "outputs/loop/.state.json.0a.new",
+    ],
 )
 def test_leftovers_are_removed_once_they_are_old(project, path):
     folder = leftover(project / path, old=False)

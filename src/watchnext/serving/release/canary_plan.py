@@ -79,13 +79,13 @@ def new_plan(release: str, *, share: float, shadow: float) -> CanaryPlan:
 def read_plan(root: Path) -> CanaryPlan | None:
     """Return the plan of the folder `root`; None without one, or with one that cannot be read, which is logged."""
     try:
-        return _plan_in(root)
+        return plan_in(root)
     except ReleaseError as error:
         log.error("%s", error)
         return None
 
 
-def _plan_in(root: Path) -> CanaryPlan | None:
+def plan_in(root: Path) -> CanaryPlan | None:
     """Return the plan of the folder `root`, None without one. Raises ReleaseError for one that cannot be read."""
     path = Path(root) / FILE
     try:
@@ -104,7 +104,7 @@ def write_plan(root: Path, plan: CanaryPlan) -> None:
 def end_plan(root: Path, reason: str) -> CanaryPlan | None:
     """End the canary of the folder `root`; return its plan, None where none is under way. Raises ReleaseError for a plan that
     cannot be read."""
-    plan = _plan_in(root)
+    plan = plan_in(root)
     if plan is None or plan.ended:
         return None
     write_plan(root, replace(plan, ended=f"{reason} ({_now()})"))
