@@ -35,7 +35,10 @@ if stage == pathlib.Path("slow.txt").read_text():
 if stage == pathlib.Path("fails.txt").read_text():
     sys.exit(3)
 if stage == "release":
-    pathlib.Path("outputs/release.json").write_text(json.dumps({"release": pathlib.Path("candidate.txt").read_text()}))
+    names = {"release": pathlib.Path("candidate.txt").read_text()}
+    if (refitted := pathlib.Path("refitted.txt")).exists():
+        names["refitted"] = refitted.read_text()
+    pathlib.Path("outputs/release.json").write_text(json.dumps(names))
 if stage == "evaluation":
     pathlib.Path("outputs/metrics").mkdir(exist_ok=True)
     pathlib.Path("outputs/metrics/evaluation.json").write_text(json.dumps({"skew": 0.0}))
@@ -344,6 +347,12 @@ def challenger(project, feature_stage, once) -> str:
 def decided(project: Path, verdict: str, **settings) -> dict:
     (project / "verdict.txt").write_text(verdict)
     return one_pass(project, **settings)
+
+
+def test_the_release_that_learned_from_all_days_is_the_candidate(project, challenger, release):
+    (project / "candidate.txt").write_text(release.id)
+    (project / "refitted.txt").write_text(challenger)
+    assert decided(project, "shortlisted")["train"]["candidate"] == challenger
 
 
 def test_a_shortlisted_candidate_meets_viewers_and_serves_once_it_won(project, challenger):

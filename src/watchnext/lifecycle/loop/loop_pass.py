@@ -25,7 +25,7 @@ from watchnext.monitoring.verdict.checked_window import DRIFT, NO_DATA
 from watchnext.monitoring.windows.served_rows import OUTCOME_MS
 from watchnext.serving.release.canary_plan import end_plan, read_plan
 from watchnext.serving.release.manifest import read_manifest
-from watchnext.serving.release.release import Release, current, last_built, verdict_of
+from watchnext.serving.release.release import Release, current, verdict_of
 from watchnext.serving.store.engines.redis_engine import is_url
 from watchnext.serving.store.store import Store
 
@@ -234,8 +234,7 @@ class LoopPass:
         self._run_stages([name for name in TRAINED if name not in self._state.stages])
         self._state.train_s = sum(self._state.stages.values())
         self._state.trained_to = self._state.report["decide"]["newest"]
-        release = last_built(self._project.releases, self._project.outputs).name
-        return {"candidate": release, "seconds": self._state.stages}
+        return {"candidate": candidate_in(self._project.outputs), "seconds": self._state.stages}
 
     def _evaluate(self) -> dict:
         self._run_stages(["evaluation"])
@@ -303,6 +302,12 @@ class LoopPass:
 
     def _write_report(self) -> None:
         replaced(self._project.folder / "report.json", json.dumps({"pass": self._state.number, **self._state.report}, indent=1))
+
+
+def candidate_in(outputs: Path) -> str:
+    """Return the id of the release that stage `release` built to serve: the one that learned from all days, if it built one."""
+    names = json.loads((outputs / "release.json").read_text())
+    return names.get("refitted", names["release"])
 
 
 def _times(check: Mapping) -> float:
