@@ -18,7 +18,7 @@ from watchnext.cli import composed, exits_on, instantiate, plain
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.nn.checkpoints import described_folder, settings_of
 from watchnext.nn.trainable import NothingToLearnError, Training
-from watchnext.nn.training import built
+from watchnext.nn.training import built, stage_of
 from watchnext.schema import SchemaError
 from watchnext.tuning import Study, Trial, overrides_of, space_of
 from watchnext.types import TARGETS
@@ -51,11 +51,13 @@ def reached(config: DictConfig, features: FeatureSet, run: tracking.Run, trial: 
 def searched(config: DictConfig, words: list[str], features: FeatureSet, study: Study) -> None:
     """Run trials until the budget is spent; each is a child run of the study."""
     name, tags = config.model.name, {"data": config.data.name} | features.provenance
-    with tracking.start_run(f"tune {name}", config=plain(config), tags=tags, continues=study.run) as parent:
+    whole = plain(config)
+    with tracking.start_run(f"tune {name}", config=whole, tags=tags, stage=stage_of(whole), continues=study.run) as parent:
         study.run = parent.id
         for trial in study.trials(config.tune.trials, config.tune.seconds):
             trial_config, number = composed([*words, *trial.overrides]), len(study.ended)
-            run_of = {"config": plain(trial_config), "tags": tags, "continues": trial.run, "parent": parent}
+            told = {"config": plain(trial_config), "tags": tags, "stage": stage_of(whole)}
+            run_of = {**told, "continues": trial.run, "parent": parent}
             with tracking.start_run(f"{name} {number}", **run_of) as run:
                 trial.run = run.id
                 outcome = trial.ends(partial(reached, trial_config, features, run, trial))

@@ -5,7 +5,9 @@ after the project was moved. MLflow takes almost two seconds to import, so it is
 """
 
 import json
+import logging
 import os
+import platform
 import re
 import shutil
 import signal
@@ -23,19 +25,23 @@ from typing import TYPE_CHECKING
 import yaml
 
 if TYPE_CHECKING:
+    import polars as pl
     from mlflow import MlflowClient
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when any module imports mlflow
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+os.environ.setdefault("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
 
-EXPERIMENT = "watchnext"
 MODEL = "watchnext"
 REQUIRED_TAGS = ("data_hash", "schema_fingerprint")
 STORES = ("mlflow", "sqlalchemy")  # a signal is delayed until their code has returned,
 MOST_DELAYS = 100  # at most this many times 50 ms
 TERMINATED = 128 + signal.SIGTERM  # the exit code of a terminated program, 143
 
-PARENT = "mlflow.parentRunId"  # MLflow's own name
+PARENT, CONTEXT = "mlflow.parentRunId", "mlflow.data.context"  # MLflow's own names
+MACHINE, PROCESS = "machine", "process"  # tags by which a run is known whose process is gone
+LONGEST_DIGEST = 36
 
 SQLITE = "sqlite:///"
 ARTEFACTS = "mlruns"  # the folder beside the store
@@ -48,6 +54,7 @@ LOCATIONS = (
 )
 LONGEST_PARAM = 500
 LONGEST_DESCRIPTION = 4_900  # characters of a version's page; the store takes 5,000
+EXAMPLES = 3  # rows of an input example
 PARAMS_PER_CALL = 100  # MLflow's own limit
 
 
@@ -78,25 +85,44 @@ def _artefacts_uri(database: Path) -> str:
 
 def _relocate_artefacts(database: Path) -> None:
     """Move artefact locations to the store's folder. MLflow stores absolute paths, and after a copy or a move of the project it
-    would write to the old one."""
-    with closing(sqlite3.connect(database)) as store, store:
-        row = store.execute("SELECT artifact_location FROM experiments WHERE name = ?", (EXPERIMENT,)).fetchone()
-        before, now = row[0] if row else "", _artefacts_uri(database)
-        if before == now or not (before.startswith("file:") and before.endswith(f"/{ARTEFACTS}")):
-            return
-        for table, column in LOCATIONS:
-            store.execute(
-                f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column} || '/', 1, ?) = ?",
-                (now, len(before) + 1, len(before) + 1, f"{before}/"),
+    would write to the old one. Raises ValueError where the store cannot be changed."""
+    now = _artefacts_uri(database)
+    with closing(sqlite3.connect(database)) as store:
+        places = [place for (place,) in store.execute("SELECT DISTINCT artifact_location FROM experiments")]
+        stale = [each for each in places if each.startswith("file:") and each.endswith(f"/{ARTEFACTS}") and each != now]
+        try:
+            with store:
+                for before in stale:
+                    _replace_prefix(store, before, now)
+        except sqlite3.Error as error:
+            raise ValueError(
+                f"{database} was moved here from where its artefacts are in {stale[0]}, and it cannot be changed ({error}); make "
+                "it writable, or set MLFLOW_TRACKING_URI to a store that is"
+            ) from error
+
+
+def _replace_prefix(store: sqlite3.Connection, before: str, now: str) -> None:
+    for table, column in LOCATIONS:
+        store.execute(
+            f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column} || '/', 1, ?) = ?",
+            (now, len(before) + 1, len(before) + 1, f"{before}/"),
+        )
+
+
+def _experiment(client: "MlflowClient", uri: str, name: str) -> str:
+    """Return the id of an experiment. Its artefact location is explicit: "Default" keeps that of the first program.
+
+    Raises ValueError where a store in a file has artefacts that a server passes on.
+    """
+    if experiment := client.get_experiment_by_name(name):
+        if uri.startswith(SQLITE) and experiment.artifact_location.startswith("mlflow-artifacts:"):
+            raise ValueError(
+                f"the artefacts of experiment {name!r} in {uri} are at {experiment.artifact_location}, which only its server "
+                "reaches; set MLFLOW_TRACKING_URI to the address of that server"
             )
-
-
-def _experiment(client: "MlflowClient", uri: str) -> str:
-    """Return the id of the experiment. Its artefact location is explicit: "Default" keeps that of the first program."""
-    if experiment := client.get_experiment_by_name(EXPERIMENT):
         return experiment.experiment_id
     location = _artefacts_uri(Path(uri.removeprefix(SQLITE))) if uri.startswith(SQLITE) else None
-    return client.create_experiment(EXPERIMENT, artifact_location=location)
+    return client.create_experiment(name, artifact_location=location)
 
 
 class Run:
@@ -130,6 +156,33 @@ class Run:
     def set_tag(self, name: str, value: str) -> None:
         self._client.set_tag(self.id, name, value)
 
+    def log_signature(self, folder: str, inputs: "pl.DataFrame", outputs: "pl.DataFrame") -> None:
+        """Log what a model takes and returns, with the first rows as an example, as `MLmodel` under `folder`. It has no flavour:
+        MLflow shows it and does not load it."""
+        import mlflow
+
+        with warnings.catch_warnings(action="ignore"):  # that integer columns cannot hold missing values
+            signature = mlflow.models.infer_signature(*(each.to_pandas() for each in (inputs, outputs)))
+        rows = [[each if each == each else None for each in row] for row in inputs.head(EXAMPLES).rows()]  # JSON has no nan
+        example = {"columns": inputs.columns, "data": rows}
+        told = {"artifact_path": "input_example.json", "type": "dataframe", "pandas_orient": "split"}
+        model = mlflow.models.Model(folder, self.id, signature=signature, saved_input_example_info=told)
+        self._client.log_text(self.id, model.to_yaml(), f"{folder}/MLmodel")
+        self._client.log_text(self.id, json.dumps(example), f"{folder}/input_example.json")
+
+    def _log_dataset(self, tags: Mapping[str, str], config: Mapping, *, context: str) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        data = config.get("data", {})
+        dataset = Dataset(
+            name=str(tags.get("data") or data.get("name") or "data"),
+            digest=str(tags["data_hash"])[:LONGEST_DIGEST],
+            source_type="local",
+            source=json.dumps({"uri": str(data.get("outputs", "outputs"))}),
+            profile=json.dumps({name: str(tags[name]) for name in REQUIRED_TAGS}),
+        )
+        self._client.log_inputs(self.id, [DatasetInput(dataset, [InputTag(CONTEXT, context)])])
+
     def _log_config(self, config: Mapping) -> None:
         from mlflow.entities import Param
 
@@ -145,25 +198,34 @@ class Run:
 
 @contextmanager
 def start_run(
-    name: str, *, config: Mapping, tags: Mapping[str, str], continues: str | None = None, parent: Run | None = None
+    name: str,
+    *,
+    config: Mapping,
+    tags: Mapping[str, str],
+    stage: str | None = None,
+    continues: str | None = None,
+    parent: Run | None = None,
 ) -> Iterator[Run]:
     """Track the block as a run: FINISHED, FAILED after an exception, KILLED after SIGTERM (which exits 143) or Ctrl-C.
 
     config     plain composed config; logged as parameters (values cut at 500 characters) and whole as `config.yaml`
-    tags       must hold data_hash and schema_fingerprint; the git commit is added
+    tags       must hold data_hash and schema_fingerprint; the git commit is added. The data are the run's dataset
+    stage      the run is in the experiment `watchnext-<stage>`, without one in `watchnext`
     continues  id of an interrupted run of the same config, which is resumed if the store still has it; after kill -9 its
-               status is RUNNING until then
-    parent     started run that this one is shown below
+               status is RUNNING until the next run on this machine is started, and KILLED then
+    parent     started run that this one is shown below; processor, memory and network are logged for runs without one
     """
     tags = {**tags, **({PARENT: parent.id} if parent else {})}
     if missing := [tag for tag in REQUIRED_TAGS if tag not in tags]:
         raise ValueError(f"run {name!r} lacks the tag {' and '.join(missing)}; pass tags={{{missing[0]!r}: ...}} to start_run")
     with _Sigterm() as sigterm:
-        run = _open(name, tags, continues)
-        status = "FAILED"
+        run = _open(name, tags, continues, stage)
+        status, monitor = "FAILED", None
         try:
             if run.id != continues:
                 run._log_config(config)
+                run._log_dataset(tags, config, context=stage or "watchnext")
+            monitor = None if parent else _system_metrics(run.id)
             sigterm.release()
             yield run
             status = "FINISHED"
@@ -172,25 +234,76 @@ def start_run(
             raise
         finally:
             sigterm.hold()
+            if monitor:
+                monitor.finish()
             run._end(status)
             if sigterm.received:
                 run._end("KILLED")
 
 
-def _open(name: str, tags: Mapping[str, str], continues: str | None) -> Run:
+def _open(name: str, tags: Mapping[str, str], continues: str | None, stage: str | None) -> Run:
     uri = tracking_uri()
     with _store(uri) as client:
-        experiment = _experiment(client, uri)
+        experiment, own = _experiment(client, uri, f"watchnext-{stage}" if stage else "watchnext"), _process()
+        if uri.startswith(SQLITE):
+            _end_killed(client)
         if continues and _known(client, experiment, continues):
             client.update_run(continues, status="RUNNING")
+            for key, value in own.items():
+                client.set_tag(continues, key, value)
             return Run(client=client, id=continues)
-    created = client.create_run(experiment, run_name=name, tags={**_git(), **{key: str(value) for key, value in tags.items()}})
-    return Run(client=client, id=created.info.run_id)
+    told = {**_git(), **own, **{key: str(value) for key, value in tags.items()}}
+    return Run(client=client, id=client.create_run(experiment, run_name=name, tags=told).info.run_id)
 
 
 def _known(client: "MlflowClient", experiment: str, run_id: str) -> bool:
     """Return True if the store has this run; an emptied store does not."""
     return any(run.info.run_id == run_id for run in client.search_runs([experiment], f"attributes.run_id = '{run_id}'"))
+
+
+def _process() -> dict[str, str]:
+    """Return the tags of this process: its machine, its number and when it began, as numbers are given again."""
+    import psutil
+
+    return {MACHINE: platform.node(), PROCESS: f"{os.getpid()} {psutil.Process().create_time():.0f}"}
+
+
+def _end_killed(client: "MlflowClient") -> None:
+    """Mark the RUNNING runs of this machine whose process is gone, which nothing else would ever end."""
+    experiments = [each.experiment_id for each in client.search_experiments(filter_string="name LIKE 'watchnext%'")]
+    running = f"attributes.status = 'RUNNING' and tags.{MACHINE} = '{platform.node()}'"
+    for run in client.search_runs(experiments, running) if experiments else ():
+        gone = not _lives(run.data.tags.get(PROCESS, ""))
+        # Asked again, as a process may have ended its run, and then itself, since the search.
+        if gone and client.get_run(run.info.run_id).info.status == "RUNNING":
+            client.set_terminated(run.info.run_id, "KILLED")
+
+
+def _lives(process: str) -> bool:
+    """Return True if the process of a tag runs; also for a tag that names none."""
+    import psutil
+
+    number, _, began = process.partition(" ")
+    if not (number.isdecimal() and began.isdecimal()):
+        return True
+    try:
+        return abs(psutil.Process(int(number)).create_time() - int(began)) < 3  # corrections of the clock move it
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _system_metrics(run_id: str) -> "SystemMetricsMonitor | None":
+    """Start MLflow's own thread, which logs processor, memory, disk and network as `system/...` every 10 s
+    (MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL); None where MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING is false."""
+    from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    if not MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get():
+        return None
+    logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)  # each start and end is a line
+    monitor = SystemMetricsMonitor(run_id, resume_logging=True, tracking_uri=tracking_uri())
+    monitor.start()
+    return monitor
 
 
 class _Sigterm:

@@ -120,10 +120,33 @@ def test_every_run_is_tracked_with_its_data_and_schema(project, monkeypatch):
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{project}/mlflow.db")
-    runs = client.search_runs([client.get_experiment_by_name("watchnext").experiment_id])
-    assert {run.info.run_name for run in runs} == {"two_tower", "ranker", "selection", "release", "evaluation", "drift"}
+    stages = {each.experiment_id: each.name for each in client.search_experiments(filter_string="name LIKE 'watchnext%'")}
+    runs = client.search_runs([*stages])
+    assert {(stages[run.info.experiment_id].removeprefix("watchnext-"), run.info.run_name) for run in runs} == {
+        ("retrieval", "two_tower"), ("ranking", "ranker"), ("lifecycle", "selection"), ("lifecycle", "release"),
+        ("evaluation", "evaluation"), ("monitoring", "drift"),
+    }  # fmt: skip
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert all(run.data.tags["data_hash"] and run.data.tags["schema_fingerprint"] for run in runs)
+    (ranker,) = (run for run in runs if run.info.run_name == "ranker")
+    (given,) = ranker.inputs.dataset_inputs
+    assert (given.dataset.name, given.dataset.digest) == ("tiny", ranker.data.tags["data_hash"])
+    assert json.loads(given.dataset.source) == {"uri": "outputs/tiny"}
+    assert client.get_metric_history(ranker.info.run_id, "train/loss")[-1].step > 0  # a curve
+
+
+def test_the_registered_version_says_what_its_model_takes_and_returns(project, monkeypatch):
+    import mlflow
+    from mlflow import MlflowClient
+
+    monkeypatch.chdir(project)
+    store = f"sqlite:///{project}/mlflow.db"
+    version = MlflowClient(store).search_model_versions("name = 'watchnext-tiny'")[0]
+    model = mlflow.models.Model.load(f"{version.source}/MLmodel")
+    assert {"plan", "duration_ms", "user click 24h"} <= {*model.signature.inputs.input_names()}
+    assert model.signature.outputs.input_names() == [f"score {name}" for name in TARGETS]
+    example = model.load_input_example(version.source)
+    assert (list(example.columns), len(example)) == (model.signature.inputs.input_names(), 3)
 
 
 def test_the_same_parts_give_the_same_release_and_others_a_challenger(project):

@@ -146,7 +146,8 @@ def test_undefined_figures_are_left_out_of_tracked_runs(project):
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{project}/mlflow.db")
-    runs = client.search_runs([client.get_experiment_by_name("watchnext").experiment_id])
+    stages = client.search_experiments(filter_string="name LIKE 'watchnext%'")
+    runs = client.search_runs([each.experiment_id for each in stages])
     assert {run.info.status for run in runs} == {"FINISHED"}
     logged = [value for run in runs for value in run.data.metrics.values()]
     assert logged

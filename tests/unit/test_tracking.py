@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -229,6 +230,37 @@ def test_programs_may_start_at_once_in_a_fresh_folder():
     assert [run.info.status for run in client().search_runs([experiment.experiment_id])] == ["FINISHED"] * 3
 
 
+def test_processor_and_memory_are_logged_while_a_run_lasts(monkeypatch):
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    with tracking.start_run("long", config={}, tags=TAGS) as run:
+        deadline = time.monotonic() + 60
+        while not any(name.startswith("system/") for name in client().get_run(run.id).data.metrics):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        with tracking.start_run("below", config={}, tags=TAGS, parent=run) as child:
+            time.sleep(0.3)
+    assert {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"} <= {
+        *client().get_run(run.id).data.metrics
+    }
+    assert not client().get_run(child.id).data.metrics
+
+
+def test_a_run_whose_process_was_killed_outright_is_ended_by_the_next_and_may_go_on(tmp_path):
+    process = program(WAITS)
+    killed = run_of(tmp_path, process)
+    with tracking.start_run("beside", config={}, tags=TAGS, stage="ranking"):
+        assert client().get_run(killed).info.status == "RUNNING"  # its process lives
+    process.kill()
+    process.communicate(timeout=60)
+    with tracking.start_run("next", config={}, tags=TAGS, stage="ranking") as following:
+        assert [client().get_run(each).info.status for each in (killed, following.id)] == ["KILLED", "RUNNING"]
+    with tracking.start_run("waits", config={}, tags=TAGS, continues=killed) as again:
+        with tracking.start_run("another", config={}, tags=TAGS):
+            pass
+        assert (again.id, client().get_run(killed).info.status) == (killed, "RUNNING")
+    assert client().get_run(killed).info.status == "FINISHED"
+
+
 def release(folder, release_id: str):
     (folder / release_id).mkdir()
     (folder / release_id / "manifest.json").write_text("{}")
@@ -306,6 +338,24 @@ def test_a_project_in_another_folder_writes_and_finds_its_artefacts_there(tmp_pa
                  f"{first}/artifacts/config.yaml", f"{first}/artifacts/more/manifest.json"):  # fmt: skip
         assert (there / "mlruns" / path).is_file()
     assert sorted(here.rglob("*")) == left
+
+
+def test_a_store_that_cannot_follow_says_so(tmp_path):
+    with tracking.start_run("first", config={}, tags=TAGS):
+        pass
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as store, store:
+        store.execute("UPDATE experiments SET artifact_location = 'file:///gone/mlruns' WHERE name = 'watchnext'")
+        store.execute("CREATE TRIGGER sealed BEFORE UPDATE ON experiments BEGIN SELECT RAISE(ABORT, 'sealed'); END")
+    with pytest.raises(ValueError, match=r"moved here from where its artefacts are in file:///gone/mlruns.*\(sealed\); make it"):
+        tracking.champion()
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as store, store:
+        store.execute("DROP TRIGGER sealed")
+        store.execute("UPDATE experiments SET artifact_location = 'mlflow-artifacts:/1' WHERE name = 'watchnext'")
+    with (
+        pytest.raises(ValueError, match=r"are at mlflow-artifacts:/1, which only its server reaches; set MLFLOW_TRACKING_URI"),
+        tracking.start_run("second", config={}, tags=TAGS),
+    ):
+        pass
 
 
 @pytest.fixture

@@ -116,7 +116,7 @@ def replay(config: DictConfig) -> None:
         "release": name,
         "regime": config.regime,
     }
-    with tracking.start_run("evaluation", config=plain(config), tags=tags) as tracked:
+    with tracking.start_run("evaluation", config=plain(config), tags=tags, stage="evaluation") as tracked:
         tracked.log_metrics(flat(report))
         for path in files:
             tracked.log_file(path)

@@ -19,7 +19,7 @@ from watchnext.evaluation.report.report_text import selection_table
 from watchnext.lifecycle.dvc_stages import run_stages
 from watchnext.lifecycle.loop.loop_state import LoopError
 from watchnext.lifecycle.promote import let_first_serve, model_name, promote, register, serving_id
-from watchnext.lifecycle.release_card import release_card
+from watchnext.lifecycle.release_card import release_card, signature_rows
 from watchnext.metrics import flat, rounded
 from watchnext.schema import FeatureSchema, SchemaError
 from watchnext.serving.release.manifest import read_manifest
@@ -52,7 +52,7 @@ def select(config: DictConfig) -> None:
     """Choose merge weights and the order of candidates on the validation days, and compare the slate with every baseline."""
     builder = _builder(config)
     options = {"regime": config.regime, "slate": config.slate_size, "seed": config.seed}
-    with tracking.start_run("selection", config=plain(config), tags=builder.features.provenance) as run:
+    with tracking.start_run("selection", config=plain(config), tags=builder.features.provenance, stage="lifecycle") as run:
         report = builder.select(requests=config.selection.requests, **options).report
         run.log_metrics(flat(report))
     write_report(builder.outputs / "metrics" / "selection.json", rounded(report, 6))
@@ -79,12 +79,13 @@ def release(config: DictConfig) -> None:
 
 def _registered(config: DictConfig, builder: "ReleaseBuilder", build: Callable[[], "BuiltRelease"]) -> "BuiltRelease":
     """Build a release in a tracked run, and register it."""
-    with tracking.start_run("release", config=plain(config), tags=builder.features.provenance) as run:
+    with tracking.start_run("release", config=plain(config), tags=builder.features.provenance, stage="lifecycle") as run:
         metrics = json.loads((builder.outputs / "ranker" / "metrics.json").read_text())
         built = build()
         measured = {name: metrics[name] for name in sorted(metrics) if "test/" in name}
         about = {"data_hash": builder.features.provenance["data_hash"], "commit": tracking.commit(), "metrics": measured}
         card = release_card(read_manifest(built.folder), config=plain(config), **about)
+        run.log_signature(f"releases/{built.folder.name}", *signature_rows(built.folder))
         register(built.folder, new=built.new, data=config.data.name, run=run, metrics=measured, card=card)
         run.log_metrics({f"agreement/{name}": value for name, value in built.parity.items()})
     return built

@@ -1,7 +1,10 @@
-"""Render the page of a release in the registry: what it is made of, how it was measured, and its configuration."""
+"""The page of a release in the registry: what it is made of, how it was measured, its configuration, its signature."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
+import polars as pl
+import polars.selectors as cs
 import yaml
 
 from watchnext.metrics import shown
@@ -25,6 +28,13 @@ def release_card(
     lines = [f"# {manifest['id']}", "", INTENDED, "", *_table("", facts), ""]
     lines += [*_table("metric", {name: shown(value, ".4f") for name, value in metrics.items()}), ""]
     return "\n".join([*lines, "```yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True).strip(), "```", ""])
+
+
+def signature_rows(release: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return features and scores of the impressions in a release's reference: what its ranker takes and what it returns."""
+    rows = pl.read_parquet(release / "reference" / "reference.parquet")
+    scores = cs.starts_with("score ")
+    return rows.select(~scores & ~cs.starts_with("outcome ")), rows.select(scores)
 
 
 def _table(head: str, rows: Mapping[str, str]) -> list[str]:

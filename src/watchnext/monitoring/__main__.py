@@ -87,7 +87,7 @@ def _track(config: DictConfig, release: Path, report: DriftReport, folder: Path)
         "release": release.name,
         "verdict": report.verdict,
     }
-    with tracking.start_run("drift", config=plain(config), tags=tags) as run:
+    with tracking.start_run("drift", config=plain(config), tags=tags, stage="monitoring") as run:
         run.log_metrics({"drift/drifted": float(len(report.window.drifted)), "drift/exit_code": float(report.exit_code)})
         for name in report.files:
             run.log_file(folder / name)

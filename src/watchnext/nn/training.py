@@ -100,6 +100,11 @@ def quiet() -> Iterator[None]:
         yield
 
 
+def stage_of(config: Mapping) -> str:
+    """Return the stage of a plain configuration's model, by whose name its runs are found: "retrieval", "ranking"."""
+    return config["model"]["module"]["_target_"].split(".")[1]
+
+
 @contextmanager
 def tracked(
     config: Mapping, features: FeatureSet, *, seed: int, trainer: Callable[..., pl.Trainer]
@@ -108,7 +113,7 @@ def tracked(
     name, tags = config["model"]["name"], {"data": config["data"]["name"]} | features.provenance
     with (
         unfinished(UNFINISHED, name, settings_of(config, features.report)) as kept,
-        start_run(name, config=config, tags=tags, continues=kept.run) as run,
+        start_run(name, config=config, tags=tags, stage=stage_of(config), continues=kept.run) as run,
     ):
         kept.run = run.id
         yield run, Training(seed, trainer, name, kept, run.log_metrics)

@@ -70,7 +70,8 @@ def write_tracked_report(
 ) -> None:
     """Build a report and write it to <data.outputs>/reports/<name>.json and .png, to a tracked run, and as a table."""
     folder, features = Path(config.data.outputs) / "reports", FeatureSet.load(Path(config.data.outputs) / "features")
-    with tracking.start_run(name, config=plain(config), tags={"data": config.data.name} | features.provenance) as run:
+    tags = {"data": config.data.name} | features.provenance
+    with tracking.start_run(name, config=plain(config), tags=tags, stage="ranking") as run:
         report = build(features)
         write_report(folder / f"{name}.json", rounded(report, 6))
         plot(report[plotted], folder / f"{name}.png")

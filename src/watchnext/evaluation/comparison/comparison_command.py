@@ -27,7 +27,7 @@ def run_comparison(config: DictConfig) -> None:
     compared = _releases(config, features, log) if config.incumbent is None else _incumbent(config, log)
     report = rounded({**compared, "regime": config.regime}, 6)
     tags = {**features.provenance, "release": report["release"], "other": report["other"]}
-    with tracking.start_run("comparison", config=plain(config), tags=tags) as tracked:
+    with tracking.start_run("comparison", config=plain(config), tags=tags, stage="evaluation") as tracked:
         tracked.log_metrics(flat(report))
     write_report(outputs / "evaluation" / "comparison.json", report)
     print(comparison_table(report))

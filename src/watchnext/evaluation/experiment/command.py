@@ -46,7 +46,7 @@ def run_experiment(config: DictConfig) -> None:
     write_report(folder / "experiment.json", report)
     features = FeatureSet.load(outputs / "features").report
     tags = {"data_hash": features["data_hash"], "schema_fingerprint": features["schema"], "release": release.id}
-    with tracking.start_run("experiment", config=plain(config), tags=tags) as tracked:
+    with tracking.start_run("experiment", config=plain(config), tags=tags, stage="evaluation") as tracked:
         tracked.log_metrics(flat(_values(report)))
         tracked.log_file(folder / "experiment.json")
         tracked.log_file(folder / "days.png")

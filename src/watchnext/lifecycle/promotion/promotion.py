@@ -143,7 +143,7 @@ def _record(config: DictConfig, report: dict, folder: Path) -> None:
     manifest = read_manifest(Path(config.data.releases) / candidate)
     tags = {"data_hash": manifest["id"], "schema_fingerprint": manifest["schema"], "release": candidate}
     tags |= {"champion": report["champion"] or "none", "verdict": report["verdict"], "reason": report["reason"]}
-    with tracking.start_run("promotion", config=plain(config), tags=tags) as run:
+    with tracking.start_run("promotion", config=plain(config), tags=tags, stage="lifecycle") as run:
         run.log_metrics(flat(_values(report)))
         for name in ("promotion.json", "promotion.md", "promotion.html"):
             run.log_file(folder / name)
