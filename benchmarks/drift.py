@@ -38,13 +38,6 @@ LONG_VIEW = TARGETS.index("long_view")
 HOUR_MS = 3_600_000
 
 
-def taken(rows: Impressions, chosen: np.ndarray) -> Impressions:
-    """Return the impressions where `chosen` (N,) is true."""
-    kept = np.flatnonzero(chosen)
-    arrays = (getattr(rows, name)[kept] for name in ("predictions", "outcomes", "videos"))
-    return Impressions(rows.columns[kept], rows.viewers.gather(kept), rows.slices[kept], *arrays)
-
-
 class Windows:
     """Draws of windows of `viewers` from one pool of impressions, each against a reference of other viewers."""
 
@@ -66,7 +59,7 @@ class Windows:
             yield sketch, self._of(chosen)
 
     def _of(self, viewers: np.ndarray) -> Impressions:
-        rows = taken(self._rows, np.isin(self._numbers, viewers))
+        rows = self._rows.take(np.flatnonzero(np.isin(self._numbers, viewers)))
         return replace(rows, viewers=pl.int_range(len(rows), eager=True).cast(pl.String)) if self._alone else rows
 
 
@@ -219,7 +212,7 @@ def write_log(
 ) -> None:
     """Write parts of a served log at one time: slates of the rows in turn; each copy of them has viewers of its own."""
     size, names = len(rows) // slate, features.catalogue.video_ids
-    rows = taken(rows, np.arange(len(rows)) < size * slate)
+    rows = rows.take(np.arange(size * slate))
     scores = {f"predicted_{name}": rows.predictions[:, index] for index, name in enumerate(TARGETS)}
     shown = {"slate": np.arange(size * slate) // slate, "video_ids": [str(_name(names[each])) for each in rows.videos]}
     grouped = pl.DataFrame(shown | scores | rows.columns.to_dict()).group_by("slate", maintain_order=True).agg(pl.all())
@@ -273,10 +266,8 @@ def held_out_rows(features: FeatureSet, ranker: Ranker) -> Impressions:
     """Return validation and test days, with the columns that are compared."""
     parts = [held_out(features, ranker, split) for split in ("valid", "test")]
     compared = drift_tests(features.pipeline.schema, parts[0].columns.columns)
-    arrays = (np.concatenate([getattr(part, name) for part in parts]) for name in ("predictions", "outcomes", "videos"))
-    columns = pl.concat([part.columns for part in parts]).select(*compared)
-    viewers, slices = (pl.concat([getattr(part, name) for part in parts]) for name in ("viewers", "slices"))
-    return Impressions(columns, viewers, slices, *arrays)
+    rows = Impressions.joined(parts)
+    return replace(rows, columns=rows.columns.select(*compared))
 
 
 def main() -> None:

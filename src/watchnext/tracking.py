@@ -96,8 +96,8 @@ def _relocate_artefacts(database: Path) -> None:
                     _replace_prefix(store, before, now)
         except sqlite3.Error as error:
             raise ValueError(
-                f"{database} was moved here from where its artefacts are in {stale[0]}, and it cannot be changed ({error}); make "
-                "it writable, or set MLFLOW_TRACKING_URI to a store that is"
+                f"{database} was moved here from where its artefacts are in {stale[0]}, and it cannot be changed ({error}); "
+                "make it writable, or set MLFLOW_TRACKING_URI to a store that is"
             ) from error
 
 
@@ -157,8 +157,10 @@ class Run:
         self._client.set_tag(self.id, name, value)
 
     def log_signature(self, folder: str, inputs: "pl.DataFrame", outputs: "pl.DataFrame") -> None:
-        """Log what a model takes and returns, with the first rows as an example, as `MLmodel` under `folder`. It has no flavour:
-        MLflow shows it and does not load it."""
+        """Log what a model takes and returns, with the first rows as an example, as `MLmodel` under `folder`.
+
+        It has no flavour: MLflow shows it and does not load it.
+        """
         import mlflow
 
         with warnings.catch_warnings(action="ignore"):  # that integer columns cannot hold missing values

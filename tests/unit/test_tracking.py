@@ -346,7 +346,7 @@ def test_a_store_that_cannot_follow_says_so(tmp_path):
     with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as store, store:
         store.execute("UPDATE experiments SET artifact_location = 'file:///gone/mlruns' WHERE name = 'watchnext'")
         store.execute("CREATE TRIGGER sealed BEFORE UPDATE ON experiments BEGIN SELECT RAISE(ABORT, 'sealed'); END")
-    with pytest.raises(ValueError, match=r"moved here from where its artefacts are in file:///gone/mlruns.*\(sealed\); make it"):
+    with pytest.raises(ValueError, match=r"its artefacts are in file:///gone/mlruns.*\(sealed\); make it writable"):
         tracking.champion()
     with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as store, store:
         store.execute("DROP TRIGGER sealed")

@@ -9,11 +9,11 @@ from omegaconf import DictConfig
 from watchnext import tracking
 from watchnext.cli import dispatch, instantiate, plain, write_report
 from watchnext.features.dataset.batches import FeatureSet
+from watchnext.files import removed
 from watchnext.monitoring.drift_check import DriftCheck
 from watchnext.monitoring.report.drift_report import DriftReport
-from watchnext.monitoring.sketch.sketch import Sketch
 from watchnext.monitoring.verdict.verdict_history import read_history, write_history
-from watchnext.monitoring.windows.reference import drift_tests, held_out, vectors_of
+from watchnext.monitoring.windows.reference import Reference, drift_tests, held_out, vectors_of
 from watchnext.monitoring.windows.served_rows import ServedLogReader, outcomes_in
 from watchnext.ranking.scoring import Ranker
 from watchnext.schema import FeatureSchema, SchemaError
@@ -25,12 +25,10 @@ from watchnext.serving.store.engines.engine import StoreError
 
 def _check(config: DictConfig, release: Path) -> DriftCheck:
     """Load the reference of a release, with the settings of the configuration."""
-    folder = release / "reference"
-    sketch = Sketch.load(folder / "sketch")
-    before = pl.read_parquet(folder / "reference.parquet")
-    tests = drift_tests(FeatureSchema.load(release / "pipeline" / "schema.json"), before.columns)
-    settings = {name: config.monitoring[name] for name in ("alpha", "hours", "in_a_row", "margin")}
-    return DriftCheck(sketch=sketch, reference=before, tests=tests, **settings)
+    reference = Reference.load(release / "reference")
+    tests = drift_tests(FeatureSchema.load(release / "pipeline" / "schema.json"), reference.sample.columns)
+    settings = {name: config.monitoring[name] for name in ("alpha", "hours", "settling", "in_a_row", "margin")}
+    return DriftCheck(reference=reference, tests=tests, **settings)
 
 
 def _held_out(config: DictConfig, release: Path) -> DriftReport:
@@ -52,9 +50,12 @@ def _served(config: DictConfig, release: Path, folder: Path) -> DriftReport:
     log = ServedLogReader(
         Path(config.monitoring.served), release, outcomes_in(config.data.store, release), instantiate(config.labels)
     )
-    report = check.served(log, past)
-    others = [each for each in past if each.release != release.name]
-    write_history(folder, [*others, *report.history])
+    references = folder / "references"  # of the first windows of each release
+    report = check.served(log, past, references / release.name)
+    history = [*(each for each in past if each.release != release.name), *report.history]
+    write_history(folder, history)
+    for old in {path.name for path in references.glob("*")} - {each.release for each in history} - {release.name}:
+        removed(references / old)
     return report
 
 

@@ -6,17 +6,17 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
-from benchmarks.drift import lost, stuck, taken, write_log
+from benchmarks.drift import lost, shifted, stuck, write_log
 from omegaconf import OmegaConf
 
 from watchnext.features.dataset.labels import Labels
 from watchnext.monitoring.__main__ import _held_out
 from watchnext.monitoring.drift_check import DriftCheck
-from watchnext.monitoring.sketch.rows import Coded
+from watchnext.monitoring.sketch.rows import Coded, Impressions
 from watchnext.monitoring.sketch.sketch import Sketch
 from watchnext.monitoring.verdict.checked_window import checked
 from watchnext.monitoring.verdict.verdict_history import PastWindow, held, read_history, write_history
-from watchnext.monitoring.windows.reference import drift_tests, impressions_of, vectors_of, write_reference
+from watchnext.monitoring.windows.reference import Reference, drift_tests, impressions_of, vectors_of, write_reference
 from watchnext.monitoring.windows.served_rows import ServedLogReader, outcomes_of
 from watchnext.schema import SchemaError
 from watchnext.serving.release.manifest import ReleaseError, digest_of, read_manifest
@@ -24,7 +24,7 @@ from watchnext.serving.store.tables.journal import Event
 from watchnext.types import TARGETS
 
 DAY_MS = 86_400_000
-SETTINGS = {"alpha": 0.05, "hours": 24, "in_a_row": 2, "margin": 1_000.0}
+SETTINGS = {"alpha": 0.05, "hours": 24, "settling": 0, "in_a_row": 2, "margin": 1_000.0}
 COLUMN = "video impression 24h"
 
 
@@ -48,9 +48,8 @@ def folder(rows, world_features, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def check(folder, world_features):
-    before = pl.read_parquet(folder / "reference.parquet")
     tests = dict.fromkeys((COLUMN, "device", "score long_view"), "auto")
-    return DriftCheck(sketch=Sketch.load(folder / "sketch"), reference=before, tests=tests, **SETTINGS)
+    return DriftCheck(reference=Reference.load(folder), tests=tests, **SETTINGS)
 
 
 def read(world_features, folder, events=()) -> ServedLogReader:
@@ -95,13 +94,13 @@ def test_a_served_log_is_read_as_it_was_written_part_by_part(rows, world_feature
 def test_a_broken_column_is_named_after_two_windows_with_what_to_do(rows, check, world_features, tmp_path):
     broken = stuck(rows, 1.0, np.random.default_rng(0), COLUMN)
     log = logged(rows, world_features, tmp_path, rows, None, broken, broken)
-    report = check.served(log, [])
+    report = check.served(log, [], tmp_path / "own")
     assert [each.verdict for each in report.history] == ["none", "no data", "drift", "drift"]
     assert list(report.holds) == ["none", "none", "none", "drift"]
     assert (report.verdict, report.exit_code, report.window.drifted) == ("drift", 2, [COLUMN])
     assert (report.steps[0].columns, report.steps[0].command) == ([COLUMN], "python -m watchnext.monitoring skew")
     write_history(tmp_path / "out", report.history)
-    again = check.served(log, read_history(tmp_path / "out"))
+    again = check.served(log, read_history(tmp_path / "out"), tmp_path / "own")
     assert list(again.history) == list(report.history)
 
     report.write(tmp_path / "out")
@@ -116,13 +115,39 @@ def test_a_broken_column_is_named_after_two_windows_with_what_to_do(rows, check,
 
 def test_a_large_drift_is_a_verdict_at_once(rows, check, world_features, tmp_path):
     log = logged(rows, world_features, tmp_path, rows, lost(rows, 0.5, np.random.default_rng(0), COLUMN))
-    assert check.served(log, []).verdict == "none"
-    assert replace(check, margin=2.0).served(log, []).verdict == "drift"
+    assert check.served(log, [], tmp_path / "own").verdict == "none"
+    assert replace(check, margin=2.0).served(log, [], tmp_path / "own").verdict == "drift"
+
+
+def test_what_a_release_shows_first_becomes_its_reference(rows, check, world_features, tmp_path):
+    random = np.random.default_rng(0)
+
+    def moved(of: Impressions) -> Impressions:
+        made = shifted(of, 1.0, random, COLUMN)
+        return replace(made, columns=made.columns.cast({COLUMN: pl.Float32}))  # a log has one type a column
+
+    own_policy, missing = moved(rows), lost(moved(rows), 0.5, random, "device")
+    further = moved(own_policy)
+    settling = replace(check, settling=2, in_a_row=1)
+
+    log = logged(rows, world_features, tmp_path / "log", own_policy, None, missing, own_policy, further)
+    report = settling.served(log, [], tmp_path / "own")
+    assert [each.verdict for each in report.history] == ["none", "no data", "drift", "none", "drift"]
+    assert (list(report.history[2].drifted), report.window.drifted) == (["device"], [COLUMN])
+    assert "what the release itself served from 1970-01-02 00:00 to 1970-01-05 00:00 UTC" in str(report)
+    assert Reference.load(tmp_path / "own").sketch.rows == 2 * len(rows)
+    again = settling.served(log, report.history, tmp_path / "own")
+    assert (list(again.history), again.window.drifted) == (list(report.history), [COLUMN])
+
+    without = replace(settling, settling=0).served(log, [], tmp_path / "own")
+    assert [each.verdict for each in without.history] == ["drift", "no data", "drift", "drift", "drift"]
+    first = logged(rows, world_features, tmp_path / "first", own_policy)
+    assert "until then, broken inputs alone are drift" in str(settling.served(first, [], tmp_path / "other"))
 
 
 def test_outcomes_that_never_arrive_are_told_from_those_that_did(rows, check, world_features, tmp_path):
     log = logged(rows, world_features, tmp_path, rows)
-    report = check.served(log, [])
+    report = check.served(log, [], tmp_path / "own")
     assert report.verdict == "none"
     assert report.window.columns["calibration click"].verdict == report.window.columns["outcome click"].verdict == "no data"
     assert any("no outcome came" in note for note in report.notes)
@@ -136,7 +161,7 @@ def test_outcomes_that_never_arrive_are_told_from_those_that_did(rows, check, wo
     [window] = log.window(DAY_MS, 2 * DAY_MS)
     assert window.outcomes[:, 0].sum() >= len(events) > 0
     assert not np.isnan(window.outcomes).any()  # later than half an hour: not watched
-    report = check.served(log, [])
+    report = check.served(log, [], tmp_path / "own")
     assert report.window.columns["calibration click"].verdict == "none"
     assert report.window.columns["outcome click"].verdict == "none"
     assert sum(report.reliability["current"]["click"]["rows"]) == len(rows)
@@ -144,7 +169,7 @@ def test_outcomes_that_never_arrive_are_told_from_those_that_did(rows, check, wo
 
 
 def test_nothing_served_is_no_data_with_its_reason(rows, check, world_features, tmp_path):
-    report = check.served(read(world_features, tmp_path), [])
+    report = check.served(read(world_features, tmp_path), [], tmp_path / "own")
     assert (report.verdict, report.exit_code, report.evidently) == ("no data", 3, None)
     assert "has no answer of features" in str(report)
     report.write(tmp_path / "out")
@@ -152,11 +177,11 @@ def test_nothing_served_is_no_data_with_its_reason(rows, check, world_features, 
     log = logged(rows, world_features, tmp_path, rows)
     path = tmp_path / "hour=1970010200" / "part-0.parquet"
     pl.read_parquet(path).with_columns(release=pl.lit("other")).write_parquet(path)
-    assert f"left out: {len(rows) // 20} of other" in str(check.served(log, []))
+    assert f"left out: {len(rows) // 20} of other" in str(check.served(log, [], tmp_path / "own"))
 
 
 def test_few_viewers_are_no_data(rows, check, world_features):
-    few = taken(rows, rows.viewers.is_in(rows.viewers.unique().sort()[:20].implode()).to_numpy())
+    few = rows.take(rows.viewers.is_in(rows.viewers.unique().sort()[:20].implode()).arg_true().to_numpy())
     report = check.held_out(few, vectors_of(world_features.videos))
     assert report.verdict == "no data"
     assert "19 in the window, expected at least 30" in report.window.reason

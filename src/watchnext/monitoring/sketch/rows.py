@@ -42,6 +42,21 @@ class Impressions:
             named |= {f"{prefix} {target}": pl.Series(each[:, index]) for index, target in enumerate(TARGETS)}
         return named
 
+    def take(self, rows: np.ndarray) -> "Impressions":
+        """Return the impressions at `rows` (n,), in that order."""
+        arrays = (getattr(self, name)[rows] for name in ("predictions", "outcomes", "videos"))
+        return Impressions(self.columns[rows], self.viewers.gather(rows), self.slices[rows], *arrays)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Impressions"]) -> "Impressions":
+        """Put parts together; a column that one of them lacks is missing there."""
+        return cls(
+            pl.concat([part.columns for part in parts], how="diagonal_relaxed"),
+            pl.concat([part.viewers for part in parts]),
+            pl.concat([part.slices for part in parts]),
+            *(np.concatenate([getattr(part, name) for part in parts]) for name in ("predictions", "outcomes", "videos")),
+        )
+
     def coded(self, bins: Mapping[str, Bins]) -> "Coded":
         """Give every value its bin; a column that the bins have and the rows lack is left out."""
         values = self.values

@@ -1,7 +1,7 @@
 """The sketch of a release's reference: bins and moments of all rows and of slices, without a row of the log in it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +42,7 @@ class Sketch:
         values = rows.values
         bins = {name: bins_of(each) for name, each in values.items()}
         window = rows.coded(bins)
-        slices = {name: measured(part, bins, vectors) for name, part in parts_of(window, _common(window)).items()}
+        slices = {name: measured(part, bins, vectors) for name, part in parts_of(window, _common(window))}
         means = {f"calibration {name}": rows.outcomes[:, index] for index, name in enumerate(TARGETS)}
         scales = {name: np.array([outcomes[known].mean()]) for name, outcomes in means.items()
                   if (known := np.isfinite(outcomes)).any()}  # fmt: skip
@@ -57,7 +57,7 @@ class Sketch:
 
     def measured(self, window: Coded, vectors: np.ndarray) -> dict[str, dict[str, Moments]]:
         """Return slice > check > moments of a window, for the slices that the reference has."""
-        return {name: measured(part, self.bins, vectors) for name, part in parts_of(window, list(self.slices)).items()}
+        return {name: measured(part, self.bins, vectors) for name, part in parts_of(window, list(self.slices))}
 
     def save(self, folder: Path) -> None:
         """Write `sketch.json`, and the arrays of every slice in a folder of its own."""
@@ -110,17 +110,14 @@ def _read(folder: Path, sizes: Mapping[str, list]) -> dict[str, Moments]:
     }
 
 
-def parts_of(window: Coded, names: list[str]) -> dict[str, Coded]:
-    """Return the rows of each slice."""
-    parts = {}
+def parts_of(window: Coded, names: list[str]) -> Iterator[tuple[str, Coded]]:
+    """Yield the rows of each slice, one after another, as all of them together take several times the memory of the window."""
     for name in names:
         column, _, value = name.partition(" ")
-        parts[name] = (
-            window
-            if name == EVERYTHING
-            else window.take((window.slices[column] == value).fill_null(False).arg_true().to_numpy())
-        )
-    return parts
+        if name == EVERYTHING:
+            yield name, window
+        else:
+            yield name, window.take((window.slices[column] == value).fill_null(False).arg_true().to_numpy())
 
 
 def _common(window: Coded) -> list[str]:

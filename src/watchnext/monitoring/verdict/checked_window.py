@@ -1,7 +1,7 @@
 """The verdict of one window: which checks drifted, with evidence that many checks and many rows cannot feign."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -29,6 +29,7 @@ class Check:
     p        probability of this much without drift, before correction
     drifted  None where nothing could be compared
     change   the bin that changed most, with its share before and now; "" for others
+    broken   the values are missing, new or stuck, which no choice of videos explains; unlike numbers out of range
     """
 
     effect: float
@@ -38,6 +39,7 @@ class Check:
     action: str
     change: str
     missing: tuple[float, float]
+    broken: bool = False
 
     @property
     def size(self) -> float:
@@ -87,6 +89,22 @@ class CheckedWindow:
         found = {name: self.columns[name] for name in self.drifted}
         parts = [(part, *item) for part, each in self.slices.items() for item in each.drifted.items()]
         return found | {f"{name} ({part})": check for part, name, check in parts if name not in found}
+
+
+def broken_inputs_alone(result: CheckedWindow) -> CheckedWindow:
+    """Return the result with the drift of broken inputs alone: the rest of it follows where a release shows other videos than
+    the log that it learned from."""
+    columns = {name: check if check.broken else replace(check, drifted=None if check.drifted is None else False)
+               for name, check in result.columns.items()}  # fmt: skip
+    slices = {name: _slice({check: each for check, each in part.drifted.items() if each.broken}, part)
+              for name, part in result.slices.items()}  # fmt: skip
+    drifted = any(check.drifted for check in columns.values()) or any(part.drifted for part in slices.values())
+    verdict = NO_DATA if result.verdict == NO_DATA else DRIFT if drifted else NONE
+    return replace(result, verdict=verdict, columns=columns, slices=slices)
+
+
+def _slice(drifted: Mapping[str, Check], part: CheckedSlice) -> CheckedSlice:
+    return part if part.verdict == NO_DATA else CheckedSlice(DRIFT if drifted else NONE, part.rows, drifted)
 
 
 def checked(sketch: Sketch, window: Coded, vectors: np.ndarray, *, alpha: float) -> CheckedWindow:
@@ -161,7 +179,17 @@ def _check(name: str, reference: Moments, current: Moments, sketch: Sketch, p: f
     drifted = bool(significant and effect >= least)
     missing = (float(reference.mean[0]), float(current.mean[0])) if bins else (0.0, 0.0)
     change = _change(reference, current, bins) if bins else ""
-    return Check(effect, least, p, drifted, _action(name, reference, current, bins), change, missing)
+    broken = bins is not None and not name.startswith(("score ", "outcome ")) and _broken(reference, current, bins)
+    return Check(effect, least, p, drifted, _action(name, reference, current, bins), change, missing, broken)
+
+
+def _broken(reference: Moments, current: Moments, bins: Bins) -> bool:
+    unknown = list(bins.odd[:1] if bins.ordered else bins.odd)
+    return _stuck(reference, current) or bool((current.mean[unknown] - reference.mean[unknown]).max() > ODD)
+
+
+def _stuck(reference: Moments, current: Moments) -> bool:
+    return bool(current.mean.max() > STUCK >= reference.mean.max())
 
 
 def _effect(name: str, reference: Moments, current: Moments, sketch: Sketch) -> float:
@@ -181,7 +209,6 @@ def _action(name: str, reference: Moments, current: Moments, bins: Bins | None) 
         return "calibrate" if name.startswith("calibration ") else "retrain"
     if name.startswith("score "):
         return "check scores"
-    stuck = current.mean.max() > STUCK >= reference.mean.max()
     odd = list(bins.odd)
     broken = (current.mean[odd] - reference.mean[odd]).max() > ODD
-    return "inspect" if stuck or broken else "retrain"
+    return "inspect" if broken or _stuck(reference, current) else "retrain"

@@ -1,7 +1,8 @@
-"""Held-out impressions by name: the reference of a release, and a window to compare with it."""
+"""Held-out impressions by name, and references: that of a release, and that of its first served windows."""
 
+import json
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import polars as pl
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.monitoring.sketch.rows import SLICES, Impressions
 from watchnext.monitoring.sketch.sketch import Sketch
+from watchnext.nn.weights import written_aside
 from watchnext.ranking.scoring import Ranker
 from watchnext.schema import FeatureSchema
 from watchnext.serving.funnel.query import features_by_name
@@ -18,6 +20,7 @@ from watchnext.types import TARGETS
 ROWS = 100_000  # impressions of a reference, evenly spaced in time
 SAMPLE = 10_000  # of which the release keeps so many, for Evidently's page
 CHUNK = 4_096
+SERVED = "served.json"  # beside a reference of served windows
 IDS = ("user_id", "video_id", "creator_id")
 
 
@@ -68,6 +71,33 @@ def write_reference(rows: Impressions, features: FeatureSet, folder: Path) -> No
     rows = replace(rows, columns=rows.columns.select(*compared))
     Sketch.of(rows, vectors_of(features.videos)).save(folder / "sketch")
     sample(rows).write_parquet(folder / "reference.parquet")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What windows are compared with: a sketch, and a sample of its rows for Evidently; of served windows also their times."""
+
+    sketch: Sketch
+    sample: pl.DataFrame
+    start_ms: int | None = None
+    end_ms: int | None = None
+
+    @classmethod
+    def load(cls, folder: Path) -> "Reference":
+        """Read what `write_reference` wrote. Raises ReleaseError for another format."""
+        sketch, times = Sketch.load(folder / "sketch"), {}
+        if (path := folder / SERVED).exists():
+            times = json.loads(path.read_text())
+        return cls(sketch, pl.read_parquet(folder / "reference.parquet"), **times)
+
+    @classmethod
+    def of_served(cls, rows: Impressions, vectors: np.ndarray, folder: Path, *, start_ms: int, end_ms: int) -> "Reference":
+        """Summarise served rows in a folder of that name, whole or not at all."""
+        with written_aside(folder) as made:
+            Sketch.of(rows, vectors).save(made / "sketch")
+            sample(rows).write_parquet(made / "reference.parquet")
+            (made / SERVED).write_text(json.dumps({"start_ms": start_ms, "end_ms": end_ms}))
+        return cls.load(folder)
 
 
 def vectors_of(videos: dict[str, np.ndarray]) -> np.ndarray:

@@ -19,7 +19,7 @@ from watchnext.serving.funnel.served.served_log import Pending, parts_between
 from watchnext.serving.store.tables.journal import Event
 from watchnext.types import TARGETS
 
-ANSWERS = 4_000  # unfolded at a time
+ANSWERS = 2_000  # unfolded at a time
 OUTCOME_MS = 30 * 60_000  # after this long without an outcome, a video counts as not watched
 COLUMNS = ("request_id", "release", "mode", "user_id", "as_of_ms", "asked", "video_ids", "categories", "numbers",
            *(f"predicted_{name}" for name in TARGETS))  # fmt: skip
