@@ -132,20 +132,18 @@ def test_every_run_is_tracked_with_its_data_and_schema(project, monkeypatch):
     (given,) = ranker.inputs.dataset_inputs
     assert (given.dataset.name, given.dataset.digest) == ("tiny", ranker.data.tags["data_hash"])
     assert json.loads(given.dataset.source) == {"uri": "outputs/tiny"}
-    assert client.get_metric_history(ranker.info.run_id, "train/loss")[-1].step > 0  # a curve
 
 
-def test_the_registered_version_says_what_its_model_takes_and_returns(project, monkeypatch):
-    import mlflow
+def test_the_registered_version_says_what_its_model_takes_and_returns(project):
     from mlflow import MlflowClient
+    from mlflow.models import Model
 
-    monkeypatch.chdir(project)
-    store = f"sqlite:///{project}/mlflow.db"
-    version = MlflowClient(store).search_model_versions("name = 'watchnext-tiny'")[0]
-    model = mlflow.models.Model.load(f"{version.source}/MLmodel")
+    version = MlflowClient(f"sqlite:///{project}/mlflow.db").search_model_versions("name = 'watchnext-tiny'")[0]
+    folder = version.source.removeprefix("file://")
+    model = Model.load(folder)
     assert {"plan", "duration_ms", "user click 24h"} <= {*model.signature.inputs.input_names()}
     assert model.signature.outputs.input_names() == [f"score {name}" for name in TARGETS]
-    example = model.load_input_example(version.source)
+    example = model.load_input_example(folder)
     assert (list(example.columns), len(example)) == (model.signature.inputs.input_names(), 3)
 
 

@@ -12,7 +12,7 @@ from watchnext.monitoring.drift import evidently_report
 from watchnext.monitoring.report.drift_report import DriftReport
 from watchnext.monitoring.sketch.rows import Coded, Impressions
 from watchnext.monitoring.sketch.sketch import Sketch, reliability
-from watchnext.monitoring.verdict.checked_window import NO_DATA, CheckedWindow, broken_inputs_alone, checked
+from watchnext.monitoring.verdict.checked_window import NO_DATA, NONE, CheckedWindow, broken_inputs_alone, checked
 from watchnext.monitoring.verdict.verdict_history import PastWindow, held
 from watchnext.monitoring.windows.reference import ROWS, Reference, sample
 from watchnext.monitoring.windows.served_rows import ServedLogReader
@@ -30,7 +30,7 @@ class DriftCheck:
     tests      column > drift test, of Evidently
     alpha      share of windows without drift whose verdict may be drift
     hours      length of a window of the served log, counted from 1970-01-01 UTC
-    settling   first served windows with data that become the reference of those after them; 0 keeps that of the release
+    settling   first served windows without broken inputs that become the reference of later ones; 0 keeps that of the release
     in_a_row, margin   as in `held`
     """
 
@@ -82,7 +82,7 @@ class DriftCheck:
                 check, only_broken = self._at(start, settled)
                 window, _ = check._read(log, start, times)
                 known[name, start] = PastWindow.of(check._checked(window, log, only_broken), name, start, start + step)
-            if self.settling and settled is None and known[name, start].verdict != NO_DATA:
+            if self.settling and settled is None and known[name, start].verdict == NONE:
                 first.append(start)
                 settled = self._settled(log, first, own) if len(first) == self.settling else None
         check, only_broken = self._at(newest, settled)

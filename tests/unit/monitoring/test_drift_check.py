@@ -134,7 +134,7 @@ def test_what_a_release_shows_first_becomes_its_reference(rows, check, world_fea
     report = settling.served(log, [], tmp_path / "own")
     assert [each.verdict for each in report.history] == ["none", "no data", "drift", "none", "drift"]
     assert (list(report.history[2].drifted), report.window.drifted) == (["device"], [COLUMN])
-    assert "what the release itself served from 1970-01-02 00:00 to 1970-01-05 00:00 UTC" in str(report)
+    assert "what the release itself served from 1970-01-02 00:00 to 1970-01-06 00:00 UTC" in str(report)
     assert Reference.load(tmp_path / "own").sketch.rows == 2 * len(rows)
     again = settling.served(log, report.history, tmp_path / "own")
     assert (list(again.history), again.window.drifted) == (list(report.history), [COLUMN])
