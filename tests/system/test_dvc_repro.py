@@ -1,7 +1,9 @@
 """A real `dvc repro` of the first stage on a log that lies elsewhere: what a team changes there makes it run again."""
 
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +15,19 @@ ROOT = Path(__file__).resolve().parents[2]
 DVC = Path(sys.executable).with_name("dvc")
 
 
-def run(folder: Path, *words: str) -> str:
+def started(folder: Path, *words: str | Path) -> subprocess.Popen:
     environment = os.environ | {"PATH": f"{DVC.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT / "src")}
-    environment |= {"DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": str(folder / "site")}
-    ran = subprocess.run([DVC, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    return ran.stdout + ran.stderr
+    environment |= {"DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": str(folder / ".dvc/tmp/site"), "PYTHONUNBUFFERED": "1"}
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
+    return subprocess.Popen(words, cwd=folder, env=environment, **output)
+
+
+def run(folder: Path, *words: str) -> str:
+    return started(folder, DVC, *words).communicate(timeout=300)[0]
+
+
+def git(folder: Path, *words: str) -> None:
+    subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@t", *words], cwd=folder, check=True, capture_output=True)
 
 
 @pytest.fixture
@@ -40,8 +50,10 @@ def project(tmp_path) -> tuple[Path, Path]:
         preset = preset.replace(key, value)
     (folder / "conf" / "data" / "mine.yaml").write_text(preset)
     told = {"data": "mine", "features": "world", "outputs": "outputs/mine", "reads": str(log)}
-    (folder / "params.yaml").write_text(yaml.safe_dump(told))
-    run(folder, "init", "--no-scm")
+    (folder / "params.yaml").write_text(yaml.safe_dump(yaml.safe_load((ROOT / "params.yaml").read_text()) | told))
+    shutil.copyfile(ROOT / ".gitignore", folder / ".gitignore")
+    git(folder, "init", "-q")
+    run(folder, "init")
     return folder, log
 
 
@@ -62,3 +74,32 @@ def test_a_file_that_is_read_and_not_watched_is_refused(project):
     (folder / "params.yaml").write_text(yaml.safe_dump({**params, "reads": "conf"}))
     printed = run(folder, "repro", "tables")
     assert f"params.yaml has DVC watch 'conf', but the loader of data=mine reads '{log}'; write `reads: {log}`" in printed
+
+
+def test_a_stage_that_is_interrupted_a_trial_and_a_clone_that_pulls(project, tmp_path):
+    folder, log = project
+    process = started(folder, DVC, "repro", "tables")
+    next(line for line in process.stdout if line.startswith("> python -m watchnext.data tables"))
+    os.killpg(process.pid, signal.SIGINT)  # Ctrl-C
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode, printed
+    assert not (folder / "dvc.lock").exists()
+    run(folder, "repro", "tables")
+    git(folder, "add", "-A")
+    git(folder, "commit", "-qm", "made")
+
+    printed = run(folder, "exp", "run", "-S", "overrides.tables='seed=1 min_count=3'", "tables")
+    assert f"> python -m watchnext.data tables data=mine reads={log} seed=1 min_count=3" in printed, printed
+    assert "seed=1 min_count=3" in run(folder, "params", "diff")
+    git(folder, "checkout", "-q", ".")
+
+    run(folder, "remote", "add", "-d", "store", str(tmp_path / "remote"))
+    assert "pushed" in (printed := run(folder, "push", "tables")), printed
+    git(folder, "commit", "-qam", "remote")
+    git(tmp_path, "clone", "-q", str(folder), "clone")
+    assert "fetched" in (printed := run(tmp_path / "clone", "pull", "tables")), printed
+    files = sorted(path.relative_to(folder) for path in (folder / "outputs/mine/tables").rglob("*") if path.is_file())
+    assert files
+    assert all((tmp_path / "clone" / path).read_bytes() == (folder / path).read_bytes() for path in files)
+    assert "up to date" in run(tmp_path / "clone", "status", "tables")
+    assert {"tables", "drift"} <= set(re.findall(r'"(\w+)"', run(folder, "dag", "--md")))
