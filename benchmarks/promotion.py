@@ -8,16 +8,19 @@
     pairs  releases of known truth: the last built release and ablations of it, every ordered pair. The truth is seconds a
            viewer with every viewer in both worlds (`experiment design=paired`). Replay is that of `promote` on test days; live
            traffic is interleaved slates. Guards are left out, as they are no estimates. A promotion is false where the truth is
-           not above 0; a rejection is false where the truth is clearly above it, its 95% interval beyond 0
+           not above 0; a rejection is false where the truth is clearly above it, its 95% interval beyond 0. Run again, it
+           goes on with the traffic that it has
 
 The last line is one JSON object.
 """
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Sequence
-from itertools import permutations
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +37,10 @@ from watchnext.evaluation.experiment.relative import relative_of_arms
 from watchnext.evaluation.experiment.simulation import Simulation
 from watchnext.evaluation.replay.held_out_log import HeldOutLog
 from watchnext.features.dataset.batches import FeatureSet
-from watchnext.lifecycle.promotion.live_result import interleaved_result
+from watchnext.lifecycle.promotion.live_result import LiveResult, interleaved_result
 from watchnext.lifecycle.promotion.promotion_decision import PROMOTED, REJECTED, decide
 from watchnext.metrics import rank_correlation, rounded
+from watchnext.sequential import Spread
 from watchnext.serving.release.release import Release, last_built
 from watchnext.simulator.population import ACTIVITY_SPREAD, EAGERNESS_SPREAD
 
@@ -109,7 +113,10 @@ def power(runs: int, lift: float, days: int, more: float, seed: int, *, most: in
 def judged(
     config: DictConfig, release: Release, simulation: Simulation, policies: Sequence[str], folder: Path, *, requests: int
 ) -> dict:
-    """Decide on every ordered pair of policies, and count wrong decisions."""
+    """Decide on every ordered pair of policies, and count wrong decisions; one traffic of a pair tries either as the candidate.
+
+    Traffic is kept in `folder`, so that a benchmark that was cut short goes on where it was.
+    """
     root, outputs = Path(config.data.releases), Path(config.data.outputs)
     features = FeatureSet.load(outputs / "features")
     log, rows = HeldOutLog.of_outputs(outputs, features), features.rows("test")
@@ -121,23 +128,31 @@ def judged(
     runner = Experiment(release, simulation, releases=root, folder=folder, seed=config.seed)
     truth = runner.run(design="paired", policies=policies)["differences"]
     pairs = []
-    for candidate, champion in permutations(policies, 2):
-        figures = compare_releases(replays[candidate], replays[champion], *labels, k=slate, seed=config.seed)["slate"]
-        figure = figures[f"{config.promotion.figure}@{slate}"]
-        live = interleaved_result(runner.run(design="interleaved", policies=[candidate, champion])["interleaved"])
-        decision = decide(figure, [], live, least=config.promotion.least)
-        pairs.append(
-            {
-                "candidate": candidate,
-                "champion": champion,
-                "truth": relative_truth(truth, candidate, champion),
-                "replay": figure["difference"],
-                "replay_rejects": decide(figure, [], None, least=config.promotion.least).verdict == REJECTED,
-                "live": list(live.relative),
-                "verdict": decision.verdict,
-            }
-        )
+    for one, other in combinations(policies, 2):
+        live = interleaved_result(runner.run(design="interleaved", policies=[one, other])["interleaved"])
+        print(f"{one} with {other}: {live.relative}", file=sys.stderr, flush=True)
+        for candidate, champion, seen in ((one, other, live), (other, one, mirrored(live))):
+            figures = compare_releases(replays[candidate], replays[champion], *labels, k=slate, seed=config.seed)["slate"]
+            figure = figures[f"{config.promotion.figure}@{slate}"]
+            decision = decide(figure, [], seen, least=config.promotion.least)
+            pairs.append(
+                {
+                    "candidate": candidate,
+                    "champion": champion,
+                    "truth": relative_truth(truth, candidate, champion),
+                    "replay": figure["difference"],
+                    "replay_rejects": decide(figure, [], None, least=config.promotion.least).verdict == REJECTED,
+                    "live": list(seen.relative),
+                    "verdict": decision.verdict,
+                }
+            )
     return {**counted(pairs), "viewers": len(simulation.users), "days": simulation.days, "requests": requests, "each": pairs}
+
+
+def mirrored(live: LiveResult) -> LiveResult:
+    """Return what the same slates say of the other release: the interval is one of the ratio's logarithm, so it turns around."""
+    value, low, high = live.relative
+    return replace(live, relative=Spread(*(1 / (1 + each) - 1 for each in (value, high, low))))
 
 
 def relative_truth(differences: dict, candidate: str, champion: str) -> list[float]:
