@@ -150,8 +150,10 @@ def judged(
 
 
 def mirrored(live: LiveResult) -> LiveResult:
-    """Return what the same slates say of the other release: the interval is one of the ratio's logarithm, so it turns around."""
+    """Return what the same slates say of the other release: the interval is one of the ratio's logarithm."""
     value, low, high = live.relative
+    if not np.isfinite(live.relative).all():
+        return live
     return replace(live, relative=Spread(*(1 / (1 + each) - 1 for each in (value, high, low))))
 
 
