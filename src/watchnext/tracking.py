@@ -167,8 +167,8 @@ class Run:
             signature = mlflow.models.infer_signature(*(each.to_pandas() for each in (inputs, outputs)))
         rows = [[each if each == each else None for each in row] for row in inputs.head(EXAMPLES).rows()]  # JSON has no nan
         example = {"columns": inputs.columns, "data": rows}
-        told = {"artifact_path": "input_example.json", "type": "dataframe", "pandas_orient": "split"}
-        model = mlflow.models.Model(folder, self.id, signature=signature, saved_input_example_info=told)
+        saved = {"artifact_path": "input_example.json", "type": "dataframe", "pandas_orient": "split"}
+        model = mlflow.models.Model(folder, self.id, signature=signature, saved_input_example_info=saved)
         self._client.log_text(self.id, model.to_yaml(), f"{folder}/MLmodel")
         self._client.log_text(self.id, json.dumps(example), f"{folder}/input_example.json")
 
@@ -254,8 +254,8 @@ def _open(name: str, tags: Mapping[str, str], continues: str | None, stage: str 
             for key, value in own.items():
                 client.set_tag(continues, key, value)
             return Run(client=client, id=continues)
-    told = {**_git(), **own, **{key: str(value) for key, value in tags.items()}}
-    return Run(client=client, id=client.create_run(experiment, run_name=name, tags=told).info.run_id)
+    known = {**_git(), **own, **{key: str(value) for key, value in tags.items()}}
+    return Run(client=client, id=client.create_run(experiment, run_name=name, tags=known).info.run_id)
 
 
 def _known(client: "MlflowClient", experiment: str, run_id: str) -> bool:
@@ -276,7 +276,7 @@ def _end_killed(client: "MlflowClient") -> None:
     running = f"attributes.status = 'RUNNING' and tags.{MACHINE} = '{platform.node()}'"
     for run in client.search_runs(experiments, running) if experiments else ():
         gone = not _lives(run.data.tags.get(PROCESS, ""))
-        # Asked again, as a process may have ended its run, and then itself, since the search.
+        # Read again, as a process may have ended its run, and then itself, since the search.
         if gone and client.get_run(run.info.run_id).info.status == "RUNNING":
             client.set_terminated(run.info.run_id, "KILLED")
 

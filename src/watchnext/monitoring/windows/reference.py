@@ -75,7 +75,7 @@ def write_reference(rows: Impressions, features: FeatureSet, folder: Path) -> No
 
 @dataclass(frozen=True)
 class Reference:
-    """What windows are compared with: a sketch, and a sample of its rows for Evidently; of served windows also their times."""
+    """Reference of windows: a sketch, and a sample of its rows for Evidently; of served windows also their times."""
 
     sketch: Sketch
     sample: pl.DataFrame
