@@ -29,6 +29,7 @@ RECORDS = {
     "simulator": "simulator --impressions 60000000",
     "index-1m": "--label 1m index --videos 1000000",
     "suite": "whole.suite",
+    "loop": "whole.loop",
     "features-60m": "--label 60m features --impressions 60000000",
     "inputs": "whole.inputs",
     "debias": "debias --seeds 3",
@@ -170,6 +171,7 @@ BLOCKS = {
     "toys-gain": Block(tables.toys_gain, ("retrieval-0", "retrieval-1", "retrieval-2"), "viewers resampled in pairs"),
     "cold-start": Block(tables.cold_start, ("cold_start",), STREAMING),
     "worlds": Block(tables.worlds, ("worlds",), "seed 0"),
+    "loop": Block(tables.loop, ("loop",), "seed 0; simulated"),
     "fleet": Block(tables.fleet, ("fleet",), "seed 0, mid load; simulated"),
     "capacity": Block(tables.capacity, tuple(scaling_curves.RECORDS), "arithmetic on these measurements"),
     "features": Block(

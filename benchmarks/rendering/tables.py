@@ -8,6 +8,8 @@ import yaml
 
 from watchnext.lifecycle.capacity import capacity_report, scaling_curves
 from watchnext.lifecycle.capacity.stage_needs import scenarios_of
+from watchnext.lifecycle.demo.demo_figures import verdicts
+from watchnext.lifecycle.demo.demo_report import table_rows
 
 Figures = Mapping[str, Mapping]  # record > its figures
 BASELINES = {"video_rate": "the video's long-view rate", "creator_rate": "the creator's", "viewer_rate": "the viewer's"}
@@ -516,6 +518,14 @@ def capacity(figures: Figures) -> str:
         "Assumptions:": capacity_report.assumptions(assumed),
     }
     return "\n\n".join(f"{title}\n\n{table(head, rows)}" for title, (head, *rows) in parts.items())
+
+
+def loop(figures: Figures) -> str:
+    """Tabulate the arms of the demo of the loop, and what was expected of it."""
+    run = only(figures)["figures"]
+    held = [f"{what}: {'is not known' if holds is None else 'yes' if holds else 'no'}" for what, holds in verdicts(run).items()]
+    head, *rows = table_rows(run)
+    return f"{table(head, rows)}\n\nThe loop {'; '.join(held)}."
 
 
 def fleet(figures: Figures) -> str:

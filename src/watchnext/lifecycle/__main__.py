@@ -214,9 +214,21 @@ def loop(config: DictConfig) -> None:
         open_log=lambda work: DailyLog(instantiate(config.data.loader), schema, work=work),
         costs=Costs(**costs),
         share=config.share,
+        serves=config.loop.serves,
         patience=config.loop.patience_days,
         webhook=config.loop.webhook,
     ).run()
+
+
+def demo(config: DictConfig) -> None:
+    """Show the loop at work: simulated viewers whose tastes shift, and five ways to retrain (days=14); one killed goes on."""
+    from watchnext.lifecycle.demo.demo_command import run_demo  # the stages need no simulator
+    from watchnext.lifecycle.demo.demo_report import table_rows
+    from watchnext.metrics import aligned
+
+    report = run_demo(config)
+    print(*aligned(table_rows(report["figures"])), sep="\n")
+    print(", ".join(f"{config.demo.folder}/demo.{kind}" for kind in ("md", "png", "json")))
 
 
 def doctor(config: DictConfig) -> int:
@@ -247,12 +259,14 @@ COMMANDS = {
     "rollback": rollback,
     "pipeline": pipeline,
     "run": loop,
+    "demo": demo,
     "doctor": doctor,
     "erase": erase,
     "capacity": capacity,
 }
 SHORT = {
     "capacity": {name: f"capacity.{name}" for name in ("viewers", "videos", "picture")},
+    "demo": {name: f"demo.{name}" for name in ("days", "arms", "folder")},
     "promote": {"simulate": "promotion.simulate"},
 }
 ERRORS = (SchemaError, ReleaseError, StoreError, LoopError, ValueError, OSError, LookupError, subprocess.CalledProcessError)

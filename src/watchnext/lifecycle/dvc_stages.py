@@ -11,6 +11,8 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from watchnext.lifecycle.stage_process import Start, started
+
 
 def stages(root: Path, parameters: Mapping) -> dict[str, str]:
     """Return stage name > command, in the order of dvc.yaml, with `parameters` in place of params.yaml's values."""
@@ -28,13 +30,14 @@ def run_stages(
     stream=sys.stdout,
     only: Collection[str] | None = None,
     ended: Callable[[str, float], None] = lambda name, seconds: None,
+    start: Start = started,
     keeps: Sequence[int] = (),
 ) -> None:
     """Run every stage, or those that are named in `only`, with `overrides` after its own, until one fails.
 
     A pipeline that `dvc repro` runs with these parameters is run by DVC, stage by stage. `ended` gets each stage with its
-    seconds, and each stage the open descriptors `keeps`. Raises ValueError for an override of a key that a stage sets itself,
-    and subprocess.CalledProcessError.
+    seconds of processor time, and each stage the open descriptors `keeps`. Raises ValueError for an override of a key that a
+    stage sets itself, and subprocess.CalledProcessError.
     """
     commands = {name: shlex.split(command) for name, command in stages(root, parameters).items()}
     for override in overrides:
@@ -53,8 +56,10 @@ def run_stages(
             flush=True,
         )
         run = [sys.executable if word == "python" else word for word in words]
-        subprocess.run(run, cwd=root, check=True, env=environment if by_dvc else None, pass_fds=keeps)
-        ended(name, time.monotonic() - began)
+        code, processor_s = start(run, root, environment if by_dvc else None, keeps)
+        if code:
+            raise subprocess.CalledProcessError(code, run)
+        ended(name, processor_s)
     print(f"{len(commands)} stages in {time.monotonic() - started:.0f} s", file=stream)
 
 

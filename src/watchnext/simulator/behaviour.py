@@ -45,9 +45,11 @@ class Outcomes:
 
 @kernel(_nrt=False)
 def taste_into(taste, viewers, user, time_ms):
-    """Compute a viewer's taste at a time: it rotates between two unit vectors at the viewer's speed."""
+    """Compute a viewer's taste at a time: it rotates between two unit vectors at the viewer's speed, and may jump once."""
     viewer = viewers[user]
     angle = viewer.phase + viewer.turn * (time_ms / DAY_MS)
+    if time_ms >= viewer.jump_ms:
+        angle += viewer.jump
     cosine, sine, norm = math.cos(angle), math.sin(angle), 0.0
     for d in range(len(taste)):
         taste[d] = cosine * viewer.first[d] + sine * viewer.second[d]

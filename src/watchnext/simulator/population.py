@@ -1,6 +1,7 @@
 """The viewers of the simulated platform, some of them bots, as an array of records. U users.
 
-A taste rotates between the unit vectors `first` and `second` and back, from `phase` at time 0 by `turn` radians per day.
+A taste rotates between the unit vectors `first` and `second` and back, from `phase` at time 0 by `turn` radians per day; from
+`jump_ms` on it is ahead by `jump` radians (`shift.Shift`).
 `activity` is sessions per day, `shift_h` the delay of a viewer's daily rhythm; codes index the tuples below.
 Viewers are drawn in blocks of rows, each from its own generator, so that a million viewers need no more than their arrays.
 """
@@ -29,6 +30,8 @@ VIEWER = np.dtype(
         ("second", np.float32, DIMENSION),
         ("phase", np.float64),
         ("turn", np.float64),
+        ("jump", np.float64),
+        ("jump_ms", np.int64),
         ("id", np.int64),
         ("joined_ms", np.int64),
         ("account_days", np.int32),
@@ -61,6 +64,7 @@ def draw_viewers(
     """Draw the viewers. `sessions` is the mean of the heavy-tailed activity; one viewer in eight joins during the period."""
     favourite = np.random.default_rng([seed, 1]).integers(len(directions), size=len(AGE_GROUPS) * len(REGIONS))
     viewers = np.empty(users, VIEWER)
+    viewers["jump"], viewers["jump_ms"] = 0.0, np.iinfo(np.int64).max
     for part in blocks(users):
         rng = np.random.default_rng([seed, 2, part.start])
         for name, values in _block(rng, part.stop - part.start, directions, favourite, days, drift_days).items():

@@ -6,6 +6,7 @@ docs/simulator.md describes mechanisms and figures. Users and videos are address
 from collections.abc import Iterator
 from copy import copy
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -23,6 +24,7 @@ from watchnext.simulator.platform.logging_policy import FOLLOWS, Policy
 from watchnext.simulator.platform.slates import Memory, Platform, empty_chunk, new_scratch, watch_slate
 from watchnext.simulator.population import blocks, draw_viewers, unit, user_table
 from watchnext.simulator.random import reset
+from watchnext.simulator.shift import Shift, shifted
 from watchnext.simulator.videos import draw_catalogue, draw_uploads, video_table
 
 REQUESTS_IN_SESSION, SLOTS = 2.8, 8.0  # averages that convert impressions per day to sessions per day
@@ -83,6 +85,7 @@ class World:
             policy.blur,
         )
         self._first_index, self._steps = self._platform.index, 0
+        self._wave_from = len(self.catalogue)
 
     def read(self) -> Loaded:
         """Return the log as a loader does."""
@@ -105,8 +108,13 @@ class World:
         return (video_table(self.catalogue, self.seed, self.vector_size, part) for part in blocks(len(self.catalogue)))
 
     def uploads(self, first: int) -> pa.Table:
-        """Return the canonical table of the videos from row `first` on, which `continued` added."""
-        return video_table(self.catalogue, self.seed, self.vector_size, slice(first, len(self.catalogue)))
+        """Return the canonical table of the videos from row `first` on, which `continued` added.
+
+        A wave is drawn apart, so that the vectors of the usual uploads do not depend on it.
+        """
+        ends = (first, self._wave_from, len(self.catalogue))
+        parts = [slice(*each) for each in pairwise(ends) if each[0] < each[1]] or [slice(first, first)]
+        return pa.concat_tables([video_table(self.catalogue, self.seed, self.vector_size, part) for part in parts])
 
     def tables_of(self, day: DayLog) -> Iterator[pa.Table]:
         """Yield the canonical impressions of a day, some 260,000 at a time."""
@@ -128,18 +136,27 @@ class World:
             quiet=quiet,
         )
 
-    def continued(self, days: int) -> "World":
-        """Return the world with `days` more in which its creators upload as many videos a day as before.
+    def continued(self, days: int, shift: Shift | None = None) -> "World":
+        """Return the world with `days` more in which its creators upload as many videos a day as before; and in which, with a
+        `shift`, tastes jump on one of these days, and a wave of further videos is uploaded.
 
-        The rows of viewers and videos stay, new videos follow behind them, and the log of the first days is the same.
+        The rows of viewers and videos stay, new videos follow behind them, and the log of the first days is the same. The other
+        uploads are those of the world without a shift.
         """
         later, directions = copy(self), np.ascontiguousarray(self._platform.directions.T)
         creators, end_ms = len(self._platform.index.creator_start) - 1, self.start_ms + self.days * DAY_MS
         count = len(self.catalogue) * days // (2 * self.days)
         uploads = draw_uploads(self.seed, self.catalogue, count, creators, directions, days=days, start_ms=end_ms)
         later.catalogue, later.days = np.concatenate([self.catalogue, uploads]), self.days + days
+        later._wave_from = len(later.catalogue)
+        if shift is not None:
+            shift.require(days)
+            shift_ms = end_ms + (shift.day - 1) * DAY_MS
+            wave = draw_uploads(self.seed, later.catalogue, shift.videos, creators, directions, days=1, start_ms=shift_ms)
+            later.catalogue = np.concatenate([later.catalogue, wave])
+            later.viewers = shifted(self.viewers, shift, seed=self.seed, shift_ms=shift_ms)
         index = index_videos(later.catalogue, len(directions), creators)
-        later._platform = self._platform._replace(videos=later.catalogue, index=index)
+        later._platform = self._platform._replace(viewers=later.viewers, videos=later.catalogue, index=index)
         later.__dict__.pop("_memory", None)
         return later
 

@@ -111,14 +111,21 @@ def _made(release, feature_stage, once, empty_store, tmp_path: Path) -> None:
 
 
 def one_pass(
-    project: Path, *, webhook: str | None = None, clock: str = "release", share: float = 0.0, patience: float = 14.0, **costs
+    project: Path,
+    *,
+    webhook: str | None = None,
+    clock: str = "release",
+    share: float = 0.0,
+    patience: float = 14.0,
+    serves: str = "promoted",
+    **costs,
 ) -> dict:
     found = Project(
         root=project, data="tiny", features="world", outputs=Path("outputs"), releases=Path("releases"), store="store",
         served=Path("outputs/served"), clock=clock, utc_offset_h=0.0,
     )  # fmt: skip
     costs = Costs(**COSTS | costs)
-    options = {"costs": costs, "share": share, "patience": patience, "webhook": webhook}
+    options = {"costs": costs, "share": share, "patience": patience, "serves": serves, "webhook": webhook}
     return LoopPass(found, open_log=lambda work: daily_log(Path("log"), work), **options).run()
 
 
@@ -353,6 +360,23 @@ def test_the_release_that_learned_from_all_days_is_the_candidate(project, challe
     (project / "candidate.txt").write_text(release.id)
     (project / "refitted.txt").write_text(challenger)
     assert decided(project, "shortlisted")["train"]["candidate"] == challenger
+
+
+def test_a_shortlisted_candidate_serves_where_the_settings_say_so(project, challenger, monkeypatch):
+    served = []
+
+    def command(found: Project, module: str, command: str, *words: str, fine: tuple[int, ...] = (0,), keeps: tuple = ()) -> int:
+        if words[:1] == (f"release={challenger}",):
+            served.append((module, command))
+            return 0
+        return _command(found, module, command, *words, fine=fine, keeps=keeps)
+
+    monkeypatch.setattr(Project, "run", command)
+    report = decided(project, "shortlisted", serves="shortlisted")
+    assert (report["promote"]["decision"], served) == ("promoted", [("lifecycle", "promote")])
+    assert report["promote"]["reason"].endswith("loop.serves=shortlisted lets it serve")
+    with pytest.raises(LoopError, match=r"loop.serves is 'replayed', expected promoted or shortlisted"):
+        one_pass(project, serves="replayed")
 
 
 def test_a_shortlisted_candidate_meets_viewers_and_serves_once_it_won(project, challenger):

@@ -11,6 +11,7 @@ from watchnext.serving.store.tables.journal import Event
 from watchnext.simulator.audience.audience import Audience
 from watchnext.simulator.audience.loyalty import Loyalty
 from watchnext.simulator.behaviour import DAY_MS
+from watchnext.simulator.shift import Shift
 from watchnext.simulator.world import World
 
 
@@ -34,8 +35,9 @@ class Simulation:
     released: int
 
     @classmethod
-    def of(cls, world: World, *, loyalty: Loyalty, days: int, viewers: int | None) -> "Simulation":
-        """Continue a world; at most `viewers` take part, evenly spaced over all. Raises ExperimentError for too few.
+    def of(cls, world: World, *, loyalty: Loyalty, days: int, viewers: int | None, shift: Shift | None = None) -> "Simulation":
+        """Continue a world, with a `shift` if one is given; at most `viewers` take part, evenly spaced over all. Raises
+        ExperimentError for too few, ValueError for a shift after the last day.
 
         Fewer than all make a smaller platform than the one that a release has learned, with smaller counts.
         """
@@ -44,7 +46,7 @@ class Simulation:
         most = len(world.viewers)
         chosen = np.unique(np.linspace(0, most - 1, min(viewers or most, most)).astype(np.int64))
         return cls(
-            world=world.continued(days), log=world.log(), loyalty=loyalty, users=chosen, days=days,
+            world=world.continued(days, shift), log=world.log(), loyalty=loyalty, users=chosen, days=days,
             start_ms=world.start_ms + world.days * DAY_MS, released=len(world.catalogue),
         )  # fmt: skip
 
@@ -58,7 +60,7 @@ class Simulation:
 
     def posts(self) -> list[Event]:
         """Return the events that post the videos uploaded after the log, in the order of time."""
-        table = self.world.uploads(self.released).to_pylist()
+        table = sorted(self.world.uploads(self.released).to_pylist(), key=lambda row: row["upload_ms"])
         return [
             Event(kind="posted", user_id="", video_id=row.pop("video_id"), known_at=row["upload_ms"], metadata=row)
             for row in table

@@ -1,7 +1,7 @@
 """Decide whether to train: what waiting until the next pass would lose, against what a training costs.
 
     loss = W * min(1, decay * age * (1 + drift)) * volume * horizon
-    cost = price * seconds of a training
+    cost = price * seconds of processor time of a training
 
 W is the watch time a day, `age` the days of the log that the serving release has not seen, `drift` by how many times what
 matters the worst check of the drift report moved (0 without drift), and `volume` the share of `least_rows` that those days

@@ -21,6 +21,8 @@ from watchnext.lifecycle.loop.decision import Costs, Evidence, decide
 from watchnext.lifecycle.loop.loop_state import STEPS, LoopError, LoopState, only_one
 from watchnext.lifecycle.loop.notice import notify
 from watchnext.lifecycle.loop.served_days import Heard
+from watchnext.lifecycle.promotion.promotion_decision import PROMOTED, SHORTLISTED
+from watchnext.lifecycle.stage_process import Start, started
 from watchnext.monitoring.verdict.checked_window import DRIFT, NO_DATA
 from watchnext.monitoring.windows.served_rows import OUTCOME_MS
 from watchnext.serving.release.canary_plan import end_plan, read_plan
@@ -43,6 +45,7 @@ class Project:
     served     folder of the served log
     clock      of the data set: `wall`, or `release` for a log of the past
     overrides  of every command
+    start      runs a command
     """
 
     root: Path
@@ -55,6 +58,7 @@ class Project:
     clock: str
     utc_offset_h: float
     overrides: Sequence[str] = ()
+    start: Start = started
 
     @property
     def folder(self) -> Path:
@@ -72,7 +76,7 @@ class Project:
         Raises subprocess.CalledProcessError for an exit that is not `fine`.
         """
         words = [sys.executable, "-m", f"watchnext.{module}", command, f"data={self.data}", *self.overrides, *words]
-        code = subprocess.run(words, cwd=self.root, check=False, pass_fds=keeps).returncode
+        code = self.start(words, self.root, None, keeps).code
         if code not in fine:
             raise subprocess.CalledProcessError(code, words)
         return code
@@ -84,6 +88,9 @@ class LoopPass:
     open_log  folder for files of the moment > the log to which served days are added
     share     of the viewers who meet a candidate that is shortlisted; 0 leaves that to a person
     patience  days after which a canary that decided nothing ends, so that the loop trains again
+    serves    the verdict with which a candidate serves: `promoted`, after a win on live traffic, or `shortlisted`, where no
+              guard is broken and replay is not clearly worse, as for platforms too small for live traffic to decide
+    now_ms    the moment of the pass, in ms; None is that of the project's clock
     """
 
     def __init__(
@@ -94,10 +101,15 @@ class LoopPass:
         costs: Costs,
         share: float = 0.0,
         patience: float = math.inf,
+        serves: str = PROMOTED,
         webhook: str | None = None,
+        now_ms: int | None = None,
     ) -> None:
+        if serves not in (PROMOTED, SHORTLISTED):
+            raise LoopError(f"loop.serves is {serves!r}, expected {PROMOTED} or {SHORTLISTED}; see conf/config.yaml")
         self._project, self._open_log, self._costs = project, open_log, costs
         self._share, self._patience, self._webhook = share, patience, webhook
+        self._serves, self._now_ms = serves, now_ms
         self._state = LoopState()
         self._keeps: tuple[int, ...] = ()  # the lock, which stages hold too
 
@@ -166,7 +178,9 @@ class LoopPass:
         if project.serving is None:
             return {"added": {}, "note": "no release serves, so nothing was served"}
         with closing(self._store(Release.load(project.serving))) as store:
-            now_ms = int(time.time() * 1000) if project.clock == "wall" else store.last_known_at
+            now_ms = self._now_ms
+            if now_ms is None:
+                now_ms = int(time.time() * 1000) if project.clock == "wall" else store.last_known_at
             self._require_forward(now_ms)
             until_ms = now_ms - OUTCOME_MS
             heard = Heard.of(store.entries(self._state.position), self._state.position, self._day_start(until_ms))
@@ -243,7 +257,16 @@ class LoopPass:
     def _run_stages(self, names: Sequence[str]) -> None:
         project = self._project
         parameters = {"data": project.data, "features": project.features, "outputs": str(project.outputs)}
-        run_stages(project.root, parameters, project.overrides, only=names, ended=self._ended, keeps=self._keeps)
+        run_stages(
+            project.root,
+            parameters,
+            project.overrides,
+            only=names,
+            ended=self._ended,
+            start=project.start,
+            keeps=self._keeps,
+            stream=sys.stdout,
+        )
 
     def _ended(self, stage: str, seconds: float) -> None:
         self._state.stages[stage] = round(seconds, 1)
@@ -270,6 +293,9 @@ class LoopPass:
         found = {"decision": report["verdict"], "reason": report["reason"], "candidate": candidate}
         plan = read_plan(project.releases)
         is_tried = plan is not None and plan.release == candidate and plan.ended is None
+        if found["decision"] == SHORTLISTED == self._serves and not is_tried:
+            project.run("lifecycle", "promote", f"release={candidate}")
+            return {**found, "decision": PROMOTED, "reason": f"{found['reason']}; loop.serves={SHORTLISTED} lets it serve"}
         if found["decision"] not in ("shortlisted", "kept"):
             if is_tried:
                 end_plan(project.releases, f"the loop: {found['decision']}")

@@ -24,10 +24,10 @@ class LoopState:
 
     number     of the pass
     step       the step that comes next; "" between two passes
-    stages     stages of the training that are complete, with their seconds
+    stages     stages of the training that are complete, with their seconds of processor time
     position   of the journal, from which events may belong to days that are not collected
     latest_ms  latest time that a pass saw
-    train_s    seconds of the last whole training
+    train_s    seconds of processor time of the last whole training
     trained_to the newest day of the log that it saw
     candidate  release that is tried on live traffic, "" without one
     report     what the steps of this pass found
