@@ -120,6 +120,8 @@ def test_the_floor_is_what_exploration_alone_may_do():
     assert floors["recall"] > 0.02
     retrained = {"recall": np.full(50, 0.3), "fresh": np.full(50, -0.1)}
     assert noise_floors(served, [redrawn, retrained], viewers, 0) == pytest.approx({"recall": 0.3, "fresh": 0.1})
+    unknown = {"recall": np.full(50, np.nan)}
+    assert noise_floors(unknown, [unknown], viewers, 0) == {"recall": 0.0}  # a slice in which nobody has the figure
 
 
 def test_areas_of_viewers_average_to_gauc():

@@ -56,7 +56,7 @@ def noise_floors(
     for each in again:
         noise = with_intervals({name: each[name] - columns[name] for name in columns}, viewers, seed)
         for name, found in noise.items():
-            floors[name] = max(floors[name], *(abs(found[end]) for end in ("low", "high") if np.isfinite(found[end])))
+            floors[name] = max([floors[name], *(abs(found[end]) for end in ("low", "high") if np.isfinite(found[end]))])
     return floors
 
 
