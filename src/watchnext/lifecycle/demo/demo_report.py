@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from watchnext.data.card.plots import save
 from watchnext.evaluation.experiment.experiment_report import GRID, INK
@@ -37,6 +38,7 @@ def demo_plot(figures: Mapping, path: Path) -> None:
         fontsize=8, color=INK, loc="left",
     )  # fmt: skip
     left.set_xlabel("day", fontsize=8, color=INK)
+    left.xaxis.set_major_locator(MaxNLocator(integer=True))
     names = [name for name in arms if name != YARDSTICK][::-1]
     right.barh(names, [arms[name]["train_s"] for name in names], color=[COLOURS[name] for name in names])
     right.set_title("Training, s of a processor", fontsize=8, color=INK, loc="left")
