@@ -10,9 +10,9 @@ from watchnext.cli import composed
 from watchnext.lifecycle.demo.demo_command import run_demo
 
 
-def main(words: list[str]) -> None:
-    print(json.dumps(run_demo(composed(words))))
+def main() -> None:
+    print(json.dumps(run_demo(composed(sys.argv[1:]))))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -343,7 +343,7 @@ def test_without_its_input_it_names_what_is_missing_or_builds_it(name, bare, mon
 
 
 def test_every_program_that_runs_others_is_tested_below():
-    assert sorted(path.stem for path in (ROOT / "benchmarks" / "whole").glob("*.py")) == ["inputs", "pipeline", "suite"]
+    assert sorted(path.stem for path in (ROOT / "benchmarks" / "whole").glob("*.py")) == ["inputs", "loop", "pipeline", "suite"]
 
 
 def test_the_whole_suite_tells_its_seconds_and_counts(bare, monkeypatch, capfd):
@@ -383,3 +383,11 @@ def test_the_whole_of_the_inputs_is_both_reports(bare, asked, monkeypatch, capsy
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert asked == [["-m", "watchnext.ranking", "importance"], ["-m", "watchnext.ranking", "learning-curve", "model=dcn"]]
     assert found == {"importance": {"of": "importance"}, "learning_curve": {"of": "learning_curve"}}
+
+
+def test_the_whole_loop_runs_the_demo_of_its_words(bare, monkeypatch, capsys):
+    chosen = []  # the demo itself is run in unit/lifecycle/test_demo.py
+    monkeypatch.setattr("benchmarks.whole.loop.run_demo", lambda config: chosen.append(config) or {"figures": {}})
+    ran("whole.loop", ["demo.days=3"], bare, monkeypatch)
+    assert chosen[0].demo.days == 3
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"figures": {}}

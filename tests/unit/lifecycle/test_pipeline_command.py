@@ -21,7 +21,7 @@ def piped(monkeypatch):
     def piped(*words: str) -> tuple[list[list[str]], object]:
         ran = []
         monkeypatch.chdir(ROOT)
-        monkeypatch.setattr(subprocess, "run", lambda words, **_: ran.append(words))
+        monkeypatch.setattr(subprocess, "run", lambda words, **_: ran.append(words) or subprocess.CompletedProcess(words, 0))
         monkeypatch.setattr(sys, "argv", ["lifecycle", "pipeline", *words])
         with pytest.raises(SystemExit) as stopped:
             dispatch("watchnext.lifecycle", COMMANDS, ERRORS)
