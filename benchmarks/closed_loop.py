@@ -16,7 +16,6 @@ time (`--minutes` starts no run after so many) and run it again to go on. Delete
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 from benchmarks.record import commit
-from benchmarks.true_worlds import Run, interval, recorded
+from benchmarks.true_worlds import Run, interval, kept
 from benchmarks.whole.pipeline import build_release
 from benchmarks.worlds import WORLDS
 
@@ -122,19 +121,14 @@ def main() -> None:
     options = options_of(sys.argv[1:])
     settings = {"sizes": {name: getattr(options, name) for name in ("users", "videos", "days")}}
     settings |= {"loop_days": options.loop_days, "others": options.others, "overrides": options.overrides}
-    options.runs.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{(options.runs / 'mlflow.db').absolute()}")
-    records, began = [], time.monotonic()
-    for seed, world in product(range(options.seeds), options.worlds):
-        run = Run(world, "configured", seed)
-        path = options.runs / f"{run}.json"
-        if (record := recorded(path, settings)) is None and time.monotonic() - began < 60 * options.minutes:
-            record = rounded(result_of(run, settings), 5)
-            path.write_text(json.dumps(record, indent=1) + "\n")
-            print(run, f"{record['cpu_s']} s", {other: gain_of(record, other) for other in options.others}, flush=True)
-        records += [record] if record else []
-    if not records:
-        raise ValueError("there are no runs to summarise; give --minutes enough for one")
+    records = kept(
+        (Run(world, "configured", seed) for seed, world in product(range(options.seeds), options.worlds)),
+        settings,
+        lambda run: result_of(run, settings),
+        lambda record: {other: gain_of(record, other) for other in options.others},
+        folder=options.runs,
+        minutes=options.minutes,
+    )
     figures = {**settings, "commits": sorted({each["commit"] for each in records})}
     figures |= {"cpu_s": float(np.median([each["cpu_s"] for each in records])), **summary(records, options.others)}
     print(json.dumps(rounded(figures, 4)))

@@ -23,7 +23,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -108,6 +108,34 @@ def recorded(path: Path, settings: Mapping) -> dict | None:
             f"{path} was measured with {record['settings']}, expected {settings}; give another --runs, or delete it"
         )
     return record
+
+
+def kept(
+    runs: Iterable[Run],
+    settings: Mapping,
+    result_of: Callable[[Run], dict],
+    headline: Callable[[Mapping], object],
+    *,
+    folder: Path,
+    minutes: float,
+) -> list[dict]:
+    """Return the records of the runs: those in `folder`, and the others, which are run and recorded while `minutes` last.
+
+    Prints a line with the `headline` of every run. Raises ValueError for a record of other settings, and where there is none.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{(folder / 'mlflow.db').absolute()}")
+    records, began = [], time.monotonic()
+    for run in runs:
+        path = folder / f"{run}.json"
+        if (record := recorded(path, settings)) is None and time.monotonic() - began < 60 * minutes:
+            record = rounded(result_of(run), 5)
+            path.write_text(json.dumps(record, indent=1) + "\n")
+            print(run, f"{record['cpu_s']} s", headline(record), flush=True)
+        records += [record] if record else []
+    if not records:
+        raise ValueError("there are no runs to summarise; give --minutes enough for one")
+    return records
 
 
 # ---- summary ---------------------------------------------------------------------------------------------------------------
@@ -210,20 +238,14 @@ def main() -> None:
     options, words = options_of(sys.argv[1:])
     sizes = {name: getattr(options, name) for name in ("users", "videos", "days")}
     settings = settings_of(sizes, words, options.requests)
-    options.runs.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{(options.runs / 'mlflow.db').absolute()}")
-    records, began = [], time.monotonic()
-    for seed, world, policy in product(range(options.seeds), options.worlds, options.policies):
-        run = Run(world, policy, seed)
-        path = options.runs / f"{run}.json"
-        if (record := recorded(path, settings)) is None and time.monotonic() - began < 60 * options.minutes:
-            record = rounded(result_of(run, sizes, words, options.requests), 5)
-            path.write_text(json.dumps(record, indent=1) + "\n")
-            shares = {order: figure_of(record, order, "share") for order in ORDERS}
-            print(run, f"{record['cpu_s']} s", shares, flush=True)
-        records += [record] if record else []
-    if not records:
-        raise ValueError("there are no runs to summarise; give --minutes enough for one")
+    records = kept(
+        (Run(world, policy, seed) for seed, world, policy in product(range(options.seeds), options.worlds, options.policies)),
+        settings,
+        lambda run: result_of(run, sizes, words, options.requests),
+        lambda record: {order: figure_of(record, order, "share") for order in ORDERS},
+        folder=options.runs,
+        minutes=options.minutes,
+    )
     chosen = {f"{each['world']}-{each['policy']}-{each['seed']}": each["chosen"] for each in records}
     figures = {**settings, "commits": sorted({each["commit"] for each in records})}
     figures |= {"cpu_s": float(np.median([each["cpu_s"] for each in records])), **summary(records), "chosen": chosen}
