@@ -294,7 +294,7 @@ class LoopPass:
         plan = read_plan(project.releases)
         is_tried = plan is not None and plan.release == candidate and plan.ended is None
         if found["decision"] == SHORTLISTED == self._serves and not is_tried:
-            project.run("lifecycle", "promote", f"release={candidate}")
+            project.run("lifecycle", "promote", f"release={candidate}", keeps=self._keeps)
             return {**found, "decision": PROMOTED, "reason": f"{found['reason']}; loop.serves={SHORTLISTED} lets it serve"}
         if found["decision"] not in ("shortlisted", "kept"):
             if is_tried:
