@@ -92,6 +92,8 @@ class DriftCheck:
         history = sorted((each for key, each in known.items() if key[0] == name), key=lambda each: each.start_ms)
         holds = held(history, in_a_row=self.in_a_row, margin=self.margin)
         notes = [*_notes(log), *check._compared_with(only_broken)]
+        if holds[-1] == NO_DATA and len(holds) > 1:
+            notes.append(f"the verdict of the window before is {holds[-2]}")
         return check._report(holds[-1], result, window, shown, history=history, holds=holds, notes=notes)
 
     def _at(self, start: int, settled: Reference | None) -> tuple["DriftCheck", bool]:

@@ -96,7 +96,7 @@ def test_a_broken_column_is_named_after_two_windows_with_what_to_do(rows, check,
     log = logged(rows, world_features, tmp_path, rows, None, broken, broken)
     report = check.served(log, [], tmp_path / "own")
     assert [each.verdict for each in report.history] == ["none", "no data", "drift", "drift"]
-    assert list(report.holds) == ["none", "none", "none", "drift"]
+    assert list(report.holds) == ["none", "no data", "none", "drift"]
     assert (report.verdict, report.exit_code, report.window.drifted) == ("drift", 2, [COLUMN])
     assert (report.steps[0].columns, report.steps[0].command) == ([COLUMN], "python -m watchnext.monitoring skew")
     write_history(tmp_path / "out", report.history)
@@ -180,6 +180,18 @@ def test_nothing_served_is_no_data_with_its_reason(rows, check, world_features, 
     assert f"left out: {len(rows) // 20} of other" in str(check.served(log, [], tmp_path / "own"))
 
 
+def test_a_newest_window_without_data_is_no_data_whatever_held_before(rows, check, world_features, tmp_path):
+    broken = stuck(rows, 1.0, np.random.default_rng(0), COLUMN)
+    write_log(rows, world_features, 20, tmp_path, at_ms=3 * DAY_MS)  # a request of one viewer
+    report = check.served(logged(rows, world_features, tmp_path, broken, broken), [], tmp_path / "own")
+    assert list(report.holds) == ["none", "drift", "no data"]
+    assert (report.verdict, report.exit_code) == ("no data", 3)
+    assert str(report).startswith("drift: no data\n")
+    assert "the verdict of the window before is drift" in str(report)
+    report.write(tmp_path / "out")
+    assert "checks drifted" not in (tmp_path / "out/drift.html").read_text()
+
+
 def test_few_viewers_are_no_data(rows, check, world_features):
     few = rows.take(rows.viewers.is_in(rows.viewers.unique().sort()[:20].implode()).arg_true().to_numpy())
     report = check.held_out(few, vectors_of(world_features.videos))
@@ -202,7 +214,8 @@ def test_a_verdict_holds_until_windows_in_a_row_disagree():
 
     assert letters("ndnddnn") == "nnnnddn"
     assert letters("dd") == "nd"
-    assert letters("n-n--n") == "nnnn-n"
+    assert letters("n-n--n") == "n-n--n"
+    assert letters("dd-d-n") == "nd-d-d"
     assert letters("nd", size=3.0) == "nd"
     assert letters("ndn", in_a_row=1) == "ndn"
     assert letters("") == ""

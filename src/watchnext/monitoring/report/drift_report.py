@@ -92,6 +92,8 @@ class DriftReport:
             lines.append(f"  the newest window alone: {window.verdict}; a verdict changes after windows in a row")
         for step in self.steps:
             lines += [f"  {step.cause}: {listed(step.columns)}", f"    {step.command}", f"    {step.purpose}"]
+        if not window.columns:
+            return "\n".join([f"drift: {self.verdict}", *lines])
         checks = f"{len(window.drifted)} of {len(window.columns)} checks"
         parts = f"{sum(part.verdict == DRIFT for part in window.slices.values())} of {len(window.slices)} slices"
         return "\n".join([f"drift: {self.verdict}; {checks} and {parts} drifted", *lines])

@@ -53,9 +53,11 @@ def _about(report: "DriftReport") -> str:
         lines.append(f"Window {first} to {last} UTC, release {escape(report.history[-1].release)}.")
     lines.append(
         f"{window.rows[1]:,} impressions (as many as {window.viewers[1]:,.0f} independent viewers) against {window.rows[0]:,} "
-        f"of the reference. {len(window.drifted)} of {len(window.columns)} checks drifted, "
-        f"{sum(bool(part.drifted) for part in window.slices.values())} of {len(window.slices)} slices."
+        "of the reference."
     )
+    if window.columns:
+        parts = f"{sum(bool(part.drifted) for part in window.slices.values())} of {len(window.slices)} slices"
+        lines.append(f"{len(window.drifted)} of {len(window.columns)} checks drifted, {parts}.")
     lines += [f"{escape(line[0].upper() + line[1:])}." for line in (window.reason, *report.notes) if line]
     if report.verdict != window.verdict:
         lines.append(f"This window alone: {window.verdict}; a verdict changes after windows in a row.")

@@ -33,7 +33,7 @@ def held(verdicts: Sequence[PastWindow], *, in_a_row: int, margin: float) -> lis
     """Return the verdict that holds after each window.
 
     It changes after `in_a_row` windows with the same other verdict, or at once where a check drifted by `margin` times what
-    matters. The first window with data ends "no data".
+    matters. A window without data is "no data" whatever held before, and the first one with data ends that.
     """
     standing, same, before, result = NO_DATA, 0, "", []
     for window in verdicts:
@@ -45,7 +45,7 @@ def held(verdicts: Sequence[PastWindow], *, in_a_row: int, margin: float) -> lis
             standing = NONE
         elif standing == NO_DATA:
             standing = window.verdict
-        result.append(standing)
+        result.append(NO_DATA if window.verdict == NO_DATA else standing)
     return result
 
 
