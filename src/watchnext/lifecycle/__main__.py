@@ -18,6 +18,7 @@ from watchnext.cli import dispatch, instantiate, overrides_from, plain, write_re
 from watchnext.evaluation.report.report_text import selection_table
 from watchnext.lifecycle.dvc_stages import run_stages
 from watchnext.lifecycle.loop.loop_state import LoopError
+from watchnext.lifecycle.only_one import HeldError
 from watchnext.lifecycle.promote import let_first_serve, model_name, promote, register, serving_id
 from watchnext.lifecycle.release_card import release_card, signature_rows
 from watchnext.metrics import flat, rounded
@@ -207,12 +208,11 @@ def loop(config: DictConfig) -> None:
         served=Path(config.monitoring.served),
     )
     schema = FeatureSchema.load(Path(f"conf/features/{config.data.features}.yaml"))
-    costs = {name: value for name, value in plain(config.loop).items() if name in Costs.__dataclass_fields__}
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     LoopPass(
         project,
         open_log=lambda work: DailyLog(instantiate(config.data.loader), schema, work=work),
-        costs=Costs(**costs),
+        costs=Costs.of(plain(config.loop)),
         share=config.share,
         serves=config.loop.serves,
         patience=config.loop.patience_days,
@@ -269,7 +269,10 @@ SHORT = {
     "demo": {name: f"demo.{name}" for name in ("days", "arms", "folder")},
     "promote": {"simulate": "promotion.simulate"},
 }
-ERRORS = (SchemaError, ReleaseError, StoreError, LoopError, ValueError, OSError, LookupError, subprocess.CalledProcessError)
+ERRORS = (
+    SchemaError, ReleaseError, StoreError, LoopError, HeldError, ValueError, OSError, LookupError,
+    subprocess.CalledProcessError,
+)  # fmt: skip
 
 if __name__ == "__main__":
     dispatch("watchnext.lifecycle", COMMANDS, ERRORS, short=SHORT)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from watchnext import kernels, tracking
 from watchnext.files import removed
-from watchnext.lifecycle.promote import model_name
+from watchnext.lifecycle.promote import model_name, moving
 from watchnext.serving.release.canary_plan import FILE, end_plan, plan_in
 from watchnext.serving.release.manifest import ReleaseError, read_manifest, verified
 from watchnext.serving.release.release import Release, current, releases_in, switch
@@ -104,8 +104,12 @@ class Doctor:
         except ReleaseError as error:
             champion = tracking.champion(name=model_name(self.data)) if self._has_registry else None
             can = champion is not None and self._sound(champion)
-            repair = partial(switch, self.releases, champion) if can else None
+            repair = partial(self._moved, switch, self.releases, champion) if can else None
             yield Trouble(str(self.releases / "current"), str(error), f"{self._promote}{champion or 'ID'}", repair)
+
+    def _moved(self, repair: Callable, *given: object, **named: object) -> None:
+        with moving(self.releases):
+            repair(*given, **named)
 
     def _canary(self) -> Iterator[Trouble]:
         path = self.releases / FILE
@@ -138,10 +142,10 @@ class Doctor:
                 yield Trouble(where, f"release {release} is not registered as {name}", "dvc repro --force release")
         champion, challenger = tracking.champion(name=name), tracking.challenger(name=name)
         if serving in known and champion != serving:
-            repair = partial(tracking.set_champion, serving, name=name)
+            repair = partial(self._moved, tracking.set_champion, serving, name=name)
             yield Trouble(where, f"the champion is {champion}, but {serving} serves", f"{self._promote}{serving}", repair)
         if challenger is not None and challenger not in folders:
-            repair = partial(tracking.drop_challenger, name=name)
+            repair = partial(self._moved, tracking.drop_challenger, name=name)
             yield Trouble(where, f"the challenger {challenger} is not in {self.releases}", "dvc repro --force release", repair)
 
     def _outputs(self) -> Iterator[Trouble]:

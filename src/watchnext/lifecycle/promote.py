@@ -2,9 +2,11 @@
 
 import shutil
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from watchnext import tracking
+from watchnext.lifecycle.only_one import only_one
 from watchnext.serving.release.manifest import verified
 from watchnext.serving.release.release import ReleaseError, current, switch, verdict_of
 
@@ -22,10 +24,19 @@ def serving_id(releases: Path) -> str | None:
         return None
 
 
+def moving(releases: Path, *, waits: bool = False) -> AbstractContextManager[int]:
+    """Hold the lock of `current` and the registry's aliases, which agree only if one process moves both. Raises HeldError."""
+    return only_one(releases / ".lock", f"decides which release of {releases} serves", waits=waits)
+
+
 def promote(releases: Path, release_id: str, *, data: str, force: bool = False) -> None:
-    """Let a release serve, after all checks; with `force`, also one whose slate lost to a baseline. Raises as `promotable`."""
-    promotable(releases, release_id, data=data, force=force)
-    switched(releases, release_id, data=data)
+    """Let a release serve, after all checks; with `force`, also one whose slate lost to a baseline.
+
+    Raises as `promotable`, and HeldError while another process moves what serves.
+    """
+    with moving(releases):
+        promotable(releases, release_id, data=data, force=force)
+        switched(releases, release_id, data=data)
 
 
 def promotable(releases: Path, release_id: str, *, data: str, force: bool) -> None:
@@ -48,7 +59,7 @@ def promotable(releases: Path, release_id: str, *, data: str, force: bool) -> No
 
 
 def switched(releases: Path, release_id: str, *, data: str) -> None:
-    """Let a release that was checked serve: the champion in the registry, then `current`."""
+    """Let a release that was checked serve: the champion in the registry, then `current`. The caller holds `moving`."""
     tracking.set_champion(release_id, name=model_name(data))
     switch(releases, release_id)  # last: the link decides what serves, and the registry mirrors it
 
@@ -71,7 +82,8 @@ def register(
     A `new` release that cannot be registered is removed, so that the registry knows every release in the folder.
     """
     try:
-        tracking.register_release(release.name, release, run_id=run.id, metrics=metrics, card=card, name=model_name(data))
+        with moving(release.parent, waits=True):
+            tracking.register_release(release.name, release, run_id=run.id, metrics=metrics, card=card, name=model_name(data))
     except BaseException:
         if new:
             shutil.rmtree(release)
@@ -80,6 +92,8 @@ def register(
 
 def let_first_serve(release: Path, *, data: str) -> bool:
     """Promote a registered release if none serves, unless its slate lost to a baseline. Return True if it serves now."""
-    if serving_id(release.parent) is None and not verdict_of(release):
-        promote(release.parent, release.name, data=data)
-    return serving_id(release.parent) == release.name
+    with moving(release.parent, waits=True):
+        if serving_id(release.parent) is None and not verdict_of(release):
+            promotable(release.parent, release.name, data=data, force=False)
+            switched(release.parent, release.name, data=data)
+        return serving_id(release.parent) == release.name

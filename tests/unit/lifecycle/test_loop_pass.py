@@ -21,7 +21,8 @@ from served_traffic import DAY_MS, FIRST_MS, HOUR_MS, daily_log, serve, write_lo
 from small_release import CONF, exported, make_release, small_log
 from watchnext.lifecycle.loop.decision import Costs
 from watchnext.lifecycle.loop.loop_pass import TRAINED, LoopPass, Project
-from watchnext.lifecycle.loop.loop_state import LoopError, LoopState, only_one
+from watchnext.lifecycle.loop.loop_state import LoopError, LoopState
+from watchnext.lifecycle.only_one import HeldError
 from watchnext.serving.release.canary_plan import end_plan, read_plan, write_plan
 from watchnext.serving.release.release import ReleaseError, current, switch
 
@@ -208,13 +209,13 @@ def test_a_killed_pass_goes_on_at_its_stage(project):
     process = programs.Program(*COMMAND, folder=project, environment=dict(os.environ))
     while "index" not in ran(project) and process.poll() is None:
         time.sleep(0.1)
-    with pytest.raises(LoopError, match=rf"process {process.pid}, or a stage that it began, runs the loop"):
+    with pytest.raises(HeldError, match=rf"process {process.pid} or a stage that it began runs the loop on outputs/loop; wait"):
         one_pass(project)
     [stage] = psutil.Process(process.pid).children()
     process.kill()
     while process.poll() is None:
         time.sleep(0.01)
-    with pytest.raises(LoopError, match="a stage that it began"):  # it outlives its pass
+    with pytest.raises(HeldError, match="a stage that it began"):  # it outlives its pass
         one_pass(project)
     stage.kill()
     process.communicate()
@@ -247,6 +248,31 @@ def test_a_stage_that_fails_is_told_and_the_next_pass_begins_anew(project, webho
     assert state(project).number == 2
     assert report["promote"]["decision"] == "kept"
     assert "failed" not in report
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_candidate_whose_promotion_failed_is_judged_by_the_next_pass(project, challenger, monkeypatch, failures):
+    left = [subprocess.CalledProcessError(1, ["promote"])] * failures
+
+    def command(found: Project, module: str, command: str, *words: str, **given) -> int:
+        if command == "promote" and left:
+            raise left.pop()
+        return _command(found, module, command, *words, **given)
+
+    monkeypatch.setattr(Project, "run", command)
+    for _ in range(failures):
+        with pytest.raises(subprocess.CalledProcessError):
+            decided(project, "promoted")
+    kept = json.loads((project / "outputs/loop/report.json").read_text())
+    assert (kept["failed"]["step"], kept["train"]["candidate"]) == ("promote", challenger)
+    report = decided(project, "promoted")
+    assert ran(project) == [*TRAINED, "evaluation"]  # one training, whatever failed after it
+    if failures == 1:
+        assert (report["promote"]["decision"], state(project).number) == ("promoted", 1)
+        assert "failed" not in report
+        assert current(project / "releases").name == challenger
+    else:  # the loop decides anew
+        assert (state(project).number, "promote" in report) == (2, False)
 
 
 def test_a_webhook_that_is_gone_stops_nothing(project):
@@ -312,17 +338,6 @@ def test_a_full_disk_keeps_the_state_of_before(project, monkeypatch):
     monkeypatch.undo()
     monkeypatch.chdir(project)
     assert (project / "outputs/loop/state.json").read_bytes() == before
-
-
-def test_the_lock_of_a_dead_process_holds_nothing(tmp_path):
-    with (
-        only_one(tmp_path),
-        pytest.raises(LoopError, match=rf"process {os.getpid()}, or a stage that it began, runs the loop"),
-        only_one(tmp_path),
-    ):
-        pass
-    with only_one(tmp_path):
-        pass
 
 
 def test_a_day_of_half_an_hours_grace(project):

@@ -1,16 +1,25 @@
 """A release is looked at before it is promoted: after a refusal the same release serves, and the registry says so."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
+import programs
 from watchnext import tracking
 from watchnext.files import sha256_of
 from watchnext.lifecycle.promote import let_first_serve, promote, register, serving_id
 from watchnext.serving.release.manifest import SEAL, ReleaseError, digest_of
 
+CONF = Path(__file__).resolve().parents[3] / "conf"
 TAGS = {"data_hash": "d1", "schema_fingerprint": "f1"}
+SLOW_REGISTRY = """
+import runpy, time
+from watchnext import tracking
+tracking.set_champion = lambda *given, **named: time.sleep(600)
+runpy.run_module("watchnext.lifecycle", run_name="__main__", alter_sys=True)
+"""
 
 
 def sealed(releases: Path, release_id: str, data: str = "tiny", selection: dict | None = None) -> Path:
@@ -88,3 +97,23 @@ def test_a_registry_that_fails_leaves_what_serves(releases, monkeypatch):
     with pytest.raises(ConnectionError):
         promote(releases, "second", data="tiny")
     assert serving_id(releases) == "first"
+
+
+def test_of_two_promotions_at_once_the_second_names_the_process_of_the_first(releases):
+    (releases.parent / "conf").symlink_to(CONF)
+    words = ["promote", "data.name=tiny", f"data.releases={releases}"]
+    first = programs.Program("-c", SLOW_REGISTRY, *words, "release=second", folder=releases.parent)
+    try:
+        while (releases / ".lock").read_text() != str(first.pid):
+            assert first.poll() is None, first.communicate()
+            time.sleep(0.05)
+        for others in (["release=first"], ["candidate=second", "force=true", f"data.outputs={releases.parent}"]):
+            second = programs.run("-m", "watchnext.lifecycle", *words, *others, folder=releases.parent)
+            assert second.returncode == 1
+            assert f"process {first.pid} decides which release of {releases} serves; wait until it has ended" in second.stderr
+    finally:
+        first.kill()
+    first.communicate()
+    done = programs.run("-m", "watchnext.lifecycle", *words, "release=second", folder=releases.parent)
+    assert done.stdout.startswith("second serves instead of first"), done.stderr
+    assert serving_id(releases) == tracking.champion(name="watchnext-tiny") == "second"

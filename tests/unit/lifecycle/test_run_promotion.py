@@ -1,15 +1,16 @@
 """The whole way of a candidate, on real releases of a small log: compared, decided, reported, recorded, and switched last."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 import small_release
 from watchnext import tracking
 from watchnext.cli import composed
+from watchnext.lifecycle.only_one import HeldError, only_one
 from watchnext.lifecycle.promote import register, serving_id
 from watchnext.lifecycle.promotion.promotion import run_promotion
 from watchnext.serving.release.release import ReleaseError, switch
@@ -71,7 +72,8 @@ def test_equal_releases_are_a_tie_which_replay_can_only_shortlist(decided, folde
 def test_what_cannot_be_compared_changes_nothing(decided, folder, monkeypatch):
     with pytest.raises(ReleaseError, match="'first' serves already"):
         decided("first")
-    with FileLock(folder / "outputs" / "promotion" / ".lock"), pytest.raises(ReleaseError, match="another promotion holds"):
+    held = only_one(folder / "outputs" / "promotion" / "lock", "is here")
+    with held, pytest.raises(HeldError, match=rf"process {os.getpid()} compares releases in .*; wait until it has ended"):
         decided("second")
     manifest = folder / "releases" / "first" / "manifest.json"
     monkeypatch.setattr(

@@ -16,7 +16,8 @@ from watchnext.lifecycle.demo.demo_project import DemoProject
 from watchnext.lifecycle.demo.demo_report import demo_page, demo_plot
 from watchnext.lifecycle.demo.demo_run import DemoRun
 from watchnext.lifecycle.loop.decision import Costs
-from watchnext.lifecycle.loop.loop_state import LoopError, only_one
+from watchnext.lifecycle.loop.loop_state import LoopError
+from watchnext.lifecycle.only_one import only_one
 from watchnext.lifecycle.stage_process import Forks
 from watchnext.metrics import rounded
 
@@ -30,7 +31,7 @@ def run_demo(config: DictConfig) -> dict:
     if options.days < 1:
         raise LoopError(f"demo.days is {options.days}, expected at least 1; run `python -m watchnext.lifecycle demo days=14`")
     arms = arms_named(options.arms)
-    with only_one(folder):
+    with only_one(folder / "lock", f"runs the demo in {folder}"):
         shifted, still = (_simulation(config, is_shifted=each) for each in (True, False))
         _require_same(config, folder)
         tell = _Teller()
@@ -40,11 +41,11 @@ def run_demo(config: DictConfig) -> dict:
         tell("first release: training")
         projects["first"].make(still.log, source=Path.cwd(), model=options.model)
         watch_s, passes = {}, {}
-        costs = {name: value for name, value in plain(config.loop).items() if name in Costs.__dataclass_fields__}
         for name, arm in arms.items():
             simulation = shifted if arm.is_shifted else still
             projects[name].copy_of(projects["first"])
-            settings = {"costs": {**costs, **plain(options.costs)}, "serves": options.serves, "seed": config.seed}
+            costs = Costs.of({**plain(config.loop), **plain(options.costs), **arm.costs})
+            settings = {"costs": costs, "serves": options.serves, "seed": config.seed}
             shown, found = DemoRun(name, arm, projects[name], simulation, **settings).run(tell)
             people = simulation.people(simulation.users)
             watch_s[name] = ArmFigures.of(shown, simulation, people).watch_s

@@ -39,10 +39,10 @@ class DemoRun:
     """The days of one arm."""
 
     def __init__(
-        self, name: str, arm: DemoArm, project: DemoProject, simulation: Simulation, *, costs: Mapping, serves: str, seed: int
+        self, name: str, arm: DemoArm, project: DemoProject, simulation: Simulation, *, costs: Costs, serves: str, seed: int
     ) -> None:
         self._name, self._arm, self._project, self._simulation = name, arm, project, simulation
-        self._costs, self._serves, self._seed = Costs(**{**costs, **arm.costs}), serves, seed
+        self._costs, self._serves, self._seed = costs, serves, seed
         self._kept = project.folder / "days"
 
     def run(self, tell: Callable[[str], None]) -> tuple[pl.DataFrame, list[dict]]:

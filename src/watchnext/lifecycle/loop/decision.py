@@ -8,6 +8,7 @@ matters the worst check of the drift report moved (0 without drift), and `volume
 hold: few rows teach little. Both sides are seconds of watch time.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 
@@ -29,6 +30,11 @@ class Costs:
     least_rows: int
     most_days: float | None
     train_s: float
+
+    @classmethod
+    def of(cls, settings: Mapping) -> "Costs":
+        """Return the expectations among the settings of the loop."""
+        return cls(**{name: settings[name] for name in cls.__dataclass_fields__})
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():

@@ -18,9 +18,10 @@ from watchnext.lifecycle.canary_command import begin_canary
 from watchnext.lifecycle.dvc_stages import run_stages
 from watchnext.lifecycle.loop.daily_log import DailyLog
 from watchnext.lifecycle.loop.decision import Costs, Evidence, decide
-from watchnext.lifecycle.loop.loop_state import STEPS, LoopError, LoopState, only_one
+from watchnext.lifecycle.loop.loop_state import STEPS, LoopError, LoopState
 from watchnext.lifecycle.loop.notice import notify
 from watchnext.lifecycle.loop.served_days import Heard
+from watchnext.lifecycle.only_one import only_one
 from watchnext.lifecycle.promotion.promotion_decision import PROMOTED, SHORTLISTED
 from watchnext.lifecycle.stage_process import Start, started
 from watchnext.monitoring.verdict.checked_window import DRIFT, NO_DATA
@@ -117,11 +118,11 @@ class LoopPass:
         """Run the steps that are left of the pass that was killed, or all of a new one; return the report, which is kept in
         report.json too.
 
-        Raises LoopError while another process runs the loop, and whatever a step raises: the notice says it, and the
-        next pass begins anew.
+        Raises HeldError while another process runs the loop, and whatever a step raises: the notice says it, and the
+        next pass begins anew. One that has a trained candidate is kept, and goes on once where it failed.
         """
         folder = self._project.folder
-        with only_one(folder) as lock:
+        with only_one(folder / "lock", f"or a stage that it began runs the loop on {folder}") as lock:
             self._keeps = (lock,)
             self._state = LoopState.load(folder)
             if self._state.step:
@@ -151,6 +152,7 @@ class LoopPass:
             "evaluate": self._evaluate, "promote": self._promote, "notify": self._notify,
         }[name](), after  # fmt: skip
         state.report[name] = found
+        state.report.pop("failed", None)
         if name == "decide" and not found["train"]:
             after = "promote" if found.get("tried") else "notify"
         state.step = after
@@ -158,9 +160,12 @@ class LoopPass:
         print(f"{name}: {_line(found)}", flush=True)
 
     def _failed(self, error: Exception) -> None:
-        """Keep and tell why a pass ended, and let the next begin anew. A full disk may keep even this from being written."""
+        """Keep and tell why a pass ended, and let the next begin anew, or repeat the judgement of a trained candidate. A full
+        disk may keep even this from being written."""
         step, message = self._state.step, f"{type(error).__name__}: {error}"
-        self._state.report["failed"], self._state.step = {"step": step, "error": message[:2000]}, ""
+        if step not in ("evaluate", "promote") or "failed" in self._state.report:
+            self._state.step = ""
+        self._state.report["failed"] = {"step": step, "error": message[:2000]}
         notify(
             f"pass {self._state.number} of the loop failed at step {step}: {message}", self._state.report, webhook=self._webhook
         )
@@ -273,21 +278,27 @@ class LoopPass:
         self._state.save(self._project.folder)
 
     def _promote(self) -> dict:
+        """Judge the candidate, and remember one that waits for the next pass."""
+        candidate = self._state.candidate or self._state.report["train"]["candidate"]
+        found, waits = self._judged(candidate)
+        self._state.candidate = candidate if waits else ""
+        return found
+
+    def _judged(self, candidate: str) -> tuple[dict, bool]:
         """Compare the candidate with the champion by `promote`, which lets it serve after a win on live traffic alone.
 
-        One that is shortlisted gets viewers of running servers, and waits for the next pass.
+        Return the decision, and whether the candidate waits for the next pass: one that is shortlisted gets viewers of running
+        servers until then.
         """
         project, champion = self._project, self._project.serving
-        candidate = self._state.candidate or self._state.report["train"]["candidate"]
-        self._state.candidate = ""
         if champion is not None and candidate == champion.name:
             return {
                 "decision": "kept",
                 "reason": f"{candidate} serves already: training gave the same release, or it is the first",
-            }
+            }, False
         if lost := verdict_of(project.releases / candidate):
             behind = ", ".join(f"{name} at {depths}" for name, depths in lost.items())
-            return {"decision": "rejected", "reason": f"the slate of {candidate} lost to the baseline {behind}"}
+            return {"decision": "rejected", "reason": f"the slate of {candidate} lost to the baseline {behind}"}, False
         project.run("lifecycle", "promote", f"candidate={candidate}", fine=(0, 2), keeps=self._keeps)
         report = json.loads((project.outputs / "promotion" / "promotion.json").read_text())
         found = {"decision": report["verdict"], "reason": report["reason"], "candidate": candidate}
@@ -295,7 +306,8 @@ class LoopPass:
         is_tried = plan is not None and plan.release == candidate and plan.ended is None
         if found["decision"] == SHORTLISTED == self._serves and not is_tried:
             project.run("lifecycle", "promote", f"release={candidate}", keeps=self._keeps)
-            return {**found, "decision": PROMOTED, "reason": f"{found['reason']}; loop.serves={SHORTLISTED} lets it serve"}
+            reason = f"{found['reason']}; loop.serves={SHORTLISTED} lets it serve"
+            return {**found, "decision": PROMOTED, "reason": reason}, False
         if found["decision"] not in ("shortlisted", "kept"):
             if is_tried:
                 end_plan(project.releases, f"the loop: {found['decision']}")
@@ -303,12 +315,11 @@ class LoopPass:
             found["canary"] = f"ended without a decision after {plan.days:.0f} days"
             end_plan(project.releases, f"the loop: no decision after {plan.days:.0f} days")
         elif is_tried:
-            self._state.candidate = candidate
+            return found, True
         elif self._share:
             begin_canary(project.releases, candidate, share=self._share, shadow=0.0, data=project.data)
-            self._state.candidate = candidate
-            found["canary"] = f"{self._share:.0%} of the viewers meet it from now on"
-        return found
+            return {**found, "canary": f"{self._share:.0%} of the viewers meet it from now on"}, True
+        return found, False
 
     def _tried(self) -> str | None:
         """Return why the candidate of an earlier pass is not judged yet; None without one, or where its canary was ended."""

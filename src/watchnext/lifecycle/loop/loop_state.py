@@ -1,10 +1,6 @@
-"""Keep the progress of a pass on disk, so that a killed one goes on; and lock the loop, so that one pass runs at a time."""
+"""Keep the progress of a pass on disk, so that a killed one goes on."""
 
-import fcntl
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -59,26 +55,3 @@ class LoopState:
 
     def save(self, folder: Path) -> None:
         replaced(Path(folder) / FILE, json.dumps(asdict(self), indent=1))
-
-
-@contextmanager
-def only_one(folder: Path) -> Iterator[int]:
-    """Hold the lock of a folder; yield its descriptor.
-
-    A stage that gets the descriptor holds the lock too: it outlives a pass that was killed, and two must not write one folder.
-    Raises LoopError naming the process that took the lock; dead ones hold nothing.
-    """
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    with open(Path(folder) / "lock", "a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.seek(0)
-            holder = lock.read().strip() or "unknown"
-            raise LoopError(
-                f"process {holder}, or a stage that it began, runs the loop on {folder}; wait until it has ended"
-            ) from error
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield lock.fileno()

@@ -1,12 +1,9 @@
 """`python -m watchnext.lifecycle promote`: compare, decide, report, record, and switch last."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from omegaconf import DictConfig
 
 from watchnext import tracking
@@ -15,7 +12,8 @@ from watchnext.features.arrays import load_arrays
 from watchnext.features.catalogue import Ids
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.files import replaced
-from watchnext.lifecycle.promote import model_name, promotable, serving_id, switched
+from watchnext.lifecycle.only_one import only_one
+from watchnext.lifecycle.promote import model_name, moving, promotable, serving_id, switched
 from watchnext.lifecycle.promotion.live_result import LiveResult, live_result, simulated_result
 from watchnext.lifecycle.promotion.promotion_decision import (
     FORCED,
@@ -39,11 +37,11 @@ def run_promotion(config: DictConfig, candidate: str) -> PromotionDecision:
 
     Without a champion, a candidate serves whose slate lost to no baseline. With `force`, it serves whatever is measured. Raises
     ReleaseError for a candidate that is damaged, missing, of another data set or schema, behind a baseline, or serves already,
-    for a champion that is gone, while another promotion runs, and where the champion changed meanwhile; LookupError if the
-    candidate was never registered.
+    for a champion that is gone, and where the champion changed meanwhile; HeldError while another process compares, or moves
+    what serves; LookupError if the candidate was never registered.
     """
     releases, folder = Path(config.data.releases), Path(config.data.outputs) / "promotion"
-    with _alone(folder):
+    with only_one(folder / "lock", f"compares releases in {folder}"):
         champion = current(releases).name if os.path.lexists(releases / "current") else None
         promotable(releases, candidate, data=config.data.name, force=config.force)
         if candidate == champion:
@@ -58,21 +56,11 @@ def run_promotion(config: DictConfig, candidate: str) -> PromotionDecision:
         _written(report, folder)
         _record(config, report, folder)
         if decision.serves:
-            if serving_id(releases) != champion:
-                raise ReleaseError(f"{serving_id(releases)} serves now instead of {champion}; compare with it: run this again")
-            switched(releases, candidate, data=config.data.name)
+            with moving(releases):
+                if (now := serving_id(releases)) != champion:
+                    raise ReleaseError(f"{now} serves now instead of {champion}; compare with it: run this again")
+                switched(releases, candidate, data=config.data.name)
     return decision
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder of promotions. Raises ReleaseError where another promotion holds it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
-    except Timeout:
-        raise ReleaseError(f"another promotion holds {folder}; wait until it has decided, and run this again") from None
 
 
 def require_one_schema(config: DictConfig, candidate: str, champion: str) -> None:
