@@ -1,10 +1,11 @@
-"""Debian's redis-server in an own process, for the tests of the store that server processes share."""
+"""Debian's redis-server in processes of its own, alone or as a cluster, for the tests of the store that servers share."""
 
 import os
 import shutil
 import signal
 import subprocess
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,51 @@ class RedisServer:
         if self.process.poll() is None:
             os.kill(self.process.pid, by)
         self.process.wait(20)
+
+
+class RedisClusterOfTest:
+    """Three primaries, and a replica of each, as a cluster. Who is gone for a second is replaced."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        settings = {"cluster-enabled": "yes", "cluster-node-timeout": "1000", "databases": "1"}
+        with ExitStack() as stack:
+            self.servers = [stack.enter_context(RedisServer(folder / str(at), **settings)) for at in range(6)]
+            addresses = [f"127.0.0.1:{server.port}" for server in self.servers]
+            words = ["--cluster", "create", *addresses, "--cluster-replicas", "1", "--cluster-yes"]
+            subprocess.run(["redis-cli", *words], check=True, stdout=subprocess.DEVNULL)
+            self.wait()
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> "RedisClusterOfTest":
+        return self
+
+    def __exit__(self, *given: object) -> None:
+        self._stack.close()
+
+    def url(self, space: str | int = "") -> str:
+        return f"redis-cluster://127.0.0.1:{self.servers[0].port}/{space}"
+
+    def wait(self) -> None:
+        """Wait until every node knows of a whole cluster, each replica with all that its primary has."""
+        for server in self.servers:
+            while server.process.poll() is None:
+                with server.client() as client:
+                    if client.cluster("info")["cluster_state"] == "ok":
+                        break
+                time.sleep(0.02)
+        while self.nodes() < len(self.servers):
+            time.sleep(0.02)
+
+    def nodes(self) -> int:
+        """The number of nodes that take part."""
+        with self.client() as client:
+            return len(client.get_nodes())
+
+    def client(self, _: object = None) -> redis.RedisCluster:
+        return redis.RedisCluster.from_url(f"redis://127.0.0.1:{self.servers[0].port}")
+
+    def holder(self, key: str) -> RedisServer:
+        """The primary that holds a key."""
+        with self.client() as client:
+            return next(each for each in self.servers if each.port == client.get_node_from_key(key).port)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.redis_server import RedisServer
+from tests.redis_server import RedisClusterOfTest, RedisServer
 
 import watchnext.serving.store.engines
 from watchnext.serving.store.engines.engine import Engine, StoreError
@@ -26,24 +26,29 @@ from watchnext.serving.store.tables.journal import Event
 
 NOW = 1_800_000_000_000
 DATABASES = count()
-# Engine > location of a new store, from a folder of the test and the Redis of the session. A new engine takes its line here.
-STORES: dict[type, Callable[[Path, RedisServer], Path | str]] = {
-    Environment: lambda folder, redis: folder,
-    RedisEngine: lambda folder, redis: redis.url(next(DATABASES)),
+# Engine, and kind of its server > location of a new store, from a folder of the test and what runs for the session.
+STORES: dict[str, tuple[type, type | None, Callable[[Path, RedisServer | RedisClusterOfTest], Path | str]]] = {
+    "Environment": (Environment, None, lambda folder, _: folder),
+    "RedisEngine": (RedisEngine, RedisServer, lambda _, redis: redis.url(next(DATABASES))),
+    "RedisEngine on a cluster": (RedisEngine, RedisClusterOfTest, lambda _, redis: redis.url(next(DATABASES))),
 }
 
 
-@pytest.fixture(scope="module")
-def redis_server(tmp_path_factory) -> Iterator[RedisServer]:
-    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
-        yield server
+@pytest.fixture(scope="module", params=STORES)
+def kept_in(request, tmp_path_factory) -> Iterator[Callable[[Path], Path | str]]:
+    """Make locations of new stores, on one engine after the other."""
+    _, kind, location = STORES[request.param]
+    if kind is None:
+        yield lambda folder: location(folder, None)
+        return
+    with kind(tmp_path_factory.mktemp("redis")) as server:
+        yield lambda folder: location(folder, server)
 
 
-@pytest.fixture(params=STORES, ids=lambda kind: kind.__name__)
-def locations(request, tmp_path) -> Callable[[str], Path | str]:
+@pytest.fixture
+def locations(kept_in, tmp_path) -> Callable[[str], Path | str]:
     """Locations of the stores of one test, by name."""
-    redis = request.getfixturevalue("redis_server") if request.param is RedisEngine else None
-    return cache(lambda name: STORES[request.param](tmp_path / name, redis))
+    return cache(lambda name: kept_in(tmp_path / name))
 
 
 @pytest.fixture
@@ -88,7 +93,7 @@ def test_every_engine_is_tested_here():
     folder = watchnext.serving.store.engines
     modules = [import_module(f"{folder.__name__}.{found.name}") for found in pkgutil.iter_modules(folder.__path__)]
     classes = {one for module in modules for _, one in inspect.getmembers(module, inspect.isclass)}
-    assert {one for one in classes if issubclass(one, Engine)} - {Engine} == STORES.keys()
+    assert {one for one in classes if issubclass(one, Engine)} - {Engine} == {engine for engine, _, _ in STORES.values()}
 
 
 def test_an_applied_event_is_read_at_once(opens, release):

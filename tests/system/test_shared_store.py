@@ -1,4 +1,4 @@
-"""Two real servers, one under each shell, on one Redis: whatever dies, what was acknowledged counts once."""
+"""Two real servers, one under each shell, on one Redis or a cluster: whatever dies, what was acknowledged counts once."""
 
 import signal
 import threading
@@ -9,7 +9,7 @@ from itertools import count, takewhile
 
 import httpx
 import pytest
-from tests.redis_server import RedisServer
+from tests.redis_server import RedisClusterOfTest, RedisServer
 from tests.unit.serving.bento_server import Server
 
 
@@ -20,13 +20,19 @@ def redis(tmp_path) -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def start(release, redis, tmp_path) -> Iterator[Callable[[str], Server]]:
+def cluster(tmp_path) -> Iterator[RedisClusterOfTest]:
+    with RedisClusterOfTest(tmp_path / "cluster") as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def start(release, tmp_path) -> Iterator[Callable[[str, str], Server]]:
     started = []
 
-    def start(shell: str) -> Server:
+    def start(shell: str, url: str) -> Server:
         folder = tmp_path / f"server-{len(started)}"
         folder.mkdir()
-        started.append(Server(folder, releases=release.folder.parent, shell=shell, store=redis.url()))
+        started.append(Server(folder, releases=release.folder.parent, shell=shell, store=url))
         return started[-1]
 
     yield start
@@ -63,7 +69,7 @@ def until(holds: Callable[[], bool], within_s: float = 30.0) -> None:
 
 
 def test_two_servers_share_a_redis_and_lose_nothing(start, redis, release):
-    one, two = start("bentoml"), start("uvicorn")  # at once: one of them builds the state
+    one, two = start("bentoml", redis.url()), start("uvicorn", redis.url())  # at once: one of them builds the state
     one.ready(), two.ready()
 
     # What one takes the other knows, and an event counts once.
@@ -117,9 +123,37 @@ def test_two_servers_share_a_redis_and_lose_nothing(start, redis, release):
     redis.start()
     until(lambda: readiness(one)[0] == 200)
     assert counted(one, outcomes(release, 500)) == Counter(accepted=5)
-    two = start("uvicorn")
+    two = start("uvicorn", redis.url())
     two.ready()
     for first in (0, *accepted, 500):
         assert counted(two, outcomes(release, first, 1)) == Counter(duplicates=1)
     assert not post(one, "/v1/recommend", {"user_id": viewer, "k": 10}).json()["degraded"]
+    assert one.stop() == two.stop(signal.SIGTERM) == 0
+
+
+def test_two_servers_share_a_cluster_whose_primary_dies(start, cluster, release):
+    one, two = start("bentoml", cluster.url()), start("uvicorn", cluster.url())
+    one.ready(), two.ready()
+    viewer, home = release.user_ids.value(0), cluster.holder("{watchnext}:changes")
+
+    def accepted(server: Server, first: int) -> Counter:
+        """Post until they are acknowledged."""
+        while (answer := post(server, "/v1/events", {"events": outcomes(release, first)})).status_code != 200:
+            assert answer.status_code == 503, answer.text
+            time.sleep(0.05)
+        return Counter(answer.json())
+
+    for first in range(0, 50, 10):
+        assert accepted(one, first) == accepted(two, first + 5) == Counter(accepted=5)
+    home.stop(signal.SIGKILL)
+    assert len(post(one, "/v1/recommend", {"user_id": viewer, "k": 10}).json()["items"]) == 10
+    for first in range(50, 100, 10):
+        for answer in (accepted(one, first), accepted(two, first + 5)):
+            assert answer["accepted"] + answer["duplicates"] == 5  # of a commit whose answer was lost
+    for first in range(0, 100, 5):
+        assert accepted(one, first) == accepted(two, first) == Counter(duplicates=5)
+    for server in (one, two):
+        until(lambda server=server: not post(server, "/v1/recommend", {"user_id": viewer, "k": 10}).json()["degraded"])
+        text = httpx.get(f"{server.url}/metrics").text
+        assert float(text.split("\nwatchnext_store_behind_seconds ")[1].split()[0]) < 5
     assert one.stop() == two.stop(signal.SIGTERM) == 0

@@ -103,6 +103,7 @@ def create_app(
     serving = Serving(make, recommender=recommender, store=store)
     metrics.gauge("store_waiting_events", "Events that wait for the disk.", lambda: commits.waiting)
     metrics.gauge("store_failed", "1 while nothing can be stored: /readyz says why.", lambda: bool(serving.store.failed))
+    metrics.gauge("store_behind_seconds", "Age of what the memory has of other servers.", lambda: serving.store.behind_s)
     metrics.gauge("release_refused", "1 while a release that was to serve is refused.", lambda: bool(serving.refused))
     metrics.gauge(
         "canary_share", "Share of viewers whom a challenger answers.", lambda: ((c := serving.canary) and c.plan.share) or 0

@@ -169,6 +169,11 @@ class Store(Reading):
         return self._engine.is_shared
 
     @property
+    def behind_s(self) -> float:
+        """Return the seconds since the moment as of which all that other processes committed is in memory."""
+        return self._engine.behind_s
+
+    @property
     def listeners(self) -> list[Listener]:
         """Return the list of what every commit is handed to, in this order."""
         return self._engine.listeners

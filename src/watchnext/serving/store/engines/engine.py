@@ -31,28 +31,32 @@ class Table:
     carried   True where it holds ids and no row numbers, so that it stays valid under another catalogue
     followed  True where a store keeps the values in memory, so that the engine hands it each change
     small     True for a few values that every write transaction needs
+    spread    True where it grows with viewers or videos, so that several machines may have to share it
+    counted   True where write transactions ask for the number of its keys; they have read each key that they change
     """
 
     order: Order = Order.ANY
     carried: bool = False
     followed: bool = False
     small: bool = False
+    spread: bool = False
+    counted: bool = False
 
 
 TABLES = {
     "meta": Table(small=True),
     "clocks": Table(carried=True, small=True),
     "journal": Table(Order.QUEUE, carried=True, followed=True),
-    "viewers": Table(Order.SORTED),
+    "viewers": Table(Order.SORTED, spread=True, counted=True),
     "viewers_order": Table(Order.QUEUE),
-    "seen": Table(),
-    "videos": Table(followed=True),
-    "creators": Table(followed=True),
-    "keys": Table(carried=True),
+    "seen": Table(spread=True),
+    "videos": Table(followed=True, spread=True),
+    "creators": Table(followed=True, spread=True),
+    "keys": Table(carried=True, spread=True, counted=True),
     "keys_order": Table(Order.QUEUE, carried=True),
-    "shown": Table(carried=True),
+    "shown": Table(carried=True, spread=True, counted=True),
     "shown_order": Table(Order.QUEUE, carried=True),
-    "slates": Table(),
+    "slates": Table(spread=True),
     "quarantine": Table(Order.QUEUE, carried=True),
     "withdrawn": Table(carried=True),
     "live": Table(Order.SORTED, carried=True),
@@ -156,6 +160,7 @@ class Engine(ABC):
     readonly   True where nothing may be written
     failed     message while nothing can be written, else None
     is_shared  True where other processes write too, also for other catalogues: the carried tables are common to all
+    behind_s   seconds since the moment as of which all commits of others are in memory
     listeners  that every commit is handed to, in the order of the commits
     sequence   lock that is held meanwhile
     """
@@ -163,7 +168,7 @@ class Engine(ABC):
     name: str
     readonly: bool
     failed: str | None
-    is_shared = False
+    is_shared, behind_s = False, 0.0
 
     def __init__(self) -> None:
         self.listeners: list[Listener] = []

@@ -7,19 +7,27 @@ had seen, so a writer that lost its lock stores nothing. All processes follow th
 
 import logging
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
-from struct import Struct
 from urllib.parse import urlsplit
 
-from redis import Redis
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError, LockError, OutOfMemoryError, RedisError, TimeoutError
+from redis.exceptions import (
+    AskError,
+    ClusterError,
+    ConnectionError,
+    LockError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisClusterException,
+    RedisError,
+    TimeoutError,
+    TryAgainError,
+)
 from redis.lock import Lock
-from redis.retry import Retry
 
 from watchnext.serving.store.engines.engine import (
     FOLLOWED,
@@ -32,7 +40,9 @@ from watchnext.serving.store.engines.engine import (
     StoreFullError,
     state_of,
 )
-from watchnext.serving.store.engines.redis_transaction import Names, RedisTransaction
+from watchnext.serving.store.engines.redis_commit import RedisCommits, number_of, packed, unpacked_items
+from watchnext.serving.store.engines.redis_nodes import CLUSTERS, Names, RedisNodes
+from watchnext.serving.store.engines.redis_transaction import RedisTransaction
 
 log = logging.getLogger(__name__)
 
@@ -42,44 +52,19 @@ BUILD_S = 120.0  # likewise a build, which renews its lock at every commit
 FOLLOW_MS = 100  # longest wait for a commit, after which the connection is checked
 RETRY_S = 0.1
 CHANGES_KEPT = 1_000  # commits; a process that was away for more loads everything again
-LENGTHS = Struct(">II")
 NOTHING = (0, b"")  # number and id before the first commit
-COMMIT = """
-local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
-if (last and last[1] or '0-0') ~= ARGV[1] then return 0 end
-local at = 2
-while at <= #ARGV do
-  local length = tonumber(ARGV[at])
-  redis.call(unpack(ARGV, at + 1, at + length))
-  at = at + length + 1
-end
-return 1
-"""
+MOVED = (ClusterError, AskError, TryAgainError, ReadOnlyError, RedisClusterException)  # a replica takes over, or a slot moves
+DOWN = (ConnectionError, TimeoutError, *MOVED)
 
 
 def is_url(location: object) -> bool:
     """Return True for a store in Redis, False for a folder."""
-    return str(location).startswith(("redis://", "rediss://"))
+    return urlsplit(str(location)).scheme in ("redis", "rediss", *CLUSTERS)
 
 
 def location(given: object) -> Path | str:
     """Return a URL of Redis as it is, anything else as a folder."""
     return str(given) if is_url(given) else Path(str(given))
-
-
-def packed(items: list[tuple[bytes, bytes]]) -> bytes:
-    """Join keys and values to one value of the stream."""
-    return b"".join(chain.from_iterable((LENGTHS.pack(len(key), len(value)), key, value) for key, value in items))
-
-
-def unpacked_items(joined: bytes) -> list[tuple[bytes, bytes]]:
-    """Split what `packed` joined."""
-    items, at = [], 0
-    while at < len(joined):
-        of_key, of_value = LENGTHS.unpack_from(joined, at)
-        middle, at = at + LENGTHS.size + of_key, at + LENGTHS.size + of_key + of_value
-        items.append((joined[middle - of_key : middle], joined[middle:at]))
-    return items
 
 
 class RedisEngine(Engine):
@@ -95,38 +80,40 @@ class RedisEngine(Engine):
         super().__init__()
         parts = urlsplit(url)
         self.shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()  # without the password
-        self._names, self._builds = Names(state), builds
-        self._reader, self._writer = (self._client(url, timeout_s) for timeout_s in (READ_S, WRITE_S))
-        self._commit = self._writer.register_script(COMMIT)
+        self._names, self._builds = Names(state, url), builds
         self._seen, self._down, self._closed = NOTHING, None, threading.Event()
-        self._is_behind = False
+        self._is_behind, self._current_at = False, time.monotonic()
         self._thread: threading.Thread | None = None
         self._build_lock: Lock | None = None
+        self._clients: list[RedisNodes] = []
         with self._answers():
+            for timeout_s in (READ_S, WRITE_S):
+                self._clients.append(self._nodes(url, timeout_s))
+            self._reader, self._writer = self._clients
+            self._commits = RedisCommits(self._writer, self._names, self.shown)
             if not builds:
                 self._require_safe(durable)
-            self._seen = self._last(self._writer)
+            self._seen = _seen(self._commits.last())
+            self._commits.settle(self._seen[0])
 
-    def _client(self, url: str, timeout_s: float) -> Redis:
+    def _nodes(self, url: str, timeout_s: float) -> RedisNodes:
         try:
-            # A command that is sent again after a lost answer could count twice.
-            return Redis.from_url(
-                url, socket_timeout=timeout_s, socket_connect_timeout=READ_S, retry=Retry(NoBackoff(), 0), protocol=2
-            )
+            return RedisNodes(url, self._names.home, timeout_s=timeout_s, connect_s=READ_S)
         except ValueError as error:
             raise StoreError(f"the store {self.shown} is not a URL of Redis ({error}), expected redis://host:6379/0") from error
 
     def _require_safe(self, durable: bool) -> None:
-        """Raise StoreError where Redis would drop what it acknowledged."""
-        settings = {}
+        """Raise StoreError where Redis, or a node of the cluster, would drop what it acknowledged."""
         try:
-            for pattern in ("appendonly", "appendfsync", "maxmemory-policy"):
-                settings |= self._writer.config_get(pattern)
+            for node in self._writer.all():
+                patterns = ("appendonly", "appendfsync", "maxmemory-policy")
+                self._require_safe_settings({name: node.config_get(name)[name] for name in patterns}, durable)
         except RedisError as error:
-            if isinstance(error, ConnectionError | TimeoutError):
+            if isinstance(error, DOWN):
                 raise
             log.warning("the settings of %s cannot be read (%s): docs/operations.md lists those it needs", self.shown, error)
-            return
+
+    def _require_safe_settings(self, settings: dict[str, str], durable: bool) -> None:
         if settings["maxmemory-policy"] != "noeviction":
             raise StoreError(
                 f"the store {self.shown} has maxmemory-policy {settings['maxmemory-policy']}, which drops records, expected "
@@ -164,8 +151,10 @@ class RedisEngine(Engine):
             raise StoreError(f"the store {self.shown} is closed")
         try:
             yield
-        except (ConnectionError, TimeoutError) as error:
+        except DOWN as error:
             self._down = f"the store {self.shown} does not answer ({error}); start its Redis, which is tried again until then"
+            for nodes in self._clients:
+                nodes.refresh()
             raise StoreDownError(self._down) from error
         except OutOfMemoryError as error:
             raise StoreFullError(f"the store {self.shown} is full ({error}); raise its maxmemory") from error
@@ -182,11 +171,12 @@ class RedisEngine(Engine):
     def write(self) -> Iterator[RedisTransaction]:
         self.require_writable()
         with self._answers():
-            lock = self._writer.lock(self._names.writer, timeout=LOCK_S, sleep=0.002, thread_local=False)
+            lock = self._writer.home().lock(self._names.writer, timeout=LOCK_S, sleep=0.002, thread_local=False)
             if not lock.acquire(blocking_timeout=WRITE_S):
                 raise StoreError(f"the store {self.shown} was not free within {WRITE_S:g} s; retry")
             try:
                 before = self.follow()
+                self._commits.settle(before[0])
                 txn = RedisTransaction(self._writer, self._names, writes=True)
                 txn.read_ahead()
                 if not self._builds and txn.get("meta", b"sealed_state") is None:
@@ -194,12 +184,12 @@ class RedisEngine(Engine):
                 yield txn
                 self._store(txn, before)
             finally:
-                with suppress(LockError, ConnectionError, TimeoutError):
+                with suppress(LockError, *DOWN):
                     lock.release()
 
     def _store(self, txn: RedisTransaction, before: tuple[int, bytes]) -> None:
         """Commit, unless another process did since the commit `before`."""
-        if not (commands := list(txn.commands())):
+        if not (commands := txn.commands()):
             return
         if self._build_lock is not None:
             self._build_lock.reacquire()
@@ -209,11 +199,12 @@ class RedisEngine(Engine):
             entry |= {b"builds": b""} if self._builds else {name: packed(items) for name, items in changes.items()}
             fields = chain.from_iterable(entry.items())
             add = ["XADD", self._names.changes, "MAXLEN", CHANGES_KEPT, f"{seen[0]}-0", *fields]
-            arguments = chain.from_iterable([len(command), *command] for command in (*commands, add))
-            if not self._commit(keys=[self._names.changes], args=[f"{before[0]}-0", *arguments]):
+            commands.setdefault(self._names.home, []).append(add)
+            if not self._commits.make(seen[0], commands):
                 raise StoreError(f"another server wrote to {self.shown} while this one held its lock too long; retry")
             self._seen = seen
             self.publish(changes)
+        self._commits.spread(seen[0], commands)
 
     # ---- follow ------------------------------------------------------------------------------------------------------
 
@@ -226,7 +217,7 @@ class RedisEngine(Engine):
         while not self._closed.is_set():
             try:
                 with self._answers():
-                    self._writer.xread({self._names.changes: f"{self._seen[0]}-0"}, count=1, block=FOLLOW_MS)
+                    self._writer.home().xread({self._names.changes: f"{self._seen[0]}-0"}, count=1, block=FOLLOW_MS)
                     self.follow()
                 self._down = None
                 if self._is_behind:
@@ -244,7 +235,8 @@ class RedisEngine(Engine):
     def follow(self) -> tuple[int, bytes]:
         """Hand on the commits of other processes up to the last, and return its number and id."""
         with self.sequence:
-            pipe = self._writer.pipeline()  # of one moment
+            asked_at = time.monotonic()
+            pipe = self._writer.home().pipeline()  # of one moment
             pipe.xrange(self._names.changes, min=f"({self._seen[0]}-0")
             pipe.xrevrange(self._names.changes, count=1)
             entries, last = pipe.execute()
@@ -253,7 +245,13 @@ class RedisEngine(Engine):
                     break
             if _seen(last) != self._seen:
                 self._reset(_seen(last))
+            self._current_at = asked_at
             return self._seen
+
+    @property
+    def behind_s(self) -> float:
+        """Return the seconds since the moment as of which all commits of others are in memory."""
+        return time.monotonic() - self._current_at
 
     def _takes(self, number: int, entry: dict[bytes, bytes]) -> bool:
         """Hand on one commit; return False where one before it is missing, or the state is being built again."""
@@ -271,6 +269,7 @@ class RedisEngine(Engine):
         if self._builds:
             self._seen = seen
             return
+        self._commits.settle(seen[0])
         transaction = RedisTransaction(self._writer, self._names)
         if transaction.get("meta", b"sealed_state") is None:
             self._down = str(self._misses_state())
@@ -284,21 +283,18 @@ class RedisEngine(Engine):
     def _misses_state(self) -> StoreError:
         return StoreError(f"the store {self.shown} does not hold the state {self._names.state} (yet); run `{REPAIR}`")
 
-    def _last(self, client: Redis) -> tuple[int, bytes]:
-        return _seen(client.xrevrange(self._names.changes, count=1))
-
     # ---- life --------------------------------------------------------------------------------------------------------
 
     @contextmanager
     def building(self) -> Iterator[bool]:
         """Let one process at a time build the state; yield False where another one did meanwhile."""
         with self._answers():
-            self._build_lock = self._writer.lock(self._names.build, timeout=BUILD_S, sleep=0.1, thread_local=False)
+            self._build_lock = self._writer.home().lock(self._names.build, timeout=BUILD_S, sleep=0.1, thread_local=False)
             waited = not self._build_lock.acquire(blocking=False) and self._build_lock.acquire()
             try:
                 yield not (waited and state_of(self) == self._names.state)
             finally:
-                with suppress(LockError, ConnectionError, TimeoutError):
+                with suppress(LockError, *DOWN):
                     self._build_lock.release()
                 self._build_lock = None
 
@@ -312,4 +308,4 @@ class RedisEngine(Engine):
 
 def _seen(last: list) -> tuple[int, bytes]:
     """Return number and id of the last entry, which XREVRANGE found."""
-    return (int(last[0][0].partition(b"-")[0]), last[0][1][b"id"]) if last else NOTHING
+    return (number_of(last), last[0][1][b"id"]) if last else NOTHING

@@ -6,33 +6,12 @@ from heapq import merge
 from itertools import chain
 from struct import Struct
 
-from redis import Redis
-
 from watchnext.serving.store.engines.engine import FOLLOWED, TABLES, Changes, Order, StoreError, Transaction, number_key
+from watchnext.serving.store.engines.redis_nodes import Names, RedisNodes
 
 PAGE = 1_000  # items a command; a reading begins with fewer, as often the first is enough
 FIRST_PAGE = 16
 QUEUE = Struct(">QQQ")  # first position, end, bytes
-
-
-class Names:
-    """Keys of Redis: those of a state have its fingerprint in them, the carried tables are common to all states."""
-
-    def __init__(self, state: str) -> None:
-        self.state, self.changes, self.writer = state, "watchnext:changes", "watchnext:writer"
-        self.build = f"watchnext:{state}:build"
-
-    def table(self, table: str) -> str:
-        return f"{self._prefix(table)}:{table}"
-
-    def sorted(self, table: str) -> str:
-        return f"{self._prefix(table)}:{table}:sorted"
-
-    def queues(self, table: str) -> str:
-        return f"{self._prefix(table)}:queues"
-
-    def _prefix(self, table: str) -> str:
-        return "watchnext" if TABLES[table].carried else f"watchnext:{self.state}"
 
 
 class Queue:
@@ -64,8 +43,8 @@ class RedisTransaction(Transaction):
     Without `writes`, a reading that takes several pages is not of one moment, except the end of a queue.
     """
 
-    def __init__(self, client: Redis, names: Names, *, writes: bool = False) -> None:
-        self._client, self._names, self._writes = client, names, writes
+    def __init__(self, nodes: RedisNodes, names: Names, *, writes: bool = False) -> None:
+        self._client, self._home, self._names, self._writes = nodes.client, nodes.home(), names, writes
         self._stored: dict[str, dict[bytes, bytes | None]] = defaultdict(dict)  # values that were read
         self._changed: dict[str, dict[bytes, bytes | None]] = defaultdict(dict)
         self._wanted: dict[str, set[bytes]] = defaultdict(set)
@@ -76,22 +55,25 @@ class RedisTransaction(Transaction):
         self._whole: set[str] = set()  # tables of which `_stored` has every key
 
     def read_ahead(self) -> None:
-        """Read what every write transaction needs: small tables, the ends of queues, the numbers of items."""
-        maps = [name for name, table in TABLES.items() if table.order is not Order.QUEUE]
+        """Read what every write transaction needs: small tables, the ends of queues, the numbers of keys."""
+        small = [name for name, table in TABLES.items() if table.small]
         queues = [name for name, table in TABLES.items() if table.order is Order.QUEUE]
-        pipe = self._client.pipeline(transaction=False)
-        small = [name for name in maps if TABLES[name].small]
+        counted = [name for name, table in TABLES.items() if table.counted]
+        pipe = self._home.pipeline(transaction=False)
         for name in small:
             pipe.hgetall(self._names.table(name))
         for name in queues:
             pipe.hget(self._names.queues(name), name)
-        for name in maps:
-            pipe.hlen(self._names.table(name))
+        for name in counted:
+            if self._names.shards:
+                pipe.hget(self._names.counts(name), name)
+            else:
+                pipe.hlen(self._names.table(name))
         replies = iter(pipe.execute())
         self._stored.update(zip(small, replies, strict=False))
         self._whole.update(small)
         self._queues.update((name, Queue(next(replies))) for name in queues)
-        self._counts.update(zip(maps, replies, strict=True))
+        self._counts.update((name, int(count or 0)) for name, count in zip(counted, replies, strict=True))
 
     # ---- read --------------------------------------------------------------------------------------------------------
 
@@ -108,11 +90,12 @@ class RedisTransaction(Transaction):
             self._wanted[table].update(key for key in keys if key not in self._stored[table])
 
     def _read_wanted(self) -> None:
-        wanted = [(table, list(keys)) for table, keys in self._wanted.items() if keys]
+        parted = [(table, self._names.parted(table, keys)) for table, keys in self._wanted.items()]
+        wanted = [(table, prefix, keys) for table, parts in parted for prefix, keys in parts.items()]
         pipe = self._client.pipeline(transaction=False)
-        for table, keys in wanted:
-            pipe.hmget(self._names.table(table), keys)
-        for (table, keys), values in zip(wanted, pipe.execute(), strict=True):
+        for table, prefix, keys in wanted:
+            pipe.hmget(self._names.table(table, prefix), keys)
+        for (table, _, keys), values in zip(wanted, pipe.execute(), strict=True):
             self._stored[table].update(zip(keys, values, strict=True))
         self._wanted.clear()
 
@@ -120,7 +103,10 @@ class RedisTransaction(Transaction):
         if TABLES[table].order is Order.QUEUE:
             return self._queue(table).end - self._queue(table).first
         if table not in self._counts:
-            self._counts[table] = self._client.hlen(self._names.table(table))
+            pipe = self._client.pipeline(transaction=False)
+            for prefix in self._names.parts(table):
+                pipe.hlen(self._names.table(table, prefix))
+            self._counts[table] = sum(pipe.execute())
         changed = self._changed[table]
         self.prefetch(table, changed)
         if self._wanted[table]:
@@ -141,21 +127,23 @@ class RedisTransaction(Transaction):
             return self._queue_items(table, int.from_bytes(start, "big"), reverse)
         changed = self._changed[table]
         added = sorted(((key, value) for key, value in changed.items() if value is not None and key >= start), reverse=reverse)
+        parts = () if table in self._cleared else self._names.parts(table)
         if TABLES[table].order is Order.SORTED:
-            stored = () if table in self._cleared else self._sorted_items(table, start, reverse)
+            stored = merge(*(self._sorted_items(table, part, start, reverse) for part in parts), reverse=reverse)
             return merge((item for item in stored if item[0] not in changed), added, reverse=reverse)
-        stored = () if table in self._cleared else self._client.hscan_iter(self._names.table(table), count=PAGE)
+        scans = (self._client.hscan_iter(self._names.table(table, part), count=PAGE) for part in parts)
+        stored = chain.from_iterable(scans)
         return chain((item for item in stored if item[0] not in changed and item[0] >= start), added)
 
-    def _sorted_items(self, table: str, start: bytes, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
-        name, last = self._names.sorted(table), b"+" if reverse else b"[" + start
+    def _sorted_items(self, table: str, part: str, start: bytes, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
+        name, last = self._names.sorted(table, part), b"+" if reverse else b"[" + start
         for size in _page_sizes():
             ends = (b"-", last) if reverse else (last, b"+")
             page = self._client.zrevrangebylex if reverse else self._client.zrangebylex
             keys = page(name, *(ends[::-1] if reverse else ends), start=0, num=size)
             if not keys:
                 return
-            values = self._client.hmget(self._names.table(table), keys)
+            values = self._client.hmget(self._names.table(table, part), keys)
             yield from ((key, value) for key, value in zip(keys, values, strict=True) if value is not None)
             last = b"(" + keys[-1]
 
@@ -189,7 +177,7 @@ class RedisTransaction(Transaction):
         """Read the values at the positions `first` to `stop`, without those that another process took meanwhile."""
         base = self._queue(table).stored[0]
         while (begin := max(first, base)) < stop:
-            pipe = self._client.pipeline()
+            pipe = self._home.pipeline()
             pipe.hget(self._names.queues(table), table)
             pipe.lrange(self._names.table(table), begin - base, stop - base - 1)
             packed, values = pipe.execute()
@@ -205,7 +193,7 @@ class RedisTransaction(Transaction):
 
     def _queue(self, table: str) -> Queue:
         if table not in self._queues:
-            self._queues[table] = Queue(self._client.hget(self._names.queues(table), table))
+            self._queues[table] = Queue(self._home.hget(self._names.queues(table), table))
         return self._queues[table]
 
     # ---- write -------------------------------------------------------------------------------------------------------
@@ -287,28 +275,36 @@ class RedisTransaction(Transaction):
                 changes[table] = [(number_key(queue.stored[1] + i), value) for i, value in enumerate(queue.added)]
         return changes
 
-    def commands(self) -> Iterator[list]:
-        """Yield the commands of Redis that make the changes."""
+    def commands(self) -> dict[str, list[list]]:
+        """Return prefix of keys > the commands of Redis that make the changes of its part; nothing where there are none."""
+        commands: dict[str, list[list]] = defaultdict(list)
         for table in self._cleared:
-            yield ["UNLINK", self._names.table(table), self._names.sorted(table)]
+            for part in self._names.parts(table):
+                commands[part].append(["UNLINK", self._names.table(table, part), self._names.sorted(table, part)])
         for table, changed in self._changed.items():
-            yield from self._map_commands(table, changed)
+            for part, keys in self._names.parted(table, changed).items():
+                commands[part] += self._map_commands(table, part, {key: changed[key] for key in keys})
+        home = commands[self._names.home]
         for table, queue in self._queues.items():
             if queue.is_changed():
-                yield from self._queue_commands(table, queue)
+                home += self._queue_commands(table, queue)
+        if self._names.shards:
+            counted = [name for name in TABLES if TABLES[name].counted and (self._changed[name] or name in self._cleared)]
+            home += [["HSET", self._names.counts(name), name, self.count(name)] for name in counted]
+        return {part: made for part, made in commands.items() if made}
 
-    def _map_commands(self, table: str, changed: dict[bytes, bytes | None]) -> Iterator[list]:
-        name, is_sorted = self._names.table(table), TABLES[table].order is Order.SORTED
-        put, gone = [(key, value) for key, value in changed.items() if value is not None], []
+    def _map_commands(self, table: str, part: str, changed: dict[bytes, bytes | None]) -> Iterator[list]:
+        name, is_sorted = self._names.table(table, part), TABLES[table].order is Order.SORTED
+        put = [(key, value) for key, value in changed.items() if value is not None]
         gone = [key for key, value in changed.items() if value is None]
-        for part in _parts(put):
-            yield ["HSET", name, *chain.from_iterable(part)]
+        for items in _parts(put):
+            yield ["HSET", name, *chain.from_iterable(items)]
             if is_sorted:
-                yield ["ZADD", self._names.sorted(table), *chain.from_iterable((0, key) for key, _ in part)]
-        for part in _parts(gone):
-            yield ["HDEL", name, *part]
+                yield ["ZADD", self._names.sorted(table, part), *chain.from_iterable((0, key) for key, _ in items)]
+        for keys in _parts(gone):
+            yield ["HDEL", name, *keys]
             if is_sorted:
-                yield ["ZREM", self._names.sorted(table), *part]
+                yield ["ZREM", self._names.sorted(table, part), *keys]
 
     def _queue_commands(self, table: str, queue: Queue) -> Iterator[list]:
         for position, value in queue.replaced.items():
