@@ -5,6 +5,7 @@ If training is interrupted, run the same command again: it resumes after the las
 
 import json
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from watchnext.cli import composed, exits_on, instantiate, plain, write_report
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.metrics import aligned, rounded, shown
 from watchnext.nn.trainable import NothingToLearnError, Training
-from watchnext.nn.training import built, fit_and_test, tracked
+from watchnext.nn.training import built, fit_and_test, following, is_first, tracked
 from watchnext.nn.weights import written_aside
 from watchnext.schema import SchemaError
 
@@ -50,6 +51,12 @@ def evaluated_figures(folder: str | None, name: str) -> dict[str, float] | None:
     return json.loads(path.read_text())
 
 
+def follow(preset: DictConfig, features: FeatureSet, training: Training) -> None:
+    """Train and measure a part of every batch beside the first process, which writes the model."""
+    with suppress(NothingToLearnError):  # the first process says so
+        fit_and_test(built(instantiate(preset.module), features, seed=training.seed), training)
+
+
 @hydra.main(version_base=None, config_path="conf", config_name="config")
 def main(config: DictConfig) -> None:
     model, settings = config.model, {"seed": config.seed, "trainer": partial(instantiate, config.trainer)}
@@ -57,6 +64,9 @@ def main(config: DictConfig) -> None:
     with exits_on(FileNotFoundError, SchemaError, ValueError):
         features = FeatureSet.load(Path(config.data.outputs) / "features")
         evaluated = evaluated_figures(config.evaluated, model.name)
+        if not is_first():
+            follow(model, features, replace(following(plain(config), features, **settings), evaluated=evaluated))
+            return
         with tracked(plain(config), features, **settings) as (run, training):
             training = replace(training, evaluated=evaluated)
             try:

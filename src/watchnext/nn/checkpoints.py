@@ -15,6 +15,7 @@ from watchnext.files import sha256_of, synced
 
 KEPT = 3  # interrupted trainings to keep; a checkpoint is about four times the size of its network
 LISTED = 3  # changed settings listed in a message
+PLACEMENT = ("accelerator", "devices", "num_nodes", "strategy")  # of the trainer
 
 
 class Checkpoints:
@@ -56,9 +57,24 @@ class Checkpoints:
         return sorted((int(path.name.split(".")[-3]), path) for path in self.folder.glob(f"{name}.*.ckpt"))
 
 
+class FollowedCheckpoints(Checkpoints):
+    """The checkpoints that the first of several processes writes."""
+
+    def write(self, name: str, epoch: int, save: Callable[[Path], None]) -> None:
+        """Take part in the first process's writing; Lightning writes nothing here."""
+        save(self.folder / f".{name}.aside")
+
+    def latest(self, name: str) -> Path | None:
+        return self._epochs(name)[-1][1] if self._epochs(name) else None
+
+
 def settings_of(config: Mapping, features: Mapping) -> dict:
-    """Return what decides trained weights: settings of a plain configuration, the report of the features, and the code."""
+    """Return what decides trained weights: settings of a plain configuration, the report of the features, and the code.
+
+    A training goes on with another number of processes, so that PLACEMENT is left out.
+    """
     settings = {key: config[key] for key in ("model", "trainer", "seed")}
+    settings["trainer"] = {key: value for key, value in config["trainer"].items() if key not in PLACEMENT}
     return settings | {"features": features, "code": code_of(*targets_of(config["model"]["module"]))}
 
 
@@ -69,9 +85,8 @@ def described_folder(root: Path, name: str, settings: Mapping, *, most: int) -> 
     The same name and settings give the same folder again, until `most` newer folders exist. Raises ValueError if another
     process holds it.
     """
-    settings = {**settings, **surroundings()}
-    text = json.dumps(settings, indent=1, sort_keys=True)
-    folder = Path(root) / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    settings, text = _described(settings)
+    folder = _folder(root, name, text)
     if not folder.exists() and (other := _others(folder, f"{name}-")):
         was = json.loads((other[-1] / "what.json").read_text())
         print(f"not resumed from {other[-1]}: {_listed(list(differing(was, settings)))} changed", flush=True)
@@ -80,6 +95,20 @@ def described_folder(root: Path, name: str, settings: Mapping, *, most: int) -> 
         (folder / "what.json").write_text(text)
         _bounded(folder, most)
         yield folder
+
+
+def _described(settings: Mapping) -> tuple[dict, str]:
+    settings = {**settings, **surroundings()}
+    return settings, json.dumps(settings, indent=1, sort_keys=True)
+
+
+def _folder(root: Path, name: str, text: str) -> Path:
+    return Path(root) / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def followed(root: Path, name: str, settings: Mapping) -> FollowedCheckpoints:
+    """Return the checkpoints that the first process has opened as `unfinished` with the same arguments."""
+    return FollowedCheckpoints(_folder(root, name, _described(settings)[1]))
 
 
 @contextmanager

@@ -3,20 +3,23 @@
 import logging
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.precision import MixedPrecision, Precision
-from torch import Tensor, nn
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from torch import Tensor, distributed, nn
 from torch.utils.data import DataLoader
 
 from watchnext.features.dataset.batches import FeatureSet
+from watchnext.features.dataset.epochs import processes
 from watchnext.nn.callbacks import BestWeights, KeptEpochs, NamedBar, SeededEpochs, StepLogger
-from watchnext.nn.checkpoints import settings_of, unfinished
+from watchnext.nn.checkpoints import followed, settings_of, unfinished
 from watchnext.nn.trainable import NothingToLearnError, Trainable, Training
 from watchnext.tracking import Run, start_run
 
@@ -64,6 +67,18 @@ def finite(loss: Tensor, batch_index: int, *, key: str, learning_rate: float) ->
     return loss
 
 
+def in_order(parts: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
+    """Join the batches of all processes, each of positions (n,) and values (n, ...); return the values by position."""
+    joined = [torch.cat(each).cpu() for each in zip(*parts, strict=True)]
+    if processes() > 1:
+        found: list = [None] * processes()
+        distributed.all_gather_object(found, joined)
+        joined = [torch.cat(each) for each in zip(*found, strict=True)]
+    positions, *values = joined
+    first = np.unique(positions.numpy(), return_index=True)[1]  # a small batch is computed by every process
+    return [each[first] for each in values]
+
+
 class Bf16Training(MixedPrecision):
     """Train in bf16 around f32 weights; validate and test in f32, as serving does."""
 
@@ -94,7 +109,9 @@ def fastest_precision() -> Precision:
 def quiet() -> Iterator[None]:
     """Silence Lightning's notes on loaders: one process makes the batches, so that their count is right."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-    needless = "does not have many workers|IterableDataset` has `__len__`|treespec, LeafSpec|have no `val_dataloader`"
+    needless = (
+        "does not have many workers|IterableDataset` has `__len__`|treespec, LeafSpec|have no `val_dataloader`|sync_dist=True"
+    )  # every process logs the metrics of all
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=f".*({needless}).*")
         yield
@@ -103,6 +120,17 @@ def quiet() -> Iterator[None]:
 def stage_of(config: Mapping) -> str:
     """Return the stage of a plain configuration's model, by whose name its runs are found: "retrieval", "ranking"."""
     return config["model"]["module"]["_target_"].split(".")[1]
+
+
+def is_first() -> bool:
+    """Return True in the process that tracks and writes, False in the others of a training by several."""
+    return rank_zero_only.rank == 0
+
+
+def following(config: Mapping, features: FeatureSet, *, seed: int, trainer: Callable[..., pl.Trainer]) -> Training:
+    """Return the training of a process that is not the first: it logs nothing, and resumes from what the first wrote."""
+    name = config["model"]["name"]
+    return Training(seed, trainer, name, followed(UNFINISHED, name, settings_of(config, features.report)))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from watchnext.features.dataset.batches import FeatureSet
+from watchnext.features.dataset.epochs import part_of
 
 GROUPS = ("viewer", "request")
 
@@ -14,7 +15,8 @@ GROUPS = ("viewer", "request")
 class GroupedBatches(IterableDataset):
     """Yield batches of `rows` with `groups` (N,), from 0 without gaps: whole groups, shuffled by seed and epoch.
 
-    Groups are cut only at batch borders, so a batch has at most two partial groups.
+    Groups are cut only at batch borders, so a batch has at most two partial groups. Of several processes, each takes whole
+    groups, and its mean is that of its own pairs.
     """
 
     def __init__(self, *, features: FeatureSet, rows: np.ndarray, within: str, batch_size: int, seed: int) -> None:
@@ -35,7 +37,8 @@ class GroupedBatches(IterableDataset):
         order = np.argsort(rank[self.groups], kind="stable")
         for start in range(0, len(order), self.batch_size):
             chosen = np.sort(order[start : start + self.batch_size])  # read the memory map in order
-            yield self.features.batch(self.rows[chosen]) | {"groups": torch.from_numpy(self.groups[chosen])}
+            batch, own = part_of(self.features, self.rows[chosen], self.groups[chosen])
+            yield batch | {"groups": torch.from_numpy(self.groups[chosen[own]])}
 
     def loader(self) -> DataLoader:
         return DataLoader(self, batch_size=None, num_workers=0)

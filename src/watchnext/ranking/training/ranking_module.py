@@ -12,7 +12,7 @@ from watchnext.features.dataset.batches import FeatureSet
 from watchnext.features.dataset.epochs import Batches
 from watchnext.features.encode.pipeline import FeaturePipeline
 from watchnext.nn.trainable import NothingToLearnError
-from watchnext.nn.training import TrainableModule, adam, finite
+from watchnext.nn.training import TrainableModule, adam, finite, in_order
 from watchnext.nn.weights import build_network, recipe_of, save_network
 from watchnext.ranking.feature_mask import FeatureMask, masked_columns
 from watchnext.ranking.heads import WATCH, predictions
@@ -72,7 +72,7 @@ class RankingModule(TrainableModule):
         if inverse_propensity is not None:
             logged = features.columns["propensity"][_sampled(features)]
             self.propensities = InversePropensity(propensities=logged, most=inverse_propensity)
-        self._predicted: list[Tensor] = []
+        self._predicted: list[tuple[Tensor, Tensor]] = []
 
     def loader(self, split: str, *, seed: int) -> DataLoader:
         """Load the impressions of a split; only training rows are shuffled. Raises NothingToLearnError for an empty split."""
@@ -99,13 +99,13 @@ class RankingModule(TrainableModule):
         return self.loss(logits, targets, batch.get("groups"), watch, weights)
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
-        loss = self.objective(batch)
+        loss = self.objective(batch) * batch["share"][0]
         finite(loss, batch_index, key="model.module.learning_rate", learning_rate=self.learning_rate)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["targets"]))
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["targets"]), sync_dist=True)
         return loss
 
-    def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
-        self._predicted.append(predictions(self.network(batch)))
+    def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
+        self._predicted.append((batch_index * self.batch_size + batch["own"], predictions(self.network(batch))))
 
     test_step = validation_step
 
@@ -116,9 +116,9 @@ class RankingModule(TrainableModule):
         self._log_metrics("test")
 
     def _log_metrics(self, split: str) -> None:
-        predicted = torch.cat(self._predicted).numpy()
+        [predicted] = in_order(self._predicted)
         self._predicted.clear()
-        for name, value in metrics_of(self.features, predicted, split).items():
+        for name, value in metrics_of(self.features, predicted.numpy(), split).items():
             self.log(name, value, prog_bar=name == f"{split}/auc_long_view")
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.features.dataset.epochs import Batches
 from watchnext.nn.trainable import NothingToLearnError
-from watchnext.nn.training import TrainableModule, adam, finite
+from watchnext.nn.training import TrainableModule, adam, finite, in_order
 from watchnext.nn.weights import build_network, recipe_of, save_network
 from watchnext.retrieval.towers.negatives import NegativeSample
 from watchnext.retrieval.towers.objectives import SampledSoftmax
@@ -68,7 +68,7 @@ class RetrievalModule(TrainableModule):
         self._upload_ms = torch.from_numpy(np.array(features.catalogue.upload_ms))
         counts = np.bincount(features.columns["video_rows"][self._positives("train")], minlength=len(features.catalogue))
         self.negatives = negatives(counts=torch.from_numpy(counts))
-        self._validated: list[tuple[Tensor, Tensor]] = []
+        self._validated: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def _positives(self, split: str) -> np.ndarray:
         rows = self.features.rows(split)
@@ -83,7 +83,7 @@ class RetrievalModule(TrainableModule):
                 "the definition of this target in labels.*, and model.module.positive"
             )
         common = {"features": self.features, "rows": rows, "batch_size": self.batch_size, "seed": seed}
-        return Batches(shuffle=split == "train", along=("time_ms",), **common).loader()
+        return Batches(shuffle=split == "train", whole=("video_rows", "time_ms"), **common).loader()
 
     def videos(self, rows: Tensor, new: Tensor) -> Tensor:
         """Compute video vectors (N, D) of catalogue rows; those that are `new` (N,) have no id."""
@@ -106,18 +106,18 @@ class RetrievalModule(TrainableModule):
         return young if self._id is None else young & (self._videos["video_codes"][: len(young), self._id] == 0)
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
-        positives = batch["video_rows"]
+        # All processes draw the same videos, of the positives of all, and each has a part of the queries.
+        positives, time_ms, own = batch["all_video_rows"].long(), batch["all_time_ms"], batch["own"]
         drawn = self.negatives.draw(positives)
         rows, at = torch.cat([positives, drawn.rows]).unique(return_inverse=True)
         # Each video once: the same dropout as positive and as negative.
-        vectors = self.videos(rows, self._hidden(rows, at[: len(positives)], batch["time_ms"]))
-        positive_vectors, pool = vectors[at[: len(positives)]], vectors[at[len(positives) :]]
+        vectors = self.videos(rows, self._hidden(rows, at[: len(positives)], time_ms))
+        positive_vectors, pool = vectors[at[own]], vectors[at[len(positives) :]]
         queries = nearest_interest(self.network.query(batch), positive_vectors)
-        loss = self.loss(
-            queries, positive_vectors, pool, drawn=drawn, masked=self._masked_pairs(drawn, positives, batch["time_ms"])
-        )
+        masked = self._masked_pairs(drawn, positives[own], time_ms[own])
+        loss = self.loss(queries, positive_vectors, pool, drawn=drawn, masked=masked) * batch["share"][0]
         finite(loss, batch_index, key="model.module.learning_rate", learning_rate=self.learning_rate)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(positives))
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(own), sync_dist=True)
         return loss
 
     def _masked_pairs(self, drawn: NegativeSample, positives: Tensor, time_ms: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,8 +126,9 @@ class RetrievalModule(TrainableModule):
         late = self._upload_ms[drawn.rows] > time_ms[:, None]
         return (late | (drawn.rows == positives[:, None])).nonzero(as_tuple=True)
 
-    def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
-        self._validated.append((self.network.query(batch), batch["video_rows"]))
+    def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
+        at = batch_index * self.batch_size + batch["own"]
+        self._validated.append((at, self.network.query(batch), batch["video_rows"]))
 
     test_step = validation_step
 
@@ -138,7 +139,7 @@ class RetrievalModule(TrainableModule):
         self._log_recall("test")
 
     def _log_recall(self, split: str) -> None:
-        queries, wanted = (torch.cat(parts).numpy() for parts in zip(*self._validated, strict=True))
+        queries, wanted = (values.numpy() for values in in_order(self._validated))
         self._validated.clear()
         recall = recall_among_all(
             self.embeddings(), queries.reshape(len(wanted), -1, queries.shape[-1]), wanted, self.recall_at
