@@ -109,9 +109,8 @@ def fastest_precision() -> Precision:
 def quiet() -> Iterator[None]:
     """Silence Lightning's notes on loaders: one process makes the batches, so that their count is right."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-    needless = (
-        "does not have many workers|IterableDataset` has `__len__`|treespec, LeafSpec|have no `val_dataloader`|sync_dist=True"
-    )  # every process logs the metrics of all
+    needless = "does not have many workers|IterableDataset` has `__len__`|treespec, LeafSpec|have no `val_dataloader`"
+    needless += "|sync_dist=True"  # every process logs the metrics of all
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=f".*({needless}).*")
         yield

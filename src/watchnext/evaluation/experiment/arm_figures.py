@@ -52,7 +52,8 @@ class ArmFigures:
 
     @classmethod
     def of(cls, shown: pl.DataFrame, simulation: Simulation, users: np.ndarray) -> "ArmFigures":
-        """Sum up the impressions `shown` (columns of `traffic.COLUMNS`) to the viewers `users` (U,)."""
+        """Sum up those of the impressions `shown` (columns of `traffic.COLUMNS`) that the viewers `users` (U,) saw."""
+        shown = shown.filter(pl.col("viewer").is_in(users))
         videos, count, days = simulation.world.catalogue, len(users), simulation.days
         at = np.searchsorted(users, shown["viewer"].to_numpy())
         rows, day = shown["video"].to_numpy(), (shown["time_ms"].to_numpy() - simulation.start_ms) // DAY_MS

@@ -55,6 +55,9 @@ def test_figures_of_two_viewers_who_came_and_one_who_did_not_by_hand():
     assert (arm.videos, arm.requests) == (3, 3)
     assert arm.daily()["watch_s"] == pytest.approx([40 / 3, 5 / 3])
     assert arm.daily()["came"] == pytest.approx([2 / 3, 1 / 3])
+    others = ArmFigures.of(shown_of(ROWS), platform(), np.array([4, 5]))  # without the first viewer's rows
+    np.testing.assert_array_equal(others.watch_s, arm.watch_s[1:])
+    np.testing.assert_array_equal(others.by_creator, arm.by_creator[1:])
     without = arm.sampled(np.array([[0.0, 1.0, 0.0]]))
     assert without["watch_s"][0] == 0
     assert np.isnan(without["long_view_rate"][0])
