@@ -28,7 +28,7 @@ from benchmarks.experiments import SECONDS, SECONDS_SPREAD, SESSIONS_A_DAY, week
 from omegaconf import DictConfig
 
 from watchnext.cli import composed, exits_on, instantiate
-from watchnext.evaluation.comparison.side_by_side import Replayed, compare_releases
+from watchnext.evaluation.comparison.side_by_side import Replayed, compare_slates
 from watchnext.evaluation.experiment.ablations import ABLATIONS, policy_named
 from watchnext.evaluation.experiment.command import world_of
 from watchnext.evaluation.experiment.experiment import Experiment
@@ -119,9 +119,8 @@ def judged(
     """
     root, outputs = Path(config.data.releases), Path(config.data.outputs)
     features = FeatureSet.load(outputs / "features")
-    log, rows = HeldOutLog.of_outputs(outputs, features), features.rows("test")
-    labels = features.columns["targets"][rows], features.columns["user_rows"][rows]
-    slate, settings = config.evaluation.slate, {"regime": config.regime, "requests": requests, "given": {}}
+    log, slate = HeldOutLog.of_outputs(outputs, features), config.evaluation.slate
+    settings = {"regime": config.regime, "requests": requests, "given": {}, "traced_only": True}
     replays = {
         name: Replayed.of(policy_named(name, release, root), log, slate=slate, **settings) for name in dict.fromkeys(policies)
     }
@@ -132,7 +131,7 @@ def judged(
         live = interleaved_result(runner.run(design="interleaved", policies=[one, other])["interleaved"])
         print(f"{one} with {other}: {live.relative}", file=sys.stderr, flush=True)
         for candidate, champion, seen in ((one, other, live), (other, one, mirrored(live))):
-            figures = compare_releases(replays[candidate], replays[champion], *labels, k=slate, seed=config.seed)["slate"]
+            figures = compare_slates(replays[candidate], replays[champion], k=slate, seed=config.seed)
             figure = figures[f"{config.promotion.figure}@{slate}"]
             decision = decide(figure, [], seen, least=config.promotion.least)
             pairs.append(

@@ -73,6 +73,10 @@ def test_the_label_says_which_watch_is_long_whatever_the_log_flags(release, buil
     split = TimeSplit(valid_days=1, test_days=1).assign(tables.impressions["day"])
     replay = Replay(release=release, regime="frozen", slate=5, requests=10, depth=20)
     log = HeldOutLog(StoredTables.open(folder.parent / "tables"), split, np.full(len(split), float(long)))
-    funnels = replay.run(log).traces
+    whole, alone = replay.run(log), replay.run(log, traced_only=True)
+    funnels = whole.traces
     assert sum(len(funnel.watched) for funnel in funnels) > 5
     assert all((funnel.long_view == long).all() for funnel in funnels)
+    assert [each.stages["slate"].tolist() for each in alone.traces] == [each.stages["slate"].tolist() for each in funnels]
+    assert np.isnan(alone.scores).all()
+    assert not np.isnan(whole.scores).all()

@@ -28,14 +28,25 @@ class Replayed:
     popularity: np.ndarray
 
     @classmethod
-    def of(cls, release: Release, log: HeldOutLog, *, regime: str, slate: int, requests: int, given: Given) -> "Replayed":
-        """Replay the held-out days beside the videos `given` by another recommender.
+    def of(
+        cls,
+        release: Release,
+        log: HeldOutLog,
+        *,
+        regime: str,
+        slate: int,
+        requests: int,
+        given: Given,
+        traced_only: bool = False,
+    ) -> "Replayed":
+        """Replay the held-out days beside the videos `given` by another recommender; with `traced_only`, slates alone.
 
         Raises ReleaseError if the release knows them already.
         """
         log.require_unseen(release)
         replay = Replay(release=release, regime=regime, slate=slate, requests=requests, depth=slate)
-        return cls(release, replay.run(log, given), popularity_before(log, release.video_ids))
+        result = replay.run(log, given, traced_only=traced_only)
+        return cls(release, result, popularity_before(log, release.video_ids))
 
     @property
     def traces(self) -> list[FunnelTrace]:
@@ -82,17 +93,22 @@ def compare_releases(
     broken   [one, other]: rule > slots that break it
     ranking  target > `gauc` and `logloss` as `paired`, of the impressions that both releases score
     """
-    viewers, against = viewers_of(one.traces), other.columns_beside(one, k)
-    served, redrawn = (one.columns_beside(other, k, name) for name in ("slate", "redrawn"))
-    again = [redrawn] if retrained is None else [redrawn, retrained.columns_beside(other, k)]
     return {
         "requests": len(one.traces),
-        "floor": ["exploration", "retraining"][: len(again)],
-        "slate": paired(served, against, viewers, seed=seed, floors=noise_floors(served, again, viewers, seed)),
+        "floor": ["exploration", "retraining"][: 1 if retrained is None else 2],
+        "slate": compare_slates(one, other, k=k, seed=seed, retrained=retrained),
         "whole": _both({name: whole_figures(each.stage("slate"), each.release.catalogue) for name, each in _named(one, other)}),
         "broken": [broken_rules(one.traces), broken_rules(other.traces)],
         "ranking": _ranking(one.result.scores, other.result.scores, targets, users, seed),
     }
+
+
+def compare_slates(one: Replayed, other: Replayed, *, k: int, seed: int, retrained: Replayed | None = None) -> dict:
+    """Return figure > as `paired`, of the served slates, as in `compare_releases`."""
+    viewers, against = viewers_of(one.traces), other.columns_beside(one, k)
+    served, redrawn = (one.columns_beside(other, k, name) for name in ("slate", "redrawn"))
+    again = [redrawn] if retrained is None else [redrawn, retrained.columns_beside(other, k)]
+    return paired(served, against, viewers, seed=seed, floors=noise_floors(served, again, viewers, seed))
 
 
 def _named(one: Replayed, other: Replayed) -> tuple[tuple[str, Replayed], ...]:

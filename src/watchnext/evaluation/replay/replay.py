@@ -27,8 +27,8 @@ Given = Mapping[tuple[int | str, date], Sequence[int | str]]  # (viewer, day) > 
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """`scores` (N, T) of the held-out impressions in table order, nan for unknown videos; the traces; and the `groups` (N,) of
-    impressions that were scored together."""
+    """`scores` (N, T) of the held-out impressions in table order, nan for unknown videos and those that were not scored; the
+    traces; and the `groups` (N,) of impressions that were scored together."""
 
     scores: np.ndarray
     traces: list[FunnelTrace]
@@ -70,18 +70,19 @@ class Replay:
     requests: int
     depth: int
 
-    def run(self, log: HeldOutLog, given: Given | None = None) -> ReplayResult:
-        """Score the held-out impressions and trace requests.
+    def run(self, log: HeldOutLog, given: Given | None = None, *, traced_only: bool = False) -> ReplayResult:
+        """Score the held-out impressions and trace requests, or with `traced_only` trace alone, which is many times faster.
 
         The state counts the flags of the log, as it will count those of clients; recall uses the label of `log`. With `given`,
         each request is traced beside the videos that another recommender gave its viewer on its day.
         """
         scores, groups = np.full((len(log), len(TARGETS)), np.nan, np.float32), np.zeros(len(log), np.int64)
         traces = []
-        with self.opened(log) as (recommender, requests):
+        with self.opened(log, traced_only=traced_only) as (recommender, requests):
             tracer = FunnelTracer(recommender, depth=self.depth)
             for each in requests:
-                scores[each.positions] = recommender.score(each.request, each.rows)
+                if not traced_only:
+                    scores[each.positions] = recommender.score(each.request, each.rows)
                 groups[each.positions] = each.positions[0]
                 if len(each.watched):
                     others = None if given is None else self._rows(given.get((each.request.user_id, each.day), ()))
