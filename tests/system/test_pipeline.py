@@ -234,7 +234,7 @@ def test_a_stage_without_its_input_names_the_stage_to_run(project, tmp_path):
 
 
 def test_two_releases_are_compared_and_a_log_beside_one(project):
-    one, other = sorted(path.name for path in (project / "releases").iterdir() if not path.is_symlink())
+    one, other = sorted(path.name for path in (project / "releases").iterdir() if path.is_dir() and not path.is_symlink())
     compared = run(project, "-m", "watchnext.evaluation", "compare", one, other, "data=tiny")
     assert f"{one} beside {other}: " in compared.stdout, compared.stderr[-2000:]
     report = json.loads((project / "outputs" / "tiny" / "evaluation" / "comparison.json").read_text())

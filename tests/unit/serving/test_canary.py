@@ -360,6 +360,66 @@ def test_a_broken_guard_rolls_back_by_itself_and_every_viewer_is_answered(tried,
     assert {server.slate(user, k=3)["release"] for user in VIEWERS} == {"first"}
 
 
+BROKEN_CHALLENGER = """
+import time
+from pathlib import Path
+from watchnext.serving.funnel.recommender import Recommender
+
+honest = Recommender.recommend
+def recommend(self, request):
+    fault = Path({fault!r}).read_text() if self.release.id == "same" and request.request_id != "warm" else ""
+    if fault == "errors":
+        raise ArithmeticError("injected")
+    if fault == "latency":
+        time.sleep(0.4)
+    return honest(self, request)
+Recommender.recommend = recommend
+"""
+
+
+def test_a_real_server_rolls_back_a_challenger_that_breaks_within_2000_requests(made, tmp_path):
+    root, fault = tmp_path / "releases", tmp_path / "fault.txt"
+    os.system(f"cp -r {made} {root}")
+    switch(root, "first")
+    (tmp_path / "sitecustomize.py").write_text(BROKEN_CHALLENGER.format(fault=str(fault)))  # every interpreter imports it
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    server = Server(tmp_path, releases=root, shell="uvicorn", variables={"PYTHONPATH": path})
+    try:
+        server.ready()
+        processes = server.family()
+        for name in ("errors", "latency"):
+            fault.write_text("")
+            write_plan(root, new_plan("same", share=0.2, shadow=0.0))
+            asked_until(server, root, lambda answers: "same" in answers.values())
+            fault.write_text(name)
+            seen = asked_until(server, root, lambda _: read_plan(root).ended is not None)
+            assert f"rolled back: {name}: " in read_plan(root).ended
+            share = sum(read_plan(root).arm_of(user) == CHALLENGER for user in seen) / len(seen)
+            assert 0.1 < share < 0.3
+            assert set(asked_until(server, root, lambda answers: len(answers) == 100).values()) == {"first"}
+        assert server.family() == processes  # nothing was started again
+    finally:
+        server.end()
+
+
+def asked_until(server: Server, root: Path, holds: Callable[[dict[int, str]], bool]) -> dict[int, str]:
+    """Ask for up to 2,000 viewers until `holds` of viewer > release that answered; each gets a whole slate.
+
+    A busy machine may be late with any request: that is refused by name, and asked again.
+    """
+    answers, plan = {}, read_plan(root)
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        for user in range(1_000, 3_000):
+            while (answer := client.post("/v1/recommend", json={"user_id": user, "k": 3})).status_code == 503:
+                assert answer.json()["error"]["code"] == "too_slow"
+            assert (answer.status_code, len(answer.json()["items"])) == (200, 3), answer.text
+            answers[user] = answer.json()["release"]
+            assert answers[user] == "first" or plan.arm_of(user) == CHALLENGER
+            if holds(answers):
+                return answers
+    raise AssertionError(f"2,000 requests did not do: {server.log.read_text()[-3000:]}")
+
+
 def test_a_challenger_whose_store_does_not_follow_is_rolled_back(tried, monkeypatch):
     server = tried("fewer")
     server.begin("first", share=0.5)
