@@ -83,10 +83,12 @@ class DailyLog:
             added[day.isoformat()] = len(rows)
         return AddedDays(added, withheld, {reason: count for reason, count in left_out.items() if count}, videos)
 
-    def rows_after(self, time_ms: int) -> tuple[int, int, int]:
-        """Return impressions, their watch time in seconds and their days, of the log from `time_ms` on."""
+    def rows_after(self, time_ms: int, day: str = "") -> tuple[int, int, int]:
+        """Return impressions, their watch time in seconds and their days, of the log from `time_ms` on and after `day`."""
         impressions, watch_ms, days = 0, 0, 0
-        for files in reversed(self.days.values()):
+        for later_day, files in reversed(self.days.items()):
+            if later_day <= day:
+                break
             frame = pl.concat([pl.read_parquet(file, columns=["time_ms", "watch_ms"]) for file in files])
             later = frame.filter(pl.col("time_ms") >= time_ms)
             if not len(later):

@@ -1,15 +1,18 @@
 """Decide whether to train: what waiting until the next pass would lose, against what a training costs.
 
-    loss = W * min(1, decay * age * (1 + drift)) * volume * horizon
+    loss = W * min(1, decay * age * (1 + min(drift, MOST_DRIFT))) * volume * horizon / (1 + rejected)
     cost = price * seconds of processor time of a training
 
-W is the watch time a day, `age` the days of the log that the serving release has not seen, `drift` by how many times what
-matters the worst check of the drift report moved (0 without drift), and `volume` the share of `least_rows` that those days
-hold: few rows teach little. Both sides are seconds of watch time.
+W is the watch time a day, `age` the days of the log that neither the serving release nor the last training has seen, `drift` by
+how many times what matters the worst check of the drift report moved (0 without drift), `volume` the share of `least_rows` that
+those days hold, as few rows teach little, and `rejected` the trainings in a row whose release was not let serve: the next may
+not be either. Both sides are seconds of watch time.
 """
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+
+MOST_DRIFT = 5.0  # a check that moved further says no more of what is lost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +49,12 @@ class Costs:
 class Evidence:
     """Findings of a pass.
 
-    rows, watch_s, days  impressions, seconds of watch time and days of the log that the serving release has not seen
-    drift                as in the formula
+    rows, watch_s, days  impressions, seconds of watch time and days of the log that neither the serving release nor the last
+                         training has seen
+    drift, rejected      as in the formula
     train_s              seconds that the last training took; None before one
     serves               False where no release serves
-    is_trained           True where the last training, whose release does not serve, has seen the whole log too
+    is_trained           True where the last training, whose release does not serve, has seen the whole log
     """
 
     rows: int
@@ -58,6 +62,7 @@ class Evidence:
     days: int
     drift: float
     train_s: float | None
+    rejected: int = 0
     serves: bool = True
     is_trained: bool = False
 
@@ -75,20 +80,23 @@ def decide(found: Evidence, costs: Costs) -> Decision:
     """Compare the loss of waiting with the cost of training."""
     train_s = costs.train_s if found.train_s is None else found.train_s
     watch_s_a_day = found.watch_s / found.days if found.days else 0.0
-    share = min(1.0, costs.decay * found.days * (1 + found.drift))
+    share = min(1.0, costs.decay * found.days * (1 + min(found.drift, MOST_DRIFT)))
     volume = min(1.0, found.rows / costs.least_rows)
-    loss, cost = watch_s_a_day * share * volume * costs.horizon_days, costs.price * train_s
+    loss, cost = watch_s_a_day * share * volume * costs.horizon_days / (1 + found.rejected), costs.price * train_s
     terms = {
         "watch_s_a_day": watch_s_a_day, "age_days": float(found.days), "drift": found.drift, "lost_share": share,
-        "rows": float(found.rows), "volume": volume, "loss_s": loss, "train_s": train_s, "cost_s": cost,
+        "rows": float(found.rows), "volume": volume, "rejected": float(found.rejected), "loss_s": loss, "train_s": train_s,
+        "cost_s": cost,
     }  # fmt: skip
     if not found.serves:
         return Decision(True, "no release serves", terms)
-    if not found.rows:
-        return Decision(False, "the serving release has seen the whole log", terms)
     if found.is_trained:
         return Decision(False, "the last training has seen the whole log, and its release waits or was rejected", terms)
+    if not found.rows:
+        return Decision(False, "the serving release has seen the whole log", terms)
     if costs.most_days is not None and found.days >= costs.most_days:
-        return Decision(True, f"the serving release is {found.days} days old, expected at most {costs.most_days:g}", terms)
+        return Decision(True, f"{found.days} days of the log are new, expected at most {costs.most_days:g}", terms)
     sides = f"waiting loses {loss:,.0f} s of watch time, a training costs {cost:,.0f} s"
+    if found.rejected:
+        sides = f"{sides}; of the last trainings {found.rejected} in a row did not serve"
     return Decision(loss > cost, sides, terms)

@@ -232,13 +232,13 @@ class LoopPass:
             return {"train": False, "reason": tried, "tried": True}
         serving, daily = self._project.serving, self._open_log(self._project.folder)
         as_of_ms = read_manifest(serving)["as_of_ms"] if serving else 0
-        rows, watch_s, days = daily.rows_after(as_of_ms)
-        newest = max(daily.days, default="")
-        if self._state.number == 1:
-            self._state.trained_to = self._built_to()
+        newest, state = max(daily.days, default=""), self._state
+        if state.number == 1:
+            state.trained_to = self._built_to()
+        rows, watch_s, days = daily.rows_after(as_of_ms, state.trained_to)
         found = Evidence(
-            rows=rows, watch_s=watch_s, days=days, drift=self._state.report["check"]["size"], train_s=self._state.train_s,
-            serves=serving is not None, is_trained=newest == self._state.trained_to,
+            rows=rows, watch_s=watch_s, days=days, drift=state.report["check"]["size"], train_s=state.train_s,
+            rejected=state.rejected, serves=serving is not None, is_trained=newest == state.trained_to,
         )  # fmt: skip
         return {**asdict(decide(found, self._costs)), "newest": newest}
 
@@ -282,6 +282,8 @@ class LoopPass:
         candidate = self._state.candidate or self._state.report["train"]["candidate"]
         found, waits = self._judged(candidate)
         self._state.candidate = candidate if waits else ""
+        if not waits:
+            self._state.rejected = 0 if found["decision"] == PROMOTED else self._state.rejected + 1
         return found
 
     def _judged(self, candidate: str) -> tuple[dict, bool]:

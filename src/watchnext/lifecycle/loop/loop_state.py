@@ -26,6 +26,7 @@ class LoopState:
     train_s    seconds of processor time of the last whole training
     trained_to the newest day of the log that it saw
     candidate  release that is tried on live traffic, "" without one
+    rejected   trainings in a row whose release was not let serve
     report     what the steps of this pass found
     """
 
@@ -37,6 +38,7 @@ class LoopState:
     train_s: float | None = None
     trained_to: str = ""
     candidate: str = ""
+    rejected: int = 0
     report: dict = field(default_factory=dict)
 
     @classmethod
