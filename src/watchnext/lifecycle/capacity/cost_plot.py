@@ -27,15 +27,18 @@ def cost_plot(configured: Mapping, curves: ScalingCurves, path: Path) -> None:
     for name in SCENARIOS:
         axes.plot(sizes, costs[name], color=COLOURS[name], linewidth=1.8 if name == "mid" else 1.0)
         axes.annotate(f" {name}", (sizes[-1], costs[name][-1]), color=INK, fontsize=8, va="center")
-    top = max(costs["high"])
-    for limit in limits_of(CapacityAssumptions.of(configured, "mid"), curves):
-        if SIZES[0] <= limit.viewers <= SIZES[-1]:
-            axes.axvline(limit.viewers, color=INK, linewidth=0.6, linestyle=":")
-            axes.text(limit.viewers, top, f"{limit.part} ", rotation=90, va="top", ha="right", fontsize=6.5, color=INK)
+    limits = limits_of(CapacityAssumptions.of(configured, "mid"), curves)
+    inside = [limit for limit in limits if SIZES[0] <= limit.viewers <= SIZES[-1]]
+    for number, limit in enumerate(inside, start=1):
+        axes.axvline(limit.viewers, color=INK, linewidth=0.6, linestyle=":")
+        axes.text(limit.viewers, max(costs["high"]), f"{number} ", va="top", ha="right", fontsize=8, color=INK)
+    listed = [f"{number} {limit.part}" for number, limit in enumerate(inside, start=1)]
+    half = -(-len(listed) // 2)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xticks(SIZES, [count(size) for size in SIZES])
-    axes.set_xlabel("viewers a day, with two videos each", fontsize=8, color=INK)
+    lines = ["viewers a day, with two videos each", "   ".join(listed[:half]), "   ".join(listed[half:])]
+    axes.set_xlabel("\n".join(lines), fontsize=8, color=INK)
     axes.set_title("USD a month for a million daily viewers; dotted: one machine is full", fontsize=9, color=INK, loc="left")
     axes.grid(color=GRID, linewidth=0.7)
     axes.spines[["top", "right"]].set_visible(False)
