@@ -1,5 +1,6 @@
 """Decide which release serves: register releases, and switch `current` and the registry together."""
 
+import os
 import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -9,6 +10,7 @@ from watchnext import tracking
 from watchnext.lifecycle.only_one import only_one
 from watchnext.serving.release.manifest import verified
 from watchnext.serving.release.release import ReleaseError, current, switch, verdict_of
+from watchnext.serving.release.release_url import VARIABLE, ReleaseUrl
 
 
 def model_name(data: str) -> str:
@@ -59,9 +61,17 @@ def promotable(releases: Path, release_id: str, *, data: str, force: bool) -> No
 
 
 def switched(releases: Path, release_id: str, *, data: str) -> None:
-    """Let a release that was checked serve: the champion in the registry, then `current`. The caller holds `moving`."""
+    """Let a release that was checked serve: the champion in the registry, then `current`. The caller holds `moving`.
+
+    Where WATCHNEXT_RELEASES_URL is set, the servers that follow it take the release, too.
+    """
+    url = ReleaseUrl(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None
+    if url:
+        url.upload(releases / release_id)  # first: what cannot be uploaded does not serve here alone
     tracking.set_champion(release_id, name=model_name(data))
     switch(releases, release_id)  # last: the link decides what serves, and the registry mirrors it
+    if url:
+        url.point(releases / release_id)
 
 
 def _require_no_better_baseline(release: Path, data: str) -> None:

@@ -11,6 +11,7 @@ from watchnext import tracking
 from watchnext.files import sha256_of
 from watchnext.lifecycle.promote import let_first_serve, promote, register, serving_id
 from watchnext.serving.release.manifest import SEAL, ReleaseError, digest_of
+from watchnext.serving.release.release_url import VARIABLE, ReleaseUrl
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 TAGS = {"data_hash": "d1", "schema_fingerprint": "f1"}
@@ -63,6 +64,20 @@ def test_a_release_behind_a_baseline_serves_only_when_forced(releases):
 
 def test_a_challenger_is_promoted(releases):
     promote(releases, "second", data="tiny")
+    assert serving_id(releases) == tracking.champion(name="watchnext-tiny") == "second"
+
+
+def test_a_promotion_reaches_the_url_or_serves_nowhere(releases, tmp_path, monkeypatch):
+    monkeypatch.setenv(VARIABLE, f"file://{tmp_path}/shared")
+    promote(releases, "second", data="tiny")
+    url = ReleaseUrl(f"file://{tmp_path}/shared")
+    assert url.promotion().release == "second"
+    url.fetch(url.promotion(), tmp_path / "elsewhere")
+    assert (tmp_path / "elsewhere" / "current" / "part").read_text() == "second"
+    (tmp_path / "taken").write_text("a file")
+    monkeypatch.setenv(VARIABLE, f"file://{tmp_path}/taken")
+    with pytest.raises(ReleaseError, match="taken cannot be used"):
+        promote(releases, "first", data="tiny")
     assert serving_id(releases) == tracking.champion(name="watchnext-tiny") == "second"
 
 

@@ -15,6 +15,7 @@ from watchnext.serving.http.access.keys import NEW_KEY, Keys, KeysError
 from watchnext.serving.http.swap.served_releases import ServedReleases, first_that_opens
 from watchnext.serving.release.manifest import ReleaseError, verified
 from watchnext.serving.release.release import CLOCKS
+from watchnext.serving.release.release_url import ReleaseUrl, fetched
 from watchnext.serving.store.building.opening import misfit
 from watchnext.serving.store.engines.engine import state_of
 from watchnext.serving.store.engines.environment import MAP_BYTES, Environment
@@ -43,6 +44,7 @@ class SettingsError(ValueError):
 class Settings(BaseSettings):
     """Folders and clock of the server. WATCHNEXT_STORE sets `store`, and so on; an empty variable counts as unset.
 
+    releases_url                 where promotions are pushed to; each release is fetched into the folder `releases`
     store                        a folder, or the URL of a Redis
     clock                        release (time starts where the release's state ends) or wall; None is the clock of the release
     drift                        report of `python -m watchnext.monitoring drift` that the status of the page reads
@@ -57,6 +59,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="WATCHNEXT_", env_ignore_empty=True, frozen=True)
 
     releases: Path = Path("releases")
+    releases_url: str | None = None
     store: Annotated[Path | str, BeforeValidator(location)] = Path("store")
     served: Path = Path("outputs/served")
     drift: Path = Path("outputs/drift/served/drift.json")
@@ -103,11 +106,14 @@ class Settings(BaseSettings):
             )
 
     def check(self) -> None:
-        """Check that a server can start: read every byte of the release, load nothing. Raises ReleaseError or StoreError.
+        """Check that a server can start: fetch the release, read every byte of it, load nothing.
 
+        Raises ReleaseError or StoreError.
         A network loaded here would crash the supervisor process when it ends.
         """
         self.access(clock="wall")
+        if self.releases_url:
+            fetched(ReleaseUrl(self.releases_url), self.releases)
         first_that_opens(self.releases, ServedReleases(self.served_releases), self._check_release)
 
     @property

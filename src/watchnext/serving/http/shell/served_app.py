@@ -15,9 +15,11 @@ from watchnext.serving.http.settings import Settings, SettingsError
 from watchnext.serving.http.shell.connections import BoundedProtocol
 from watchnext.serving.http.swap.admin import admin_routes
 from watchnext.serving.http.swap.canary_control import CanaryControl
+from watchnext.serving.http.swap.release_fetcher import ReleaseFetcher
 from watchnext.serving.http.swap.release_switch import ReleaseSwitch, warmed
 from watchnext.serving.http.swap.served_releases import ServedReleases, checked, first_that_opens
 from watchnext.serving.release.manifest import ReleaseError
+from watchnext.serving.release.release_url import ReleaseUrl, fetched
 from watchnext.serving.store.engines.engine import StoreError
 from watchnext.serving.store.hand_over import StoreSuccession
 from watchnext.serving.store.store import Store
@@ -39,6 +41,9 @@ class ServedApp:
 
     def __init__(self, settings: Settings) -> None:
         self._settings, served = settings, ServedReleases(settings.served_releases)
+        url = ReleaseUrl(settings.releases_url) if settings.releases_url else None
+        if url:
+            fetched(url, settings.releases)
         recommender = first_that_opens(settings.releases, served, self._opened)
         release, store = recommender.release, recommender.store
         self._served_log = ServedLog(settings.served, max_bytes=SERVED_LOG_BYTES, flush_rows=SERVED_LOG_ROWS)
@@ -57,12 +62,15 @@ class ServedApp:
         )
         BoundedProtocol.shedding = self.app.state.shedding  # the shells make connections from the class
         served.record(release.id)
-        self._switch = self._followed(clock, limits, served)
+        self._switch = self._followed(clock, limits, served, url)
+        self._fetcher = ReleaseFetcher(url, settings.releases, self._switch.refuse) if url else None
         sys.setswitchinterval(SWITCH_S)
         # A full garbage collection would stop the worker for 60 to 160 ms; everything loaded so far stays anyway.
         gc.collect()
         gc.freeze()
         self._switch.start()
+        if self._fetcher:
+            self._fetcher.start()
 
     def _opened(self, folder: Path) -> Recommender:
         release, settings = checked(folder), self._settings
@@ -75,7 +83,7 @@ class ServedApp:
             store.close()
             raise
 
-    def _followed(self, clock: Clock, limits: Limits, served: ServedReleases) -> ReleaseSwitch:
+    def _followed(self, clock: Clock, limits: Limits, served: ServedReleases, url: ReleaseUrl | None) -> ReleaseSwitch:
         """Make the switch that follows `current`, and the admin routes that move it."""
         state, root, settings = self.app.state, self._settings.releases, self._settings
         shared = {"serving": state.serving, "commits": state.commits, "pool": state.pool, "clock": clock}
@@ -89,7 +97,7 @@ class ServedApp:
             guards=Guards(),
             **shared,
         )
-        switch = ReleaseSwitch(root, served=served, canaries=canaries, budget_ms=BUDGET_MS, **shared)
+        switch = ReleaseSwitch(root, served=served, canaries=canaries, budget_ms=BUDGET_MS, url=url, **shared)
         run = partial(state.pool.run, timeout_s=limits.timeout_s)
         self.app.include_router(admin_routes(switch, state.serving, root, run, self._waiting))
         return switch
@@ -101,6 +109,8 @@ class ServedApp:
 
     def close(self) -> None:
         """Wait for running requests, and until every event and answer is on disk."""
+        if self._fetcher:
+            self._fetcher.close()
         self._switch.close()
         self.app.state.close()
         self._served_log.close()

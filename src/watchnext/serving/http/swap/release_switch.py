@@ -20,6 +20,7 @@ from watchnext.serving.http.worker_pool import WorkerPool
 from watchnext.serving.release.canary_plan import CanaryPlan
 from watchnext.serving.release.manifest import REPAIR, ReleaseError
 from watchnext.serving.release.release import Release, current, release_in, verdict_of
+from watchnext.serving.release.release_url import ReleaseUrl
 from watchnext.serving.store.group_commit import GroupCommit
 from watchnext.serving.store.hand_over import StoreSuccession
 from watchnext.serving.store.store import Store
@@ -40,6 +41,7 @@ class ReleaseSwitch:
     canaries  try a challenger beside the release that serves
     budget_ms as in `Recommender`
     grace_s   time after which every request that arrived before a switch has an answer
+    url       where a promotion is pushed to for other servers, None: they share the folder, or there are none
     refused   the last releases that were refused, by name
     """
 
@@ -56,8 +58,9 @@ class ReleaseSwitch:
         canaries: CanaryControl,
         budget_ms: float,
         grace_s: float,
+        url: ReleaseUrl | None = None,
     ) -> None:
-        self._canaries = canaries
+        self._canaries, self._url = canaries, url
         self._root, self._serving, self._commits, self._pool, self._clock = Path(root), serving, commits, pool, clock
         self._served, self._succession, self._budget_ms, self._grace_s = served, succession, budget_ms, grace_s
         self.refused: dict[str, Refusal] = {}
@@ -133,16 +136,21 @@ class ReleaseSwitch:
                 reason = "the server is stopping"
             else:
                 reason = str(error) if isinstance(error, RuntimeError) else f"{type(error).__name__}: {error}"
-                log.error("the release %s is refused, %s goes on serving: %s", name, self._serving.release_id, reason)
-                self._refuse(Refusal(release=name, reason=reason, at=datetime.now(UTC).isoformat(timespec="seconds")))
+                self.refuse(name, reason)
             future.set_exception(ReleaseRefusedError(reason))
         else:
             self._serving.refused = None
             future.set_result(None)
 
-    def _refuse(self, refusal: Refusal) -> None:
-        self.refused.pop(refusal.release, None)
-        self.refused = dict([*self.refused.items(), (refusal.release, refusal)][-REFUSALS_KEPT:])
+    def refuse(self, name: str, reason: str | None) -> None:
+        """State why a release that was to serve does not; None where what was in its way is gone."""
+        if reason is None:
+            self._serving.refused = None
+            return
+        log.error("the release %s is refused, %s goes on serving: %s", name, self._serving.release_id, reason)
+        refusal = Refusal(release=name, reason=reason, at=datetime.now(UTC).isoformat(timespec="seconds"))
+        self.refused.pop(name, None)
+        self.refused = dict([*self.refused.items(), (name, refusal)][-REFUSALS_KEPT:])
         self._serving.refused = refusal
 
     # ---- which release -----------------------------------------------------------------------------------------------
@@ -169,9 +177,13 @@ class ReleaseSwitch:
         """Switch, and then move the link, so that it never names a release that cannot serve."""
         if not os.access(self._root, os.W_OK):
             raise ReleaseError(f"{self._root} is read-only; point its link `current` at {folder.name} where it can be written")
+        if self._url:
+            self._url.upload(folder)
         self._switch(folder, back=back)
         link(self._root, "current", folder.name)
         self._link = _identity(self._root / "current")
+        if self._url:
+            self._url.point(folder)
 
     # ---- the switch --------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,180 @@
+"""Releases at a URL: what a promotion pushes every folder gets byte for byte, and what differs is refused by name."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from watchnext.files import files_below
+from watchnext.serving.http.swap.release_fetcher import ReleaseFetcher
+from watchnext.serving.release.manifest import SEAL, ReleaseError, digest_of, read_manifest
+from watchnext.serving.release.release_url import ReleaseUrl, UrlDownError, fetched
+
+
+@pytest.fixture(params=["file", "memory"])
+def url(request, tmp_path) -> ReleaseUrl:
+    return ReleaseUrl(f"file://{tmp_path}/shared/" if request.param == "file" else f"memory://{tmp_path.name}")
+
+
+@pytest.fixture
+def promoted(tmp_path, release) -> ReleaseUrl:
+    url = ReleaseUrl(f"file://{tmp_path}/shared")
+    url.upload(release.folder)
+    url.point(release.folder)
+    return url
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in files_below(folder, but="")}
+
+
+def test_a_promoted_release_is_fetched_byte_for_byte(url, release, tmp_path):
+    url.upload(release.folder)
+    with pytest.raises(ReleaseError, match=r"names no release; promote one: .*WATCHNEXT_RELEASES_URL=.* release=ID"):
+        url.promotion()
+    url.point(release.folder)
+    promotion = url.promotion()
+    assert (promotion.release, promotion.digest) == (release.id, digest_of(read_manifest(release.folder)))
+    url.fetch(promotion, tmp_path / "releases")
+    assert content(tmp_path / "releases" / release.id) == content(release.folder)
+    assert os.readlink(tmp_path / "releases" / "current") == release.id
+    assert sorted(os.listdir(tmp_path / "releases")) == [".fetch", "current", release.id]
+
+
+def test_what_is_there_is_copied_once(promoted, release, tmp_path):
+    at, folder = Path(promoted.url.removeprefix("file://")), tmp_path / "releases"
+    promoted.fetch(promoted.promotion(), folder)
+    before = [
+        {path: path.stat().st_mtime_ns for path in each.rglob("*") if path.is_file()} for each in (at, folder / release.id)
+    ]
+    link = os.lstat(folder / "current").st_ino
+    promoted.upload(release.folder)
+    promoted.fetch(promoted.promotion(), folder)
+    assert before == [
+        {path: path.stat().st_mtime_ns for path in each.rglob("*") if path.is_file()} for each in (at, folder / release.id)
+    ]
+    assert os.lstat(folder / "current").st_ino == link
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip(path: Path) -> None:
+    packed = bytearray(path.read_bytes())
+    packed[len(packed) // 2] ^= 1
+    path.write_bytes(packed)
+
+
+def lead_out(path: Path) -> None:
+    """A manifest with the right digest of itself."""
+    manifest = json.loads(path.read_text()) | {"files": {"../../stolen": "0" * 64}}
+    del manifest["digest"]
+    path.write_text(json.dumps(manifest | {"digest": digest_of(manifest)}))
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "error"),
+    [
+        ("graphs/ranker.bin", cut, "graphs/ranker.bin is damaged or cut short"),
+        ("graphs/ranker.bin", flip, "graphs/ranker.bin is damaged or cut short"),
+        ("retrieval.json", Path.unlink, "retrieval.json is missing"),
+        (SEAL, Path.unlink, "manifest.json is missing"),
+        (SEAL, flip, "manifest.json is damaged"),
+        (SEAL, lead_out, "manifest.json is of .*, digest"),
+    ],
+    ids=lambda each: getattr(each, "__name__", None),
+)
+def test_a_torn_or_altered_upload_is_refused_by_name_and_leaves_nothing(name, damage, error, promoted, release, tmp_path):
+    promotion, folder = promoted.promotion(), tmp_path / "releases"
+    damage(Path(promoted.url.removeprefix("file://")) / promotion.digest / name)
+    with pytest.raises(ReleaseError, match=error):
+        promoted.fetch(promotion, folder)
+    assert os.listdir(folder) == [".fetch"]
+    shutil.rmtree(Path(promoted.url.removeprefix("file://")) / promotion.digest)  # as the message says
+    promoted.upload(release.folder)
+    promoted.fetch(promotion, folder)
+    assert content(folder / release.id) == content(release.folder)
+
+
+def test_a_manifest_with_the_promised_digest_leads_nowhere_else(promoted, tmp_path):
+    promotion = promoted.promotion()
+    seal = Path(promoted.url.removeprefix("file://")) / promotion.digest / SEAL
+    lead_out(seal)
+    digest = json.loads(seal.read_text())["digest"]
+    seal.parent.rename(seal.parent.with_name(digest))
+    with pytest.raises(ReleaseError, match=r"names the file \.\./\.\./stolen, which leads out"):
+        promoted.fetch(type(promotion)(promotion.release, digest, promotion.at), tmp_path / "releases")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "",
+        "[]",
+        '{"release": "a"}',
+        '{"release": "../x", "digest": "00", "at": ""}',
+        '{"release": "a", "digest": "00", "at": ""}',
+    ],
+)
+def test_a_damaged_promotion_is_named(said, promoted):
+    (Path(promoted.url.removeprefix("file://")) / "current").write_text(said)
+    with pytest.raises(ReleaseError, match=r"shared/current is damaged .*promote a release again"):
+        promoted.promotion()
+
+
+def test_another_content_under_the_same_name_is_refused(promoted, release, tmp_path):
+    promotion, folder = promoted.promotion(), tmp_path / "releases"
+    promoted.fetch(promotion, folder)
+    other = type(promotion)(promotion.release, "1" * 64, promotion.at)
+    with pytest.raises(ReleaseError, match=f"has the digest {promotion.digest}, but .* promises 1111"):
+        promoted.fetch(other, folder)
+
+
+def test_a_url_that_cannot_be_used_is_named():
+    with pytest.raises(ReleaseError, match=r"WATCHNEXT_RELEASES_URL is nowhere://x, which fsspec cannot open: .*nowhere"):
+        ReleaseUrl("nowhere://x")
+
+
+def test_a_server_that_starts_without_the_url_goes_on_with_what_it_has(promoted, release, tmp_path):
+    folder = tmp_path / "releases"
+    gone = ReleaseUrl(f"file://{tmp_path}/gone")
+    with pytest.raises(ReleaseError, match="gone names no release"):
+        fetched(gone, folder)
+    fetched(promoted, folder)
+    fetched(gone, folder)
+    assert os.readlink(folder / "current") == release.id
+
+
+def late(*_: object, **named: object) -> None:
+    raise TimeoutError("late")
+
+
+def test_a_fetcher_states_each_reason_once_and_copies_no_damaged_release_again(promoted, release, tmp_path, monkeypatch):
+    stated, folder, at = [], tmp_path / "releases", Path(promoted.url.removeprefix("file://"))
+    fetcher = ReleaseFetcher(promoted, folder, lambda *given: stated.append(given))
+    cut(at / promoted.promotion().digest / "graphs" / "ranker.bin")
+    fetcher.follow(), fetcher.follow()
+    assert [name for name, _ in stated] == [release.id]
+    assert "damaged or cut short" in stated[0][1]
+    shutil.rmtree(at / promoted.promotion().digest)
+    promoted.upload(release.folder)
+    fetcher.follow()
+    assert not (folder / release.id).exists()  # until it is promoted again
+    promoted.point(release.folder)
+    fetcher.follow(), fetcher.follow()
+    assert stated[1:] == [(release.id, None)]
+    assert (folder / "current" / SEAL).exists()
+    at.rename(tmp_path / "away")
+    fetcher.follow(), fetcher.follow()
+    assert [name for name, _ in stated[2:]] == [promoted.url]
+    (tmp_path / "away").rename(at)
+    with monkeypatch.context() as patched:
+        patched.setattr(fsspec.get_filesystem_class("file"), "cat_file", late)
+        with pytest.raises(UrlDownError, match=r"TimeoutError: late\); it is tried again"):
+            promoted.promotion()
+    fetcher.follow()
+    assert stated[3:] == [(release.id, None)]
