@@ -98,17 +98,27 @@ def test_a_refused_request_has_a_line_in_the_log_of_answers(full, caplog):
         [post(b"")],
         [post(ASKED, path="/v1/recommend?k=3")],
         [post(ASKED, path="/v1/events")],
-        [post(ASKED)[:-3], ASKED[-3:]],
-        [post(ASKED)[: -len(ASKED)], ASKED],
+        [post(ASKED[:-1] + b" " * 20_000 + b"}")[:-3], b"  }"],
     ],
 )
 def test_what_may_be_answered_all_the_same_reaches_the_app(full, chunks):
-    with socket.create_connection(("127.0.0.1", full[0]), timeout=30) as connection:
+    assert in_parts(full[0], chunks).startswith(b"HTTP/1.1 200 OK")
+
+
+@pytest.mark.parametrize("behind", [3, len(ASKED)])
+def test_a_body_behind_its_head_is_refused_as_one_in_one_piece(full, behind):
+    request = post(ASKED)
+    assert in_parts(full[0], [request[:-behind], request[-behind:]]).startswith(b"HTTP/1.1 503")
+
+
+def in_parts(port: int, chunks) -> bytes:
+    """Return the start of the answer to a request that is sent in parts."""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for chunk in chunks:
             connection.sendall(chunk)
             time.sleep(0.05 if len(chunks) > 1 else 0.0)
-        assert connection.recv(65536).startswith(b"HTTP/1.1 200 OK")
+        return connection.recv(65536)
 
 
 def test_other_methods_reach_the_app(full):

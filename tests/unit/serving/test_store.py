@@ -21,7 +21,7 @@ from watchnext.features.state.log_arrays import log_of
 from watchnext.features.state.seen import SeenSets, added
 from watchnext.serving.store.engines.engine import StoreError
 from watchnext.serving.store.store import Store, build_store
-from watchnext.serving.store.tables.journal import Event, encoded, id_key, id_of
+from watchnext.serving.store.tables.journal import Event, OwnImpression, encoded, id_key, id_of
 from watchnext.serving.store.tables.recent_keys import PURGED
 from watchnext.serving.store.tables.retention import KEYS_KEPT_MS, Bounds
 from watchnext.serving.store.tables.trending_now import TrendingNow
@@ -211,6 +211,21 @@ def test_keys_of_single_impressions_hold_for_those_shown_together(store):
     assert store.apply([*rest, one]) == ["accepted", "accepted", "duplicate"]
     assert number_of(store, "shown") == 2
     assert store.apply([one, *rest]) == ["duplicate"] * 3
+
+
+def test_a_slate_of_this_server_and_its_videos_sent_by_a_client_count_once(release, tmp_path):
+    about = {"user_id": 101, "known_at": NOW, "request_id": "r", "surface": ""}
+    with closing(Store.open(tmp_path / "store", release, durable=False)) as store:
+        slate, alone = OwnImpression.shown_together(["v001", "v002"], **about), OwnImpression.shown_together(["v004"], **about)
+        other = [event._replace(request_id="q") for event in alone]
+        assert store.apply([*slate, *shown_in("r", 2), *other]) == ["accepted"] * 2 + ["duplicate", "accepted"]
+        assert number_of(store, "shown") == 2
+        assert store.apply([*shown_in("q", 4, 3), *shown_in("r", 1, 2, 3)]) == [
+            *["duplicate", "accepted"],
+            *["duplicate", "duplicate", "accepted"],
+        ]
+    with closing(Store.open(tmp_path / "store", release, durable=False)) as store:
+        assert store.apply([*shown_in("r", 1, 2, 3), *shown_in("q", 3, 4)]) == ["duplicate"] * 5
 
 
 def test_kept_keys_and_events_are_bounded(release, tmp_path, monkeypatch):
@@ -586,11 +601,11 @@ def test_a_read_beside_a_commit_sees_all_of_it_or_nothing(release, tmp_path):
 
 def test_a_slates_events_and_their_bytes_are_those_of_single_events():
     about = {"user_id": 7, "known_at": NOW, "request_id": "r", "surface": "home"}
-    together = Event.shown_together(["v1", 'v"2', "v3"], **about)
+    together = OwnImpression.shown_together(["v1", 'v"2', "v3"], **about)
     assert together == [Event(kind="shown", video_id=video_id, **about) for video_id in ("v1", 'v"2', "v3")]
-    assert Event.shown_together([], **about) == []
+    assert OwnImpression.shown_together([], **about) == []
     with pytest.raises(ValueError, match="known_at"):
-        Event.shown_together(["v1"], **about | {"known_at": -1})
+        OwnImpression.shown_together(["v1"], **about | {"known_at": -1})
     other = [
         outcome(user_id="u"),
         outcome(user_id="u", video_id=3),

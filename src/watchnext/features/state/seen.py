@@ -56,6 +56,10 @@ class SeenSet(NamedTuple):
         """The video rows (n,) int64, sorted and distinct."""
         return _rows(self.keys)
 
+    def holds(self, rows: np.ndarray) -> np.ndarray:
+        """Return a mask (n,) of the video rows that are in the set."""
+        return _held(self.keys, rows)
+
     def again(self, as_of_ms: float) -> np.ndarray:
         """Return the rows (n,) that may return where nothing unseen is left: shown but not watched ones, the oldest first, then
         those watched REST_DAYS ago or before, the oldest first. What was hidden never returns."""
@@ -97,6 +101,21 @@ def _rows(keys):
             rows[n] = row
             n += 1
     return rows[:n].copy()
+
+
+@kernel
+def _held(keys, rows):
+    held = np.zeros(rows.size, np.bool_)
+    for i in range(rows.size):
+        low, high = 0, keys.size  # binary search of the first key of the row, or behind it
+        while low < high:
+            middle = (low + high) // 2
+            if keys[middle] < np.int64(rows[i]) * 4:
+                low = middle + 1
+            else:
+                high = middle
+        held[i] = low < keys.size and np.int64(keys[low] >> 2) == rows[i]
+    return held
 
 
 @kernel

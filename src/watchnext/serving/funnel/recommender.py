@@ -201,10 +201,6 @@ class Recommender:
         """Hydrate a request. Raises ContextError and StoreError."""
         return self._hydrated([request])[0].query
 
-    def seen(self, request: Request) -> np.ndarray:
-        """Return the rows of the videos seen (n,), sorted, by the viewer of a personalised request. Raises StoreError."""
-        return self.store.seen(request.user_id).rows
-
     def watched(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows of the viewer's last watches (m,) with their ages in s. Raises StoreError."""
         return self._encoder.watched(self.store.viewer(request.user_id), float(request.as_of_ms))

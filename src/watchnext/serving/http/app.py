@@ -14,7 +14,8 @@ from starlette.middleware.cors import CORSMiddleware
 
 from watchnext.serving.funnel.refresher import Refresher
 from watchnext.serving.http.access.direct_route import DirectRoute
-from watchnext.serving.http.access.gate import Access, AccessGate
+from watchnext.serving.http.access.gate import Access, AccessGate, GateMiddleware
+from watchnext.serving.http.access.look_ups import LookUps
 from watchnext.serving.http.access.middleware import BodyMiddleware, RequestMiddleware, request_id
 from watchnext.serving.http.access.shedding import Shedding
 from watchnext.serving.http.api import schemas, video_calls
@@ -88,7 +89,7 @@ def create_app(
 
     `app.state.close()` waits for running requests, and until all events of `app.state.commits` are on disk; the store and the
     served log stay open. `app.state.serving` lets another release serve, `app.state.pool` runs the requests,
-    `app.state.metrics` counts them, and `app.state.shedding` refuses some before they reach the app.
+    `app.state.metrics` counts them; `app.state.look_ups` and `app.state.shedding` answer some before they reach the app.
     """
     metrics = ServerMetrics()
     pool = WorkerPool(threads=limits.threads, waiting=limits.waiting, wait_s=limits.timeout_s / 2)
@@ -123,7 +124,9 @@ def create_app(
         commits.close()
 
     app.state.close, app.state.commits, app.state.serving, app.state.pool = close, commits, serving, pool
+    gate = AccessGate(access)
     app.state.metrics, app.state.shedding = metrics, Shedding(pool, metrics.answered)
+    app.state.look_ups = LookUps(gate, serving, metrics.answered)
     for kind, handler in EXCEPTION_HANDLERS.items():
         app.add_exception_handler(kind, in_loop(handler))
     app.include_router(_videos(serving))
@@ -135,7 +138,7 @@ def create_app(
     _add_unversioned(app, serving, metrics)
     complete(app)
     app.add_middleware(BodyMiddleware, body_bytes=limits.body_bytes, body_s=limits.body_s)
-    app.add_middleware(AccessGate, access=access)
+    app.add_middleware(GateMiddleware, gate=gate)
     if access.origins:  # around the gate, which a browser's preflight brings no key
         app.add_middleware(CORSMiddleware, allow_origins=access.origins, **CORS)
     app.add_middleware(RequestMiddleware, observe=metrics.answered)

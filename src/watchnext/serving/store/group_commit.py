@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
-from functools import partial
+from itertools import islice
 from typing import NamedTuple
 
 from watchnext.serving.store.engines.engine import StoreDownError, StoreError
@@ -22,11 +22,14 @@ class StoreBusyError(StoreError):
 
 
 class _Call(NamedTuple):
-    """Events to apply, or a store to go on with. `due` is the time (monotonic) at which it has waited long enough."""
+    """Events to apply, perhaps of an owner, or a store to go on with. `due` is the time (monotonic) at which it has waited long
+    enough; `alone` says that no other call may join it."""
 
     events: Sequence[Event]
     future: Future
     due: float
+    owner: int | str | None = None
+    alone: bool = False
     successor: Callable[[], Store] | None = None
 
 
@@ -60,23 +63,20 @@ class GroupCommit:
             if self.waiting + len(events) > self._most:
                 raise StoreBusyError(f"{self.waiting} events wait for the disk, expected at most {self._most}")
             self.waiting += len(events)
-            future = self._queue(events, is_awaited=owner is None or self.waiting >= GROUPED)
+            call = _Call(events, Future(), time.monotonic() + GATHER_S, owner, owner is None and changes_catalogue(events))
+            self._queue(call, is_awaited=owner is None or self.waiting >= GROUPED)
             if owner is not None:
-                self._last[owner] = future
-        if owner is not None:
-            future.add_done_callback(partial(self._forget, owner))
-        return future
+                self._last[owner] = call.future
+        return call.future
 
-    def _queue(self, events: Sequence[Event], *, is_awaited: bool, successor: Callable[[], Store] | None = None) -> Future:
+    def _queue(self, call: _Call, *, is_awaited: bool) -> None:
         """Queue a call, with the lock held. The writer is woken for the first of a group, and for one that is awaited."""
         if self._writer.ident is None:
             self._writer.start()
-        future: Future = Future()
-        self._calls.append(_Call(events, future, time.monotonic() + GATHER_S, successor))
+        self._calls.append(call)
         if (is_awaited and not self._is_awaited) or len(self._calls) == 1:
             self._is_awaited |= is_awaited
             self._changed.notify()
-        return future
 
     def is_settled(self, owner: int | str) -> bool:
         """Return True if all of the owner's calls are on disk."""
@@ -99,12 +99,16 @@ class GroupCommit:
         with self._changed:
             if self._is_closed:
                 raise StoreError("the store is closing; it is handed over no more")
-            return self._queue((), is_awaited=True, successor=successor)
+            call = _Call((), Future(), time.monotonic(), alone=True, successor=successor)
+            self._queue(call, is_awaited=True)
+        return call.future
 
-    def _forget(self, owner: int | str, done: Future) -> None:
+    def _forget(self, calls: Sequence[_Call]) -> None:
+        """Let the owners of calls that are done be settled, but for those with a later call."""
         with self._changed:
-            if self._last.get(owner) is done:
-                del self._last[owner]
+            for call in calls:
+                if call.owner is not None and self._last.get(call.owner) is call.future:
+                    del self._last[call.owner]
 
     def close(self) -> None:
         """Write all that waits, then stop; a second call does nothing. The store stays open."""
@@ -117,6 +121,8 @@ class GroupCommit:
     def _run(self) -> None:
         while calls := self._due():
             group = [call for call in calls if call.future.set_running_or_notify_cancel()]
+            if len(group) < len(calls):
+                self._forget([call for call in calls if call.future.cancelled()])
             if group and group[0].successor is not None:
                 self._replace(*group)
             elif group and not self._applied(group):
@@ -138,9 +144,8 @@ class GroupCommit:
 
     @staticmethod
     def _fit(last: _Call, call: _Call, size: int) -> bool:
-        """Return True if `call` may join a group of `size` that ends with `last`; those that change videos stay alone."""
-        alone = any(each.successor is not None or changes_catalogue(each.events) for each in (last, call))
-        return size + len(call.events) <= GROUPED and not alone
+        """Return True if `call` may join a group of `size` that ends with `last`."""
+        return size + len(call.events) <= GROUPED and not (last.alone or call.alone)
 
     def _replace(self, call: _Call) -> None:
         try:
@@ -157,9 +162,11 @@ class GroupCommit:
         except Exception as error:
             if len(group) > 1 and not self._store.failed and not isinstance(error, StoreDownError):
                 return False
+            self._forget(group)
             for call in group:
                 call.future.set_exception(error)
             return True
+        self._forget(group)
         for call in group:
-            call.future.set_result([next(results) for _ in call.events])
+            call.future.set_result([*islice(results, len(call.events))])
         return True

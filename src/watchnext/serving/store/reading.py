@@ -47,6 +47,14 @@ class Reading(ABC):
         key = id_key(user_id)
         return seen_of(key, self._engine.get("seen", key))
 
+    def stored(self, user_id: int | str) -> tuple[bytes | None, SeenSet]:
+        """Return a viewer's precomputed slate as it was stored, and with one what the viewer has seen, of one moment. Raises
+        StoreError."""
+        key = id_key(user_id)
+        with self._engine.read() as txn:
+            slate = txn.get("slates", key)
+            return slate, SeenSet.empty() if slate is None else seen_of(key, txn.get("seen", key))
+
     def viewers(self, user_ids: Sequence[int | str]) -> tuple[np.ndarray, list[SeenSet]]:
         """Return the records (N, layout.viewer) of several viewers and what each has seen, of one moment. Raises StoreError."""
         keys, records = [id_key(user_id) for user_id in user_ids], np.zeros((len(user_ids), self.layout.viewer))

@@ -1,8 +1,11 @@
 """Pack a slate that was computed ahead of time, and read it back while it is valid."""
 
+from operator import attrgetter
+
 import numpy as np
 import orjson
 
+from watchnext.features.state.seen import SeenSet
 from watchnext.serving.funnel.answer import Answer
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.types import SOURCES, TARGETS, Candidates, Request, Scored, Slate, among
@@ -20,6 +23,8 @@ VIDEO = np.dtype(
 )
 PLAIN = Request("", "", 0, 0)
 UNKNOWN_AHEAD = ("region", "context", "dials", "filter", "seed")  # fields of a request that no stored slate was made for
+_ahead = attrgetter(*UNKNOWN_AHEAD)
+CONTINUE = 1 << SOURCES.index("continue")
 
 
 def precomputed(recommender: Recommender, request: Request, *, max_age_ms: int = DAY_MS) -> Answer | None:
@@ -29,8 +34,8 @@ def precomputed(recommender: Recommender, request: Request, *, max_age_ms: int =
     request has one of UNKNOWN_AHEAD or a surface with settings of its own, or if fewer than k are left without those excluded,
     muted, seen or withdrawn since.
     """
-    kept_as = recommender.store.slates.get(request.user_id)
-    if kept_as is None or any(getattr(request, name) != getattr(PLAIN, name) for name in UNKNOWN_AHEAD):
+    kept_as, seen = recommender.store.stored(request.user_id)
+    if kept_as is None or _ahead(request) != _ahead(PLAIN):
         return None
     if request.surface in recommender.release.surfaces.overrides:  # a stored slate has the release's own settings
         return None
@@ -40,21 +45,24 @@ def precomputed(recommender: Recommender, request: Request, *, max_age_ms: int =
     age_ms = request.as_of_ms - kept["as_of_ms"]
     if kept["release"] != recommender.release.id or not 0 <= age_ms <= max_age_ms or kept["degraded"]:
         return None
-    valid = _valid(recommender, request, videos, age_ms)[: request.k]
+    valid = _valid(recommender, request, videos, seen, age_ms)[: request.k]
     return _answer(recommender, request, kept, videos, valid) if len(valid) == request.k else None
 
 
-def _valid(recommender: Recommender, request: Request, videos: np.ndarray, age_ms: int) -> np.ndarray:
+def _valid(recommender: Recommender, request: Request, videos: np.ndarray, seen: SeenSet, age_ms: int) -> np.ndarray:
     """Return the positions of videos neither excluded, muted, withdrawn, forbidden nor seen. One to continue had been seen
     before."""
-    rows, seen = videos["row"], recommender.seen(request)
-    out = recommender.store.unavailable[rows]
-    out |= among(rows, seen)
-    midway = np.flatnonzero(out & (videos["sources"] >> SOURCES.index("continue") & 1 > 0))
+    rows = videos["row"]
+    out, unavailable = seen.holds(rows), recommender.store.unavailable[rows]
+    midway = np.flatnonzero(out & (videos["sources"] & CONTINUE > 0))
     if len(midway):
         watched, ago_s = recommender.watched(request)
-        out[midway] = recommender.store.unavailable[rows[midway]] | np.isin(rows[midway], watched[ago_s <= age_ms / 1000.0])
-    out |= np.isin(rows, request.exclude) | among(rows, recommender.catalogue.of_creators(request.muted))
+        out[midway] = np.isin(rows[midway], watched[ago_s <= age_ms / 1000.0])
+    out |= unavailable
+    if request.exclude:
+        out |= np.isin(rows, request.exclude)
+    if request.muted:
+        out |= among(rows, recommender.catalogue.of_creators(request.muted))
     if recommender.catalogue.changes.changed[rows].any():
         out[~out] = ~recommender.may_be_shown(request, rows[~out])
     return np.flatnonzero(~out)
@@ -91,6 +99,7 @@ def _unpacked(packed: bytes) -> tuple[dict, np.ndarray]:
 def _answer(recommender: Recommender, request: Request, facts: dict, videos: np.ndarray, valid: np.ndarray) -> Answer:
     """Make an answer of the slate's positions `valid`. Propensities stay those of the original draw."""
     chosen, ids, reasons = videos[valid], recommender.catalogue.ids, facts["reasons"]
+    positions = np.arange(len(valid))
     return Answer(
         request=request,
         release=facts["release"],
@@ -98,10 +107,10 @@ def _answer(recommender: Recommender, request: Request, facts: dict, videos: np.
         as_of_ms=facts["as_of_ms"],
         scored=Scored(Candidates(chosen["row"], chosen["sources"], chosen["score"]), chosen["predictions"]),
         slate=Slate(
-            np.arange(len(valid)),
+            positions,
             chosen["value"],
             chosen["propensity"],
-            order=np.arange(len(valid)),
+            order=positions,
             bent=tuple(facts.get("bent", ())),
         ),
         ids=ids.values(chosen["row"]),

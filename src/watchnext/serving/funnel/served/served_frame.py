@@ -3,6 +3,7 @@ millisecond more of the processor."""
 
 from collections.abc import Sequence
 from dataclasses import fields
+from operator import attrgetter
 
 import numpy as np
 import orjson
@@ -46,7 +47,9 @@ WHOLE = (
     "why",
     "journal_position",
 )  # columns without an array
-_PLAIN = Request("", "", 0, 0)  # with every default
+ASKED = tuple(each.name for each in fields(Request) if each.name not in COLUMNS)
+_values = attrgetter(*ASKED)
+_DEFAULTS = _values(Request("", "", 0, 0))
 
 
 def frame_of(answers: Sequence[Answer]) -> pl.DataFrame:
@@ -84,8 +87,11 @@ def _row(answer: Answer) -> dict:
 
 
 def _asked(request: Request) -> str:
-    given = {each.name: getattr(request, each.name) for each in fields(request) if each.name not in COLUMNS}
-    return orjson.dumps({name: value for name, value in given.items() if value != getattr(_PLAIN, name)}).decode()
+    values = _values(request)
+    if values == _DEFAULTS:  # as of most requests
+        return "{}"
+    parts = zip(ASKED, values, _DEFAULTS, strict=True)
+    return orjson.dumps({name: value for name, value, default in parts if value != default}).decode()
 
 
 def _slates(answers: Sequence[Answer]) -> dict[str, Sequence]:

@@ -1,11 +1,16 @@
 """The way of a body to the routes that are called most."""
 
+from typing import TypeVar
+
 from pydantic import BaseModel
+from starlette.requests import Request
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
 from watchnext.serving.http.access.middleware import replayed
-from watchnext.serving.http.api.errors import JsonRequest, JsonRoute
+from watchnext.serving.http.api.errors import JsonRoute, parsed
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class DirectRoute(BaseRoute):
@@ -25,17 +30,19 @@ class DirectRoute(BaseRoute):
         return Match.NONE, {}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = JsonRequest(scope, receive)
-        body = await self._valid(request)
+        content = await Request(scope, receive).body()
+        body = valid(self._model, scope, content)
         if body is None:
-            await self._route.handle(scope, replayed(await request.body(), receive), send)
+            await self._route.handle(scope, replayed(content, receive), send)
         else:
             await (await self._route.endpoint(body))(scope, receive, send)
 
-    async def _valid(self, request: JsonRequest) -> BaseModel | None:
-        if request.scope["query_string"] or request.headers.get("content-type") != "application/json":
-            return None
-        try:
-            return self._model.model_validate(await request.json())
-        except ValueError:  # no JSON, or not of the model
-            return None
+
+def valid(model: type[Model], scope: Scope, content: bytes) -> Model | None:
+    """Return the body of a request; None for one that is not valid, or whose head leaves more to look at."""
+    if scope["query_string"] or [value for name, value in scope["headers"] if name == b"content-type"] != [b"application/json"]:
+        return None
+    try:
+        return model.model_validate(parsed(content))
+    except ValueError:  # no JSON, or not of the model
+        return None

@@ -37,15 +37,21 @@ class Access:
 
 
 class AccessGate:
-    """Pass on the requests that `access` allows."""
+    """Let the requests through that `access` allows."""
 
-    def __init__(self, app: ASGIApp, *, access: Access) -> None:
-        self._app, self._access = app, access
+    def __init__(self, access: Access) -> None:
+        self._access = access
         self._limit = RateLimit(access.rate_per_s) if access.rate_per_s else None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = self._refusal(scope) if scope["type"] == "http" else None
-        await (refusal or self._app)(scope, receive, send)
+    def refusal(self, scope: Scope) -> Json | None:
+        """Return the answer that refuses a request, None for one that may pass. That is noted in its state, as it counts once
+        for the rate of its key, however often it is asked about."""
+        state = scope.setdefault("state", {})
+        if state.get("may_pass"):
+            return None
+        refusal = self._refusal(scope)
+        state["may_pass"] = refusal is None
+        return refusal
 
     def _refusal(self, scope: Scope) -> Json | None:
         if "\n" in scope["path"]:  # a template's end fits before it too, while no rule would
@@ -93,6 +99,17 @@ class AccessGate:
             return None
         message = f"key {key.name} is above its rate, expected at most {self._access.rate_per_s:g} requests/s; retry"
         return problem(429, "rate", message, headers={**CLOSE, "Retry-After": str(math.ceil(wait_s))})
+
+
+class GateMiddleware:
+    """Pass on the requests that a gate lets through."""
+
+    def __init__(self, app: ASGIApp, *, gate: AccessGate) -> None:
+        self._app, self._gate = app, gate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal = self._gate.refusal(scope) if scope["type"] == "http" else None
+        await (refusal or self._app)(scope, receive, send)
 
 
 def _name(host: str) -> str:

@@ -29,6 +29,18 @@ def request_id() -> str | None:
     return _REQUEST_ID.get()
 
 
+def begin() -> str:
+    """Give the request that this code runs for an id."""
+    named = uuid.uuid4().hex
+    _REQUEST_ID.set(named)
+    return named
+
+
+def headers_of(named: str) -> list[tuple[bytes, bytes]]:
+    """Return the headers that the answer to the request with this id has beside its own."""
+    return [*HEADERS, (b"x-request-id", named.encode())]
+
+
 def account(observe: Observe, *, route: str, method: str, status: int, seconds: float, key: str | None = None) -> None:
     """Count an answer, and log it where each answer has a line."""
     observe(route, status, seconds)
@@ -47,16 +59,14 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, status = time.perf_counter(), 500
-        named = uuid.uuid4().hex
-        _REQUEST_ID.set(named)
+        began, status, named = time.perf_counter(), 500, begin()
         scope.setdefault("state", {})["request_id"] = named
 
         async def send_counted(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), *HEADERS, (b"x-request-id", named.encode())]
+                message["headers"] = [*message.get("headers", ()), *headers_of(named)]
             await send(message)
 
         try:

@@ -29,15 +29,17 @@ SHORT.maxstring = SHORT.maxlong = SHORT.maxother = SHOWN_CHARACTERS
 # ---- JSON in -----------------------------------------------------------------------------------------------------------
 
 
-class JsonRequest(Request):
+def parsed(body: bytes) -> Any:
     """Parse with orjson: unlike the standard library, it rejects NaN, and lone surrogates that no store could write."""
+    values = sum(map(body.count, (b",", b"[", b"{")))  # or more, where texts hold these
+    if values > VALUES_MOST:
+        raise HTTPException(413, f"request body has {values} values, expected at most {VALUES_MOST}")
+    return orjson.loads(body)
 
+
+class JsonRequest(Request):
     async def json(self) -> Any:
-        body = await self.body()
-        values = sum(map(body.count, (b",", b"[", b"{")))  # or more, where texts hold these
-        if values > VALUES_MOST:
-            raise HTTPException(413, f"request body has {values} values, expected at most {VALUES_MOST}")
-        return orjson.loads(body)
+        return parsed(await self.body())
 
 
 class JsonRoute(APIRoute):

@@ -40,7 +40,7 @@ from watchnext.serving.release.live_catalogue import LiveIds
 from watchnext.serving.store.engines.engine import StoreError
 from watchnext.serving.store.erasure import ERASE_COMMAND, Receipt
 from watchnext.serving.store.group_commit import GroupCommit
-from watchnext.serving.store.tables.journal import Event, session_id
+from watchnext.serving.store.tables.journal import Event, OwnImpression, session_id
 from watchnext.serving.store.tables.retention import ACCEPTED, DUPLICATE, KEYS_KEPT_MS, UNKNOWN
 from watchnext.types import NOBODY, TARGETS, Dials, Request, VideoFilter
 
@@ -275,7 +275,7 @@ class Handlers:
         if request.user_id == NOBODY:
             return True
         shared = {"user_id": request.user_id, "known_at": request.as_of_ms, "request_id": request.request_id}
-        impressions = Event.shown_together(ids, surface=request.surface or "", **shared)
+        impressions = OwnImpression.shown_together(ids, surface=request.surface or "", **shared)
         began = time.perf_counter()
         try:
             future = self._commits.submit(impressions, owner=request.user_id)
@@ -301,9 +301,8 @@ class Handlers:
         }
 
     def _items(self, answer: Answer) -> list[dict]:
-        videos = self._listed(answer.rows, answer.as_of_ms, answer.ids)
-        scores, predictions = answer.slate.values.tolist(), finite(answer.predictions)
-        parts = zip(videos, scores, answer.explanations, answer.sources, predictions, strict=True)
+        videos, predictions = self._listed(answer.rows, answer.as_of_ms, answer.ids), finite(answer.predictions)
+        parts = zip(videos, answer.slate.values.tolist(), answer.explanations, answer.sources, predictions, strict=True)
         for video, score, reasons, sources, predicted in parts:
             video["score"], video["reasons"], video["sources"] = score, reasons, sources
             video["predictions"] = dict(zip(TARGETS, predicted, strict=True))
@@ -315,10 +314,9 @@ class Handlers:
 
     def _listed(self, rows: np.ndarray, as_of_ms: int, ids: Sequence | None = None) -> list[dict]:
         """Return the ListedVideo of each of `rows` (n,), whose `ids` may be known."""
-        ages_h = finite(np.maximum((as_of_ms - self._catalogue.upload_ms[rows]) / HOUR_MS, 0.0))
+        ages_h = np.maximum((as_of_ms - self._catalogue.upload_ms[rows]) / HOUR_MS, 0.0)
         ids = self._catalogue.ids.values(rows) if ids is None else ids
-        parts = zip(ids, self._facts.of(rows), ages_h, strict=True)
-        return [{"video_id": video_id, "video": facts | {"age_h": age_h}} for video_id, facts, age_h in parts]
+        return [{"video_id": each, "video": aged} for each, aged in zip(ids, self._facts.aged(rows, ages_h), strict=True)]
 
     def _exist(self, rows: np.ndarray, as_of_ms: int) -> np.ndarray:
         """Return a mask (n,) of the rows that are videos; one uploaded later does not exist yet."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import starmap
 
 import numpy as np
+import orjson
 
 from watchnext.serving.release.live_catalogue import LiveCatalogue
 
@@ -15,17 +16,24 @@ class VideoFacts:
 
     def __init__(self, catalogue: LiveCatalogue) -> None:
         self._catalogue = catalogue
-        self._kept: tuple[object, dict[int, dict]] = (None, {})
+        self._kept: tuple[object, dict[int, bytes]] = (None, {})
 
     def of(self, rows: np.ndarray) -> list[dict]:
-        """Return the VideoDetails of each of `rows` (n,), without its age. They are shared: do not change them."""
+        """Return the VideoDetails of each of `rows` (n,), without its age."""
+        return [*self._read(rows.tolist())]
+
+    def aged(self, rows: np.ndarray, ages_h: np.ndarray) -> list[orjson.Fragment]:
+        """Return the VideoDetails of each of `rows` (n,) with its age, as JSON: writing it anew takes a fifth of a look-up."""
         changes, kept = self._catalogue.changes, self._kept
         if kept[0] is not changes or len(kept[1]) > KEPT:  # a thread that began before a change keeps what it read for itself
             kept = self._kept = (changes, {})
-        facts = kept[1]
-        if unknown := [row for row in rows.tolist() if row not in facts]:
-            facts.update(zip(unknown, self._read(unknown), strict=True))
-        return [facts[row] for row in rows.tolist()]
+        heads, listed = kept[1], rows.tolist()
+        if unknown := [row for row in listed if row not in heads]:
+            heads.update(
+                (row, orjson.dumps(facts)[:-1] + b',"age_h":') for row, facts in zip(unknown, self._read(unknown), strict=True)
+            )
+        ages = orjson.dumps(finite(ages_h))[1:-1].split(b",")
+        return [orjson.Fragment(heads[row] + age + b"}") for row, age in zip(listed, ages, strict=bool(listed))]
 
     def _read(self, rows: Sequence[int]) -> list[dict]:
         catalogue = self._catalogue

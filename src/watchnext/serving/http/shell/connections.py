@@ -7,21 +7,25 @@ from typing import ClassVar
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from watchnext.serving.http.access.look_ups import LookUps
 from watchnext.serving.http.access.shedding import ROUTE, Shedding
 from watchnext.serving.http.app import Limits
 
 # Headers of a request for a slate that only the app can answer: the body is not plain, or the answer needs headers of its own.
 FOR_THE_APP = {b"content-encoding", b"origin"}
+ROUTE_URL = ROUTE.encode()
+HELD_S = 1.0  # many clients send a body behind its head; one that takes longer is the app's
 
 
 class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's protocol under `limits`. What breaks one is answered with 4xx or 503, and its connection ends.
 
-    Requests for a slate that `shedding` refuses never reach the app; their connections stay. uvicorn itself ends a connection
-    that is silent between two requests, and stops reading what the app does not take.
+    Requests for a slate that `look_ups` answers or `shedding` refuses never reach the app; their connections stay. uvicorn
+    itself ends a connection that is silent between two requests, and stops reading what the app does not take.
     """
 
     limits: ClassVar[Limits] = Limits()
+    look_ups: ClassVar[LookUps | None] = None
     shedding: ClassVar[Shedding | None] = None
 
     def __init__(self, *arguments, **named) -> None:
@@ -33,6 +37,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._refusal = (400, "bad_http", "the request is not valid HTTP/1.1")
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
+        self._held_timer: asyncio.TimerHandle | None = None
 
     # ---- the connection ----------------------------------------------------------------------------------------------
 
@@ -45,7 +50,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for timer in (self._head_timer, self._write_timer):
+        for timer in (self._head_timer, self._write_timer, self._held_timer):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
@@ -56,7 +61,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._received += len(data)
         super().data_received(data)
         if self._held is not None and not self.transport.is_closing():
-            self._let_go()  # its body comes in parts, whose limits are the app's
+            if len(self._held) > self.limits.head_bytes:
+                self._let_go()
+            elif self._held_timer is None:
+                self._held_timer = self.loop.call_later(HELD_S, self._let_go)
         # A body has its own limit, in the app; twice as much is framing: chunks of a byte, extensions, trailers.
         most = self.limits.head_bytes if self._in_head else self.limits.head_bytes + 2 * self.limits.body_bytes
         if self._received > most and not self.transport.is_closing():
@@ -82,7 +90,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self._reject(400, "pipelined", f"{most} requests wait behind another, expected at most as many on one connection")
         self._in_head = False
         self._head_timer = _cancelled(self._head_timer)
-        if self._may_be_shed():
+        if self._may_be_held():
+            self.scope |= {"method": "POST", "path": ROUTE, "query_string": b""}
             self._held = bytearray()
         else:
             super().on_headers_complete()
@@ -96,36 +105,48 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._in_head, self._received = True, 0
         if self._held is not None:
-            if (why := self.shedding.refusal(bytes(self._held))) is not None:
-                self._shed(why)
+            if (answer := self._answer_to(bytes(self._held))) is not None:
+                self._held, self._held_timer = None, _cancelled(self._held_timer)
+                self.transport.write(answer)
+                self.on_response_complete()
                 return
             self._let_go()
         super().on_message_complete()
 
-    def _may_be_shed(self) -> bool:
-        """Say if the request is one that the server may be too busy for, and can be refused here: nothing is before it on its
-        connection, and the client takes its answers."""
+    def _answer_to(self, body: bytes) -> bytes | None:
+        """Return the answer to the request that is held, or None where the app is to give it."""
+        if self.look_ups is not None and (found := self.look_ups.answer(self.scope, body)) is not None:
+            headers = (*self.server_state.default_headers, *found.raw_headers)
+            return b"HTTP/1.1 200 OK\r\n%b\r\n%b" % (b"".join([b"%b: %b\r\n" % each for each in headers]), found.body)
+        if self.shedding is not None and self.shedding.is_due and (why := self.shedding.refusal(body)) is not None:
+            return _answer(503, "overloaded", f"{why}; retry")
+        return None
+
+    def _may_be_held(self) -> bool:
+        """Say if the request is one for a slate that can be answered here: nothing is before it on its connection, and the
+        client takes its answers."""
         return (
-            self.url == ROUTE.encode()
-            and self.shedding is not None
-            and self.shedding.is_due
+            self.url == ROUTE_URL
+            and (self.look_ups is not None or self.shedding is not None)
             and self.parser.get_method() == b"POST"
             and self.parser.should_keep_alive()
             and (self.cycle is None or self.cycle.response_complete)
             and not self.flow.write_paused
-            and FOR_THE_APP.isdisjoint(name for name, _ in self.headers)
+            and not self.expect_100_continue
+            and FOR_THE_APP.isdisjoint([name for name, _ in self.headers])
         )
 
     def _let_go(self) -> None:
-        """Give the request to the app."""
-        held, self._held = self._held, None
-        super().on_headers_complete()
-        super().on_body(held)
+        """Give the request to the app, which bounds the rest of its body."""
+        held, self._held, self._held_timer = self._held, None, _cancelled(self._held_timer)
+        if not self.transport.is_closing():
+            super().on_headers_complete()
+            super().on_body(held)
 
-    def _shed(self, why: str) -> None:
-        self._held = None
-        self.transport.write(_answer(503, "overloaded", f"{why}; retry"))
-        self.on_response_complete()
+    def shutdown(self) -> None:
+        if self._held is not None:
+            self._let_go()
+        super().shutdown()
 
     def _reject(self, status: int, code: str, message: str) -> None:
         """Stop the parser, which calls `send_400_response`."""

@@ -60,7 +60,8 @@ class ServedApp:
             access=settings.access(clock=kind),
             drift=settings.drift,
         )
-        BoundedProtocol.shedding = self.app.state.shedding  # the shells make connections from the class
+        # The shells make connections from the class.
+        BoundedProtocol.shedding, BoundedProtocol.look_ups = self.app.state.shedding, self.app.state.look_ups
         served.record(release.id)
         self._switch = self._followed(clock, limits, served, url)
         self._fetcher = ReleaseFetcher(url, settings.releases, self._switch.refuse) if url else None

@@ -71,17 +71,6 @@ class Event(EventFields):
         id_key(event.user_id), id_key(event.video_id)
         return event
 
-    @classmethod
-    def shown_together(
-        cls, video_ids: Sequence[int | str], *, user_id: int | str, known_at: int, request_id: str, surface: str
-    ) -> "list[Event]":
-        """Return the impressions of one slate. Ids are those of a catalogue; the first is checked, with all that they share."""
-        if not video_ids:
-            return []
-        first = cls("shown", user_id, video_ids[0], known_at, request_id=request_id, surface=surface)
-        head, tail = first[:VIDEO_ID], first[VIDEO_ID + 1 :]
-        return [first, *(cls._make((*head, video_id, *tail)) for video_id in video_ids[1:])]
-
     @property
     def idempotency_digest(self) -> bytes | None:
         """Digest the identity of an event that may count only once: its key, else the video in its request, else None."""
@@ -103,6 +92,23 @@ class Event(EventFields):
     @classmethod
     def from_bytes(cls, packed: bytes) -> "Event":
         return cls(**orjson.loads(packed))
+
+
+class OwnImpression(Event):
+    """An impression of a slate that this server has just made, so that nothing else can be known of its request."""
+
+    __slots__ = ()
+
+    @classmethod
+    def shown_together(
+        cls, video_ids: Sequence[int | str], *, user_id: int | str, known_at: int, request_id: str, surface: str
+    ) -> "list[OwnImpression]":
+        """Return the impressions of one slate. Ids are those of a catalogue; the first is checked, with all that they share."""
+        if not video_ids:
+            return []
+        first = cls("shown", user_id, video_ids[0], known_at, request_id=request_id, surface=surface)
+        head, tail = first[:VIDEO_ID], first[VIDEO_ID + 1 :]
+        return [first, *[tuple.__new__(cls, (*head, video_id, *tail)) for video_id in video_ids[1:]]]
 
 
 VIDEO_ID = Event._fields.index("video_id")
@@ -134,6 +140,12 @@ def outcome_columns(columns: Mapping[str, Sequence]) -> dict[str, np.ndarray]:
     """Return OUTCOMES as booleans and `watch_ms` as float64, (N,) each."""
     outcomes = {name: np.array(columns[name], np.bool_) for name in OUTCOMES}
     return outcomes | {"watch_ms": np.array(columns["watch_ms"], np.float64)}
+
+
+@lru_cache(65_536, typed=True)
+def video_digest(video_id: int | str) -> bytes:
+    """Digest the identity of a video, in as many bytes as it has in the key of a request."""
+    return blake2b(id_key(video_id), digest_size=8).digest()
 
 
 def request_digest(user_id: int | str, request_id: str) -> bytes:

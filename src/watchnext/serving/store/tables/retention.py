@@ -50,7 +50,7 @@ class Retention:
     def admit(self, txn: Transaction, events: Sequence[Event], rows: np.ndarray) -> list[str]:
         """Decide which events count, and remember their keys; those about unknown videos (row -1) are quarantined."""
         for table in ("viewers", "seen"):
-            txn.prefetch(table, {id_key(event.user_id) for event in events})
+            txn.prefetch(table, [*map(id_key, {event.user_id for event in events})])
         known = (rows >= 0).tolist()
         new = iter(self._keys.admit(txn, [event for event, is_known in zip(events, known, strict=True) if is_known]))
         results = [(ACCEPTED if next(new) else DUPLICATE) if is_known else UNKNOWN for is_known in known]
