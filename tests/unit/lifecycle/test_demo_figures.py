@@ -49,6 +49,13 @@ def test_a_shift_that_cost_nothing_has_nothing_to_recover():
     assert "is not known" in demo_page({"figures": figures, "passes": PASSES, "seed": 0})
 
 
+def test_an_arm_that_was_ahead_of_the_yardstick_recovers_what_the_shift_cost_the_untrained_one():
+    figures = found(loop=STILL + np.array([0, 0, 2.0, 0, -1.0]), streamed=STILL - np.array([0, 0, 5.0, 4.0, 4.0]))
+    assert figures["arms"]["loop"]["shift_cost_s"] == pytest.approx([-2, -2, -2])
+    assert figures["arms"]["loop"]["recovered"] == pytest.approx([0.8, 0.8, 0.8])
+    assert figures["arms"]["streamed"]["recovered"] == pytest.approx([0.2, 0.2, 0.2])
+
+
 def test_a_loop_that_does_not_win_is_told_so(tmp_path):
     figures = found(loop=LOOP - np.array([0, 0, 0, 0, 4.0]), daily=DAILY)
     assert next(iter(verdicts(figures).values())) is False

@@ -8,6 +8,7 @@ from watchnext.evaluation.experiment.arm_figures import resamples, spread
 from watchnext.lifecycle.demo.arms import YARDSTICK
 
 WITHIN_DAYS = 2
+UNTRAINED = "streamed"  # in the world with the shift what YARDSTICK is in the one without
 
 
 def demo_figures(
@@ -19,8 +20,10 @@ def demo_figures(
     passes   arm > findings of its passes
     price    seconds of watch time that a second of a processor in training costs
 
-    With U the yardstick's seconds a viewer and A the arm's, by day: the shift costs the arm c = U - A on the day of the shift
-    and l = U - A on the last day within WITHIN_DAYS of it; it recovered 1 - l / c, null where c is not above 0. `value_s` is
+    With U the yardstick's seconds a viewer and A the arm's, by day: the arm lost U - A on the day of the shift, and l = U - A
+    on the last day within WITHIN_DAYS of it. The shift cost c what UNTRAINED lost on its day, the arm itself where that one is
+    not among them, as an arm that trains may be ahead of the yardstick before the shift. The arm recovered 1 - l / c, null
+    where c is not above 0. `value_s` is
     watch time less price times training, and `cost_s` the shortfall of the value behind the yardstick's watch time, of all
     viewers and days. Intervals are 95%, by bootstrap over viewers, paired between arms.
     """
@@ -43,7 +46,7 @@ def demo_figures(
         arms[name] |= {
             "shift_cost_s": list(spread(lost[:, shift_day - 1])),
             "left_s": list(spread(lost[:, at])),
-            "recovered": _recovered(lost[:, shift_day - 1], lost[:, at]),
+            "recovered": _recovered((still - by_day.get(UNTRAINED, means))[:, shift_day - 1], lost[:, at]),
             "value_s": watched - price * arms[name]["train_s"],
             "cost_s": float(watch_s[YARDSTICK].sum()) - watched + price * arms[name]["train_s"],
         }
