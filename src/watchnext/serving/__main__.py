@@ -1,20 +1,29 @@
-"""`python -m watchnext.serving serve | build-store | recommendations | replay | state build`: serve, and what belongs to it."""
+"""`python -m watchnext.serving serve | build-store | recommendations | replay | state build | events in | events out`: serve,
+and what belongs to it."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
 
+from watchnext.client import ApiError, Client
 from watchnext.data.tables import DataError
 from watchnext.metrics import aligned
 from watchnext.schema import SchemaError
+from watchnext.serving.events.event_log import EXPECTED, EventLog, EventLogError, opened_log
+from watchnext.serving.events.feed import EventFeed
+from watchnext.serving.events.publisher import JournalBehindError, Publisher
+from watchnext.serving.events.refused_messages import RefusedMessages
+from watchnext.serving.events.retrying import Retrying
 from watchnext.serving.funnel.ahead.batch import recommend_all
 from watchnext.serving.funnel.ahead.spark_batch import SparkBatch
 from watchnext.serving.funnel.served.repeated import differences, repeated
@@ -114,6 +123,45 @@ def replay(config: DictConfig) -> None:
     print(f"differs: {apart}" if apart else "equal: videos, values, predictions and features, bit for bit")
 
 
+def events_in(config: DictConfig) -> None:
+    """Post the events of a log (from=URL) to a running server, until SIGTERM; since=TIME or since=POSITION reads again."""
+    retrying, refused = Retrying.until_signal(), RefusedMessages(Path(config.data.outputs) / "events" / "refused.jsonl")
+    log, client = _log(config, "from"), Client(config.events.server, key=os.environ.get("WATCHNEXT_KEY") or None, retries=0)
+    with closing(log), client:
+        if config.events.since is not None:
+            log.seek(_since(config.events.since))
+        feed = EventFeed(log, client, refused, retrying)
+        feed.run()
+    aside = f", {feed.put_aside:,} of them refused: see {refused.path}" if feed.put_aside else ""
+    print(f"{log.name} > {config.events.server}: {feed.messages:,} messages{aside}")
+
+
+def events_out(config: DictConfig) -> None:
+    """Append the events of the store to a log (to=URL), beside a server, until SIGTERM; it goes on behind the last of them."""
+    retrying = Retrying.until_signal()
+    with closing(_log(config, "to")) as log:
+        publisher = Publisher(location(config.data.store), log, retrying)
+        publisher.run()
+    print(f"{config.data.store} > {log.name}: {publisher.messages:,} messages")
+
+
+def _log(config: DictConfig, word: str) -> EventLog:
+    if config.events.log is None:
+        raise EventLogError(f"events.log is null, expected {EXPECTED}; give {word}=URL")
+    return opened_log(config.events.log, config.events.group)
+
+
+def _since(given: object) -> int | str:
+    """Read a time (ms, or ISO 8601, of UTC where it names no zone), or else a position."""
+    if isinstance(given, int):
+        return given
+    try:
+        at = datetime.fromisoformat(str(given))
+    except ValueError:
+        return str(given)
+    return int(1000 * (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp())
+
+
 if __name__ == "__main__":
     commands = {
         "serve": serve,
@@ -121,11 +169,17 @@ if __name__ == "__main__":
         "recommendations": recommendations,
         "replay": replay,
         "state build": state_build,
+        "events in": events_in,
+        "events out": events_out,
     }
     if sys.argv[1:2] == ["serve"]:  # without Hydra, which a server need not have
         serve(sys.argv[2:])
     else:
         from watchnext.cli import dispatch
 
-        errors = (ReleaseError, StoreError, DataError, SchemaError, SparkError)
-        dispatch("watchnext.serving", commands, errors, leading={"replay": "request_id"})
+        errors = (ReleaseError, StoreError, DataError, SchemaError, SparkError, EventLogError, JournalBehindError, ApiError)
+        short = {
+            "events in": {"from": "events.log", "since": "events.since", "server": "events.server"},
+            "events out": {"to": "events.log"},
+        }
+        dispatch("watchnext.serving", commands, errors, leading={"replay": "request_id"}, short=short)

@@ -11,7 +11,7 @@ from watchnext.serving.release.release import Release
 from watchnext.serving.store.building.bootstrap import carry, load_state, put_origin, salvage
 from watchnext.serving.store.building.integrity import require_sound
 from watchnext.serving.store.engines.engine import REPAIR, TABLES, Engine, StoreError, number_key, state_of
-from watchnext.serving.store.engines.environment import Environment, lengthened
+from watchnext.serving.store.engines.environment import MAP_BYTES, Environment, lengthened
 from watchnext.serving.store.engines.folder import claim_next, clear, commit_claim, drop_claim, new_environment, point
 from watchnext.serving.store.engines.redis_engine import RedisEngine, is_url
 from watchnext.serving.store.erasure import drop_erased
@@ -47,6 +47,16 @@ def opened_for_reading(folder: Path | str, release: Release, *, map_bytes: int) 
         engine = Environment(Path(folder) / "current", durable=False, map_bytes=map_bytes, readonly=True)
     _require_fit(engine, folder, release)
     return engine
+
+
+def opened_journal(folder: Path | str) -> Engine:
+    """Open the tables beside the process that writes them, to read the journal alone: whatever state the records are of.
+
+    Raises StoreError.
+    """
+    if is_url(folder):
+        return RedisEngine(str(folder), state="", durable=False)
+    return Environment(Path(folder) / "current", durable=False, map_bytes=MAP_BYTES, readonly=True)
 
 
 def opened_shared(url: str, release: Release, replay: Replay, *, durable: bool) -> RedisEngine:
