@@ -47,13 +47,12 @@ def own_logs(folder: Path) -> None:
 
 
 def configure(folder: Path, changes: dict[str, str]) -> None:
-    """Replace lines of conf/config.yaml in a copy of it."""
-    path = folder / "conf" / "config.yaml"
-    text = path.read_text()
+    """Replace parts of copies of conf/config.yaml and the trainer's settings, each of which stands there once."""
+    paths = [folder / "conf" / name for name in ("config.yaml", "trainer/default.yaml")]
     for old, new in changes.items():
-        assert text.count(old) == 1, old
-        text = text.replace(old, new)
-    path.write_text(text)
+        texts = {path: path.read_text() for path in paths}
+        [path] = [path for path, text in texts.items() if text.count(old) == 1]
+        path.write_text(texts[path].replace(old, new))
 
 
 def built(folder: Path, empty_store: Path) -> Path:
