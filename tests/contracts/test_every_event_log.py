@@ -1,4 +1,4 @@
-"""What every log of events must do: Redis Streams on a redis-server of this test, Kafka on the broker that a variable names.
+"""Every log of events: Redis Streams on a redis-server of this test, Kafka on the broker that a variable names.
 
 WATCHNEXT_TEST_KAFKA is HOST:PORT of a broker that makes a topic when it is first asked for.
 """

@@ -61,7 +61,7 @@ def until(holds: Callable[[], bool], program: programs.Program) -> None:
 
 
 def ended(program: programs.Program) -> str:
-    """What it prints, after SIGTERM."""
+    """Return what it prints, after SIGTERM."""
     program.send_signal(signal.SIGTERM)
     printed, errors = program.communicate(60)
     assert program.returncode == 0, errors

@@ -15,12 +15,10 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from watchnext.client import ApiError, Client
 from watchnext.data.tables import DataError
 from watchnext.metrics import aligned
 from watchnext.schema import SchemaError
 from watchnext.serving.events.event_log import EXPECTED, EventLog, EventLogError, opened_log
-from watchnext.serving.events.feed import EventFeed
 from watchnext.serving.events.publisher import JournalBehindError, Publisher
 from watchnext.serving.events.refused_messages import RefusedMessages
 from watchnext.serving.events.retrying import Retrying
@@ -125,13 +123,20 @@ def replay(config: DictConfig) -> None:
 
 def events_in(config: DictConfig) -> None:
     """Post the events of a log (from=URL) to a running server, until SIGTERM; since=TIME or since=POSITION reads again."""
+    # Imported here, as no stage needs a client.
+    from watchnext.client import ApiError, Client
+    from watchnext.serving.events.feed import EventFeed
+
     retrying, refused = Retrying.until_signal(), RefusedMessages(Path(config.data.outputs) / "events" / "refused.jsonl")
     log, client = _log(config, "from"), Client(config.events.server, key=os.environ.get("WATCHNEXT_KEY") or None, retries=0)
     with closing(log), client:
         if config.events.since is not None:
             log.seek(_since(config.events.since))
         feed = EventFeed(log, client, refused, retrying)
-        feed.run()
+        try:
+            feed.run()
+        except ApiError as error:
+            raise EventLogError(f"{config.events.server} refuses what {log.name} holds: {error}") from error
     aside = f", {feed.put_aside:,} of them refused: see {refused.path}" if feed.put_aside else ""
     print(f"{log.name} > {config.events.server}: {feed.messages:,} messages{aside}")
 
@@ -177,7 +182,7 @@ if __name__ == "__main__":
     else:
         from watchnext.cli import dispatch
 
-        errors = (ReleaseError, StoreError, DataError, SchemaError, SparkError, EventLogError, JournalBehindError, ApiError)
+        errors = (ReleaseError, StoreError, DataError, SchemaError, SparkError, EventLogError, JournalBehindError)
         short = {
             "events in": {"from": "events.log", "since": "events.since", "server": "events.server"},
             "events out": {"to": "events.log"},
