@@ -152,10 +152,11 @@ class RedisEngine(Engine):
         try:
             yield
         except DOWN as error:
-            self._down = f"the store {self.shown} does not answer ({error}); start its Redis, which is tried again until then"
+            down = f"the store {self.shown} does not answer ({error}); start its Redis, which is tried again until then"
+            self._down = down  # until the thread that follows has an answer, which may be at once
             for nodes in self._clients:
                 nodes.refresh()
-            raise StoreDownError(self._down) from error
+            raise StoreDownError(down) from error
         except OutOfMemoryError as error:
             raise StoreFullError(f"the store {self.shown} is full ({error}); raise its maxmemory") from error
         except RedisError as error:
