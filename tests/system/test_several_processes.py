@@ -39,7 +39,7 @@ def place(tmp_path, world_folder, empty_store) -> Path:
 
 def started(place: Path, *words: str) -> subprocess.Popen:
     """`python train.py` in a process group of its own, as Lightning starts the others with its command line."""
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": "", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": "", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([sys.executable, TRAIN, *words], cwd=place, env=environment, start_new_session=True, **pipes)
 
