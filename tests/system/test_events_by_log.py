@@ -50,6 +50,8 @@ def command(tmp_path) -> Iterator[Callable[..., programs.Program]]:
     yield command
     for program in started:
         program.kill()
+        for stream in (program.stdout, program.stderr):  # nobody reads what a killed one printed
+            stream.close()
 
 
 def until(holds: Callable[[], bool], program: programs.Program) -> None:
