@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -25,16 +24,6 @@ TOWERS = [
     "model.module.negatives.uniform=null", "trainer.max_epochs=1", *EVERY_STEP,
 ]  # fmt: skip
 TWO = ["trainer=ddp", "trainer.accelerator=cpu"]
-
-
-@pytest.fixture
-def place(tmp_path, world_folder, empty_store) -> Path:
-    """A working directory as the repository is one, with built features."""
-    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
-    (tmp_path / "conf").symlink_to(ROOT / "conf")
-    (tmp_path / "outputs").mkdir()
-    (tmp_path / "outputs/features").symlink_to(world_folder)
-    return tmp_path
 
 
 def started(place: Path, *words: str) -> subprocess.Popen:

@@ -64,16 +64,6 @@ def statuses(folder: Path) -> list[tuple[str, str]]:
         return sorted(store.execute("select name, status from runs"))
 
 
-@pytest.fixture
-def place(tmp_path, world_folder, empty_store) -> Path:
-    """A working directory as the repository is one, with built features."""
-    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
-    (tmp_path / "conf").symlink_to(ROOT / "conf")
-    (tmp_path / "outputs").mkdir()
-    (tmp_path / "outputs/features").symlink_to(world_folder)
-    return tmp_path
-
-
 def test_training_writes_a_network_and_a_finished_run_and_says_what_is_wrong(place, world_schema):
     """Seven command lines in one process: two equal trainings, two other models, and three mistakes."""
     (first, again, towers, student, *mistakes), errors = exits(
