@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from watchnext.data.structure import expected_columns
+from watchnext.data.structure import CLICKS_ALONE, expected_columns
 from watchnext.data.tables import LATEST_MS, OUTCOMES, TABLES, UNITS
 from watchnext.schema import FeatureSchema
 
@@ -352,7 +352,8 @@ def _constants(evidence: Evidence) -> Iterator[Contradiction]:
             message = f"{name} is true in all {counts['rows']:,} rows: does the log lack skipped impressions?"
             if name == "watch_ms":
                 message = (
-                    f"watch_ms is 0 in all {counts['rows']:,} rows: no model learns watch times; was it truncated to hours?"
+                    f"watch_ms is 0 in all {counts['rows']:,} rows, so nothing counts as watched; was it truncated to hours? "
+                    f"If not: {CLICKS_ALONE}"
                 )
             yield Contradiction("impressions", message, refused=False)
 

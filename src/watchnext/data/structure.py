@@ -23,6 +23,7 @@ TYPES = {
 }
 
 NO_SIGNAL = "its rates stay 0"
+CLICKS_ALONE = "where only clicks are known, write 1000 for a click, else 0, and the click as long_view; clients post the same"
 ABSENT = {  # outcome that models are trained on > consequence of its absence
     "click": "no model learns clicks",
     "like": "no model learns likes",
@@ -193,5 +194,7 @@ def _fault(table: str, frame: pl.DataFrame, expected: Expected) -> Fault | None:
     hint = f"; the nearest is {near[0]!r}" if near else ""
     if name == "day":
         hint += "; where every day has a folder of its own, name it so: date=2025-03-10"
+    if name == "watch_ms":
+        hint += f"; {CLICKS_ALONE}"
     message = f"{table} lacks the column {name!r}{hint}. It has: {', '.join(frame.columns)}"
     return Fault("missing", table, name, message)

@@ -99,7 +99,7 @@ def test_watches_and_durations_both_in_another_unit(world_tables, world_schema):
         ({"time_ms": some(50, c("time_ms") // 1000, c("time_ms"))}, "factor 1000", True),
         ({"received_ms": some(4, pl.lit(0), c("received_ms"))}, "received_ms is before 1990 in 746 of 2,982 rows; does", False),
         ({"upload_ms": some(4, pl.lit(0), c("upload_ms"))}, "upload_ms is before 1990 in", False),
-        ({"watch_ms": c("watch_ms") // 3_600_000}, "watch_ms is 0 in all 2,982 rows", False),
+        ({"watch_ms": c("watch_ms") // 3_600_000}, "watch_ms is 0 in all 2,982 rows, so nothing counts as watched", False),
         ({"like": pl.lit(True)}, "like is true in all 2,982 rows: does the log lack skipped impressions", False),
     ],
 )  # fmt: skip
