@@ -22,10 +22,10 @@ from watchnext.serving.store.store import Store
 
 
 class AppTransport(httpx.BaseTransport):
-    """To the app in this process; what `failures` holds comes first, one a call."""
+    """To the app in this process; what `failures` holds comes first, one a call. It fails at every call with `poison` in it."""
 
     def __init__(self, api) -> None:
-        self.api, self.failures, self.calls = api, [], 0
+        self.api, self.failures, self.calls, self.poison = api, [], 0, None
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         self.calls += 1
@@ -34,6 +34,8 @@ class AppTransport(httpx.BaseTransport):
             if isinstance(failure, Exception):
                 raise failure
             return httpx.Response(failure, json={"error": {"code": "of the test", "message": "no"}})
+        if self.poison and self.poison in request.read():
+            return httpx.Response(500, json={"error": {"code": "failed", "message": "internal error"}})
         headers = {"content-type": "application/json"}
         answer = self.api(request.method, request.url.path, content=request.read(), headers=headers)
         return httpx.Response(answer.status_code, content=answer.content)
@@ -126,6 +128,23 @@ def test_every_unknown_video_of_a_call_is_named_and_the_others_count_once(feed, 
     assert [orjson.loads(line["message"])["key"] for line in refused] == [str(i) for i in range(50) if i not in (7, 30)]
     assert "video_id is 'unknown 0': expected a video of release" in refused[0]["reason"]
     assert keys(store) == ["a"]
+
+
+def test_a_message_at_which_the_server_fails_holds_up_no_other(feed, transport, store, release, caplog):
+    transport.poison = b"poisonous"
+    messages = [watch(release, str(i), surface="poisonous" if i in (4, 17) else "home") for i in range(20)]
+    refused = feed(*messages)
+    assert [orjson.loads(line["message"])["key"] for line in refused] == ["4", "17"]
+    assert {line["reason"] for line in refused} == {"internal error"}
+    assert sorted(keys(store), key=int) == [str(i) for i in range(20) if i not in (4, 17)]
+    assert "refused: internal error; number 2 in " in caplog.text
+
+
+def test_an_unknown_video_that_the_answer_names_in_part_is_found(feed, store, release):
+    cut = "\a" * 64  # as Python writes it, it is longer than a value in an error
+    refused = feed(watch(release, "a"), watch(release, "b", video_id=cut), watch(release, "c"))
+    assert [orjson.loads(line["message"])["key"] for line in refused] == ["b"]
+    assert keys(store) == ["a", "c"]
 
 
 def test_a_message_without_a_key_counts_once_and_an_old_one_is_refused(feed, store, release):

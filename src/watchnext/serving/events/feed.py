@@ -1,7 +1,7 @@
 """Events from a log into a server: each message is one event as `POST /v1/events` takes it."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from hashlib import blake2b
@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 BATCH = 500  # messages a call, some 150 kB
 NAMED_MOST = 20  # unknown videos that an answer names
+FAILURES = 2  # answers 500 after which a call is halved
+FAILURES_ALONE = 8  # after which a message that is alone is put aside, in 23 s
 
 
 class Posted(NamedTuple):
@@ -32,7 +34,8 @@ class EventFeed:
 
     The position is committed once the server has acknowledged what was read: after `kill -9` messages are posted again, and
     their keys let each count once. A message without a key gets one made of its position, and one without a time the broker's:
-    so the server refuses what is so old that its key is forgotten. What the server refuses goes to `refused`.
+    so the server refuses what is so old that its key is forgotten. What the server refuses, or fails at each time, goes to
+    `refused`: one such message must not hold up all behind it.
     """
 
     def __init__(self, log: EventLog, client: Client, refused: RefusedMessages, retrying: Retrying) -> None:
@@ -69,31 +72,30 @@ class EventFeed:
         """Return once each event of `batch` is stored or refused."""
         if not batch:
             return
+        call = partial(self._client.events, [posted.event for posted in batch])
         try:
-            self._retrying(partial(self._client.events, [posted.event for posted in batch]))
+            self._retrying(call, failures=FAILURES if len(batch) > 1 else FAILURES_ALONE)
         except ApiError as error:
-            if error.code == "unknown_video":  # the other events count
-                self._without_unknown(batch, error)
-            elif error.status not in (413, 422) and error.code != "bad_json":
+            expected = {detail["value"]: detail["expected"] for detail in error.details if error.code == "unknown_video"}
+            if unknown := [posted for posted in batch if repr(posted.event.get("video_id")) in expected]:
+                self._without(unknown, expected)  # the other events count
+                if len(error.details) >= NAMED_MOST:  # there may be others
+                    self._post([posted for posted in batch if posted not in unknown])
+            elif error.status not in (413, 422, 500) and error.code != "bad_json":
                 raise
             elif len(batch) == 1:
                 self._put_aside(batch[0].message, error.message)
-            else:  # no event of the call counts: find the one that is refused
+            else:  # find the message that it is about; what counted counts once
                 self._post(batch[: len(batch) // 2])
                 self._post(batch[len(batch) // 2 :])
 
-    def _without_unknown(self, batch: Sequence[Posted], error: ApiError) -> None:
-        expected = {detail["value"]: detail["expected"] for detail in error.details}
-        unknown = [posted for posted in batch if repr(posted.event["video_id"]) in expected]
-        if not unknown:
-            raise error
+    def _without(self, unknown: Sequence[Posted], expected: Mapping[str, str]) -> None:
         for message, event in unknown:
             video = repr(event["video_id"])
             self._put_aside(message, f"video_id is {video}: expected {expected[video]}")
-        if len(error.details) >= NAMED_MOST:  # there may be others
-            self._post([posted for posted in batch if repr(posted.event["video_id"]) not in expected])
 
     def _put_aside(self, message: LogMessage, reason: str) -> None:
         self._refused.add(self._log.name, message, reason)
         self.put_aside += 1
-        log.warning("message %s of %s was refused: %s", message.position, self._log.name, reason)
+        about = message.position, self._log.name, reason, self.put_aside, self._refused.path
+        log.warning("message %s of %s was refused: %s; number %d in %s", *about)

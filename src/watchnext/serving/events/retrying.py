@@ -1,6 +1,7 @@
 """Try again what fails for a while, until it works or the process is to end."""
 
 import logging
+import math
 import signal
 import threading
 from collections.abc import Callable
@@ -36,15 +37,18 @@ class Retrying:
             signal.signal(number, lambda *_: stop.set())
         return cls(stop)
 
-    def __call__(self, act: Callable[[], R]) -> R:
-        """Return what `act` returns once it works. Raises StoppedError, and whatever does not pass by itself."""
+    def __call__(self, act: Callable[[], R], *, failures: float = math.inf) -> R:
+        """Return what `act` returns once it works. Raises StoppedError, and whatever does not pass by itself: also an answer
+        500, once there were as many `failures` of the server at what it was sent."""
         wait_s = FIRST_S
         while True:
             try:
                 return act()
             except (EventLogError, StoreError, httpx.TransportError, ApiError) as error:
-                if isinstance(error, ApiError) and error.status != 429 and error.status < 500:
-                    raise
+                if isinstance(error, ApiError):
+                    failures -= error.status == 500
+                    if failures <= 0 or (error.status != 429 and error.status < 500):
+                        raise
                 log.warning("%s; tried again in %g s", str(error) or repr(error), wait_s)
             if self.stop.wait(wait_s):
                 raise StoppedError
