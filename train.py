@@ -11,23 +11,28 @@ from functools import partial
 from pathlib import Path
 
 import hydra
+import numpy as np
+import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from watchnext.cli import composed, exits_on, instantiate, plain, write_report
-from watchnext.features.dataset.batches import FeatureSet
+from watchnext.features.dataset.batches import NO_INPUTS, FeatureSet
 from watchnext.metrics import aligned, rounded, shown
-from watchnext.nn.trainable import NothingToLearnError, Training
-from watchnext.nn.training import built, fit_and_test, following, is_first, tracked
+from watchnext.nn.trainable import NothingToLearnError, Trainable, Training
+from watchnext.nn.training import built, fit_and_test, following, is_first, stage_of, swept, tracked
 from watchnext.nn.weights import written_aside
 from watchnext.schema import SchemaError
+from watchnext.tracking import EXAMPLES, Run
 
 MEASURED = ("valid/", "test/", "uncalibrated/")  # prefixes of figures that say nothing of the fit itself
 
 
-def trained(preset: DictConfig, features: FeatureSet, training: Training, out: Path) -> dict[str, float | None]:
+def trained(preset: DictConfig, features: FeatureSet, training: Training, out: Path, run: Run) -> dict[str, float | None]:
     """Write a trained model to `out`; return its metrics, rounded to six digits: further ones differ by processor.
 
+    The run gets what the model takes and returns, and the model the curves of the run.
     A model that repeats an evaluated one is not measured: it has seen all days.
     """
     module = built(instantiate(preset.module), features, seed=training.seed)
@@ -36,9 +41,38 @@ def trained(preset: DictConfig, features: FeatureSet, training: Training, out: P
         module.save(folder)
         if "reliability" in preset and training.evaluated is None:
             found |= instantiate(preset.reliability)(features, module.network, folder)
+        write_curves(run, preset.module.get("monitor"), folder / "curves")
         report = rounded(dict(sorted(found.items())), 6)
         write_report(folder / "metrics.json", report)
+    if len(features.rows("train")):
+        run.log_signature("model", *example(module, features, stage_of({"model": preset})))
     return report
+
+
+def write_curves(run: Run, monitor: str | None, folder: Path) -> None:
+    """Write losses, and the figure that chooses the best epoch, as tables of step and value, which DVC and MLflow show."""
+    for name, points in run.curves().items():
+        if "loss" in name or (monitor and name.endswith(monitor)):
+            path = folder / f"{name}.tsv"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            rows = (f"{step}\t{value:.6g}\n" for step, value in points)
+            path.write_text("".join([f"step\t{path.stem}\n", *rows]))
+
+
+@torch.no_grad()
+def example(module: Trainable, features: FeatureSet, stage: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return the inputs of a few training impressions, and what the network makes of them: logits, or vectors of viewers."""
+    batch = features.batch(features.rows("train")[:EXAMPLES])
+    inputs = {name: values for name, values in batch.items() if name not in NO_INPUTS}
+    network = module.network.eval()
+    name, outputs = ("queries", network.query(inputs)) if stage == "retrieval" else ("logits", network(inputs))
+    return {key: values.numpy() for key, values in inputs.items()}, {name: outputs.numpy()}
+
+
+def sweep_folder() -> Path | None:
+    """Return the folder of the sweep (`-m`) that this training belongs to, None for a training by itself."""
+    settings = HydraConfig.get()
+    return Path(settings.sweep.dir) if settings.mode == RunMode.MULTIRUN else None
 
 
 def evaluated_figures(folder: str | None, name: str) -> dict[str, float] | None:
@@ -67,21 +101,26 @@ def main(config: DictConfig) -> None:
         if not is_first():
             follow(model, features, replace(following(plain(config), features, **settings), evaluated=evaluated))
             return
-        with tracked(plain(config), features, **settings) as (run, training):
+        with (
+            swept(plain(config), features, sweep_folder(), sys.argv[1:]) as sweep,
+            tracked(plain(config), features, **settings, parent=sweep) as (run, training),
+        ):
             training = replace(training, evaluated=evaluated)
             try:
                 if evaluated is not None and all(figure.startswith(MEASURED) for figure in evaluated):
                     raise NothingToLearnError(f"{model.cold.name} stood in for it when it was evaluated")
-                report = trained(model, features, training, out)
+                report = trained(model, features, training, out, run)
             except NothingToLearnError as error:
                 if "cold" not in model:
                     raise
                 print(f"WARNING: {model.name} is not trained, {model.cold.name} stands in for it: {error}", file=sys.stderr)
                 run.set_tag("stood_in_by", model.cold.name)
-                report = trained(model.cold, features, training, out)
+                report = trained(model.cold, features, training, out, run)
             if config.metrics:
                 write_report(Path(config.metrics), report)
             run.log_result(report, out, folder="model")
+            if sweep:
+                sweep.log_metrics(report, HydraConfig.get().job.num)
     print("\n".join([f"{model.name} > {out}", *aligned([(key, shown(value, ".4f")) for key, value in report.items()])]))
 
 

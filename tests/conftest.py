@@ -109,7 +109,7 @@ def empty_store(once) -> Path:
     def migrate(folder: Path) -> None:
         from watchnext import tracking
 
-        with tracking._store(f"sqlite:///{folder}/mlflow.db"):
+        with tracking.store(f"sqlite:///{folder}/mlflow.db"):
             pass
 
     return once("store", migrate) / "mlflow.db"

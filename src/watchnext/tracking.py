@@ -1,4 +1,4 @@
-"""Tracking with MLflow, imported only here: runs that end with the right status, and a registry of the serving release.
+"""Tracking with MLflow, imported only here: runs that end with the right status, with all that MLflow shows of a run.
 
 The store is MLFLOW_TRACKING_URI, else `mlflow.db` in the working directory with its artefacts in `mlruns/` beside it, even
 after the project was moved. MLflow takes almost two seconds to import, so it is imported on first use.
@@ -25,15 +25,17 @@ from typing import TYPE_CHECKING
 import yaml
 
 if TYPE_CHECKING:
+    import numpy as np
     import polars as pl
     from mlflow import MlflowClient
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    Named = pl.DataFrame | Mapping[str, np.ndarray]
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when any module imports mlflow
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 os.environ.setdefault("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
 
-MODEL = "watchnext"
 REQUIRED_TAGS = ("data_hash", "schema_fingerprint")
 STORES = ("mlflow", "sqlalchemy")  # a signal is delayed until their code has returned,
 MOST_DELAYS = 100  # at most this many times 50 ms
@@ -53,8 +55,7 @@ LOCATIONS = (
     ("model_versions", "storage_location"),
 )
 LONGEST_PARAM = 500
-LONGEST_DESCRIPTION = 4_900  # characters of a version's page; the store takes 5,000
-EXAMPLES = 3  # rows of an input example
+EXAMPLES, EXAMPLE = 3, "input_example.json"  # rows of an input example, and its file
 PARAMS_PER_CALL = 100  # MLflow's own limit
 
 
@@ -65,7 +66,7 @@ def tracking_uri() -> str:
 
 
 @contextmanager
-def _store(uri: str) -> Iterator["MlflowClient"]:
+def store(uri: str) -> Iterator["MlflowClient"]:
     """Open a client, one process at a time: SQLite migrations at first use and get-or-create are no transactions."""
     from filelock import FileLock
 
@@ -126,22 +127,27 @@ def _experiment(client: "MlflowClient", uri: str, name: str) -> str:
 
 
 class Run:
-    """A started run."""
+    """A started run. `last_step` is the highest step that it logged before it was interrupted."""
 
-    def __init__(self, *, client: "MlflowClient", id: str) -> None:
-        self._client = client
+    def __init__(self, *, client: "MlflowClient", id: str, last_step: int = 0) -> None:
+        self._client, self._last_step = client, last_step
         self.id = id
 
     def log_metrics(self, values: Mapping[str, float | None], step: int | None = None) -> None:
-        """Log all values in one call.
+        """Log all values in one call; without a step, at the last one, as MLflow lists the value of a figure's highest step.
 
         Undefined values (nan, None) are left out, infinity becomes the largest float, and "@" in a name becomes "_".
         """
         from mlflow.entities import Metric
 
-        now_ms = int(time.time() * 1000)
-        metrics = [Metric(_name(name), float(value), now_ms, step or 0) for name, value in _defined(values)]
+        now_ms, step = int(time.time() * 1000), self._last_step if step is None else step
+        self._last_step = max(self._last_step, step)
+        metrics = [Metric(metric_name(name), float(value), now_ms, step) for name, value in defined(values)]
         self._client.log_batch(self.id, metrics=metrics)
+
+    def curves(self) -> dict[str, list[tuple[int, float]]]:
+        """Return step and value of every figure that was logged at several steps, before an interruption too."""
+        return {name: points for name, points in _curves(self._client, self.id).items() if len(points) > 1}
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
         """Copy a file into the run's artefacts, under `folder` there."""
@@ -150,27 +156,27 @@ class Run:
     def log_result(self, metrics: Mapping[str, float | None], out: Path, *, folder: str) -> None:
         """Log metrics, and copy the files of `out` into the run's artefacts, under `folder` there."""
         self.log_metrics(metrics)
-        for path in sorted(out.iterdir()):
-            self.log_file(path, folder)
+        self._client.log_artifacts(self.id, str(out), folder)
 
     def set_tag(self, name: str, value: str) -> None:
         self._client.set_tag(self.id, name, value)
 
-    def log_signature(self, folder: str, inputs: "pl.DataFrame", outputs: "pl.DataFrame") -> None:
-        """Log what a model takes and returns, with the first rows as an example, as `MLmodel` under `folder`.
+    def log_signature(self, folder: str, inputs: "Named", outputs: "Named") -> None:
+        """Log what a model takes and returns (a table, or arrays by name), with the first rows as an example, as `MLmodel`
+        under `folder`.
 
         It has no flavour: MLflow shows it and does not load it.
         """
         import mlflow
 
+        tables = (each if isinstance(each, Mapping) else each.to_pandas() for each in (inputs, outputs))
         with warnings.catch_warnings(action="ignore"):  # that integer columns cannot hold missing values
-            signature = mlflow.models.infer_signature(*(each.to_pandas() for each in (inputs, outputs)))
-        rows = [[each if each == each else None for each in row] for row in inputs.head(EXAMPLES).rows()]  # JSON has no nan
-        example = {"columns": inputs.columns, "data": rows}
-        saved = {"artifact_path": "input_example.json", "type": "dataframe", "pandas_orient": "split"}
+            signature = mlflow.models.infer_signature(*tables)
+        form, example = _example(inputs)
+        saved = {"artifact_path": EXAMPLE, **form}
         model = mlflow.models.Model(folder, self.id, signature=signature, saved_input_example_info=saved)
         self._client.log_text(self.id, model.to_yaml(), f"{folder}/MLmodel")
-        self._client.log_text(self.id, json.dumps(example), f"{folder}/input_example.json")
+        self._client.log_text(self.id, json.dumps(example), f"{folder}/{EXAMPLE}")
 
     def _log_dataset(self, tags: Mapping[str, str], config: Mapping, *, context: str) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -190,12 +196,28 @@ class Run:
 
         plain = _plain(config)
         self._client.log_text(self.id, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), "config.yaml")
-        params = [Param(_name(name), str(value)[:LONGEST_PARAM]) for name, value in _flat(plain)]
+        params = [Param(metric_name(name), str(value)[:LONGEST_PARAM]) for name, value in _flat(plain)]
         for start in range(0, len(params), PARAMS_PER_CALL):
             self._client.log_batch(self.id, params=params[start : start + PARAMS_PER_CALL])
 
     def _end(self, status: str) -> None:
         self._client.set_terminated(self.id, status)
+
+
+def _curves(client: "MlflowClient", run_id: str) -> dict[str, list[tuple[int, float]]]:
+    """Return figure > steps, in order, and values: of a step that was repeated, the latest."""
+    names = [name for name in client.get_run(run_id).data.metrics if not name.startswith("system/")]
+    histories = {name: sorted(client.get_metric_history(run_id, name), key=lambda point: point.timestamp) for name in names}
+    return {name: sorted({point.step: point.value for point in points}.items()) for name, points in histories.items()}
+
+
+def _example(inputs: "Named") -> tuple[dict[str, str], dict]:
+    """Return the form of MLflow in which the first rows of inputs are kept, and the rows in it."""
+    if isinstance(inputs, Mapping):
+        rows = {name: values[:EXAMPLES].tolist() for name, values in inputs.items()}
+        return {"type": "ndarray", "format": "tf-serving"}, {"inputs": rows}
+    rows = [[each if each == each else None for each in row] for row in inputs.head(EXAMPLES).rows()]  # JSON has no nan
+    return {"type": "dataframe", "pandas_orient": "split"}, {"columns": inputs.columns, "data": rows}
 
 
 @contextmanager
@@ -245,7 +267,7 @@ def start_run(
 
 def _open(name: str, tags: Mapping[str, str], continues: str | None, stage: str | None) -> Run:
     uri = tracking_uri()
-    with _store(uri) as client:
+    with store(uri) as client:
         experiment, own = _experiment(client, uri, f"watchnext-{stage}" if stage else "watchnext"), _process()
         if uri.startswith(SQLITE):
             _end_killed(client)
@@ -253,7 +275,8 @@ def _open(name: str, tags: Mapping[str, str], continues: str | None, stage: str 
             client.update_run(continues, status="RUNNING")
             for key, value in own.items():
                 client.set_tag(continues, key, value)
-            return Run(client=client, id=continues)
+            last = max((points[-1][0] for points in _curves(client, continues).values()), default=0)
+            return Run(client=client, id=continues, last_step=last)
     known = {**_git(), **own, **{key: str(value) for key, value in tags.items()}}
     return Run(client=client, id=client.create_run(experiment, run_name=name, tags=known).info.run_id)
 
@@ -398,12 +421,12 @@ def _git_output(*words: str) -> str | None:
     return result.stdout.strip() if result.returncode == 0 else None
 
 
-def _defined(values: Mapping[str, float | None]) -> Iterator[tuple[str, float]]:
+def defined(values: Mapping[str, float | None]) -> Iterator[tuple[str, float]]:
     """The figures that are not undefined (nan, or the None of a report in JSON)."""
     return ((name, value) for name, value in values.items() if value is not None and value == value)
 
 
-def _name(name: str) -> str:
+def metric_name(name: str) -> str:
     """Replace the characters that MLflow refuses in metric and parameter names."""
     return re.sub(r"[^\w\-. :/]", "_", name)
 
@@ -423,135 +446,3 @@ def _flat(config: object, prefix: str = "") -> Iterator[tuple[str, object]]:
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", json.dumps(value) if isinstance(value, list) else value
-
-
-def register_release(
-    release_id: str,
-    folder: Path,
-    *,
-    run_id: str,
-    metrics: Mapping[str, float | None],
-    card: str | None = None,
-    name: str = MODEL,
-) -> int:
-    """Register a finished release as a model version, as challenger unless it serves; a known release keeps its version.
-
-    The version points at the release's manifest among the run's artefacts, and its page shows the `card`, in Markdown, and what
-    the run was tagged with. Raises FileNotFoundError for an unfinished release.
-    """
-    manifest = Path(folder) / "manifest.json"
-    if not manifest.is_file():
-        raise FileNotFoundError(f"release {release_id!r} has no {manifest}; build it with `dvc repro release`")
-    with _store(tracking_uri()) as client:
-        existing = _version(client, name, release_id)
-        version = existing or _create_version(client, name, release_id, manifest, run_id, metrics, card)
-        if _aliased(client, name, "champion") != release_id:
-            client.set_registered_model_alias(name, "challenger", str(version))
-    return version
-
-
-def _create_version(
-    client: "MlflowClient",
-    name: str,
-    release_id: str,
-    manifest: Path,
-    run_id: str,
-    metrics: Mapping[str, float | None],
-    card: str | None,
-) -> int:
-    folder = f"releases/{release_id}"
-    client.log_artifact(run_id, str(manifest), folder)
-    if card:
-        client.log_text(run_id, card, f"{folder}/model_card.md")
-    tags = {"release_id": release_id, **{_name(f"metric.{metric}"): f"{value:.6g}" for metric, value in _defined(metrics)}}
-    if not client.search_registered_models(f"name = '{name}'"):
-        client.create_registered_model(name)
-    source = f"{client.get_run(run_id).info.artifact_uri}/{folder}"
-    description = card[:LONGEST_DESCRIPTION] if card else None
-    version = client.create_model_version(name, source, run_id=run_id, tags=tags, description=description)
-    return int(version.version)
-
-
-def require_registered(release_id: str, *, name: str = MODEL) -> None:
-    """Raise LookupError for an unregistered release."""
-    with _store(tracking_uri()) as client:
-        _registered(client, name, release_id)
-
-
-def _registered(client: "MlflowClient", name: str, release_id: str) -> int:
-    """Return the version of a release. Raises LookupError."""
-    version = _version(client, name, release_id)
-    if version is None:
-        raise LookupError(
-            f"release {release_id!r} is not registered as {name!r} in {tracking_uri()}; run `dvc repro release` first"
-        )
-    return version
-
-
-def tag_release(release_id: str, tags: Mapping[str, str], *, name: str = MODEL) -> None:
-    """Set tags on the version of a release. Raises LookupError for an unregistered release."""
-    with _store(tracking_uri()) as client:
-        version = _registered(client, name, release_id)
-        for key, value in tags.items():
-            client.set_model_version_tag(name, str(version), key, value)
-
-
-def set_champion(release_id: str, *, name: str = MODEL) -> None:
-    """Mark this release as serving instead of challenger, and the one that served as previous.
-
-    Raises LookupError for an unregistered release.
-    """
-    with _store(tracking_uri()) as client:
-        version = _registered(client, name, release_id)
-        before = _aliased(client, name, "champion")
-        if before not in (None, release_id):
-            client.set_registered_model_alias(name, "previous", str(_registered(client, name, before)))
-        client.set_registered_model_alias(name, "champion", str(version))
-        if _aliased(client, name, "challenger") == release_id:
-            client.delete_registered_model_alias(name, "challenger")
-
-
-def champion(*, name: str = MODEL) -> str | None:
-    """Return the id of the serving release in the registry, None before the first promotion."""
-    with _store(tracking_uri()) as client:
-        return _aliased(client, name, "champion")
-
-
-def challenger(*, name: str = MODEL) -> str | None:
-    """Return the id of the newest registered release that does not serve, None if there is none."""
-    with _store(tracking_uri()) as client:
-        return _aliased(client, name, "challenger")
-
-
-def registered(*, name: str = MODEL) -> set[str]:
-    """Return the ids of all registered releases."""
-    with _store(tracking_uri()) as client:
-        versions = (
-            client.search_model_versions(f"name = '{name}'") if client.search_registered_models(f"name = '{name}'") else []
-        )
-        return {version.tags["release_id"] for version in versions if "release_id" in version.tags}
-
-
-def drop_challenger(*, name: str = MODEL) -> None:
-    """Let no release be the challenger; the versions stay."""
-    with _store(tracking_uri()) as client:
-        client.delete_registered_model_alias(name, "challenger")
-
-
-def previous(*, name: str = MODEL) -> str | None:
-    """Return the id of the release that served before the serving one, None before the second promotion."""
-    with _store(tracking_uri()) as client:
-        return _aliased(client, name, "previous")
-
-
-def _version(client: "MlflowClient", name: str, release_id: str) -> int | None:
-    versions = client.search_model_versions(f"name = '{name}' and tags.release_id = '{release_id}'")
-    return int(versions[0].version) if versions else None
-
-
-def _aliased(client: "MlflowClient", name: str, alias: str) -> str | None:
-    """Return the release id of an alias; None if the model or the alias does not exist."""
-    models = client.search_registered_models(f"name = '{name}'")
-    if not models or alias not in models[0].aliases:
-        return None
-    return client.get_model_version_by_alias(name, alias).tags.get("release_id")

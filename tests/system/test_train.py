@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
+from mlflow.models import Model
 
 from programs import Program
 from watchnext.nn.weights import load_network
@@ -106,6 +108,39 @@ def test_training_writes_a_network_and_a_finished_run_and_says_what_is_wrong(pla
         load_network(
             place / "first", schema=FeatureSchema(world_schema.features[:-1], world_schema.state), repair="dvc repro ranker"
         )
+
+
+def test_a_sweep_is_one_run_with_its_trainings_below_and_each_has_curves_and_a_signature(place):
+    """`python train.py -m`: two seeds of towers, and a ranker, which MLflow keeps in another experiment."""
+    sweep = ["-m", "model=two_tower", "seed=0,1", "trainer.max_epochs=3", "trainer.log_every_n_steps=1"]
+    (code, alone), errors = exits(place, sweep, ["model=dcn", *ONE_EPOCH])
+    assert [code, alone] == [0, 0], errors
+    client = MlflowClient(f"sqlite:///{place}/mlflow.db")
+    experiments = [each.experiment_id for each in client.search_experiments()]
+    runs = {run.info.run_id: run for run in client.search_runs(experiments)}
+    (parent,) = (run for run in runs.values() if run.info.run_name.endswith("-sweep"))
+    below = {each: run for each, run in runs.items() if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id}
+    assert sorted(run.data.params["seed"] for run in below.values()) == ["0", "1"]
+    assert {run.info.run_name for run in runs.values() if run not in below.values()} == {parent.info.run_name, "dcn"}
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    assert {run.inputs.dataset_inputs[0].dataset.name for run in runs.values()} == {"sample"}
+    assert json.loads(parent.data.params["sweep"]) == sweep
+    compared = client.get_metric_history(parent.info.run_id, "valid/recall_at_100")
+    assert [point.step for point in compared] == [0, 1]
+    for run_id, run in below.items():
+        artefacts = place / "mlruns" / run_id / "artifacts" / "model"
+        metrics = json.loads((artefacts / "metrics.json").read_text())
+        assert run.data.metrics["valid/recall_at_100"] == metrics["valid/recall_at_100"]  # of the best epoch, not of the last
+        head, *rows = (artefacts / "curves/valid/recall_at_100.tsv").read_text().splitlines()
+        assert head == "step\trecall_at_100"
+        assert max(float(row.split("\t")[1]) for row in rows) == metrics["valid/recall_at_100"]
+        assert (artefacts / "curves/train/loss.tsv").exists()
+        model = Model.load(str(artefacts))
+        assert {"user_codes", "history_mask"} <= {*model.signature.inputs.input_names()}
+        assert model.signature.outputs.input_names() == ["queries"]
+    (ranker,) = (each for each, run in runs.items() if run.info.run_name == "dcn")
+    ranker = Model.load(str(place / "mlruns" / ranker / "artifacts" / "model"))
+    assert ranker.signature.outputs.input_names() == ["logits"]
 
 
 def test_a_mistake_exits_1_and_writes_nothing(place):

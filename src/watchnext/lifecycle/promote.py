@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from watchnext import tracking
+from watchnext.lifecycle import registry
 from watchnext.lifecycle.only_one import only_one
 from watchnext.serving.release.manifest import verified
 from watchnext.serving.release.release import ReleaseError, current, switch, verdict_of
 from watchnext.serving.release.release_url import VARIABLE, ReleaseUrl
+from watchnext.tracking import Run
 
 
 def model_name(data: str) -> str:
@@ -57,7 +58,7 @@ def promotable(releases: Path, release_id: str, *, data: str, force: bool) -> No
         )
     if not force:
         _require_no_better_baseline(releases / release_id, data)
-    tracking.require_registered(release_id, name=model_name(data))
+    registry.require_registered(release_id, name=model_name(data))
 
 
 def switched(releases: Path, release_id: str, *, data: str) -> None:
@@ -68,7 +69,7 @@ def switched(releases: Path, release_id: str, *, data: str) -> None:
     url = ReleaseUrl(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None
     if url:
         url.upload(releases / release_id)  # first: what cannot be uploaded does not serve here alone
-    tracking.set_champion(release_id, name=model_name(data))
+    registry.set_champion(release_id, name=model_name(data))
     switch(releases, release_id)  # last: the link decides what serves, and the registry mirrors it
     if url:
         url.point(releases / release_id)
@@ -85,7 +86,7 @@ def _require_no_better_baseline(release: Path, data: str) -> None:
 
 
 def register(
-    release: Path, *, new: bool, data: str, run: tracking.Run, metrics: Mapping[str, float | None], card: str | None = None
+    release: Path, *, new: bool, data: str, run: Run, metrics: Mapping[str, float | None], card: str | None = None
 ) -> None:
     """Register a finished release as challenger, with a `card` on its page.
 
@@ -93,7 +94,7 @@ def register(
     """
     try:
         with moving(release.parent, waits=True):
-            tracking.register_release(release.name, release, run_id=run.id, metrics=metrics, card=card, name=model_name(data))
+            registry.register_release(release.name, release, run_id=run.id, metrics=metrics, card=card, name=model_name(data))
     except BaseException:
         if new:
             shutil.rmtree(release)

@@ -133,14 +133,33 @@ def following(config: Mapping, features: FeatureSet, *, seed: int, trainer: Call
 
 
 @contextmanager
+def swept(config: Mapping, features: FeatureSet, folder: Path | None, words: Sequence[str]) -> Iterator[Run | None]:
+    """Open the run of the sweep in `folder`, started by `words`, or go on with it; None outside a sweep.
+
+    It ends with each of its trainings, as any of them may be the last.
+    """
+    if folder is None:
+        yield None
+        return
+    stage, tags = stage_of(config), {"data": config["data"]["name"]} | features.provenance
+    note = folder / f"{stage}.run"
+    continues = note.read_text() if note.exists() else None
+    about = {"sweep": list(words), "data": config["data"]}
+    with start_run(f"sweep {folder.name}", config=about, tags=tags, stage=stage, continues=continues) as run:
+        note.write_text(run.id)
+        yield run
+
+
+@contextmanager
 def tracked(
-    config: Mapping, features: FeatureSet, *, seed: int, trainer: Callable[..., pl.Trainer]
+    config: Mapping, features: FeatureSet, *, seed: int, trainer: Callable[..., pl.Trainer], parent: Run | None = None
 ) -> Iterator[tuple[Run, Training]]:
-    """Open the run of a plain configuration, and its checkpoints; both go on where the last one was interrupted."""
+    """Open the run of a plain configuration, below that of a sweep if it has one, and its checkpoints; both go on where the
+    last one was interrupted."""
     name, tags = config["model"]["name"], {"data": config["data"]["name"]} | features.provenance
     with (
         unfinished(UNFINISHED, name, settings_of(config, features.report)) as kept,
-        start_run(name, config=config, tags=tags, stage=stage_of(config), continues=kept.run) as run,
+        start_run(name, config=config, tags=tags, stage=stage_of(config), continues=kept.run, parent=parent) as run,
     ):
         kept.run = run.id
         yield run, Training(seed, trainer, name, kept, run.log_metrics)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from watchnext import kernels, tracking
+from watchnext.lifecycle import registry
 from watchnext.lifecycle.doctor import Doctor
 from watchnext.lifecycle.promote import let_first_serve, register, serving_id
 from watchnext.serving.release.canary_plan import new_plan, write_plan
@@ -89,17 +90,17 @@ def test_a_damaged_release_is_named_and_never_chosen(project, release):
 
 def test_the_registry_follows_what_serves(project, release):
     with tracking.start_run("release", config={}, tags=TAGS) as run:
-        tracking.register_release("other", project / "releases" / release.id, run_id=run.id, metrics={}, name="watchnext-tiny")
-    tracking.set_champion("other", name="watchnext-tiny")
+        registry.register_release("other", project / "releases" / release.id, run_id=run.id, metrics={}, name="watchnext-tiny")
+    registry.set_champion("other", name="watchnext-tiny")
     only(f"the champion is other, but {release.id} serves")
-    assert tracking.champion(name="watchnext-tiny") == release.id
+    assert registry.champion(name="watchnext-tiny") == release.id
 
 
 def test_a_challenger_without_a_folder_is_no_challenger(project, release):
     with tracking.start_run("release", config={}, tags=TAGS) as run:
-        tracking.register_release("lost", project / "releases" / release.id, run_id=run.id, metrics={}, name="watchnext-tiny")
+        registry.register_release("lost", project / "releases" / release.id, run_id=run.id, metrics={}, name="watchnext-tiny")
     only("the challenger lost is not in releases")
-    assert tracking.challenger(name="watchnext-tiny") is None
+    assert registry.challenger(name="watchnext-tiny") is None
 
 
 def test_an_emptied_registry_is_left_to_a_person(project, empty_store):

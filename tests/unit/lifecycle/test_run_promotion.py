@@ -10,6 +10,7 @@ import pytest
 import small_release
 from watchnext import tracking
 from watchnext.cli import composed
+from watchnext.lifecycle import registry
 from watchnext.lifecycle.only_one import HeldError, only_one
 from watchnext.lifecycle.promote import register, serving_id
 from watchnext.lifecycle.promotion.promotion import run_promotion
@@ -37,7 +38,7 @@ def folder(feature_stage, once, empty_store, tmp_path_factory) -> Path:
         with tracking.start_run("release", config={}, tags=TAGS) as run:
             for name in ("first", "second"):
                 register(folder / "releases" / name, new=False, data="tiny", run=run, metrics={}, card=f"# {name}")
-        tracking.set_champion("first", name="watchnext-tiny")
+        registry.set_champion("first", name="watchnext-tiny")
     return folder
 
 
@@ -64,7 +65,7 @@ def test_equal_releases_are_a_tie_which_replay_can_only_shortlist(decided, folde
     assert guards["index_recall"]["candidate"] == 1
     assert guards["size"]["candidate"] == pytest.approx(guards["size"]["champion"], rel=0.01)
     assert {"calibration of long_view", "slice home", "slice short history", "coverage", "latency"} <= guards.keys()
-    with tracking._store(tracking.tracking_uri()) as client:
+    with tracking.store(tracking.tracking_uri()) as client:
         version = client.get_model_version_by_alias("watchnext-tiny", "challenger")
     assert (version.tags["decision"], version.description) == ("shortlisted", "# second")
 
@@ -91,6 +92,6 @@ def test_a_champion_that_is_gone_is_named_and_force_is_recorded(decided, folder)
         decided("second")
     (folder / "kept").rename(folder / "releases" / "first")
     assert decided("second", "force=true").verdict == "forced"
-    assert serving_id(folder / "releases") == tracking.champion(name="watchnext-tiny") == "second"
-    assert tracking.previous(name="watchnext-tiny") == "first"
+    assert serving_id(folder / "releases") == registry.champion(name="watchnext-tiny") == "second"
+    assert registry.previous(name="watchnext-tiny") == "first"
     switch(folder / "releases", "first")
