@@ -55,9 +55,8 @@ def configure(folder: Path, changes: dict[str, str]) -> None:
         path.write_text(texts[path].replace(old, new))
 
 
-def built(folder: Path, empty_store: Path) -> Path:
-    """A copy of what the commands read in `folder`, with a data set of its own, after one run of the pipeline."""
-    shutil.copyfile(empty_store, folder / "mlflow.db")
+def configured(folder: Path) -> None:
+    """Write a copy of what the commands read to `folder`, with a data set of its own."""
     for name in ("conf", "dvc.yaml", "params.yaml", "train.py"):
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile)(ROOT / name, folder / name)
     own_logs(folder)
@@ -69,6 +68,12 @@ def built(folder: Path, empty_store: Path) -> Path:
     schema["features"]["plan"] = {"kind": "categorical", "entity": "user", "nullable": True}
     (folder / "conf" / "features" / "tiny.yaml").write_text(yaml.safe_dump(schema, sort_keys=False))
     configure(folder, {"max_epochs: 10": "max_epochs: 1", "long_view_s: null": "long_view_s: 6"})
+
+
+def built(folder: Path, empty_store: Path) -> Path:
+    """A project in `folder` after one run of the pipeline."""
+    shutil.copyfile(empty_store, folder / "mlflow.db")
+    configured(folder)
     for command in stages(folder, {"data": "tiny", "features": "tiny", "outputs": "outputs/tiny"}).values():
         done = run(folder, *shlex.split(command)[1:])
         assert done.returncode == 0, command + done.stdout[-2000:] + done.stderr[-4000:]

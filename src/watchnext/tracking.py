@@ -214,8 +214,7 @@ def _curves(client: "MlflowClient", run_id: str) -> dict[str, list[tuple[int, fl
 def _example(inputs: "Named") -> tuple[dict[str, str], dict]:
     """Return the form of MLflow in which the first rows of inputs are kept, and the rows in it."""
     if isinstance(inputs, Mapping):
-        rows = {name: values[:EXAMPLES].tolist() for name, values in inputs.items()}
-        return {"type": "ndarray", "format": "tf-serving"}, {"inputs": rows}
+        return {"type": "ndarray"}, {name: values[:EXAMPLES].tolist() for name, values in inputs.items()}
     rows = [[each if each == each else None for each in row] for row in inputs.head(EXAMPLES).rows()]  # JSON has no nan
     return {"type": "dataframe", "pandas_orient": "split"}, {"columns": inputs.columns, "data": rows}
 
