@@ -19,7 +19,7 @@ import yaml
 
 from programs import Program
 from watchnext import tracking
-from watchnext.lifecycle import registry
+from watchnext.lifecycle import release_registry
 
 TAGS = {"data_hash": "d1", "schema_fingerprint": "f1"}
 PREAMBLE = """
@@ -27,7 +27,7 @@ PREAMBLE = """
     from pathlib import Path
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts the tests in the background has it ignored
     from watchnext import tracking
-    from watchnext.lifecycle import registry
+    from watchnext.lifecycle import release_registry
     TAGS = {"data_hash": "d1", "schema_fingerprint": "f1"}
     def started(run):
         Path("started.tmp").write_text(run.id)
@@ -302,17 +302,17 @@ def release(folder, release_id: str):
 def test_the_registry_mirrors_challenger_and_champion(tmp_path):
     with tracking.start_run("release", config={}, tags=TAGS) as run:
         pass
-    assert registry.champion() is None
+    assert release_registry.champion() is None
     first, second = release(tmp_path, "r1"), release(tmp_path, "r2")
     metrics = {"ndcg@10": 0.5, "undefined": math.nan, "null": None}
-    assert registry.register_release("r1", first, run_id=run.id, metrics=metrics) == 1
-    assert registry.champion() is None
-    registry.set_champion("r1")
-    assert registry.champion() == "r1"
-    assert registry.register_release("r2", second, run_id=run.id, metrics=metrics) == 2
-    assert registry.register_release("r1", first, run_id=run.id, metrics=metrics) == 1
+    assert release_registry.register_release("r1", first, run_id=run.id, metrics=metrics) == 1
+    assert release_registry.champion() is None
+    release_registry.set_champion("r1")
+    assert release_registry.champion() == "r1"
+    assert release_registry.register_release("r2", second, run_id=run.id, metrics=metrics) == 2
+    assert release_registry.register_release("r1", first, run_id=run.id, metrics=metrics) == 1
     assert client().get_registered_model("watchnext").aliases == {"champion": 1, "challenger": 2}
-    registry.set_champion("r2")
+    release_registry.set_champion("r2")
     assert client().get_registered_model("watchnext").aliases == {"champion": 2, "previous": 1}
     version = client().get_model_version("watchnext", "2")
     assert version.tags == {"release_id": "r2", "metric.ndcg_10": "0.5"}
@@ -321,9 +321,9 @@ def test_the_registry_mirrors_challenger_and_champion(tmp_path):
 
 def test_unknown_and_unfinished_releases_are_named(tmp_path):
     with pytest.raises(LookupError, match=r"'r9' is not registered .* `dvc repro release`"):
-        registry.set_champion("r9")
+        release_registry.set_champion("r9")
     with pytest.raises(FileNotFoundError, match=r"'r9' has no .*manifest.json"):
-        registry.register_release("r9", tmp_path, run_id="x", metrics={})
+        release_registry.register_release("r9", tmp_path, run_id="x", metrics={})
 
 
 def test_the_store_follows_the_variable_and_is_absolute(tmp_path, monkeypatch):
@@ -347,7 +347,7 @@ def test_a_project_in_another_folder_writes_and_finds_its_artefacts_there(tmp_pa
     body = """
         os.chdir("a")
         with tracking.start_run("first", config={"a": 1}, tags=TAGS) as run:
-            registry.register_release("r1", Path("r1"), run_id=run.id, metrics={})
+            release_registry.register_release("r1", Path("r1"), run_id=run.id, metrics={})
         print(run.id)
     """
     ran = program(body).communicate(timeout=120)  # MLflow remembers where a run's artefacts lie as long as a process lives
@@ -356,13 +356,13 @@ def test_a_project_in_another_folder_writes_and_finds_its_artefacts_there(tmp_pa
     left = sorted(here.rglob("*"))
 
     monkeypatch.chdir(there)
-    registry.set_champion("r1")
-    assert registry.champion() == "r1"
+    release_registry.set_champion("r1")
+    assert release_registry.champion() == "r1"
     own = client().get_model_version("watchnext", "1")
     assert own.source == f"{(there / 'mlruns').as_uri()}/{first}/artifacts/releases/r1"
     assert [found.path for found in client().list_artifacts(first)] == ["config.yaml", "releases"]
     with tracking.start_run("second", config={"a": 2}, tags=TAGS) as second:
-        registry.register_release("r2", release(there, "r2"), run_id=second.id, metrics={})
+        release_registry.register_release("r2", release(there, "r2"), run_id=second.id, metrics={})
     with tracking.start_run("first", config={"a": 1}, tags=TAGS, continues=first) as again:
         again.log_file(there / "r1" / "manifest.json", "more")
     assert again.id == first
@@ -379,7 +379,7 @@ def test_a_store_that_cannot_follow_says_so(tmp_path):
         store.execute("UPDATE experiments SET artifact_location = 'file:///gone/mlruns' WHERE name = 'watchnext'")
         store.execute("CREATE TRIGGER sealed BEFORE UPDATE ON experiments BEGIN SELECT RAISE(ABORT, 'sealed'); END")
     with pytest.raises(ValueError, match=r"its artefacts are in file:///gone/mlruns.*\(sealed\); make it writable"):
-        registry.champion()
+        release_registry.champion()
     with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as store, store:
         store.execute("DROP TRIGGER sealed")
         store.execute("UPDATE experiments SET artifact_location = 'mlflow-artifacts:/1' WHERE name = 'watchnext'")
@@ -418,9 +418,9 @@ def test_one_variable_moves_runs_artefacts_and_registry_to_a_server(server, tmp_
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     before = sorted(path.name for path in tmp_path.iterdir())
     with tracking.start_run("release", config={"a": 1}, tags=TAGS) as run:
-        registry.register_release("r1", release(tmp_path, "r1"), run_id=run.id, metrics={"m": 0.5})
-    registry.set_champion("r1")
-    assert (registry.champion(), registry.registered()) == ("r1", {"r1"})
+        release_registry.register_release("r1", release(tmp_path, "r1"), run_id=run.id, metrics={"m": 0.5})
+    release_registry.set_champion("r1")
+    assert (release_registry.champion(), release_registry.registered()) == ("r1", {"r1"})
     kept = sorted(path.relative_to(artefacts).as_posix().partition("/artifacts/")[2] for path in artefacts.rglob("*.*"))
     assert kept == ["config.yaml", "releases/r1/manifest.json"]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*before, "r1"])  # nothing is kept here

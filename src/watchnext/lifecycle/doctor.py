@@ -14,7 +14,7 @@ from pathlib import Path
 
 from watchnext import kernels, tracking
 from watchnext.files import removed
-from watchnext.lifecycle import registry
+from watchnext.lifecycle import release_registry
 from watchnext.lifecycle.promote import model_name, moving
 from watchnext.serving.release.canary_plan import FILE, end_plan, plan_in
 from watchnext.serving.release.manifest import ReleaseError, read_manifest, verified
@@ -103,7 +103,7 @@ class Doctor:
         try:
             current(self.releases)
         except ReleaseError as error:
-            champion = registry.champion(name=model_name(self.data)) if self._has_registry else None
+            champion = release_registry.champion(name=model_name(self.data)) if self._has_registry else None
             can = champion is not None and self._sound(champion)
             repair = partial(self._moved, switch, self.releases, champion) if can else None
             yield Trouble(str(self.releases / "current"), str(error), f"{self._promote}{champion or 'ID'}", repair)
@@ -136,17 +136,17 @@ class Doctor:
         if not self._has_registry:
             yield Trouble(where, "there is no such store", "dvc repro --force release")
             return
-        known, serving = registry.registered(name=name), self._serving
+        known, serving = release_registry.registered(name=name), self._serving
         folders = releases_in(self.releases) if self.releases.is_dir() else []
         for release in folders:
             if release not in known and self._sound(release):
                 yield Trouble(where, f"release {release} is not registered as {name}", "dvc repro --force release")
-        champion, challenger = registry.champion(name=name), registry.challenger(name=name)
+        champion, challenger = release_registry.champion(name=name), release_registry.challenger(name=name)
         if serving in known and champion != serving:
-            repair = partial(self._moved, registry.set_champion, serving, name=name)
+            repair = partial(self._moved, release_registry.set_champion, serving, name=name)
             yield Trouble(where, f"the champion is {champion}, but {serving} serves", f"{self._promote}{serving}", repair)
         if challenger is not None and challenger not in folders:
-            repair = partial(self._moved, registry.drop_challenger, name=name)
+            repair = partial(self._moved, release_registry.drop_challenger, name=name)
             yield Trouble(where, f"the challenger {challenger} is not in {self.releases}", "dvc repro --force release", repair)
 
     def _outputs(self) -> Iterator[Trouble]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from watchnext.lifecycle import registry
+from watchnext.lifecycle import release_registry
 from watchnext.lifecycle.only_one import only_one
 from watchnext.serving.release.manifest import verified
 from watchnext.serving.release.release import ReleaseError, current, switch, verdict_of
@@ -58,7 +58,7 @@ def promotable(releases: Path, release_id: str, *, data: str, force: bool) -> No
         )
     if not force:
         _require_no_better_baseline(releases / release_id, data)
-    registry.require_registered(release_id, name=model_name(data))
+    release_registry.require_registered(release_id, name=model_name(data))
 
 
 def switched(releases: Path, release_id: str, *, data: str) -> None:
@@ -69,7 +69,7 @@ def switched(releases: Path, release_id: str, *, data: str) -> None:
     url = ReleaseUrl(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None
     if url:
         url.upload(releases / release_id)  # first: what cannot be uploaded does not serve here alone
-    registry.set_champion(release_id, name=model_name(data))
+    release_registry.set_champion(release_id, name=model_name(data))
     switch(releases, release_id)  # last: the link decides what serves, and the registry mirrors it
     if url:
         url.point(releases / release_id)
@@ -94,7 +94,9 @@ def register(
     """
     try:
         with moving(release.parent, waits=True):
-            registry.register_release(release.name, release, run_id=run.id, metrics=metrics, card=card, name=model_name(data))
+            release_registry.register_release(
+                release.name, release, run_id=run.id, metrics=metrics, card=card, name=model_name(data)
+            )
     except BaseException:
         if new:
             shutil.rmtree(release)

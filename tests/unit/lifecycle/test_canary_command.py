@@ -6,7 +6,7 @@ import pytest
 from test_promote import TAGS, sealed
 
 from watchnext import tracking
-from watchnext.lifecycle import registry
+from watchnext.lifecycle import release_registry
 from watchnext.lifecycle.canary_command import begin_canary, roll_back
 from watchnext.lifecycle.promote import let_first_serve, promote, register, serving_id
 from watchnext.serving.release.canary_plan import CHALLENGER, CONTROL, CanaryPlan, read_plan
@@ -52,7 +52,7 @@ def test_without_a_canary_the_release_before_serves_again(releases, tmp_path):
     (tmp_path / "releases.json").write_text(json.dumps(["first", "second"]))
     promote(releases, "second", data="tiny")
     assert roll_back(releases, tmp_path, data="tiny").startswith("first serves instead of second")
-    assert serving_id(releases) == registry.champion(name="watchnext-tiny") == "first"
+    assert serving_id(releases) == release_registry.champion(name="watchnext-tiny") == "first"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from watchnext import kernels, tracking
-from watchnext.lifecycle import registry
+from watchnext.lifecycle import release_registry
 from watchnext.lifecycle.doctor import Doctor
 from watchnext.lifecycle.promote import let_first_serve, register, serving_id
 from watchnext.serving.release.canary_plan import new_plan, write_plan
@@ -90,17 +90,21 @@ def test_a_damaged_release_is_named_and_never_chosen(project, release):
 
 def test_the_registry_follows_what_serves(project, release):
     with tracking.start_run("release", config={}, tags=TAGS) as run:
-        registry.register_release("other", project / "releases" / release.id, run_id=run.id, metrics={}, name="watchnext-tiny")
-    registry.set_champion("other", name="watchnext-tiny")
+        release_registry.register_release(
+            "other", project / "releases" / release.id, run_id=run.id, metrics={}, name="watchnext-tiny"
+        )
+    release_registry.set_champion("other", name="watchnext-tiny")
     only(f"the champion is other, but {release.id} serves")
-    assert registry.champion(name="watchnext-tiny") == release.id
+    assert release_registry.champion(name="watchnext-tiny") == release.id
 
 
 def test_a_challenger_without_a_folder_is_no_challenger(project, release):
     with tracking.start_run("release", config={}, tags=TAGS) as run:
-        registry.register_release("lost", project / "releases" / release.id, run_id=run.id, metrics={}, name="watchnext-tiny")
+        release_registry.register_release(
+            "lost", project / "releases" / release.id, run_id=run.id, metrics={}, name="watchnext-tiny"
+        )
     only("the challenger lost is not in releases")
-    assert registry.challenger(name="watchnext-tiny") is None
+    assert release_registry.challenger(name="watchnext-tiny") is None
 
 
 def test_an_emptied_registry_is_left_to_a_person(project, empty_store):

@@ -9,7 +9,7 @@ import pytest
 import programs
 from watchnext import tracking
 from watchnext.files import sha256_of
-from watchnext.lifecycle import registry
+from watchnext.lifecycle import release_registry
 from watchnext.lifecycle.promote import let_first_serve, promote, register, serving_id
 from watchnext.serving.release.manifest import SEAL, ReleaseError, digest_of
 from watchnext.serving.release.release_url import VARIABLE, ReleaseUrl
@@ -18,8 +18,8 @@ CONF = Path(__file__).resolve().parents[3] / "conf"
 TAGS = {"data_hash": "d1", "schema_fingerprint": "f1"}
 SLOW_REGISTRY = """
 import runpy, time
-from watchnext.lifecycle import registry
-registry.set_champion = lambda *given, **named: time.sleep(600)
+from watchnext.lifecycle import release_registry
+release_registry.set_champion = lambda *given, **named: time.sleep(600)
 runpy.run_module("watchnext.lifecycle", run_name="__main__", alter_sys=True)
 """
 
@@ -65,7 +65,7 @@ def test_a_release_behind_a_baseline_serves_only_when_forced(releases):
 
 def test_a_challenger_is_promoted(releases):
     promote(releases, "second", data="tiny")
-    assert serving_id(releases) == registry.champion(name="watchnext-tiny") == "second"
+    assert serving_id(releases) == release_registry.champion(name="watchnext-tiny") == "second"
 
 
 def test_a_promotion_reaches_the_url_or_serves_nowhere(releases, tmp_path, monkeypatch):
@@ -79,7 +79,7 @@ def test_a_promotion_reaches_the_url_or_serves_nowhere(releases, tmp_path, monke
     monkeypatch.setenv(VARIABLE, f"file://{tmp_path}/taken")
     with pytest.raises(ReleaseError, match="taken cannot be used"):
         promote(releases, "first", data="tiny")
-    assert serving_id(releases) == registry.champion(name="watchnext-tiny") == "second"
+    assert serving_id(releases) == release_registry.champion(name="watchnext-tiny") == "second"
 
 
 @pytest.mark.parametrize(
@@ -94,22 +94,22 @@ def test_a_promotion_reaches_the_url_or_serves_nowhere(releases, tmp_path, monke
 def test_a_release_that_cannot_serve_switches_nothing(releases, chosen, says):
     with pytest.raises((ReleaseError, LookupError), match=says):
         promote(releases, chosen, data="tiny")
-    assert serving_id(releases) == registry.champion(name="watchnext-tiny") == "first"
-    assert registry.challenger(name="watchnext-tiny") == "second"
+    assert serving_id(releases) == release_registry.champion(name="watchnext-tiny") == "first"
+    assert release_registry.challenger(name="watchnext-tiny") == "second"
 
 
 def test_a_damaged_one_switches_neither_folder_nor_registry(releases):
     (releases / "second" / "part").write_text("other")
     with pytest.raises(ReleaseError, match=r"second/part is damaged.*dvc repro release"):
         promote(releases, "second", data="tiny")
-    assert serving_id(releases) == registry.champion(name="watchnext-tiny") == "first"
+    assert serving_id(releases) == release_registry.champion(name="watchnext-tiny") == "first"
 
 
 def test_a_registry_that_fails_leaves_what_serves(releases, monkeypatch):
     def gone(*args, **kwargs):
         raise ConnectionError("no registry")
 
-    monkeypatch.setattr(registry, "set_champion", gone)
+    monkeypatch.setattr(release_registry, "set_champion", gone)
     with pytest.raises(ConnectionError):
         promote(releases, "second", data="tiny")
     assert serving_id(releases) == "first"
@@ -132,4 +132,4 @@ def test_of_two_promotions_at_once_the_second_names_the_process_of_the_first(rel
     first.communicate()
     done = programs.run("-m", "watchnext.lifecycle", *words, "release=second", folder=releases.parent)
     assert done.stdout.startswith("second serves instead of first"), done.stderr
-    assert serving_id(releases) == registry.champion(name="watchnext-tiny") == "second"
+    assert serving_id(releases) == release_registry.champion(name="watchnext-tiny") == "second"

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from watchnext.lifecycle import registry
+from watchnext.lifecycle import release_registry
 from watchnext.lifecycle.promote import register
 
 
@@ -22,7 +22,7 @@ def test_a_new_release_that_cannot_be_registered_is_removed(folder, new, monkeyp
     def fails(*_, **__):
         raise ConnectionError("the registry is away")
 
-    monkeypatch.setattr(registry, "register_release", fails)
+    monkeypatch.setattr(release_registry, "register_release", fails)
     with pytest.raises(ConnectionError):
         register(folder, new=new, data="tiny", run=SimpleNamespace(id="r"), metrics={})
     assert folder.exists() == (not new)

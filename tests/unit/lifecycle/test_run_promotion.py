@@ -10,7 +10,7 @@ import pytest
 import small_release
 from watchnext import tracking
 from watchnext.cli import composed
-from watchnext.lifecycle import registry
+from watchnext.lifecycle import release_registry
 from watchnext.lifecycle.only_one import HeldError, only_one
 from watchnext.lifecycle.promote import register, serving_id
 from watchnext.lifecycle.promotion.promotion import run_promotion
@@ -38,7 +38,7 @@ def folder(feature_stage, once, empty_store, tmp_path_factory) -> Path:
         with tracking.start_run("release", config={}, tags=TAGS) as run:
             for name in ("first", "second"):
                 register(folder / "releases" / name, new=False, data="tiny", run=run, metrics={}, card=f"# {name}")
-        registry.set_champion("first", name="watchnext-tiny")
+        release_registry.set_champion("first", name="watchnext-tiny")
     return folder
 
 
@@ -92,6 +92,6 @@ def test_a_champion_that_is_gone_is_named_and_force_is_recorded(decided, folder)
         decided("second")
     (folder / "kept").rename(folder / "releases" / "first")
     assert decided("second", "force=true").verdict == "forced"
-    assert serving_id(folder / "releases") == registry.champion(name="watchnext-tiny") == "second"
-    assert registry.previous(name="watchnext-tiny") == "first"
+    assert serving_id(folder / "releases") == release_registry.champion(name="watchnext-tiny") == "second"
+    assert release_registry.previous(name="watchnext-tiny") == "first"
     switch(folder / "releases", "first")

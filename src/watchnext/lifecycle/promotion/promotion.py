@@ -12,7 +12,7 @@ from watchnext.features.arrays import load_arrays
 from watchnext.features.catalogue import Ids
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.files import replaced
-from watchnext.lifecycle import registry
+from watchnext.lifecycle import release_registry
 from watchnext.lifecycle.only_one import only_one
 from watchnext.lifecycle.promote import model_name, moving, promotable, serving_id, switched
 from watchnext.lifecycle.promotion.live_result import LiveResult, live_result, simulated_result
@@ -137,7 +137,7 @@ def _record(config: DictConfig, report: dict, folder: Path) -> None:
         for name in ("promotion.json", "promotion.md", "promotion.html"):
             run.log_file(folder / name)
     about = {"decision": report["verdict"], "reason": report["reason"], "decided_by_run": run.id}
-    registry.tag_release(candidate, about, name=model_name(config.data.name))
+    release_registry.tag_release(candidate, about, name=model_name(config.data.name))
 
 
 def _values(report: dict) -> dict:
