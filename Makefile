@@ -18,7 +18,7 @@ export BENTOML_DO_NOT_TRACK := True
 export MLFLOW_DISABLE_TELEMETRY := true
 ACTIVATE := source $(BIN)/activate
 
-.PHONY: help setup demo test test-full test-spark lint bench docs serve ui kuairand serve-kuairand lock clean
+.PHONY: help setup demo test test-full test-spark test-milvus lint bench docs serve ui kuairand serve-kuairand lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -58,6 +58,10 @@ test-spark: setup ## install pyspark, 491 MB, and run its tests on two workers o
 	@$(PIP) --no-build-isolation -e '.[spark]' -c <(grep -oE '^[^ ]+==[^ ]+' requirements.lock)
 	@$(ACTIVATE) && python -m pytest tests/spark
 
+test-milvus: setup ## install pymilvus with Milvus Lite, and run the tests of vectors on it
+	@$(PIP) --no-build-isolation -e '.[milvus]' -c <(grep -oE '^[^ ]+==[^ ]+' requirements.lock)
+	@$(ACTIVATE) && python -m pytest tests/unit/retrieval -k milvus
+
 lint: setup ## check style and import rules
 	@$(ACTIVATE) && ruff check . && ruff format --check . && lint-imports
 
@@ -83,7 +87,7 @@ serve-kuairand: setup ## serve what `make kuairand` built
 	@$(ACTIVATE) && WATCHNEXT_RELEASES=outputs/kuairand/releases WATCHNEXT_STORE=outputs/kuairand/store exec bentoml serve
 
 # Locked versions are kept where pyproject.toml allows them; remove requirements.lock for the newest. It has the hashes of all
-# files of a version, so that it works on other processors too. Dependencies of PyTorch's CUDA builds are left out, and Spark.
+# files of a version, so that it works on other processors too. Dependencies of PyTorch's CUDA builds are left out, and Spark and Milvus.
 lock: ## write requirements.lock and its part for serving from pyproject.toml, with hashes
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) uv

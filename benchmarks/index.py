@@ -9,6 +9,9 @@ Building uses all cores, searching one. Recall is relative to exact search under
 files; 256 B of it are the 64-wide float32 vectors of the final scores, which are mapped, and `resident_bytes` is the rest.
 `build_s` covers k-means, lists and codes. `peak_mb` is the largest resident size of building and searching, mapped files
 included, without the making of the vectors. `--work DIR` keeps all files. The last line is one JSON object.
+
+`--engine milvus` builds by conf/index/milvus.yaml, in Milvus Lite as a server of its own on this machine, or in the Milvus at
+WATCHNEXT_MILVUS. `build_s` then has the making of the collection, and `engine_peak_mb` is Milvus Lite's largest resident size.
 """
 
 import argparse
@@ -16,8 +19,12 @@ import json
 import multiprocessing
 import os
 import resource
+import socket
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -91,13 +98,31 @@ def make_catalogue(work: Path, videos: int, folder: Path) -> None:
             np.save(aside / f"{name}.npy", np.concatenate(arrays))
 
 
-def build(catalogue: Path, folder: Path, lists: int, compared: int, report: Path) -> None:
-    from watchnext.retrieval.index.segments import VideoIndex
+def filters_of(catalogue: Path, random: np.random.Generator) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Return name > mask (V,) of the filters, and the groups (V,) that each keeps or excludes whole."""
+    safety = np.load(catalogue / "safety.npy")
+    _, creators = np.unique(np.load(catalogue / "creators.npy"), return_inverse=True)
+    licensed = random.random(creators.max() + 1)[creators]
+    masks = {name: (licensed < part) & (safety == 0) for name, part in (("", 0.5), ("narrow_", 0.05))}
+    return masks, masks[""] + masks["narrow_"].astype(np.int32)
+
+
+def recipe_of(options: argparse.Namespace):
+    from watchnext.cli import composed, instantiate
     from watchnext.retrieval.index.vectors import FaissRecipe
 
-    vectors = np.load(catalogue / "vectors.npy", mmap_mode="r")
+    if options.engine == "milvus":
+        return instantiate(composed(["index=milvus", "index.recipe.wait_s=60"]).index.recipe)
+    return FaissRecipe(factory="IVF{lists},SQ8", lists=options.lists, compared=options.compared, over=1.2)
+
+
+def build(catalogue: Path, folder: Path, options: argparse.Namespace, report: Path) -> None:
+    from watchnext.retrieval.index.segments import VideoIndex
+
+    vectors, recipe = np.load(catalogue / "vectors.npy", mmap_mode="r"), recipe_of(options)
+    _, groups = filters_of(catalogue, np.random.default_rng(SEED))
     began, cpu = time.perf_counter(), time.process_time()
-    index = VideoIndex.build(vectors, recipe=FaissRecipe(factory="IVF{lists},SQ8", lists=lists, compared=compared, over=1.2))
+    index = VideoIndex.build(vectors, recipe=recipe, groups=groups)
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
     index.save(folder)
     sizes = {path.name: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
@@ -118,18 +143,14 @@ def search(catalogue: Path, folder: Path, towers: Path, queries: int, report: Pa
     from watchnext.retrieval.index.prefilter import StaticMask
     from watchnext.retrieval.index.segments import VideoIndex
 
-    vectors, safety = np.load(catalogue / "vectors.npy", mmap_mode="r"), np.load(catalogue / "safety.npy")
-    _, creators = np.unique(np.load(catalogue / "creators.npy"), return_inverse=True)
-    every, random = np.load(towers / "queries.npy"), np.random.default_rng(SEED)
-    chosen = every[:: max(len(every) // queries, 1)][:queries]
+    vectors, every = np.load(catalogue / "vectors.npy", mmap_mode="r"), np.load(towers / "queries.npy")
+    chosen, random = every[:: max(len(every) // queries, 1)][:queries], np.random.default_rng(SEED)
     live = LiveIndex(VideoIndex.load(folder))
-    licensed = random.random(creators.max() + 1)
-    masks = {name: StaticMask((licensed < part)[creators] & (safety == 0)) for name, part in (("", 0.5), ("narrow_", 0.05))}
-    facts = {"queries": len(chosen), "kept": round(float(masks[""].mask.mean()), 3),
-             "narrow_kept": round(float(masks["narrow_"].mask.mean()), 3)}  # fmt: skip
-    probes = _probes(vectors, chosen, {name: static_mask.mask for name, static_mask in masks.items()}, random)
-    for name, static_mask in masks.items():
-        facts |= _measured(live, chosen, static_mask, name, probes)
+    masks, _ = filters_of(catalogue, random)
+    facts = {"queries": len(chosen)} | {f"{name}kept": round(float(mask.mean()), 3) for name, mask in masks.items()}
+    probes = _probes(vectors, chosen, masks, random)
+    for name, mask in masks.items():
+        facts |= _measured(live, chosen, StaticMask(mask), name, probes)
     facts["peak_mb"] = peak_mb()
     report.write_text(json.dumps(facts))
 
@@ -179,19 +200,55 @@ def apart(function: Callable, *arguments: object) -> None:
         raise SystemExit(f"{function.__name__} ended with {process.exitcode}")
 
 
+@contextmanager
+def milvus_lite(folder: Path) -> Iterator[dict]:
+    """Start Milvus Lite as the server of WATCHNEXT_MILVUS; its peak memory is in what this yields when it has ended."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["server", "--data-dir", str(folder), "--host", "127.0.0.1", "--port", str(port)]
+    server, facts = subprocess.Popen([sys.executable, "-m", "milvus_lite", *words], stdout=subprocess.DEVNULL), {}
+    try:
+        while server.poll() is None:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except OSError:
+                time.sleep(0.1)
+        os.environ["WATCHNEXT_MILVUS"] = f"http://127.0.0.1:{port}"
+        yield facts
+        status = dict(line.split(":", 1) for line in Path(f"/proc/{server.pid}/status").read_text().splitlines())
+        facts["engine_peak_mb"] = round(int(status["VmHWM"].split()[0]) / 1024)
+    finally:
+        server.kill()
+        server.wait()
+
+
 def measured(work: Path, options: argparse.Namespace) -> dict:
+    """Measure with the chosen engine; Milvus Lite is started where no other Milvus is named."""
+    if options.engine == "milvus" and "WATCHNEXT_MILVUS" not in os.environ:
+        with milvus_lite(work / "milvus") as facts:
+            found = _measured_in(work, options)
+        return found | facts
+    return _measured_in(work, options)
+
+
+def _measured_in(work: Path, options: argparse.Namespace) -> dict:
     catalogue, folder, report = work / f"catalogue-{options.videos}", work / "index", work / "report.json"
     if not (work / "towers").exists():
         apart(make_towers, work, min(options.videos, LARGEST_TRAINED), options.users, options.steps)
     if not catalogue.exists():
         apart(make_catalogue, work, options.videos, catalogue)
-    apart(build, catalogue, folder, options.lists, options.compared, report)
+    apart(build, catalogue, folder, options, report)
     facts = json.loads(report.read_text())
     os.environ["OMP_NUM_THREADS"] = "1"
     apart(search, catalogue, folder, work / "towers", options.queries, report)
     searched = json.loads(report.read_text())
     searched["peak_mb"] = max(facts.pop("peak_mb"), searched.pop("peak_mb"))
-    return {"videos": options.videos, "lists": options.lists, "compared": options.compared} | searched | facts
+    settings = (
+        {"lists": options.lists, "compared": options.compared} if options.engine == "faiss" else {"engine": options.engine}
+    )
+    return {"videos": options.videos} | settings | searched | facts
 
 
 def main() -> None:
@@ -202,6 +259,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=300)
     parser.add_argument("--lists", type=int, default=2048)
     parser.add_argument("--compared", type=int, default=12_000)
+    parser.add_argument("--engine", choices=("faiss", "milvus"), default="faiss")
     parser.add_argument("--work", type=Path)
     options = parser.parse_args()
     if options.work is not None:

@@ -10,7 +10,7 @@ from watchnext.data.storage import StoredTables
 from watchnext.data.tables import DataError
 from watchnext.features.arrays import save_arrays
 from watchnext.features.dataset.batches import FeatureSet
-from watchnext.retrieval.index.recall_check import Probe
+from watchnext.retrieval.index.recall_check import Probe, groups_of
 from watchnext.retrieval.index.segments import VideoIndex
 from watchnext.retrieval.index.vectors import VideoIndexError
 from watchnext.retrieval.sources.graph import linked
@@ -41,7 +41,11 @@ def index(config: DictConfig) -> None:
             f"{towers} holds {len(vectors)} vectors, the catalogue {len(features.catalogue)} videos; run `dvc repro two_tower`"
         )
     built = VideoIndex.build(
-        vectors, recipe=instantiate(options.recipe), precision=options.precision, towers=fingerprint(towers)
+        vectors,
+        recipe=instantiate(options.recipe),
+        groups=groups_of(features.catalogue),
+        precision=options.precision,
+        towers=fingerprint(towers),
     )
     probe = probe_of(towers, features, options.queries)
     recalls_by_state = instantiate(options.guard).check(built, vectors, features.catalogue, probe)

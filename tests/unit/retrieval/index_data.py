@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from watchnext.retrieval.index.milvus import MilvusRecipe
 from watchnext.retrieval.index.vectors import FaissRecipe
 
 RECIPES = {
@@ -9,6 +10,7 @@ RECIPES = {
     "ivf_sq8": FaissRecipe(factory="IVF{lists},SQ8", lists=32, compared=1500, over=1.2),
     "hnsw": FaissRecipe(factory="HNSW16,SQfp16", parameters="efSearch=300", over=1.2),
     "ivf_pq": FaissRecipe(factory="IVF16,PQ16x4fs", parameters="nprobe=12", over=8.0),
+    "milvus": MilvusRecipe(kind="IVF_SQ8", building="nlist=16", searching="nprobe=12", over=1.2, wait_s=60.0),
 }
 
 

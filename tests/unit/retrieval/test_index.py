@@ -15,11 +15,6 @@ from watchnext.retrieval.index.vectors import FaissRecipe, VideoIndexError, exac
 NOBODY = np.zeros(0, np.int64)
 
 
-@pytest.fixture(scope="module", params=RECIPES)
-def kind(request) -> str:
-    return request.param
-
-
 @pytest.fixture(scope="module")
 def index(kind) -> VideoIndex:
     return VideoIndex.build(VECTORS, recipe=RECIPES[kind], towers="abc")

@@ -26,7 +26,9 @@ VECTORS, QUERIES = around(1, 3_000), around(2, 12)
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_passes_its_guard(name, tmp_path):
+def test_a_preset_passes_its_guard(name, request, tmp_path):
+    if name == "milvus":
+        request.getfixturevalue("milvus")
     options = composed([f"index={name}"]).index
     index = VideoIndex.build(VECTORS, recipe=instantiate(options.recipe), precision=options.precision, towers="t")
     catalogue = SimpleNamespace(
@@ -43,5 +45,5 @@ def test_a_preset_passes_its_guard(name, tmp_path):
 
 
 def test_the_default_compares_everything():
-    assert {"exact", "hnsw", "ivf_sq8", "ivf_pq"} == set(PRESETS)
+    assert {"exact", "hnsw", "ivf_sq8", "ivf_pq", "milvus"} == set(PRESETS)
     assert composed([]).index.recipe is None

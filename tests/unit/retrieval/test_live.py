@@ -107,7 +107,6 @@ def test_a_vector_that_cannot_be_added_is_refused_and_changes_nothing(rows, vect
     assert found(index, QUERIES[0], 20) == brute(VECTORS, QUERIES[0], 20)
 
 
-@pytest.mark.parametrize("kind", RECIPES)
 def test_compaction_changes_no_answer(kind):
     index, vectors, there = live(RECIPES[kind]), np.vstack([VECTORS, NEW]), np.ones(3_600, bool)
     index.add(np.arange(3_000, 3_600), NEW)

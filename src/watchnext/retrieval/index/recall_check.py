@@ -108,3 +108,9 @@ def static_masks_of(catalogue: Catalogue) -> Iterator[tuple[str, StaticMask]]:
             allowed = allowed | (catalogue.regions >> np.uint64(bit) & np.uint64(1) == 1)
         for level, highest in enumerate(SAFETY[:-1]):
             yield f"{region}, {highest}", StaticMask(allowed & (catalogue.safety <= level))
+
+
+def groups_of(catalogue: Catalogue) -> np.ndarray:
+    """Number the videos (V,) by what their static masks ask: videos of one number have the same regions and safety level."""
+    pairs = np.stack([catalogue.regions, catalogue.safety.astype(np.uint64)], axis=1)
+    return np.unique(pairs, axis=0, return_inverse=True)[1].reshape(-1)

@@ -12,14 +12,15 @@ import numpy as np
 
 from watchnext.features.arrays import load_arrays, save_arrays
 from watchnext.files import files_below, sha256_of
+from watchnext.retrieval.index.milvus import MilvusIndex, MilvusRecipe
 from watchnext.retrieval.index.prefilter import PreFilter, StaticMask, clear_bits, count_bits, pack_bits, set_positions
 from watchnext.retrieval.index.queries import best, require_finite, require_queries
 from watchnext.retrieval.index.sealed import SEAL, require_whole
 from watchnext.retrieval.index.vectors import FaissIndex, FaissRecipe, VideoIndexError
 
 NARROW, FEW = 0.1, 2_000  # a filter that keeps a smaller share, and not more videos than these, is searched exactly
-PARTITIONED = 0.25  # a static mask that keeps a smaller share gets lists of its own
-KINDS: Mapping[str, type[FaissRecipe]] = {"library": FaissRecipe}
+Recipe, Approximate = FaissRecipe | MilvusRecipe, FaissIndex | MilvusIndex
+KINDS: Mapping[str, type[Recipe]] = {"library": FaissRecipe, "milvus": MilvusRecipe}
 PRECISIONS = ("float32", "float16")
 
 
@@ -37,8 +38,8 @@ class VideoIndex:
         *,
         vectors: np.ndarray,
         rows: np.ndarray,
-        approximate: FaissIndex | None,
-        recipe: FaissRecipe | None,
+        approximate: Approximate | None,
+        recipe: Recipe | None,
         towers: str,
     ) -> None:
         self.vectors, self.rows, self.approximate = vectors, rows, approximate
@@ -47,7 +48,7 @@ class VideoIndex:
         self._positions[rows] = np.arange(len(rows), dtype=np.int32)
         self._all_words = pack_bits(np.ones(len(rows), bool))
         self._packed: WeakKeyDictionary[StaticMask, np.ndarray] = WeakKeyDictionary()
-        self._parts: WeakKeyDictionary[StaticMask, FaissIndex | None] = WeakKeyDictionary()
+        self._parts: WeakKeyDictionary[StaticMask, Approximate] = WeakKeyDictionary()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -61,20 +62,22 @@ class VideoIndex:
         cls,
         vectors: np.ndarray,
         *,
-        recipe: FaissRecipe | None,
+        recipe: Recipe | None,
         rows: np.ndarray | None = None,
+        groups: np.ndarray | None = None,
         precision: str = "float32",
         towers: str = "",
     ) -> "VideoIndex":
         """Build from `vectors` (n, D) float32 of `rows` (n,), by default the first n. Deterministic.
 
+        groups  (n,) numbers of videos that every static mask of the rules keeps or excludes together, if known
         Raises VideoIndexError for vectors that are not finite.
         """
         if precision not in PRECISIONS:
             raise VideoIndexError(f"index.precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
         rows = np.arange(len(vectors)) if rows is None else np.asarray(rows)
         require_finite(vectors, "the vector of video", rows)
-        approximate = recipe.build(vectors) if recipe is not None and len(vectors) else None
+        approximate = recipe.build(vectors, groups) if recipe is not None and len(vectors) else None
         stored, numbers = np.array(vectors, precision), rows.astype(np.int32)
         return cls(vectors=stored, rows=numbers, approximate=approximate, recipe=recipe, towers=towers)
 
@@ -108,7 +111,7 @@ class VideoIndex:
         return rows, scores
 
     def _candidates(
-        self, query: np.ndarray, k: int, words: np.ndarray, count: int, approximate: FaissIndex | None
+        self, query: np.ndarray, k: int, words: np.ndarray, count: int, approximate: Approximate | None
     ) -> np.ndarray:
         """Return positions (n,) that contain the best `k`; all that are allowed for exact search."""
         if approximate is not None and count > min(NARROW * len(self), FEW):
@@ -145,14 +148,13 @@ class VideoIndex:
             self._packed[static_mask] = words = pack_bits(static_mask.of(self.rows))
         return words
 
-    def _part_of(self, static_mask: StaticMask) -> FaissIndex | None:
+    def _part_of(self, static_mask: StaticMask) -> Approximate | None:
         """Return the approximate index for a static mask; made once a mask."""
         if self.approximate is None:
             return None
         part = self._parts.get(static_mask)
         if part is None:
-            mask = static_mask.of(self.rows)
-            self._parts[static_mask] = part = self.approximate.part(mask) if mask.mean() < PARTITIONED else self.approximate
+            self._parts[static_mask] = part = self.approximate.part(static_mask.of(self.rows))
         return part
 
     # ---- files -------------------------------------------------------------------------------------------------------

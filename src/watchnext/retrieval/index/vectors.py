@@ -7,6 +7,8 @@ from pathlib import Path
 import faiss
 import numpy as np
 
+PARTITIONED = 0.25  # a static mask that keeps a smaller share gets lists of its own
+
 
 class VideoIndexError(ValueError):
     """An index that must not be published or cannot be used."""
@@ -37,8 +39,8 @@ class FaissRecipe:
     lists: int | None = None
     compared: int | None = None
 
-    def build(self, vectors: np.ndarray) -> "FaissIndex":
-        """Build over `vectors` (n, D) with one thread, because HNSW links depend on thread timing."""
+    def build(self, vectors: np.ndarray, groups: np.ndarray | None = None) -> "FaissIndex":
+        """Build over `vectors` (n, D) with one thread, because HNSW links depend on thread timing; it has no use for groups."""
         faiss.omp_set_num_threads(1)
         lists = max(min(self.lists or 0, len(vectors) // 4), 1)
         index = faiss.index_factory(vectors.shape[1], self.factory.format(lists=lists), faiss.METRIC_INNER_PRODUCT)
@@ -69,10 +71,10 @@ class FaissIndex:
         faiss.write_index(self._index, str(Path(folder) / "videos.faiss"))
 
     def part(self, mask: np.ndarray) -> "FaissIndex":
-        """Return the inverted lists with the positions of `mask` (n,) bool alone, so that a search reads no others. An index of
-        another kind returns itself."""
+        """Return the inverted lists with the positions of a narrow `mask` (n,) bool alone, so that a search reads no others. For
+        another mask, or kind of index, return the index itself."""
         whole = self._index
-        if not isinstance(whole, faiss.IndexIVFScalarQuantizer):
+        if mask.mean() >= PARTITIONED or not isinstance(whole, faiss.IndexIVFScalarQuantizer):
             return self
         lists = faiss.ArrayInvertedLists(whole.nlist, whole.code_size)
         for number in range(whole.nlist):

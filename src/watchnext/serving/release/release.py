@@ -29,6 +29,7 @@ from watchnext.ranking.models.trees.engage import Engage
 from watchnext.ranking.models.trees.forest import Splits
 from watchnext.reranking.slate import Reranker
 from watchnext.retrieval.index.segments import VideoIndex
+from watchnext.retrieval.index.vectors import VideoIndexError
 from watchnext.retrieval.sources.graph import Edges
 from watchnext.retrieval.sources.trending import TrendingCounts
 from watchnext.serving.release.compiled import TREES, CompiledNetwork, CompiledRanker
@@ -104,7 +105,7 @@ class Release:
             ranker=CompiledRanker.load(folder / "graphs") if "graphs/ranker.xml" in manifest["files"] else None,
             calibration=Calibration.load(folder / "calibration"),
             engage=Engage.load(folder / "engage") if (folder / "engage").exists() else None,
-            index=VideoIndex.load(folder / "index", verified=True),
+            index=_index_of(folder),
             co_watches={
                 name: Edges(*(arrays[part] for part in EDGES)) for name, arrays in counted.items() if name in CO_WATCH_SOURCES
             },
@@ -182,6 +183,14 @@ def _reranker_of(folder: Path) -> Reranker:
     config = json.loads((folder / "reranking.json").read_text())
     config["diversity"].pop("window", None)
     return Reranker.from_config(config)
+
+
+def _index_of(folder: Path) -> VideoIndex:
+    """Load the index. Raises ReleaseError where it is on an engine that is not installed or does not answer."""
+    try:
+        return VideoIndex.load(folder / "index", verified=True)
+    except VideoIndexError as error:
+        raise ReleaseError(f"{folder} cannot serve: {error}") from error
 
 
 def _seen_of(folder: Path, state: State, layout: Layout) -> SeenSets:
