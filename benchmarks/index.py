@@ -245,10 +245,8 @@ def _measured_in(work: Path, options: argparse.Namespace) -> dict:
     apart(search, catalogue, folder, work / "towers", options.queries, report)
     searched = json.loads(report.read_text())
     searched["peak_mb"] = max(facts.pop("peak_mb"), searched.pop("peak_mb"))
-    settings = (
-        {"lists": options.lists, "compared": options.compared} if options.engine == "faiss" else {"engine": options.engine}
-    )
-    return {"videos": options.videos} | settings | searched | facts
+    names = ("lists", "compared") if options.engine == "faiss" else ("engine",)
+    return {"videos": options.videos} | {name: getattr(options, name) for name in names} | searched | facts
 
 
 def main() -> None:

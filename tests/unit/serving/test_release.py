@@ -44,6 +44,18 @@ def test_a_release_of_a_version_with_a_sliding_window_loads(staged, tmp_path):
     assert "window" not in release.reranker.to_config()["diversity"]
 
 
+def test_a_release_whose_vectors_are_on_an_engine_that_is_not_there_is_refused(staged, tmp_path, monkeypatch):
+    stage = staged()
+    meta = json.loads((stage / "index" / "index.json").read_text())
+    (stage / "index" / "index.json").write_text(json.dumps(meta | {"kind": "milvus", "options": {"kind": "HNSW"}}))
+    (stage / "index" / "milvus.json").write_text('{"collection": "watchnext_1"}')
+    np.save(stage / "index" / "groups.npy", np.zeros(meta["videos"], np.int32))
+    published = publish(stage, tmp_path / "releases", MANIFEST)
+    monkeypatch.delenv("WATCHNEXT_MILVUS", raising=False)
+    with pytest.raises(ReleaseError, match=f"{published} cannot serve: WATCHNEXT_MILVUS is '', expected http://HOST:PORT"):
+        Release.load(published)
+
+
 def test_one_flipped_byte_in_any_file_is_refused_by_name(published):
     for path in sorted(path for path in published.rglob("*") if path.is_file()):
         whole = path.read_bytes()

@@ -32,7 +32,7 @@ POSITION, VECTOR, GROUP = "position", "vector", "part"  # fields of a collection
 MOST_RESULTS = 16_384  # that Milvus returns to one search
 MOST_HIDDEN = 16_384  # positions that an expression names; with more, the search is exact and in this process
 BATCH = 10_000  # rows of a message, far below Milvus's limit of 64 MB
-CONNECT_S, FILL_S = 10.0, 600.0  # longest waits for a connection, and for each step of making a collection
+CONNECT_S, FILL_S, INDEX_S = 10.0, 600.0, 86_400.0  # longest waits for a connection, for rows, and for an index of all rows
 SAMPLE, DEPTH, LEAST = 8, 10, 0.8  # vectors that are searched before a collection serves, results of each, share that is right
 
 
@@ -96,7 +96,7 @@ class MilvusIndex:
         with _answers():
             if not (self._client.has_collection(self._name) and self._client.list_indexes(self._name, VECTOR)):
                 self._insert(vectors)
-            self._client.load_collection(self._name, timeout=FILL_S)
+            self._client.load_collection(self._name, timeout=INDEX_S)
             counted = self._client.query(self._name, output_fields=["count(*)"], consistency_level="Strong", timeout=FILL_S)
         if (count := counted[0]["count(*)"]) != len(vectors):
             raise VideoIndexError(f"the collection {self._name} holds {count} vectors, expected {len(vectors)}; {self._repair}")
@@ -115,16 +115,15 @@ class MilvusIndex:
         if not client.has_collection(self._name):
             client.create_collection(self._name, schema=schema)
         for at in range(0, len(vectors), BATCH):
-            rows = zip(
-                range(at, len(vectors)), vectors[at : at + BATCH].astype(np.float32), self._groups[at:].tolist(), strict=False
-            )
-            values = [{POSITION: position, VECTOR: vector, GROUP: group} for position, vector, group in rows]
+            columns = vectors[at : at + BATCH].astype(np.float32), self._groups[at : at + BATCH].tolist()
+            rows = enumerate(zip(*columns, strict=True), start=at)
+            values = [{POSITION: position, VECTOR: vector, GROUP: group} for position, (vector, group) in rows]
             client.upsert(self._name, values, timeout=FILL_S)
         client.flush(self._name, timeout=FILL_S)
         indexes = client.prepare_index_params()
         indexes.add_index(GROUP, index_type="INVERTED")
         indexes.add_index(VECTOR, index_type=self._recipe.kind, metric_type="IP", params=_numbers(self._recipe.building))
-        client.create_index(self._name, indexes, timeout=FILL_S)
+        client.create_index(self._name, indexes, timeout=INDEX_S)
 
     def _check(self, vectors: np.ndarray) -> None:
         """Search a few of the vectors. Raises VideoIndexError where the results are not those of exact search."""

@@ -71,8 +71,8 @@ class FaissIndex:
         faiss.write_index(self._index, str(Path(folder) / "videos.faiss"))
 
     def part(self, mask: np.ndarray) -> "FaissIndex":
-        """Return the inverted lists with the positions of a narrow `mask` (n,) bool alone, so that a search reads no others. For
-        another mask, or kind of index, return the index itself."""
+        """Return the inverted lists with the positions of a narrow `mask` (n,) bool alone, so that a search reads no others.
+        For another mask, or kind of index, return the index itself."""
         whole = self._index
         if mask.mean() >= PARTITIONED or not isinstance(whole, faiss.IndexIVFScalarQuantizer):
             return self
