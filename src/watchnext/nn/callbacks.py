@@ -11,6 +11,7 @@ from pytorch_lightning.loggers.logger import Logger
 from torch import Tensor
 
 from watchnext.nn.checkpoints import Checkpoints
+from watchnext.nn.sharding import placed_as, whole
 from watchnext.nn.trainable import Log
 
 
@@ -43,6 +44,7 @@ class BestWeights(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         trainer.should_stop |= self._stop  # patience was exhausted before the interruption
+        self._weights = self._placed(module)
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.sanity_checking:
@@ -58,10 +60,16 @@ class BestWeights(pl.Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if self._weights:
-            module.load_state_dict(self._weights)
+            module.load_state_dict(self._placed(module))
+
+    def _placed(self, module: pl.LightningModule) -> dict[str, Tensor]:
+        """Return the weights, of sharded tables this process's part; those of a checkpoint are whole."""
+        now = module.state_dict()
+        return {name: placed_as(tensor, now[name]) for name, tensor in self._weights.items()}
 
     def state_dict(self) -> dict:
-        return {name: getattr(self, name) for name in ("best", "epoch", "metrics", "_stop", "_weights")}
+        kept = {name: getattr(self, name) for name in ("best", "epoch", "metrics", "_stop")}
+        return kept | {"_weights": {name: whole(tensor) for name, tensor in self._weights.items()}}
 
     def load_state_dict(self, state: dict) -> None:
         vars(self).update(state)

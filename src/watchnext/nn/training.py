@@ -20,6 +20,8 @@ from watchnext.features.dataset.batches import FeatureSet
 from watchnext.features.dataset.epochs import processes
 from watchnext.nn.callbacks import BestWeights, KeptEpochs, NamedBar, SeededEpochs, StepLogger
 from watchnext.nn.checkpoints import followed, settings_of, unfinished
+from watchnext.nn.id_tables import FullTable
+from watchnext.nn.sharding import clip_to_norm, is_sharded
 from watchnext.nn.trainable import NothingToLearnError, Trainable, Training
 from watchnext.tracking import Run, start_run
 
@@ -44,16 +46,15 @@ def fit_and_test(module: Trainable, training: Training) -> dict[str, float]:
 
 def adam(network: nn.Module, *, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
     """Build a fused AdamW. Embedding tables, gains and biases do not decay: a rare row would shrink in every batch without
-    it."""
-    tables = {id(module.weight) for module in network.modules() if isinstance(module, nn.Embedding)}
-    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    it. Tables of ids are a group of their own, as fused steps take no mixture of sharded and other parameters."""
+    tables = {id(module.weight): type(module) for module in network.modules() if isinstance(module, nn.Embedding)}
+    decaying, free, of_ids = [], [], []
     for parameter in network.parameters():
-        groups[parameter.ndim > 1 and id(parameter) not in tables].append(parameter)
-    return torch.optim.AdamW(
-        [{"params": groups[True], "weight_decay": weight_decay}, {"params": groups[False], "weight_decay": 0.0}],
-        lr=learning_rate,
-        fused=True,
-    )
+        table = tables.get(id(parameter))
+        (of_ids if table is FullTable else free if table or parameter.ndim < 2 else decaying).append(parameter)
+    kinds = (decaying, weight_decay), (free, 0.0), (of_ids, 0.0)
+    groups = [{"params": parameters, "weight_decay": decay} for parameters, decay in kinds]
+    return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
 
 
 def finite(loss: Tensor, batch_index: int, *, key: str, learning_rate: float) -> Tensor:
@@ -181,6 +182,15 @@ class TrainableModule(pl.LightningModule, ABC):
     @abstractmethod
     def loader(self, split: str, *, seed: int) -> DataLoader:
         """Load a split. Raises NothingToLearnError for an empty one."""
+
+    def configure_gradient_clipping(
+        self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None, gradient_clip_algorithm: str | None
+    ) -> None:
+        """Clip as the trainer says; with sharded tables to the norm over all processes."""
+        if gradient_clip_val and any(map(is_sharded, self.parameters())):
+            clip_to_norm(self.parameters(), gradient_clip_val)
+        else:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def fit(self, training: Training) -> dict[str, float]:
         """Fit, resuming from the newest checkpoint; return the best epoch and its validation metrics.

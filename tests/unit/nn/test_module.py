@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from watchnext.nn import training
 from watchnext.nn.callbacks import NamedBar
 from watchnext.nn.checkpoints import Checkpoints
+from watchnext.nn.id_tables import FullTable
 from watchnext.nn.trainable import Training
 from watchnext.nn.training import Bf16Training, TrainableModule, adam, finite
 
@@ -167,8 +168,10 @@ def test_bf16_trains_other_weights_in_f32():
 
 
 def test_tables_and_biases_do_not_decay():
-    network = torch.nn.ModuleDict({"table": torch.nn.Embedding(3, 2), "layer": torch.nn.Linear(2, 2)})
-    decayed, free = adam(network, learning_rate=0.1, weight_decay=0.3).param_groups
-    assert (decayed["weight_decay"], free["weight_decay"]) == (0.3, 0.0)
+    parts = {"table": torch.nn.Embedding(3, 2), "ids": FullTable(rows=3, dimension=2, std=1.0), "layer": torch.nn.Linear(2, 2)}
+    network = torch.nn.ModuleDict(parts)
+    decayed, free, of_ids = adam(network, learning_rate=0.1, weight_decay=0.3).param_groups
+    assert (decayed["weight_decay"], free["weight_decay"], of_ids["weight_decay"]) == (0.3, 0.0, 0.0)
+    assert [id(p) for p in of_ids["params"]] == [id(network["ids"].weight)]
     assert [id(p) for p in decayed["params"]] == [id(network["layer"].weight)]
     assert {id(p) for p in free["params"]} == {id(network["layer"].bias), id(network["table"].weight)}

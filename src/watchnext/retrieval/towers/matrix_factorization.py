@@ -7,6 +7,7 @@ from torch.nn.functional import normalize
 
 from watchnext.features.encode.encodings import InputSizes
 from watchnext.nn.embeddings import IdDropout
+from watchnext.nn.id_tables import FullTable
 
 
 class IdTower(nn.Module):
@@ -16,8 +17,7 @@ class IdTower(nn.Module):
         super().__init__()
         self.block, self.column = block, column
         self.dropped = IdDropout(column=column, probability=id_dropout)
-        self.table = nn.Embedding(size, dimension)
-        nn.init.normal_(self.table.weight, std=dimension**-0.5)
+        self.table = FullTable(rows=size, dimension=dimension, std=dimension**-0.5)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         return normalize(self.table(self.dropped(inputs[self.block])[..., self.column]), dim=-1)
