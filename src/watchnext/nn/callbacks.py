@@ -44,7 +44,8 @@ class BestWeights(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         trainer.should_stop |= self._stop  # patience was exhausted before the interruption
-        self._weights = self._placed(module)
+        now = module.state_dict()  # the weights of a checkpoint are whole
+        self._weights = {name: placed_as(tensor, now[name]) for name, tensor in self._weights.items()}
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.sanity_checking:
@@ -60,16 +61,13 @@ class BestWeights(pl.Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if self._weights:
-            module.load_state_dict(self._placed(module))
+            module.load_state_dict(self._whole())
 
-    def _placed(self, module: pl.LightningModule) -> dict[str, Tensor]:
-        """Return the weights, of sharded tables this process's part; those of a checkpoint are whole."""
-        now = module.state_dict()
-        return {name: placed_as(tensor, now[name]) for name, tensor in self._weights.items()}
+    def _whole(self) -> dict[str, Tensor]:
+        return {name: whole(tensor) for name, tensor in self._weights.items()}
 
     def state_dict(self) -> dict:
-        kept = {name: getattr(self, name) for name in ("best", "epoch", "metrics", "_stop")}
-        return kept | {"_weights": {name: whole(tensor) for name, tensor in self._weights.items()}}
+        return {name: getattr(self, name) for name in ("best", "epoch", "metrics", "_stop")} | {"_weights": self._whole()}
 
     def load_state_dict(self, state: dict) -> None:
         vars(self).update(state)
