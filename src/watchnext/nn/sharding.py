@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from lightning_utilities.core.apply_func import apply_to_collection
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, distributed, nn
@@ -100,7 +99,9 @@ class ShardedTables(DDPStrategy):
         return {name: whole(tensor) for name, tensor in super().lightning_module_state_dict().items()}
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        return apply_to_collection(super().optimizer_state(optimizer), DTensor, whole)
+        saved = super().optimizer_state(optimizer)
+        moments = {index: {key: whole(each) for key, each in state.items()} for index, state in saved["state"].items()}
+        return {**saved, "state": moments}
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
