@@ -89,6 +89,13 @@ def test_where_the_value_of_an_impression_is_enough_no_trees_are_served():
     assert (chosen.value.engage, chosen.value.source, chosen.engage) == (0.0, None, None)
 
 
+def test_no_order_is_chosen_that_finds_less_than_the_merge(monkeypatch):
+    monkeypatch.setattr(selection, "ENOUGH", 0.0)
+    _, chosen = selected(hint=0, listed=1, predicted=0)
+    recall = {name: np.mean([*entry.values()]) for name, entry in chosen.report["orders"].items()}
+    assert recall[chosen.value.source or f"engage {chosen.value.engage:g}"] >= recall["merge"] > recall["engage 0"]
+
+
 def test_trees_are_judged_by_viewers_they_were_not_fitted_on():
     """Without any signal, trees fitted on a request would order it well."""
     _, chosen = selected(hint=0, listed=0, predicted=0)
@@ -127,7 +134,8 @@ def test_a_loss_beyond_the_interval_is_named_with_its_depths():
 
 
 def test_where_the_chosen_order_loses_the_list_of_a_source_serves(monkeypatch):
-    monkeypatch.setattr(selection, "ENOUGH", 0.0)  # so that the value of an impression is chosen, which knows nothing here
+    nothing_known = property(lambda orders: orders.values["engage 0"])  # the value of an impression
+    monkeypatch.setattr(selection.Orders, "chosen", nothing_known)
     requests = [request(number, hint=0, listed=0, predicted=0) for number in range(REQUESTS)]
     for each in requests:
         each.ranks[:, GOOD] = np.argsort(np.argsort(~np.isin(each.rows, each.watched), kind="stable"), kind="stable") + 1

@@ -268,9 +268,9 @@ def _fitted(merged: Sequence[Merged], seed: int) -> Engage | None:
 
 @dataclass(frozen=True)
 class Orders:
-    """Orders by name with the recall (R, DEPTHS) of each: powers of `engage`, the merge, and the list of
-    every source that is long enough; and which have enough of the best recall: ENOUGH of it, or of weighted watches, which vary
-    more, what is within noise of it."""
+    """Orders by name with the recall (R, DEPTHS) of each: powers of `engage`, the merge, and the list of every source that is
+    long enough; and which have enough: ENOUGH of the best recall and as much as the merge, or of weighted watches, which vary
+    more, what is within noise of the best."""
 
     values: Mapping[str, Value]
     recalls: Mapping[str, np.ndarray] = field(repr=False)
@@ -293,9 +293,10 @@ class Orders:
         recalls = {name: recalls_of(ranked(order), requests) for name, order in values.items()}
         viewers, means = _viewers(requests), {name: each.mean(axis=1) for name, each in recalls.items()}
         best, alike = max(means.values(), key=np.mean), _alike(requests)
+        least = max(ENOUGH * best.mean(), means[MERGE].mean())  # ranking must not undo what retrieval has found
 
         def enough(mean: np.ndarray) -> bool:
-            if mean.mean() >= ENOUGH * best.mean():
+            if mean.mean() >= least:
                 return True
             return not alike and metrics.interval(best - mean, seed=seed, viewers=viewers)[0] <= 0
 
