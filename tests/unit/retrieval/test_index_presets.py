@@ -27,9 +27,11 @@ VECTORS, QUERIES = around(1, 3_000), around(2, 12)
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_passes_its_guard(name, request, tmp_path):
+    overrides = [f"index={name}"]
     if name == "milvus":
         request.getfixturevalue("milvus")
-    options = composed([f"index={name}"]).index
+        overrides.append("index.recipe.wait_s=60")  # Milvus Lite is slow
+    options = composed(overrides).index
     index = VideoIndex.build(VECTORS, recipe=instantiate(options.recipe), precision=options.precision, towers="t")
     catalogue = SimpleNamespace(
         regions=(np.arange(3_000) % 3).astype(np.uint64),
