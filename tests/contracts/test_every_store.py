@@ -239,6 +239,16 @@ def test_an_acknowledged_event_survives_kill_9(locations, opens, release):
         assert store.video_records(release.video_ids.rows(["v001"]))[0, 0] == NOW + store.position - 1
 
 
+def test_a_slate_computed_before_an_erasure_is_not_stored_behind_it(opens, release):
+    gone, back, other = (release.user_ids.value(row) for row in range(3))
+    with opens() as store:
+        for user in (gone, back):
+            store.erase(user, NOW)
+        store.apply([outcome(user_id=back, known_at=NOW + 1)])
+        store.slates.put([(user, b"a slate") for user in (gone, back, other)])
+        assert [store.slates.get(user) for user in (gone, back, other)] == [None, b"a slate", b"a slate"]
+
+
 def test_an_erased_viewer_leaves_tombstones_at_their_positions_and_others_all_they_had(opens, release):
     events, gone, kept = random_events(release), 7_000_001, 7_000_002
     with opens() as store:

@@ -1,5 +1,6 @@
 """Two real servers, each with a folder of its own, follow the promotions at one URL."""
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from tests.unit.serving.bento_server import Server
 
 import small_release
 from watchnext.serving.release.manifest import digest_of, read_manifest
+from watchnext.serving.release.only_one import moving
 from watchnext.serving.release.release_url import ReleaseUrl
 
 
@@ -92,11 +94,24 @@ def test_servers_take_what_is_promoted_and_refuse_what_is_torn(start, url, built
         assert (state["release"], state["refused"]["release"]) == ("same", url.url)
         slate = httpx.post(f"{server.url}/v1/recommend", json={"user_id": 101, "k": 5}, timeout=20).json()
         assert len(slate["items"]) == 5
+    # A rollback waits for no URL, and the other server is told when it answers again.
+    (tmp_path / "shared").write_text("no folder")
+    answer = httpx.post(f"{servers[1].url}/v1/admin/rollback", json={}, timeout=90)
+    assert answer.status_code in (200, 202), answer.text  # the latter after a minute of loading
+    state = until(servers[1], lambda state: state["refused"] and "other servers do not know" in state["refused"]["reason"])
+    assert state["release"] == "fewer"
+    assert httpx.get(f"{servers[0].url}/readyz", timeout=20).json()["release"] == "same"
+    (tmp_path / "shared").unlink()
     (tmp_path / "away").rename(tmp_path / "shared")
     for server in servers:
-        until(server, serves("same"))
+        until(server, serves("fewer"))
+    # While a command decides which release serves, an admin route does not.
+    with moving(tmp_path / "uvicorn" / "releases"):
+        answer = httpx.post(f"{servers[1].url}/v1/admin/promote", json={"release": "same"}, timeout=90)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "release_refused")
+    assert f"process {os.getpid()} decides which release" in answer.json()["error"]["message"]
     answer = httpx.post(f"{servers[0].url}/v1/admin/promote", json={"release": "first"}, timeout=90)
-    assert answer.status_code == 200, answer.text
+    assert answer.status_code in (200, 202), answer.text
     for server in servers:
         until(server, serves("first"))
     assert [server.stop() for server in servers] == [0, 0]

@@ -19,12 +19,12 @@ from watchnext.evaluation.report.report_text import selection_table
 from watchnext.lifecycle import release_registry
 from watchnext.lifecycle.dvc_stages import run_stages
 from watchnext.lifecycle.loop.loop_state import LoopError
-from watchnext.lifecycle.only_one import HeldError
 from watchnext.lifecycle.promote import let_first_serve, model_name, promote, register, serving_id
 from watchnext.lifecycle.release_card import release_card, signature_rows
 from watchnext.metrics import flat, rounded
 from watchnext.schema import FeatureSchema, SchemaError
 from watchnext.serving.release.manifest import read_manifest
+from watchnext.serving.release.only_one import HeldError
 from watchnext.serving.release.release import ReleaseError
 from watchnext.serving.store.engines.engine import StoreError
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from watchnext.lifecycle.promote import promote, serving_id
+from watchnext.lifecycle.promote import put_back, serving_id
 from watchnext.serving.http.swap.served_releases import ServedReleases
 from watchnext.serving.release.canary_plan import end_plan, new_plan, require_challenger, write_plan
 from watchnext.serving.release.manifest import ReleaseError, verified
@@ -22,17 +22,21 @@ def begin_canary(releases: Path, release_id: str, *, share: float, shadow: float
 def roll_back(releases: Path, served: Path, *, data: str) -> str:
     """End the canary or, without one, let the release serve that did before; return what was done, as a sentence.
 
-    `served` is the folder of the served log, where a server names the releases that served. Raises ReleaseError, LookupError.
+    `served` is the folder of the served log, where a server names the releases that served. Raises ReleaseError.
     """
-    now = serving_id(releases)
     if plan := end_plan(releases, "rolled back by a command"):
+        now = serving_id(releases)
         return f"the canary of {plan.release} ended, {now} answers everyone; a running server follows within seconds"
-    names = ServedReleases(served / "releases.json").names
-    before = next((name for name in reversed(names) if name != now), None)
-    if before is None:
-        raise ReleaseError(
-            f"there is no canary in {releases}, and no server that logs to {served} served another release than {now}; "
-            "choose one by `python -m watchnext.lifecycle promote release=ID`"
-        )
-    promote(releases, before, data=data, force=True)  # it served, whatever its verdict was
-    return f"{before} serves instead of {now}; a running server follows within seconds"
+
+    def before(now: str | None) -> str:
+        names = ServedReleases(served / "releases.json").names
+        found = next((name for name in reversed(names) if name != now), None)
+        if found is None:
+            raise ReleaseError(
+                f"there is no canary in {releases}, and no server that logs to {served} served another release than {now}; "
+                "choose one by `python -m watchnext.lifecycle promote release=ID`"
+            )
+        return found
+
+    serves, instead = put_back(releases, before, data=data)
+    return f"{serves} serves instead of {instead}; a running server follows within seconds"

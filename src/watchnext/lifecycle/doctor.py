@@ -15,9 +15,10 @@ from pathlib import Path
 from watchnext import kernels, tracking
 from watchnext.files import removed
 from watchnext.lifecycle import release_registry
-from watchnext.lifecycle.promote import model_name, moving
+from watchnext.lifecycle.promote import model_name
 from watchnext.serving.release.canary_plan import FILE, end_plan, plan_in
 from watchnext.serving.release.manifest import ReleaseError, read_manifest, verified
+from watchnext.serving.release.only_one import moving
 from watchnext.serving.release.release import Release, current, releases_in, switch
 from watchnext.serving.store.engines.engine import StoreError, StoreHeldError
 from watchnext.serving.store.engines.folder import LINKS, clear, locked, target_of

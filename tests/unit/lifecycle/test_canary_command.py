@@ -1,6 +1,10 @@
 """`lifecycle canary` and `rollback` write what running servers follow, after every check."""
 
 import json
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from test_promote import TAGS, sealed
@@ -11,6 +15,8 @@ from watchnext.lifecycle.canary_command import begin_canary, roll_back
 from watchnext.lifecycle.promote import let_first_serve, promote, register, serving_id
 from watchnext.serving.release.canary_plan import CHALLENGER, CONTROL, CanaryPlan, read_plan
 from watchnext.serving.release.manifest import ReleaseError
+from watchnext.serving.release.release import switch
+from watchnext.serving.release.release_url import VARIABLE, ReleaseUrl
 
 
 @pytest.fixture
@@ -53,6 +59,75 @@ def test_without_a_canary_the_release_before_serves_again(releases, tmp_path):
     promote(releases, "second", data="tiny")
     assert roll_back(releases, tmp_path, data="tiny").startswith("first serves instead of second")
     assert serving_id(releases) == release_registry.champion(name="watchnext-tiny") == "first"
+
+
+@pytest.fixture
+def rolled_back(tmp_path, monkeypatch):
+    """Roll back second > first, served in a folder and at a URL; return the URL, the folder, and what rolls back."""
+    root, url = tmp_path / "releases", ReleaseUrl(f"file://{tmp_path}/shared")
+    monkeypatch.setenv(VARIABLE, url.url)
+    for name in ("first", "second"):
+        url.upload(sealed(root, name))
+        url.point(root / name)
+        switch(root, name)
+    (tmp_path / "releases.json").write_text(json.dumps(["first", "second"]))
+    return url, root, lambda: roll_back(root, tmp_path, data="tiny")
+
+
+def test_a_rollback_waits_for_no_registry(rolled_back, monkeypatch):
+    url, root, roll_back = rolled_back
+
+    def gone(*_: object, **__: object) -> None:
+        raise ConnectionError("no registry")
+
+    monkeypatch.setattr(release_registry, "set_champion", gone)
+    expected = (
+        r"first serves instead of second in .*: no registry; when that is repaired, run `.*release=first data=tiny force=true"
+    )
+    with pytest.raises(ReleaseError, match=expected):
+        roll_back()
+    assert serving_id(root) == url.promotion().release == "first"
+
+
+def test_a_release_that_is_gone_is_rolled_back(rolled_back, monkeypatch):
+    _, root, roll_back = rolled_back
+    monkeypatch.setattr(release_registry, "set_champion", lambda *_, **__: None)
+    shutil.rmtree(root / "second")
+    assert roll_back().startswith("first serves instead of second")
+    assert serving_id(root) == "first"
+
+
+def test_a_rollback_waits_for_no_url(rolled_back, tmp_path):
+    _, root, roll_back = rolled_back
+    (tmp_path / "shared").rename(tmp_path / "away")
+    (tmp_path / "shared").write_text("a file")
+    with pytest.raises(ReleaseError, match=r"first serves instead of second in .*shared cannot be used"):
+        roll_back()
+    assert serving_id(root) == "first"
+
+
+def test_a_rollback_waits_for_no_upload_of_a_promotion(rolled_back, monkeypatch):
+    _, root, roll_back = rolled_back
+    sealed(root, "third")
+    uploading, rolled, upload = threading.Event(), threading.Event(), ReleaseUrl.upload
+
+    def slow(url: ReleaseUrl, folder: Path) -> None:
+        if folder.name == "third":
+            uploading.set()
+            assert rolled.wait(60)
+        upload(url, folder)
+
+    monkeypatch.setattr(ReleaseUrl, "upload", slow)
+    for name in ("require_registered", "set_champion"):
+        monkeypatch.setattr(release_registry, name, lambda *_, **__: None)
+    with ThreadPoolExecutor() as pool:
+        promotion = pool.submit(promote, root, "third", data="tiny")
+        assert uploading.wait(60)
+        assert roll_back().startswith("first serves instead of second")
+        assert serving_id(root) == "first"
+        rolled.set()
+        promotion.result(60)
+    assert serving_id(root) == "third"
 
 
 @pytest.mark.parametrize(

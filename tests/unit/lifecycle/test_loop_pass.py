@@ -22,8 +22,8 @@ from small_release import CONF, exported, make_release, small_log
 from watchnext.lifecycle.loop.decision import Costs
 from watchnext.lifecycle.loop.loop_pass import TRAINED, LoopPass, Project
 from watchnext.lifecycle.loop.loop_state import LoopError, LoopState
-from watchnext.lifecycle.only_one import HeldError
 from watchnext.serving.release.canary_plan import end_plan, read_plan, write_plan
+from watchnext.serving.release.only_one import HeldError
 from watchnext.serving.release.release import ReleaseError, current, switch
 
 COSTS = {"decay": 0.01, "price": 1.0, "horizon_days": 1.0, "least_rows": 100, "most_days": 1, "train_s": 600.0}

@@ -11,9 +11,9 @@ import small_release
 from watchnext import tracking
 from watchnext.cli import composed
 from watchnext.lifecycle import release_registry
-from watchnext.lifecycle.only_one import HeldError, only_one
 from watchnext.lifecycle.promote import register, serving_id
 from watchnext.lifecycle.promotion.promotion import run_promotion
+from watchnext.serving.release.only_one import HeldError, only_one
 from watchnext.serving.release.release import ReleaseError, switch
 
 CONF = Path(__file__).resolve().parents[3] / "conf"

@@ -1,5 +1,7 @@
 """The feed of events from a log to a server, where calls fail, messages are refused, or nothing fits."""
 
+import errno
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -138,6 +140,22 @@ def test_a_message_at_which_the_server_fails_holds_up_no_other(feed, transport, 
     assert {line["reason"] for line in refused} == {"internal error"}
     assert sorted(keys(store), key=int) == [str(i) for i in range(20) if i not in (4, 17)]
     assert "refused: internal error; number 2 in " in caplog.text
+
+
+def test_a_full_disk_holds_up_the_feed_and_loses_no_refused_message(feed, store, release, monkeypatch, caplog):
+    full, synced = [OSError(errno.ENOSPC, "No space left on device")] * 2, os.fsync
+
+    def fsync(file: int) -> None:
+        if full:
+            raise full.pop()
+        synced(file)
+
+    monkeypatch.setattr(refused_messages.os, "fsync", fsync)
+    refused = feed(watch(release, "a"), b"no JSON", watch(release, "b"))
+    assert [line["message"] for line in refused][-1] == "no JSON"
+    assert not full
+    assert keys(store) == ["a", "b"]
+    assert "No space left on device; tried again in" in caplog.text
 
 
 def test_an_unknown_video_that_the_answer_names_in_part_is_found(feed, store, release):

@@ -185,3 +185,14 @@ def test_a_request_counts_once_for_the_rate_of_its_key(make, tmp_path):
         assert calls(LOOKED_AT, authorization=f"Bearer {key}").status_code == 200
         assert calls.reached == []
         assert calls(LOOKED_AT, authorization=f"Bearer {key}").status_code == 429
+
+
+@pytest.mark.parametrize(("missing", "status"), [("Host: localhost", b"400"), ("Content-Type: application/json", b"415")])
+def test_a_field_behind_the_body_is_no_header(calls, missing, status):
+    fields, body = ["Host: localhost", "Content-Type: application/json", "Transfer-Encoding: chunked"], orjson.dumps(LOOKED_AT)
+    fields.remove(missing)
+    head = "\r\n".join(["POST /v1/recommend HTTP/1.1", *fields, "", ""])
+    sent = head.encode() + b"%x\r\n%b\r\n0\r\n%b\r\n\r\n" % (len(body), body, missing.encode())
+    got = answer(calls.http.base_url.port, sent, b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    assert got.split()[1] == status
+    assert calls.reached

@@ -1,15 +1,19 @@
 """Releases at a URL: what a promotion pushes every folder gets byte for byte, and what differs is refused by name."""
 
+import errno
 import json
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import fsspec
 import pytest
 
 from watchnext.files import files_below
+from watchnext.serving.http.swap import release_fetcher
 from watchnext.serving.http.swap.release_fetcher import ReleaseFetcher
+from watchnext.serving.release import release_url
 from watchnext.serving.release.manifest import SEAL, ReleaseError, digest_of, read_manifest
 from watchnext.serving.release.release_url import ReleaseUrl, UrlDownError, fetched
 
@@ -153,18 +157,55 @@ def late(*_: object, **named: object) -> None:
     raise TimeoutError("late")
 
 
-def test_a_fetcher_states_each_reason_once_and_copies_no_damaged_release_again(promoted, release, tmp_path, monkeypatch):
+def test_a_url_that_hangs_holds_up_no_start(promoted, release, tmp_path, monkeypatch):
+    monkeypatch.setattr(release_url, "START_S", 0.2)
+    files, hanging = fsspec.get_filesystem_class("file"), threading.Event()
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "cat_file", lambda *_, **__: hanging.wait(60))
+        with pytest.raises(ReleaseError, match=r"shared does not answer within 0\.2 s"):
+            fetched(promoted, tmp_path / "releases")
+    fetched(promoted, tmp_path / "releases")
+    shutil.rmtree(tmp_path / "releases" / release.id)
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "get_file", lambda *_, **__: hanging.wait(60))
+        fetched(promoted, tmp_path / "releases")
+    hanging.set()
+    assert os.readlink(tmp_path / "releases" / "current") == release.id
+
+
+def test_a_full_disk_is_named_and_keeps_no_server_from_what_it_has(promoted, release, tmp_path, monkeypatch, caplog):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(fsspec.get_filesystem_class("file"), "get_file", full)
+    folder = tmp_path / "releases"
+    with pytest.raises(ReleaseError, match=r"cannot be copied to .*/releases/.fetched \(OSError: .*No space left on device"):
+        fetched(promoted, folder)
+    assert {each.name for each in folder.iterdir()} == {".fetch"}
+    (folder / "current").symlink_to("another")
+    fetched(promoted, folder)
+    assert "No space left on device); it is tried again; what serves in" in caplog.text
+
+
+def test_a_fetcher_states_each_reason_once_and_tries_a_damaged_release_again_later(promoted, release, tmp_path, monkeypatch):
     stated, folder, at = [], tmp_path / "releases", Path(promoted.url.removeprefix("file://"))
+    moment, copies, copy = [0.0], [], promoted._copy
+    monkeypatch.setattr(release_fetcher.time, "monotonic", lambda: moment[0])
+    monkeypatch.setattr(promoted, "_copy", lambda *given: (copies.append(moment[0]), copy(*given)))
     fetcher = ReleaseFetcher(promoted, folder, lambda *given: stated.append(given))
-    cut(at / promoted.promotion().digest / "graphs" / "ranker.bin")
-    fetcher.follow(), fetcher.follow()
+    ranker = at / promoted.promotion().digest / "graphs" / "ranker.bin"
+    whole = ranker.read_bytes()
+    cut(ranker)
+    for second in range(0, 200, 5):
+        moment[0] = float(second)
+        fetcher.follow()
+    assert copies == [0.0, 5.0, 15.0, 35.0, 75.0, 155.0]
     assert [name for name, _ in stated] == [release.id]
     assert "damaged or cut short" in stated[0][1]
-    shutil.rmtree(at / promoted.promotion().digest)
-    promoted.upload(release.folder)
+    ranker.write_bytes(whole)
     fetcher.follow()
-    assert not (folder / release.id).exists()  # until it is promoted again
-    promoted.point(release.folder)
+    assert not (folder / release.id).exists()
+    moment[0] = 315.0
     fetcher.follow(), fetcher.follow()
     assert stated[1:] == [(release.id, None)]
     assert (folder / "current" / SEAL).exists()
@@ -178,3 +219,16 @@ def test_a_fetcher_states_each_reason_once_and_copies_no_damaged_release_again(p
             promoted.promotion()
     fetcher.follow()
     assert stated[3:] == [(release.id, None)]
+    assert len(copies) == 7
+
+
+def test_a_damaged_release_that_is_promoted_again_is_copied_at_once(promoted, release, tmp_path):
+    stated, at = [], Path(promoted.url.removeprefix("file://"))
+    fetcher = ReleaseFetcher(promoted, tmp_path / "releases", lambda *given: stated.append(given))
+    cut(at / promoted.promotion().digest / "graphs" / "ranker.bin")
+    fetcher.follow()
+    shutil.rmtree(at / promoted.promotion().digest)
+    promoted.upload(release.folder)
+    promoted.point(release.folder)
+    fetcher.follow()
+    assert [reason is None for _, reason in stated] == [False, True]

@@ -17,9 +17,9 @@ from watchnext.lifecycle.demo.demo_report import demo_page, demo_plot
 from watchnext.lifecycle.demo.demo_run import DemoRun
 from watchnext.lifecycle.loop.decision import Costs
 from watchnext.lifecycle.loop.loop_state import LoopError
-from watchnext.lifecycle.only_one import only_one
 from watchnext.lifecycle.stage_process import Forks
 from watchnext.metrics import rounded
+from watchnext.serving.release.only_one import only_one
 
 
 def run_demo(config: DictConfig) -> dict:

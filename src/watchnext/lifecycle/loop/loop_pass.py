@@ -21,13 +21,13 @@ from watchnext.lifecycle.loop.decision import Costs, Evidence, decide
 from watchnext.lifecycle.loop.loop_state import STEPS, LoopError, LoopState
 from watchnext.lifecycle.loop.notice import notify
 from watchnext.lifecycle.loop.served_days import Heard
-from watchnext.lifecycle.only_one import only_one
 from watchnext.lifecycle.promotion.promotion_decision import PROMOTED, SHORTLISTED
 from watchnext.lifecycle.stage_process import Start, started
 from watchnext.monitoring.verdict.checked_window import DRIFT, NO_DATA
 from watchnext.monitoring.windows.served_rows import OUTCOME_MS
 from watchnext.serving.release.canary_plan import end_plan, read_plan
 from watchnext.serving.release.manifest import read_manifest
+from watchnext.serving.release.only_one import only_one
 from watchnext.serving.release.release import Release, current, verdict_of
 from watchnext.serving.store.engines.redis_engine import is_url
 from watchnext.serving.store.store import Store

@@ -13,8 +13,7 @@ from watchnext.features.catalogue import Ids
 from watchnext.features.dataset.batches import FeatureSet
 from watchnext.files import replaced
 from watchnext.lifecycle import release_registry
-from watchnext.lifecycle.only_one import only_one
-from watchnext.lifecycle.promote import model_name, moving, promotable, serving_id, switched
+from watchnext.lifecycle.promote import model_name, promotable, serving_id, switched, uploaded
 from watchnext.lifecycle.promotion.live_result import LiveResult, live_result, simulated_result
 from watchnext.lifecycle.promotion.promotion_decision import (
     FORCED,
@@ -30,6 +29,7 @@ from watchnext.metrics import flat, rounded
 from watchnext.monitoring.windows.served_rows import outcomes_in
 from watchnext.serving.release.canary_plan import read_plan
 from watchnext.serving.release.manifest import read_manifest
+from watchnext.serving.release.only_one import moving, only_one
 from watchnext.serving.release.release import ReleaseError, current
 
 
@@ -54,6 +54,8 @@ def run_promotion(config: DictConfig, candidate: str) -> PromotionDecision:
         if config.force:
             decision = PromotionDecision(FORCED, "force=true")
         report = rounded({**report, **asdict(decision)}, 6)
+        if decision.serves:
+            uploaded(releases / candidate)  # before anybody reads that it was promoted
         _written(report, folder)
         _record(config, report, folder)
         if decision.serves:

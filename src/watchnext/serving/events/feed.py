@@ -95,7 +95,7 @@ class EventFeed:
             self._put_aside(message, f"video_id is {video}: expected {expected[video]}")
 
     def _put_aside(self, message: LogMessage, reason: str) -> None:
-        self._refused.add(self._log.name, message, reason)
+        self._retrying(partial(self._refused.add, self._log.name, message, reason))
         self.put_aside += 1
         about = message.position, self._log.name, reason, self.put_aside, self._refused.path
         log.warning("message %s of %s was refused: %s; number %d in %s", *about)

@@ -44,7 +44,7 @@ class Retrying:
         while True:
             try:
                 return act()
-            except (EventLogError, StoreError, httpx.TransportError, ApiError) as error:
+            except (EventLogError, StoreError, httpx.TransportError, ApiError, OSError) as error:  # the last of a full disk
                 if isinstance(error, ApiError):
                     failures -= error.status == 500
                     if failures <= 0 or (error.status != 429 and error.status < 500):

@@ -11,12 +11,14 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 import fsspec
 
@@ -26,6 +28,8 @@ from watchnext.serving.release.manifest import NAME, SEAL, ReleaseError, digest_
 VARIABLE = "WATCHNEXT_RELEASES_URL"
 PROMOTE = "python -m watchnext.lifecycle promote release="
 COPIED_AT_ONCE = 8  # files
+START_S = 30.0  # longest wait of a server that starts
+R = TypeVar("R")
 
 log = logging.getLogger(__name__)
 
@@ -147,10 +151,12 @@ class ReleaseUrl:
 
     def _copy_file(self, source: str, target: Path, promotion: Promotion) -> None:
         try:
-            with self._answers():
-                self._files.get_file(source, str(target))
+            self._files.get_file(source, str(target))
         except FileNotFoundError as error:
             raise ReleaseError(f"{source} is missing; {self._repair(promotion)}") from error
+        except Exception as error:  # of the URL, or of this disk, which may be full
+            why = f"{type(error).__name__}: {error}"
+            raise UrlDownError(f"{source} cannot be copied to {target.parent} ({why}); it is tried again") from error
 
     def _repair(self, promotion: Promotion) -> str:
         return f"remove {self.url}/{promotion.digest}, and promote again: `{PROMOTE}{promotion.release}`"
@@ -169,11 +175,30 @@ class ReleaseUrl:
 def fetched(url: ReleaseUrl, releases: Path) -> None:
     """Fetch the release that is to serve, for a server that starts.
 
-    Raises ReleaseError where that is impossible and no release serves in the folder.
+    Where one serves in the folder already, it goes on after START_S, and what is being copied is followed later. Raises
+    ReleaseError where none does and nothing can be fetched, or the URL does not answer within START_S.
     """
+    serves = os.path.lexists(Path(releases) / "current")
     try:
-        url.fetch(url.promotion(), releases)
-    except ReleaseError as error:
-        if not os.path.lexists(Path(releases) / "current"):
-            raise
-        log.error("%s; what serves in %s goes on", error, releases)
+        promotion = _within(START_S, url.promotion)
+        _within(START_S if serves else None, lambda: url.fetch(promotion, releases))
+    except (ReleaseError, OSError) as error:
+        reason = f"{url.url} does not answer within {START_S:g} s" if isinstance(error, TimeoutError) else str(error)
+        if not serves:
+            raise ReleaseError(reason) from error
+        log.error("%s; what serves in %s goes on", reason, releases)
+
+
+def _within(wait_s: float | None, act: Callable[[], R]) -> R:
+    """Return what `act` returns. Raises what it raises, and TimeoutError after `wait_s` seconds; its thread then goes on, but
+    keeps no process alive."""
+    future: Future[R] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(act())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="release-fetch", daemon=True).start()
+    return future.result(wait_s)

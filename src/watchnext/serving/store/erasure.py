@@ -7,18 +7,17 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from hashlib import blake2b
 from pathlib import Path
 
 import orjson
 
 from watchnext.features.catalogue import Ids
-from watchnext.serving.store.engines.engine import Engine, Transaction, batched, number_key
+from watchnext.serving.store.engines.engine import Engine, batched, number_key
 from watchnext.serving.store.engines.environment import MAP_BYTES, Environment
 from watchnext.serving.store.engines.folder import LINKS, clear, locked, new_environment, point
 from watchnext.serving.store.engines.redis_engine import is_url
 from watchnext.serving.store.tables.journal import VIEWERLESS, Event, id_key, id_of
-from watchnext.serving.store.tables.records import OF_VIEWER
+from watchnext.serving.store.tables.records import OF_VIEWER, digest_of
 from watchnext.serving.store.tables.seal import SEALED, sealed, unsealed
 
 BATCH = 1_000
@@ -38,16 +37,6 @@ class Receipt:
     removed: dict[str, int] = field(default_factory=dict)
     stays: str | None = None
     until: str | None = None
-
-
-def digest_of(key: bytes) -> bytes:
-    """Digest a viewer's key, so that a store knows whom it erased without naming them."""
-    return blake2b(b"erased\0" + key, digest_size=16).digest()
-
-
-def is_erased(txn: Transaction, key: bytes) -> bool:
-    """Return True for a viewer who was erased and has not come back."""
-    return txn.get("erased", digest_of(key)) is not None and txn.get("viewers", key) is None
 
 
 def erase_viewer(engine: Engine, user_ids: Iterable[int | str], now_ms: int) -> dict[str, int]:

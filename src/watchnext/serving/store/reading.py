@@ -10,10 +10,9 @@ from watchnext.features.state.fold import Layout
 from watchnext.features.state.seen import SeenSet
 from watchnext.serving.release.live_catalogue import LiveCatalogue
 from watchnext.serving.store.engines.engine import TABLES, Engine
-from watchnext.serving.store.erasure import is_erased
 from watchnext.serving.store.tables.item_records import ItemRecords
 from watchnext.serving.store.tables.journal import SESSION_KEYS, Event, id_key, id_of, journal_of
-from watchnext.serving.store.tables.records import seen_of, unpacked
+from watchnext.serving.store.tables.records import is_erased, seen_of, unpacked
 from watchnext.serving.store.tables.seal import unsealed
 
 

@@ -32,6 +32,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().__init__(*arguments, **named)
         self.ws_protocol_class = None  # the app speaks no WebSocket
         self._in_head = True
+        self._fields = 0  # headers and trailers of the message
         self._received = 0  # bytes of the message that is being parsed, without those of the chunk in which it began
         self._held: bytearray | None = None  # body of a request that the app has not been given yet
         self._refusal = (400, "bad_http", "the request is not valid HTTP/1.1")
@@ -74,11 +75,13 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._in_head, self._received = True, 0
+        self._in_head, self._received, self._fields = True, 0, 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value)
-        if len(self.headers) > self.limits.headers:  # trailers too
+        self._fields += 1
+        if self._in_head:  # what follows a body is no header: the gate would take a host or a key from it
+            super().on_header(name, value)
+        if self._fields > self.limits.headers:
             self._reject(431, "large_head", f"the request has more headers, expected at most {self.limits.headers}")
 
     def on_headers_complete(self) -> None:

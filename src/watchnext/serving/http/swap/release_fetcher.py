@@ -1,12 +1,14 @@
 """Follow the promotions at a URL: fetch each release into the folder of the releases, whose link the server follows."""
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
-from watchnext.serving.release.release_url import Promotion, ReleaseUrl, UrlDownError
+from watchnext.serving.release.release_url import Promotion, ReleaseUrl
 
 POLL_S = 5.0
+LONGEST_S = 600.0  # between two tries to copy a release: each moves all of it
 
 
 class ReleaseFetcher:
@@ -18,7 +20,8 @@ class ReleaseFetcher:
     def __init__(self, url: ReleaseUrl, releases: Path, refuse: Callable[[str, str | None], None]) -> None:
         self._url, self._releases, self._refuse = url, Path(releases), refuse
         self._taken: Promotion | None = None
-        self._damaged: Promotion | None = None  # it is not copied again: the bytes would be the same
+        self._failed: tuple[Promotion, str] | None = None  # what was not copied, and why
+        self._again, self._wait_s = 0.0, POLL_S  # when it is tried again, and how long after a failure
         self._reason: str | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="release-fetcher", daemon=True)
@@ -41,16 +44,24 @@ class ReleaseFetcher:
         promotion = None
         try:
             promotion = self._url.promotion()
-            if promotion == self._damaged:
-                return
-            if promotion != self._taken:
-                self._url.fetch(promotion, self._releases)
-                self._taken = promotion
-            reason = None
+            reason = None if promotion == self._taken else self._not_fetched(promotion)
         except Exception as error:
             reason = str(error)
-            if not isinstance(error, UrlDownError | OSError):
-                self._damaged = promotion
         if reason != self._reason:
             self._reason = reason
             self._refuse(promotion.release if promotion else self._url.url, reason)
+
+    def _not_fetched(self, promotion: Promotion) -> str | None:
+        """Fetch a release; return why that failed, None where it did not. One that failed is tried again after ever longer
+        waits: bytes may arrive damaged once, and a disk may be full for an hour."""
+        is_new = self._failed is None or self._failed[0] != promotion
+        if not is_new and time.monotonic() < self._again:
+            return self._failed[1]
+        try:
+            self._url.fetch(promotion, self._releases)
+        except Exception as error:
+            self._wait_s = POLL_S if is_new else min(2 * self._wait_s, LONGEST_S)
+            self._again, self._failed = time.monotonic() + self._wait_s, (promotion, str(error))
+            return self._failed[1]
+        self._taken, self._failed = promotion, None
+        return None

@@ -19,6 +19,7 @@ from watchnext.serving.http.swap.serving import Refusal, Serving
 from watchnext.serving.http.worker_pool import WorkerPool
 from watchnext.serving.release.canary_plan import CanaryPlan
 from watchnext.serving.release.manifest import REPAIR, ReleaseError
+from watchnext.serving.release.only_one import ROLLBACK_S, moving
 from watchnext.serving.release.release import Release, current, release_in, verdict_of
 from watchnext.serving.release.release_url import ReleaseUrl
 from watchnext.serving.store.group_commit import GroupCommit
@@ -27,6 +28,7 @@ from watchnext.serving.store.store import Store
 
 log = logging.getLogger(__name__)
 POLL_S = 1.0
+TELL_S = 5.0
 REFUSALS_KEPT = 20
 
 
@@ -41,7 +43,7 @@ class ReleaseSwitch:
     canaries  try a challenger beside the release that serves
     budget_ms as in `Recommender`
     grace_s   time after which every request that arrived before a switch has an answer
-    url       where a promotion is pushed to for other servers, None: they share the folder, or there are none
+    url       where promotions and rollbacks are pushed to for other servers, None: they share the folder, or there are none
     refused   the last releases that were refused, by name
     """
 
@@ -89,7 +91,12 @@ class ReleaseSwitch:
 
     def promote(self, name: str) -> Future[None]:
         """Let the release `name` serve, and point `current` at it. The future raises ReleaseRefusedError."""
-        return self._asked(name, partial(self._promote, name))
+        task = name, partial(self._promote, name), Future()
+        if self._url is None:
+            self._tasks.put(task)
+        else:
+            threading.Thread(target=self._upload_first, args=(self._url, task), name="release-upload", daemon=True).start()
+        return task[2]
 
     def begin_canary(self, plan: CanaryPlan) -> Future[None]:
         """Try a release on a share of viewers. The future raises ReleaseRefusedError."""
@@ -148,10 +155,14 @@ class ReleaseSwitch:
             self._serving.refused = None
             return
         log.error("the release %s is refused, %s goes on serving: %s", name, self._serving.release_id, reason)
+        self._serving.refused = self._refusal(name, reason)
+
+    def _refusal(self, name: str, reason: str) -> Refusal:
+        """Return a refusal, which is listed from now on."""
         refusal = Refusal(release=name, reason=reason, at=datetime.now(UTC).isoformat(timespec="seconds"))
         self.refused.pop(name, None)
         self.refused = dict([*self.refused.items(), (name, refusal)][-REFUSALS_KEPT:])
-        self._serving.refused = refusal
+        return refusal
 
     # ---- which release -----------------------------------------------------------------------------------------------
 
@@ -160,13 +171,16 @@ class ReleaseSwitch:
         self._switch(folder, back=folder.name == self.before)  # a rollback by the command, which moves the link
 
     def _promote(self, name: str) -> None:
+        self._point(self._promotable(name))
+
+    def _promotable(self, name: str) -> Path:
         folder = release_in(self._root, name)
         if lost := verdict_of(folder):
             raise ReleaseError(
                 f"the slate of {name} lost to the baseline {', '.join(lost)}; to let it serve all the same, run "
                 f"`python -m watchnext.lifecycle promote release={name} force=true`"
             )
-        self._point(folder)
+        return folder
 
     def _rollback(self) -> None:
         if self.before is None:
@@ -177,13 +191,38 @@ class ReleaseSwitch:
         """Switch, and then move the link, so that it never names a release that cannot serve."""
         if not os.access(self._root, os.W_OK):
             raise ReleaseError(f"{self._root} is read-only; point its link `current` at {folder.name} where it can be written")
+        with moving(self._root, wait_s=ROLLBACK_S if back else 0.0):
+            self._switch(folder, back=back)
+            link(self._root, "current", folder.name)
+            self._link = _identity(self._root / "current")
         if self._url:
-            self._url.upload(folder)
-        self._switch(folder, back=back)
-        link(self._root, "current", folder.name)
-        self._link = _identity(self._root / "current")
-        if self._url:
-            self._url.point(folder)
+            threading.Thread(target=self._tell, args=(self._url, folder), name="release-teller", daemon=True).start()
+
+    def _upload_first(self, url: ReleaseUrl, task: tuple) -> None:
+        """Upload a release in a thread of its own, which may take minutes, and only then let it serve."""
+        name, act, future = task
+        try:
+            url.upload(self._promotable(name))
+        except Exception as error:
+            act = partial(_raise, error)
+        self._tasks.put((name, act, future))
+
+    def _tell(self, url: ReleaseUrl, folder: Path) -> None:
+        """Let other servers take what serves here, as soon as the URL answers: a rollback must not wait for it."""
+        was_refused = False
+        while self._serving.release_id == folder.name and not self._stopping.is_set():
+            try:
+                url.upload(folder)
+                url.point(folder)
+            except Exception as error:
+                was_refused = True
+                log.error("%s serves here alone, the URL is tried again in %g s: %s", folder.name, TELL_S, error)
+                self._serving.refused = self._refusal(url.url, f"other servers do not know that {folder.name} serves: {error}")
+                self._stopping.wait(TELL_S)
+            else:
+                if was_refused:
+                    self.refuse(url.url, None)
+                return
 
     # ---- the switch --------------------------------------------------------------------------------------------------
 
@@ -243,6 +282,10 @@ def warmed(release: Release, store: Store, *, budget_ms: float) -> Recommender:
     if failed := recommender.warm().degradations:
         raise ReleaseError(f"{release.folder}: {'; '.join(each.text for each in failed)}; run `{REPAIR}`")
     return recommender
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def _identity(path: Path) -> tuple | None:

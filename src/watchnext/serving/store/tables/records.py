@@ -1,6 +1,7 @@
 """Working copies of the records that one transaction changes; no other thread sees them before the commit."""
 
 from collections.abc import Iterable, Sequence
+from hashlib import blake2b
 
 import numpy as np
 
@@ -11,6 +12,16 @@ from watchnext.serving.store.tables.item_records import ItemRecords
 from watchnext.serving.store.tables.seal import sealed, unsealed
 
 OF_VIEWER = ("viewers", "seen", "slates")  # tables with the viewer's key
+
+
+def digest_of(key: bytes) -> bytes:
+    """Digest a viewer's key, so that a store knows whom it erased without naming them."""
+    return blake2b(b"erased\0" + key, digest_size=16).digest()
+
+
+def is_erased(txn: Transaction, key: bytes) -> bool:
+    """Return True for a viewer who was erased and has not come back."""
+    return txn.get("erased", digest_of(key)) is not None and txn.get("viewers", key) is None
 
 
 def unpacked(table: str, key: bytes, packed: bytes | None, width: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from watchnext.serving.store.engines.environment import MAP_BYTES, Environment
 from watchnext.serving.store.engines.redis_engine import RedisEngine, is_url
 from watchnext.serving.store.tables.journal import id_key
 from watchnext.serving.store.tables.meta import meta_number
+from watchnext.serving.store.tables.records import digest_of, is_erased
 
 
 class SlateTable:
@@ -45,6 +46,12 @@ class SlateTable:
         return self._engine.get("slates", id_key(user_id))
 
     def put(self, slates: Iterable[tuple[int | str, bytes]]) -> None:
-        """Replace the slates of these viewers, in one transaction. Raises StoreError."""
+        """Replace the slates of these viewers, in one transaction; but for those of whoever was erased while the slates were
+        computed. Raises StoreError."""
+        by_key = {id_key(user_id): packed for user_id, packed in slates}
         with self._engine.write() as txn:
-            txn.put_many("slates", [(id_key(user_id), packed) for user_id, packed in slates])
+            if txn.count("erased"):
+                txn.prefetch("erased", map(digest_of, by_key))
+                txn.prefetch("viewers", by_key)
+                by_key = {key: packed for key, packed in by_key.items() if not is_erased(txn, key)}
+            txn.put_many("slates", list(by_key.items()))
