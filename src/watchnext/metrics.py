@@ -564,10 +564,11 @@ MOST_DRAWS = 1 << 22  # of viewers at a time
 
 
 def interval(
-    differences: np.ndarray, *, seed: int, viewers: np.ndarray | None = None, resamples: int = 1000
+    differences: np.ndarray, *, seed: int, viewers: np.ndarray | None = None, resamples: int = 1000, comparisons: int = 1
 ) -> tuple[float, float]:
     """95% interval of the mean of (T,) paired differences: `intervals` of one column."""
-    low, high = intervals(np.asarray(differences, np.float64)[:, None], seed=seed, viewers=viewers, resamples=resamples)
+    column, drawn = np.asarray(differences, np.float64)[:, None], {"seed": seed, "viewers": viewers, "resamples": resamples}
+    low, high = intervals(column, **drawn, comparisons=comparisons)
     return float(low[0]), float(high[0])
 
 
@@ -578,15 +579,19 @@ def intervals(
     viewers: np.ndarray | None = None,
     weights: np.ndarray | None = None,
     resamples: int = 1000,
+    comparisons: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
     """95% interval, low and high (M,), of the mean of each column of (T, M) values, by resampling viewers (bootstrap, Efron
     1979); nan for fewer than two viewers.
 
     `viewers` (T,) is the viewer of each row, drawn with all of their rows; None: one row per viewer. `weights` (T,) weigh the
-    mean; None: all alike. A nan counts neither in sum nor in number. All columns see the same draws.
+    mean; None: all alike. A nan counts neither in sum nor in number. All columns see the same draws. With several `comparisons`
+    all of their intervals hold together with 95% (Bonferroni).
 
     >>> [round(float(end[0]), 2) for end in intervals(np.array([[0.0], [1.0]] * 50), seed=0)]
     [0.4, 0.6]
+    >>> [round(float(end[0]), 2) for end in intervals(np.array([[0.0], [1.0]] * 50), seed=0, comparisons=8)]
+    [0.37, 0.64]
     """
     values = np.asarray(values, np.float64)
     _, owner = np.unique(np.arange(len(values)) if viewers is None else viewers, return_inverse=True)
@@ -603,15 +608,15 @@ def intervals(
         times = np.bincount((drawn + count * np.arange(len(drawn))[:, None]).ravel(), minlength=drawn.size).reshape(drawn.shape)
         total = times @ sizes
         means.append(np.divide(times @ sums, total, out=np.full(total.shape, np.nan), where=total > 0))
-    low, high = _percentiles(np.concatenate(means))
+    low, high = _percentiles(np.concatenate(means), tail=2.5 / comparisons)
     return low, high
 
 
-def _percentiles(means: np.ndarray) -> np.ndarray:
-    """Return the 2.5th and the 97.5th percentile (2, M) of the columns of `means` (resamples, M), without nan; nan of none."""
+def _percentiles(means: np.ndarray, *, tail: float) -> np.ndarray:
+    """Return what `tail` percent of each column of `means` (resamples, M) is below and above (2, M), without nan; nan of none."""
     bounds = np.full((2, means.shape[1]), np.nan)
     known = np.isfinite(means).any(axis=0)
-    bounds[:, known] = np.nanpercentile(means[:, known], [2.5, 97.5], axis=0)
+    bounds[:, known] = np.nanpercentile(means[:, known], [tail, 100 - tail], axis=0)
     return bounds
 
 

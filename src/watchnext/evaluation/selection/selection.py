@@ -36,6 +36,7 @@ MERGE_DEPTHS = (20, 100)  # of the recall by which the merge is chosen, beside t
 DEPTHS = (10, 20)  # of the recall by which the order is chosen and compared with the baselines
 MOST_WEIGHT = 10.0  # of a watch, in units of the median: less variance for some bias towards what was shown
 LEAST_POSITIVES = 50  # watched candidates of a half below which no trees are fitted
+RESAMPLES = 4000  # of an interval, whose ends are far out where baselines are many
 HALVES = 2
 NO_OVERRIDES = Surfaces()
 
@@ -293,7 +294,9 @@ class Orders:
         recalls = {name: recalls_of(ranked(order), requests) for name, order in values.items()}
         viewers, means = _viewers(requests), {name: each.mean(axis=1) for name, each in recalls.items()}
         best, alike = max(means.values(), key=np.mean), _alike(requests)
-        least = max(ENOUGH * best.mean(), means[MERGE].mean())  # ranking must not undo what retrieval has found
+        least = ENOUGH * best.mean()
+        if alike:  # then ranking must not undo what retrieval has found
+            least = max(least, means[MERGE].mean())
 
         def enough(mean: np.ndarray) -> bool:
             if mean.mean() >= least:
@@ -423,11 +426,12 @@ def _served(
 
 def beside_baselines(requests: Sequence[HeldOut], slates: Sequence[np.ndarray], seed: int) -> dict[str, dict]:
     """Return the recall of the slates, and of every baseline with what the slates gain on it: mean and 95% interval over
-    viewers."""
+    viewers, of all comparisons together, as one loss of many would often be chance."""
     viewers, slate = _viewers(requests), recalls_of(slates, requests)
+    drawn = {"seed": seed, "viewers": viewers, "resamples": RESAMPLES, "comparisons": len(requests[0].baselines) * len(DEPTHS)}
     report = {"slate": _by_depth(slate.mean(axis=0).tolist())}
     for name in requests[0].baselines:
         recalls = recalls_of([request.baselines[name] for request in requests], requests)
-        gains = [[float(gain.mean()), *metrics.interval(gain, seed=seed, viewers=viewers)] for gain in (slate - recalls).T]
+        gains = [[float(gain.mean()), *metrics.interval(gain, **drawn)] for gain in (slate - recalls).T]
         report[name] = _by_depth(recalls.mean(axis=0).tolist()) | {"gain": _by_depth(gains)}
     return report
