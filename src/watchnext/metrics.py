@@ -613,7 +613,7 @@ def intervals(
 
 
 def _percentiles(means: np.ndarray, *, tail: float) -> np.ndarray:
-    """Return what `tail` percent of each column of `means` (resamples, M) is below and above (2, M), without nan; nan of none."""
+    """Return what `tail` percent of each column of `means` (resamples, M) lies below and above (2, M), nan of no number."""
     bounds = np.full((2, means.shape[1]), np.nan)
     known = np.isfinite(means).any(axis=0)
     bounds[:, known] = np.nanpercentile(means[:, known], [tail, 100 - tail], axis=0)
