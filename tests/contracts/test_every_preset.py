@@ -30,7 +30,8 @@ def check(node: Mapping) -> None:
     parameters = inspect.signature(get_object(node["_target_"])).parameters
     keys = {key for key in node if not (key.startswith("_") and key.endswith("_"))}
     assert keys <= set(parameters), f"{node['_target_']} takes {', '.join(parameters)}, and is given {keys - set(parameters)}"
-    needed = {key for key, value in parameters.items() if value.default is value.empty}
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = {key for key, value in parameters.items() if value.default is value.empty and value.kind not in several}
     assert node.get("_partial_") or needed <= keys, f"{node['_target_']} lacks {needed - keys}"
 
 
