@@ -164,6 +164,18 @@ def test_watches_count_their_inverse_propensities_clipped_at_medians():
     assert counted[0].weight_of(np.array([first.watched[0], 10**6])).tolist() == [0.5, 0.0]
 
 
+def test_of_weighed_watches_what_is_within_noise_is_enough():
+    plain = weighted([request(number, hint=0, listed=0, predicted=0) for number in range(REQUESTS)])
+    weighed = [replace(each, weights=np.full(WATCHED, 2.0)) for each in plain]
+    random = np.random.default_rng(0)
+    best = random.random((REQUESTS, 2))
+    lower = best - random.normal(0.1, 1.0, (REQUESTS, 1))
+    assert lower.mean() < selection.ENOUGH * best.mean()
+    assert not selection._has_enough(lower, best, plain, seed=0)
+    assert selection._has_enough(lower, best, weighed, seed=0)
+    assert not selection._has_enough(best - 0.3, best, weighed, seed=0)
+
+
 def test_an_order_is_judged_by_what_was_seldom_shown_where_propensities_say_so():
     """The predictions know one watch of five."""
     requests = []

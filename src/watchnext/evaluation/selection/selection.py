@@ -292,18 +292,11 @@ class Orders:
             return [each.candidates.rows[np.argsort(-by, kind="stable")] for each, by in zip(scored, scores, strict=True)]
 
         recalls = {name: recalls_of(ranked(order), requests) for name, order in values.items()}
-        viewers, means = _viewers(requests), {name: each.mean(axis=1) for name, each in recalls.items()}
-        best, alike = max(means.values(), key=np.mean), _alike(requests)
-        least = ENOUGH * best.mean()
-        if alike:  # then ranking must not undo what retrieval has found
-            least = max(least, means[MERGE].mean())
-
-        def enough(mean: np.ndarray) -> bool:
-            if mean.mean() >= least:
-                return True
-            return not alike and metrics.interval(best - mean, seed=seed, viewers=viewers)[0] <= 0
-
-        return cls(values, recalls, {name: enough(mean) for name, mean in means.items()})
+        best = max(recalls.values(), key=np.mean)
+        # Ranking must not undo what retrieval has found, as far as that can be told.
+        least = recalls[MERGE].mean() if _alike(requests) else 0.0
+        enough = {name: each.mean() >= least and _has_enough(each, best, requests, seed=seed) for name, each in recalls.items()}
+        return cls(values, recalls, enough)
 
     @property
     def chosen(self) -> Value:
@@ -332,8 +325,10 @@ def _most_diverse(
     value: Value,
     facts: Catalogue,
     surfaces: Surfaces,
+    *,
+    seed: int,
 ) -> tuple[float, list[np.ndarray]]:
-    """Return the trade-off with the most diversity that keeps ENOUGH of the recall without any, and the slate of each request.
+    """Return the trade-off with the most diversity that keeps enough of the recall without any, and the slate of each request.
 
     No trade-off has more diversity than the configured one.
     """
@@ -350,12 +345,20 @@ def _most_diverse(
         ]
 
     without = slates(1.0)
-    least = ENOUGH * recalls_of(without, requests).mean()
+    most = recalls_of(without, requests)
     configured = reranker.diversity.trade_off
     for trade_off in (configured, *(each for each in TRADE_OFFS if each > configured)):
-        if recalls_of(shown := slates(trade_off), requests).mean() >= least:
+        if _has_enough(recalls_of(shown := slates(trade_off), requests), most, requests, seed=seed):
             return trade_off, shown
     return 1.0, without
+
+
+def _has_enough(recalls: np.ndarray, best: np.ndarray, requests: Sequence[HeldOut], *, seed: int) -> bool:
+    """Say whether recall (R, DEPTHS) is ENOUGH of the `best`, or, of weighed watches, lacks no more of it than noise."""
+    if recalls.mean() >= ENOUGH * best.mean():
+        return True
+    lacking = (best - recalls).mean(axis=1)
+    return not _alike(requests) and metrics.interval(lacking, seed=seed, viewers=_viewers(requests))[0] <= 0
 
 
 def recalls_of(ranked: Sequence[np.ndarray], requests: Sequence[HeldOut]) -> np.ndarray:
@@ -415,7 +418,7 @@ def _served(
     """Return the chosen order, or where its slates lose to a baseline, the first of `instead` that loses to none."""
 
     def tried(value: Value) -> Served:
-        trade_off, slates = _most_diverse(requests, scored, reranker, value, facts, surfaces)
+        trade_off, slates = _most_diverse(requests, scored, reranker, value, facts, surfaces, seed=seed)
         return Served(value, trade_off, beside_baselines(requests, slates, seed))
 
     first = tried(orders.chosen)
