@@ -293,7 +293,7 @@ class Orders:
 
         recalls = {name: recalls_of(ranked(order), requests) for name, order in values.items()}
         best = max(recalls.values(), key=np.mean)
-        # Ranking must not undo what retrieval has found, as far as that can be told.
+        # Ranking must not undo what retrieval has found; weighed recall is too uncertain to say whether it does.
         least = recalls[MERGE].mean() if _alike(requests) else 0.0
         enough = {name: each.mean() >= least and _has_enough(each, best, requests, seed=seed) for name, each in recalls.items()}
         return cls(values, recalls, enough)
