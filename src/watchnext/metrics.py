@@ -567,8 +567,8 @@ def interval(
     differences: np.ndarray, *, seed: int, viewers: np.ndarray | None = None, resamples: int = 1000, comparisons: int = 1
 ) -> tuple[float, float]:
     """95% interval of the mean of (T,) paired differences: `intervals` of one column."""
-    column, drawn = np.asarray(differences, np.float64)[:, None], {"seed": seed, "viewers": viewers, "resamples": resamples}
-    low, high = intervals(column, **drawn, comparisons=comparisons)
+    column = np.asarray(differences, np.float64)[:, None]
+    low, high = intervals(column, seed=seed, viewers=viewers, resamples=resamples, comparisons=comparisons)
     return float(low[0]), float(high[0])
 
 
