@@ -85,6 +85,15 @@ def test_weights_are_the_best_of_the_grid_and_scores_their_mean(world_features):
     assert module.network.weights[:, LONG_VIEW].tolist() == weights
 
 
+def test_of_many_impressions_every_second_request_is_weighed(world_features, monkeypatch):
+    rows = world_features.rows("valid")
+    half, whole = (ensemble(world_features) for _ in range(2))
+    half.weigh(rows[world_features.requests(rows) % 2 == 0])
+    monkeypatch.setattr("watchnext.ranking.models.ensemble.WEIGHED", len(rows) - 1)
+    whole.weigh(rows)
+    assert whole.figures == half.figures
+
+
 def test_every_member_and_every_wait_is_named(world_features, monkeypatch, capsys):
     monkeypatch.setattr("watchnext.ranking.models.ensemble.waiting", partial(tqdm, delay=0.0))
     module, trainings = ensemble(world_features), []

@@ -22,6 +22,7 @@ from watchnext.ranking.target_metrics import objective
 from watchnext.ranking.watch_time.expectation import from_log
 from watchnext.types import TARGETS
 
+WEIGHED = 200_000  # impressions for choosing weights, whole requests; more change little and cost hours
 NEWTON = 50  # maximum steps; a two-parameter fit usually converges in a few
 BOUNDS = np.array([[0.1, -10.0], [10.0, 10.0]])  # of scale and shift
 
@@ -108,8 +109,9 @@ class EnsembleModule:
 
     @torch.no_grad()
     def weigh(self, valid: np.ndarray) -> None:
-        """Join the fitted members; choose weights, scale and shift on the impressions `valid`."""
+        """Join the fitted members; choose weights, scale and shift on impressions `valid`; of many, on every n-th request."""
         self._compose()
+        valid = valid[self.features.requests(valid) % max(-(-len(valid) // WEIGHED), 1) == 0]
         starts, network = waiting(range(0, len(valid), CHUNK), desc="members' scores"), self.network
         batches = (self.features.batch(valid[start : start + CHUNK]) for start in starts)
         parts = [torch.stack([each(batch) for each in network.members]) for batch in batches]
