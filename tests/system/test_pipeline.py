@@ -108,7 +108,7 @@ def test_the_first_release_serves_and_the_registry_knows(project, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project}/mlflow.db")
     current = (project / "releases" / "current").resolve().name
     assert json.loads((project / "outputs" / "tiny" / "release.json").read_text())["release"] == current
-    assert release_registry.champion(name="watchnext-tiny") == current
+    assert release_registry.release_of("champion", name="watchnext-tiny") == current
 
 
 def test_every_user_has_a_slate_ahead_of_time(project):
@@ -178,8 +178,9 @@ def test_the_registry_says_who_serves_who_did_and_why(project, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project}/mlflow.db")
     current = (project / "releases" / "current").resolve().name
     model = {"name": "watchnext-tiny"}
-    assert (release_registry.champion(**model), release_registry.challenger(**model)) == (current, None)
-    assert release_registry.previous(**model) not in (None, current)
+    assert release_registry.release_of("champion", **model) == current
+    assert release_registry.release_of("challenger", **model) is None
+    assert release_registry.release_of("previous", **model) not in (None, current)
     version = MlflowClient(f"sqlite:///{project}/mlflow.db").get_model_version_by_alias(model["name"], "champion")
     assert (version.tags["decision"], version.tags["reason"]) == ("forced", "force=true")
     schema = json.loads((project / "releases" / "current" / "manifest.json").read_text())["schema"]

@@ -302,13 +302,13 @@ def release(folder, release_id: str):
 def test_the_registry_mirrors_challenger_and_champion(tmp_path):
     with tracking.start_run("release", config={}, tags=TAGS) as run:
         pass
-    assert release_registry.champion() is None
+    assert release_registry.release_of("champion") is None
     first, second = release(tmp_path, "r1"), release(tmp_path, "r2")
     metrics = {"ndcg@10": 0.5, "undefined": math.nan, "null": None}
     assert release_registry.register_release("r1", first, run_id=run.id, metrics=metrics) == 1
-    assert release_registry.champion() is None
+    assert release_registry.release_of("champion") is None
     release_registry.set_champion("r1")
-    assert release_registry.champion() == "r1"
+    assert release_registry.release_of("champion") == "r1"
     assert release_registry.register_release("r2", second, run_id=run.id, metrics=metrics) == 2
     assert release_registry.register_release("r1", first, run_id=run.id, metrics=metrics) == 1
     assert client().get_registered_model("watchnext").aliases == {"champion": 1, "challenger": 2}
@@ -357,7 +357,7 @@ def test_a_project_in_another_folder_writes_and_finds_its_artefacts_there(tmp_pa
 
     monkeypatch.chdir(there)
     release_registry.set_champion("r1")
-    assert release_registry.champion() == "r1"
+    assert release_registry.release_of("champion") == "r1"
     own = client().get_model_version("watchnext", "1")
     assert own.source == f"{(there / 'mlruns').as_uri()}/{first}/artifacts/releases/r1"
     assert [found.path for found in client().list_artifacts(first)] == ["config.yaml", "releases"]
@@ -379,7 +379,7 @@ def test_a_store_that_cannot_follow_says_so(tmp_path):
         store.execute("UPDATE experiments SET artifact_location = 'file:///gone/mlruns' WHERE name = 'watchnext'")
         store.execute("CREATE TRIGGER sealed BEFORE UPDATE ON experiments BEGIN SELECT RAISE(ABORT, 'sealed'); END")
     with pytest.raises(ValueError, match=r"its artefacts are in file:///gone/mlruns.*\(sealed\); make it writable"):
-        release_registry.champion()
+        release_registry.release_of("champion")
     with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as store, store:
         store.execute("DROP TRIGGER sealed")
         store.execute("UPDATE experiments SET artifact_location = 'mlflow-artifacts:/1' WHERE name = 'watchnext'")
@@ -420,7 +420,7 @@ def test_one_variable_moves_runs_artefacts_and_registry_to_a_server(server, tmp_
     with tracking.start_run("release", config={"a": 1}, tags=TAGS) as run:
         release_registry.register_release("r1", release(tmp_path, "r1"), run_id=run.id, metrics={"m": 0.5})
     release_registry.set_champion("r1")
-    assert (release_registry.champion(), release_registry.registered()) == ("r1", {"r1"})
+    assert (release_registry.release_of("champion"), release_registry.registered()) == ("r1", {"r1"})
     kept = sorted(path.relative_to(artefacts).as_posix().partition("/artifacts/")[2] for path in artefacts.rglob("*.*"))
     assert kept == ["config.yaml", "releases/r1/manifest.json"]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*before, "r1"])  # nothing is kept here

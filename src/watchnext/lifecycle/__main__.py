@@ -108,7 +108,7 @@ def promote_release(config: DictConfig) -> int:
     else:
         from watchnext.lifecycle.promotion.promotion import run_promotion  # the other commands need no comparison
 
-        chosen = config.candidate or release_registry.challenger(name=name)
+        chosen = config.candidate or release_registry.release_of("challenger", name=name)
         if chosen is None:
             raise LookupError(f"there is no challenger of {name!r}; choose a release with candidate=ID, or run `dvc repro`")
         decision = run_promotion(config, chosen)
@@ -125,7 +125,7 @@ def canary(config: DictConfig) -> None:
     from watchnext.lifecycle.canary_command import begin_canary  # the stages need no server
 
     name = model_name(config.data.name)
-    chosen = config.candidate or release_registry.challenger(name=name)
+    chosen = config.candidate or release_registry.release_of("challenger", name=name)
     if chosen is None:
         raise LookupError(f"there is no challenger of {name!r}; choose a release with candidate=ID, or run `dvc repro`")
     shares = {"share": config.share, "shadow": config.shadow}

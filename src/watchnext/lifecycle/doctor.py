@@ -104,7 +104,7 @@ class Doctor:
         try:
             current(self.releases)
         except ReleaseError as error:
-            champion = release_registry.champion(name=model_name(self.data)) if self._has_registry else None
+            champion = release_registry.release_of("champion", name=model_name(self.data)) if self._has_registry else None
             can = champion is not None and self._sound(champion)
             repair = partial(self._moved, switch, self.releases, champion) if can else None
             yield Trouble(str(self.releases / "current"), str(error), f"{self._promote}{champion or 'ID'}", repair)
@@ -142,7 +142,7 @@ class Doctor:
         for release in folders:
             if release not in known and self._sound(release):
                 yield Trouble(where, f"release {release} is not registered as {name}", "dvc repro --force release")
-        champion, challenger = release_registry.champion(name=name), release_registry.challenger(name=name)
+        champion, challenger = (release_registry.release_of(alias, name=name) for alias in ("champion", "challenger"))
         if serving in known and champion != serving:
             repair = partial(self._moved, release_registry.set_champion, serving, name=name)
             yield Trouble(where, f"the champion is {champion}, but {serving} serves", f"{self._promote}{serving}", repair)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from watchnext.tracking import defined, metric_name, store, tracking_uri
 
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from watchnext.tracking import MlflowClient
 
 MODEL = "watchnext"
+Alias = Literal["champion", "challenger", "previous"]
 LONGEST_DESCRIPTION = 4_900  # characters of a version's page; the store takes 5,000
 
 
@@ -99,16 +100,15 @@ def set_champion(release_id: str, *, name: str = MODEL) -> None:
             client.delete_registered_model_alias(name, "challenger")
 
 
-def champion(*, name: str = MODEL) -> str | None:
-    """Return the id of the serving release in the registry, None before the first promotion."""
-    with store(tracking_uri()) as client:
-        return _aliased(client, name, "champion")
+def release_of(alias: Alias, *, name: str = MODEL) -> str | None:
+    """Return the id of the release that has an alias, None where none has it.
 
-
-def challenger(*, name: str = MODEL) -> str | None:
-    """Return the id of the newest registered release that does not serve, None if there is none."""
+    champion    serves
+    challenger  registered last of those that do not serve
+    previous    served before the champion
+    """
     with store(tracking_uri()) as client:
-        return _aliased(client, name, "challenger")
+        return _aliased(client, name, alias)
 
 
 def registered(*, name: str = MODEL) -> set[str]:
@@ -126,18 +126,12 @@ def drop_challenger(*, name: str = MODEL) -> None:
         client.delete_registered_model_alias(name, "challenger")
 
 
-def previous(*, name: str = MODEL) -> str | None:
-    """Return the id of the release that served before the serving one, None before the second promotion."""
-    with store(tracking_uri()) as client:
-        return _aliased(client, name, "previous")
-
-
 def _version(client: "MlflowClient", name: str, release_id: str) -> int | None:
     versions = client.search_model_versions(f"name = '{name}' and tags.release_id = '{release_id}'")
     return int(versions[0].version) if versions else None
 
 
-def _aliased(client: "MlflowClient", name: str, alias: str) -> str | None:
+def _aliased(client: "MlflowClient", name: str, alias: Alias) -> str | None:
     """Return the release id of an alias; None if the model or the alias does not exist."""
     models = client.search_registered_models(f"name = '{name}'")
     if not models or alias not in models[0].aliases:

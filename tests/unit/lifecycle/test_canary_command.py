@@ -58,7 +58,7 @@ def test_without_a_canary_the_release_before_serves_again(releases, tmp_path):
     (tmp_path / "releases.json").write_text(json.dumps(["first", "second"]))
     promote(releases, "second", data="tiny")
     assert roll_back(releases, tmp_path, data="tiny").startswith("first serves instead of second")
-    assert serving_id(releases) == release_registry.champion(name="watchnext-tiny") == "first"
+    assert serving_id(releases) == release_registry.release_of("champion", name="watchnext-tiny") == "first"
 
 
 @pytest.fixture

@@ -95,7 +95,7 @@ def test_the_registry_follows_what_serves(project, release):
         )
     release_registry.set_champion("other", name="watchnext-tiny")
     only(f"the champion is other, but {release.id} serves")
-    assert release_registry.champion(name="watchnext-tiny") == release.id
+    assert release_registry.release_of("champion", name="watchnext-tiny") == release.id
 
 
 def test_a_challenger_without_a_folder_is_no_challenger(project, release):
@@ -104,7 +104,7 @@ def test_a_challenger_without_a_folder_is_no_challenger(project, release):
             "lost", project / "releases" / release.id, run_id=run.id, metrics={}, name="watchnext-tiny"
         )
     only("the challenger lost is not in releases")
-    assert release_registry.challenger(name="watchnext-tiny") is None
+    assert release_registry.release_of("challenger", name="watchnext-tiny") is None
 
 
 def test_an_emptied_registry_is_left_to_a_person(project, empty_store):

@@ -65,7 +65,7 @@ def test_a_release_behind_a_baseline_serves_only_when_forced(releases):
 
 def test_a_challenger_is_promoted(releases):
     promote(releases, "second", data="tiny")
-    assert serving_id(releases) == release_registry.champion(name="watchnext-tiny") == "second"
+    assert serving_id(releases) == release_registry.release_of("champion", name="watchnext-tiny") == "second"
 
 
 def test_a_promotion_reaches_the_url_or_serves_nowhere(releases, tmp_path, monkeypatch):
@@ -79,7 +79,7 @@ def test_a_promotion_reaches_the_url_or_serves_nowhere(releases, tmp_path, monke
     monkeypatch.setenv(VARIABLE, f"file://{tmp_path}/taken")
     with pytest.raises(ReleaseError, match="taken cannot be used"):
         promote(releases, "first", data="tiny")
-    assert serving_id(releases) == release_registry.champion(name="watchnext-tiny") == "second"
+    assert serving_id(releases) == release_registry.release_of("champion", name="watchnext-tiny") == "second"
 
 
 @pytest.mark.parametrize(
@@ -94,15 +94,15 @@ def test_a_promotion_reaches_the_url_or_serves_nowhere(releases, tmp_path, monke
 def test_a_release_that_cannot_serve_switches_nothing(releases, chosen, says):
     with pytest.raises((ReleaseError, LookupError), match=says):
         promote(releases, chosen, data="tiny")
-    assert serving_id(releases) == release_registry.champion(name="watchnext-tiny") == "first"
-    assert release_registry.challenger(name="watchnext-tiny") == "second"
+    assert serving_id(releases) == release_registry.release_of("champion", name="watchnext-tiny") == "first"
+    assert release_registry.release_of("challenger", name="watchnext-tiny") == "second"
 
 
 def test_a_damaged_one_switches_neither_folder_nor_registry(releases):
     (releases / "second" / "part").write_text("other")
     with pytest.raises(ReleaseError, match=r"second/part is damaged.*dvc repro release"):
         promote(releases, "second", data="tiny")
-    assert serving_id(releases) == release_registry.champion(name="watchnext-tiny") == "first"
+    assert serving_id(releases) == release_registry.release_of("champion", name="watchnext-tiny") == "first"
 
 
 def test_a_registry_that_fails_leaves_what_serves(releases, monkeypatch):
@@ -132,4 +132,4 @@ def test_of_two_promotions_at_once_the_second_names_the_process_of_the_first(rel
     first.communicate()
     done = programs.run("-m", "watchnext.lifecycle", *words, "release=second", folder=releases.parent)
     assert done.stdout.startswith("second serves instead of first"), done.stderr
-    assert serving_id(releases) == release_registry.champion(name="watchnext-tiny") == "second"
+    assert serving_id(releases) == release_registry.release_of("champion", name="watchnext-tiny") == "second"

@@ -92,6 +92,6 @@ def test_a_champion_that_is_gone_is_named_and_force_is_recorded(decided, folder)
         decided("second")
     (folder / "kept").rename(folder / "releases" / "first")
     assert decided("second", "force=true").verdict == "forced"
-    assert serving_id(folder / "releases") == release_registry.champion(name="watchnext-tiny") == "second"
-    assert release_registry.previous(name="watchnext-tiny") == "first"
+    assert serving_id(folder / "releases") == release_registry.release_of("champion", name="watchnext-tiny") == "second"
+    assert release_registry.release_of("previous", name="watchnext-tiny") == "first"
     switch(folder / "releases", "first")
