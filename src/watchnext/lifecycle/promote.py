@@ -60,14 +60,13 @@ def uploaded(release: Path) -> None:
 
 
 def switched(releases: Path, release_id: str, *, data: str) -> None:
-    """Let a release that was checked and uploaded serve: the champion in the registry, then `current`.
+    """Let a release that was checked and uploaded serve: the champion in the registry, then `current`, then at the URL.
 
-    The caller holds `moving`. Where WATCHNEXT_RELEASES_URL is set, the servers that follow it take the release, too.
+    The caller holds `moving`.
     """
     release_registry.set_champion(release_id, name=model_name(data))
-    switch(releases, release_id)  # last: the link decides what serves, and the registry mirrors it
-    if url := _url():
-        url.point(releases / release_id)
+    switch(releases, release_id)  # behind the registry, which mirrors the link: the link decides what serves
+    _pointed(releases / release_id)
 
 
 def put_back(releases: Path, before: Callable[[str | None], str], *, data: str) -> tuple[str, str | None]:
@@ -87,8 +86,7 @@ def put_back(releases: Path, before: Callable[[str | None], str], *, data: str) 
         uploaded(releases / release_id)
         with moving(releases, wait_s=ROLLBACK_S):
             if serving_id(releases) == release_id:
-                if url := _url():
-                    url.point(releases / release_id)
+                _pointed(releases / release_id)
                 release_registry.set_champion(release_id, name=model_name(data))
     except Exception as error:
         raise ReleaseError(
@@ -96,6 +94,12 @@ def put_back(releases: Path, before: Callable[[str | None], str], *, data: str) 
             f"{error}; when that is repaired, run `{PROMOTE}{release_id} data={data} force=true`"
         ) from error
     return release_id, now
+
+
+def _pointed(release: Path) -> None:
+    """Let the servers that follow WATCHNEXT_RELEASES_URL, where that is set, take a release that was uploaded."""
+    if url := _url():
+        url.point(release)
 
 
 def _url() -> ReleaseUrl | None:
