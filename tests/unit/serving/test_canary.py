@@ -21,6 +21,7 @@ from watchnext.serving.http.settings import Settings
 from watchnext.serving.http.shell.served_app import ServedApp
 from watchnext.serving.release.canary_plan import CHALLENGER, CanaryPlan, end_plan, new_plan, read_plan, write_plan
 from watchnext.serving.release.release import Release, switch
+from watchnext.serving.release.release_url import ReleaseUrl
 from watchnext.serving.store.store import Store
 
 HALF = CanaryPlan(release="same", share=0.5)
@@ -258,6 +259,16 @@ def test_a_link_back_to_the_release_before_is_a_rollback(tried):
     switch(server.root, "first")  # as `python -m watchnext.lifecycle rollback` does
     server.until(lambda: server.state.serving.release_id == "first")
     assert "no release served before first" in server.admin("rollback").json()["error"]["message"]
+
+
+def test_a_promotion_is_uploaded_once_and_a_rollback_is_where_the_url_lacks_it(tried, monkeypatch):
+    server, uploads, upload = tried(), [], ReleaseUrl.upload
+    url = server.served._switch._url = ReleaseUrl(f"file://{server.folder}/shared")
+    monkeypatch.setattr(ReleaseUrl, "upload", lambda own, folder: (uploads.append(folder.name), upload(own, folder)))
+    for path, body, release in (("promote", {"release": "same"}, "same"), ("rollback", {}, "first")):
+        assert server.admin(path, **body).json()["serves"] == release
+        server.until(lambda name=release: (server.folder / "shared/current").exists() and url.promotion().release == name)
+    assert uploads == ["same", "first"]
 
 
 @pytest.mark.parametrize(

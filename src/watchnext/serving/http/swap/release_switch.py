@@ -196,7 +196,7 @@ class ReleaseSwitch:
             link(self._root, "current", folder.name)
             self._link = _identity(self._root / "current")
         if self._url:
-            threading.Thread(target=self._tell, args=(self._url, folder), name="release-teller", daemon=True).start()
+            threading.Thread(target=self._tell, args=(self._url, folder, back), name="release-teller", daemon=True).start()
 
     def _upload_first(self, url: ReleaseUrl, task: tuple) -> None:
         """Upload a release in a thread of its own, which may take minutes, and only then let it serve."""
@@ -207,12 +207,13 @@ class ReleaseSwitch:
             act = partial(_raise, error)
         self._tasks.put((name, act, future))
 
-    def _tell(self, url: ReleaseUrl, folder: Path) -> None:
+    def _tell(self, url: ReleaseUrl, folder: Path, back: bool) -> None:
         """Let other servers take what serves here, as soon as the URL answers: a rollback must not wait for it."""
         was_refused = False
         while self._serving.release_id == folder.name and not self._stopping.is_set():
             try:
-                url.upload(folder)
+                if back:  # a promotion was uploaded before
+                    url.upload(folder)
                 url.point(folder)
             except Exception as error:
                 was_refused = True
