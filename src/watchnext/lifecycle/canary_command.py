@@ -9,7 +9,7 @@ from watchnext.serving.release.manifest import ReleaseError, verified
 
 
 def begin_canary(releases: Path, release_id: str, *, share: float, shadow: float, data: str) -> None:
-    """Let running servers try a release, after its checks. Raises ReleaseError."""
+    """Let running servers try a release, after its checks. Raises ReleaseError, and HeldError."""
     plan = new_plan(release_id, share=share, shadow=shadow)
     manifest = verified(require_challenger(releases, plan))
     if manifest["data"] != data:

@@ -125,7 +125,7 @@ class Doctor:
         if plan.release == self._serving or not (self.releases / plan.release).is_dir():
             what = f"it tries {plan.release}, which {'serves' if plan.release == self._serving else 'is gone'}"
             command = f"python -m watchnext.lifecycle rollback data={self.data}"
-            yield Trouble(str(path), what, command, partial(end_plan, self.releases, "ended by doctor"))
+            yield Trouble(str(path), what, command, partial(end_plan, self.releases, "ended by doctor", release=plan.release))
 
     @property
     def _has_registry(self) -> bool:

@@ -3,20 +3,40 @@
 import json
 import shutil
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from test_promote import TAGS, sealed
 
+import programs
 from watchnext import tracking
 from watchnext.lifecycle import release_registry
 from watchnext.lifecycle.canary_command import begin_canary, roll_back
 from watchnext.lifecycle.promote import let_first_serve, promote, register, serving_id
-from watchnext.serving.release.canary_plan import CHALLENGER, CONTROL, CanaryPlan, read_plan
+from watchnext.serving.release.canary_plan import CHALLENGER, CONTROL, CanaryPlan, end_plan, read_plan
 from watchnext.serving.release.manifest import ReleaseError
 from watchnext.serving.release.release import switch
 from watchnext.serving.release.release_url import VARIABLE, ReleaseUrl
+
+SLOW_END = """
+import sys, time
+from pathlib import Path
+from watchnext.serving.release import canary_plan
+
+root, write = Path(sys.argv[1]), canary_plan.replaced
+
+def slow(*given):
+    (root / "is_ending").touch()
+    until = time.monotonic() + 0.5
+    while canary_plan.plan_in(root).release == "second" and time.monotonic() < until:
+        time.sleep(0.01)
+    write(*given)
+
+canary_plan.replaced = slow
+canary_plan.end_plan(root, "by another process")
+"""
 
 
 @pytest.fixture
@@ -43,6 +63,20 @@ def test_a_canary_begins_and_is_rolled_back(releases, tmp_path):
     with pytest.raises(ReleaseError, match=r"there is no canary in .*, and no server that logs to .* served another"):
         roll_back(releases, tmp_path, data="tiny")
     assert serving_id(releases) == "first"
+
+
+def test_a_process_that_ends_a_canary_does_not_end_the_one_that_begins_meanwhile(releases):
+    sealed(releases, "third")
+    begin_canary(releases, "second", share=0.05, shadow=0.0, data="tiny")
+    other = programs.Program("-c", SLOW_END, str(releases))
+    while not (releases / "is_ending").exists():
+        assert other.poll() is None, other.communicate()
+        time.sleep(0.01)
+    begin_canary(releases, "third", share=0.05, shadow=0.0, data="tiny")
+    other.communicate()
+    assert (other.returncode, read_plan(releases).release, read_plan(releases).ended) == (0, "third", None)
+    assert end_plan(releases, "a guard of second", release="second") is None
+    assert read_plan(releases).ended is None
 
 
 def test_a_damaged_plan_rolls_no_release_back(releases, tmp_path):

@@ -20,6 +20,7 @@ from watchnext.serving.funnel.served.served_log import answers_in
 from watchnext.serving.http.settings import Settings
 from watchnext.serving.http.shell.served_app import ServedApp
 from watchnext.serving.release.canary_plan import CHALLENGER, CanaryPlan, end_plan, new_plan, read_plan, write_plan
+from watchnext.serving.release.manifest import ReleaseError
 from watchnext.serving.release.release import Release, switch
 from watchnext.serving.release.release_url import ReleaseUrl
 from watchnext.serving.store.store import Store
@@ -251,6 +252,22 @@ def test_a_rollback_meets_a_challenger_that_is_being_loaded(tried, monkeypatch):
     assert (server.canary, read_plan(server.root)) == (None, None)
     assert len([*(server.folder / "store").glob("env-*")]) == 1
     assert server.state.serving.store.known_beside is None
+
+
+def test_a_refused_plan_does_not_end_the_one_that_was_written_meanwhile(tried, monkeypatch):
+    server = tried("fewer")
+    control = server.served._switch._canaries
+    warmed = control._warmed
+
+    def refused(release, store):
+        monkeypatch.setattr(control, "_warmed", warmed)
+        write_plan(server.root, new_plan("same", share=0.5, shadow=0.0))
+        raise ReleaseError("a part fails")
+
+    monkeypatch.setattr(control, "_warmed", refused)
+    write_plan(server.root, new_plan("first", share=0.5, shadow=0.0))
+    server.until(lambda: server.canary is not None)
+    assert (server.canary.plan.release, read_plan(server.root)) == ("same", server.canary.plan)
 
 
 def test_a_link_back_to_the_release_before_is_a_rollback(tried):

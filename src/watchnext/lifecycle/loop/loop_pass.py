@@ -312,10 +312,10 @@ class LoopPass:
             return {**found, "decision": PROMOTED, "reason": reason}, False
         if found["decision"] not in ("shortlisted", "kept"):
             if is_tried:
-                end_plan(project.releases, f"the loop: {found['decision']}")
+                end_plan(project.releases, f"the loop: {found['decision']}", release=candidate)
         elif is_tried and plan.days > self._patience:
             found["canary"] = f"ended without a decision after {plan.days:.0f} days"
-            end_plan(project.releases, f"the loop: no decision after {plan.days:.0f} days")
+            end_plan(project.releases, f"the loop: no decision after {plan.days:.0f} days", release=candidate)
         elif is_tried:
             return found, True
         elif self._share:

@@ -5,6 +5,7 @@ The file is replaced whole, and servers look at it as they look at the link `cur
 
 import json
 import logging
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -13,10 +14,12 @@ from pathlib import Path
 from watchnext.assignment import Assignment
 from watchnext.files import replaced
 from watchnext.serving.release.manifest import NAME, ReleaseError
+from watchnext.serving.release.only_one import only_one
 from watchnext.serving.release.release import current, release_in, verdict_of
 
 log = logging.getLogger(__name__)
-FILE = "canary.json"
+FILE, LOCK = "canary.json", ".canary.lock"
+WRITE_S = 2.0  # longest wait for another process that writes the plan
 MOST_SHARE = 0.5  # as many viewers of the serving release are compared with those of the challenger
 LEAST_SHARE = 1e-6  # below, the ranges of the arms are empty in the precision of a hash
 CHALLENGER, CONTROL = "challenger", "control"
@@ -97,18 +100,35 @@ def plan_in(root: Path) -> CanaryPlan | None:
 
 
 def write_plan(root: Path, plan: CanaryPlan) -> None:
-    """Replace the plan of the folder `root`."""
+    """Replace the plan of the folder `root`. Raises HeldError."""
+    with _writing(root):
+        _replace(root, plan)
+
+
+def end_plan(root: Path, reason: str, *, release: str | None = None) -> CanaryPlan | None:
+    """End the canary of the folder `root`, or with `release` only one of this release; return its plan, None where none is
+    under way. Raises ReleaseError for a plan that cannot be read, and HeldError."""
+    if _under_way(root, release) is None:  # also in a folder that cannot be written
+        return None
+    with _writing(root):
+        if plan := _under_way(root, release):  # which no other process ended or replaced meanwhile
+            _replace(root, replace(plan, ended=f"{reason} ({_now()})"))
+        return plan
+
+
+def _under_way(root: Path, release: str | None) -> CanaryPlan | None:
+    plan = plan_in(root)
+    return None if plan is None or plan.ended or release not in (None, plan.release) else plan
+
+
+def _replace(root: Path, plan: CanaryPlan) -> None:
     replaced(Path(root) / FILE, json.dumps(asdict(plan)))
 
 
-def end_plan(root: Path, reason: str) -> CanaryPlan | None:
-    """End the canary of the folder `root`; return its plan, None where none is under way. Raises ReleaseError for a plan that
-    cannot be read."""
-    plan = plan_in(root)
-    if plan is None or plan.ended:
-        return None
-    write_plan(root, replace(plan, ended=f"{reason} ({_now()})"))
-    return plan
+def _writing(root: Path) -> AbstractContextManager[int]:
+    """Hold the lock of the plan: who ends the plan that it has read must not end another one. It is not the lock of `current`,
+    which may be held for seconds, while guards end a canary at once."""
+    return only_one(Path(root) / LOCK, f"writes {Path(root) / FILE}", wait_s=WRITE_S)
 
 
 def require_challenger(root: Path, plan: CanaryPlan) -> Path:

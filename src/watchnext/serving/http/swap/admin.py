@@ -157,7 +157,7 @@ def admin_routes(switch: ReleaseSwitch, serving: Serving, root: Path, run: Calla
     @routes.post("/rollback", response_model=SwitchResponse, responses=_switched)
     async def rollback(_: RollbackRequest) -> Response:
         """End a canary at once; without one, let the release serve that did before this one."""
-        return await _switched_to(switch.rollback(), switch.before)
+        return await _switched_to(await asyncio.to_thread(switch.rollback), switch.before)
 
     @routes.get("/stats", response_model=StatsResponse, responses=_refusals)
     async def stats() -> Response:

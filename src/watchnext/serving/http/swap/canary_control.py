@@ -22,6 +22,7 @@ from watchnext.serving.http.swap.serving import Serving
 from watchnext.serving.http.worker_pool import WorkerPool
 from watchnext.serving.release.canary_plan import FILE, CanaryPlan, end_plan, read_plan, require_challenger, write_plan
 from watchnext.serving.release.manifest import ReleaseError
+from watchnext.serving.release.only_one import HeldError
 from watchnext.serving.release.release import Release
 from watchnext.serving.store.group_commit import GroupCommit
 from watchnext.serving.store.hand_over import StoreSuccession
@@ -82,7 +83,7 @@ class CanaryControl:
         try:
             self._start(plan)
         except Exception as error:
-            self.end(f"refused: {error}")
+            self.end(f"refused: {error}", release=plan.release)
             raise
 
     def begin(self, plan: CanaryPlan) -> None:
@@ -92,18 +93,20 @@ class CanaryControl:
             with self._lock:
                 if self._wanted is plan:
                     write_plan(self._root, plan)
-                    self._file = _identity(self._root / FILE)
-        except OSError as error:  # a full disk: a canary that no restart and no other server knows must not go on
-            self.end(f"{self._root / FILE} cannot be written: {error}")
+        except (OSError, HeldError) as error:  # a full disk: a canary that no restart and no other server knows must not go on
+            self.end(f"{self._root / FILE} cannot be written: {error}", release=plan.release)
             raise
 
-    def end(self, reason: str) -> bool:
-        """Let the champion answer everyone at once, on this server; others follow the file. Returns False without a canary."""
+    def end(self, reason: str, *, release: str | None = None) -> bool:
+        """Let the champion answer everyone at once, on this server; others follow the file. Returns False without a canary.
+
+        With `release`, the plan of another release, which was written meanwhile, stays: this server follows it next.
+        """
         with self._lock:
             was_wanted, self._wanted = self._wanted is not None, None
             try:
-                was_wanted |= end_plan(self._root, reason) is not None
-            except (OSError, ReleaseError) as error:  # a full disk, or a damaged file: here it ends all the same
+                was_wanted |= end_plan(self._root, reason, release=release) is not None
+            except (OSError, ReleaseError, HeldError) as error:  # a full disk, or a damaged file: here it ends all the same
                 log.error("%s cannot be replaced, other servers go on with the canary: %s", self._root / FILE, error)
         return self._detach(reason) or was_wanted
 
@@ -169,7 +172,7 @@ class CanaryControl:
         if (canary := self._serving.canary) is None:
             return None
         if canary.plan.release != name:
-            self.end(f"{name} is promoted")
+            self.end(f"{name} is promoted", release=canary.plan.release)
             self.clean()
             return None
         with self._lock:
@@ -184,7 +187,7 @@ class CanaryControl:
         if (canary := self._serving.canary) is not None:
             if reason := self._broken(canary):
                 log.error("the canary of %s is rolled back: %s", canary.plan.release, reason)
-                self.end(f"rolled back: {reason}")
+                self.end(f"rolled back: {reason}", release=canary.plan.release)
             elif time.monotonic() >= self._report_due:
                 self._write(canary, ended=None)
         self.clean()

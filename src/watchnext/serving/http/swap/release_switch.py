@@ -242,7 +242,8 @@ class ReleaseSwitch:
             raise
         finally:
             if tried:
-                self._canaries.end("promoted" if self._serving.release_id == release.id else "its promotion failed")
+                outcome = "promoted" if self._serving.release_id == release.id else "its promotion failed"
+                self._canaries.end(outcome, release=release.id)
         log.info("the release %s serves", release.id)
         if release.state_fingerprint == now.state_fingerprint:
             store.close(successor=successor)  # what its last requests read stays open
