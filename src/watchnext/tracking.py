@@ -153,6 +153,10 @@ class Run:
         """Copy a file into the run's artefacts, under `folder` there."""
         self._client.log_artifact(self.id, str(path), folder)
 
+    def log_text(self, text: str, name: str) -> None:
+        """Write a text as the file `name` of the run's artefacts."""
+        self._client.log_text(self.id, text, name)
+
     def log_result(self, metrics: Mapping[str, float | None], out: Path, *, folder: str) -> None:
         """Log metrics, and copy the files of `out` into the run's artefacts, under `folder` there."""
         self.log_metrics(metrics)

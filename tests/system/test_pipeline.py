@@ -132,6 +132,8 @@ def test_every_run_is_tracked_with_its_data_and_schema(project, monkeypatch):
     (given,) = ranker.inputs.dataset_inputs
     assert (given.dataset.name, given.dataset.digest) == ("tiny", ranker.data.tags["data_hash"])
     assert json.loads(given.dataset.source) == {"uri": "outputs/tiny"}
+    (selection,) = (run for run in runs if run.info.run_name == "selection")
+    assert {each.path for each in client.list_artifacts(selection.info.run_id)} >= {"selection.txt", "orders.png"}
 
 
 def test_the_registered_version_says_what_its_model_takes_and_returns(project):
@@ -139,6 +141,8 @@ def test_the_registered_version_says_what_its_model_takes_and_returns(project):
     from mlflow.models import Model
 
     version = MlflowClient(f"sqlite:///{project}/mlflow.db").search_model_versions("name = 'watchnext-tiny'")[0]
+    assert version.tags["slate"] in version.description
+    assert version.tags["slate"].startswith("loses to ")
     folder = version.source.removeprefix("file://")
     model = Model.load(folder)
     assert {"plan", "duration_ms", "user click 24h"} <= {*model.signature.inputs.input_names()}

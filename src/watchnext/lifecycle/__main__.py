@@ -20,12 +20,13 @@ from watchnext.lifecycle import release_registry
 from watchnext.lifecycle.dvc_stages import run_stages
 from watchnext.lifecycle.loop.loop_state import LoopError
 from watchnext.lifecycle.promote import let_first_serve, model_name, promote, register, serving_id
-from watchnext.lifecycle.release_card import release_card, signature_rows
+from watchnext.lifecycle.release_card import loses_to, release_card, signature_rows
+from watchnext.lifecycle.release_registry import tag_release
 from watchnext.metrics import flat, rounded
 from watchnext.schema import FeatureSchema, SchemaError
 from watchnext.serving.release.manifest import read_manifest
 from watchnext.serving.release.only_one import HeldError
-from watchnext.serving.release.release import ReleaseError
+from watchnext.serving.release.release import ReleaseError, verdict_of
 from watchnext.serving.store.engines.engine import StoreError
 
 if TYPE_CHECKING:
@@ -57,6 +58,12 @@ def select(config: DictConfig) -> None:
     with tracking.start_run("selection", config=plain(config), tags=builder.features.provenance, stage="lifecycle") as run:
         report = builder.select(requests=config.selection.requests, **options).report
         run.log_metrics(flat(report))
+        run.log_text(selection_table(report), "selection.txt")
+        if report["requests"]:
+            from watchnext.evaluation.report.selection_plot import selection_plot  # other commands do without matplotlib
+
+            selection_plot(report, drawn := builder.outputs / "selection" / "orders.png")
+            run.log_file(drawn)
     write_report(builder.outputs / "metrics" / "selection.json", rounded(report, 6))
     print(selection_table(report))
 
@@ -77,6 +84,10 @@ def release(config: DictConfig) -> None:
     (builder.outputs / "release.json").write_text(json.dumps(names, indent=1))
     command = f"python -m watchnext.lifecycle promote data={config.data.name}"
     print(f"{built.folder}: {'serves' if serves else f'challenger; run `{command}` to let it serve'}")
+    if lost_to := verdict_of(built.folder):
+        print(
+            f"on the validation days its slate {loses_to(lost_to)}; add `release={built.folder.name} force=true` to promote it"
+        )
 
 
 def _registered(config: DictConfig, builder: "ReleaseBuilder", build: Callable[[], "BuiltRelease"]) -> "BuiltRelease":
@@ -86,9 +97,11 @@ def _registered(config: DictConfig, builder: "ReleaseBuilder", build: Callable[[
         built = build()
         measured = {name: metrics[name] for name in sorted(metrics) if "test/" in name}
         about = {"data_hash": builder.features.provenance["data_hash"], "commit": tracking.commit(), "metrics": measured}
+        about["lost_to"] = verdict_of(built.folder)
         card = release_card(read_manifest(built.folder), config=plain(config), **about)
         run.log_signature(f"releases/{built.folder.name}", *signature_rows(built.folder))
         register(built.folder, new=built.new, data=config.data.name, run=run, metrics=measured, card=card)
+        tag_release(built.folder.name, {"slate": loses_to(about["lost_to"])}, name=model_name(config.data.name))
         run.log_metrics({f"agreement/{name}": value for name, value in built.parity.items()})
     return built
 

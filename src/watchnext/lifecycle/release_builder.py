@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -83,20 +83,32 @@ class ReleaseBuilder:
         """
         with written_aside(self.outputs / "selection") as folder, TemporaryDirectory(dir=self.outputs) as root:
             self.export(folder)
-            start = Selection.start(self.retrieval["merge"], Reranker.from_config(self._with_continuation()))
+            without = self._without_signal()
+            start = Selection.start(self.retrieval["merge"], Reranker.from_config(self._starting(without)))
             release = Release.load(self._publish(start, folder, Path(root), reference=None))
             held_out = list(self._validation_requests(release, requests, regime, slate))
             chosen_by = {"reranker": release.reranker, "facts": LiveCatalogue(release, room=0), "surfaces": release.surfaces}
             selection = select(held_out, start, **chosen_by, seed=seed)
+            selection = replace(selection, report={**selection.report, "left_out": without})
             selection.save(folder)
             (folder / CONFIGURED).write_text(json.dumps(self._configured))
         return selection
 
-    def _with_continuation(self) -> dict:
-        """Return the settings of re-ranking, with the log's own chance to go on to the next slot where none is set."""
+    def _without_signal(self) -> list[str]:
+        """Return the weighed outcomes that are the same in every training row; none where no other is weighed."""
+        rows = self.features.rows("train")
+        weighed = [name for name, weight in self.reranking["value"]["weights"].items() if weight]
+        targets = {name: self.features.columns["targets"][rows, TARGETS.index(name)] for name in weighed}
+        constant = [name for name, column in targets.items() if column.min(initial=np.inf) >= column.max(initial=-np.inf)]
+        return constant if len(constant) < len(weighed) else []
+
+    def _starting(self, without: Sequence[str]) -> dict:
+        """Return the settings of re-ranking with no weight for the outcomes `without` signal, and with the log's own chance to
+        go on to the next slot where none is set."""
         value = self.reranking["value"]
+        value = {**value, "weights": {**value["weights"], **dict.fromkeys(without, 0.0)}}
         if value.get("continuation", 1.0) is None:
-            value = {**value, "continuation": continuation_of(self.features.columns, self.features.rows("train"))}
+            value["continuation"] = continuation_of(self.features.columns, self.features.rows("train"))
         return {**self.reranking, "value": value}
 
     @property
@@ -219,7 +231,7 @@ class ReleaseBuilder:
                 video_tower=networks / "video_tower.xml",
                 ranker=exported if (exported := networks / "ranker.xml").exists() else None,
                 calibration=self.outputs / "ranker" / "calibration",
-                engage=selection.engage,
+                engage=selection.trees,
                 index=self.outputs / "index",
                 graph=self.outputs / "graph",
                 trending=self.outputs / "trending",

@@ -13,9 +13,16 @@ INTENDED = "A video recommender's release; intended use and limits are in docs/m
 
 
 def release_card(
-    manifest: Mapping, *, data_hash: str, commit: str, metrics: Mapping[str, float | None], config: Mapping
+    manifest: Mapping,
+    *,
+    data_hash: str,
+    commit: str,
+    lost_to: Mapping[str, str],
+    metrics: Mapping[str, float | None],
+    config: Mapping,
 ) -> str:
-    """Return Markdown: facts of the `manifest`, `metrics` of held-out days, and the composed configuration."""
+    """Return Markdown: facts of the `manifest`, baselines that the slate `lost_to`, `metrics` of held-out days, and the
+    composed configuration."""
     evaluated = manifest.get("evaluated")
     facts = {
         "release": manifest["id"],
@@ -24,10 +31,16 @@ def release_card(
         "schema": manifest["schema"],
         "state as of": f"{manifest['as_of_ms']} ms, regime {manifest['regime']}",
         "measured": f"as {evaluated}, with the same settings on fewer days" if evaluated else "itself, on held-out days",
+        "beside baselines, on validation days": f"the slate {loses_to(lost_to)}",
     }
     lines = [f"# {manifest['id']}", "", INTENDED, "", *_table("", facts), ""]
     lines += [*_table("metric", {name: shown(value, ".4f") for name, value in metrics.items()}), ""]
     return "\n".join([*lines, "```yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True).strip(), "```", ""])
+
+
+def loses_to(lost_to: Mapping[str, str]) -> str:
+    """Say which baselines (name > depths of recall) a slate loses to."""
+    return f"loses to {', '.join(f'{name} at {depths}' for name, depths in lost_to.items()) or 'no baseline'}"
 
 
 def signature_rows(release: Path) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -80,13 +80,13 @@ def test_trees_find_evidence_that_neither_merge_nor_ranker_has():
     _, chosen = selected(hint=1, listed=0, predicted=0)
     recall = {name: np.mean([*entry.values()]) for name, entry in chosen.report["orders"].items()}
     assert chosen.value.engage > 0
-    assert chosen.engage is not None
     assert recall[f"engage {chosen.value.engage:g}"] > 2 * max(recall["merge"], recall["engage 0"])
 
 
-def test_where_the_value_of_an_impression_is_enough_no_trees_are_served():
+def test_where_the_value_of_an_impression_is_enough_the_trees_are_for_dials_alone():
     _, chosen = selected(hint=0, listed=0, predicted=1)
-    assert (chosen.value.engage, chosen.value.source, chosen.engage) == (0.0, None, None)
+    assert (chosen.value.engage, chosen.value.source) == (0.0, None)
+    assert chosen.trees is not None
 
 
 def test_no_order_is_chosen_that_finds_less_than_the_merge(monkeypatch):
@@ -107,7 +107,7 @@ def test_trees_are_judged_by_viewers_they_were_not_fitted_on():
 def test_too_few_watches_leave_the_order_to_value_and_merge():
     requests = [request(number, hint=1, listed=0, predicted=0) for number in range(4)]
     chosen = select(requests, Selection.start(MERGE, RERANKER), reranker=RERANKER, facts=FACTS, seed=0)
-    assert (chosen.value.engage, chosen.engage) == (0.0, None)
+    assert (chosen.value.engage, chosen.trees) == (0.0, None)
     assert [name for name in chosen.report["orders"] if name.startswith("engage")] == ["engage 0"]
 
 
@@ -195,7 +195,7 @@ def test_a_saved_selection_is_loaded_with_equal_scores(tmp_path):
     loaded = Selection.load(tmp_path)
     assert (loaded.merge, loaded.value, loaded.trade_off) == (chosen.merge, chosen.value, chosen.trade_off)
     columns = np.random.default_rng(0).random((len(SOURCES) + 11, 50)).astype(np.float32)
-    np.testing.assert_array_equal(loaded.engage(columns), chosen.engage(columns))
+    np.testing.assert_array_equal(loaded.trees(columns), chosen.trees(columns))
     with pytest.raises(FileNotFoundError, match="dvc repro selection"):
         Selection.load(tmp_path / "none")
 

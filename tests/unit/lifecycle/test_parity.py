@@ -54,6 +54,16 @@ def builder(world_features, ranker, tmp_path) -> ReleaseBuilder:
     )  # fmt: skip
 
 
+def test_an_outcome_that_is_always_the_same_has_no_weight_unless_no_other_is_weighed(builder, world_features):
+    targets = np.array(world_features.columns["targets"])
+    targets[:, TARGETS.index("click")] = 1.0
+    always = replace(builder, features=replace(world_features, columns={**world_features.columns, "targets": targets}))
+    for weights, without in (({"click": 0.2, "long_view": 1.0}, ["click"]), ({"click": 0.2}, []), ({"long_view": 1.0}, [])):
+        weighed = replace(always, reranking={**always.reranking, "value": {"weights": weights}})
+        assert weighed._without_signal() == without
+        assert weighed._starting(without)["value"]["weights"] == weights | dict.fromkeys(without, 0.0)
+
+
 def exported(builder: ReleaseBuilder) -> None:
     """Write the folder of the stage `selection` without choosing anything."""
     folder = builder.outputs / "selection"

@@ -5,8 +5,10 @@ from dataclasses import replace
 import orjson
 import polars as pl
 import pytest
+from api import Api, app_over
 
 from watchnext.reranking.rules.registry import RULES
+from watchnext.reranking.slate import Reranker
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.types import TARGETS, Dials, Request
 
@@ -26,6 +28,25 @@ def test_dials_hold_for_their_request_alone(release, store, dials):
     before, turned, after = (recommender.recommend(each) for each in (request, replace(request, dials=dials), request))
     assert before.ids == after.ids != turned.ids
     assert not turned.degraded
+
+
+def test_a_dial_of_engage_acts_where_the_release_leaves_it_out(release, store):
+    settings = release.reranker.to_config()
+    left_out = Reranker.from_config(settings | {"value": settings["value"] | {"engage": 0.0}})
+    recommender, request = Recommender(replace(release, reranker=left_out), store), Request("q1", 105, 20, release.as_of_ms + 1)
+    plain, turned = (recommender.recommend(each) for each in (request, replace(request, dials=Dials(engage=5.0))))
+    assert plain.scored.engage is None
+    assert turned.ids == Recommender(release, store).recommend(replace(request, dials=Dials(engage=5.0))).ids != plain.ids
+
+
+def test_a_dial_of_engage_is_refused_by_a_release_that_cannot_tell_it(release, store, served, viewer):
+    api = Api(app_over(Recommender(replace(release, engage=None), store), store, served, timeout_s=20.0))
+    assert api("GET", "/v1/parameters").json()["value"]["engage"] is None
+    assert api.slate(viewer, dials={"engage": 0.0})["items"]
+    refused = api("POST", "/v1/recommend", body={"user_id": viewer, "dials": {"engage": 1.0}})
+    assert refused.status_code == 422
+    assert "dials.engage is 1" in refused.json()["error"]["message"]
+    api.app.state.close()
 
 
 def test_the_stated_parameters_are_dials_that_change_nothing(api, release):

@@ -32,8 +32,10 @@ def selection_table(report: Mapping) -> str:
         spans = ("{:+.4f} [{}, {}]".format(mean, shown(low, "+.4f"), shown(high, "+.4f")) for mean, low, high in gains.values())
         slate.append([name, *_cells(entry, depths), *spans, *[""] * (len(depths) - len(gains))])
     verdict = ", ".join(f"{name} at {depths}" for name, depths in report["verdict"].items())
+    left_out = ", ".join(report.get("left_out", ()))
     chosen = f"the list of {report['source']}" if report["source"] else f"value x engage^{report['engage']:g}"
     return "\n".join([
+        *([f"the same in every training row, so without a weight in the value: {left_out}"] if left_out else []),
         f"{report['requests']} requests of the validation days; weights of the merge: {weights}",
         *aligned(merges), *aligned(orders), f"order: {chosen}; diversity: trade-off {report['trade_off']:g}", *aligned(slate),
         f"the slate loses to {verdict}" if verdict else "the slate loses to no baseline",

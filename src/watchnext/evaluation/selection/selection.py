@@ -122,11 +122,6 @@ class Selection:
     trees: Engage | None
     report: Mapping
 
-    @property
-    def engage(self) -> Engage | None:
-        """The trees, if the value needs them."""
-        return self.trees if self.value.engage else None
-
     @classmethod
     def start(cls, merge: Mapping, reranker: Reranker) -> "Selection":
         """Return the settings from which the search starts."""

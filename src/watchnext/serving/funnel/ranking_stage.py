@@ -99,7 +99,7 @@ class RankingStage:
             return Scored(candidates, predictions)
         try:
             predictions = self.predict(query, inputs)
-            engage = self._engage(candidates, inputs["candidate_values"], predictions)
+            engage = self._engage(query, candidates, inputs["candidate_values"], predictions)
         except Exception:
             log.exception("request %s is answered in retrieval order", query.request.request_id)
             predictions = _unknown(len(candidates))
@@ -107,9 +107,11 @@ class RankingStage:
             degradations.append(RANKER_FAILED)
         return Scored(candidates, predictions, engage)
 
-    def _engage(self, candidates: Candidates, values: np.ndarray, predictions: np.ndarray) -> np.ndarray | None:
-        engage = self._release.engage
-        return engage(evidence(candidates, values, predictions)) if engage else None
+    def _engage(self, query: Query, candidates: Candidates, values: np.ndarray, predictions: np.ndarray) -> np.ndarray | None:
+        """Return how likely a watch of each is (C,); None where the release or this request gives that no power."""
+        engage, dialled = self._release.engage, query.request.dials.engage
+        power = self._release.reranker_of(query.request.surface).value.engage if dialled is None else dialled
+        return engage(evidence(candidates, values, predictions)) if engage and power else None
 
 
 def _unknown(candidates: int) -> np.ndarray:

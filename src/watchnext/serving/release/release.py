@@ -28,6 +28,7 @@ from watchnext.ranking.calibration.calibration import Calibration
 from watchnext.ranking.models.trees.engage import Engage
 from watchnext.ranking.models.trees.forest import Splits
 from watchnext.reranking.slate import Reranker
+from watchnext.reranking.value import RerankingError
 from watchnext.retrieval.index.segments import VideoIndex
 from watchnext.retrieval.index.vectors import VideoIndexError
 from watchnext.retrieval.sources.graph import Edges
@@ -65,7 +66,7 @@ class Release:
     video_tower: CompiledNetwork | None  # None: an older release; what is posted is then in no vector search
     ranker: CompiledRanker | None  # None: the release answers in retrieval order
     calibration: Calibration
-    engage: Engage | None  # None: candidates are ordered by the value of an impression alone
+    engage: Engage | None  # how likely a watch is; None where too little was watched to fit it
     index: VideoIndex
     co_watches: Mapping[str, Edges]
     trending: TrendingCounts
@@ -259,7 +260,13 @@ def assemble(
     selection             report of how they were chosen, with the verdict over the baselines
     reference             folder with the sketch and a sample of held-out rows; None for a release that never serves
     """
-    Surfaces(surfaces).require(Reranker.from_config(reranking), retrieval)
+    Surfaces(surfaces).require(own := Reranker.from_config(reranking), retrieval)
+    for surface in surfaces if engage is None else ():
+        if power := Surfaces(surfaces).reranker(surface, own).value.engage:
+            raise RerankingError(
+                f"surfaces.{surface}.reranking.value.engage is {power:g}, but too little was watched on the validation days to "
+                "fit how likely a watch is; leave it out, or give more validation days (data.split.valid_days)"
+            )
     for part in FEATURE_PARTS:
         _copy(Path(features) / part, staging / part)
     schema = FeaturePipeline.load(staging / "pipeline").schema

@@ -42,7 +42,7 @@ def _value(value: Value, *, has_engage: bool) -> dict:
     terms = {target: f"{weight:g} × {target}" for target, weight in weights.items()}
     if "watch_s" in terms:
         terms["watch_s"] = f"{weights['watch_s']:g} × watch_s / (watch_s + {value.watch_half_s:g})"
-    engage = value.engage if has_engage else 0.0
+    engage = value.engage if has_engage else None
     total = " + ".join(terms.values())
     formula = f"({total}) × engage^{engage:g}" if engage else total
     return {"weights": dict(value.weights), "watch_half_s": value.watch_half_s, "engage": engage, "formula": formula}

@@ -21,6 +21,7 @@ from watchnext.serving.funnel.ahead.precomputed import precomputed
 from watchnext.serving.funnel.answer import IMPRESSIONS_LOST, NOT_PRECOMPUTED, Answer, Degradation, source_names
 from watchnext.serving.funnel.explanation.parameters import parameters
 from watchnext.serving.funnel.explanation.trace import KEPT, RecentAnswers, summary
+from watchnext.serving.funnel.query import FieldError
 from watchnext.serving.funnel.video_search import VideoSearch
 from watchnext.serving.http.api.metrics import ServerMetrics
 from watchnext.serving.http.api.pages import shown_before, token_of
@@ -146,6 +147,11 @@ class Handlers:
         viewer_id = self._viewer_of(body)
         paged = shown_before(body.page_token, viewer_id) if body.page_token else []
         dials = Dials(**dict(body.dials)) if "dials" in body.model_fields_set else PLAIN.dials
+        if dials.engage and self._release.engage is None:
+            message = (
+                f"dials.engage is {dials.engage:g}, but {self._release.id} cannot tell how likely a watch is; leave it out"
+            )
+            raise FieldError(message)
         budget_ms = math.inf if body.budget_ms is None else body.budget_ms
         about = {"dials": dials, "budget_ms": budget_ms, "mirrored": body.mirror}
         return self._request(body, request_id, viewer_id, paged, **about), paged

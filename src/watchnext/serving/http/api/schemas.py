@@ -374,7 +374,7 @@ class SimilarResponse(Strict):
 class ValueParameters(Strict):
     weights: dict[str, float] = Field(description="outcome > weight of its prediction; those without one count nothing")
     watch_half_s: float = Field(description="predicted seconds worth half of the weight of watch_s")
-    engage: float
+    engage: float | None = Field(description="power of how likely a watch is; null: the release cannot tell")
     formula: str
     about: str
 

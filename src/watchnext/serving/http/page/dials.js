@@ -8,7 +8,7 @@ let parameters = null, resting = 0;
 
 function act() {
   const inputs = [...$("values").querySelectorAll("input")];
-  const of = (name) => inputs.find((input) => input.name === name).valueAsNumber;
+  const of = (name) => inputs.find((input) => input.name === name)?.valueAsNumber;
   const weights = Object.fromEntries(Object.keys(TARGETS).map((target) => [target, of(target)]));
   const weighed = Object.values(weights).some(Boolean);
   $("formula").textContent = weighed ? sentence(weights, of("engage")) : "Give at least one outcome a weight.";
@@ -33,7 +33,7 @@ export function drawDials(given) {
   const { weights, engage } = parameters.value;
   $("values").replaceChildren(...Object.entries(TARGETS).map(([target, label]) => dial(target, label, `Weight of the predicted ${label}`, weights[target] ?? 0, 2)),
     dial("diversity", "diversity", "0 is value alone; 1 is unlike the videos above alone", parameters.diversity.dial, 1),
-    dial("engage", "engage", "Power of how likely a watch is; 0 leaves it out", engage, 2));
+    ...(engage === null ? [] : [dial("engage", "engage", "Power of how likely a watch is; 0 leaves it out", engage, 2)]));
   $("formula").textContent = sentence(weights, engage);
 }
 
