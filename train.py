@@ -3,28 +3,24 @@
 If training is interrupted, run the same command again: it resumes after the last completed epoch.
 """
 
-import json
 import sys
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import hydra
-import numpy as np
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from watchnext.cli import composed, exits_on, instantiate, plain, write_report
-from watchnext.features.dataset.batches import NO_INPUTS, FeatureSet
+from watchnext.features.dataset.batches import FeatureSet
 from watchnext.metrics import aligned, rounded, shown
-from watchnext.nn.trainable import NothingToLearnError, Trainable, Training
-from watchnext.nn.training import built, fit_and_test, following, is_first, stage_of, swept, tracked
+from watchnext.nn.trainable import NothingToLearnError, Training
+from watchnext.nn.training import built, evaluated_figures, example, fit_and_test, following, is_first, stage_of, swept, tracked
 from watchnext.nn.weights import written_aside
 from watchnext.schema import SchemaError
-from watchnext.tracking import EXAMPLES, Run
+from watchnext.tracking import Run
 
 MEASURED = ("valid/", "test/", "uncalibrated/")  # prefixes of figures that say nothing of the fit itself
 
@@ -41,7 +37,7 @@ def trained(preset: DictConfig, features: FeatureSet, training: Training, out: P
         module.save(folder)
         if "reliability" in preset and training.evaluated is None:
             found |= instantiate(preset.reliability)(features, module.network, folder)
-        write_curves(run, preset.module.get("monitor"), folder / "curves")
+        run.write_curves(folder / "curves", monitor=preset.module.get("monitor"))
         report = rounded(dict(sorted(found.items())), 6)
         write_report(folder / "metrics.json", report)
     if len(features.rows("train")):
@@ -49,40 +45,10 @@ def trained(preset: DictConfig, features: FeatureSet, training: Training, out: P
     return report
 
 
-def write_curves(run: Run, monitor: str | None, folder: Path) -> None:
-    """Write losses, and the figure that chooses the best epoch, as tables of step and value, which DVC and MLflow show."""
-    for name, points in run.curves().items():
-        if "loss" in name or (monitor and name.endswith(monitor)):
-            path = folder / f"{name}.tsv"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            rows = (f"{step}\t{value:.6g}\n" for step, value in points)
-            path.write_text("".join([f"step\t{path.stem}\n", *rows]))
-
-
-@torch.no_grad()
-def example(module: Trainable, features: FeatureSet, stage: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Return the inputs of a few training impressions, and what the network makes of them: logits, or vectors of viewers."""
-    batch = features.batch(features.rows("train")[:EXAMPLES])
-    inputs = {name: values for name, values in batch.items() if name not in NO_INPUTS}
-    network = module.network.eval()
-    name, outputs = ("queries", network.query(inputs)) if stage == "retrieval" else ("logits", network(inputs))
-    return {key: values.numpy() for key, values in inputs.items()}, {name: outputs.numpy()}
-
-
 def sweep_folder() -> Path | None:
     """Return the folder of the sweep (`-m`) that this training belongs to, None for a training by itself."""
     settings = HydraConfig.get()
     return Path(settings.sweep.dir) if settings.mode == RunMode.MULTIRUN else None
-
-
-def evaluated_figures(folder: str | None, name: str) -> dict[str, float] | None:
-    """Return the figures of the evaluated model `name` in a folder, whose fit is repeated; None without a folder."""
-    if folder is None:
-        return None
-    path = Path(folder) / name / "metrics.json"
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing, expected the figures of an evaluated model; run `dvc repro` first")
-    return json.loads(path.read_text())
 
 
 def follow(preset: DictConfig, features: FeatureSet, training: Training) -> None:
@@ -93,19 +59,19 @@ def follow(preset: DictConfig, features: FeatureSet, training: Training) -> None
 
 @hydra.main(version_base=None, config_path="conf", config_name="config")
 def main(config: DictConfig) -> None:
-    model, settings = config.model, {"seed": config.seed, "trainer": partial(instantiate, config.trainer)}
+    model, settings = config.model, plain(config)
     out = Path(config.out or Path(HydraConfig.get().runtime.output_dir) / "model")
     with exits_on(FileNotFoundError, SchemaError, ValueError):
         features = FeatureSet.load(Path(config.data.outputs) / "features")
         evaluated = evaluated_figures(config.evaluated, model.name)
+        fit = {"seed": config.seed, "trainer": partial(instantiate, config.trainer), "evaluated": evaluated}
         if not is_first():
-            follow(model, features, replace(following(plain(config), features, **settings), evaluated=evaluated))
+            follow(model, features, following(settings, features, **fit))
             return
         with (
-            swept(plain(config), features, sweep_folder(), sys.argv[1:]) as sweep,
-            tracked(plain(config), features, **settings, parent=sweep) as (run, training),
+            swept(settings, features, sweep_folder(), sys.argv[1:]) as sweep,
+            tracked(settings, features, **fit, parent=sweep) as (run, training),
         ):
-            training = replace(training, evaluated=evaluated)
             try:
                 if evaluated is not None and all(figure.startswith(MEASURED) for figure in evaluated):
                     raise NothingToLearnError(f"{model.cold.name} stood in for it when it was evaluated")

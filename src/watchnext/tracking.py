@@ -149,6 +149,15 @@ class Run:
         """Return step and value of every figure that was logged at several steps, before an interruption too."""
         return {name: points for name, points in _curves(self._client, self.id).items() if len(points) > 1}
 
+    def write_curves(self, folder: Path, *, monitor: str | None) -> None:
+        """Write losses, and the figure `monitor` that chooses the best epoch, as tables of step and value, which DVC and MLflow
+        show."""
+        for name, points in self.curves().items():
+            if "loss" in name or (monitor and name.endswith(monitor)):
+                path = folder / f"{name}.tsv"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text("".join([f"step\t{path.stem}\n", *(f"{step}\t{value:.6g}\n" for step, value in points)]))
+
     def log_file(self, path: Path, folder: str | None = None) -> None:
         """Copy a file into the run's artefacts, under `folder` there."""
         self._client.log_artifact(self.id, str(path), folder)

@@ -1,5 +1,6 @@
 """Training with Lightning: a module that fits itself, optimizer, loss check, precision, tracked runs."""
 
+import json
 import logging
 import warnings
 from abc import ABC, abstractmethod
@@ -16,14 +17,14 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor, distributed, nn
 from torch.utils.data import DataLoader
 
-from watchnext.features.dataset.batches import FeatureSet
+from watchnext.features.dataset.batches import NO_INPUTS, FeatureSet
 from watchnext.features.dataset.epochs import processes
 from watchnext.nn.callbacks import BestWeights, KeptEpochs, NamedBar, SeededEpochs, StepLogger
 from watchnext.nn.checkpoints import followed, settings_of, unfinished
 from watchnext.nn.id_tables import FullTable
 from watchnext.nn.sharding import clip_to_norm, is_sharded
 from watchnext.nn.trainable import NothingToLearnError, Trainable, Training
-from watchnext.tracking import Run, start_run
+from watchnext.tracking import EXAMPLES, Run, start_run
 
 UNFINISHED = Path("runs/checkpoints")
 
@@ -42,6 +43,16 @@ def fit_and_test(module: Trainable, training: Training) -> dict[str, float]:
         return fitted
     undefined = {name.replace("valid/", "test/"): float("nan") for name in fitted if name.startswith("valid/")}
     return undefined | fitted | module.tested()
+
+
+@torch.no_grad()
+def example(module: Trainable, features: FeatureSet, stage: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return the inputs of a few training impressions, and what the network makes of them: logits, or vectors of viewers."""
+    batch = features.batch(features.rows("train")[:EXAMPLES])
+    inputs = {name: values for name, values in batch.items() if name not in NO_INPUTS}
+    network = module.network.eval()
+    name, outputs = ("queries", network.query(inputs)) if stage == "retrieval" else ("logits", network(inputs))
+    return {key: values.numpy() for key, values in inputs.items()}, {name: outputs.numpy()}
 
 
 def adam(network: nn.Module, *, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
@@ -127,10 +138,28 @@ def is_first() -> bool:
     return rank_zero_only.rank == 0
 
 
-def following(config: Mapping, features: FeatureSet, *, seed: int, trainer: Callable[..., pl.Trainer]) -> Training:
+def evaluated_figures(folder: str | None, name: str) -> dict[str, float] | None:
+    """Return the figures of the evaluated model `name` in a folder, whose fit is repeated; None without a folder."""
+    if folder is None:
+        return None
+    path = Path(folder) / name / "metrics.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing, expected the figures of an evaluated model; run `dvc repro` first")
+    return json.loads(path.read_text())
+
+
+def following(
+    config: Mapping,
+    features: FeatureSet,
+    *,
+    seed: int,
+    trainer: Callable[..., pl.Trainer],
+    evaluated: Mapping[str, float] | None = None,
+) -> Training:
     """Return the training of a process that is not the first: it logs nothing, and resumes from what the first wrote."""
     name = config["model"]["name"]
-    return Training(seed, trainer, name, followed(UNFINISHED, name, settings_of(config, features.report)))
+    kept = followed(UNFINISHED, name, settings_of(config, features.report))
+    return Training(seed, trainer, name, kept, evaluated=evaluated)
 
 
 @contextmanager
@@ -153,7 +182,13 @@ def swept(config: Mapping, features: FeatureSet, folder: Path | None, words: Seq
 
 @contextmanager
 def tracked(
-    config: Mapping, features: FeatureSet, *, seed: int, trainer: Callable[..., pl.Trainer], parent: Run | None = None
+    config: Mapping,
+    features: FeatureSet,
+    *,
+    seed: int,
+    trainer: Callable[..., pl.Trainer],
+    evaluated: Mapping[str, float] | None = None,
+    parent: Run | None = None,
 ) -> Iterator[tuple[Run, Training]]:
     """Open the run of a plain configuration, below that of a sweep if it has one, and its checkpoints; both go on where the
     last one was interrupted."""
@@ -163,7 +198,7 @@ def tracked(
         start_run(name, config=config, tags=tags, stage=stage_of(config), continues=kept.run, parent=parent) as run,
     ):
         kept.run = run.id
-        yield run, Training(seed, trainer, name, kept, run.log_metrics)
+        yield run, Training(seed, trainer, name, kept, run.log_metrics, evaluated)
 
 
 def trainer_of(training: Training, *callbacks: pl.Callback) -> pl.Trainer:
