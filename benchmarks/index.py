@@ -23,8 +23,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -200,36 +199,52 @@ def apart(function: Callable, *arguments: object) -> None:
         raise SystemExit(f"{function.__name__} ended with {process.exitcode}")
 
 
-@contextmanager
-def milvus_lite(folder: Path) -> Iterator[dict]:
-    """Start Milvus Lite as the server of WATCHNEXT_MILVUS; its peak memory is in what this yields when it has ended."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = ["server", "--data-dir", str(folder), "--host", "127.0.0.1", "--port", str(port)]
-    server, facts = subprocess.Popen([sys.executable, "-m", "milvus_lite", *words], stdout=subprocess.DEVNULL), {}
-    try:
-        while server.poll() is None:
+class MilvusLite:
+    """Milvus Lite as a server in a process of its own: it takes the calls of pymilvus as a cluster of Milvus does.
+
+    Its files lie in `folder`. Raises RuntimeError with its log where it does not start.
+    """
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        folder.mkdir(parents=True, exist_ok=True)
+        words = ["server", "--data-dir", str(folder / "data"), "--host", "127.0.0.1", "--port", str(port)]
+        with (folder / "milvus.log").open("w") as log:
+            self._process = subprocess.Popen([sys.executable, "-m", "milvus_lite", *words], stdout=log, stderr=log)
+        while self._process.poll() is None:
             try:
                 socket.create_connection(("127.0.0.1", port), 1).close()
-                break
+                return
             except OSError:
                 time.sleep(0.1)
-        os.environ["WATCHNEXT_MILVUS"] = f"http://127.0.0.1:{port}"
-        yield facts
-        status = dict(line.split(":", 1) for line in Path(f"/proc/{server.pid}/status").read_text().splitlines())
-        facts["engine_peak_mb"] = round(int(status["VmHWM"].split()[0]) / 1024)
-    finally:
-        server.kill()
-        server.wait()
+        raise RuntimeError(f"Milvus Lite ended at its start: {(folder / 'milvus.log').read_text()}")
+
+    def __enter__(self) -> "MilvusLite":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def peak_mb(self) -> int:
+        """The largest resident size of the process, which runs."""
+        status = dict(line.split(":", 1) for line in Path(f"/proc/{self._process.pid}/status").read_text().splitlines())
+        return round(int(status["VmHWM"].split()[0]) / 1024)
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
 
 
 def measured(work: Path, options: argparse.Namespace) -> dict:
     """Measure with the chosen engine; Milvus Lite is started where no other Milvus is named."""
     if options.engine == "milvus" and "WATCHNEXT_MILVUS" not in os.environ:
-        with milvus_lite(work / "milvus") as facts:
-            found = _measured_in(work, options)
-        return found | facts
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        with MilvusLite(work / "milvus", port) as server:
+            os.environ["WATCHNEXT_MILVUS"] = server.url
+            return _measured_in(work, options) | {"engine_peak_mb": server.peak_mb}
     return _measured_in(work, options)
 
 

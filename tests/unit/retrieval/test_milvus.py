@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from index_data import QUERIES, VECTORS, brute
-from tests.milvus_server import MilvusServer
 from tests.unit.serving.bento_server import free_port
 
 from watchnext.retrieval.index import milvus as milvus_module
@@ -109,8 +108,8 @@ def test_a_collection_of_other_vectors_is_refused(milvus):
         RECIPE.build(vectors, GROUPS[:500])
 
 
-def test_a_server_that_stops_fails_the_search_and_is_named(tmp_path, monkeypatch):
-    with MilvusServer(tmp_path) as server:
+def test_a_server_that_stops_fails_the_search_and_is_named(milvus_lite, monkeypatch):
+    with milvus_lite() as server:
         monkeypatch.setenv(VARIABLE, server.url.replace("//", "//user:secret@"))
         index = RECIPE.build(VECTORS, GROUPS)
         server.stop()
@@ -120,8 +119,8 @@ def test_a_server_that_stops_fails_the_search_and_is_named(tmp_path, monkeypatch
     assert "secret" not in str(refusal.value)
 
 
+@pytest.mark.usefixtures("milvus_lite")  # its client
 def test_no_server_at_the_address_is_named(monkeypatch):
-    pytest.importorskip("pymilvus", reason="pymilvus is not installed; run `make test-milvus`")
     monkeypatch.setattr(milvus_module, "CONNECT_S", 0.5)
     address = f"127.0.0.1:{free_port()}"
     monkeypatch.setenv(VARIABLE, f"http://user:secret@{address}")
