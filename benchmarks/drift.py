@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import polars as pl
+from tqdm import tqdm
 
 from watchnext.cli import composed
 from watchnext.features.dataset.batches import FeatureSet
@@ -41,8 +42,11 @@ HOUR_MS = 3_600_000
 class Windows:
     """Draws of windows of `viewers` from one pool of impressions, each against a reference of other viewers."""
 
-    def __init__(self, rows: Impressions, vectors: np.ndarray, *, viewers: int, seed: int, alone: bool = False) -> None:
-        """`alone` hides which rows are of one viewer."""
+    def __init__(
+        self, rows: Impressions, vectors: np.ndarray, *, viewers: int, seed: int, bar: tqdm, alone: bool = False
+    ) -> None:
+        """`alone` hides which rows are of one viewer; `bar` goes on by each window that was used."""
+        self._bar = bar
         self._rows, self.vectors, self._size, self._alone = rows, vectors, viewers, alone
         self._numbers = rows.viewers.rank("dense").to_numpy() - 1
         self._random = np.random.default_rng(seed)
@@ -57,6 +61,7 @@ class Windows:
                 sketch = Sketch.of(self._of(before), self.vectors)
             chosen = self._random.choice(pool, min(self._size, len(pool)), replace=False)
             yield sketch, self._of(chosen)
+            self._bar.update()
 
     def _of(self, viewers: np.ndarray) -> Impressions:
         rows = self._rows.take(np.flatnonzero(np.isin(self._numbers, viewers)))
@@ -282,18 +287,18 @@ def main() -> None:
     features = FeatureSet.load(outputs / "features")
     ranker = Ranker.load(outputs / "ranker", schema=features.pipeline.schema, repair="dvc repro ranker")
     rows, vectors = held_out_rows(features, ranker), vectors_of(features.videos)
-    draws = partial(Windows, vectors=vectors, viewers=options.viewers, seed=0)
+    kinds = plants(rows.columns, vectors)
     with TemporaryDirectory() as folder:
         measured = cost(rows, features.folder, options.rows, Path(folder))
-    result = {
-        "false_alarms": false_alarms(draws(rows), options.windows),
-        "rows_alone": false_alarms(draws(rows, alone=True), options.windows),
-        "power": {
-            kind: power(draws(rows), *planted, count=options.planted) for kind, planted in plants(rows.columns, vectors).items()
-        },
-        "cost": measured,
-    }
-    print(json.dumps(rounded(result, 4)))
+    total = 2 * options.windows + options.planted * sum(len(sizes) for _, sizes, _ in kinds.values())
+    with tqdm(total=total, desc="drift", unit=" windows") as bar:
+        draws = partial(Windows, vectors=vectors, viewers=options.viewers, seed=0, bar=bar)
+        result = {
+            "false_alarms": false_alarms(draws(rows), options.windows),
+            "rows_alone": false_alarms(draws(rows, alone=True), options.windows),
+            "power": {kind: power(draws(rows), *planted, count=options.planted) for kind, planted in kinds.items()},
+        }
+    print(json.dumps(rounded(result | {"cost": measured}, 4)))
 
 
 if __name__ == "__main__":
