@@ -138,6 +138,15 @@ def test_all_else_reaches_the_app_and_is_answered_by_it(calls, routed, body, hea
         assert direct.json()["mode"] == by_app.json()["mode"]
 
 
+def test_a_slate_that_is_missing_is_looked_for_once(calls, routed, monkeypatch):
+    looked_for = []
+    monkeypatch.setattr("watchnext.serving.http.api.handlers.precomputed", lambda _, request: looked_for.append(request))
+    for mode in ("auto", "precomputed"):
+        for server in (calls, routed):
+            assert server(LOOKED_AT | {"mode": mode}).json()["mode"] == "online"
+    assert len(looked_for) == 4
+
+
 def test_a_look_up_is_shown_logged_traced_counted_and_in_the_log_of_answers(calls, store, tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="watchnext.answers"):
         slate = calls().json()

@@ -11,6 +11,7 @@ from watchnext.serving.http.access.middleware import replayed
 from watchnext.serving.http.api.errors import JsonRoute, parsed
 
 Model = TypeVar("Model", bound=BaseModel)
+BODY = "body"  # key in a request's state: the valid body, where its connection parsed it already
 
 
 class DirectRoute(BaseRoute):
@@ -31,7 +32,7 @@ class DirectRoute(BaseRoute):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         content = await Request(scope, receive).body()
-        body = valid(self._model, scope, content)
+        body = scope.get("state", {}).get(BODY) or valid(self._model, scope, content)
         if body is None:
             await self._route.handle(scope, replayed(content, receive), send)
         else:

@@ -5,7 +5,7 @@ import time
 
 from starlette.types import Scope
 
-from watchnext.serving.http.access.direct_route import valid
+from watchnext.serving.http.access.direct_route import BODY, valid
 from watchnext.serving.http.access.gate import AccessGate
 from watchnext.serving.http.access.middleware import Observe, account, begin, headers_of
 from watchnext.serving.http.access.shedding import ROUTE
@@ -27,7 +27,7 @@ class LookUps:
 
     def answer(self, scope: Scope, body: bytes) -> Json | None:
         """Return a stored slate with all headers, and count it. None where the app is to answer, and nothing was done but to
-        let the request through the gate: it is refused, not valid, or its viewer has no slate that holds."""
+        parse the request and let it through the gate: it is refused, not valid, or its viewer has no slate that holds."""
         if not NAMED.search(body):
             return None
         began, request_id = time.perf_counter(), begin()
@@ -44,5 +44,5 @@ class LookUps:
         return answer
 
     def _stored(self, scope: Scope, body: bytes, request_id: str) -> dict | None:
-        given = valid(RecommendRequest, scope, body)
+        given = scope["state"][BODY] = valid(RecommendRequest, scope, body)
         return None if given is None or given.mode not in STORED else self._handlers.stored(given, request_id=request_id)

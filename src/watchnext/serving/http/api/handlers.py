@@ -125,7 +125,7 @@ class Handlers:
         """
         request, paged = self._asked(body, request_id)
         inspected = inspect(request) if inspect is not None else None
-        answer = self._answer(request, body.mode)
+        answer = self._answer(request, body)
         if time.monotonic() > until:  # the client was already answered with an error and will not show this slate
             raise TooSlowError("the slate took longer than the client waits")
         if inspected is not None:
@@ -136,10 +136,11 @@ class Handlers:
         """Return what `recommend` does, from the viewer's precomputed slate and without waiting for anything; None where that
         cannot be, and nothing was done. Raises IdKindError."""
         viewer_id = self._viewer_of(body)
-        if viewer_id == NOBODY or self._store.is_shared or not self._commits.is_settled(viewer_id):
+        if body._missed or viewer_id == NOBODY or self._store.is_shared or not self._commits.is_settled(viewer_id):
             return None
         request, paged = self._asked(body, request_id)
         answer = self._precomputed(request)
+        body._missed = answer is None
         return None if answer is None else self._shown(body, answer, paged)
 
     def _asked(self, body: RecommendRequest, request_id: str) -> tuple[Request, list]:
@@ -249,11 +250,11 @@ class Handlers:
         unknown = [video_id for video_id, exists in zip(body.video_ids, exist, strict=True) if not exists]
         return self._head(answer, answer.degradations) | {"removed": removed, "unknown": list(dict.fromkeys(unknown))}
 
-    def _answer(self, request: Request, mode: str) -> Answer:
-        if mode not in STORED or not request.personalised:
+    def _answer(self, request: Request, body: RecommendRequest) -> Answer:
+        if body.mode not in STORED or not request.personalised:
             return self._recommender.recommend(request)
-        stored = self._precomputed(request)
-        if stored or mode == "auto":
+        stored = None if body._missed else self._precomputed(request)
+        if stored or body.mode == "auto":
             return stored or self._recommender.recommend(request)
         answer = self._recommender.recommend(replace(request, budget_ms=0.0))
         return replace(answer, degradations=(NOT_PRECOMPUTED, *answer.degradations))

@@ -188,6 +188,7 @@ class RecommendRequest(ViewerRequest):
         False, description="the slate is looked at and not shown: nothing is recorded, so that its videos do not become seen"
     )
     dials: DialsGiven = Field(default_factory=DialsGiven)
+    _missed: bool = False  # the viewer's stored slate was looked for, and none holds
 
 
 class Degraded(Strict):
