@@ -55,3 +55,5 @@ def serving(limits: Limits, app=echo, **attributes):
         finally:
             server.should_exit = True
             thread.join(20)
+            server.force_exit = True  # with a connection that is still open: the thread must not outlive its test
+            thread.join()
