@@ -343,6 +343,21 @@ def test_a_slate_that_breaks_a_hard_rule_is_not_shown_and_ends_the_canary(tried)
     assert "hard rules: safety" in read_plan(server.root).ended
 
 
+@pytest.mark.parametrize("path", ["rank", "retrieve"])
+def test_candidates_that_break_a_hard_rule_come_from_the_champion_and_end_the_canary(tried, path):
+    server = tried()
+    mature = {*all_ids(server)} - {*video_ids(server, "first")}
+    server.begin("lax", share=0.5)
+    user = of_arm(CanaryPlan(release="lax", share=0.5), CHALLENGER)[0]
+    about = {"rank": {"video_ids": all_ids(server)}, "retrieve": {"k": 500}}[path]
+    answer = server.api("POST", f"/v1/{path}", body={"user_id": user, **about}).json()
+    assert answer["release"] == "first"
+    assert answer["items"]
+    assert not mature & {*ids(answer)}
+    server.until(lambda: server.canary is None)
+    assert "hard rules: safety" in read_plan(server.root).ended
+
+
 def all_ids(server: Tried) -> list[str]:
     release = Release.load(server.root / "first")
     return [release.video_ids.value(row) for row in range(len(release.catalogue))]

@@ -56,6 +56,7 @@ NO_VIDEO = dict.fromkeys(("rule", "merge_rank", "value_rank", "position", "predi
 ERASE_S = 10.0  # the viewer's last impressions are on disk by then, or lost
 RESULTS = {"accepted": ACCEPTED, "duplicates": DUPLICATE, "unknown": UNKNOWN}  # key of an EventsResponse > store result
 Inspection = Callable[[Request], Callable[[Answer], None] | None]
+ListInspection = Callable[[Request, Sequence], None]  # takes the ids of an answer that is no slate
 
 
 class IdKindError(ValueError):
@@ -207,8 +208,8 @@ class Handlers:
             mirrored=mirrored,
         )
 
-    def retrieve(self, body: RetrieveRequest, *, request_id: str) -> dict:
-        """Return a RetrieveResponse. Nothing is recorded. Raises IdKindError."""
+    def retrieve(self, body: RetrieveRequest, *, request_id: str, inspect: ListInspection | None = None) -> dict:
+        """Return a RetrieveResponse. Nothing is recorded. Raises IdKindError, and what `inspect` raises."""
         request = self._request(body, request_id, self._viewer_of(body))
         found = self._recommender.retrieved(request)
         candidates, ids = found.candidates, self._catalogue.ids
@@ -216,6 +217,8 @@ class Handlers:
             {"video_id": ids.value(row), "score": score, "sources": candidates.source_ranks(at)}
             for at, (row, score) in enumerate(zip(candidates.rows.tolist(), candidates.scores.tolist(), strict=True))
         ]
+        if inspect is not None:
+            inspect(request, [item["video_id"] for item in items])
         return {
             "request_id": request_id,
             "release": self.release_id,
@@ -227,8 +230,9 @@ class Handlers:
             "timings_ms": found.timings_ms,
         }
 
-    def rank(self, body: RankRequest, *, request_id: str) -> dict:
-        """Return a RankResponse. Nothing is recorded: what is shown of it is the caller's choice. Raises IdKindError."""
+    def rank(self, body: RankRequest, *, request_id: str, inspect: ListInspection | None = None) -> dict:
+        """Return a RankResponse. Nothing is recorded: what is shown of it is the caller's choice. Raises IdKindError, and what
+        `inspect` raises."""
         viewer_id, rows = self._viewer_of(body), self._rows("body.video_ids", body.video_ids)
         self._commits.settle(viewer_id, OWN_IMPRESSIONS_S)
         as_of_ms = self._clock()
@@ -244,6 +248,8 @@ class Handlers:
             personalised=viewer_id != NOBODY,
         )
         answer = self._recommender.rank_given(request, np.unique(rows[exist]))
+        if inspect is not None:
+            inspect(request, answer.ids)
         self._recent.put(answer)
         ids, candidates = self._catalogue.ids, answer.scored.candidates.rows
         removed = {name: [ids.value(row) for row in candidates[at]] for name, at in answer.slate.removed.items()}

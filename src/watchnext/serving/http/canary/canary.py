@@ -21,6 +21,7 @@ from watchnext.serving.store.erasure import Receipt
 from watchnext.serving.store.group_commit import GroupCommit
 from watchnext.serving.store.store import Store
 from watchnext.serving.store.tables.journal import Event, session_id
+from watchnext.types import Request
 
 log = logging.getLogger(__name__)
 FOLLOWS_S = 0.1  # a request waits this long at most for the challenger's store
@@ -29,10 +30,10 @@ WITHDRAWN = "unavailable"  # a rule that a video may break because it was withdr
 
 
 class BrokenRuleError(RuntimeError):
-    """A slate that hard rules of the serving release forbid: `rules`."""
+    """An answer that hard rules of the serving release forbid: `rules`."""
 
     def __init__(self, rules: list[str]) -> None:
-        super().__init__(f"the slate breaks {', '.join(rules)}")
+        super().__init__(f"the answer breaks {', '.join(rules)}")
         self.rules = rules
 
 
@@ -43,7 +44,7 @@ class BehindError(RuntimeError):
 class Canary:
     """A challenger beside the release that serves. Any thread may call it.
 
-    What the challenger cannot answer, the serving release does: an error, a slate that breaks a hard rule of the serving
+    What the challenger cannot answer, the serving release does: an error, an answer that breaks a hard rule of the serving
     release, a store that is behind. Each counts against the challenger.
 
     recommender, handlers, videos  of the challenger
@@ -129,14 +130,15 @@ class Canary:
         return slate
 
     def call(self, name: str, body: Any, *, request_id: str) -> dict:
-        """Return the answer of the viewer's arm to `rank` or `retrieve`, which show nothing and are not counted."""
+        """Return the answer of the viewer's arm to `rank` or `retrieve`, which show nothing: a broken rule alone counts."""
         viewer = viewer_of(body)
         if viewer is not None and self._plan.arm_of(viewer) == CHALLENGER:
             try:
                 self._require_current(viewer)
-                return getattr(self.handlers, name)(body, request_id=request_id)
+                return getattr(self.handlers, name)(body, request_id=request_id, inspect=self._require_each)
             except Exception as error:
                 log.info("request %s is answered by the champion: %s", request_id, error)
+                self._blame_rules(error)
         return getattr(self._champion, name)(body, request_id=request_id)
 
     def _require_current(self, viewer: Hashable) -> None:
@@ -148,9 +150,13 @@ class Canary:
             raise BehindError(f"the challenger's store lacks events before {position}")
 
     def _require_rules(self, answer: Answer) -> None:
-        """Raise BrokenRuleError for an answer that the champion's HARD filters forbid; videos unknown to it are its own."""
-        rows = self._serving.catalogue.ids.rows(answer.ids)
-        request = replace(answer.request, exclude=(), seed=None)  # which are the challenger's rows
+        """Raise BrokenRuleError for a slate that the champion's HARD filters forbid."""
+        self._require_each(answer.request, answer.ids)
+
+    def _require_each(self, request: Request, ids: Sequence) -> None:
+        """Raise BrokenRuleError for videos that the champion's HARD filters forbid; those unknown to it are the challenger's."""
+        rows = self._serving.catalogue.ids.rows(ids)
+        request = replace(request, exclude=(), seed=None)  # which are the challenger's rows
         if broken := self._serving.broken(request, rows[rows >= 0]):
             raise BrokenRuleError(broken)
 
@@ -173,6 +179,9 @@ class Canary:
         """Count a request that the challenger could not answer, and the champion did."""
         self._failed(CHALLENGER)
         log.warning("request %s is answered by the champion: %s: %s", request_id, type(error).__name__, error)
+        self._blame_rules(error)
+
+    def _blame_rules(self, error: Exception) -> None:
         if isinstance(error, BrokenRuleError):
             self._arms[CHALLENGER].broke([name for name in error.rules if name != WITHDRAWN])
 
