@@ -160,6 +160,11 @@ class Reranker:
         """Return the positions in `rows` (n,), in order, that pass every HARD filter, and the positions that each removed."""
         return _passing(rows, np.arange(len(rows)), self._hard, context)
 
+    def broken(self, rows: np.ndarray, context: RuleContext, *, one_slate: bool) -> list[str]:
+        """Return the names of the HARD filters that forbid any of the videos `rows` (n,), or in `one_slate` all of them."""
+        forbid = [each.removes(rows, context).any() or (one_slate and each.beyond(rows, context).any()) for each in self._hard]
+        return [each.name for each, broken in zip(self._hard, forbid, strict=True) if broken]
+
     def first_filters(self, rows: np.ndarray, context: RuleContext) -> list[str | None]:
         """Return the name of the first filter that removes each of the videos `rows` (n,) alone, whatever its value; None where
         it may be shown."""

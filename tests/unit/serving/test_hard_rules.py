@@ -165,6 +165,15 @@ def test_they_hold_for_candidates_given_videos_and_a_refilled_slate(recommender,
         truth.require(again.ids, user)
 
 
+def test_a_slate_beyond_the_limit_is_broken_and_candidates_are_not(recommender, strict, truth):
+    """As a champion judges what its challenger answers."""
+    viewer = next(user for user in truth.users if truth.action(user, None) == "limit")
+    mature = np.flatnonzero((strict.catalogue.safety == 1) & (strict.catalogue.regions == 0))[:2]
+    request = Request("q", viewer, K, strict.as_of_ms)
+    assert (recommender.broken(request, mature), recommender.broken(request, mature[:1])) == (["safety"], [])
+    assert recommender.broken(request, mature, one_slate=False) == []
+
+
 def test_a_muted_creator_is_shown_on_no_path(strict, recommender, store, truth):
     """Half of the creators are muted: candidates, slates of every kind, refills and videos posted since have none of theirs."""
     creators = sorted({video["creator_id"] for video in truth.videos.values()} - {None})

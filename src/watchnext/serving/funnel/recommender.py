@@ -307,12 +307,10 @@ class Recommender:
         """Return a mask (n,) of `rows`, best first, that may be in one slate for every viewer of the same age and region."""
         return self.retrieval.may_be_shown(self._encoder.region(request), self._encoder.age(request), rows)
 
-    def broken(self, request: Request, rows: np.ndarray) -> list[str]:
-        """Return the names of the HARD filters that remove any of the videos `rows` (n,) for a request. Raises ContextError and
-        StoreError."""
+    def broken(self, request: Request, rows: np.ndarray, *, one_slate: bool = True) -> list[str]:
+        """Return `Reranker.broken` of the videos `rows` (n,) for a request. Raises ContextError and StoreError."""
         query = self.query(request)
-        _, removed = self._reranker(query).permitted(rows, self._context(query))
-        return [name for name, positions in removed.items() if len(positions)]
+        return self._reranker(query).broken(rows, self._context(query), one_slate=one_slate)
 
     def refresh(self, as_of_ms: float) -> None:
         """Rank the whole catalogue for the sources that do so now and then, before requests would."""

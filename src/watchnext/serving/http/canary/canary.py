@@ -151,13 +151,13 @@ class Canary:
 
     def _require_rules(self, answer: Answer) -> None:
         """Raise BrokenRuleError for a slate that the champion's HARD filters forbid."""
-        self._require_each(answer.request, answer.ids)
+        self._require_each(answer.request, answer.ids, one_slate=True)
 
-    def _require_each(self, request: Request, ids: Sequence) -> None:
-        """Raise BrokenRuleError for videos that the champion's HARD filters forbid; those unknown to it are the challenger's."""
+    def _require_each(self, request: Request, ids: Sequence, *, one_slate: bool = False) -> None:
+        """Raise BrokenRuleError for videos that the champion's HARD filters forbid; those it does not know pass."""
         rows = self._serving.catalogue.ids.rows(ids)
         request = replace(request, exclude=(), seed=None)  # which are the challenger's rows
-        if broken := self._serving.broken(request, rows[rows >= 0]):
+        if broken := self._serving.broken(request, rows[rows >= 0], one_slate=one_slate):
             raise BrokenRuleError(broken)
 
     # ---- what is counted ---------------------------------------------------------------------------------------------
