@@ -79,6 +79,28 @@ def test_videos_watched_or_withdrawn_since_are_left_out(recommender, as_of_ms, s
     assert precomputed(recommender, replace(request, k=11)) is None
 
 
+def test_copies_and_videos_whose_upload_was_put_off_are_left_out(recommender, as_of_ms, store, release):
+    """As in a slate of now: a copy of another one, a copy of what was watched since, and a date of publication to come."""
+    request = Request("q", 105, 4, as_of_ms + 10)
+    ids = precomputed(recommender, request).ids
+    slate, seen = precomputed(recommender, replace(request, k=12)).rows, store.stored(105)[1].rows
+    other = release.video_ids.value(int(np.setdiff1d(np.arange(len(release.catalogue)), [*slate, *seen])[0]))
+    changes = {ids[0]: {"fingerprint": 901}, ids[1]: {"fingerprint": 901}, ids[2]: {"fingerprint": 902}}
+    changes |= {other: {"fingerprint": 902}, ids[3]: {"upload_ms": as_of_ms + 60_000}}
+    about = {"user_id": "", "known_at": as_of_ms + 1}
+    store.apply([Event(kind="changed", video_id=each, metadata=metadata, **about) for each, metadata in changes.items()])
+    kept = precomputed(recommender, request).ids
+    assert {*ids} & {*kept} == {ids[0], ids[2]}
+    store.apply([Event(kind="outcome", user_id=105, video_id=other, known_at=as_of_ms + 2, watch_ms=60_000)])
+    kept = precomputed(recommender, request).ids
+    assert {*ids} & {*kept} == {ids[0]}
+    later = precomputed(recommender, replace(request, as_of_ms=as_of_ms + 60_000)).ids
+    assert {*ids} & {*later} == {ids[0], ids[3]}
+    online = {*recommender.recommend(replace(request, k=12)).ids}
+    assert len({ids[0], ids[1]} & online) < 2
+    assert not {ids[2], ids[3]} & online
+
+
 def test_precomputing_counts_nothing_as_shown(recommender, as_of_ms, store, release):
     assert store.position == 0
     np.testing.assert_array_equal(store.videos, release.state.videos)

@@ -6,6 +6,8 @@ import numpy as np
 import orjson
 
 from watchnext.features.state.seen import SeenSet
+from watchnext.reranking.rules.copies import DuplicateFilter
+from watchnext.reranking.rules.rule import RuleContext
 from watchnext.serving.funnel.answer import Answer
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.types import SOURCES, TARGETS, Candidates, Request, Scored, Slate, among
@@ -32,7 +34,7 @@ def precomputed(recommender: Recommender, request: Request, *, max_age_ms: int =
 
     None is returned if there is no slate, if it is degraded, too old, from another release or from after the request, if the
     request has one of UNKNOWN_AHEAD or a surface with settings of its own, or if fewer than k are left without those excluded,
-    muted, seen or withdrawn since.
+    muted, seen or withdrawn since, copies, and those that are not uploaded yet.
     """
     kept_as, seen = recommender.store.stored(request.user_id)
     if kept_as is None or _ahead(request) != _ahead(PLAIN):
@@ -50,8 +52,8 @@ def precomputed(recommender: Recommender, request: Request, *, max_age_ms: int =
 
 
 def _valid(recommender: Recommender, request: Request, videos: np.ndarray, seen: SeenSet, age_ms: int) -> np.ndarray:
-    """Return the positions of videos neither excluded, muted, withdrawn, forbidden nor seen. One to continue had been seen
-    before."""
+    """Return the positions of videos neither excluded, muted, withdrawn, forbidden, to come, seen nor copies. One to continue
+    had been seen before."""
     rows = videos["row"]
     out, unavailable = seen.holds(rows), recommender.store.unavailable[rows]
     midway = np.flatnonzero(out & (videos["sources"] & CONTINUE > 0))
@@ -65,7 +67,19 @@ def _valid(recommender: Recommender, request: Request, videos: np.ndarray, seen:
         out |= among(rows, recommender.catalogue.of_creators(request.muted))
     if recommender.catalogue.changes.changed[rows].any():
         out[~out] = ~recommender.may_be_shown(request, rows[~out])
-    return np.flatnonzero(~out)
+        out |= recommender.catalogue.upload_ms[rows] > request.as_of_ms
+    left = np.flatnonzero(~out)
+    return left[~_copies(recommender, rows[left], seen)]
+
+
+def _copies(recommender: Recommender, rows: np.ndarray, seen: SeenSet) -> np.ndarray:
+    """Mark which of `rows` (n,), best first, the rule removes as copies of one before or of a seen video: (n,) bool."""
+    catalogue, rules = recommender.catalogue, recommender.release.reranker.rules
+    rule = next((each for each in rules if isinstance(each, DuplicateFilter)), None)
+    if rule is None or not catalogue.fingerprints[rows].any():  # most videos are no copies: what was seen is not unpacked
+        return np.zeros(len(rows), bool)
+    facts = {"facts": catalogue, "region_bits": catalogue.region_bits}
+    return rule.removes(rows, RuleContext(seen=seen.rows, region=None, continued=rows[seen.holds(rows)], **facts))
 
 
 def packed(answer: Answer) -> bytes:
