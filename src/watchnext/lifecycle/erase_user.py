@@ -1,5 +1,6 @@
 """Erase a user everywhere that a project keeps them, and say what stays where, and until when."""
 
+import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ import polars as pl
 
 from watchnext.data.user_rows import erase_from_tables
 from watchnext.files import replaced
+from watchnext.serving.funnel.ahead.batch import NEWCOMERS
 from watchnext.serving.funnel.served.served_log import erase_answers
 from watchnext.serving.release.release import releases_in
 from watchnext.serving.store.erasure import Receipt, erase_from_folder
@@ -52,6 +54,10 @@ def _erase_slates(folder: Path, users: Sequence[int | str]) -> int:
         if len(left) < len(slates):
             removed += len(slates) - len(left)
             replaced(path, left.write_parquet)
+    for path in sorted(folder.glob(f"*/{NEWCOMERS}")):
+        viewers = json.loads(path.read_text())
+        if any(str(user) in names for user in viewers):  # the places of the others stay, as a run may go on
+            replaced(path, json.dumps([None if str(user) in names else user for user in viewers]))
     return removed
 
 

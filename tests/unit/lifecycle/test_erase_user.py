@@ -33,6 +33,7 @@ def project(release, feature_stage, once, tmp_path) -> dict[str, Path]:
     (outputs / "recommendations" / "run").mkdir(parents=True)
     slates = pl.DataFrame({"user_id": [release.user_ids.value(1), user], "degraded": [False, False]})
     slates.write_parquet(outputs / "recommendations" / "run" / "part-000000.parquet")
+    (outputs / "recommendations" / "run" / "newcomers.json").write_text(json.dumps([user, 777_777]))
     rejected = {"table": ["impressions"], "row": [3], "reason": ["unknown user"], "value": [str(user)]}
     pl.DataFrame(rejected).write_parquet(outputs / "tables" / "rejected.parquet")
     (outputs / "tables" / "checks.json").write_text("{}")
@@ -52,6 +53,8 @@ def test_a_user_is_erased_everywhere_and_what_stays_is_named(project, release):
     assert not (project["outputs"] / "tables" / "checks.json").exists()
     slates = pl.read_parquet(project["outputs"] / "recommendations" / "run" / "part-000000.parquet")
     assert slates["user_id"].to_list() == [other]
+    newcomers = project["outputs"] / "recommendations" / "run" / "newcomers.json"
+    assert json.loads(newcomers.read_text()) == [None, 777_777]
     assert receipts[str(project["store"])].removed["viewers"] == 1
     sealed = receipts[str(project["releases"] / release.id)]
     assert "reference sample" in sealed.stays

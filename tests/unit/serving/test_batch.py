@@ -1,3 +1,4 @@
+from contextlib import closing
 from dataclasses import replace
 
 import polars as pl
@@ -11,6 +12,7 @@ from watchnext.serving.funnel.ahead.precomputed import precomputed
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.store.engines.engine import StoreError
 from watchnext.serving.store.store import Store
+from watchnext.serving.store.tables.journal import Event
 from watchnext.serving.store.tables.slate_table import SlateTable
 from watchnext.types import Request
 
@@ -85,6 +87,31 @@ def test_an_interrupted_run_goes_on_as_of_its_moment_with_what_is_missing(releas
     assert calls == [PART, PART, *calls[2:]]
     assert sorted(calls[2:]) == [4, PART, PART]  # of four parts, one was done
     assert pl.read_parquet(tmp_path / "batch" / "*" / "*.parquet")["as_of_ms"].unique().to_list() == [release.as_of_ms]
+
+
+def test_a_viewer_who_came_since_the_release_has_a_slate_too_also_after_an_interruption(release, folder, tmp_path, monkeypatch):
+    def come(viewer: int) -> None:
+        with closing(Store.open(folder, release, durable=False)) as store:
+            video, at_ms = release.video_ids.value(3), release.as_of_ms + 1
+            store.apply(
+                [Event(kind="outcome", user_id=viewer, video_id=video, known_at=at_ms, watch_ms=20_000, request_id="r")]
+            )
+
+    def dies(*_):
+        raise StoreError("the disk is gone")
+
+    come(777_777)
+    with monkeypatch.context() as broken:
+        broken.setattr(SlateTable, "put", dies)
+        with pytest.raises(StoreError, match="gone"):
+            batch(release, folder, tmp_path)
+    come(888_888)  # of the next run
+    report = batch(release, folder, tmp_path, now_ms=release.as_of_ms + 60_000)
+    assert report == BatchReport(users=26, slates=26, degraded=0, short=0)
+    with closing(Store.reader(folder, release)) as reader:
+        request = Request("later", 777_777, K, release.as_of_ms + 60_001)
+        assert precomputed(Recommender(release, reader), request) is not None
+    assert batch(release, folder, tmp_path, now_ms=release.as_of_ms + 120_000).users == 27
 
 
 def test_which_run_goes_on(tmp_path):

@@ -6,8 +6,10 @@ A run may be killed at any moment. The next one goes on where it was: as of the 
 import json
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -29,12 +31,14 @@ from watchnext.types import Request
 VIEWERS_A_PART = 1_000
 PARTS = 16  # of few viewers, so that all processes end at the same time
 BLOCK = 100  # viewers whose queries are made together
+NEWCOMERS = "newcomers.json"
 RESUMED_MS = DAY_MS // 2  # an older run begins again: its slates would not be valid for long
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch: slates of `k` videos for the `viewers` viewers of a release as of one moment, `part` at a time."""
+    """One batch: slates of `k` videos for the first `viewers` viewers of a release as of one moment, `part` at a time, and for
+    `newcomers` whom only the store knew when it began."""
 
     release: str
     store: str
@@ -42,17 +46,22 @@ class Batch:
     viewers: int
     as_of_ms: int
     part: int = VIEWERS_A_PART
+    newcomers: int = 0
 
     @classmethod
-    def begun(cls, run: "Batch", folder: Path) -> "Batch":
-        """Return the run below `folder` that was interrupted and is `run` but for its moment, else begin `run`."""
+    def begun(cls, run: "Batch", folder: Path, newcomers: Sequence[int | str] = ()) -> "Batch":
+        """Return the run below `folder` that was interrupted and is `run` but for its moment, else begin `run` with the
+        `newcomers`."""
         for path in sorted(folder.glob("*/run.json"), reverse=True):
             kept = cls(**json.loads(path.read_text()))
             age_ms = run.as_of_ms - kept.as_of_ms
-            if replace(run, as_of_ms=kept.as_of_ms) == kept and 0 <= age_ms <= RESUMED_MS and kept.missing(folder):
+            alike = replace(run, as_of_ms=kept.as_of_ms, newcomers=kept.newcomers) == kept
+            if alike and 0 <= age_ms <= RESUMED_MS and kept.missing(folder):
                 return kept
+        run = replace(run, newcomers=len(newcomers))
         removed(run.folder(folder))
         run.folder(folder).mkdir(parents=True)
+        replaced(run.folder(folder) / NEWCOMERS, json.dumps(newcomers))
         replaced(run.folder(folder) / "run.json", json.dumps(asdict(run), indent=1))
         return run
 
@@ -63,12 +72,13 @@ class Batch:
         return self.folder(folder) / f"part-{part:06d}.parquet"
 
     def users(self, part: int) -> range:
-        """Return the rows of the viewers of a part."""
-        return range(part * self.part, min((part + 1) * self.part, self.viewers))
+        """Return the rows of the viewers of a part; those of newcomers follow the others'."""
+        return range(part * self.part, min((part + 1) * self.part, self.viewers + self.newcomers))
 
     def missing(self, folder: Path) -> list[int]:
         """Return the numbers of the parts that are not done."""
-        return [part for part in range(-(-self.viewers // self.part)) if not self.path(folder, part).exists()]
+        parts = -(-(self.viewers + self.newcomers) // self.part)
+        return [part for part in range(parts) if not self.path(folder, part).exists()]
 
     def request(self, user_id: int | str) -> Request:
         """Make the request for a viewer's slate; what is drawn for it follows from release, moment and viewer."""
@@ -91,7 +101,7 @@ class BatchReport:
         short = pl.col("video_ids").list.len() < run.k
         frames = [pl.read_parquet(path, columns=["video_ids", "degraded"]) for path in paths]
         counts = [(len(each), each["degraded"].sum(), each.select(short.sum()).item()) for each in frames]
-        return cls(run.viewers, *(sum(column) for column in zip(*counts, (0, 0, 0), strict=False)))
+        return cls(run.viewers + run.newcomers, *(sum(column) for column in zip(*counts, (0, 0, 0), strict=False)))
 
 
 class Worker:
@@ -99,13 +109,15 @@ class Worker:
 
     def __init__(self, recommender: Recommender, run: Batch, folder: Path) -> None:
         self._recommender, self._run, self._folder = recommender, run, folder
+        self._newcomers = json.loads((run.folder(folder) / NEWCOMERS).read_text())
         self._shared = recommender.ranking.shared(run.as_of_ms)  # its store is a reader, whose counters stay
 
     def __call__(self, part: int) -> tuple[int, list[tuple[int | str, bytes]]]:
         """Return the part and its slates as the store keeps them."""
-        ids = self._recommender.release.user_ids
-        users = [ids.value(row) for row in self._run.users(part)]
-        answers = answers_of(self._recommender, self._run, users, self._shared)
+        ids, known = self._recommender.release.user_ids, self._run.viewers
+        users = [ids.value(row) if row < known else self._newcomers[row - known] for row in self._run.users(part)]
+        present = [user for user in users if user is not None]  # one who was erased leaves a gap
+        answers = answers_of(self._recommender, self._run, present, self._shared)
         aside = self._run.path(self._folder, part).with_suffix(".new")
         frame_of(answers).write_parquet(aside)
         synced(aside)
@@ -138,23 +150,25 @@ def recommend_all(
     viewers_a_part: int | None = None,
     compute: Callable | None = None,
 ) -> BatchReport:
-    """Compute the slates of a release's viewers into `store` and below `folder`, or what an interrupted run left to do.
+    """Compute the slates of viewers into `store` and below `folder`, or what an interrupted run left to do.
 
-    viewers         number of viewers, the first of the release; None is all
+    viewers         number of viewers, the first of the release; None is all, and those whom only the store knows
     processes       number of processes that compute; None is one a core
     viewers_a_part  None is VIEWERS_A_PART, or less where there would be fewer than PARTS
     compute         None is `computed`; an engine has its own
     Raises StoreError.
     """
+    newcomers = [] if viewers else _newcomers(release, store)
     viewers = min(viewers or len(release.user_ids.ids), len(release.user_ids.ids))
     with (
         SlateTable.opened(store, release.state_fingerprint) as slates,
-        tqdm(total=viewers, desc="recommendations", unit=" users") as progress,
+        tqdm(desc="recommendations", unit=" users") as progress,
     ):
         part = viewers_a_part or min(VIEWERS_A_PART, max(1, -(-viewers // PARTS)))  # a new platform has no viewers
-        run = Batch.begun(Batch(release.id, slates.store, k, viewers, now_ms, part), folder)
+        run = Batch.begun(Batch(release.id, slates.store, k, viewers, now_ms, part), folder, newcomers)
         missing = run.missing(folder)
-        progress.update(viewers - sum(len(run.users(part)) for part in missing))
+        progress.reset(total=run.viewers + run.newcomers)
+        progress.update(progress.total - sum(len(run.users(part)) for part in missing))
         for part, computed_slates in (compute or computed)(
             missing, (release.folder, store, run, folder), processes or os.cpu_count()
         ):
@@ -166,6 +180,13 @@ def recommend_all(
         if other != run.folder(folder):
             removed(other)
     return BatchReport.of(run, folder)
+
+
+def _newcomers(release: Release, store: Path | str) -> list[int | str]:
+    """Return the viewers of a store whom the release does not know, without anonymous sessions. Raises StoreError."""
+    with closing(Store.reader(store, release)) as reader:
+        ids = reader.viewer_ids(sys.maxsize)
+    return [user for user, row in zip(ids, release.user_ids.rows(ids).tolist(), strict=True) if row < 0]
 
 
 def computed(parts: Sequence[int], about: tuple, processes: int) -> Iterator[tuple[int, list]]:
