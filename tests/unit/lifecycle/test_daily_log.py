@@ -7,15 +7,19 @@ import polars as pl
 import pytest
 
 from served_traffic import CONF, DAY_MS, FIRST_MS, HOUR_MS, SCHEMA, daily_log, rows_of, serve, write_log
+from small_release import exported, make_release, small_log
 from watchnext.data.loaders.canonical import CanonicalTables
 from watchnext.data.splits import TimeSplit
 from watchnext.data.stage import write_stage
 from watchnext.data.storage import StoredTables
+from watchnext.data.structure import expected_columns
 from watchnext.data.tables import DataError
+from watchnext.features.catalogue import SAFETY
 from watchnext.lifecycle.loop.daily_log import DailyLog
 from watchnext.lifecycle.loop.served_days import Heard
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.funnel.served.served_log import ServedLog
+from watchnext.serving.release.release import Release
 from watchnext.serving.store.store import Store
 from watchnext.serving.store.tables.journal import Event, session_id
 from watchnext.types import Request
@@ -161,6 +165,56 @@ def test_posted_videos_join_the_catalogue_of_the_log(release, log, tmp_path):
     assert after.schema == before.schema
     assert after.head(len(before)).equals(before)
     assert after.tail(1).select("video_id", "duration_ms", "tags", "title").row(0) == ("new", 30_000, ["tag1"], "new")
+
+
+def patched(release, tmp_path, video: str, metadata: dict, *, kind: str = "changed", known_at: int = FIRST_MS) -> None:
+    with closing(Store.open(tmp_path / "store", release, durable=False)) as store:
+        store.apply([Event(kind=kind, user_id="", video_id=video, known_at=known_at, metadata=metadata)])
+
+
+def video_of(log, video: str) -> dict:
+    return pl.read_parquet(log / "videos.parquet").row(by_predicate=pl.col("video_id") == video, named=True)
+
+
+def test_a_takedown_by_patch_is_known_to_the_next_release(release, log, tmp_path, feature_stage, once):
+    patched(release, tmp_path, "v003", {"safety": "unsafe", "regions": ["fr"], "fingerprint": 77})
+    before, of_before = pl.read_parquet(log / "videos.parquet"), video_of(log, "v003")
+    for expected in (1, 0):
+        added = add(release, log, tmp_path, until_ms=FIRST_MS + DAY_MS)
+        assert (added.videos, added.changed) == (0, expected)
+    after = pl.read_parquet(log / "videos.parquet")
+    assert video_of(log, "v003") == of_before | {"safety": "unsafe", "regions": ["fr"], "fingerprint": 77}
+    others = pl.col("video_id") != "v003"
+    assert after.filter(others).equals(before.filter(others))
+    assert after["video_id"].equals(before["video_id"])
+    built, tables = small_log(feature_stage, once)
+    feature_stage(SCHEMA, replace(tables, videos=after), TimeSplit(valid_days=1, test_days=1), tmp_path / "built")
+    parts = exported((built, tables), once)
+    made = make_release((tmp_path / "built/features", tables), parts, tmp_path / "releases", as_of_ms=FIRST_MS + DAY_MS)
+    with closing(Store.open(tmp_path / "store", Release.load(made), durable=False)) as store:
+        row = int(store.catalogue.ids.rows(["v003"])[0])
+        assert SAFETY[store.catalogue.safety[row]] == "unsafe"
+        assert store.catalogue.fingerprints[row] == 77
+        assert store.catalogue.regions[row] == 1 << store.catalogue.region_names.rows["fr"]
+
+
+def test_what_a_column_cannot_hold_leaves_what_the_log_has(release, log, tmp_path):
+    before = video_of(log, "v003")
+    patched(release, tmp_path, "v003", {"creator_id": None, "safety": "mature", "title": None})
+    patched(release, tmp_path, "v003", {"tags": ["tag2"]}, known_at=FIRST_MS + 1)
+    add(release, log, tmp_path, until_ms=FIRST_MS + DAY_MS)
+    assert not expected_columns("videos", SCHEMA)["creator_id"].nullable
+    assert video_of(log, "v003") == before | {"safety": "mature", "title": None, "tags": ["tag2"]}
+
+
+def test_a_log_without_a_column_of_rules_gets_it_for_a_takedown(release, log, tmp_path):
+    pl.read_parquet(log / "videos.parquet").drop("safety", "fingerprint").write_parquet(log / "videos.parquet")
+    patched(release, tmp_path, "v003", {"safety": "unsafe"})
+    add(release, log, tmp_path, until_ms=FIRST_MS + DAY_MS)
+    after = pl.read_parquet(log / "videos.parquet")
+    assert after["safety"].null_count() == len(after) - 1
+    assert video_of(log, "v003")["safety"] == "unsafe"
+    assert "fingerprint" not in after.columns
 
 
 def test_a_full_disk_leaves_the_log_as_it_was(release, log, tmp_path, monkeypatch):

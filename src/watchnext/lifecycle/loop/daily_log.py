@@ -1,4 +1,7 @@
-"""Add served days to a log in daily Parquet files: each day whole, once, and only where its rows pass the checks."""
+"""Add served days to a log in daily Parquet files: each day whole, once, and only where its rows pass the checks.
+
+Its videos take all metadata that was posted or changed since: what the API learns of a video, the next release knows.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +18,7 @@ from watchnext.data.loaders.folder_names import DAYS
 from watchnext.data.structure import expected_columns
 from watchnext.data.tables import IMPRESSIONS, DataError
 from watchnext.files import replaced, synced
+from watchnext.lifecycle.loop.log_entities import with_metadata
 from watchnext.lifecycle.loop.served_days import Heard, impressions_of_day, served_days, typed_id
 from watchnext.schema import FeatureSchema
 
@@ -31,12 +35,14 @@ class AddedDays:
     withheld  day > why it is not in the log; it is tried again by the next pass
     left_out  reason > impressions that are in no day of the log
     videos    number of videos that were added to the catalogue of the log
+    changed   number of its videos that have other metadata now
     """
 
     added: Mapping[str, int]
     withheld: Mapping[str, str]
     left_out: Mapping[str, int]
     videos: int
+    changed: int
 
 
 class DailyLog:
@@ -65,7 +71,7 @@ class DailyLog:
     def add(self, served: Path, heard: Heard, *, until_ms: int, utc_offset_h: float) -> AddedDays:
         """Add every whole served day before `until_ms` that the log lacks."""
         added, withheld, left_out = {}, {}, {}
-        videos = self._add_videos(heard.posted)
+        videos, changed = self._take_metadata(heard.posted)
         context = [name for name in expected_columns("impressions", self._schema) if name not in IMPRESSIONS]
         for day in served_days(served, heard, until_ms=until_ms, utc_offset_h=utc_offset_h):
             if day.isoformat() in self.days:
@@ -81,7 +87,8 @@ class DailyLog:
                 continue
             self._write(rows, day)
             added[day.isoformat()] = len(rows)
-        return AddedDays(added, withheld, {reason: count for reason, count in left_out.items() if count}, videos)
+        left_out = {reason: count for reason, count in left_out.items() if count}
+        return AddedDays(added, withheld, left_out, videos, changed)
 
     def rows_after(self, time_ms: int, day: str = "") -> tuple[int, int, int]:
         """Return impressions, their watch time in seconds and their days, of the log from `time_ms` on and after `day`."""
@@ -149,22 +156,15 @@ class DailyLog:
             synced(each)
         self.days[day.isoformat()] = (folder / NAME,)
 
-    def _add_videos(self, posted: Mapping[int | str, Mapping]) -> int:
-        """Append videos that were posted and that the catalogue of the log lacks; return their number."""
+    def _take_metadata(self, posted: Mapping[int | str, Mapping]) -> tuple[int, int]:
+        """Add posted videos to the catalogue of the log, and change what was changed; return the numbers of both."""
         if not posted:
-            return 0
+            return 0, 0
         path = self._path("videos")
-        catalogue = pl.read_parquet(path)
-        rows = [{"video_id": video, **known, **known.get("features", {})} for video, known in posted.items()]
-        types = catalogue.schema
-        columns = {name: [row.get(name) for row in rows] for name in types}
-        new = pl.DataFrame(
-            {name: pl.Series(name, columns[name], strict=False).cast(types[name], strict=False) for name in types}
-        )
-        new = new.filter(pl.col("video_id").is_not_null()).join(catalogue, on="video_id", how="anti", maintain_order="left")
-        if len(new):
-            replaced(path, partial(pl.concat([catalogue, new]).write_parquet, compression="zstd"))
-        return len(new)
+        videos, added, changed = with_metadata(pl.read_parquet(path), posted, expected_columns("videos", self._schema))
+        if added or changed:
+            replaced(path, partial(videos.write_parquet, compression="zstd"))
+        return added, changed
 
 
 def unanswered(rows: pl.DataFrame) -> str:

@@ -28,7 +28,7 @@ class Heard:
 
     shown     request_id, user_id, video_id, time_ms, surface
     outcomes  (request_id, video_id) > outcome; the first one counts
-    posted    video_id > metadata
+    posted    video_id > metadata, of what was posted and then changed, or of what was changed alone
     position  of the first event that was known from `until_ms` on
     """
 
@@ -50,7 +50,9 @@ class Heard:
 
     def _take(self, event: Event) -> None:
         if event.kind in ("posted", "changed"):
-            self.posted[event.video_id] = {**self.posted.get(event.video_id, {}), **event.metadata}
+            before = self.posted.get(event.video_id, {}) if event.kind == "changed" else {}
+            features = {**before.get("features", {}), **event.metadata.get("features", {})}
+            self.posted[event.video_id] = {**before, **event.metadata, "features": features}
         if not event.request_id or event.kind not in ("shown", "outcome") or is_session(event.user_id):
             return
         key = (event.request_id, str(event.video_id))
