@@ -17,6 +17,7 @@ from watchnext.data.tables import DataError
 from watchnext.features.catalogue import SAFETY
 from watchnext.lifecycle.loop.daily_log import DailyLog
 from watchnext.lifecycle.loop.served_days import Heard
+from watchnext.schema import FeatureSchema
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.funnel.served.served_log import ServedLog
 from watchnext.serving.release.release import Release
@@ -147,10 +148,39 @@ def test_sessions_mirrored_answers_and_unknown_viewers_are_left_out(release, log
             served.append(recommender.recommend(request))
     served.close()
     added = add(release, log, tmp_path, until_ms=FIRST_MS + DAY_MS)
-    assert list(added.left_out) == ["user_id is not in users.parquet"]
+    needed = "region, device, user_language, account_age_days"  # by the schema; nobody knows them of a new viewer
+    assert list(added.left_out) == [f"user_id is not in users.parquet, and may not be added without {needed}"]
+    assert added.users == 0
     asked = set(rows_of(log, "2023-11-20")["request_id"].to_list())
     assert not asked & {"s", "m", "u"}
     assert len(asked) == 24
+
+
+def test_new_viewers_join_the_users_of_the_log_where_the_schema_lets_the_rest_be_null(release, log, tmp_path):
+    served = ServedLog(tmp_path / "served", max_bytes=1 << 30, flush_rows=10)
+    with closing(Store.open(tmp_path / "store", release, durable=False)) as store:
+        answer = Recommender(release, store).recommend(Request("new", 12, 4, FIRST_MS + 1, "home"))
+        shared = {"user_id": 12, "request_id": "new", "surface": "home"}
+        store.apply([Event(kind="outcome", video_id=answer.ids[0], known_at=FIRST_MS + 9_000, watch_ms=7_000, **shared)])
+    served.append(answer)
+    served.close()
+    text = (CONF / "features" / "world.yaml").read_text()
+    lines = [line.replace("entity: user", "entity: user, nullable: true") if "entity: user" in line and "user_id" not in line
+             and "nullable" not in line and "counter" not in line and "sequence" not in line else line
+             for line in text.splitlines()]  # fmt: skip
+    (tmp_path / "open.yaml").write_text("\n".join(lines))
+    schema = FeatureSchema.load(tmp_path / "open.yaml")
+    before, events = pl.read_parquet(log / "users.parquet"), heard(release, tmp_path / "store")
+    for expected in (1, 0):
+        daily = DailyLog(CanonicalTables(root=str(log), features=str(tmp_path / "open.yaml")), schema, work=tmp_path)
+        added = daily.add(tmp_path / "served", events, until_ms=FIRST_MS + DAY_MS, utc_offset_h=0)
+        assert (added.users, dict(added.left_out)) == (expected, {})
+    assert rows_of(log, "2023-11-20")["watch_ms"].to_list() == [7_000, 0, 0, 0]
+    after = pl.read_parquet(log / "users.parquet")
+    assert after.head(len(before)).equals(before)
+    assert after.tail(1).row(0) == (12, None, None, None, None, None)
+    write_stage(CanonicalTables(root=str(log), features=str(tmp_path / "open.yaml")), schema, tmp_path / "tables")
+    assert 12 in StoredTables.open(tmp_path / "tables").all().impressions["user_id"]
 
 
 def test_posted_videos_join_the_catalogue_of_the_log(release, log, tmp_path):

@@ -1,6 +1,7 @@
 """Add served days to a log in daily Parquet files: each day whole, once, and only where its rows pass the checks.
 
-Its videos take all metadata that was posted or changed since: what the API learns of a video, the next release knows.
+Its videos take all metadata that was posted or changed since: what the API learns of a video, the next release knows. Viewers
+of an added day join its users, where the schema lets all that is not known of them be null.
 """
 
 from collections.abc import Mapping
@@ -36,6 +37,7 @@ class AddedDays:
     left_out  reason > impressions that are in no day of the log
     videos    number of videos that were added to the catalogue of the log
     changed   number of its videos that have other metadata now
+    users     number of viewers that were added to it
     """
 
     added: Mapping[str, int]
@@ -43,6 +45,7 @@ class AddedDays:
     left_out: Mapping[str, int]
     videos: int
     changed: int
+    users: int
 
 
 class DailyLog:
@@ -70,25 +73,29 @@ class DailyLog:
 
     def add(self, served: Path, heard: Heard, *, until_ms: int, utc_offset_h: float) -> AddedDays:
         """Add every whole served day before `until_ms` that the log lacks."""
-        added, withheld, left_out = {}, {}, {}
+        added, withheld, left_out, viewers = {}, {}, {}, 0
         videos, changed = self._take_metadata(heard.posted)
         context = [name for name in expected_columns("impressions", self._schema) if name not in IMPRESSIONS]
         for day in served_days(served, heard, until_ms=until_ms, utc_offset_h=utc_offset_h):
             if day.isoformat() in self.days:
                 continue
             shown = impressions_of_day(served, heard, day, utc_offset_h=utc_offset_h, context=context)
-            rows, lacking = self._known(self._typed(shown))
+            rows = self._typed(shown)
+            new = self._new_viewers(rows)
+            rows, lacking = self._known(rows, new)
             for reason, count in lacking.items():
                 left_out[reason] = left_out.get(reason, 0) + count
             if not len(rows):
                 continue
-            if reason := unanswered(rows) or self._faults(rows, day):
+            if reason := unanswered(rows) or self._faults(rows, new, day):
                 withheld[day.isoformat()] = reason
                 continue
+            self._take_viewers(new)  # first: a day whose viewers are not listed would lose its rows
+            viewers += len(new)
             self._write(rows, day)
             added[day.isoformat()] = len(rows)
         left_out = {reason: count for reason, count in left_out.items() if count}
-        return AddedDays(added, withheld, left_out, videos, changed)
+        return AddedDays(added, withheld, left_out, videos, changed, viewers)
 
     def rows_after(self, time_ms: int, day: str = "") -> tuple[int, int, int]:
         """Return impressions, their watch time in seconds and their days, of the log from `time_ms` on and after `day`."""
@@ -120,22 +127,46 @@ class DailyLog:
         ids = [typed_id(pl.col(name), types[name], hashed=name == "request_id").alias(name) for name in types]
         return shown.with_columns(ids)
 
-    def _known(self, rows: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:
-        """Drop impressions of viewers and videos that the log does not list; return reason > number of them."""
-        lacking = {}
-        for table, key in (("users", "user_id"), ("videos", "video_id")):
-            ids = pl.read_parquet(self._path(table), columns=[key])[key]
-            known = rows[key].is_in(ids.implode())
-            lacking[f"{key} is not in {table}.parquet"] = int((~known).sum())
+    def _new_viewers(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Return viewers that the log does not list, a row each; none where the schema needs more of a viewer than an id."""
+        listed = pl.read_parquet(self._path("users"), columns=["user_id"])
+        if self._needed:
+            return listed.clear()
+        viewers = rows.select("user_id").drop_nulls().unique(maintain_order=True)
+        return viewers.join(listed, on="user_id", how="anti", maintain_order="left")
+
+    @property
+    def _needed(self) -> list[str]:
+        """Columns of users that may not be null."""
+        users = expected_columns("users", self._schema)
+        return [name for name, column in users.items() if name != "user_id" and not column.nullable]
+
+    def _known(self, rows: pl.DataFrame, new: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:
+        """Drop impressions of videos that the log does not list, and of viewers who are neither listed nor `new`; return
+        reason > number of them."""
+        lacking, needs = {}, f", and may not be added without {', '.join(self._needed)}" if self._needed else ""
+        for table, key, added, why in (("users", "user_id", new, needs), ("videos", "video_id", None, "")):
+            ids = pl.read_parquet(self._path(table), columns=[key])
+            ids = (ids if added is None else pl.concat([ids, added]))[key]
+            known = rows[key].is_in(ids.implode()).fill_null(False)
+            lacking[f"{key} is not in {table}.parquet{why}"] = int((~known).sum())
             rows = rows.filter(known)
         return rows, lacking
 
-    def _faults(self, rows: pl.DataFrame, day: date) -> str:
-        """Check a day beside the users and videos of the log; return what is wrong with it, "" for nothing."""
+    def _with(self, new: pl.DataFrame) -> pl.DataFrame:
+        """Return the users of the log, and new viewers with nulls for everything else."""
+        return pl.concat([pl.read_parquet(self._path("users")), new], how="diagonal")
+
+    def _take_viewers(self, new: pl.DataFrame) -> None:
+        if len(new):
+            replaced(self._path("users"), partial(self._with(new).write_parquet, compression="zstd"))
+
+    def _faults(self, rows: pl.DataFrame, new: pl.DataFrame, day: date) -> str:
+        """Check a day beside the videos and users of the log, and new viewers; return what is wrong with it, "" for nothing."""
         with TemporaryDirectory(prefix="checked-", dir=self._work) as folder:
             aside = Path(folder)
-            for table in ("users", "videos"):
-                (aside / f"{table}.parquet").symlink_to(self._path(table).resolve())
+            self._with(new).write_parquet(aside / "users.parquet")
+            (aside / "videos.parquet").symlink_to(self._path("videos").resolve())
             (aside / "impressions").mkdir()
             rows.write_parquet(aside / "impressions" / f"{day}.parquet")
             findings = check_log(read_sources(aside, self._schema, repair="python -m watchnext.data check"), self._schema)
