@@ -63,6 +63,22 @@ def test_calibration_and_slices_have_guards_and_noise_breaks_none():
     assert broken(replace(EVEN, slices={"home": figure(-0.01, "lower")})) == []
 
 
+NAN = float("nan")
+
+
+@pytest.mark.parametrize("name", ["coverage", "diversity", "latency", "size"])
+def test_a_measure_that_the_candidate_alone_lacks_breaks_its_guard(name):
+    def of(own: float, other: float) -> list[str]:
+        return broken(replace(EVEN, measures={**EVEN.measures, name: (own, other)}))
+
+    assert (of(NAN, 0.5), of(NAN, NAN), of(0.5, NAN)) == ([name], [], [])
+
+
+def test_a_calibration_that_the_candidate_alone_lacks_breaks_its_guard():
+    found = [broken(replace(EVEN, calibration={"click": each})) for each in ((NAN, 0.02), (NAN, NAN), (0.02, NAN))]
+    assert found == [["calibration of click"], [], []]
+
+
 def live(low: float, high: float) -> LiveResult:
     return LiveResult("canary", Spread((low + high) / 2, low, high), (50, 1000), 9_000)
 
@@ -72,6 +88,7 @@ def live(low: float, high: float) -> LiveResult:
     [
         (figure(), None, "shortlisted", "no live traffic"),
         (figure(0.2, "higher"), None, "shortlisted", "no live traffic"),  # replay promotes nobody
+        (figure(), live(0.0004, 0.001), "promoted", "won"),  # a win of any size
         (figure(), live(0.01, 0.05), "promoted", r"seconds \+3.0% \[\+1.0%, \+5.0%\], won"),
         (figure(0.2, "higher"), live(-0.01, 0.05), "kept", "a tie keeps the champion"),
         (figure(0.2, "higher"), live(-0.05, -0.01), "rejected", "lost"),

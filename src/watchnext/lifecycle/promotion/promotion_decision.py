@@ -36,7 +36,10 @@ class PromotionDecision:
 
 
 def guards(comparison: ReplayComparison, limits: Mapping[str, float]) -> list[Guard]:
-    """Hold a comparison against the limits of conf's `promotion.guards`; an undefined measure of both breaks none."""
+    """Hold a comparison against the limits of conf's `promotion.guards`.
+
+    A measure that the candidate alone lacks (nan) breaks its guard; one that the champion lacks, too or alone, breaks none.
+    """
     return [
         *_measured(comparison, limits),
         *_calibrated(comparison, limits["calibration"]),
@@ -48,18 +51,23 @@ def _measured(comparison: ReplayComparison, limits: Mapping[str, float]) -> Iter
     for name, (own, other) in comparison.measures.items():
         limit = limits[name]
         if name in ("coverage", "diversity"):
-            yield Guard(name, own, other, f"at least {limit:g} of the champion's", own < limit * other)
+            yield Guard(name, own, other, f"at least {limit:g} of the champion's", _lacks(own, other) or own < limit * other)
         elif name in ("latency", "size"):
-            yield Guard(name, own, other, f"at most {limit:g} times the champion's", own > limit * other)
+            yield Guard(name, own, other, f"at most {limit:g} times the champion's", _lacks(own, other) or own > limit * other)
         elif name == "index_recall":
             yield Guard(name, own, other, f"at least {limit:g}", not own >= limit)
         else:
             yield Guard(name, own, other, f"at most {limit:g}", not own <= limit)
 
 
+def _lacks(own: float, other: float) -> bool:
+    return math.isnan(own) and not math.isnan(other)
+
+
 def _calibrated(comparison: ReplayComparison, limit: float) -> Iterator[Guard]:
     for target, (own, other) in comparison.calibration.items():
-        yield Guard(f"calibration of {target}", own, other, f"at most {limit:g} above the champion's", own > other + limit)
+        broken = _lacks(own, other) or own > other + limit
+        yield Guard(f"calibration of {target}", own, other, f"at most {limit:g} above the champion's", broken)
 
 
 def _sliced(comparison: ReplayComparison, limit: float) -> Iterator[Guard]:
@@ -73,11 +81,12 @@ def decide(figure: Mapping, checked: list[Guard], live: LiveResult | None, *, le
     """Decide on a candidate.
 
     figure  difference of the figure of slates that counts, as in `paired`
-    least   smallest relative difference of it, above its noise floor, that counts
+    least   smallest relative difference of it, above its noise floor, that counts: of replay, which can only reject
 
     A broken guard or a replay that is clearly worse rejects. Replay favours what the champion showed, so that no win in it
-    promotes: the candidate is shortlisted, until an always-valid interval of live traffic excludes 0. A tie keeps the champion,
-    and a canary that a guard or a command ended rejects.
+    promotes: the candidate is shortlisted, until an always-valid interval of live traffic excludes 0. A win of any size is one:
+    a release that is trained costs no more than the champion. A tie keeps the champion, and a canary that a guard or a command
+    ended rejects.
     """
     if broken := [f"{each.name} is {each.candidate:.4g} beside {each.champion:.4g}, expected {each.limit}" for each in checked
                   if each.broken]:  # fmt: skip
