@@ -56,6 +56,16 @@ def test_an_arm_that_was_ahead_of_the_yardstick_recovers_what_the_shift_cost_the
     assert figures["arms"]["streamed"]["recovered"] == pytest.approx([0.2, 0.2, 0.2])
 
 
+def test_the_loop_is_judged_by_its_cost_which_watch_time_does_not_hide():
+    what = "its cost is within 10% of the best arm's"
+    assert verdicts(found(loop=DAILY - 0.5, daily=DAILY))[what]
+    figures = found(loop=DAILY - 1.0, daily=DAILY)
+    loop, daily = figures["arms"]["loop"], figures["arms"]["daily"]
+    assert (loop["cost_s"], daily["cost_s"]) == pytest.approx((4 * 11 + 3, 4 * 6 + 12))
+    assert loop["value_s"] >= 0.9 * daily["value_s"]
+    assert verdicts(figures)[what] is False
+
+
 def test_a_loop_that_does_not_win_is_told_so(tmp_path):
     figures = found(loop=LOOP - np.array([0, 0, 0, 0, 4.0]), daily=DAILY)
     assert next(iter(verdicts(figures).values())) is False
