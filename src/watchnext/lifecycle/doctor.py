@@ -85,6 +85,10 @@ class Doctor:
         """Return the command that builds it of the outputs; for DVC they are up to date."""
         return f"python -m watchnext.lifecycle release data={self.data}"
 
+    @property
+    def _build_store(self) -> str:
+        return f"python -m watchnext.serving build-store data={self.data}"
+
     def _sound(self, name: str) -> bool:
         with suppress(ReleaseError):
             return verified(self.releases / name)["data"] == self.data
@@ -100,7 +104,7 @@ class Doctor:
             try:
                 verified(self.releases / name)
             except ReleaseError as error:
-                yield Trouble(str(self.releases / name), str(error), "dvc repro --force release")
+                yield Trouble(str(self.releases / name), str(error), f"rm -r {self.releases / name}; {self._release}")
         try:
             current(self.releases)
         except ReleaseError as error:
@@ -135,20 +139,20 @@ class Doctor:
     def _registry(self) -> Iterator[Trouble]:
         where, name = f"registry {tracking.tracking_uri()}", model_name(self.data)
         if not self._has_registry:
-            yield Trouble(where, "there is no such store", "dvc repro --force release")
+            yield Trouble(where, "there is no such store", self._release)
             return
         known, serving = release_registry.registered(name=name), self._serving
         folders = releases_in(self.releases) if self.releases.is_dir() else []
         for release in folders:
             if release not in known and self._sound(release):
-                yield Trouble(where, f"release {release} is not registered as {name}", "dvc repro --force release")
+                yield Trouble(where, f"release {release} is not registered as {name}", self._release)
         champion, challenger = (release_registry.release_of(alias, name=name) for alias in ("champion", "challenger"))
         if serving in known and champion != serving:
             repair = partial(self._moved, release_registry.set_champion, serving, name=name)
             yield Trouble(where, f"the champion is {champion}, but {serving} serves", f"{self._promote}{serving}", repair)
         if challenger is not None and challenger not in folders:
             repair = partial(self._moved, release_registry.drop_challenger, name=name)
-            yield Trouble(where, f"the challenger {challenger} is not in {self.releases}", "dvc repro --force release", repair)
+            yield Trouble(where, f"the challenger {challenger} is not in {self.releases}", self._release, repair)
 
     def _outputs(self) -> Iterator[Trouble]:
         if (built := self._built) is not None and not (self.releases / built).is_dir():
@@ -157,7 +161,7 @@ class Doctor:
         state, serving = _read(self.outputs / "store.json").get("state"), self._serving
         if serving and state is not None and state != read_manifest(self.releases / serving)["state"]:
             what = f"it is of the state {state}, but {serving} has {read_manifest(self.releases / serving)['state']}"
-            yield Trouble(str(self.outputs / "store.json"), what, "dvc repro --force store")
+            yield Trouble(str(self.outputs / "store.json"), what, self._build_store)
 
     def _store(self) -> Iterator[Trouble]:
         if (serving := self._serving) is None or not (is_url(self.store) or Path(self.store).exists()):
@@ -169,7 +173,7 @@ class Doctor:
             return  # reported above
         except StoreError as error:
             repair = None if is_url(self.store) or self._is_held else partial(build_store, Path(self.store), release)
-            yield Trouble(self.store, str(error), f"python -m watchnext.serving build-store data={self.data}", repair)
+            yield Trouble(self.store, str(error), self._build_store, repair)
         if is_url(self.store) or self._is_held:
             return
         linked = {target_of(Path(self.store), name) for name in LINKS}

@@ -109,9 +109,10 @@ def test_a_challenger_without_a_folder_is_no_challenger(project, release):
 
 def test_an_emptied_registry_is_left_to_a_person(project, empty_store):
     shutil.copyfile(empty_store, project / "mlflow.db")
-    only("is not registered as watchnext-tiny", repairs=False)
+    command = "python -m watchnext.lifecycle release data=tiny"  # also of a data set that params.yaml does not name
+    assert only("is not registered as watchnext-tiny", repairs=False).command == command
     (project / "mlflow.db").unlink()
-    only("there is no such store", repairs=False)
+    assert only("there is no such store", repairs=False).command == command
     assert not (project / "mlflow.db").exists()  # looking makes none
 
 
@@ -121,7 +122,7 @@ def test_outputs_of_another_release_name_their_stage(project):
     assert only("names gone, which is not in releases", repairs=False).command == command
     (project / "outputs/release.json").unlink()
     (project / "outputs/store.json").write_text(json.dumps({"state": "other"}))
-    assert only("is of the state other", repairs=False).command == "dvc repro --force store"
+    assert only("is of the state other", repairs=False).command == "python -m watchnext.serving build-store data=tiny"
 
 
 def test_outputs_that_were_pulled_are_a_release_by_one_command(project):
