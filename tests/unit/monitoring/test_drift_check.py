@@ -12,9 +12,10 @@ from omegaconf import OmegaConf
 from watchnext.features.dataset.labels import Labels
 from watchnext.monitoring.__main__ import _held_out
 from watchnext.monitoring.drift_check import DriftCheck
+from watchnext.monitoring.report.drift_report import DriftReport
 from watchnext.monitoring.sketch.rows import Coded, Impressions
 from watchnext.monitoring.sketch.sketch import Sketch
-from watchnext.monitoring.verdict.checked_window import checked
+from watchnext.monitoring.verdict.checked_window import Check, CheckedSlice, CheckedWindow, checked
 from watchnext.monitoring.verdict.verdict_history import PastWindow, held, read_history, write_history
 from watchnext.monitoring.windows.reference import Reference, drift_tests, impressions_of, vectors_of, write_reference
 from watchnext.monitoring.windows.served_rows import ServedLogReader, outcomes_of
@@ -26,6 +27,7 @@ from watchnext.types import TARGETS
 DAY_MS = 86_400_000
 SETTINGS = {"alpha": 0.05, "hours": 24, "settling": 0, "in_a_row": 2, "margin": 1_000.0}
 COLUMN = "video impression 24h"
+DRIFTED = Check(0.4, 0.1, 1e-9, True, "retrain", "", (0.0, 0.0))
 
 
 @pytest.fixture(scope="module")
@@ -219,6 +221,30 @@ def test_a_verdict_holds_until_windows_in_a_row_disagree():
     assert letters("nd", size=3.0) == "nd"
     assert letters("ndn", in_a_row=1) == "ndn"
     assert letters("") == ""
+
+
+def test_drift_that_is_held_over_a_clean_window_names_the_checks_that_hold_it(tmp_path):
+    history = past("drift", "drift", "none", size=3.0)
+    assert held(history[1:], in_a_row=2, margin=2.5) == ["drift"] * 2
+    clean = CheckedWindow("none", {"x": replace(DRIFTED, drifted=False)}, {}, (9, 9), (50.0, 50.0))
+    report = DriftReport("drift", clean, history, ["drift"] * 3)
+    assert report.held_by == report.json["sizes"] == {"x": 3.0}
+    assert "held by the windows before: x;" in str(report)
+    report.write(tmp_path)
+    page = (tmp_path / "drift.html").read_text()
+    assert "in those before: <b>x</b>" in page
+    assert "Nothing." not in page
+    assert DriftReport("none", clean, history, ["none"] * 3).held_by == {}
+
+
+def test_what_drifts_in_a_slice_alone_has_a_size():
+    parts = {"home": CheckedSlice("drift", 9, {"hour": DRIFTED})}
+    report = DriftReport(
+        "drift", CheckedWindow("drift", {"hour": replace(DRIFTED, drifted=False)}, parts, (9, 9), (50.0, 50.0))
+    )
+    assert report.json["sizes"] == {"hour (home)": pytest.approx(4.0)}
+    [step] = report.steps
+    assert step.command.startswith("python -m watchnext.lifecycle run")  # served days enter the log by it alone
 
 
 def test_a_damaged_history_and_wrong_settings_are_named(check, tmp_path):

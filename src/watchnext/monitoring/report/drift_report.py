@@ -10,7 +10,7 @@ from watchnext.monitoring.report.history_plot import history_plot
 from watchnext.monitoring.report.summary_page import summary_page
 from watchnext.monitoring.verdict.advice import Step, listed, steps
 from watchnext.monitoring.verdict.checked_window import DRIFT, NO_DATA, NONE, Check, CheckedWindow
-from watchnext.monitoring.verdict.verdict_history import PastWindow
+from watchnext.monitoring.verdict.verdict_history import PastWindow, holding
 
 EXIT_CODES = {NONE: 0, DRIFT: 2, NO_DATA: 3}
 
@@ -44,6 +44,11 @@ class DriftReport:
         return steps(self.window.findings)
 
     @property
+    def held_by(self) -> dict[str, float]:
+        """Check > effect in units of what matters, of the windows before that hold drift over a newest one without."""
+        return holding(self.history) if (self.verdict, self.window.verdict) == (DRIFT, NONE) else {}
+
+    @property
     def json(self) -> dict:
         """The report for programs: without times of its own, equal for equal windows."""
         newest = self.history[-1] if self.history else None
@@ -60,6 +65,7 @@ class DriftReport:
             "rows": dict(zip(sides, self.window.rows, strict=True)),
             "viewers": {side: round(each, 1) for side, each in zip(sides, self.window.viewers, strict=True)},
             "drifted": self.window.drifted,
+            "sizes": {name: check.size for name, check in self.window.findings.items()} | self.held_by,
             "steps": [asdict(step) for step in self.steps],
             "columns": {name: _entry(check) for name, check in sorted(self.window.columns.items())},
             "slices": {
@@ -90,6 +96,8 @@ class DriftReport:
         lines = [f"  {line}" for line in (window.reason, *self.notes) if line]
         if self.verdict != window.verdict:
             lines.append(f"  the newest window alone: {window.verdict}; a verdict changes after windows in a row")
+        if self.held_by:
+            lines.append(f"  held by the windows before: {listed([*self.held_by])}; it ends where the next ones are without it")
         for step in self.steps:
             lines += [f"  {step.cause}: {listed(step.columns)}", f"    {step.command}", f"    {step.purpose}"]
         if not window.columns:

@@ -66,6 +66,8 @@ def _about(report: "DriftReport") -> str:
 
 def _table(report: "DriftReport") -> str:
     findings = report.window.findings
+    if report.held_by:
+        return f"<p>No check in this window; in those before: <b>{escape(listed([*report.held_by]))}</b>.</p>"
     if not findings:
         return "<p>No check.</p>"
     rows = [
@@ -78,6 +80,8 @@ def _table(report: "DriftReport") -> str:
 
 
 def _steps(report: "DriftReport") -> str:
+    if report.held_by:
+        return "<p>Look at the windows before: the drift holds until windows in a row are without it.</p>"
     if not report.steps:
         return "<p>Nothing.</p>" if report.window.columns else (
             "<p>Look whether requests reach the server, and whether it writes its served log.</p>"

@@ -5,6 +5,10 @@ from dataclasses import dataclass
 
 from watchnext.monitoring.verdict.checked_window import Check
 
+# Served days enter the log by the loop alone: `dvc repro` trains on those that the log has.
+NEWER = "python -m watchnext.lifecycle run loop.most_days=1"
+BESIDE = "which the loop adds to the log, and promote what wins; where you write the log yourself: `dvc repro`, then `promote`"
+
 # Cause of the first action of `Check.action`, and the command that follows; a broken input explains everything behind it.
 STEPS = {
     "inspect": (
@@ -19,13 +23,13 @@ STEPS = {
     ),
     "calibrate": (
         "predictions no longer match what happens",
-        "dvc repro",
-        "train and calibrate on newer days, then `python -m watchnext.lifecycle promote`",
+        NEWER,
+        f"train and calibrate on the served days, {BESIDE}",
     ),
     "retrain": (
         "viewers, videos or behaviour changed",
-        "dvc repro",
-        "train on newer days, then `python -m watchnext.lifecycle promote`",
+        NEWER,
+        f"train on the served days, {BESIDE}",
     ),
 }
 

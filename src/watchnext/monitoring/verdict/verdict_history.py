@@ -49,6 +49,17 @@ def held(verdicts: Sequence[PastWindow], *, in_a_row: int, margin: float) -> lis
     return result
 
 
+def holding(history: Sequence[PastWindow]) -> dict[str, float]:
+    """Return the drifted checks of the last windows in a row with drift, with their largest effect in units of what matters."""
+    sizes: dict[str, float] = {}
+    for window in reversed(history):
+        if window.verdict == DRIFT:
+            sizes |= {name: max(size, sizes.get(name, 0.0)) for name, size in window.drifted.items()}
+        elif sizes:
+            break
+    return dict(sorted(sizes.items(), key=lambda item: -item[1]))
+
+
 def read_history(folder: Path) -> list[PastWindow]:
     """Read the windows of earlier runs, oldest first. Raises ValueError naming the line that is none."""
     path = Path(folder) / FILE
