@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from watchnext import tracking
 from watchnext.cli import dispatch, instantiate, plain, write_report
-from watchnext.features.dataset.batches import FeatureSet
+from watchnext.features.dataset.batches import FeatureSet, data_hash_in
 from watchnext.files import removed
 from watchnext.monitoring.drift_check import DriftCheck
 from watchnext.monitoring.report.drift_report import DriftReport
@@ -83,7 +83,7 @@ def drift(config: DictConfig) -> int:
 def _track(config: DictConfig, release: Path, report: DriftReport, folder: Path) -> None:
     manifest = read_manifest(release)
     tags = {
-        "data_hash": manifest["id"],
+        "data_hash": data_hash_in(Path(config.data.outputs) / "features"),
         "schema_fingerprint": manifest["schema"],
         "release": release.name,
         "verdict": report.verdict,

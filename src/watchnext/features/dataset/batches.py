@@ -24,6 +24,12 @@ NO_INPUTS = ("targets", "user_rows", "video_rows", "position", "propensity")  # 
 CANDIDATE_INPUTS = ("video_codes", "video_tags", "video_vector", "video_values", "video_duration_s", "candidate_values")
 
 
+def data_hash_in(folder: str | Path) -> str:
+    """Return the hash of the tables that the feature stage read; "unknown" where it has not run in this `folder`."""
+    path = Path(folder) / "report.json"
+    return json.loads(path.read_text())["data_hash"] if path.exists() else "unknown"
+
+
 @dataclass(frozen=True)
 class FeatureSet:
     """The output folder of the feature stage, memory-mapped.
