@@ -19,6 +19,7 @@ import yaml
 import programs
 from served_traffic import DAY_MS, FIRST_MS, HOUR_MS, daily_log, serve, write_log
 from small_release import CONF, exported, make_release, small_log
+from watchnext import tracking
 from watchnext.lifecycle.loop.decision import Costs
 from watchnext.lifecycle.loop.loop_pass import TRAINED, LoopPass, Project
 from watchnext.lifecycle.loop.loop_state import LoopError, LoopState
@@ -27,7 +28,7 @@ from watchnext.serving.release.only_one import HeldError
 from watchnext.serving.release.release import ReleaseError, current, switch
 
 COSTS = {"decay": 0.01, "price": 1.0, "horizon_days": 1.0, "least_rows": 100, "most_days": 1, "train_s": 600.0}
-STAGE = """import json, pathlib, sys, time
+STAGE = """import json, os, pathlib, sys, time
 stage = sys.argv[1]
 with open("ran.txt", "a") as ran:
     ran.write(stage + chr(10))
@@ -40,6 +41,8 @@ if stage == "release":
     if (refitted := pathlib.Path("refitted.txt")).exists():
         names["refitted"] = refitted.read_text()
     pathlib.Path("outputs/release.json").write_text(json.dumps(names))
+    if not os.path.lexists("releases/current"):
+        os.symlink(names["release"], "releases/current")
 if stage == "evaluation":
     pathlib.Path("outputs/metrics").mkdir(exist_ok=True)
     pathlib.Path("outputs/metrics/evaluation.json").write_text(json.dumps({"skew": 0.0}))
@@ -80,11 +83,7 @@ def _promote(project: Project, chosen: str) -> int:
 
 def _drift(project: Project) -> int:
     (project.outputs / "drift/served").mkdir(parents=True, exist_ok=True)
-    columns = {
-        "hour": {"drifted": True, "effect": -0.3, "least": 0.1},
-        "gap_s": {"drifted": False, "effect": 0.0, "least": 0.1},
-    }
-    report = {"verdict": "drift", "columns": columns}
+    report = {"verdict": "drift", "sizes": {"hour (new viewers)": 3.0}}  # of a slice alone
     (project.outputs / "drift/served/drift.json").write_text(json.dumps(report))
     return 2
 
@@ -165,7 +164,7 @@ def test_a_pass_collects_decides_trains_and_tells(project, webhook, release):
     report = one_pass(project, webhook=address)
     assert list(report) == ["collect", "check", "decide", "train", "evaluate", "promote", "notify"]
     assert list(report["collect"]["added"]) == ["2023-11-20", "2023-11-21"]  # the third day is not over
-    assert report["check"] == {"verdict": "drift", "size": pytest.approx(3.0), "drifted": ["hour"]}
+    assert report["check"] == {"verdict": "drift", "size": pytest.approx(3.0), "drifted": ["hour (new viewers)"]}
     assert report["decide"]["train"]
     assert report["decide"]["terms"]["drift"] == pytest.approx(3.0)
     assert report["decide"]["terms"]["age_days"] >= 2
@@ -231,8 +230,13 @@ def test_a_killed_pass_goes_on_at_its_stage(project):
 
 
 def test_drift_is_checked_by_its_own_command(project, real_drift):
+    (project / "outputs/features").mkdir()
+    (project / "outputs/features/report.json").write_text(json.dumps({"data_hash": "d7"}))
     report = one_pass(project, decay=0.0, most_days=None)
     assert report["check"]["verdict"] in ("none", "drift", "no data")
+    with tracking.store(tracking.tracking_uri()) as client:
+        experiment = client.get_experiment_by_name("watchnext-monitoring")
+        assert client.search_runs([experiment.experiment_id])[0].data.tags["data_hash"] == "d7"
     assert json.loads((project / "outputs/drift/served/drift.json").read_text())["verdict"] == report["check"]["verdict"]
 
 
@@ -300,10 +304,20 @@ def test_without_a_champion_the_first_one_is_trained_and_a_broken_one_is_named(p
     assert report["collect"]["note"] == "no release serves, so nothing was served"
     assert report["decide"]["reason"] == "no release serves"
     assert ran(project) == [*TRAINED, "evaluation"]
+    assert (report["promote"]["decision"], state(project).rejected) == ("promoted", 0)
     (project / "releases/current").unlink()
     (project / "releases/current").symlink_to("gone")
     with pytest.raises(ReleaseError, match=r"names gone, which is gone; let another one serve"):
         one_pass(project)
+
+
+def test_a_pass_that_was_killed_after_the_switch_knows_that_it_promoted(project, challenger, release):
+    report = {"decide": {"train": True, "newest": "2023-11-21", "serving": release.id}, "train": {"candidate": challenger}}
+    (project / "outputs/loop").mkdir()
+    LoopState(number=2, step="promote", rejected=1, report=report).save(project / "outputs/loop")
+    switch(project / "releases", challenger)
+    assert one_pass(project)["promote"]["decision"] == "promoted"
+    assert state(project).rejected == 0
 
 
 def test_outcomes_that_never_arrive_train_nothing(project, release):

@@ -21,7 +21,7 @@ from watchnext.lifecycle.loop.decision import Costs, Evidence, decide
 from watchnext.lifecycle.loop.loop_state import STEPS, LoopError, LoopState
 from watchnext.lifecycle.loop.notice import notify
 from watchnext.lifecycle.loop.served_days import Heard
-from watchnext.lifecycle.promotion.promotion_decision import PROMOTED, SHORTLISTED
+from watchnext.lifecycle.promotion.promotion_decision import KEPT, PROMOTED, SHORTLISTED
 from watchnext.lifecycle.stage_process import Start, started
 from watchnext.monitoring.verdict.checked_window import DRIFT, NO_DATA
 from watchnext.monitoring.windows.served_rows import OUTCOME_MS
@@ -223,9 +223,9 @@ class LoopPass:
             return {"verdict": NO_DATA, "size": 0.0, "drifted": []}
         self._project.run("monitoring", "drift", fine=(0, 2, 3), keeps=self._keeps)
         report = json.loads((self._project.outputs / "drift" / "served" / "drift.json").read_text())
-        drifted = [name for name, each in report["columns"].items() if each["drifted"]]
-        sizes = [_times(report["columns"][name]) for name in drifted] if report["verdict"] == DRIFT else []
-        return {"verdict": report["verdict"], "size": max(sizes, default=0.0), "drifted": drifted}
+        sizes = report["sizes"]  # of all rows, of slices, and of the windows before that hold the verdict
+        size = max(sizes.values(), default=0.0) if report["verdict"] == DRIFT else 0.0
+        return {"verdict": report["verdict"], "size": size, "drifted": [*sizes]}
 
     def _decide(self) -> dict:
         if tried := self._tried():
@@ -240,7 +240,7 @@ class LoopPass:
             rows=rows, watch_s=watch_s, days=days, drift=state.report["check"]["size"], train_s=state.train_s,
             rejected=state.rejected, serves=serving is not None, is_trained=newest == state.trained_to,
         )  # fmt: skip
-        return {**asdict(decide(found, self._costs)), "newest": newest}
+        return {**asdict(decide(found, self._costs)), "newest": newest, "serving": serving and serving.name}
 
     def _built_to(self) -> str:
         """Return the newest day that the pipeline saw when it built a release before the first pass, "" if it built none."""
@@ -282,8 +282,10 @@ class LoopPass:
         candidate = self._state.candidate or self._state.report["train"]["candidate"]
         found, waits = self._judged(candidate)
         self._state.candidate = candidate if waits else ""
+        serving = self._project.serving
+        serves = found["decision"] == PROMOTED or (serving is not None and serving.name == candidate)
         if not waits:
-            self._state.rejected = 0 if found["decision"] == PROMOTED else self._state.rejected + 1
+            self._state.rejected = 0 if serves else self._state.rejected + 1
         return found
 
     def _judged(self, candidate: str) -> tuple[dict, bool]:
@@ -294,10 +296,10 @@ class LoopPass:
         """
         project, champion = self._project, self._project.serving
         if champion is not None and candidate == champion.name:
-            return {
-                "decision": "kept",
-                "reason": f"{candidate} serves already: training gave the same release, or it is the first",
-            }, False
+            if not self._state.candidate and self._state.report["decide"].get("serving") == candidate:
+                return {"decision": KEPT, "reason": f"{candidate} serves already: training gave the same release"}, False
+            reason = f"{candidate} serves: as the first release, or by a promotion that this pass did not see the end of"
+            return {"decision": PROMOTED, "reason": reason, "candidate": candidate}, False
         if lost := verdict_of(project.releases / candidate):
             behind = ", ".join(f"{name} at {depths}" for name, depths in lost.items())
             return {"decision": "rejected", "reason": f"the slate of {candidate} lost to the baseline {behind}"}, False
@@ -310,7 +312,7 @@ class LoopPass:
             project.run("lifecycle", "promote", f"release={candidate}", keeps=self._keeps)
             reason = f"{found['reason']}; loop.serves={SHORTLISTED} lets it serve"
             return {**found, "decision": PROMOTED, "reason": reason}, False
-        if found["decision"] not in ("shortlisted", "kept"):
+        if found["decision"] not in (SHORTLISTED, KEPT):
             if is_tried:
                 end_plan(project.releases, f"the loop: {found['decision']}", release=candidate)
         elif is_tried and plan.days > self._patience:
@@ -347,11 +349,6 @@ def candidate_in(outputs: Path) -> str:
     """Return the id of the release that stage `release` built to serve: the one that learned from all days, if it built one."""
     names = json.loads((outputs / "release.json").read_text())
     return names.get("refitted", names["release"])
-
-
-def _times(check: Mapping) -> float:
-    """Return by how many times what matters a check moved; a check without a least effect counts once."""
-    return abs(check["effect"]) / check["least"] if check["effect"] is not None and check["least"] else 1.0
 
 
 def _line(found: Mapping) -> str:
