@@ -1,4 +1,4 @@
-"""The whole way of a candidate, on real releases of a small log: compared, decided, reported, recorded, and switched last."""
+"""The whole way of a candidate, on real releases of a small log: compared, decided, switched, and recorded last."""
 
 import json
 import os
@@ -67,7 +67,10 @@ def test_equal_releases_are_a_tie_which_replay_can_only_shortlist(decided, folde
     assert {"calibration of long_view", "slice home", "slice short history", "coverage", "latency"} <= guards.keys()
     with tracking.store(tracking.tracking_uri()) as client:
         version = client.get_model_version_by_alias("watchnext-tiny", "challenger")
+        run = client.get_run(version.tags["decided_by_run"])
     assert (version.tags["decision"], version.description) == ("shortlisted", "# second")
+    built = json.loads((folder / "outputs" / "features" / "report.json").read_text())
+    assert run.data.tags["data_hash"] == built["data_hash"]
 
 
 def test_what_cannot_be_compared_changes_nothing(decided, folder, monkeypatch):
@@ -84,6 +87,20 @@ def test_what_cannot_be_compared_changes_nothing(decided, folder, monkeypatch):
     with pytest.raises(ReleaseError, match=r"has the schema another, the features have .*candidate=second force=true"):
         decided("second")
     assert serving_id(folder / "releases") == "first"
+
+
+def test_a_promotion_that_lost_a_race_is_on_no_record(decided, folder, monkeypatch):
+    decided("second")
+    report = (folder / "outputs" / "promotion" / "promotion.json").read_bytes()
+    module = "watchnext.lifecycle.promotion.promotion.uploaded"
+    monkeypatch.setattr(module, lambda release: (folder / "releases" / "current").unlink())  # meanwhile, another one moved it
+    with pytest.raises(ReleaseError, match=r"None serves now instead of first; compare with it"):
+        decided("second", "force=true")
+    switch(folder / "releases", "first")
+    assert (folder / "outputs" / "promotion" / "promotion.json").read_bytes() == report
+    with tracking.store(tracking.tracking_uri()) as client:
+        version = client.get_model_version_by_alias("watchnext-tiny", "challenger")
+    assert version.tags["decision"] == "shortlisted"
 
 
 def test_a_champion_that_is_gone_is_named_and_force_is_recorded(decided, folder):

@@ -1,4 +1,4 @@
-"""`python -m watchnext.lifecycle promote`: compare, decide, report, record, and switch last."""
+"""`python -m watchnext.lifecycle promote`: compare, decide, switch, and record last."""
 
 import os
 from dataclasses import asdict
@@ -10,7 +10,7 @@ from watchnext import tracking
 from watchnext.cli import instantiate, plain, write_report
 from watchnext.features.arrays import load_arrays
 from watchnext.features.catalogue import Ids
-from watchnext.features.dataset.batches import FeatureSet
+from watchnext.features.dataset.batches import FeatureSet, data_hash_in
 from watchnext.files import replaced
 from watchnext.lifecycle import release_registry
 from watchnext.lifecycle.promote import model_name, promotable, serving_id, switched, uploaded
@@ -34,7 +34,7 @@ from watchnext.serving.release.release import ReleaseError, current
 
 
 def run_promotion(config: DictConfig, candidate: str) -> PromotionDecision:
-    """Decide whether a candidate serves, write outputs/promotion/, record the decision in MLflow, and switch if it does.
+    """Decide whether a candidate serves, write outputs/promotion/, switch if it does, and record the decision in MLflow.
 
     Without a champion, a candidate serves whose slate lost to no baseline. With `force`, it serves whatever is measured. Raises
     ReleaseError for a candidate that is damaged, missing, of another data set or schema, behind a baseline, or serves already,
@@ -54,15 +54,15 @@ def run_promotion(config: DictConfig, candidate: str) -> PromotionDecision:
         if config.force:
             decision = PromotionDecision(FORCED, "force=true")
         report = rounded({**report, **asdict(decision)}, 6)
-        if decision.serves:
-            uploaded(releases / candidate)  # before anybody reads that it was promoted
-        _written(report, folder)
-        _record(config, report, folder)
-        if decision.serves:
-            with moving(releases):
-                if (now := serving_id(releases)) != champion:
-                    raise ReleaseError(f"{now} serves now instead of {champion}; compare with it: run this again")
-                switched(releases, candidate, data=config.data.name)
+        if not decision.serves:
+            _record(config, report, folder)
+            return decision
+        uploaded(releases / candidate)
+        with moving(releases):
+            if (now := serving_id(releases)) != champion:
+                raise ReleaseError(f"{now} serves now instead of {champion}; compare with it: run this again")
+            switched(releases, candidate, data=config.data.name)
+            _record(config, report, folder)  # last: what is on record as promoted serves
     return decision
 
 
@@ -129,10 +129,15 @@ def _written(report: dict, folder: Path) -> None:
 
 
 def _record(config: DictConfig, report: dict, folder: Path) -> None:
-    """Track the decision as a run, and name it on the page of the candidate's version."""
+    """Write the report, track the decision as a run, and name it on the page of the candidate's version."""
+    _written(report, folder)
     candidate = report["candidate"]
     manifest = read_manifest(Path(config.data.releases) / candidate)
-    tags = {"data_hash": manifest["id"], "schema_fingerprint": manifest["schema"], "release": candidate}
+    tags = {
+        "data_hash": data_hash_in(Path(config.data.outputs) / "features"),
+        "schema_fingerprint": manifest["schema"],
+        "release": candidate,
+    }
     tags |= {"champion": report["champion"] or "none", "verdict": report["verdict"], "reason": report["reason"]}
     with tracking.start_run("promotion", config=plain(config), tags=tags, stage="lifecycle") as run:
         run.log_metrics(flat(_values(report)))
