@@ -138,6 +138,19 @@ def test_another_content_under_the_same_name_is_refused(promoted, release, tmp_p
         promoted.fetch(other, folder)
 
 
+def test_a_release_that_was_damaged_in_the_folder_is_refused_by_name_and_serves_nowhere(promoted, release, tmp_path):
+    folder = tmp_path / "releases"
+    shutil.copytree(release.folder, folder / release.id)
+    flip(folder / release.id / "graphs" / "ranker.bin")
+    (folder / "current").symlink_to("another")
+    with pytest.raises(ReleaseError, match=r"graphs/ranker\.bin is damaged"):
+        promoted.fetch(promoted.promotion(), folder)
+    assert os.readlink(folder / "current") == "another"
+    shutil.rmtree(folder / release.id)
+    promoted.fetch(promoted.promotion(), folder)
+    assert os.readlink(folder / "current") == release.id
+
+
 def test_a_url_that_cannot_be_used_is_named():
     with pytest.raises(ReleaseError, match=r"WATCHNEXT_RELEASES_URL is nowhere://x, which fsspec cannot open: .*nowhere"):
         ReleaseUrl("nowhere://x")

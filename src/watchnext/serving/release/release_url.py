@@ -117,6 +117,7 @@ class ReleaseUrl:
                     f"wrong one, and promote again: `{PROMOTE}{promotion.release}`"
                 )
             if not (releases / "current").is_symlink() or os.readlink(releases / "current") != promotion.release:
+                verified(folder)  # one that lay here may have been damaged since
                 link(releases, "current", promotion.release)
 
     def _copy(self, promotion: Promotion, aside: Path) -> None:
