@@ -126,6 +126,7 @@ def test_a_body_behind_its_head_is_waited_for_and_a_late_one_is_the_apps(calls, 
         (LOOKED_AT, {"host": "elsewhere"}),
         (LOOKED_AT, {"origin": "https://page.example"}),
         (LOOKED_AT, {"expect": "100-continue"}),
+        (LOOKED_AT, {"x-forwarded-for": "203.0.113.7"}),  # of another machine, which without keys is refused
     ],
 )
 def test_all_else_reaches_the_app_and_is_answered_by_it(calls, routed, body, headers):
@@ -194,6 +195,15 @@ def test_a_request_counts_once_for_the_rate_of_its_key(make, tmp_path):
         assert calls(LOOKED_AT, authorization=f"Bearer {key}").status_code == 200
         assert calls.reached == []
         assert calls(LOOKED_AT, authorization=f"Bearer {key}").status_code == 429
+
+
+def test_with_keys_a_look_up_through_a_proxy_is_answered_at_once(make, tmp_path):
+    file, (key, line) = tmp_path / "keys", new_key("shop", ["read"])
+    file.touch(0o600)
+    file.write_text(line)
+    with make(keys=Keys(file)) as calls:
+        forwarded = {"x-forwarded-for": "203.0.113.7", "authorization": f"Bearer {key}"}
+        assert (calls(LOOKED_AT, **forwarded).status_code, calls.reached) == (200, [])
 
 
 @pytest.mark.parametrize(("missing", "status"), [("Host: localhost", b"400"), ("Content-Type: application/json", b"415")])

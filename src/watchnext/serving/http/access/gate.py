@@ -43,6 +43,11 @@ class AccessGate:
         self._access = access
         self._limit = RateLimit(access.rate_per_s) if access.rate_per_s else None
 
+    @property
+    def asks_address(self) -> bool:
+        """Say if the address of a client decides, as there are no keys."""
+        return self._access.keys is None
+
     def refusal(self, scope: Scope) -> Json | None:
         """Return the answer that refuses a request, None for one that may pass. That is noted in its state, as it counts once
         for the rate of its key, however often it is asked about."""
@@ -58,7 +63,7 @@ class AccessGate:
             return problem(404, "http_404", "Not Found", headers=CLOSE)
         headers = Headers(scope=scope)
         return self._other_host(scope["path"], headers) or (
-            self._without_keys(scope) if self._access.keys is None else self._with_keys(scope, headers)
+            self._without_keys(scope) if self.asks_address else self._with_keys(scope, headers)
         )
 
     def _other_host(self, path: str, headers: Headers) -> Json | None:

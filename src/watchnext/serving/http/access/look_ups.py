@@ -14,6 +14,7 @@ from watchnext.serving.http.api.handlers import STORED, Handlers
 from watchnext.serving.http.api.schemas import RecommendRequest
 
 NAMED = re.compile(rb'"(?:%s)"' % b"|".join(mode.encode() for mode in STORED))
+FORWARDED = b"x-forwarded-for"
 
 
 class LookUps:
@@ -28,8 +29,8 @@ class LookUps:
     def answer(self, scope: Scope, body: bytes) -> Json | None:
         """Return a stored slate with all headers, and count it. None where the app is to answer, and nothing was done but to
         parse the request and let it through the gate: it is refused, not valid, or its viewer has no slate that holds."""
-        if not NAMED.search(body):
-            return None
+        if not NAMED.search(body) or (self._gate.asks_address and any(name == FORWARDED for name, _ in scope["headers"])):
+            return None  # whose address a proxy names is read on the way to the app
         began, request_id = time.perf_counter(), begin()
         try:
             slate = None if self._gate.refusal(scope) else self._stored(scope, body, request_id)
