@@ -114,6 +114,20 @@ def test_a_viewer_who_came_since_the_release_has_a_slate_too_also_after_an_inter
     assert batch(release, folder, tmp_path, now_ms=release.as_of_ms + 120_000).users == 27
 
 
+@pytest.mark.parametrize(("a_process", "processes"), [(25, 1), (9, 3), (1, 4)])
+def test_no_more_processes_start_than_the_viewers_keep_busy(release, folder, tmp_path, monkeypatch, a_process, processes):
+    asked = []
+
+    def compute(parts, about, processes):
+        asked.append(processes)
+        return []
+
+    monkeypatch.setattr("watchnext.serving.funnel.ahead.batch.VIEWERS_A_PROCESS", a_process)
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    recommend_all(release, folder, tmp_path / "batch", k=K, now_ms=release.as_of_ms, compute=compute)
+    assert asked == [processes]
+
+
 def test_which_run_goes_on(tmp_path):
     run = Batch("release", "env-1", K, 25, 1_000, PART)
     assert Batch.begun(run, tmp_path) == run

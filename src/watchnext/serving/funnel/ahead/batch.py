@@ -30,6 +30,7 @@ from watchnext.types import Request
 
 VIEWERS_A_PART = 1_000
 PARTS = 16  # of few viewers, so that all processes end at the same time
+VIEWERS_A_PROCESS = 200  # to start another one for fewer takes longer than to answer them
 BLOCK = 100  # viewers whose queries are made together
 NEWCOMERS = "newcomers.json"
 RESUMED_MS = DAY_MS // 2  # an older run begins again: its slates would not be valid for long
@@ -153,7 +154,7 @@ def recommend_all(
     """Compute the slates of viewers into `store` and below `folder`, or what an interrupted run left to do.
 
     viewers         number of viewers, the first of the release; None is all, and those whom only the store knows
-    processes       number of processes that compute; None is one a core
+    processes       number of processes that compute; None is one a core, of few viewers fewer
     viewers_a_part  None is VIEWERS_A_PART, or less where there would be fewer than PARTS
     compute         None is `computed`; an engine has its own
     Raises StoreError.
@@ -170,7 +171,9 @@ def recommend_all(
         progress.reset(total=run.viewers + run.newcomers)
         progress.update(progress.total - sum(len(run.users(part)) for part in missing))
         for part, computed_slates in (compute or computed)(
-            missing, (release.folder, store, run, folder), processes or os.cpu_count()
+            missing,
+            (release.folder, store, run, folder),
+            processes or min(os.cpu_count(), -(-progress.total // VIEWERS_A_PROCESS)),
         ):
             slates.put(computed_slates)
             path = run.path(folder, part)
