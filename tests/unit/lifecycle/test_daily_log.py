@@ -16,7 +16,7 @@ from watchnext.data.structure import expected_columns
 from watchnext.data.tables import DataError
 from watchnext.features.catalogue import SAFETY
 from watchnext.lifecycle.loop.daily_log import DailyLog
-from watchnext.lifecycle.loop.served_days import Heard
+from watchnext.lifecycle.loop.served_days import Heard, day_of, impressions_of_day
 from watchnext.schema import FeatureSchema
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.funnel.served.served_log import ServedLog
@@ -125,6 +125,30 @@ def test_a_day_without_outcomes_is_withheld_and_added_once_they_came(release, lo
         store.apply(late)
     assert list(add(release, log, tmp_path, until_ms=FIRST_MS + DAY_MS).added) == ["2023-11-20"]
     assert rows_of(log, "2023-11-20")["watch_ms"].sum() == 24 * 4_000
+
+
+def test_a_slate_that_was_not_drawn_as_it_was_shown_has_no_propensity(release, tmp_path):
+    """A stored slate is a part of an older draw; a refilled one is drawn of what was left."""
+    known, count = release.user_ids.ids.tolist()[0], len(release.video_ids.ids)
+    with closing(Store.open(tmp_path / "store", release, durable=False)) as store:
+        recommender = Recommender(release, store)
+        drawn = recommender.recommend(Request("drawn", known, 3, FIRST_MS, "home"))
+        stored = replace(drawn, request=replace(drawn.request, request_id="stored"), mode="precomputed")
+        store.apply([Event(kind="shown", user_id=known, video_id=each, known_at=FIRST_MS) for each in drawn.ids[:2]])
+        others = tuple(row for row in range(count) if row not in drawn.rows)
+        refilled = recommender.recommend(Request("refilled", known, 3, FIRST_MS + 1, exclude=others))
+    assert any("again" in names for names in refilled.sources)
+    with closing(ServedLog(tmp_path / "served", max_bytes=1 << 30, flush_rows=1)) as served:
+        for answer in (drawn, stored, refilled):
+            served.append(answer)
+    day = impressions_of_day(tmp_path / "served", Heard(), day_of(FIRST_MS, 0.0), utc_offset_h=0.0, context=())
+    names = ("drawn", "stored", "refilled")
+    exact = {name: day.filter(pl.col("request_id") == name)["propensity"].to_list() for name in names}
+    assert exact == {
+        "drawn": pytest.approx(drawn.slate.propensities.tolist(), rel=1e-6),
+        "stored": [None] * 3,
+        "refilled": [None] * len(refilled.ids),
+    }
 
 
 def test_an_empty_served_log_adds_nothing(release, log, tmp_path):

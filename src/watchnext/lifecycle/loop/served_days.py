@@ -12,9 +12,10 @@ import polars as pl
 from watchnext.data.tables import IMPRESSIONS, OUTCOMES
 from watchnext.serving.funnel.served.served_log import Pending, parts_between
 from watchnext.serving.store.tables.journal import Event, is_session
+from watchnext.types import AGAIN
 
 DAY_MS, HOUR_MS = 86_400_000, 3_600_000
-READ = ("request_id", "release", "user_id", "as_of_ms", "asked", "video_ids", "propensities")
+READ = ("request_id", "release", "mode", "user_id", "as_of_ms", "asked", "candidate_sources", "video_ids", "propensities")
 SHOWN = {
     "request_id": pl.String, "user_id": pl.String, "video_id": pl.String, "time_ms": pl.Int64, "surface": pl.String,
     "position": pl.Int16, "propensity": pl.Float32, "policy": pl.String, "context": pl.Object,
@@ -88,7 +89,8 @@ def impressions_of_day(folder: Path, heard: Heard, day: date, *, utc_offset_h: f
     """Return what was shown on a day with its outcomes: columns of IMPRESSIONS and `context`, ids as strings.
 
     An impression without an outcome has a watch of 0 ms and no received time, as in the fold. Sessions without a user and
-    slates that nobody saw are left out.
+    slates that nobody saw are left out. The propensity is null in a slate that was not drawn as it was shown: one that was
+    stored, or refilled with seen videos.
     """
     start = day_start_ms(day, utc_offset_h)
     end = start + DAY_MS
@@ -119,12 +121,14 @@ def _answers(folder: Path, start_ms: int, end_ms: int, context: tuple[str, ...])
         pl.Series("surface", [each.get("surface") for each in asked], dtype=pl.String),
         *(pl.Series(name, values) for name, values in given.items()),
         position=pl.int_ranges(pl.col("video_ids").list.len()).cast(pl.List(pl.Int16)),
+        is_drawn=(pl.col("mode") != "precomputed") & (pl.col("candidate_sources").list.max().fill_null(0) < 1 << AGAIN),
         is_shown=pl.Series(by_viewers, dtype=pl.Boolean) & pl.Series(seen, dtype=pl.Boolean),
     ).filter(pl.col("is_shown") & (pl.col("video_ids").list.len() > 0))
-    shown = answers.explode("video_ids", "propensities", "position")
+    shown = answers.drop("candidate_sources").explode("video_ids", "propensities", "position")
     return shown.select(
         "request_id", "user_id", pl.col("video_ids").alias("video_id"), pl.col("as_of_ms").alias("time_ms"), "surface",
-        "position", pl.col("propensities").cast(pl.Float32).alias("propensity"), pl.col("release").alias("policy"), *context,
+        "position", pl.when("is_drawn").then("propensities").cast(pl.Float32).alias("propensity"),
+        pl.col("release").alias("policy"), *context,
     )  # fmt: skip
 
 
