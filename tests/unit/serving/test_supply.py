@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from watchnext.features.state.seen import REST_DAYS
+from watchnext.serving.funnel.explanation.trace import summary
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.store.tables.journal import Event
 from watchnext.types import Request
@@ -62,6 +63,29 @@ def test_what_was_shown_or_skipped_within_a_second_returns_last_and_the_oldest_f
     assert sorted(answer.rows[again].tolist()) == sorted(oldest_first(release, shown, answer.rows[~again])[: again.sum()])
     for names, sentences in zip(answer.sources, answer.explanations, strict=True):
         assert ("shown to you before: nothing new is left" in sentences) == (names == ["again"])
+
+
+def test_a_refilled_answer_is_traced_as_its_funnel_went(recommender, release, store):
+    """What returns is shown; all else ends where it did before the slate was refilled: ranks and counts are the funnel's."""
+    shown = exhaust(recommender, release, store)
+    request = ask(release, len(shown))
+    answer, query = recommender.recommend(request), recommender.query(request)
+    found = recommender.retrieval.retrieve(query, [])
+    slate = recommender.rerank(query, recommender.rank(query, found))
+    assert len(slate.picked) < K == len(answer.rows)
+    rows = np.arange(len(release.catalogue))
+    traced, traces = recommender.traces(answer, rows), [recommender.trace(answer, row) for row in rows.tolist()]
+    assert traced.positions[answer.rows].tolist() == [*range(1, K + 1)]
+    assert {row for row in rows.tolist() if traces[row]["end"] == "shown"} == {*answer.rows.tolist()}
+    assert [traces[row].get("merge_rank") for row in found.rows.tolist()] == [*range(1, len(found) + 1)]
+    for name, positions in slate.removed.items():
+        for row in {*found.rows[positions].tolist()} - {*answer.rows.tolist()}:
+            assert traces[row]["rule"] == name
+    again = answer.rows[[names == ["again"] for names in answer.sources]].tolist()
+    assert all("again, as too little unseen was left" in traces[row]["text"] for row in again)
+    retrieved = answer.funnel["retrieved"]
+    counts = summary(answer, {})["sources"]
+    assert max(counts.values(), default=0) <= retrieved <= sum(counts.values())
 
 
 def test_what_was_watched_rests_and_what_was_hidden_never_returns(recommender, release, store):

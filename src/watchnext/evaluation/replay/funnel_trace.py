@@ -74,7 +74,8 @@ class FunnelTracer:
         """
         watched, long_view = distinct_watches(rows, long_view, self._upload_ms, request.as_of_ms)
         answer = self._recommender.recommend(request)
-        query, retrieval, candidates = answer.query, self._recommender.retrieval, answer.scored.candidates
+        query, retrieval, (scored, slate) = answer.query, self._recommender.retrieval, answer.passed
+        candidates = scored.candidates
         sources = retrieval.by_source(query, [], self._depth)
         ways, listed = self._recommender.traces(answer, watched), _ranks_of(watched, sources)
         return FunnelTrace(
@@ -92,7 +93,7 @@ class FunnelTracer:
             rules=self._check.count(answer),
             stages={
                 "retrieval": candidates.rows,
-                "ranking": candidates.rows[answer.slate.order],
+                "ranking": candidates.rows[slate.order],
                 "slate": answer.rows,
                 **self._compared(answer, given),
             },
@@ -107,11 +108,12 @@ class FunnelTracer:
         if given is None:
             return {}
         query, request = answer.query, replace(answer.request, request_id=f"{answer.request.request_id}, drawn anew")
-        slate = self._recommender.rerank(replace(query, request=request), answer.scored)
+        scored = answer.passed[0]
+        slate = self._recommender.rerank(replace(query, request=request), scored)
         known = given[given >= 0]
         ranked = self._recommender.rank_given(answer.request, known).rows if len(known) else known
         reordered = np.concatenate([ranked, known[~np.isin(known, ranked)]])  # those that a filter removed come last
-        return {"redrawn": answer.scored.candidates.rows[slate.picked], "given": given, "reordered": reordered}
+        return {"redrawn": scored.candidates.rows[slate.picked], "given": given, "reordered": reordered}
 
 
 def _ranks_of(rows: np.ndarray, lists: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -42,6 +42,7 @@ class Answer:
     removed        rule > number of candidates that it removed
     funnel         number of videos retrieved, ranked, and in the slate
     query          the request hydrated, None of a precomputed slate
+    first          candidates and slate before seen videos filled it up, for traces; None where it was not refilled
     degradations   one for each part that failed
     position       number of events of the store's journal that were read; None if some were committed meanwhile
     name_features  computes `features` when they are first read, as only the log needs them and no viewer waits for them:
@@ -59,6 +60,7 @@ class Answer:
     removed: Mapping[str, int]
     funnel: Mapping[str, int]
     query: Query | None = None
+    first: tuple[Scored, Slate] | None = None
     degradations: tuple[Degradation, ...] = ()
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     position: int | None = None
@@ -67,6 +69,11 @@ class Answer:
     @cached_property
     def features(self) -> Mapping[str, np.ndarray]:
         return self.name_features()
+
+    @property
+    def passed(self) -> tuple[Scored, Slate]:
+        """What passed the funnel: the candidates of retrieval, and the slate of them."""
+        return self.first or (self.scored, self.slate)
 
     @property
     def degraded(self) -> bool:

@@ -176,6 +176,7 @@ class Recommender:
             removed={name: len(positions) for name, positions in passed.slate.removed.items()},
             funnel={"retrieved": retrieved, "ranked": retrieved, "slate": len(rows)},
             query=query,
+            first=None if shown is passed else (passed.scored, passed.slate),
             degradations=tuple(dict.fromkeys(passed.degradations)),
             timings_ms=timings_ms,
             position=position if position == settled and shown is passed else None,  # what returns is no part of the log
@@ -265,9 +266,8 @@ class Recommender:
         return self._reranker(query).ordered(scored, query.request, self._context(query))
 
     def costs(self, answer: Answer) -> dict[str, float]:
-        """Return `Reranker.costs` of an answer; empty for one that was precomputed or refilled, whose candidates are
-        not kept."""
-        if answer.query is None or len(answer.scored) != answer.funnel["retrieved"]:
+        """Return `Reranker.costs` of an answer; empty for one that was precomputed or refilled."""
+        if answer.query is None or answer.first is not None:
             return {}
         query, context = answer.query, self._context(answer.query)
         return self._reranker(query).costs(answer.scored, query.request, context, answer.slate)
@@ -286,11 +286,12 @@ class Recommender:
     def traces(self, answer: Answer, rows: np.ndarray) -> VideoTraces:
         """Return the ways of the videos `rows` (R,) through the funnel of an answer of this release."""
         filters = {each.name for each in self.release.reranker_of(answer.request.surface).rules if isinstance(each, Filter)}
-        traced = VideoTraces.of(rows, answer.scored, answer.slate, filters=filters, k=answer.request.k)
+        traced = VideoTraces.of(rows, *answer.passed, filters=filters, k=answer.request.k)
         missed = np.flatnonzero(traced.candidates < 0)
         rules = np.array(traced.rules, object)
         rules[missed] = self._barred_by(answer.query, rows[missed])
-        return replace(traced, rules=rules.tolist())
+        traced = replace(traced, rules=rules.tolist())
+        return traced if answer.first is None else traced.refilled(rows, answer.rows)
 
     def _barred_by(self, query: Query | None, rows: np.ndarray) -> list[str | None]:
         """Return the name of what keeps each of `rows` (n,) out of a query's candidates: a part of the request, or a filter."""

@@ -3,7 +3,7 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -51,6 +51,13 @@ class VideoTraces:
             ends[at], at, _ranks(slate.order, len(scored))[at], _ranks(slate.picked, len(scored))[at], rules[at].tolist()
         )
 
+    def refilled(self, rows: np.ndarray, shown: np.ndarray) -> "VideoTraces":
+        """Return the ways of `rows` (R,) into the slate that was filled up with seen videos, whose rows `shown` (K,) has."""
+        at = _positions(rows, shown)
+        ends = np.where(self.ends == LOST_AT.index("shown"), LOST_AT.index("re-ranking"), self.ends)
+        rules = [rule if position < 0 else None for rule, position in zip(self.rules, at.tolist(), strict=True)]
+        return replace(self, ends=np.where(at >= 0, LOST_AT.index("shown"), ends), positions=at + 1, rules=rules)
+
 
 def _positions(rows: np.ndarray, among: np.ndarray) -> np.ndarray:
     """Return the position (R,) of each of `rows` (R,) in the distinct rows `among` (C,), -1 where it is not."""
@@ -71,7 +78,7 @@ def _ranks(positions: np.ndarray, count: int) -> np.ndarray:
 def summary(answer: Answer, costs: Mapping[str, float]) -> dict:
     """Return the trace of a request without its videos: stages, sources, what each rule removed, and what it costs."""
     stages = [{"name": name, "count": answer.funnel.get(COUNTS.get(name)), "ms": ms} for name, ms in answer.timings_ms.items()]
-    named = counts_by_source(answer.scored.candidates.sources)
+    named = counts_by_source(answer.passed[0].candidates.sources)
     return {
         "request_id": answer.request.request_id,
         "release": answer.release,
@@ -86,8 +93,12 @@ def summary(answer: Answer, costs: Mapping[str, float]) -> dict:
 
 def trace_of(answer: Answer, traces: VideoTraces) -> dict:
     """Return the way of one video, the only one of `traces`, through the funnel, and one sentence for where it ended."""
-    scored, end, rule = answer.scored, LOST_AT[int(traces.ends[0])], traces.rules[0]
+    scored, end, rule = answer.passed[0], LOST_AT[int(traces.ends[0])], traces.rules[0]
     at, value_rank, position = (int(each[0]) for each in (traces.candidates, traces.value_ranks, traces.positions))
+    if at < 0 and position:
+        predictions = dict(zip(TARGETS, answer.predictions[position - 1].tolist(), strict=True))
+        text = f"shown at position {position} again, as too little unseen was left"
+        return {"end": end, "rule": rule, "text": text, "position": position, "predictions": predictions}
     if at < 0:
         return {"end": end, "rule": rule, "text": _unproposed(answer, rule)}
     return {
