@@ -1,9 +1,12 @@
 """Why a video is in a slate, and why another is not: the trace of one request, through the real app."""
 
+import numpy as np
 import pytest
 
+from batches import precompute
 from watchnext.serving.funnel.explanation.trace import KEPT, RecentAnswers
 from watchnext.serving.funnel.recommender import Recommender
+from watchnext.serving.store.tables.journal import Event
 from watchnext.types import Request
 
 
@@ -58,6 +61,32 @@ def test_every_video_ends_where_the_answer_says(api, release, store, viewer):
     safety = release.catalogue.safety > 0
     for row in safety.nonzero()[0]:
         assert videos[release.video_ids.value(row)]["end"] in ("retrieval", "filters")
+
+
+def test_a_video_outside_the_filter_says_so(api, release, viewer):
+    tag = release.catalogue.tag_names.tolist()[0]
+    slate = api.slate(viewer, k=5, filter={"tags": [tag]}, exclude=["v003"])
+    within = (np.asarray(release.catalogue.tag_rows) == 0).any(axis=1)
+    for row in np.flatnonzero(~within)[:20]:
+        video = traced(api, slate, release.video_ids.value(int(row)))["video"]
+        assert video["rule"] == ("exclude" if video["video_id"] == "v003" else "filter")
+        assert video["text"] == f"{video['rule']} keeps it out"
+    rules = {traced(api, slate, release.video_ids.value(int(row)))["video"]["rule"] for row in np.flatnonzero(within)}
+    assert "filter" not in rules
+
+
+def test_a_video_that_a_stored_slate_lacks_names_what_keeps_it_out_now(api, release, store, viewer):
+    precompute(Recommender(release, store), [viewer], k=20, as_of_ms=release.as_of_ms)
+    whole = [item["video_id"] for item in api.slate(viewer, k=20, mode="precomputed", preview=True)["items"]]
+    api.outcome(viewer, whole[0], "a", watch_ms=60_000)
+    store.apply([Event(kind="withdrawn", user_id="", video_id=whole[1], known_at=release.as_of_ms + 1)])
+    slate = api.slate(viewer, k=5, mode="precomputed", muted=["nobody"])
+    assert slate["mode"] == "precomputed"
+    for video_id, rule in ((whole[0], "seen"), (whole[1], "unavailable")):
+        video = traced(api, slate, video_id)["video"]
+        assert (video["rule"], video["text"]) == (rule, f"it is not in the precomputed slate, and {rule} keeps it out now")
+    ends = [traced(api, slate, video_id)["video"] for video_id in whole[2:]]
+    assert [each["rule"] for each in ends] == [None] * len(ends)
 
 
 def test_a_slate_pushed_apart_says_so(api, viewer):

@@ -284,22 +284,23 @@ class Recommender:
         return trace_of(answer, self.traces(answer, np.array([row])))
 
     def traces(self, answer: Answer, rows: np.ndarray) -> VideoTraces:
-        """Return the ways of the videos `rows` (R,) through the funnel of an answer of this release."""
+        """Return the ways of the videos `rows` (R,) through the funnel of an answer of this release. Raises StoreError for one
+        that was precomputed."""
         filters = {each.name for each in self.release.reranker_of(answer.request.surface).rules if isinstance(each, Filter)}
         traced = VideoTraces.of(rows, *answer.passed, filters=filters, k=answer.request.k)
         missed = np.flatnonzero(traced.candidates < 0)
         rules = np.array(traced.rules, object)
-        rules[missed] = self._barred_by(answer.query, rows[missed])
+        if len(missed):  # a stored slate has no query: what keeps a video out of it is what would now
+            rules[missed] = self._barred_by(answer.query or self.query(answer.request), rows[missed])
         traced = replace(traced, rules=rules.tolist())
         return traced if answer.first is None else traced.refilled(rows, answer.rows)
 
-    def _barred_by(self, query: Query | None, rows: np.ndarray) -> list[str | None]:
+    def _barred_by(self, query: Query, rows: np.ndarray) -> list[str | None]:
         """Return the name of what keeps each of `rows` (n,) out of a query's candidates: a part of the request, or a filter."""
-        if query is None:
-            return [None] * len(rows)
         filters = self.release.reranker_of(query.request.surface).first_filters(rows, self._context(query))
         names = np.array(filters, object)  # each line below overrules those above
         names[self.catalogue.upload_ms[rows] > query.as_of_ms] = "upload"
+        names[~self.retrieval.in_filter(query, rows)] = "filter"
         names[among(rows, query.excluded)] = "exclude"
         names[among(rows, query.muted)] = "muted"
         return names.tolist()

@@ -171,6 +171,10 @@ class RetrievalStage:
         allowed = self._filter(query)
         return rows if allowed is None else rows[allowed.static_mask.mask[rows]]
 
+    def in_filter(self, query: Query, rows: np.ndarray) -> np.ndarray:
+        """Return a mask (n,) of `rows` that the request's filter lets through, whatever the rules do."""
+        return self.sources["two_tower"].filters.mask(rows, query.request.filter)
+
     def _left(self, name: str, query: Query, most: int, allowed: PreFilter | None) -> np.ndarray:
         """Return the first `most` videos of a source that are left; it is asked for more until these are enough.
 

@@ -115,7 +115,7 @@ def trace_of(answer: Answer, traces: VideoTraces) -> dict:
 
 def _unproposed(answer: Answer, barred_by: str | None) -> str:
     if answer.mode == "precomputed":
-        return "it is not in the precomputed slate"
+        return "it is not in the precomputed slate" + (f", and {barred_by} keeps it out now" if barred_by else "")
     return f"{barred_by} keeps it out" if barred_by else "no source proposed it among its first videos"
 
 
