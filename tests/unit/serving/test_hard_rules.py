@@ -165,6 +165,27 @@ def test_they_hold_for_candidates_given_videos_and_a_refilled_slate(recommender,
         truth.require(again.ids, user)
 
 
+def test_a_list_without_a_viewer_has_no_more_mature_videos_than_a_slate(release, store, served):
+    """Similar, trending and found videos, where every viewer's limit is one."""
+    config = release.reranker.to_config()
+    config["rules"]["safety"] = {"highest": "mature", "policy": [{"mature": "limit"}], "most": MOST}
+    limited, mature = replace(release, reranker=Reranker.from_config(config)), {}
+    app = app_over(Recommender(limited, store), store, served, timeout_s=60.0)
+    try:
+        api, names = Api(app), [release.video_ids.value(row) for row in range(len(release.catalogue))]
+        levels = dict(zip(names, release.catalogue.safety[: len(names)].tolist(), strict=True))
+        seeds = [names[row] for row in np.flatnonzero(release.catalogue.upload_ms <= release.as_of_ms)[:12]]
+        lists = {f"similar {name}": ("POST", "/v1/similar", {"seed_video_id": name, "k": 100}) for name in seeds}
+        lists |= {"trending": ("GET", "/v1/trending?limit=100", None), "search": ("GET", "/v1/videos?query=v0&limit=100", None)}
+        for name, (method, path, body) in lists.items():
+            answer = api(method, path, body=body)
+            assert answer.status_code == 200, answer.text
+            mature[name] = sum(levels[each] for each in ids_of(answer.json()))
+    finally:
+        app.state.close()
+    assert max(mature.values()) == mature["search"] == MOST
+
+
 def test_a_slate_beyond_the_limit_is_broken_and_candidates_are_not(recommender, strict, truth):
     """As a champion judges what its challenger answers."""
     viewer = next(user for user in truth.users if truth.action(user, None) == "limit")

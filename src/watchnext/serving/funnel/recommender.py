@@ -216,8 +216,10 @@ class Recommender:
         return self.retrieval.trending(self.query(request), request.k)
 
     def allowed(self, request: Request, rows: np.ndarray) -> np.ndarray:
-        """Return those of `rows` (n,) that the rules allow everyone, for a request that is not personalised."""
-        return rows[self.retrieval.sources["two_tower"].allowed(self.query(request)).of(rows)]
+        """Return those of `rows` (n,), best first, that the rules allow everyone in one list, for a request that is not
+        personalised."""
+        rows = rows[self.retrieval.sources["two_tower"].allowed(self.query(request)).of(rows)]
+        return rows[self.may_be_shown(request, rows)]
 
     def retrieve(self, request: Request, k: int | None = None) -> Candidates:
         """Return the merged candidates of a request, before any rule; `k` as in `RetrievalStage`."""

@@ -106,7 +106,7 @@ class RetrievalStage:
         return replace(candidates, scores=np.maximum(candidates.scores, least)) if np.isfinite(least) else candidates
 
     def similar(self, query: Query, row: int, k: int) -> Candidates:
-        """Return at most `k` videos near `row` in the index or watched by the same viewers, without copies.
+        """Return at most `k` videos near `row` in the index or watched by the same viewers, without copies, as a list may have.
 
         Both lists count alike: the weights of the sources are those for a viewer. The query must exclude `row`.
         """
@@ -115,15 +115,18 @@ class RetrievalStage:
         neighbours = related.beside(row, query, len(self._store.catalogue))
         lists["related"] = neighbours[towers.allowed(query).of(neighbours)]
         found = merge(lists, weights=dict.fromkeys(lists, 1.0), constant=self._of(query)["merge"]["constant"], most=3 * k)
-        kept = towers.prefilter.without_copies(np.append(row, found.rows))[1 : k + 1] - 1
+        kept = towers.prefilter.without_copies(np.append(row, found.rows))[1:] - 1
+        kept = kept[self.may_be_shown(query.region, query.age, found.rows[kept])][:k]
         return Candidates(found.rows[kept], found.sources[kept], found.scores[kept])
 
     def trending(self, query: Query, k: int) -> np.ndarray:
-        """Return at most `k` rows that trend on the query's surface and in its region, best first, without copies."""
+        """Return at most `k` rows that trend on the query's surface and in its region, best first, without copies; one list
+        may have them."""
         towers = self.sources["two_tower"]
         rows = self.sources["trending"].candidates(query, RANKED)
         rows = rows[towers.allowed(query).of(rows)]
-        return rows[towers.prefilter.without_copies(rows)[:k]]
+        rows = rows[towers.prefilter.without_copies(rows)]
+        return rows[self.may_be_shown(query.region, query.age, rows)][:k]
 
     def may_be_shown(self, region: str | None, age: str | None, rows: np.ndarray) -> np.ndarray:
         """Return `RulePreFilter.in_one_slate` of `rows` (n,)."""

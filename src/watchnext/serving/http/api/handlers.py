@@ -387,9 +387,9 @@ class Handlers:
         request = Request("search", "", limit, self._clock(), region=region, personalised=False)
         exact = self._catalogue.ids.rows([parsed_id(text, self._catalogue.ids)])
         rows = np.unique(np.concatenate([exact[exact >= 0], self._search.rows(text)]))
-        rows = self._recommender.allowed(request, rows[self._exist(rows, request.as_of_ms)])
-        rows = rows[np.argsort(~np.isin(rows, exact), kind="stable")][:limit]
-        return self._videos(rows, request)
+        rows = rows[self._exist(rows, request.as_of_ms)]
+        rows = rows[np.argsort(~np.isin(rows, exact), kind="stable")]
+        return self._videos(self._recommender.allowed(request, rows)[:limit], request)
 
     def _videos(self, rows: np.ndarray, request: Request) -> dict:
         items = self._listed(rows, request.as_of_ms)
