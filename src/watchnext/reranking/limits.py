@@ -39,6 +39,11 @@ class SlateRules:
     def keep_copies_apart(self) -> bool:
         return bool((self._cosine < NEVER_NEAR).any())
 
+    @property
+    def parts_keep_them(self) -> bool:
+        """True where a part of a slate keeps the rules that it keeps: none has a window, which closes up, or is a floor."""
+        return bool((self._window == FOREVER).all() and not self._least.any())
+
     def limits(self, rows: np.ndarray, context: RuleContext) -> "SlateLimits":
         """Evaluate the rules for the videos `rows` (N,)."""
         columns, groups = self._columns.copy(), np.zeros((len(self.names), len(rows)), np.bool_)

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from watchnext.reranking.diversity import Diversity, Similarity, scaled
-from watchnext.reranking.greedy import NOTHING, Filled
+from watchnext.reranking.greedy import NOTHING, Filled, fill
 from watchnext.reranking.limits import SlateRules
 from watchnext.reranking.rules.copies import DuplicateFilter
 from watchnext.reranking.rules.registry import Rule, rule
@@ -111,8 +111,24 @@ class Reranker:
             propensities=filled.propensities,
             removed={each.name: np.sort(removed.get(each.name, left[:0])) for each in self.rules},
             order=order,
-            bent=tuple(name for name, bent in zip(names, filled.bent.tolist(), strict=True) if bent),
+            bent=self._bent(filled),
         )
+
+    @property
+    def parts_keep_rules(self) -> bool:
+        """True where a part of any slate keeps the soft rules that the slate keeps."""
+        return self._limiting.parts_keep_them
+
+    def bent(self, rows: np.ndarray, context: RuleContext) -> tuple[str, ...]:
+        """Return the names of the soft rules that the slate `rows` (K,), best first, does not keep, as `rerank` names them."""
+        similarity = Similarity.of(rows, context.facts) if self._limiting.keep_copies_apart else None
+        given, plain = np.arange(len(rows)), replace(self.diversity, trade_off=1.0)
+        limits, slots = self._limiting.limits(rows, context), {"slots": len(rows), "given": given}
+        filled = fill(np.zeros(len(rows)), similarity, plain, limits, 0.0, np.ones((len(rows), 2)), **slots)
+        return self._bent(filled)
+
+    def _bent(self, filled: Filled) -> tuple[str, ...]:
+        return tuple(name for name, bent in zip(self._limiting.names, filled.bent.tolist(), strict=True) if bent)
 
     def costs(self, scored: Scored, request: Request, context: RuleContext, slate: Slate) -> dict[str, float]:
         """Return rule, "diversity" and "exploration" > the value that the `slate` of `rerank` loses by it.

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from batches import precompute
+from watchnext.reranking.slate import Reranker
 from watchnext.serving.funnel.ahead.precomputed import DAY_MS, precomputed
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.store.tables.journal import Event
@@ -99,6 +100,32 @@ def test_copies_and_videos_whose_upload_was_put_off_are_left_out(recommender, as
     online = {*recommender.recommend(replace(request, k=12)).ids}
     assert len({ids[0], ids[1]} & online) < 2
     assert not {ids[2], ids[3]} & online
+
+
+def test_what_is_left_of_a_slate_names_the_soft_rules_that_it_does_not_keep(release, store):
+    """Where videos in between were watched, a window closes up: counted here by hand, for slates that were whole."""
+    config = release.reranker.to_config()
+    config["rules"] = {"seen": {"continued": 0}, "creator_window": {"most": 1, "slots": 5}}
+    windowed = replace(release, reranker=Reranker.from_config(config))
+    recommender, named = Recommender(windowed, store), []
+    users, creators = release.user_ids.ids.tolist(), np.asarray(release.catalogue.creator_rows)
+    precompute(recommender, users, k=40, as_of_ms=release.as_of_ms)
+    for user in users:
+        request = Request("q", user, 20, release.as_of_ms + 10)
+        whole = precomputed(recommender, request)
+        assert ("creator_window" in whole.slate.bent) == (repeats(creators[whole.rows]) > 0)
+        watched = {"kind": "outcome", "user_id": user, "known_at": release.as_of_ms + 1, "watch_ms": 60_000}
+        store.apply([Event(video_id=whole.ids[at], **watched) for at in (1, 2, 4, 7, 8, 11)])
+        part = precomputed(recommender, request)
+        assert ("creator_window" in part.slate.bent) == (repeats(creators[part.rows]) > 0)
+        named.append((whole.slate.bent, part.slate.bent))
+    assert ((), ("creator_window",)) in named
+    assert ((), ()) in named
+
+
+def repeats(creators: np.ndarray) -> int:
+    """Return how many videos have the creator of one of the four before."""
+    return sum(creator >= 0 and creator in creators[max(0, at - 4) : at] for at, creator in enumerate(creators))
 
 
 def test_precomputing_counts_nothing_as_shown(recommender, as_of_ms, store, release):

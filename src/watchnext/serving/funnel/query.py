@@ -81,9 +81,14 @@ class QueryEncoder:
             muted=self._catalogue.of_creators(request.muted),
         )
 
-    def age(self, request: Request) -> str | None:
-        """Return the age group of a request's viewer, None unknown."""
-        return self._category(AGE, self._users([request])[0])
+    def profile(self, request: Request) -> dict[str, str | None]:
+        """Return `region`, of a request or else the viewer's own, `age` and `language` of its viewer; None unknown."""
+        user = self._users([request])[0]
+        return {
+            "region": self._region(request, user),
+            "age": self._category(AGE, user),
+            "language": self._category(LANGUAGE, user),
+        }
 
     def _category(self, name: str, row: int) -> str | None:
         """Return a user's category as the log names it; None where it is missing, or too rare to have a code."""
@@ -91,10 +96,6 @@ class QueryEncoder:
             return None
         code = int(self._release.users["user_codes"][row, self._read_by_rules[name]])
         return str(self._pipeline.fitted[f"vocabulary.{name}"][code - 1]) if code else None
-
-    def region(self, request: Request) -> str | None:
-        """Return the region of a request, or else the viewer's own; None unknown."""
-        return self._region(request, self._users([request])[0])
 
     def _region(self, request: Request, user: int) -> str | None:
         return request.region or (str(self._release.user_regions[user]) if user >= 0 else "") or None

@@ -28,6 +28,7 @@ from watchnext.serving.store.store import Store
 from watchnext.types import Candidates, Query, Request, Scored, Slate, among
 
 log = logging.getLogger(__name__)
+NO_ROWS = np.zeros(0, np.int64)
 
 
 class _Passed(NamedTuple):
@@ -309,7 +310,15 @@ class Recommender:
 
     def may_be_shown(self, request: Request, rows: np.ndarray) -> np.ndarray:
         """Return a mask (n,) of `rows`, best first, that may be in one slate for every viewer of the same age and region."""
-        return self.retrieval.may_be_shown(self._encoder.region(request), self._encoder.age(request), rows)
+        profile = self._encoder.profile(request)
+        return self.retrieval.may_be_shown(profile["region"], profile["age"], rows)
+
+    def bent(self, request: Request, rows: np.ndarray) -> tuple[str, ...]:
+        """Return the names of the soft rules that the slate `rows` (K,), best first, does not keep for a request; of its viewer
+        the profile alone is read."""
+        facts = {"facts": self.catalogue, "region_bits": self.catalogue.region_bits}
+        context = RuleContext(seen=NO_ROWS, as_of_ms=request.as_of_ms, **facts, **self._encoder.profile(request))
+        return self.release.reranker_of(request.surface).bent(rows, context)
 
     def broken(self, request: Request, rows: np.ndarray, *, one_slate: bool = True) -> list[str]:
         """Return `Reranker.broken` of the videos `rows` (n,) for a request. Raises ContextError and StoreError."""

@@ -72,6 +72,15 @@ def _valid(recommender: Recommender, request: Request, videos: np.ndarray, seen:
     return left[~_copies(recommender, rows[left], seen)]
 
 
+def _bent(recommender: Recommender, request: Request, facts: dict, rows: np.ndarray) -> tuple[str, ...]:
+    """Return the names of the soft rules that the part `rows` (k,) of a stored slate does not keep; a part keeps most of those
+    that the whole kept."""
+    changed = recommender.catalogue.changes.changed[rows].any()
+    if not facts.get("bent") and recommender.release.reranker.parts_keep_rules and not changed:
+        return ()
+    return recommender.bent(request, rows)
+
+
 def _copies(recommender: Recommender, rows: np.ndarray, seen: SeenSet) -> np.ndarray:
     """Mark which of `rows` (n,), best first, the rule removes as copies of one before or of a seen video: (n,) bool."""
     catalogue, rules = recommender.catalogue, recommender.release.reranker.rules
@@ -125,7 +134,7 @@ def _answer(recommender: Recommender, request: Request, facts: dict, videos: np.
             chosen["value"],
             chosen["propensity"],
             order=positions,
-            bent=tuple(facts.get("bent", ())),
+            bent=_bent(recommender, request, facts, chosen["row"]),
         ),
         ids=ids.values(chosen["row"]),
         explanations=[reasons[position] for position in valid.tolist()],
