@@ -17,7 +17,9 @@ import httpx
 import numpy as np
 import psutil
 import pytest
+from api import ids
 from bento_server import ROOT, SHELLS, Server
+from test_hard_rules import MOST, POLICY, Truth
 
 import small_release
 from watchnext.features.arrays import load_arrays, save_arrays
@@ -34,18 +36,20 @@ class Releases:
 
     def __init__(self, root: Path, feature_stage, once) -> None:
         self.root = root
-        parts, as_of_ms = small_release.make_releases(root, feature_stage, once)
-        self._not_reproduced(*parts, as_of_ms)
-        for name in ("odd", "short"):
-            small_release.make_release(*parts, root, id=name)
+        with pytest.MonkeyPatch.context() as patched:  # mature videos for some ages and regions, one a slate for others
+            patched.setitem(small_release.RERANKING["rules"], "safety", {"highest": "mature", "policy": POLICY, "most": MOST})
+            parts, as_of_ms = small_release.make_releases(root, feature_stage, once)
+            self._not_reproduced(*parts, as_of_ms)
+            for name in ("odd", "short"):
+                small_release.make_release(*parts, root, id=name)
+        self.truth = Truth(parts[0][1].users, parts[0][1].videos)  # `fewer` has some of the same videos
         (root / "odd" / "manifest.json").write_text('{"digest": "0", "files": ["../../etc"]}')
         os.truncate(root / "short" / "graphs" / "ranker.bin", 10)
         self.bad = ("not-reproduced", "flipped", "odd", "short", "first-renamed", "nothing", "../elsewhere")
         shutil.copytree(root / "first", root / "first-renamed")
         shutil.copytree(root / "same", root.parent / "elsewhere")
         loaded = {name: Release.load(root / name) for name in ("first", "same", "fewer")}
-        self.ids = {name: {each.video_ids.value(row) for row in np.flatnonzero(each.catalogue.safety == 0)}
-                    for name, each in loaded.items()}  # fmt: skip
+        self.ids = {name: {*each.video_ids.values(np.arange(len(each.catalogue)))} for name, each in loaded.items()}
         self.point("first")
 
     def _not_reproduced(self, built, exported, as_of_ms: int) -> None:
@@ -86,8 +90,9 @@ class Load:
     def __init__(self, server: Server, releases: Releases) -> None:
         self._server, self._releases, self._gone = server, releases, min(releases.ids["fewer"])
         assert httpx.delete(f"{server.url}/v1/videos/{self._gone}", timeout=20).status_code == 200  # shown never again
+        releases.truth.withdrawn.add(self._gone)
         self._done, self._pool = threading.Event(), ThreadPoolExecutor(3)
-        self.slates, self.acknowledged = Counter(), []
+        self.slates, self.mature, self.acknowledged = Counter(), 0, []
         self._running = [self._pool.submit(self._ask, worker) for worker in range(2)] + [self._pool.submit(self._post)]
 
     def _answered(self, client: httpx.Client, method: str, path: str, body: dict | None = None) -> dict:
@@ -102,21 +107,23 @@ class Load:
         with httpx.Client(base_url=self._server.url, timeout=20) as client:
             while not self._done.is_set():
                 mode = draw.choice(["online", "precomputed", "not_personalised"])
-                body = {"user_id": draw.randrange(100, 130), "k": K, "mode": mode}
+                body = {"user_id": draw.randrange(100, 130), "k": K, "mode": mode, "region": draw.choice([None, "fr", "de"])}
                 slate = self._answered(client, "POST", "/v1/recommend", body)
                 assert {each["code"] for each in slate["degraded_why"]} <= NOT_FAILED
-                assert {item["video_id"] for item in slate["items"]} <= self._releases.ids[slate["release"]] - {self._gone}
+                shown, viewer = ids(slate), body["user_id"] if mode != "not_personalised" else None
+                assert {*shown} <= self._releases.ids[slate["release"]]
+                self.mature += self._releases.truth.require(shown, viewer, body["region"])
                 self._answered(client, "GET", f"/v1/viewers/{body['user_id']}/history")
                 self.slates[slate["release"]] += 1
 
     def _post(self) -> None:
-        draw, ids = random.Random(SEED + 100), sorted(self._releases.ids["fewer"])
+        draw, known = random.Random(SEED + 100), sorted(self._releases.ids["fewer"])
         with httpx.Client(base_url=self._server.url, timeout=20) as client:
             for number in itertools.count():
                 if self._done.is_set():
                     return
                 about = {"type": "outcome", "watch_ms": 5_000, "click": True}
-                events = [about | {"user_id": draw.randrange(100, 130), "video_id": draw.choice(ids)} for _ in range(4)]
+                events = [about | {"user_id": draw.randrange(100, 130), "video_id": draw.choice(known)} for _ in range(4)]
                 keyed = {"events": [event | {"key": f"{number}/{i}"} for i, event in enumerate(events)]}
                 first, again = (self._answered(client, "POST", "/v1/events", keyed) for _ in range(2))
                 assert first["accepted"] + first["duplicates"] == again["duplicates"] == 4
@@ -156,6 +163,7 @@ def swapped(server: Server, releases: Releases, swaps: list[str]) -> Counter:
             assert until(server, lambda state, name=name: state["release"] == name)["refused"] is None
             serves = name
     load.stop()
+    assert load.mature > 0
     assert server.log.read_text().count("is refused, ") >= min(refused, 1)
     assert server.stop() == 0, server.log.read_text()
     assert "Traceback" not in server.log.read_text()
