@@ -66,7 +66,7 @@ def test_what_was_shown_or_skipped_within_a_second_returns_last_and_the_oldest_f
 
 
 def test_a_refilled_answer_is_traced_as_its_funnel_went(recommender, release, store):
-    """What returns is shown; all else ends where it did before the slate was refilled: ranks and counts are the funnel's."""
+    """All that returns is shown; other videos end where they did before: ranks and counts are the funnel's."""
     shown = exhaust(recommender, release, store)
     request = ask(release, len(shown))
     answer, query = recommender.recommend(request), recommender.query(request)

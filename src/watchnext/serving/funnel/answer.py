@@ -72,7 +72,7 @@ class Answer:
 
     @property
     def passed(self) -> tuple[Scored, Slate]:
-        """What passed the funnel: the candidates of retrieval, and the slate of them."""
+        """Candidates of retrieval, and the slate of them."""
         return self.first or (self.scored, self.slate)
 
     @property
