@@ -31,6 +31,8 @@ class SlateRules:
         self._window = self._numbers("slots", FOREVER, np.int64)
         self._cosine = self._numbers("cosine", NEVER_NEAR, np.float64)
         self._least = self._numbers("least", 0, np.int64)
+        # A part of a slate keeps what the slate keeps, unless a window closes up or a floor loses videos.
+        self.parts_keep_them = bool((self._window == FOREVER).all() and not self._least.any())
 
     def _numbers(self, setting: str, without: float, kind: type) -> np.ndarray:
         return np.array([getattr(each, setting, None) or without for each in self._rules], kind)
@@ -38,11 +40,6 @@ class SlateRules:
     @property
     def keep_copies_apart(self) -> bool:
         return bool((self._cosine < NEVER_NEAR).any())
-
-    @property
-    def parts_keep_them(self) -> bool:
-        """True where a part of a slate keeps the rules that it keeps: none has a window, which closes up, or is a floor."""
-        return bool((self._window == FOREVER).all() and not self._least.any())
 
     def limits(self, rows: np.ndarray, context: RuleContext) -> "SlateLimits":
         """Evaluate the rules for the videos `rows` (N,)."""

@@ -12,7 +12,7 @@ from watchnext.types import among, first_of
 
 
 @kernel
-def _copied(fingerprints, seen, prints):
+def copied(fingerprints, seen, prints):
     """Mark the `prints` (N,) that a video of `seen` (n,) has; 0 is none. A table of the few prints meets the many seen once."""
     mask = (1 << 11) - 1
     while mask < 4 * prints.size:
@@ -49,7 +49,7 @@ class DuplicateFilter(Filter):
         prints = context.facts.fingerprints[rows]
         of_seen = np.zeros(len(rows), bool)
         if self.of_seen:
-            of_seen = _copied(context.facts.fingerprints, context.seen, prints) & ~among(rows, np.sort(context.continued))
+            of_seen = copied(context.facts.fingerprints, context.seen, prints) & ~among(rows, np.sort(context.continued))
         left = np.flatnonzero(~of_seen)
         first = np.zeros(len(rows), bool)
         first[left[first_of(prints[left])]] = True  # keep the best valued copy

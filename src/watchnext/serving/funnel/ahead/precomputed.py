@@ -6,7 +6,7 @@ import numpy as np
 import orjson
 
 from watchnext.features.state.seen import SeenSet
-from watchnext.reranking.rules.copies import DuplicateFilter
+from watchnext.reranking.rules.copies import DuplicateFilter, copied
 from watchnext.reranking.rules.rule import RuleContext
 from watchnext.serving.funnel.answer import Answer
 from watchnext.serving.funnel.recommender import Recommender
@@ -47,11 +47,14 @@ def precomputed(recommender: Recommender, request: Request, *, max_age_ms: int =
     age_ms = request.as_of_ms - kept["as_of_ms"]
     if kept["release"] != recommender.release.id or not 0 <= age_ms <= max_age_ms or kept["degraded"]:
         return None
-    valid = _valid(recommender, request, videos, seen, age_ms)[: request.k]
-    return _answer(recommender, request, kept, videos, valid) if len(valid) == request.k else None
+    changed = bool(recommender.catalogue.changes.changed[videos["row"]].any())
+    valid = _valid(recommender, request, videos, seen, age_ms, changed=changed)[: request.k]
+    return _answer(recommender, request, kept, videos, valid, changed=changed) if len(valid) == request.k else None
 
 
-def _valid(recommender: Recommender, request: Request, videos: np.ndarray, seen: SeenSet, age_ms: int) -> np.ndarray:
+def _valid(
+    recommender: Recommender, request: Request, videos: np.ndarray, seen: SeenSet, age_ms: int, *, changed: bool
+) -> np.ndarray:
     """Return the positions of videos neither excluded, muted, withdrawn, forbidden, to come, seen nor copies. One to continue
     had been seen before."""
     rows = videos["row"]
@@ -65,30 +68,28 @@ def _valid(recommender: Recommender, request: Request, videos: np.ndarray, seen:
         out |= np.isin(rows, request.exclude)
     if request.muted:
         out |= among(rows, recommender.catalogue.of_creators(request.muted))
-    if recommender.catalogue.changes.changed[rows].any():
+    if changed:
         out[~out] = ~recommender.may_be_shown(request, rows[~out])
         out |= recommender.catalogue.upload_ms[rows] > request.as_of_ms
     left = np.flatnonzero(~out)
-    return left[~_copies(recommender, rows[left], seen)]
+    return left[~_copies(recommender, rows[left], seen, changed=changed)]
 
 
-def _bent(recommender: Recommender, request: Request, facts: dict, rows: np.ndarray) -> tuple[str, ...]:
-    """Return the names of the soft rules that the part `rows` (k,) of a stored slate does not keep; a part keeps most of those
-    that the whole kept."""
-    changed = recommender.catalogue.changes.changed[rows].any()
-    if not facts.get("bent") and recommender.release.reranker.parts_keep_rules and not changed:
-        return ()
-    return recommender.bent(request, rows)
+def _copies(recommender: Recommender, rows: np.ndarray, seen: SeenSet, *, changed: bool) -> np.ndarray:
+    """Mark which of `rows` (n,), best first, the rule removes as copies of one before or of a seen video: (n,) bool.
 
-
-def _copies(recommender: Recommender, rows: np.ndarray, seen: SeenSet) -> np.ndarray:
-    """Mark which of `rows` (n,), best first, the rule removes as copies of one before or of a seen video: (n,) bool."""
+    The slate had no copies, so most have none: the rule is asked where videos `changed`, or one is a copy of a seen one.
+    """
     catalogue, rules = recommender.catalogue, recommender.release.reranker.rules
     rule = next((each for each in rules if isinstance(each, DuplicateFilter)), None)
-    if rule is None or not catalogue.fingerprints[rows].any():  # most videos are no copies: what was seen is not unpacked
+    prints = catalogue.fingerprints[rows]
+    if rule is None or not prints.any():
+        return np.zeros(len(rows), bool)
+    seen_rows = seen.rows
+    if not changed and not copied(catalogue.fingerprints, seen_rows, prints).any():
         return np.zeros(len(rows), bool)
     facts = {"facts": catalogue, "region_bits": catalogue.region_bits}
-    return rule.removes(rows, RuleContext(seen=seen.rows, region=None, continued=rows[seen.holds(rows)], **facts))
+    return rule.removes(rows, RuleContext(seen=seen_rows, region=None, continued=rows[seen.holds(rows)], **facts))
 
 
 def packed(answer: Answer) -> bytes:
@@ -119,10 +120,16 @@ def _unpacked(packed: bytes) -> tuple[dict, np.ndarray]:
     return orjson.loads(packed[4:behind]), np.frombuffer(packed, VIDEO, offset=behind)
 
 
-def _answer(recommender: Recommender, request: Request, facts: dict, videos: np.ndarray, valid: np.ndarray) -> Answer:
-    """Make an answer of the slate's positions `valid`. Propensities stay those of the original draw."""
+def _answer(
+    recommender: Recommender, request: Request, facts: dict, videos: np.ndarray, valid: np.ndarray, *, changed: bool
+) -> Answer:
+    """Make an answer of the slate's positions `valid`. Propensities stay those of the original draw.
+
+    A part of a slate keeps most soft rules that the slate kept, unless its videos `changed`.
+    """
     chosen, ids, reasons = videos[valid], recommender.catalogue.ids, facts["reasons"]
     positions = np.arange(len(valid))
+    kept = not facts.get("bent") and recommender.release.reranker.parts_keep_rules and not changed
     return Answer(
         request=request,
         release=facts["release"],
@@ -134,7 +141,7 @@ def _answer(recommender: Recommender, request: Request, facts: dict, videos: np.
             chosen["value"],
             chosen["propensity"],
             order=positions,
-            bent=_bent(recommender, request, facts, chosen["row"]),
+            bent=() if kept else recommender.bent(request, chosen["row"]),
         ),
         ids=ids.values(chosen["row"]),
         explanations=[reasons[position] for position in valid.tolist()],
