@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from index_data import QUERIES, RECIPES, VECTORS, brute, clustered, found_share
+from index_data import QUERIES, RECIPES, VECTORS, brute, clustered
 
 from watchnext.retrieval.index.live import LiveIndex
 from watchnext.retrieval.index.prefilter import PreFilter, StaticMask
@@ -15,8 +15,8 @@ from watchnext.retrieval.index.vectors import VideoIndexError
 NEW = clustered(5, 600)
 
 
-def live(recipe=None, **options) -> LiveIndex:
-    return LiveIndex(VideoIndex.build(VECTORS, recipe=recipe, towers="abc"), **{"compact_at": 0, **options})
+def live(recipe=None) -> LiveIndex:
+    return LiveIndex(VideoIndex.build(VECTORS, recipe=recipe, towers="abc"))
 
 
 def found(index: LiveIndex, query: np.ndarray, k: int, allowed: PreFilter | None = None) -> list[int]:
@@ -79,14 +79,11 @@ def test_a_removed_row_comes_back_when_it_is_added_and_removing_nothing_is_nothi
 
 
 def test_an_index_may_begin_with_nothing():
-    index = LiveIndex(VideoIndex.build(VECTORS[:0], recipe=RECIPES["ivf_sq8"]), compact_at=0)
+    index = LiveIndex(VideoIndex.build(VECTORS[:0], recipe=RECIPES["ivf_sq8"]))
     assert found(index, QUERIES[0], 5) == []
     index.add(np.arange(100), VECTORS[:100])
     assert found(index, QUERIES[0], 5) == brute(VECTORS[:100], QUERIES[0], 5)
-    index.compact()
-    assert found(index, QUERIES[0], 5) == brute(VECTORS[:100], QUERIES[0], 5)
     index.remove(np.arange(100))
-    index.compact()
     assert found(index, QUERIES[0], 5) == []
 
 
@@ -107,73 +104,10 @@ def test_a_vector_that_cannot_be_added_is_refused_and_changes_nothing(rows, vect
     assert found(index, QUERIES[0], 20) == brute(VECTORS, QUERIES[0], 20)
 
 
-def test_compaction_changes_no_answer(kind):
-    index, vectors, there = live(RECIPES[kind]), np.vstack([VECTORS, NEW]), np.ones(3_600, bool)
-    index.add(np.arange(3_000, 3_600), NEW)
-    index.remove(np.arange(0, 3_600, 7))
-    there[::7] = False
-    before = index.built
-    index.compact()
-    assert index.built is not before
-    assert (len(index), len(index.built), index.towers) == (int(there.sum()), int(there.sum()), "abc")
-    wanted = [brute(vectors, query, 20, there) for query in QUERIES]
-    rows = index.search(QUERIES, 20)[0]
-    assert there[rows].all()
-    assert found_share(wanted, rows) >= (1.0 if kind == "exact" else 0.95)
-
-
-def test_a_change_during_a_compaction_counts_after_it():
-    def build(vectors, rows):  # the world goes on while an index is built
-        index.remove(np.array([1, 3_001]))
-        index.add(np.array([2, 3_500, 3_002]), NEW[500:503])
-        index.remove(np.array([3_500]))
-        index.add(np.array([1]), NEW[510:511])
-        return VideoIndex.build(vectors, recipe=None, rows=rows)
-
-    index = live(build=build)
-    index.add(np.arange(3_000, 3_010), NEW[:10])
-    index.compact()
-    vectors, there = np.vstack([VECTORS, NEW]), np.ones(3_600, bool)
-    vectors[3_000:3_010], vectors[[2, 3_002]], vectors[1] = NEW[:10], NEW[[500, 502]], NEW[510]
-    there[3_010:], there[3_001] = False, False
-    assert len(index) == 3_009
-    for query in (*QUERIES[:10], *vectors[[1, 2, 3_001, 3_002]]):
-        assert found(index, query, 40) == brute(vectors, query, 40, there)
-
-
-def test_a_compaction_that_fails_leaves_what_was_there_and_is_told(caplog):
-    def build(vectors, rows):
-        raise MemoryError("no room")
-
-    index = live(build=build, compact_at=3)
-    index.add(np.arange(3_000, 3_004), NEW[:4])
-    index.wait()
-    assert "no room" in index.failure
-    assert "goes on serving" in caplog.text
-    assert found(index, NEW[0], 1) == [3_000]
-    index.add(np.arange(3_004, 3_030), NEW[4:30])
-    index.wait()
-    with pytest.raises(VideoIndexError, match=r"30 videos stand beside .* at most 30; .*no room"):
-        index.add(np.array([3_030]), NEW[30:31])
-    index.remove(np.array([3_000]))  # is always possible
-    assert 3_000 not in found(index, NEW[0], 50)
-
-
-def test_enough_changes_start_a_compaction_by_themselves():
-    index = live(RECIPES["ivf_sq8"], compact_at=100)
-    before = index.built
-    index.add(np.arange(3_000, 3_099), NEW[:99])
-    index.wait()
-    assert index.built is before
-    index.remove(np.array([0]))
-    index.wait()
-    assert len(index.built) == 3_098
-
-
-def test_threads_see_whole_changes_while_indexes_are_built():
-    """Readers run beside a writer and compactions. A pair of rows with one vector is added and removed together, so a search
-    that finds one finds the other; a row that was removed before a search began is not found, one that was added is."""
-    index, stop, wrong = live(RECIPES["ivf_sq8"], compact_at=150), threading.Event(), []
+def test_threads_see_whole_changes():
+    """Readers run beside a writer. A pair of rows with one vector is added and removed together, so a search that finds one
+    finds the other; a row that was removed before a search began is not found, one that was added is."""
+    index, stop, wrong = live(RECIPES["ivf_sq8"]), threading.Event(), []
     pairs = [(4_000 + 2 * i, 4_001 + 2 * i) for i in range(200)]
     state = dict.fromkeys(range(200), False)  # whether a pair is there, as of the last change that returned
 
@@ -191,9 +125,8 @@ def test_threads_see_whole_changes_while_indexes_are_built():
     readers = [threading.Thread(target=read, args=(seed,)) for seed in range(3)]
     for reader in readers:
         reader.start()
-    random, until, changes, first = np.random.default_rng(0), time.monotonic() + 300, 0, index.built
-    while changes < 500 or index.built is first:
-        assert time.monotonic() < until, "no compaction"
+    random = np.random.default_rng(0)
+    for _ in range(500):
         i = int(random.integers(200))
         there, state[i] = state[i], None  # between: either is right
         if there:
@@ -201,12 +134,9 @@ def test_threads_see_whole_changes_while_indexes_are_built():
         else:
             index.add(np.array(pairs[i]), np.vstack([2 * NEW[i]] * 2))
         state[i] = not there
-        changes += 1
         time.sleep(0.001)
     stop.set()
     for reader in readers:
         reader.join()
-    index.wait()
     assert not wrong
-    assert index.failure is None
     assert len(index) == 3_000 + 2 * sum(state.values())

@@ -45,7 +45,7 @@ def test_recall_by_hand():
     index = VideoIndex.build(VECTORS, recipe=FaissRecipe(factory="IVF{lists},SQ8", lists=100, compared=1))
     static_mask = dict(static_masks_of(CATALOGUE))["de, mature"]
     present = np.arange(3_000) % 5 > 0
-    live = LiveIndex(index, compact_at=0)
+    live = LiveIndex(index)
     live.remove(np.flatnonzero(~present))
     hits = 0
     for query, seen in zip(PROBE.queries, PROBE.seen, strict=True):
@@ -74,7 +74,7 @@ def test_an_index_that_loses_what_was_removed_is_refused_after_changes():
     assert int((vectors != VECTORS).any(axis=1).sum()) > 800
     masks = dict(static_masks_of(CATALOGUE))
     assert min(check.recall(live, vectors, present, masks, PROBE).values()) == 1.0
-    assert max(check.recall(LiveIndex(index, compact_at=0), vectors, present, masks, PROBE).values()) < 0.9
+    assert max(check.recall(LiveIndex(index), vectors, present, masks, PROBE).values()) < 0.9
 
 
 def test_either_of_two_videos_with_one_vector_is_right():

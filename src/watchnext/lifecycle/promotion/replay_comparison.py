@@ -159,7 +159,7 @@ def index_recall(release: Release, check: RecallCheck) -> float:
     )
     probe = Probe(queries, [np.zeros(0, np.int64)] * len(queries))
     masks, present = dict(static_masks_of(release.catalogue)), np.isin(np.arange(len(vectors)), index.rows)
-    return min(check.recall(LiveIndex(index, compact_at=0), vectors, present, masks, probe).values())
+    return min(check.recall(LiveIndex(index), vectors, present, masks, probe).values())
 
 
 def size_of(folder: Path) -> int:

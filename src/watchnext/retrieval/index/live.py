@@ -4,9 +4,7 @@ A search reads one immutable state; a change replaces the state in one step. Sea
 or not at all.
 """
 
-import logging
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,10 +13,6 @@ from watchnext.retrieval.index.prefilter import PreFilter, clear_bits, count_bit
 from watchnext.retrieval.index.queries import require_finite
 from watchnext.retrieval.index.segments import VideoIndex
 from watchnext.retrieval.index.vectors import VideoIndexError
-
-log = logging.getLogger(__name__)
-
-OVERDUE = 10  # limit of uncompacted videos, as a multiple of `compact_at`
 
 
 @dataclass(frozen=True)
@@ -33,26 +27,14 @@ class IndexState:
 
 
 class LiveIndex:
-    """Thread-safe index with updates.
+    """Thread-safe index with updates."""
 
-    compact_at  changes before a compaction in a background thread; 0 is never
-    build       builds an index from vectors and rows; by default like `built`
-    """
-
-    def __init__(
-        self,
-        built: VideoIndex,
-        *,
-        compact_at: int = 10_000,
-        build: Callable[[np.ndarray, np.ndarray], VideoIndex] | None = None,
-    ) -> None:
-        self._compact_at, self._build = compact_at, build or built.rebuilt
-        self._state = _fresh(built)
+    def __init__(self, built: VideoIndex) -> None:
+        self._state = IndexState(
+            built, pack_bits(np.ones(len(built), bool)), np.zeros(0, np.int64), np.zeros((0, built.dimension), np.float32)
+        )
         self._room = self._state.rows, self._state.vectors  # arrays behind the additions, with room for more
-        self._changing, self._compacting = threading.Lock(), threading.Lock()
-        self._changed: set[int] = set()  # rows that changed since the last compaction began
-        self._thread: threading.Thread | None = None
-        self.failure: str | None = None
+        self._changing = threading.Lock()
 
     @property
     def built(self) -> VideoIndex:
@@ -95,8 +77,7 @@ class LiveIndex:
     def add(self, rows: np.ndarray, vectors: np.ndarray) -> None:
         """Add or replace `rows` (n,) with `vectors` (n, D) for all searches that start later; removed rows return.
 
-        Raises VideoIndexError for repeated or negative rows, vectors of another width or not finite, and too many uncompacted
-        videos.
+        Raises VideoIndexError for repeated or negative rows, and vectors of another width or not finite.
         """
         rows, vectors = np.asarray(rows, np.int64), np.asarray(vectors, np.float32)
         if len(np.unique(rows)) != len(rows) or rows.min(initial=0) < 0 or vectors.shape != (len(rows), self.dimension):
@@ -107,14 +88,7 @@ class LiveIndex:
         require_finite(vectors, "the vector of video", rows)
         with self._changing:
             state = _without(self._state, rows)
-            if self._compact_at and len(state.rows) + len(rows) > OVERDUE * self._compact_at:
-                raise VideoIndexError(
-                    f"{len(state.rows)} videos stand beside the built index, expected at most {OVERDUE * self._compact_at}; "
-                    f"compaction does not keep up or failed ({self.failure}): build a new index, `dvc repro index`"
-                )
             self._state = IndexState(state.built, state.valid, *self._appended(state, rows, vectors))
-            self._changed.update(rows.tolist())
-        self._compact_when_due()
 
     def _appended(self, state: IndexState, rows: np.ndarray, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the additions of a state and more behind them, in room that no earlier state reads."""
@@ -129,54 +103,6 @@ class LiveIndex:
         """Remove `rows` (n,) from all searches that start later; unknown rows are ignored."""
         with self._changing:
             self._state = _without(self._state, np.asarray(rows, np.int64))
-            self._changed.update(np.asarray(rows).tolist())
-        self._compact_when_due()
-
-    # ---- compact -----------------------------------------------------------------------------------------------------
-
-    def compact(self) -> None:
-        """Rebuild all valid videos as one index; changes made meanwhile are kept. If building fails, the old state stays and
-        `failure` holds the error."""
-        with self._compacting:
-            with self._changing:
-                before, self._changed = self._state, set()
-            try:
-                built = self._build(*_valid_videos(before))
-            except Exception as error:
-                self.failure = repr(error)
-                log.exception("compaction failed; the index before it goes on serving")
-                return
-            with self._changing:
-                self._state = _rebased(built, self._state, np.fromiter(self._changed, np.int64))
-                self.failure = None
-
-    def wait(self) -> None:
-        """Wait for a running compaction."""
-        thread = self._thread
-        if thread is not None:
-            thread.join()
-
-    def _compact_when_due(self) -> None:
-        with self._changing:
-            idle = self._thread is None or not self._thread.is_alive()
-            if self._compact_at and idle and len(self._changed) >= self._compact_at:
-                self._thread = threading.Thread(target=self.compact, name="compact", daemon=True)
-                self._thread.start()
-
-
-def _valid_videos(state: IndexState) -> tuple[np.ndarray, np.ndarray]:
-    """Return vectors (n, D) float32 and rows (n,) int64 of all valid videos, by row."""
-    counts = np.unpackbits(state.valid.view(np.uint8), bitorder="little", count=len(state.built)).astype(bool)
-    rows = np.concatenate([state.built.rows[counts], state.rows])
-    vectors = np.concatenate([state.built.vectors[counts].astype(np.float32, copy=False), state.vectors])
-    order = np.argsort(rows, kind="stable")
-    return vectors[order], rows[order]
-
-
-def _fresh(built: VideoIndex) -> IndexState:
-    return IndexState(
-        built, pack_bits(np.ones(len(built), bool)), np.zeros(0, np.int64), np.zeros((0, built.dimension), np.float32)
-    )
 
 
 def _best_added(state: IndexState, queries: np.ndarray, k: int, allowed: PreFilter | None) -> tuple[np.ndarray, np.ndarray]:
@@ -199,9 +125,3 @@ def _without(state: IndexState, rows: np.ndarray) -> IndexState:
     if others.all():
         return replace(state, valid=valid)
     return replace(state, valid=valid, rows=state.rows[others], vectors=state.vectors[others])
-
-
-def _rebased(built: VideoIndex, now: IndexState, changed: np.ndarray) -> IndexState:
-    """Apply the changes since compaction started, the rows `changed`, to the new index `built`."""
-    since = np.isin(now.rows, changed)
-    return replace(_without(_fresh(built), changed), rows=now.rows[since], vectors=now.vectors[since])

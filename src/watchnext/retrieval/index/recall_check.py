@@ -45,7 +45,7 @@ class RecallCheck:
         masks = dict(static_masks_of(catalogue))
         live, now = self._changed(index, vectors)
         results = {
-            "as built": self.recall(LiveIndex(index, compact_at=0), vectors, np.ones(len(vectors), bool), masks, probe),
+            "as built": self.recall(LiveIndex(index), vectors, np.ones(len(vectors), bool), masks, probe),
             "after changes": self.recall(live, *now, masks, probe),
         }
         for state, recalls in results.items():
@@ -93,7 +93,7 @@ class RecallCheck:
         random, count = np.random.default_rng(self.seed), int(len(vectors) * self.removed)
         chosen = random.permutation(len(vectors))[: 2 * count]
         gone, new = chosen[:count], chosen[count:]
-        live, vectors, present = LiveIndex(index, compact_at=0), vectors.copy(), np.ones(len(vectors), bool)
+        live, vectors, present = LiveIndex(index), vectors.copy(), np.ones(len(vectors), bool)
         vectors[new], present[gone] = vectors[gone], False
         live.remove(gone)
         live.add(new, vectors[new])

@@ -81,11 +81,6 @@ class VideoIndex:
         stored, numbers = np.array(vectors, precision), rows.astype(np.int32)
         return cls(vectors=stored, rows=numbers, approximate=approximate, recipe=recipe, towers=towers)
 
-    def rebuilt(self, vectors: np.ndarray, rows: np.ndarray) -> "VideoIndex":
-        """Build an index of other videos from the same towers with the same recipe."""
-        precision = str(self.vectors.dtype)
-        return self.build(vectors, recipe=self.recipe, rows=rows, precision=precision, towers=self.towers)
-
     # ---- search ------------------------------------------------------------------------------------------------------
 
     def search(

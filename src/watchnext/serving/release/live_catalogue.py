@@ -162,7 +162,7 @@ class LiveCatalogue:
         self.creator_names = NamesByRow(released.creator_names, len(released.creator_names) + room)
         self.tag_names = NamesByRow(released.tag_names, len(released.tag_names) + room)
         self.region_names = NamesByRow(released.region_names, 64)
-        self.ids, self.index = LiveIds(release.video_ids), LiveIndex(release.index, compact_at=0)
+        self.ids, self.index = LiveIds(release.video_ids), LiveIndex(release.index)
         self.encoder = VideoEncoder(release)
         self.first_upload_ms = first_uploads(released, room)
         categories = [each.name for each in release.pipeline.schema.columns("video") if each.kind == "categorical"]
