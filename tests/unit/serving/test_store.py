@@ -5,6 +5,7 @@ import sys
 import threading
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -358,6 +359,17 @@ def test_a_store_whose_folder_is_gone_acknowledges_nothing(release, tmp_path, re
         if replaced:
             shutil.copytree(tmp_path / "gone", folder)
         with pytest.raises(StoreError, match="removed or replaced"):
+            store.apply([outcome()])
+        assert "removed or replaced" in store.failed
+
+
+@pytest.mark.parametrize("lock", ["lock", "current/lock.mdb"])
+def test_a_store_whose_lock_is_gone_acknowledges_nothing(release, tmp_path, lock):
+    with closing(Store.open(tmp_path / "store", release, durable=False)) as store:
+        store.apply([outcome()])
+        (tmp_path / "store" / lock).unlink()
+        (tmp_path / "store" / lock).touch()  # as a second process makes it
+        with pytest.raises(StoreError, match=f"{Path(lock).name} was removed or replaced"):
             store.apply([outcome()])
         assert "removed or replaced" in store.failed
 

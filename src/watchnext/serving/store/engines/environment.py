@@ -125,7 +125,7 @@ class Environment(Engine):
             raise StoreError(
                 f"the store {self.path} cannot be opened ({error}); stop its process, or remove it to start again"
             ) from error
-        self._map_bytes, self._inode = map_bytes, self._inode_of()
+        self._map_bytes, self._inodes = map_bytes, self._inodes_now()
         self._written = 0
         self._closed = False
 
@@ -150,8 +150,8 @@ class Environment(Engine):
         """Open one transaction: all of it is on disk when the block ends, or none of it. Raises StoreError, and after a failed
         write always."""
         self.require_writable()
-        if self._inode_of() != self._inode:
-            self._fail("its file was removed or replaced under the server")
+        if gone := [path.name for path, inode in self._inodes_now().items() if inode != self._inodes[path]]:
+            self._fail(f"{', '.join(gone)} was removed or replaced under the server")
         try:
             if self._written % READERS_CHECKED == 0:
                 self._env.reader_check()  # a killed reader would keep every page that it saw
@@ -170,11 +170,9 @@ class Environment(Engine):
         self.failed = f"the store {self.path} cannot be written: {reason}; check its disk, then restart the server"
         raise StoreError(self.failed) from error
 
-    def _inode_of(self) -> int | None:
-        try:
-            return os.stat(self.path / "data.mdb").st_ino
-        except OSError:
-            return None
+    def _inodes_now(self) -> dict[Path, int | None]:
+        """Return the inodes of the file, and of the locks that keep others from writing beside: LMDB's, and the folder's."""
+        return {path: _inode(path) for path in (self.path / "data.mdb", self.path / "lock.mdb", self.path.parent / "lock")}
 
     @contextmanager
     def read(self) -> Iterator[LmdbTransaction]:
@@ -203,6 +201,13 @@ class Environment(Engine):
             raise StoreError(f"the store {self.path} cannot be written: {error}; check its disk") from error
         finally:
             self._env.close()
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return None
 
 
 def bytes_of(env: lmdb.Environment) -> int:
