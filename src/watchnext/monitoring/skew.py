@@ -52,9 +52,10 @@ def skew_of(answers: pl.DataFrame, release: Release, store: Store) -> Skew:
 
     Raises ReleaseError or StoreError where the state of their moments cannot be had again.
     """
-    compared = repeatable(answers).sort("journal_position").tail(REQUESTS)
+    whole = repeatable(answers, store).sort("journal_position")
+    compared = whole.tail(REQUESTS)
     columns: dict[str, float] = {}
     for one in repeated(compared, release, store):
         for name, apart in differences(one).items():
             columns[name] = max(columns.get(name, 0.0), apart)
-    return Skew(columns, requests=len(compared), left_out=len(answers) - len(repeatable(answers)))
+    return Skew(columns, requests=len(compared), left_out=len(answers) - len(whole))

@@ -113,7 +113,10 @@ def replay(config: DictConfig) -> None:
     with closing(Store.reader(Path(config.data.store), release)) as store:
         found = list(repeated(answers, release, store))
     if not found:
-        raise StoreError(f"the answer to {config.request_id} was precomputed or degraded, or events were committed meanwhile")
+        raise StoreError(
+            f"the answer to {config.request_id} cannot be repeated: it was precomputed or degraded, events were committed "
+            "meanwhile, or a viewer of its journal was erased since"
+        )
     columns = ["video_ids", "values", *(name for name in found[0].again.columns if name.startswith("predicted_"))]
     for name, frame in (("served", found[0].logged), ("again", found[0].again)):
         print(f"{name}\n{frame.select(columns)}")

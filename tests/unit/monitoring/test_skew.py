@@ -12,7 +12,8 @@ from watchnext.serving.__main__ import replay
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.funnel.served.repeated import repeated
 from watchnext.serving.funnel.served.served_log import ServedLog, answers_in
-from watchnext.serving.store.engines.engine import StoreError
+from watchnext.serving.store.engines.engine import StoreError, number_key
+from watchnext.serving.store.engines.environment import MAP_BYTES, Environment
 from watchnext.serving.store.store import Store
 from watchnext.serving.store.tables.journal import Event
 from watchnext.types import Dials, Request
@@ -90,6 +91,43 @@ def test_what_cannot_follow_is_left_out_and_counted(release, tmp_path):
     assert (found.verdict, found.requests, found.left_out) == ("none", 1, 3)
     assert skewed(answers.clear(), release, tmp_path).exit_code == 3
     assert skewed(answers.drop("journal_position"), release, tmp_path).verdict == "no data"
+
+
+def test_a_posted_video_is_repeated_too(release, tmp_path):
+    now, vector = release.as_of_ms, [0.5] * release.index.dimension
+    metadata = {"creator_id": "c3", "duration_ms": 30_000, "tags": ["tag1"], "upload_ms": now, "vector": vector}
+    with (
+        closing(Store.open(tmp_path / "store", release, durable=False)) as store,
+        closing(ServedLog(tmp_path / "served", max_bytes=1 << 30, flush_rows=500)) as log,
+    ):
+        store.apply([Event(kind="posted", user_id="", video_id="new", known_at=now + 1, metadata=metadata)])
+        answer = Recommender(release, store).recommend(Request("q", 999_999, 40, now + 60_000, region="de"))
+        log.append(answer)
+    assert "new" in answer.ids
+    found = answers_in(tmp_path / "served")
+    assert found["why"].to_list() == [[]]
+    assert skewed(found, release, tmp_path).verdict == "none"
+
+
+def test_a_journal_without_its_first_events_is_named(release, tmp_path):
+    answers = served(release, tmp_path, rounds=3)
+    with (
+        closing(Environment(tmp_path / "store" / "current", durable=False, map_bytes=MAP_BYTES)) as environment,
+        environment.write() as txn,
+    ):
+        for position in range(3):
+            txn.delete("journal", number_key(position))
+    with pytest.raises(StoreError, match="the journal goes on at 3, expected event 0"):
+        skewed(answers, release, tmp_path)
+
+
+def test_what_had_the_events_of_a_viewer_who_was_erased_is_left_out(release, tmp_path):
+    answers = served(release, tmp_path, rounds=8)
+    with closing(Store.open(tmp_path / "store", release, durable=False)) as store:
+        store.erase(124, release.as_of_ms + 10**7)
+    left = answers.filter(pl.col("user_id") != "124")
+    found = skewed(left, release, tmp_path)
+    assert (found.verdict, found.requests, found.left_out) == ("none", 1, len(left) - 1)
 
 
 def test_an_answer_during_a_commit_has_no_position(release, tmp_path):

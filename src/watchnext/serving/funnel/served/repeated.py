@@ -7,7 +7,7 @@ sources rank the catalogue anew by the clock, whose moment would decide what is 
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, is_dataclass
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -63,6 +63,11 @@ class Past:
             part = list(islice(self._entries, min(CHUNK, position - self._position)))
             if not part:
                 raise StoreError(f"the journal ends at {self._position}, expected event {position} of the served log")
+            if part[0][0] != self._position:
+                raise StoreError(
+                    f"the journal goes on at {part[0][0]}, expected event {self._position}: what it dropped cannot be folded "
+                    "again; raise WATCHNEXT_JOURNAL_BYTES to keep more"
+                )
             self.store.take(part)
             self._position = part[-1][0] + 1
 
@@ -73,10 +78,11 @@ class Past:
 def repeated(answers: pl.DataFrame, release: Release, store: Store) -> Iterator[Repeated]:
     """Yield every answer of `release` in the served log again, in the order of the journal.
 
-    Left out are answers that were precomputed or degraded, or during which events were committed (`repeatable`).
+    Left out are answers that were precomputed or degraded, during which events were committed, or which had the events of a
+    viewer who was erased since (`repeatable`).
     Raises ReleaseError or StoreError where the state cannot be had again.
     """
-    rows = repeatable(answers).filter(pl.col("release") == release.id).sort("journal_position", "as_of_ms")
+    rows = repeatable(answers, store).filter(pl.col("release") == release.id).sort("journal_position", "as_of_ms")
     requests = [request_of(row, release) for row in rows.iter_rows(named=True)]
     viewers = [request.user_id for request in requests]
     with TemporaryDirectory() as folder, closing(Past(Path(folder), store, release, viewers)) as past:
@@ -86,12 +92,18 @@ def repeated(answers: pl.DataFrame, release: Release, store: Store) -> Iterator[
             yield Repeated(request, shown_videos(row), _again(recommender, request, row))
 
 
-def repeatable(answers: pl.DataFrame) -> pl.DataFrame:
-    """Return the answers that follow from a state and candidates alone."""
+def repeatable(answers: pl.DataFrame, store: Store | None = None) -> pl.DataFrame:
+    """Return the answers that follow from a state and candidates alone; with a `store`, from what its journal still says: of an
+    erased viewer's events a tombstone is left, and what they counted for videos is unknown from the first on."""
     if "journal_position" not in answers.columns:
         return answers.clear().with_columns(journal_position=pl.lit(None, pl.Int64))
     whole = pl.col("journal_position").is_not_null() & (pl.col("why").list.len() == 0)
-    return answers.filter(whole & (pl.col("mode") != "precomputed"))
+    answers = answers.filter(whole & (pl.col("mode") != "precomputed"))
+    if store is None or not len(answers):
+        return answers
+    entries = takewhile(lambda entry: entry[0] < answers["journal_position"].max(), store.entries())
+    erased = next((position for position, event in entries if event.kind == "erased"), None)
+    return answers if erased is None else answers.filter(pl.col("journal_position") <= erased)
 
 
 def request_of(row: dict, release: Release) -> Request:
@@ -143,7 +155,7 @@ def _again(recommender: Recommender, request: Request, row: pl.DataFrame) -> pl.
     features = features_by_name(release.pipeline, {**query.inputs, **{name: values[picked] for name, values in inputs.items()}})
     predictions = scored.predictions[picked]
     columns = {
-        "video_ids": [str(release.video_ids.value(each)) for each in candidates.rows[picked]],
+        "video_ids": [str(each) for each in recommender.catalogue.ids.values(candidates.rows[picked])],
         "values": slate.values,
         "propensities": slate.propensities,
         **{f"predicted_{name}": predictions[:, i] for i, name in enumerate(TARGETS)},
