@@ -269,6 +269,31 @@ def test_a_release_that_comes_later_begins_with_all_events_of_the_journal(opens,
     assert later.apply([outcome(3, release.video_ids.value(23), NOW, key="3")]) == ["duplicate"]
 
 
+def test_who_is_erased_by_one_server_is_erased_from_the_records_of_every_release(opens, url, release):
+    """Also of one whose servers are down meanwhile, and of one that is built again; who comes back stays."""
+    gone, newcomer, other_release = 105, 7_000_009, shrunk(release)
+    video = release.video_ids.value(20)
+    one, other = opens(url), opens(url, of=other_release)
+    one.apply([outcome(user, video, NOW + user % 9, key="a") for user in (gone, newcomer, 106)])
+    until(lambda: other.viewer(newcomer).any())
+    kept = other.viewer(106)
+    assert "other releases" in one.erase(newcomer, NOW + 50).stays
+    until(lambda: not other.viewer(newcomer).any() and not len(other.seen(newcomer).rows))
+    other.close()
+    one.erase(gone, NOW + 60)
+    reopened = opens(url, of=other_release)
+    assert not reopened.viewer(gone).any()
+    np.testing.assert_array_equal(reopened.viewer(106), kept)
+    one.apply([outcome(newcomer, video, NOW + 70, key="b")])
+    until(lambda: reopened.viewer(newcomer).any())
+    reopened.close()
+    assert opens(url, of=other_release).viewer(newcomer).any()
+    build_store(url, other_release)
+    rebuilt = opens(url, of=other_release)
+    assert rebuilt.viewer(newcomer).any()
+    assert not rebuilt.viewer(gone).any()
+
+
 def test_a_state_that_is_built_again_is_taken_by_its_servers(opens, url, release):
     store = opens(url)
     store.apply([outcome(i, key=str(i), known_at=release.as_of_ms + i) for i in range(20)])

@@ -23,6 +23,8 @@ from watchnext.serving.store.tables.seal import SEALED, sealed, unsealed
 BATCH = 1_000
 KEYS_STAY = "idempotency keys, as digests that name nobody"
 PAGES_STAY = "freed pages of the store's file"
+STATES_STAY = "what the records of other releases in the same Redis have of the viewer"
+UNTIL_FOLLOWED = "a moment where a server of such a release runs, else when one starts; the keys for seven days"
 ERASE_COMMAND = "python -m watchnext.data erase"
 UNTIL_COMPACTED = (
     f"the pages until they are written over, or `{ERASE_COMMAND}` with the server stopped; the keys for seven days"
@@ -47,7 +49,8 @@ def erase_viewer(engine: Engine, user_ids: Iterable[int | str], now_ms: int) -> 
     users, removed = list(user_ids), Counter()
     keys = {id_key(user_id) for user_id in users}
     with engine.write() as txn:  # first of all, so that a rebuild brings nobody back
-        txn.put_many("erased", [(digest_of(key), number_key(now_ms)) for key in keys])
+        for table in ("erased", "erased_here"):
+            txn.put_many(table, [(digest_of(key), number_key(now_ms)) for key in keys])
         for name in OF_VIEWER:
             removed[name] = sum(txn.delete(name, key) for key in keys)
     removed["viewers_order"] = _replace(engine, "viewers_order", lambda _, value: value[:8] if value[8:] in keys else None)
@@ -55,6 +58,28 @@ def erase_viewer(engine: Engine, user_ids: Iterable[int | str], now_ms: int) -> 
     for table in ("journal", "quarantine"):
         removed[table] = _replace(engine, table, partial(_tombstone, table, users, names))
     return dict(removed)
+
+
+def erase_here(engine: Engine) -> None:
+    """Erase from the records of this state whoever was erased by a server of another state that shares the store.
+
+    The common tables are without them already. Raises StoreError.
+    """
+    with engine.read() as txn:
+        here = dict(txn.items("erased_here"))
+        since = {digest: at for digest, at in txn.items("erased") if here.get(digest) != at}
+        queue = txn.items("viewers_order") if since else ()
+        keys = {value[8:] for _, value in queue if digest_of(value[8:]) in since}
+    if not since:
+        return
+    with engine.write() as txn:
+        for name in OF_VIEWER:
+            txn.prefetch(name, keys)
+            for key in keys:
+                txn.delete(name, key)
+    _replace(engine, "viewers_order", lambda _, value: value[:8] if value[8:] in keys else None)
+    with engine.write() as txn:  # last, so that one that was killed begins again
+        txn.put_many("erased_here", list(since.items()))
 
 
 def erase_again(old: Engine, new: Engine) -> int:

@@ -20,9 +20,12 @@ from watchnext.serving.store.engines.redis_engine import is_url
 from watchnext.serving.store.erasure import (
     KEYS_STAY,
     PAGES_STAY,
+    STATES_STAY,
     UNTIL_COMPACTED,
+    UNTIL_FOLLOWED,
     Receipt,
     erase_again,
+    erase_here,
     erase_viewer,
 )
 from watchnext.serving.store.folding import Folding
@@ -68,7 +71,7 @@ class Store(Reading):
         self.slates = SlateTable(engine)
         self.known_beside: LiveIds | None = None
         self.position = self.last_known_at = 0
-        self._differs = False
+        self._differs, self._erases = False, True
         self._load()
         self._follow_catalogue([event for at, event in self.entries(position) if at < self.position])  # made meanwhile
         self._loaded = self.position
@@ -248,12 +251,15 @@ class Store(Reading):
 
     def erase(self, user_id: int | str, now_ms: int) -> Receipt:
         """Erase a viewer: record, what they have seen, slate, and who the events were about. Raises StoreError."""
-        stays = f"{KEYS_STAY}; {PAGES_STAY}"
-        return Receipt("store", erase_viewer(self._engine, [user_id], now_ms), stays, UNTIL_COMPACTED)
+        removed = erase_viewer(self._engine, [user_id], now_ms)
+        if self.is_shared:
+            return Receipt("store", removed, f"{KEYS_STAY}; {STATES_STAY}", UNTIL_FOLLOWED)
+        return Receipt("store", removed, f"{KEYS_STAY}; {PAGES_STAY}", UNTIL_COMPACTED)
 
     def publish(self, changes: Changes) -> None:
         """Bring the memory up to date with one commit, of this process or of another that shares the store."""
         self._items.publish(changes)
+        self._erases |= "erased" in changes
         positions = [(int.from_bytes(key, "big"), key, packed) for key, packed in changes.get("journal", ())]
         if journal := [(key, packed) for position, key, packed in positions if position >= self.position]:
             if (first := int.from_bytes(journal[0][0], "big")) > self.position:  # made while this store was loading
@@ -304,6 +310,7 @@ class Store(Reading):
         """Load everything again, and count the events of the journal that came meanwhile."""
         position = self.position
         self._load()
+        self._erases = True
         self.position, end = position, self.position
         self._count_until(end)
         self.position = end
@@ -389,10 +396,18 @@ class Store(Reading):
                 txn.put_many("quarantine", list(source.items("quarantine")))
 
     def catch_up(self) -> None:
-        """Fold the events of the journal that servers of another catalogue wrote to the store that they share."""
+        """Fold the events of the journal that servers of another catalogue wrote to the store that they share; then erase whom
+        they erased, whose last events may be among these."""
         while self._engine.is_shared and meta_number(self._engine, "folded") < journal_length(self._engine):
             with self._writing, self._engine.write() as txn:
                 self._retention.drop_viewers(txn, 2 * self._folding.fold_behind(txn))
+        if self._engine.is_shared and self._erases:
+            self._erases = False
+            try:
+                erase_here(self._engine)
+            except BaseException:
+                self._erases = True
+                raise
 
 
 def build_store(folder: Path | str, release: Release, *, map_bytes: int = MAP_BYTES) -> int:

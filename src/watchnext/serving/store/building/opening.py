@@ -109,8 +109,10 @@ def build_shared(url: str, release: Release, replay: Replay, *, durable: bool) -
             for name, table in TABLES.items():
                 if not table.carried:
                     txn.clear(name)
+            txn.put_many("erased_here", list(txn.items("erased")))
         put_meta(engine, since=number_key(release.as_of_ms), built=uuid.uuid4().hex.encode())
         load_state(engine, release)
+        drop_erased(engine, release.user_ids, release.as_of_ms)
         replay(engine, release)
         put_origin(engine, release, since_ms=release.as_of_ms)  # from here on servers take it
 

@@ -61,7 +61,8 @@ TABLES = {
     "withdrawn": Table(carried=True),
     "live": Table(Order.SORTED, carried=True),
     "names": Table(Order.QUEUE, carried=True),
-    "erased": Table(carried=True),
+    "erased": Table(carried=True, followed=True),
+    "erased_here": Table(),
 }
 
 

@@ -262,7 +262,7 @@ class RedisEngine(Engine):
         self._seen = (number, entry[b"id"])
         tables = [name for name in FOLLOWED if name.encode() in entry and (is_own or TABLES[name].carried)]
         changes: Changes = {name: unpacked_items(entry[name.encode()]) for name in tables}
-        self._is_behind |= not is_own and "journal" in changes
+        self._is_behind |= not is_own and not changes.keys().isdisjoint(("journal", "erased"))
         self.publish(changes)
         return True
 
