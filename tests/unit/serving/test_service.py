@@ -1,6 +1,5 @@
 """The server as people start it, under either shell: at the root, over the tiny release."""
 
-import itertools
 import json
 import shutil
 import signal
@@ -17,7 +16,6 @@ import pytest
 import yaml
 from bento_server import ROOT, SHELLS, Server, free_port
 
-from watchnext.serving.http.clock import Clock
 from watchnext.serving.http.settings import Settings, SettingsError
 from watchnext.serving.store.store import Store
 
@@ -203,15 +201,6 @@ def test_variables_default_to_the_repository_and_name_a_wrong_one(tmp_path, monk
     monkeypatch.setenv("WATCHNEXT_VIEWERS_KEPT", "none")
     with pytest.raises(SettingsError, match=r"WATCHNEXT_VIEWERS_KEPT is 'none', expected a whole number above 0"):
         Settings.from_environment()
-
-
-@pytest.mark.parametrize("start_ms", [None, 1_700_000_000_000])
-def test_a_clock_never_gives_a_moment_twice(start_ms):
-    clock = Clock(start_ms)
-    moments = [clock() for _ in range(2000)]
-    assert all(later > earlier for earlier, later in itertools.pairwise(moments))
-    if start_ms is not None:
-        assert start_ms <= moments[0] < start_ms + 1000
 
 
 WORKERS = {

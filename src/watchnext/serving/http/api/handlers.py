@@ -442,8 +442,7 @@ class Handlers:
 
         Raises IdKindError for one so old that its key would not be known any more.
         """
-        if at_ms is None or at_ms >= now_ms:
-            return now_ms
+        at_ms = now_ms if at_ms is None else min(at_ms, now_ms)
         if at_ms < now_ms - KEYS_KEPT_MS:
             raise IdKindError(where, at_ms, f"at least {now_ms - KEYS_KEPT_MS}, seven days ago")
         return max(at_ms, self._since_ms)
