@@ -99,7 +99,12 @@ def _weighs(weights: Mapping[str, float]) -> Mapping[str, float]:
 
 
 Weight = Annotated[float, Field(ge=-100, le=100)]
-Weights = Annotated[dict[Literal[TARGETS], Weight], Field(min_length=1), AfterValidator(_weighs)]
+Weights = Annotated[
+    dict[Literal[TARGETS], Weight],
+    Field(min_length=1),
+    AfterValidator(_weighs),
+    BeforeValidator(partial(few_keys, most=len(TARGETS) + UNKNOWN_MOST)),
+]
 
 
 # Null is refused: a client that lost its id is not silently taken for a new viewer.

@@ -40,7 +40,9 @@ class VideoMetadata(Strict):
     regions: list[Word] | None = Field(None, max_length=64, description="where it may be shown; null or empty is everywhere")
     safety: Literal[SAFETY] | None = Field(None, description="null counts as safe")
     fingerprint: Int64 | None = Field(None, description="equal for copies of the same content")
-    vector: list[Component] | None = Field(None, max_length=2048, description="content vector, as wide as in the log")
+    vector: list[Component] | None = Field(
+        None, max_length=2048, fail_fast=True, description="content vector, as wide as in the log"
+    )
     title: str | None = Field(None, max_length=TITLE_CHARACTERS, description="for people, as the addresses")
     thumbnail_url: str | None = Field(None, max_length=URL_BYTES, pattern=URL)
     url: str | None = Field(None, max_length=URL_BYTES, pattern=URL)
@@ -58,6 +60,7 @@ class PostedVideo(VideoMetadata):
 
 class VideosRequest(Strict):
     videos: list[PostedVideo] = Field(
+        fail_fast=True,
         min_length=1,
         max_length=VIDEOS_MOST,
         description=f"at most {VIDEOS_MOST}",
