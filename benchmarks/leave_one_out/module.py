@@ -72,7 +72,7 @@ class SequenceModule(TrainableModule):
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         known = batch["targets"] < self.network.videos
         queries, positives = self.network.queries(batch["histories"])[known], batch["targets"][known]
-        drawn = self.negatives.draw(positives)
+        drawn = self.negatives.draw(positives.cpu()).to(self.device)  # the counts stay in the memory of the processor
         positive_vectors, pool = self.network.video(positives), self.network.video(drawn.rows)
         loss = self.loss(queries, positive_vectors, pool, drawn=drawn, masked=drawn.hits(positives))
         return finite(loss, batch_index, key="module.learning_rate", learning_rate=self.learning_rate)
@@ -82,14 +82,15 @@ class SequenceModule(TrainableModule):
         """Score the whole catalogue as next videos of `viewers`: logits (B, V) float32. A CatalogueScorer."""
         training = self.network.training
         self.network.eval()
-        rows, lengths = map(torch.from_numpy, histories.padded(viewers, self.network.places))
+        rows, lengths = (torch.from_numpy(each).to(self.device) for each in histories.padded(viewers, self.network.places))
         queries = self.network.query(rows, lengths) * self.loss.scale
-        logits = (queries @ self.network.video(torch.arange(self.network.videos)).T).numpy()
+        videos = self.network.video(torch.arange(self.network.videos, device=self.device))
+        logits = (queries @ videos.T).cpu().numpy()
         self.network.train(training)
         return logits
 
     def validation_step(self, viewers: Tensor, _: int) -> None:
-        at = viewers.numpy()
+        at = viewers.cpu().numpy()
         ranked = best(self.scores, self.split.train, self.split.viewers[at], self.ranked)
         self._gains.append(gains(ranked, self.split.valid[at]))
 

@@ -11,6 +11,7 @@ from benchmarks.leave_one_out.module import SequenceModule
 from benchmarks.leave_one_out.protocol import Sequences, leave_one_out
 from benchmarks.leave_one_out.spectral import SpectralStart
 from benchmarks.leave_one_out.towers import SequenceTowers
+from tests.fake_device import ELSEWHERE, FakeDevice
 
 from watchnext.nn.checkpoints import Checkpoints
 from watchnext.nn.trainable import Training
@@ -74,6 +75,23 @@ def trained(
 
     module.fit(Training(seed, trainer, "towers", kept))
     return module
+
+
+def test_towers_on_a_device_learn_what_they_learn_on_the_processor(monkeypatch):
+    found = []
+    monkeypatch.setattr(SequenceModule, "log_dict", lambda _, figures, **__: found.append(figures))
+    for device in ("cpu", ELSEWHERE):
+        module = module_of(sequences(), dropout=0.0)
+        with FakeDevice():
+            module.to(device)
+            batch = {name: values.to(device) for name, values in next(iter(module.loader("train", seed=0))).items()}
+            torch.manual_seed(1)
+            loss = module.training_step(batch, 0)
+            loss.backward()
+            module.validation_step(torch.arange(len(module.split.viewers)).to(device), 0)
+            module.on_validation_epoch_end()
+            found[-1] |= {"loss": loss.item(), "slope": module.loss.log_temperature.grad.item()}
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
 @pytest.mark.parametrize("encoder", ["transformer", "recurrent"])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import xgboost
+from tests.fake_device import ELSEWHERE, FakeDevice
 
 from watchnext.nn.trainable import Training
 from watchnext.nn.weights import load_network
@@ -128,6 +129,16 @@ def test_a_viewers_columns_are_found_out_and_a_saved_forest_answers_alike(booste
     wanted = network({name: torch.from_numpy(values) for name, values in many.items()}).numpy()
     forest_of(network).save(tmp_path)
     np.testing.assert_array_equal(Forest.load(tmp_path)(one), wanted)
+
+
+def test_trees_on_a_device_answer_as_on_the_processor(boosted, world_features):
+    network, inputs = copy.deepcopy(boosted[0].network), world_features.batch(world_features.rows("test")[:30])
+    wanted = network(inputs)
+    with FakeDevice():
+        network.to(ELSEWHERE)
+        found = network({name: values.to(ELSEWHERE) for name, values in inputs.items()})
+        assert found.device == ELSEWHERE
+        assert torch.equal(found.cpu(), wanted)
 
 
 def test_two_forests_are_refused(boosted):

@@ -1,12 +1,15 @@
 """A student learns the logits of its teacher: on impressions, scored once, and on pairs that were never shown."""
 
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from tests.fake_device import ELSEWHERE, FakeDevice
 from torch import nn
 
 from watchnext.features.dataset.batches import CANDIDATE_INPUTS, FeatureSet
@@ -92,6 +95,22 @@ def test_the_teacher_scores_an_impression_once_and_drawn_pairs_in_every_step(wor
     RankingModule.fit(module, training(2))
     batches = [min(64, len(rows) - start) for start in range(0, len(rows), 64)]
     assert counting.asked == 2 * [-(-size // 4) for size in batches]
+
+
+def test_a_student_on_a_device_learns_from_a_teacher_on_the_processor(fitted):
+    module, _ = fitted
+    batch, found = next(iter(module.loader("train", seed=0))), []
+    for device in ("cpu", ELSEWHERE):
+        with FakeDevice():
+            learner = deepcopy(module.network).to(device)
+            placed = SimpleNamespace(
+                network=learner, loss=module.loss, drawn=module.drawn, _taught_by=module._taught_by, device=device
+            )
+            torch.manual_seed(1)
+            loss = DistilledModule.objective(placed, {name: values.to(device) for name, values in batch.items()})
+            loss.backward()
+            found.append([loss.item(), *(float(each.grad.cpu().square().sum()) for each in learner.parameters())])
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
 def test_a_drawn_pair_is_one_viewer_and_one_candidate():

@@ -6,7 +6,9 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from tests.fake_device import ELSEWHERE, FakeDevice
 
+from watchnext.nn.training import in_order
 from watchnext.retrieval.towers.negatives import Negatives, NegativeSample
 from watchnext.retrieval.towers.objectives import SampledSoftmax
 from watchnext.retrieval.towers.recall import at_once, recall_among_all
@@ -14,13 +16,13 @@ from watchnext.retrieval.towers.retrieval_module import NEW_MS, RetrievalModule,
 from watchnext.retrieval.towers.two_tower import TwoTower
 
 
-def module_of(features, *, interests: int = 1, popular: int = 8) -> RetrievalModule:
+def module_of(features, *, interests: int = 1, popular: int = 8, uniform: int | None = 8) -> RetrievalModule:
     torch.manual_seed(0)
     return RetrievalModule(
         features=features,
         network=partial(TwoTower, embedding=4, hidden=(16,), dimension=8, heads=2, dropout=0.0, interests=interests),
         loss=SampledSoftmax(temperature=0.1),
-        negatives=partial(Negatives, in_batch=True, uniform=8, popular=popular),
+        negatives=partial(Negatives, in_batch=True, uniform=uniform, popular=popular),
         positive="click",
         recall_at=20,
         hide_new=0.5,
@@ -63,6 +65,28 @@ def test_validation_recall_against_a_slow_count(world_features, interests, monke
         own = mine[world_features.columns["video_rows"][row]]
         hits += np.clip((20 - (mine > own).sum()) / (mine == own).sum(), 0, 1)
     assert logged["valid/recall_at_20"] == pytest.approx(hits / len(rows))
+
+
+@pytest.mark.parametrize("uniform", [8, None])
+def test_towers_on_a_device_learn_what_they_learn_on_the_processor(world_features, uniform, monkeypatch):
+    monkeypatch.setattr(RetrievalModule, "log", lambda *_, **__: None)
+    found = []
+    for device in ("cpu", ELSEWHERE):
+        module = module_of(world_features, interests=3, uniform=uniform)
+        with FakeDevice():
+            module.to(device)
+            batch = {name: values.to(device) for name, values in next(iter(module.loader("train", seed=0))).items()}
+            torch.manual_seed(1)
+            loss = module.training_step(batch, 0)
+            loss.backward()
+            module.eval()
+            with torch.no_grad():
+                module.validation_step(batch | {"video_rows": batch["all_video_rows"].long()}, 0)
+            [queries, _] = in_order(module._validated)
+            found.append((loss.item(), module.network.video.new.grad.cpu().numpy(), queries.numpy(), module.embeddings()))
+    for here, there in zip(*found, strict=True):
+        np.testing.assert_allclose(there, here, rtol=1e-6)
+    assert np.abs(found[0][1]).max() > 0
 
 
 @pytest.mark.parametrize("interests", [1, 3])

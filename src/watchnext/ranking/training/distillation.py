@@ -137,8 +137,8 @@ class DistilledModule(RankingModule):
         if not self.drawn:
             return loss
         pairs = drawn_pairs(batch, self.drawn)
-        with torch.no_grad():
-            taught = self._taught_by[0](pairs).float()
+        with torch.no_grad():  # the teacher stays in the memory of the processor, as its trees do
+            taught = self._taught_by[0]({name: values.cpu() for name, values in pairs.items()}).float().to(self.device)
         return loss + self.drawn * self.loss(self.network(pairs).float(), taught, None)
 
     def configure_optimizers(self) -> dict:

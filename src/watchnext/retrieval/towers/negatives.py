@@ -1,6 +1,6 @@
 """Negative sampling: the pool of negatives of a batch and its importance weights."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,6 +20,10 @@ class NegativeSample:
     rows: Tensor
     log_weights: Tensor
     videos: int
+
+    def to(self, device: torch.device) -> "NegativeSample":
+        """Return the pool on a device, where the vectors of its videos are."""
+        return replace(self, rows=self.rows.to(device), log_weights=self.log_weights.to(device))
 
     def hits(self, positives: Tensor) -> tuple[Tensor, Tensor]:
         """Return accidental hits, the positives (M,) of M queries in the pool: (query positions ascending, pool positions)."""
@@ -56,7 +60,7 @@ class Negatives:
         self._until = counts.double().pow(power).mul(counts > 0).cumsum(0) if popular else torch.zeros(1)
 
     def draw(self, positives: Tensor) -> NegativeSample:
-        """Draw the pool of a batch with the positive rows (M,)."""
+        """Draw the pool of a batch with the positive rows (M,). Both are in the memory of the processor, as the counts are."""
         videos = len(self.counts)
         if self.uniform is None or self.uniform >= videos:
             return NegativeSample(torch.arange(videos), torch.zeros(videos), videos)

@@ -86,11 +86,11 @@ class RetrievalModule(TrainableModule):
         return Batches(shuffle=split == "train", whole=("video_rows", "time_ms"), **common).loader()
 
     def videos(self, rows: Tensor, new: Tensor) -> Tensor:
-        """Compute video vectors (N, D) of catalogue rows; those that are `new` (N,) have no id."""
+        """Compute video vectors (N, D), where the network is, of catalogue rows; those that are `new` (N,) have no id."""
         inputs = {name: values[rows] for name, values in self._videos.items()} | {"video_new": new.float()}
         if self._id is not None:
             inputs["video_codes"][new, self._id] = 0
-        return self.network.video(inputs)
+        return self.network.video({name: values.to(self.device) for name, values in inputs.items()})
 
     def _hidden(self, rows: Tensor, positives: Tensor, time_ms: Tensor) -> Tensor:
         """Choose videos (N,) whose id is hidden: a share of the young ones. The positives, by their index in `rows`, are as old
@@ -106,8 +106,10 @@ class RetrievalModule(TrainableModule):
         return young if self._id is None else young & (self._videos["video_codes"][: len(young), self._id] == 0)
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
-        # All processes draw the same videos, of the positives of all, and each has a part of the queries.
-        positives, time_ms, own = batch["all_video_rows"].long(), batch["all_time_ms"], batch["own"]
+        # All processes draw the same videos, of the positives of all, and each has a part of the queries. They are drawn and
+        # gathered in the memory of the processor, where the catalogue is; its vectors are computed where the network is.
+        positives, time_ms, own = (batch[name].cpu() for name in ("all_video_rows", "all_time_ms", "own"))
+        positives = positives.long()
         drawn = self.negatives.draw(positives)
         rows, at = torch.cat([positives, drawn.rows]).unique(return_inverse=True)
         # Each video once: the same dropout as positive and as negative.
@@ -115,7 +117,7 @@ class RetrievalModule(TrainableModule):
         positive_vectors, pool = vectors[at[own]], vectors[at[len(positives) :]]
         queries = nearest_interest(self.network.query(batch), positive_vectors)
         masked = self._masked_pairs(drawn, positives[own], time_ms[own])
-        loss = self.loss(queries, positive_vectors, pool, drawn=drawn, masked=masked) * batch["share"][0]
+        loss = self.loss(queries, positive_vectors, pool, drawn=drawn.to(self.device), masked=masked) * batch["share"][0]
         finite(loss, batch_index, key="model.module.learning_rate", learning_rate=self.learning_rate)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(own), sync_dist=True)
         return loss
@@ -124,7 +126,7 @@ class RetrievalModule(TrainableModule):
         """Mask the positive of each query, and videos uploaded after it: videos that could not be shown must not be learned as
         unwanted. Unknown upload times count as early."""
         late = self._upload_ms[drawn.rows] > time_ms[:, None]
-        return (late | (drawn.rows == positives[:, None])).nonzero(as_tuple=True)
+        return (late | (drawn.rows == positives[:, None])).nonzero().to(self.device).unbind(1)
 
     def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
         at = batch_index * self.batch_size + batch["own"]
@@ -151,7 +153,7 @@ class RetrievalModule(TrainableModule):
         """Compute the vectors of the whole catalogue (V, D) float32."""
         rows, new, training = torch.arange(len(self.features.catalogue)), self._new(), self.network.training
         self.network.eval()
-        vectors = torch.cat([self.videos(part, new[part]) for part in rows.split(chunk)]).numpy()
+        vectors = torch.cat([self.videos(part, new[part]) for part in rows.split(chunk)]).cpu().numpy()
         self.network.train(training)
         return vectors
 

@@ -35,12 +35,13 @@ class Trees(nn.Module):
 
     @property
     def forest(self) -> Forest:
-        return Forest(self.columns, Splits(**{name: values.numpy() for name, values in self.named_buffers()}))
+        return Forest(self.columns, Splits(**{name: values.cpu().numpy() for name, values in self.named_buffers()}))
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         if INPUT in inputs:
             return inputs[INPUT]
-        return torch.from_numpy(self.forest({name: values.numpy() for name, values in inputs.items()}))
+        logits = self.forest({name: values.cpu().numpy() for name, values in inputs.items()})
+        return torch.from_numpy(logits).to(self.intercept.device)
 
     def fill(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Load the arrays of fitted trees."""
