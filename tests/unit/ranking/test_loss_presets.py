@@ -9,6 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from watchnext.metrics import gauc
+from watchnext.nn.trainable import NothingToLearnError
 from watchnext.ranking.training.ranking_module import RankingModule
 from watchnext.types import TARGETS
 
@@ -65,6 +66,14 @@ def test_an_empty_split_is_named(world_features, monkeypatch):
     monkeypatch.setitem(world_features.columns, "split", split)
     with pytest.raises(ValueError, match=r"there are no valid impressions; check data\.split"):
         module_of(world_features, "multi_task").loader("valid", seed=0)
+
+
+@pytest.mark.parametrize("loss", ["pairwise", "mixture"])
+def test_a_loss_over_groups_without_both_labels_is_named(world_features, loss, monkeypatch):
+    targets = np.zeros_like(world_features.columns["targets"])
+    monkeypatch.setitem(world_features.columns, "targets", targets)
+    with pytest.raises(NothingToLearnError, match="training impressions has both labels of long_view"):
+        module_of(world_features, loss).loader("train", seed=0)
 
 
 def test_a_loss_that_is_no_number_stops_and_names_its_batch(world_features):

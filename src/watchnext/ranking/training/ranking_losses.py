@@ -2,7 +2,8 @@
 
 `watch` is the watch-time loss of each row if a head of `watch_time` reads the last logits; None if the last column is log1p
 seconds. `weights` are row weights from `debias`; None is 1 each. `heads` are the targets that a loss trains; predictions of
-other targets are meaningless. `groups` numbers the viewer or request of each row, as the loss's `within` requires, or is None.
+other targets are meaningless. `ordered` are those that it trains by their order in a group. `groups` numbers the viewer or
+request of each row, as the loss's `within` requires, or is None.
 
 Pairs of one viewer over time carry an artefact: a long view raises the viewer's counters for all later rows, so of two rows the
 one with the lower counter is more often the long view, although viewers with high counters watch longer. A pairwise loss learns
@@ -48,7 +49,7 @@ class MultiTask(nn.Module):
     weights  target > weight; other targets are not trained. Raises ValueError for a misspelt target.
     """
 
-    within = None
+    within, ordered = None, ()
 
     def __init__(self, *, weights: Mapping[str, float]) -> None:
         super().__init__()
@@ -79,7 +80,8 @@ class WithinGroups(nn.Module, ABC):
 
     def __init__(self, *, target: str, within: str) -> None:
         super().__init__()
-        self.column, self.within, self.heads = outcome(target, prefix="the loss ranks by"), _checked(within), (target,)
+        self.column, self.within = outcome(target, prefix="the loss ranks by"), _checked(within)
+        self.heads = self.ordered = (target,)
 
     def forward(
         self,
@@ -140,6 +142,7 @@ class WeightedLosses(nn.Module):
             )
         self.within = next(iter(grouped), None)
         self.heads = tuple(name for name in TARGETS if any(name in loss.heads for loss in self.losses.values()))
+        self.ordered = tuple(name for name in TARGETS if any(name in loss.ordered for loss in self.losses.values()))
 
     def forward(
         self,

@@ -75,13 +75,21 @@ class RankingModule(TrainableModule):
         self._predicted: list[tuple[Tensor, Tensor]] = []
 
     def loader(self, split: str, *, seed: int) -> DataLoader:
-        """Load the impressions of a split; only training rows are shuffled. Raises NothingToLearnError for an empty split."""
+        """Load the impressions of a split; only training rows are shuffled. Raises NothingToLearnError for an empty split, and
+        for a loss over groups none of which has both labels."""
         rows = self.features.rows(split)
         if not len(rows):
             raise NothingToLearnError(f"there are no {split} impressions; check data.split")
         common = {"features": self.features, "rows": rows, "batch_size": self.batch_size, "seed": seed}
         if split == "train" and self.loss.within:
-            return GroupedBatches(within=self.loss.within, **common).loader()
+            batches = GroupedBatches(within=self.loss.within, **common)
+            if not any(map(batches.has_order, self.loss.ordered)):
+                raise NothingToLearnError(
+                    f"no {self.loss.within} of the {len(rows):,} training impressions has both labels of "
+                    f"{' or '.join(self.loss.ordered)}, expected some for a loss within a {self.loss.within}; train on more "
+                    "days, rank within viewers, or take loss@model.module.loss=multi_task"
+                )
+            return batches.loader()
         if split == "train":
             return Batches(shuffle=True, along=self.along, **common).loader()
         return Batches(shuffle=False, **common).loader()
