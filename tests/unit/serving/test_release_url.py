@@ -235,6 +235,25 @@ def test_a_fetcher_states_each_reason_once_and_tries_a_damaged_release_again_lat
     assert len(copies) == 7
 
 
+def test_a_url_that_was_away_in_mid_copy_waits_no_longer_than_it_was_away(promoted, release, tmp_path, monkeypatch):
+    moment, folder, at = [0.0], tmp_path / "releases", Path(promoted.url.removeprefix("file://"))
+    monkeypatch.setattr(release_fetcher.time, "monotonic", lambda: moment[0])
+    fetcher = ReleaseFetcher(promoted, folder, lambda *_: None)
+    ranker = at / promoted.promotion().digest / "graphs" / "ranker.bin"
+    whole = ranker.read_bytes()
+    cut(ranker)
+    for moment[0] in (0.0, 5.0, 15.0, 35.0):  # the next try is at 75
+        fetcher.follow()
+    ranker.write_bytes(whole)
+    at.rename(tmp_path / "away")
+    moment[0] = 40.0
+    fetcher.follow()
+    (tmp_path / "away").rename(at)
+    moment[0] = 45.0
+    fetcher.follow()
+    assert (folder / "current" / SEAL).exists()
+
+
 def test_a_damaged_release_that_is_promoted_again_is_copied_at_once(promoted, release, tmp_path):
     stated, at = [], Path(promoted.url.removeprefix("file://"))
     fetcher = ReleaseFetcher(promoted, tmp_path / "releases", lambda *given: stated.append(given))

@@ -23,6 +23,7 @@ class ReleaseFetcher:
         self._failed: tuple[Promotion, str] | None = None  # what was not copied, and why
         self._again, self._wait_s = 0.0, POLL_S  # when it is tried again, and how long after a failure
         self._reason: str | None = None
+        self._away = False  # the URL did not answer the last time
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="release-fetcher", daemon=True)
 
@@ -44,16 +45,19 @@ class ReleaseFetcher:
         promotion = None
         try:
             promotion = self._url.promotion()
+            if self._away:  # in the middle of a copy, perhaps: it is tried at once
+                self._away, self._failed = False, None
             reason = None if promotion == self._taken else self._not_fetched(promotion)
         except Exception as error:
-            reason = str(error)
+            self._away, reason = promotion is None, str(error)
         if reason != self._reason:
             self._reason = reason
             self._refuse(promotion.release if promotion else self._url.url, reason)
 
     def _not_fetched(self, promotion: Promotion) -> str | None:
         """Fetch a release; return why that failed, None where it did not. One that failed is tried again after ever longer
-        waits: bytes may arrive damaged once, and a disk may be full for an hour."""
+        waits, and at once when a URL that was away answers again: bytes may arrive damaged once, and a disk may be full for an
+        hour."""
         is_new = self._failed is None or self._failed[0] != promotion
         if not is_new and time.monotonic() < self._again:
             return self._failed[1]
