@@ -57,11 +57,13 @@ def cross_calibrated(predictions: np.ndarray, targets: np.ndarray, users: np.nda
 
 
 def of_framing(features: FeatureSet, predictions: np.ndarray, rows: np.ndarray, loss: str) -> dict[str, float]:
-    """Return AUC, GAUC and nDCG@5 of long views under the score of a framing."""
+    """Return AUC, GAUC and nDCG@5 of long views under the score of a framing, over viewers and inside requests."""
     score = predictions[:, WATCH if loss == "regression" else LONG_VIEW]
     label, users = features.columns["targets"][rows, LONG_VIEW], features.columns["user_rows"][rows]
     figures = {"auc": metrics.auc(label, score), "gauc": metrics.gauc(label, score, users)}
     figures["ndcg@5"] = metrics.ndcg_at(label, score, users, 5)
+    requested = metrics.RequestFigures.of(label, score, features.requests(rows)).means()
+    figures |= {name: requested[name] for name in ("gauc_request", "ndcg@5_request", "mrr_request")}
     return figures | ({"ece": metrics.ece(label, score)} if loss != "regression" else {})
 
 

@@ -12,7 +12,13 @@ from watchnext.lifecycle.demo.demo_figures import verdicts
 from watchnext.lifecycle.demo.demo_report import table_rows
 
 Figures = Mapping[str, Mapping]  # record > its figures
-BASELINES = {"video_rate": "the video's long-view rate", "creator_rate": "the creator's", "viewer_rate": "the viewer's"}
+BASELINES = {
+    "video_rate": "the video's long-view rate",
+    "decayed_video_rate": "the video's, of late",
+    "creator_rate": "the creator's",
+    "viewer_rate": "the viewer's",
+    "popular_now": "popular now",
+}
 REGIMES = ("frozen", "daily", "streaming", "request")
 
 
@@ -262,7 +268,7 @@ def ranking_gain(figures: Figures) -> str:
 
 def framing(figures: Figures) -> str:
     framings = only(figures)["framing"]
-    keys = {"auc": "AUC", "gauc": "GAUC", "ndcg@5": "nDCG@5", "ece": "calibration error"}
+    keys = {"auc": "AUC", "gauc": "GAUC", "ndcg@5": "nDCG@5", "ece": "calibration error"} | REQUESTED
     rows = [[f"`{name}`", *(mean_of(each[key]) if key in each else "" for key in keys)] for name, each in framings.items()]
     return table(["framing", *keys.values()], rows)
 
