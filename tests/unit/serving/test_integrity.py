@@ -76,6 +76,12 @@ def test_a_flipped_bit_of_a_viewer_is_named_at_open_and_where_it_is_read(release
         np.testing.assert_array_equal(store.viewer(107), whole)
 
 
+def all_of(store: Store) -> tuple:
+    """All that is read of a store: events, records, withdrawals, and keys, by what is accepted again."""
+    records = [store.viewer(user).tobytes() for user in range(100, 140)]
+    return list(store.journal()), records, store.videos.tobytes(), store.unavailable.tolist(), store.apply(EVENTS)
+
+
 @pytest.mark.parametrize("share", [0.9, 0.5, 0.2])
 def test_a_file_that_was_cut_short_is_named_and_repaired(release, folder, share):
     size = file_of(folder).stat().st_size
@@ -98,7 +104,8 @@ def test_no_flipped_bit_passes_unseen(release, folder, tmp_path):
     with closing(Environment(folder / "current", durable=False, map_bytes=MAP_BYTES, readonly=True)) as environment:
         assert damages(environment) == []
     with closing(Store.open(folder, release)) as store:
-        before = list(store.journal()), [store.viewer(user).tobytes() for user in range(100, 140)], store.videos.tobytes()
+        store.apply([Event(kind="withdrawn", user_id="", video_id="v007", known_at=NOW + 500)])
+        before = all_of(store)
     draw, refused = random.Random(0), 0
     for trial in range(12):
         copy = tmp_path / f"copy-{trial}"
@@ -110,9 +117,76 @@ def test_no_flipped_bit_passes_unseen(release, folder, tmp_path):
             refused += 1
             continue
         with closing(Store.open(copy, release, durable=False)) as store:
-            after = list(store.journal()), [store.viewer(user).tobytes() for user in range(100, 140)], store.videos.tobytes()
+            after = all_of(store)
         assert after == before
     assert refused > 0
+
+
+@pytest.fixture
+def mixed(release, tmp_path) -> Path:
+    """A closed store with a withdrawal, an erasure, keys of outcomes and of a slate that was shown, and a stored slate."""
+    slate = [Event(kind="shown", user_id=107, video_id=f"v{i:03}", known_at=NOW, request_id="r") for i in range(3)]
+    with closing(Store.open(tmp_path / "mixed", release)) as store:
+        store.apply([*EVENTS[:20], *slate])
+        store.apply([Event(kind="withdrawn", user_id="", video_id="v007", known_at=NOW + 500)])
+        store.erase(101, NOW + 600)
+        store.slates.put([(107, b"a slate")])
+    return tmp_path / "mixed"
+
+
+def changed(folder: Path, table: str, change) -> None:
+    """Store `change(key, value)` in the place of the first entry of a table."""
+    with (
+        closing(Environment(folder / "current", durable=False, map_bytes=MAP_BYTES)) as environment,
+        environment.write() as txn,
+    ):
+        key, packed = txn.head(table, 1)[0]
+        txn.delete(table, key)
+        txn.put(table, *change(key, packed))
+
+
+def bent(content: bytes) -> bytes:
+    return content[:-1] + bytes([content[-1] ^ 1])
+
+
+@pytest.mark.parametrize("of_key", [True, False])
+def test_a_flipped_bit_of_a_withdrawal_an_erasure_or_a_key_is_named(mixed, tmp_path, of_key):
+    for table in ("withdrawn", "erased", "keys", "shown"):
+        shutil.copytree(mixed, tmp_path / table, symlinks=True)
+        changed(tmp_path / table, table, lambda key, packed: (bent(key), packed) if of_key else (key, bent(packed)))
+        assert main(str(tmp_path / table / "current")).startswith(f"{table} ")
+
+
+def test_a_withdrawal_with_a_flipped_bit_comes_back_from_the_journal(release, mixed):
+    changed(mixed, "withdrawn", lambda key, packed: (bent(key), packed))
+    with pytest.raises(StoreDamagedError, match=r"withdrawn .*; run"):
+        Store.open(mixed, release)
+    build_store(mixed, release)
+    with closing(Store.open(mixed, release)) as store:
+        assert store.unavailable[store.catalogue.ids.rows(["v007"])].all()
+
+
+@pytest.mark.parametrize("of_key", [True, False])
+def test_a_slate_with_a_flipped_bit_is_none(release, mixed, of_key):
+    changed(mixed, "slates", lambda key, packed: (bent(key), packed) if of_key else (key, bent(packed)))
+    with closing(Store.open(mixed, release, durable=False)) as store:
+        assert [store.slates.get(user) for user in (106, 107)] == [None, None]
+        assert store.stored(107)[0] is None
+
+
+def test_a_store_of_the_version_without_checksums_of_keys_opens_and_keeps_them(release, mixed):
+    for table in ("withdrawn", "erased", "keys", "shown"):
+        with (
+            closing(Environment(mixed / "current", durable=False, map_bytes=MAP_BYTES)) as environment,
+            environment.write() as txn,
+        ):
+            txn.put_many(table, [(key, packed[:-SEAL_BYTES]) for key, packed in list(txn.items(table))])
+    for _ in range(2):
+        with closing(Store.open(mixed, release)) as store:
+            assert store.unavailable[store.catalogue.ids.rows(["v007"])].all()
+            assert store.erased([101, 102]) == {101}
+            assert store.apply([EVENTS[5]]) == ["duplicate"]
+        build_store(mixed, release)
 
 
 def test_a_missing_event_is_a_gap(release, folder):

@@ -50,7 +50,7 @@ def erase_viewer(engine: Engine, user_ids: Iterable[int | str], now_ms: int) -> 
     keys = {id_key(user_id) for user_id in users}
     with engine.write() as txn:  # first of all, so that a rebuild brings nobody back
         for table in ("erased", "erased_here"):
-            txn.put_many(table, [(digest_of(key), number_key(now_ms)) for key in keys])
+            txn.put_many(table, [(key, sealed(key, number_key(now_ms))) for key in map(digest_of, keys)])
         for name in OF_VIEWER:
             removed[name] = sum(txn.delete(name, key) for key in keys)
     removed["viewers_order"] = _replace(engine, "viewers_order", lambda _, value: value[:8] if value[8:] in keys else None)
@@ -92,10 +92,14 @@ def erase_again(old: Engine, new: Engine) -> int:
         since = {digest: at for digest, at in before.items("erased") if known.get(digest, b"") < at}
         users = [id_of(key) for key, _ in after.items("viewers") if digest_of(key) in since] if since else []
     if users:
-        erase_viewer(new, users, max(int.from_bytes(at, "big") for at in since.values()))
+        erase_viewer(new, users, max(_erased_ms(*each) for each in since.items()))
     with new.write() as txn:
         txn.put_many("erased", list(since.items()))
     return len(users)
+
+
+def _erased_ms(digest: bytes, packed: bytes) -> int:
+    return int.from_bytes(unsealed("erased", digest, packed), "big")
 
 
 def _tombstone(table: str, users: Sequence, names: Sequence[bytes], key: bytes, packed: bytes) -> bytes | None:
@@ -124,7 +128,7 @@ def drop_erased(engine: Engine, ids: Ids, until_ms: int) -> None:
     """Remove from a store that was just built the viewers of `ids` who were erased at `until_ms` or later: the release or log
     that it was built from still has them."""
     with engine.read() as txn:
-        erased = {digest for digest, at in txn.items("erased") if int.from_bytes(at, "big") >= until_ms}
+        erased = {digest for digest, at in txn.items("erased") if _erased_ms(digest, at) >= until_ms}
     if not erased:
         return
     keys = (id_key(ids.value(row)) for row in range(len(ids.ids)))

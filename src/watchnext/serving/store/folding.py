@@ -24,6 +24,7 @@ from watchnext.serving.store.tables.journal import (
 from watchnext.serving.store.tables.live_videos import LiveDraft
 from watchnext.serving.store.tables.records import Records
 from watchnext.serving.store.tables.retention import ACCEPTED, CREATED, UNKNOWN
+from watchnext.serving.store.tables.seal import sealed
 
 NO_ROWS = np.zeros(0, np.int64)
 
@@ -133,6 +134,7 @@ class Folding:
 
 def _withdraw(txn: Transaction, event: Event) -> None:
     if event.kind == "withdrawn":
-        txn.put("withdrawn", id_key(event.video_id), number_key(event.known_at))
+        key = id_key(event.video_id)
+        txn.put("withdrawn", key, sealed(key, number_key(event.known_at)))
     elif event.kind in ("restored", "posted"):
         txn.delete("withdrawn", id_key(event.video_id))

@@ -12,7 +12,7 @@ from watchnext.serving.release.live_catalogue import LiveCatalogue
 from watchnext.serving.store.engines.engine import TABLES, Engine
 from watchnext.serving.store.tables.item_records import ItemRecords
 from watchnext.serving.store.tables.journal import SESSION_KEYS, Event, id_key, id_of, journal_of
-from watchnext.serving.store.tables.records import is_erased, seen_of, unpacked
+from watchnext.serving.store.tables.records import is_erased, seen_of, slate_of, unpacked
 from watchnext.serving.store.tables.seal import unsealed
 
 
@@ -51,7 +51,7 @@ class Reading(ABC):
         StoreError."""
         key = id_key(user_id)
         with self._engine.read() as txn:
-            slate = txn.get("slates", key)
+            slate = slate_of(key, txn.get("slates", key))
             return slate, SeenSet.empty() if slate is None else seen_of(key, txn.get("seen", key))
 
     def viewers(self, user_ids: Sequence[int | str]) -> tuple[np.ndarray, list[SeenSet]]:

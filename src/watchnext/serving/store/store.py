@@ -35,7 +35,7 @@ from watchnext.serving.store.tables.journal import Event, encoded, event_of, id_
 from watchnext.serving.store.tables.live_videos import changes_catalogue, live_catalogue, take_changes
 from watchnext.serving.store.tables.meta import journal_length, meta_number
 from watchnext.serving.store.tables.retention import ACCEPTED, UNKNOWN, Bounds, Retention, queue_viewers
-from watchnext.serving.store.tables.seal import SEAL_BYTES, sealed
+from watchnext.serving.store.tables.seal import SEAL_BYTES, sealed, unsealed
 from watchnext.serving.store.tables.slate_table import SlateTable
 from watchnext.serving.store.tables.trending_now import TrendingNow
 
@@ -303,7 +303,8 @@ class Store(Reading):
         self.last_known_at = meta_number(self._engine, "last_known_at")
 
     def _load_withdrawn(self, txn: Transaction) -> None:
-        withdrawn = self.catalogue.ids.rows([id_of(key) for key, _ in txn.items("withdrawn")])
+        keys = [key for key, packed in txn.items("withdrawn") if unsealed("withdrawn", key, packed)]
+        withdrawn = self.catalogue.ids.rows([*map(id_of, keys)])
         self.unavailable[:] = np.isin(np.arange(len(self.unavailable)), withdrawn)
 
     def reload(self) -> None:

@@ -110,7 +110,7 @@ def salvage(old: Engine, new: Engine) -> int:
         if TABLES[name].order is Order.QUEUE and name in SEALED:
             rows = _resealed(rows, is_sealed)
         elif name in SEALED:
-            rows = ((key, packed) for key, packed in rows if is_intact(key, packed))
+            rows = _intact(name, rows)
         for part in batched(rows, CHUNK):
             with new.write() as txn:
                 txn.put_many(name, part)
@@ -142,12 +142,21 @@ def _readable(engine: Engine, name: str) -> Iterator[tuple[bytes, bytes]]:
     yield from reversed(tail)
 
 
+def _intact(name: str, rows: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the intact rows of a table, sealed also where they were bare."""
+    for key, packed in rows:
+        if is_intact(name, key, packed):
+            yield key, sealed(key, unsealed(name, key, packed))
+        else:
+            log.warning("%s %s is damaged and left out", name, key.hex())
+
+
 def _resealed(rows: Iterable[tuple[bytes, bytes]], is_sealed: bool) -> Iterator[tuple[bytes, bytes]]:
     """Yield the intact values of a queue at consecutive positions, the first at its own."""
     position = None
     for key, packed in rows:
         position = int.from_bytes(key, "big") if position is None else position
-        if not is_sealed or is_intact(key, packed):
+        if not is_sealed or is_intact("", key, packed):
             at = number_key(position)
             yield at, sealed(at, packed[:-SEAL_BYTES] if is_sealed else packed)
             position += 1

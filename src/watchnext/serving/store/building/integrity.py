@@ -41,7 +41,7 @@ def damages(engine: Engine, most: int | None = None) -> list[str]:
     with engine.read() as txn:
         for name in TABLES:
             for key, packed in islice(txn.items(name, reverse=True), most):
-                if name in SEALED and not is_intact(key, packed):
+                if name in SEALED and not is_intact(name, key, packed):
                     found.append(f"{name} {key.hex()}")
         first, last = ([int.from_bytes(key, "big") for key, _ in txn.head("journal", 1)] or [0])[0], txn.end("journal") - 1
         entries = txn.count("journal")

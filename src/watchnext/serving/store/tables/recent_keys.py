@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from watchnext.serving.store.engines.engine import Transaction, number_key
 from watchnext.serving.store.tables.journal import Event, OwnImpression, request_digest, video_digest
+from watchnext.serving.store.tables.seal import sealed, unsealed
 
 PURGED, STEP_MS = 4, 60_000
 CLOCK = Struct(">QQ")  # time, and the latest time of an event
@@ -35,7 +36,7 @@ class RecentKeys:
         for key, (at_ms, marks) in added.items():
             now_ms += min(max(at_ms - latest_ms, 0), STEP_MS)
             latest_ms = max(at_ms, latest_ms)
-            items.append((key, number_key(now_ms) + marks))
+            items.append((key, sealed(key, number_key(now_ms) + marks)))
         txn.append_many(self._order, list(added))
         txn.put_many(self.table, items)
         txn.put("clocks", self.table.encode(), CLOCK.pack(now_ms, latest_ms))
@@ -67,7 +68,8 @@ class RecentKeys:
         return now_ms, latest_ms
 
     def _added_ms(self, txn: Transaction, key: bytes) -> int:
-        return int.from_bytes((txn.get(self.table, key) or b"")[:TIME_BYTES], "big")
+        value = txn.get(self.table, key)
+        return 0 if value is None else int.from_bytes(unsealed(self.table, key, value)[:TIME_BYTES], "big")
 
 
 class EventKeys:
@@ -116,7 +118,7 @@ class _Draft:
         if key in self.added:
             return self.added[key][1]
         value = self._txn.get(self._table, key)
-        return None if value is None else value[TIME_BYTES:]
+        return None if value is None else unsealed(self._table, key, value)[TIME_BYTES:]
 
 
 REQUEST = attrgetter("kind", "user_id", "request_id")

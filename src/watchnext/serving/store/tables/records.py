@@ -9,7 +9,7 @@ from watchnext.features.state.fold import Layout
 from watchnext.features.state.seen import SeenSet
 from watchnext.serving.store.engines.engine import Transaction, number_key
 from watchnext.serving.store.tables.item_records import ItemRecords
-from watchnext.serving.store.tables.seal import sealed, unsealed
+from watchnext.serving.store.tables.seal import SEAL_BYTES, is_intact, sealed, unsealed
 
 OF_VIEWER = ("viewers", "seen", "slates")  # tables with the viewer's key
 
@@ -32,6 +32,11 @@ def unpacked(table: str, key: bytes, packed: bytes | None, width: int) -> np.nda
 def seen_of(key: bytes, packed: bytes | None) -> SeenSet:
     """Decode what a viewer has seen; nothing for an absent one. Raises StoreDamagedError."""
     return SeenSet.empty() if packed is None else SeenSet.from_bytes(unsealed("seen", key, packed))
+
+
+def slate_of(key: bytes, packed: bytes | None) -> bytes | None:
+    """Return a slate as it was stored; None for an absent or damaged one, which the next batch makes again."""
+    return packed[:-SEAL_BYTES] if packed is not None and is_intact("slates", key, packed) else None
 
 
 def queued(key: bytes, record: np.ndarray) -> bytes:

@@ -9,7 +9,8 @@ from watchnext.serving.store.engines.environment import MAP_BYTES, Environment
 from watchnext.serving.store.engines.redis_engine import RedisEngine, is_url
 from watchnext.serving.store.tables.journal import id_key
 from watchnext.serving.store.tables.meta import meta_number
-from watchnext.serving.store.tables.records import digest_of, is_erased
+from watchnext.serving.store.tables.records import digest_of, is_erased, slate_of
+from watchnext.serving.store.tables.seal import sealed
 
 
 class SlateTable:
@@ -43,7 +44,7 @@ class SlateTable:
         return meta_number(self._engine, "last_known_at")
 
     def get(self, user_id: int | str) -> bytes | None:
-        return self._engine.get("slates", id_key(user_id))
+        return slate_of(key := id_key(user_id), self._engine.get("slates", key))
 
     def put(self, slates: Iterable[tuple[int | str, bytes]]) -> None:
         """Replace the slates of these viewers, in one transaction; but for those of whoever was erased while the slates were
@@ -54,4 +55,4 @@ class SlateTable:
                 txn.prefetch("erased", map(digest_of, by_key))
                 txn.prefetch("viewers", by_key)
                 by_key = {key: packed for key, packed in by_key.items() if not is_erased(txn, key)}
-            txn.put_many("slates", list(by_key.items()))
+            txn.put_many("slates", [(key, sealed(key, packed)) for key, packed in by_key.items()])
