@@ -478,6 +478,20 @@ def test_where_the_release_knows_nobody_the_first_viewer_says_the_kind(release, 
         assert in_store(store) == [first]
 
 
+def test_a_store_that_is_down_says_no_kind_of_viewer_and_costs_no_slate(release, tmp_path, served, monkeypatch):
+    nobody = replace(release, user_ids=Ids(release.user_ids.ids[:0]), state=replace(release.state, viewers=np.zeros((0, 1))))
+
+    def down(_: int) -> list:
+        raise StoreError("Redis does not answer")
+
+    with closing(Store.open(tmp_path / "cold", nobody, durable=False)) as store:
+        monkeypatch.setattr(store, "viewer_ids", down)
+        api = Api(app_over(Recommender(nobody, store), store, served, timeout_s=20.0))
+        assert len(api.slate("early")["items"]) == 10
+        assert api("POST", "/v1/recommend", body={"user_id": 5}).status_code == 422
+        api.app.state.close()
+
+
 # ---- refusals ----------------------------------------------------------------------------------------------------------
 
 

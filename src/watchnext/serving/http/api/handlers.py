@@ -493,9 +493,14 @@ class Handlers:
     # ---- id kinds ----------------------------------------------------------------------------------------------------
 
     def _viewer_ids(self) -> Ids:
-        """Return the viewer ids of the release, or one from the store where the release has no viewers."""
-        ids = self._release.user_ids
-        return ids if len(ids.ids) else Ids.of(pl.Series(self._store.viewer_ids(1) or self._first))
+        """Return the viewer ids of the release, or one from the store, which may be down, where the release has no viewers."""
+        if len((ids := self._release.user_ids).ids):
+            return ids
+        try:
+            stored = self._store.viewer_ids(1)
+        except StoreError:
+            stored = []
+        return Ids.of(pl.Series(stored or self._first))
 
     def _viewer_of(self, body: RecommendRequest | RetrieveRequest | RankRequest) -> int | str:
         """Return the viewer's id, or else the one of an anonymous session, or NOBODY.
