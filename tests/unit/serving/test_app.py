@@ -668,10 +668,14 @@ def test_metrics_name_routes_and_never_paths(api, viewer):
     assert "watchnext_slate_videos_total 10.0" in text
 
 
-def test_health_and_page(api, release):
+def test_health_and_page(api, release, served):
     for path in ("/livez", "/healthz"):
         assert api("GET", path).json() == {"status": "live", "release": release.id}
-    assert api("GET", "/readyz").json() == {"status": "ready", "release": release.id, "refused": None}
+    ready = {"status": "ready", "release": release.id, "refused": None, "served_log": {"dropped": 0, "failed": 0}}
+    assert api("GET", "/readyz").json() == ready
+    served.dropped, served.failed = 3, 2
+    assert api("GET", "/readyz").json() == ready | {"served_log": {"dropped": 3, "failed": 2}}
+    served.failed = 0
     page = api("GET", "/")
     assert page.headers["content-type"].startswith("text/html")
     assert "script-src 'self'" in page.headers["content-security-policy"]

@@ -11,7 +11,7 @@ import pytest
 
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.funnel.served import served_log
-from watchnext.serving.funnel.served.served_log import ServedLog, frame_of, shown_videos
+from watchnext.serving.funnel.served.served_log import Pending, ServedLog, frame_of, shown_videos
 from watchnext.types import Request
 
 HOUR_MS = 3_600_000
@@ -91,6 +91,14 @@ def test_a_folder_that_cannot_be_written_is_counted_and_survived(answer, tmp_pat
     log.append(answer(1))
     log.close()
     assert log.failed == 2
+
+
+def test_what_cannot_be_pending_is_counted(answer, tmp_path):
+    (tmp_path / "full").touch()
+    pending = Pending(tmp_path / "full" / "pending.ipc")
+    frame = frame_of([answer(0), answer(1)])
+    assert pending.add(frame) is frame
+    assert pending.failed == 2
 
 
 def test_a_new_log_goes_on_behind_the_parts_of_the_last(answer, tmp_path):

@@ -114,6 +114,8 @@ def create_app(
     metrics.gauge("work_taken", "Requests running or waiting.", lambda: pool.in_use)
     metrics.gauge("served_log_dropped", "Answers that the served log dropped.", lambda: served_log.dropped)
     metrics.gauge("served_log_failed", "Answers that the served log could not write.", lambda: served_log.failed)
+    unsynced = "Answers that the served log could not put on disk before their part."
+    metrics.gauge("served_log_unsynced", unsynced, lambda: served_log.unsynced)
 
     app = FastAPI(title="watchnext", version="1", docs_url=None, redoc_url=None, redirect_slashes=False)
     refresher = Refresher(lambda: serving.refresh(clock()), every_s=REFRESH_S)
@@ -135,7 +137,7 @@ def create_app(
     api = _api(serving, partial(pool.run, timeout_s=limits.timeout_s), limits.timeout_s, drift)
     app.include_router(api)
     app.router.routes[:0] = [DirectRoute(route, DIRECT[route.path]) for route in api.routes if route.path in DIRECT]
-    _add_unversioned(app, serving, metrics)
+    _add_unversioned(app, serving, served_log, metrics)
     complete(app)
     app.add_middleware(BodyMiddleware, body_bytes=limits.body_bytes, body_s=limits.body_s)
     app.add_middleware(GateMiddleware, gate=gate)
@@ -285,7 +287,7 @@ def _unknown(ids: Sequence, release_id: str) -> dict:
     }
 
 
-def _add_unversioned(app: FastAPI, serving: Serving, metrics: ServerMetrics) -> None:
+def _add_unversioned(app: FastAPI, serving: Serving, served_log, metrics: ServerMetrics) -> None:
     """Add health checks, metrics, the page of the API and the demo page."""
 
     async def live() -> Response:
@@ -295,7 +297,8 @@ def _add_unversioned(app: FastAPI, serving: Serving, metrics: ServerMetrics) -> 
         if serving.store.failed:
             return problem(503, "store", serving.store.failed)
         refused = vars(serving.refused) if serving.refused else None
-        return Json({"status": "ready", "release": serving.release_id, "refused": refused})
+        lost = {"dropped": served_log.dropped, "failed": served_log.failed}
+        return Json({"status": "ready", "release": serving.release_id, "refused": refused, "served_log": lost})
 
     async def exposition() -> Response:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

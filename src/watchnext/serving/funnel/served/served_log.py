@@ -32,6 +32,7 @@ class ServedLog:
     flush_rows  largest number of answers in a part
     dropped     answers for which the queue was full
     failed      answers that could not be written
+    unsynced    answers that could not be written to pending.ipc: until they are in a part, `kill -9` would lose them
     """
 
     def __init__(self, folder: Path, *, max_bytes: int, flush_rows: int) -> None:
@@ -54,6 +55,10 @@ class ServedLog:
         if self._framed + len(self._answers) >= self._flush_rows:
             self._is_due.set()
         return True
+
+    @property
+    def unsynced(self) -> int:
+        return self._pending.failed
 
     @property
     def waiting(self) -> int:
@@ -181,13 +186,16 @@ def erase_answers(folder: Path, user_ids: Iterable[int | str]) -> int:
 
 
 class Pending:
-    """Keep frames in one file, each synced before `add` returns: its length, then an Arrow stream."""
+    """Keep frames in one file, each synced before `add` returns: its length, then an Arrow stream.
+
+    failed  rows of frames that could not be written
+    """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path, self.failed = path, 0
 
     def add(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """Append a frame and return it; one that cannot be written is only logged, as its part may still be."""
+        """Append a frame and return it; one that cannot be written is counted and logged, as its part may still be."""
         stream = io.BytesIO()
         frame.write_ipc_stream(stream)
         try:
@@ -200,6 +208,7 @@ class Pending:
             if is_new:
                 synced(self._path.parent)
         except OSError as error:
+            self.failed += len(frame)
             log.warning("%d answers are not on disk yet: %s", len(frame), error)
         return frame
 
