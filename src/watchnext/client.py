@@ -156,6 +156,30 @@ class _Routes(Generic[R]):
         """Erase a viewer from the server; the answer is a receipt for each place."""
         return self._send("DELETE", f"/v1/viewers/{_quoted(user_id)}")
 
+    def releases(self) -> R:
+        """List the releases of the folder, which of them serves, and which were refused and why."""
+        return self._send("GET", "/v1/admin/releases")
+
+    def promote(self, release: str) -> R:
+        """Let a release serve."""
+        return self._send("POST", "/v1/admin/promote", body={"release": release})
+
+    def canary(self) -> R:
+        """Ask which release is tried on which viewers, and what both arms did on this server."""
+        return self._send("GET", "/v1/admin/canary")
+
+    def begin_canary(self, release: str, *, share: float | None = None, shadow: float | None = None) -> R:
+        """Let a release answer a share of viewers, score other requests aside, or both."""
+        return self._send("POST", "/v1/admin/canary", body=_given(release=release, share=share, shadow=shadow))
+
+    def rollback(self) -> R:
+        """End a canary; without one, let the release serve that did before this one."""
+        return self._send("POST", "/v1/admin/rollback", body={})
+
+    def stats(self) -> R:
+        """Measure store, journal, queues and memory."""
+        return self._send("GET", "/v1/admin/stats")
+
 
 def _complete(event: Mapping[str, Any]) -> Mapping[str, Any]:
     return event if event.get("type") == "shown" else {"type": "outcome", "key": uuid.uuid4().hex, **event}

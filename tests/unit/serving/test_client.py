@@ -12,6 +12,7 @@ import watchnext
 from watchnext.client import ApiError, AsyncClient, Client
 from watchnext.serving.http.app import Limits
 from watchnext.serving.http.openapi.document import operations
+from watchnext.serving.http.swap.admin import admin_routes
 
 
 def fields(method, operation, schemas) -> dict[str, bool]:
@@ -25,8 +26,11 @@ def fields(method, operation, schemas) -> dict[str, bool]:
     return taken
 
 
-def test_every_route_has_a_method_with_its_fields(api):
+def test_every_route_has_a_method_with_its_fields(api, tmp_path):
+    switch = None  # no route is called
+    api.app.include_router(admin_routes(switch, api.app.state.serving, tmp_path, asyncio.to_thread, dict))
     document, sent = api("GET", "/openapi.json").json(), []
+    assert sum("/v1/admin/" in path for _, path, _ in operations(document)) == 6
 
     class Recorder(Client):
         def _send(self, method, path, *, body=None, params=None):
