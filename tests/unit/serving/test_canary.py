@@ -182,7 +182,8 @@ def test_a_challenger_of_another_catalogue_hears_every_event(place, tried):
         assert not {*gone} & {*ids(server.slate(each, k=20))}
 
     receipts = {each["place"]: each for each in server.api("DELETE", f"/v1/viewers/{user}").json()["receipts"]}
-    assert receipts["store of the challenger"]["removed"]["viewers"] == 1
+    # In one Redis the challenger may have followed the champion's erasure by then.
+    assert receipts["store of the challenger"]["removed"]["viewers"] in ({1} if place is None else {0, 1})
     assert receipts["traces of the challenger"]["removed"]["answers"] == 4
     for store in (canary.store, champion):
         assert not store.viewer(user).any()
