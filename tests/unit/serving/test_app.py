@@ -114,6 +114,15 @@ def test_an_answer_reaches_the_served_log(api, served, tmp_path, viewer):
     assert rows["request_id"].to_list() == [slate["request_id"]]
 
 
+def test_a_video_of_a_stored_slate_is_as_old_as_at_the_request(api, release, store, viewer):
+    precompute(Recommender(release, store), [viewer], k=20, as_of_ms=release.as_of_ms - 12 * 3_600_000)
+    slate = api.slate(viewer, k=5, mode="precomputed")
+    assert slate["as_of_ms"] < release.as_of_ms - 11 * 3_600_000
+    rows = release.video_ids.rows([item["video_id"] for item in slate["items"]])
+    ages_h = (release.as_of_ms - release.catalogue.upload_ms[rows]) / 3.6e6
+    assert [item["video"]["age_h"] for item in slate["items"]] == pytest.approx(ages_h.tolist(), abs=0.1)
+
+
 def test_a_precomputed_slate_answers_until_it_no_longer_holds(api, release, store, viewer):
     precompute(Recommender(release, store), [viewer], k=20, as_of_ms=release.as_of_ms)
     body = {"user_id": viewer, "k": 5, "mode": "precomputed"}

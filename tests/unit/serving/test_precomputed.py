@@ -6,6 +6,7 @@ import pytest
 from batches import precompute
 from watchnext.reranking.slate import Reranker
 from watchnext.serving.funnel.ahead.precomputed import DAY_MS, precomputed
+from watchnext.serving.funnel.explanation.explanations import NEW
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.serving.store.tables.journal import Event
 from watchnext.types import Request
@@ -36,6 +37,21 @@ def test_a_precomputed_slate_is_the_online_one_of_its_moment(recommender, as_of_
         np.testing.assert_array_equal(kept.slate.propensities, online.slate.propensities[:5])
         assert kept.funnel == {**online.funnel, "slate": 5}
         assert kept.removed == online.removed
+
+
+def test_a_video_is_new_by_the_time_of_the_request(recommender, release, store):
+    as_of_ms = int(np.sort(release.catalogue.upload_ms)[-20]) + 1_000  # soon after the upload of some
+    precompute(recommender, USERS, k=40, as_of_ms=as_of_ms)
+    found = {True: 0, False: 0}
+    for user in USERS:
+        for later_ms in (1_000, DAY_MS - 1_000):
+            answer = precomputed(recommender, Request("q", user, 20, as_of_ms + later_ms))
+            age_ms = as_of_ms + later_ms - release.catalogue.upload_ms[answer.rows]
+            for sentences, is_new in zip(answer.explanations, (age_ms <= DAY_MS).tolist(), strict=True):
+                assert (NEW in sentences) == is_new
+                assert sentences
+                found[is_new] += later_ms > 1_000
+    assert found[False]
 
 
 def test_a_slate_that_does_not_hold_is_not_used(recommender, as_of_ms, release, store):

@@ -9,6 +9,7 @@ from watchnext.features.state.seen import SeenSet
 from watchnext.reranking.rules.copies import DuplicateFilter, copied
 from watchnext.reranking.rules.rule import RuleContext
 from watchnext.serving.funnel.answer import Answer
+from watchnext.serving.funnel.explanation.explanations import NEW, are_new, without_new
 from watchnext.serving.funnel.recommender import Recommender
 from watchnext.types import SOURCES, TARGETS, Candidates, Request, Scored, Slate, among
 
@@ -128,7 +129,7 @@ def _answer(
     A part of a slate keeps most soft rules that the slate kept, unless its videos `changed`.
     """
     chosen, ids, reasons = videos[valid], recommender.catalogue.ids, facts["reasons"]
-    positions = np.arange(len(valid))
+    positions, new = np.arange(len(valid)), are_new(request.as_of_ms, recommender.catalogue.upload_ms[chosen["row"]])
     kept = not facts.get("bent") and recommender.release.reranker.parts_keep_rules and not changed
     return Answer(
         request=request,
@@ -144,7 +145,10 @@ def _answer(
             bent=() if kept else recommender.bent(request, chosen["row"]),
         ),
         ids=ids.values(chosen["row"]),
-        explanations=[reasons[position] for position in valid.tolist()],
+        explanations=[
+            reasons[at] if is_new or NEW not in reasons[at] else without_new(reasons[at], sources)
+            for at, is_new, sources in zip(valid.tolist(), new.tolist(), chosen["sources"].tolist(), strict=True)
+        ],
         removed=facts["removed"],
         funnel={**facts["funnel"], "slate": len(valid)},
     )

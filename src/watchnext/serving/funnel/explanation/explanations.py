@@ -12,7 +12,7 @@ from watchnext.types import SOURCES, Query, Scored, Slate
 
 WATCHED = ("click", "long_view")  # counts of videos that were started or watched long
 ENOUGH = 0.5  # least sum of these counts, decayed at the longest half-life
-NEW_H = 24.0
+NEW, NEW_H = "uploaded in the last 24 hours", 24.0
 POPULAR_RANK, POPULAR_SHARE = 100, 0.05  # a list of popular videos goes far beyond the popular ones of a catalogue
 WEAKER = {
     "followed": "by a creator you watched before",
@@ -22,6 +22,16 @@ WEAKER = {
 USER_TAG, USER_CREATOR = 2, 3  # indices in the counters of a candidate
 BITS = np.arange(len(SOURCES), dtype=np.uint16)
 TOWERS, TRENDING, _, RELATED, TRANSITIONS, _, CONTINUE, POPULAR, POPULAR_RECENTLY, POPULAR_NOW = range(len(SOURCES))
+
+
+def are_new(as_of_ms: float, upload_ms: np.ndarray) -> np.ndarray:
+    """Return a mask (n,) of the videos that are new at a time."""
+    return (as_of_ms - upload_ms) / HOUR_MS <= NEW_H
+
+
+def without_new(sentences: list[str], sources: int) -> list[str]:
+    """Return the sentences of a video that was new when they were written and is not any more."""
+    return [each for each in sentences if each != NEW] or _weaker(sources)
 
 
 class Explanations:
@@ -56,7 +66,7 @@ class Explanations:
             "watched next after what you watched": named[:, TRANSITIONS],
             "popular now": first[:, TRENDING] | first[:, POPULAR_NOW],
             "popular": first[:, POPULAR] | first[:, POPULAR_RECENTLY],
-            "uploaded in the last 24 hours": (query.as_of_ms - self._upload_ms[picked.rows]) / HOUR_MS <= NEW_H,
+            NEW: are_new(query.as_of_ms, self._upload_ms[picked.rows]),
         }
         sentences, holds = [*facts], np.stack([*facts.values()], axis=1).tolist()
         chosen = [list(compress(sentences, each)) for each in holds]

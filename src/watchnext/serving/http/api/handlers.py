@@ -314,7 +314,7 @@ class Handlers:
         }
 
     def _items(self, answer: Answer) -> list[dict]:
-        videos, predictions = self._listed(answer.rows, answer.as_of_ms, answer.ids), finite(answer.predictions)
+        videos, predictions = self._listed(answer.rows, answer.request.as_of_ms, answer.ids), finite(answer.predictions)
         parts = zip(videos, answer.slate.values.tolist(), answer.explanations, answer.sources, predictions, strict=True)
         for video, score, reasons, sources, predicted in parts:
             video["score"], video["reasons"], video["sources"] = score, reasons, sources
