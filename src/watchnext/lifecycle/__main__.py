@@ -58,14 +58,14 @@ def select(config: DictConfig) -> None:
     with tracking.start_run("selection", config=plain(config), tags=builder.features.provenance, stage="lifecycle") as run:
         report = builder.select(requests=config.selection.requests, **options).report
         run.log_metrics(flat(report))
-        run.log_text(selection_table(report), "selection.txt")
+        run.log_text(table := selection_table(report), "selection.txt")
         if report["requests"]:
             from watchnext.evaluation.report.selection_plot import selection_plot  # other commands do without matplotlib
 
             selection_plot(report, drawn := builder.outputs / "selection" / "orders.png")
             run.log_file(drawn)
     write_report(builder.outputs / "metrics" / "selection.json", rounded(report, 6))
-    print(selection_table(report))
+    print(table)
 
 
 def release(config: DictConfig) -> None:
