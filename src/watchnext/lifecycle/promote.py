@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from watchnext.evaluation.report.report_text import behind
 from watchnext.lifecycle import release_registry
 from watchnext.serving.release.manifest import verified
 from watchnext.serving.release.only_one import ROLLBACK_S, moving
@@ -119,9 +120,8 @@ def _require_of(releases: Path, release_id: str, data: str) -> None:
 
 def _require_no_better_baseline(release: Path, data: str) -> None:
     if lost := verdict_of(release):
-        behind = ", ".join(f"{name} at {depths}" for name, depths in lost.items())
         raise ReleaseError(
-            f"the slate of {release.name!r} lost to the baseline {behind} on the validation days, so it does not serve; "
+            f"the slate of {release.name!r} lost to the baseline {behind(lost)} on the validation days, so it does not serve; "
             "selection.json in its folder has the figures; to let it serve all the same, run "
             f"`python -m watchnext.lifecycle promote data={data} release={release.name} force=true`"
         )

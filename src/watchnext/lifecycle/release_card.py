@@ -7,6 +7,7 @@ import polars as pl
 import polars.selectors as cs
 import yaml
 
+from watchnext.evaluation.report.report_text import behind
 from watchnext.metrics import shown
 
 INTENDED = "A video recommender's release; intended use and limits are in docs/model_card.md."
@@ -40,7 +41,7 @@ def release_card(
 
 def loses_to(lost_to: Mapping[str, str]) -> str:
     """Say which baselines (name > depths of recall) a slate loses to."""
-    return f"loses to {', '.join(f'{name} at {depths}' for name, depths in lost_to.items()) or 'no baseline'}"
+    return f"loses to {behind(lost_to) or 'no baseline'}"
 
 
 def signature_rows(release: Path) -> tuple[pl.DataFrame, pl.DataFrame]:

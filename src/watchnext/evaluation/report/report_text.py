@@ -31,7 +31,7 @@ def selection_table(report: Mapping) -> str:
         gains = entry.get("gain", {})
         spans = ("{:+.4f} [{}, {}]".format(mean, shown(low, "+.4f"), shown(high, "+.4f")) for mean, low, high in gains.values())
         slate.append([name, *_cells(entry, depths), *spans, *[""] * (len(depths) - len(gains))])
-    verdict = ", ".join(f"{name} at {depths}" for name, depths in report["verdict"].items())
+    verdict = behind(report["verdict"])
     left_out = ", ".join(report.get("left_out", ()))
     chosen = f"the list of {report['source']}" if report["source"] else f"value x engage^{report['engage']:g}"
     return "\n".join([
@@ -40,6 +40,11 @@ def selection_table(report: Mapping) -> str:
         *aligned(merges), *aligned(orders), f"order: {chosen}; diversity: trade-off {report['trade_off']:g}", *aligned(slate),
         f"the slate loses to {verdict}" if verdict else "the slate loses to no baseline",
     ])  # fmt: skip
+
+
+def behind(verdict: Mapping[str, str]) -> str:
+    """Name the baselines (name > depths of recall) to which a slate loses; "" for none."""
+    return ", ".join(f"{name} at {depths}" for name, depths in verdict.items())
 
 
 def _cells(entry: Mapping, depths: list[str]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from watchnext.evaluation.report.report_text import behind
 from watchnext.files import replaced
 from watchnext.lifecycle.canary_command import begin_canary
 from watchnext.lifecycle.dvc_stages import run_stages
@@ -301,8 +302,7 @@ class LoopPass:
             reason = f"{candidate} serves: as the first release, or by a promotion that this pass did not see the end of"
             return {"decision": PROMOTED, "reason": reason, "candidate": candidate}, False
         if lost := verdict_of(project.releases / candidate):
-            behind = ", ".join(f"{name} at {depths}" for name, depths in lost.items())
-            return {"decision": "rejected", "reason": f"the slate of {candidate} lost to the baseline {behind}"}, False
+            return {"decision": "rejected", "reason": f"the slate of {candidate} lost to the baseline {behind(lost)}"}, False
         project.run("lifecycle", "promote", f"candidate={candidate}", fine=(0, 2), keeps=self._keeps)
         report = json.loads((project.outputs / "promotion" / "promotion.json").read_text())
         found = {"decision": report["verdict"], "reason": report["reason"], "candidate": candidate}
